@@ -1,0 +1,45 @@
+"""python -m export --model FOLDER_OR_HUB_ID [--adapter FOLDER] --out models/NAME: a trained model becomes a bundle."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from tinyrm.template import TEMPLATES
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    from export.options import ExportOptions
+    from export.pipeline import export_bundle
+    from tinyrm.errors import TinyRMError
+
+    try:
+        manifest = export_bundle(ExportOptions(**vars(options)))
+    except TinyRMError as error:
+        print(f"export: {error.type}: {error}", file=sys.stderr)
+        return 1
+    for parity in manifest.parity:
+        print(f"{parity.check}: {parity.max_difference:.1e} (allowed {parity.tolerance:.0e})")
+    print(f"temperature {manifest.temperature:.3f}\n{manifest.identity} written to {options.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    parser.add_argument("--model", required=True, help="folder or hub id of a masked LM")
+    parser.add_argument("--adapter", type=Path, help="folder of a DoRA or LoRA adapter trained on it")
+    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write, such as models/mine")
+    parser.add_argument(
+        "--calibration", type=Path, help="pairs that fit the temperature; default: those training held out"
+    )
+    parser.add_argument(
+        "--template", choices=sorted(TEMPLATES), default="figure2", help="for a model trained elsewhere"
+    )
+    parser.add_argument("--max-tokens", type=int, default=2048, help="for a model trained elsewhere")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""torch -> ONNX: ids and attention mask in, two label logits out, batch and length free."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+EXAMPLE_SHAPE = (2, 150)  # longer than the window, so that nothing of it is traced away
+OPSET = 20
+
+
+def write_onnx(model: nn.Module, path: Path) -> None:
+    """`model` maps input_ids and attention_mask, int64 [batch, tokens], to logits [batch, 2]. Writes one file."""
+    ids = torch.ones(EXAMPLE_SHAPE, dtype=torch.int64)
+    mask = torch.ones_like(ids)
+    mask[1, EXAMPLE_SHAPE[1] // 2 :] = 0
+    free = {0: "batch", 1: "tokens"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own dependencies
+        torch.onnx.export(
+            model,
+            (ids, mask),
+            path,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes={"input_ids": free, "attention_mask": free},
+            opset_version=OPSET,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )

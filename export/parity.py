@@ -1,0 +1,72 @@
+"""The gate: the same answer whichever way it is computed, or no bundle."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tinyrm.batch import collate
+from tinyrm.encoding import Encoding, SpecialTokens, Truncation
+from tinyrm.errors import TinyRMError
+from tinyrm.manifest import Parity
+
+Run = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+
+# fp32 through some twenty layers, summed in another order, differs in the 6th digit; a wrong mask, window or
+# position differs in the 1st.
+TOLERANCE = 1e-4
+# Around the window (64 to each side, so 65 and 129 are its edges), around a block of three windows, and long.
+LENGTHS = (8, 64, 65, 127, 128, 129, 130, 192, 1024)
+
+
+class ParityFailed(TinyRMError):
+    """Two ways to the same logits disagree."""
+
+    type = "parity_failed"
+
+
+def probes(special: SpecialTokens, vocab: int, max_tokens: int, seed: int = 0) -> list[Encoding]:
+    """Random ids at every length that matters, each with its mask where templates put it."""
+    rng = np.random.default_rng(seed)
+    return [_probe(length, special, vocab, rng) for length in (*LENGTHS, max_tokens) if length <= max_tokens]
+
+
+def _probe(length: int, special: SpecialTokens, vocab: int, rng: np.random.Generator) -> Encoding:
+    ordinary = np.setdiff1d(np.arange(vocab), [special.cls, special.sep, special.mask, special.pad])
+    ids = rng.choice(ordinary, length)
+    ids[0], ids[-2], ids[-1] = special.cls, special.mask, special.sep
+    return Encoding(ids, Truncation())
+
+
+def run_alone(run: Run, encodings: Sequence[Encoding], pad_id: int) -> NDArray[np.float32]:
+    """Logits [items, 2], each item in a batch of its own."""
+    return np.concatenate([run_together(run, [encoding], pad_id) for encoding in encodings])
+
+
+def run_together(run: Run, encodings: Sequence[Encoding], pad_id: int) -> NDArray[np.float32]:
+    """Logits [items, 2], all items in one padded batch."""
+    batch = collate(encodings, pad_id)
+    return run(batch.input_ids, batch.attention_mask)
+
+
+def torch_run(model: nn.Module) -> Run:
+    """A torch model behind the engines' contract."""
+
+    def run(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask)).numpy()
+        return logits
+
+    return run
+
+
+def check(name: str, one: NDArray[np.float32], other: NDArray[np.float32], tolerance: float = TOLERANCE) -> Parity:
+    """The passed check. Raises ParityFailed."""
+    difference = float(np.abs(one - other).max())
+    if not difference <= tolerance:  # also refuses NaN
+        raise ParityFailed(
+            f"{name}: logits differ by {difference:.2e}, allowed are {tolerance:.0e}; no bundle was written"
+        )
+    return Parity(check=name, max_difference=difference, tolerance=tolerance)

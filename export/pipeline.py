@@ -1,0 +1,116 @@
+"""Checkpoint and adapter in, bundle out, if every check passes."""
+
+import logging
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel
+
+from export.calibration import fit_temperature
+from export.graph import write_onnx
+from export.merge import load_with_adapter, merge, plain
+from export.options import ExportOptions
+from export.parity import check, probes, run_alone, run_together, torch_run
+from tinyrm.backbone import LabelLogits, geometry_of, load_tokenizer
+from tinyrm.bundle import write_bundle
+from tinyrm.encoding import Encoder, SpecialTokens
+from tinyrm.manifest import TOKENIZER_FILE, Manifest, Parity, Provenance
+from tinyrm.pairs import read_pairs
+from tinyrm.runtimes.ort import OnnxRuntimeEngine
+from tinyrm.scorer import Scorer
+
+MODEL_FILE = "model.onnx"
+
+log = logging.getLogger(__name__)
+
+
+def export_bundle(options: ExportOptions) -> Manifest:
+    """Merge, compile, check, calibrate, write. Raises ParityFailed and others of errors.py; then nothing is written."""
+    tokenizer, special = load_tokenizer(str(options.trained) if options.trained.is_dir() else options.model)
+    spec = options.spec()
+    encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_file = Path(folder, MODEL_FILE)
+        masked_lm, parity = compile_checked(options, encoder, onnx_file)
+        temperature = _calibrate(options, encoder, onnx_file)
+        return write_bundle(
+            options.out,
+            {MODEL_FILE: onnx_file, TOKENIZER_FILE: _save_tokenizer(tokenizer, Path(folder))},
+            {
+                "name": options.out.name,
+                "spec": spec,
+                "special_tokens": special,
+                "label_ids": encoder.label_ids,
+                "geometry": geometry_of(masked_lm.config),
+                "parameters": masked_lm.num_parameters(),
+                "graph": "plain",
+                "precisions": {"fp32": MODEL_FILE},
+                "temperature": temperature,
+                "provenance": _provenance(options),
+                "parity": parity,
+            },
+        )
+
+
+def compile_checked(
+    options: ExportOptions, encoder: Encoder, onnx_file: Path
+) -> tuple[PreTrainedModel, tuple[Parity, ...]]:
+    """Write the merged model's graph to `onnx_file`; the merged model, and every comparison on the way."""
+    special: SpecialTokens = encoder.special
+
+    def label_logits(masked_lm: PreTrainedModel) -> LabelLogits:
+        return LabelLogits(masked_lm, special.mask, encoder.label_ids).eval()
+
+    model = load_with_adapter(options.model, options.adapter)
+    inputs = probes(special, plain(model).config.vocab_size, encoder.max_tokens)
+    adapted = run_alone(torch_run(label_logits(plain(model))), inputs, special.pad)
+    merged = merge(model)
+    reference = run_alone(torch_run(label_logits(merged)), inputs, special.pad)
+    log.info("compiling the graph")
+    write_onnx(label_logits(merged), onnx_file)
+    run = OnnxRuntimeEngine(onnx_file, "onnxruntime-cpu", "fp32").run
+    alone = run_alone(run, inputs, special.pad)
+    return merged, (
+        check("adapter unmerged, merged", adapted, reference),
+        check("torch, onnx", reference, alone),
+        check("alone, in a batch", alone, run_together(run, inputs, special.pad)),
+    )
+
+
+def _calibrate(options: ExportOptions, encoder: Encoder, onnx_file: Path) -> float:
+    path = options.calibration_pairs()
+    if path is None:
+        log.warning("no calibration pairs: the temperature stays 1 and probabilities are as the model gives them")
+        return 1.0
+    scorer = Scorer(encoder, OnnxRuntimeEngine(onnx_file, "onnxruntime-cpu", "fp32"))
+    return fit_temperature(scorer, options.spec(), read_pairs(path))
+
+
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> Path:
+    path = folder / TOKENIZER_FILE
+    tokenizer.save(str(path))
+    return path
+
+
+def _provenance(options: ExportOptions) -> Provenance:
+    run = options.run()
+    return Provenance(
+        base_model=options.model,
+        adapter=str(options.adapter) if options.adapter else None,
+        recipe=run.get("recipe", {}),
+        data_sha256=run.get("data_sha256", {}),
+        git_commit=_git_commit(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _git_commit() -> str | None:
+    """The commit of the exporting code, where it runs from a checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S607
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

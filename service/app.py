@@ -1,0 +1,67 @@
+"""The application object: settings in, ASGI out. Nothing is loaded before its lifespan begins."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+
+from service import errors
+from service.metrics import Metrics
+from service.middleware import JsonBodies, ObserveRequests
+from service.pipeline import Pipeline
+from service.routes import pipeline_of, router
+from service.settings import Settings
+from tinyrm import __version__
+from tinyrm.bundle import Bundle
+from tinyrm.runtimes import open_engine, warm_up
+
+log = structlog.get_logger("tinyrm")
+
+
+def create_app(settings: Settings, build: Callable[[Settings], Pipeline] | None = None) -> FastAPI:
+    """The service over what `build` makes of the settings; by default, the bundle that they name."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        pipeline = (build or build_pipeline)(settings)
+        pipeline.batcher.start()
+        log.info(
+            "ready", model=pipeline.manifest.identity, engine=pipeline.engine.name, precision=pipeline.engine.precision
+        )
+        yield {"pipeline": pipeline, "max_batch_items": settings.max_batch_items}
+        await pipeline.batcher.drain(settings.drain_timeout_s)
+        pipeline.close()
+        log.info("stopped")
+
+    app = FastAPI(
+        title="TinyRM",
+        version=__version__,
+        summary="Which of two responses is better, in milliseconds.",
+        lifespan=lifespan,
+        license_info={"name": "Apache-2.0"},
+    )
+    app.include_router(router)
+    errors.install(app, lambda request: pipeline_of(request).batcher.retry_after_s())
+    app.add_middleware(JsonBodies, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(ObserveRequests)
+    return app
+
+
+def build_pipeline(settings: Settings) -> Pipeline:
+    """Open the bundle, start the engine, run it once. Raises InvalidBundle, EngineUnavailable, InvalidSettings."""
+    bundle = Bundle.open(settings.model)
+    manifest = bundle.manifest
+    settings.check_against(manifest.spec.max_tokens)
+    engine = open_engine(bundle, settings.engine, precision=settings.precision, threads=settings.threads)
+    warm_up(engine, manifest.spec.max_tokens, manifest.special_tokens.pad)
+    return Pipeline(
+        manifest,
+        bundle.encoder(),
+        engine,
+        Metrics(manifest, engine.name, engine.precision),
+        max_batch_tokens=settings.max_batch_tokens,
+        max_queue_tokens=settings.max_queue_tokens,
+        default_swap=settings.default_swap,
+    )

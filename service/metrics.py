@@ -1,0 +1,165 @@
+"""Every metric and every bucket. All series exist, at zero, before the first request.
+
+The registry belongs to one application object: nothing is registered at import.
+"""
+
+from collections.abc import Callable
+from itertools import product
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.exposition import generate_latest
+
+from service.batcher import Batcher, BatchReport
+from service.errors import STATUSES
+from tinyrm import __version__
+from tinyrm.comparison import Preference
+from tinyrm.encoding import Truncation
+from tinyrm.manifest import Manifest
+
+M = TypeVar("M", Counter, Histogram)
+
+ENDPOINTS = ("compare", "compare_batch", "other")
+STAGES = ("encode", "queue", "run", "total")
+SHED_REASONS = ("overloaded", "shutting_down")
+FORMULAS = ("exact", "paper")
+
+SECONDS = (
+    0.0005,
+    0.001,
+    0.002,
+    0.003,
+    0.005,
+    0.0075,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.05,
+    0.075,
+    0.1,
+    0.2,
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    30,
+)
+ITEMS = tuple(2**i for i in range(11))
+TOKENS = tuple(2**i for i in range(5, 18))
+GFLOPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+MARGINS = (-8, -4, -2, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2, 4, 8)
+
+
+class Metrics:
+    """What the service tells Prometheus."""
+
+    def __init__(self, manifest: Manifest, engine: str, precision: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per child that nothing reads
+        self.registry = CollectorRegistry()
+        self._declare_requests()
+        self._declare_batches()
+        self._declare_judgement()
+        self._info("tinyrm_build", "Version of the service.", version=__version__)
+        self._info("tinyrm_model", "The served model.", name=manifest.name, revision=manifest.revision)
+        self._info("tinyrm_engine", "What the model runs on.", engine=engine, precision=precision)
+
+    def expose(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self.registry)
+
+    def watch(self, batcher: Batcher) -> None:
+        """Read the queue's depth at each scrape."""
+        self._gauge("tinyrm_queue_items", "Comparisons waiting for the engine.", lambda: batcher.queue_items)
+        self._gauge("tinyrm_queue_tokens", "Tokens waiting for the engine.", lambda: batcher.queue_tokens)
+
+    def observe_request(self, endpoint: str, status: int, seconds: float) -> None:
+        known = endpoint if endpoint in ENDPOINTS else "other"
+        self._request_seconds.labels(known, str(status)).observe(seconds)
+
+    def observe_shed(self, reason: str) -> None:
+        self._shed.labels(reason).inc()
+
+    def observe_batch(self, report: BatchReport) -> None:
+        self._batch_items.observe(report.items)
+        self._batch_tokens.observe(report.padded_tokens)
+        self._tokens.labels("real").inc(report.real_tokens)
+        self._tokens.labels("padding").inc(report.padded_tokens - report.real_tokens)
+        self._engine_errors.inc(report.failed)
+
+    def observe_stages(self, seconds: dict[str, float]) -> None:
+        for stage, value in seconds.items():
+            self._stage_seconds.labels(stage).observe(value)
+
+    def observe_cost(self, gflops: dict[str, float]) -> None:
+        for formula, value in gflops.items():
+            self._gflops.labels(formula).inc(value)
+            self._request_gflops.labels(formula).observe(value)
+
+    def observe_preference(self, preference: Preference, truncation: Truncation) -> None:
+        self._preferences.labels(preference.preferred).inc()
+        self._margin.observe(preference.margin)
+        if len(preference.order_margins) == 2:
+            a_first, a_second = preference.order_margins
+            self._first_position.observe((a_first - a_second) / 2)
+            self._swaps.labels(str(not preference.orders_disagree).lower()).inc()
+        for text in ("prompt", "response_a", "response_b"):
+            self._truncated.labels(text).inc(getattr(truncation, text))
+
+    def _declare_requests(self) -> None:
+        self._request_seconds = self._histogram(
+            "tinyrm_request_duration_seconds", "From the request's arrival to its answer.", SECONDS,
+            endpoint=ENDPOINTS, status=tuple(map(str, STATUSES)),
+        )  # fmt: skip
+        self._stage_seconds = self._histogram(
+            "tinyrm_stage_duration_seconds", "Stages of one comparison: encode, wait, run, and all together.", SECONDS,
+            stage=STAGES,
+        )  # fmt: skip
+        self._shed = self._counter("tinyrm_shed_requests", "Comparisons refused before any work.", reason=SHED_REASONS)
+        self._gflops = self._counter(
+            "tinyrm_gflops", "Billions of operations of answered comparisons.", formula=FORMULAS
+        )
+        self._request_gflops = self._histogram(
+            "tinyrm_request_gflops", "Billions of operations of one comparison.", GFLOPS, formula=FORMULAS
+        )
+
+    def _declare_batches(self) -> None:
+        self._batch_items = self._histogram("tinyrm_batch_items", "Readings in one engine run.", ITEMS)
+        self._batch_tokens = self._histogram("tinyrm_batch_tokens", "Tokens of one engine run, padding too.", TOKENS)
+        self._tokens = self._counter("tinyrm_tokens", "Tokens the engine computed.", kind=("real", "padding"))
+        self._engine_errors = self._counter("tinyrm_engine_errors", "Engine runs that failed.")
+
+    def _declare_judgement(self) -> None:
+        self._preferences = self._counter("tinyrm_preferences", "Verdicts.", preferred=("a", "b", "tie"))
+        self._margin = self._histogram("tinyrm_margin", "Log-odds that A is better.", MARGINS)
+        self._swaps = self._counter(
+            "tinyrm_swapped_comparisons", "Both orders read, by agreement.", agree=("true", "false")
+        )
+        self._first_position = self._histogram(
+            "tinyrm_first_position_margin", "What standing first adds to a response's margin.", MARGINS
+        )
+        self._truncated = self._counter(
+            "tinyrm_truncated_tokens", "Tokens cut from texts.", text=("prompt", "response_a", "response_b")
+        )
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], /, **labels: tuple[str, ...]) -> Histogram:
+        metric = Histogram(name, text, tuple(labels), buckets=buckets, registry=self.registry)
+        return _with_children(metric, labels)
+
+    def _counter(self, name: str, text: str, /, **labels: tuple[str, ...]) -> Counter:
+        return _with_children(Counter(name, text, tuple(labels), registry=self.registry), labels)
+
+    def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        Gauge(name, text, registry=self.registry).set_function(read)
+
+    def _info(self, name: str, text: str, /, **values: str) -> None:
+        Info(name, text, registry=self.registry).info(values)
+
+
+def _with_children(metric: M, labels: dict[str, tuple[str, ...]]) -> M:
+    """Create every label combination, so that rates and alerts see zeros instead of nothing."""
+    if labels:
+        for values in product(*labels.values()):
+            metric.labels(*values)
+    return metric

@@ -1,0 +1,91 @@
+"""What happens around every request: its body is bounded and is JSON, its duration is observed."""
+
+import time
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import error_response
+from service.metrics import ENDPOINTS
+from service.schemas import ErrorBody
+
+MIB = 2**20
+# A refused body is read to its end, or the client would see a broken connection instead of the answer.
+MAX_DISCARDED_BYTES = 64 * MIB
+
+
+class JsonBodies:
+    """Bodies up to `max_body_bytes`, taken as JSON whatever their declared type: plain `curl -d` declares a form."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        body, too_large = await self._read(receive)
+        if too_large:
+            limit = f"{self.max_body_bytes / MIB:g} MiB"
+            refusal = ErrorBody(type="body_too_large", message=f"the body is larger than {limit}; send less at once")
+            await error_response(413, refusal)(scope, receive, send)
+            return
+        MutableHeaders(scope=scope)["content-type"] = "application/json"
+        await self.app(scope, _replay(body, receive), send)
+
+    async def _read(self, receive: Receive) -> tuple[bytes, bool]:
+        """The body, and whether it was too large (then what was read is thrown away)."""
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size <= self.max_body_bytes:
+                chunks.append(chunk)
+            else:
+                chunks.clear()
+            if not message.get("more_body", False) or size > MAX_DISCARDED_BYTES:
+                return b"".join(chunks), size > self.max_body_bytes
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """First the whole body, then whatever the server says next (a disconnect)."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def next_message() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return next_message
+
+
+class ObserveRequests:
+    """Duration and status of every request, by endpoint."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            metrics = scope["state"]["pipeline"].metrics
+            metrics.observe_request(_endpoint(scope["path"]), status, time.perf_counter() - started)
+
+
+def _endpoint(path: str) -> str:
+    name = path.removeprefix("/v1/").replace("/", "_")
+    return name if name in ENDPOINTS else "other"

@@ -1,0 +1,138 @@
+"""The endpoints. A handler turns a body into a call and an answer into a body, and nothing else."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.errors import body_of, error_response
+from service.pipeline import Answer, Pipeline
+from service.schemas import (
+    BatchReply,
+    BatchRequest,
+    CompareReply,
+    CompareRequest,
+    ErrorBody,
+    ErrorReply,
+    ModelCard,
+    ModelList,
+    RejectedItem,
+    Status,
+    Truncated,
+    Usage,
+)
+from tinyrm.errors import InvalidInput, TinyRMError
+
+ERRORS: Mapping[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": text}
+    for status, text in {
+        400: "The body is not JSON.",
+        404: "No such model.",
+        413: "The body is too large.",
+        422: "The request cannot be scored as it is.",
+        429: "Too much is waiting; see Retry-After.",
+        503: "The service is not ready or shutting down.",
+    }.items()
+}
+
+router = APIRouter()
+
+
+def pipeline_of(request: Request) -> Pipeline:
+    """The one that the application's lifespan built."""
+    pipeline: Pipeline = request.state.pipeline
+    return pipeline
+
+
+PipelineOf = Annotated[Pipeline, Depends(pipeline_of)]
+
+
+@router.post("/v1/compare", responses={**ERRORS}, tags=["score"])
+async def compare(body: CompareRequest, response: Response, pipeline: PipelineOf) -> CompareReply:
+    """Which of two responses is better, and how surely."""
+    answer = await pipeline.compare(body)
+    response.headers["Server-Timing"] = server_timing(answer.stages)
+    return reply_of(answer, pipeline)
+
+
+@router.post("/v1/compare/batch", responses={**ERRORS}, tags=["score"])
+async def compare_batch(body: BatchRequest, request: Request, pipeline: PipelineOf) -> BatchReply:
+    """Many comparisons at once. Results keep the order of the items; a bad item fails alone."""
+    limit: int = request.state.max_batch_items
+    if len(body.items) > limit:
+        raise InvalidInput(
+            f"items: {len(body.items)} comparisons in one call, at most {limit} are taken; split the list"
+        )
+    results = await asyncio.gather(*(_result_of(item, pipeline) for item in body.items))
+    answered = [r.usage for r in results if isinstance(r, CompareReply)]
+    usage = Usage(tokens=sum(u.tokens for u in answered), gflops=sum(u.gflops for u in answered))
+    return BatchReply(results=results, usage=usage)
+
+
+@router.get("/v1/models", tags=["about"])
+async def models(pipeline: PipelineOf) -> ModelList:
+    """What is served, and on what it runs."""
+    manifest, spec = pipeline.manifest, pipeline.manifest.spec
+    card = ModelCard(
+        name=manifest.name,
+        revision=manifest.revision,
+        default=True,
+        domains=spec.domains,
+        default_domain=spec.default_domain,
+        template=spec.template.name,
+        max_tokens=spec.max_tokens,
+        parameters=manifest.parameters,
+        temperature=manifest.temperature,
+        engine=pipeline.engine.name,
+        precision=pipeline.engine.precision,
+    )
+    return ModelList(models=[card])
+
+
+@router.get("/healthz", tags=["health"])
+async def healthz() -> Status:
+    """The process answers."""
+    return Status(status="ok")
+
+
+@router.get("/readyz", tags=["health"], response_model=Status, responses={503: ERRORS[503]})
+async def readyz(pipeline: PipelineOf) -> Any:
+    """The model is loaded, the engine has run, and new work is taken."""
+    if pipeline.batcher.is_alive:
+        return Status(status="ready")
+    return error_response(503, ErrorBody(type="not_ready", message="the service takes no new work"))
+
+
+@router.get("/metrics", tags=["health"], response_class=Response)
+async def metrics(pipeline: PipelineOf) -> Response:
+    """Prometheus text format."""
+    return Response(pipeline.metrics.expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _result_of(item: CompareRequest | RejectedItem, pipeline: Pipeline) -> CompareReply | ErrorReply:
+    if isinstance(item, RejectedItem):
+        return ErrorReply(error=item.error)
+    try:
+        return reply_of(await pipeline.compare(item), pipeline)
+    except TinyRMError as error:
+        return ErrorReply(error=body_of(error))
+
+
+def reply_of(answer: Answer, pipeline: Pipeline) -> CompareReply:
+    preference, cut = answer.preference, answer.truncation
+    return CompareReply(
+        preferred=preference.preferred,
+        probability_a=preference.p_a,
+        probability_b=preference.p_b,
+        margin=preference.margin,
+        model=pipeline.manifest.identity,
+        usage=Usage(tokens=answer.tokens, gflops=answer.gflops),
+        truncated=Truncated(prompt=cut.prompt, response_a=cut.response_a, response_b=cut.response_b),
+    )
+
+
+def server_timing(stages: Mapping[str, float]) -> str:
+    """Stage durations as the Server-Timing header has them, in milliseconds (W3C Server Timing)."""
+    return ", ".join(f"{stage};dur={seconds * 1e3:.3f}" for stage, seconds in stages.items())

@@ -1,0 +1,138 @@
+"""The bodies that travel over HTTP."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+
+from tinyrm.comparison import Verdict
+from tinyrm.template import Message
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class CompareRequest(BaseModel):
+    """Which of two responses to one prompt is better?"""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "2 + 2 = 5."}]
+        },
+    )
+
+    prompt: NonEmpty | Annotated[list[Message], Field(min_length=1)] = Field(
+        description="The request as text, or a dialogue as a list of chat messages."
+    )
+    response_a: NonEmpty
+    response_b: NonEmpty
+    domain: str | None = Field(default=None, description="One of the model's domains; each has its own instruction.")
+    instruction: NonEmpty | None = Field(default=None, description="Takes the place of the domain's instruction.")
+    swap: Literal["on", "off"] | None = Field(
+        default=None, description="on: read both orders, so that position cannot matter. off: one order, half the cost."
+    )
+    model: str | None = Field(default=None, description="Name or name@revision; refused if another model is served.")
+
+
+class Usage(BaseModel):
+    """What the answer cost. GFLOPs are counted exactly for the graph that ran, padding not included."""
+
+    tokens: int
+    gflops: float
+
+
+class Truncated(BaseModel):
+    """Tokens dropped to fit the model's length: the prompt loses its beginning, a response its end."""
+
+    prompt: int
+    response_a: int
+    response_b: int
+
+
+class CompareReply(BaseModel):
+    """`margin` is the log-odds that A is better; the probabilities follow from it and add up to 1."""
+
+    preferred: Verdict = Field(description="tie only if the margin is exactly 0, as for two equal responses.")
+    probability_a: float
+    probability_b: float
+    margin: float
+    model: str
+    usage: Usage
+    truncated: Truncated
+
+
+class ErrorBody(BaseModel):
+    """`type` is stable and meant for programs, `message` says what to do."""
+
+    type: str
+    message: str
+
+
+class ErrorReply(BaseModel):
+    error: ErrorBody
+
+
+class RejectedItem(BaseModel):
+    """An item of a batch that is no valid comparison; its neighbours are scored all the same."""
+
+    error: ErrorBody
+
+
+def describe(error: ValidationError) -> ErrorBody:
+    """The first thing that is wrong, without repeating what was sent."""
+    return describe_first(list(error.errors(include_url=False, include_input=False)))
+
+
+def describe_first(errors: list[Any]) -> ErrorBody:
+    first = errors[0]
+    # Inside a union pydantic adds the name of the branch it tried; a path of the body's own keys reads better.
+    path = ".".join(
+        str(part) for part in first["loc"] if part not in ("body", "str") and "constrained" not in str(part)
+    )
+    kind = "invalid_text" if first["type"] == "string_unicode" else "invalid_request"
+    return ErrorBody(type=kind, message=f"{path}: {first['msg']}" if path else first["msg"])
+
+
+def _keep_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validate(value)
+    except ValidationError as error:
+        return RejectedItem(error=describe(error))
+
+
+class BatchRequest(BaseModel):
+    """Many comparisons in one call."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[Annotated[CompareRequest, WrapValidator(_keep_error)]] = Field(min_length=1)
+
+
+class BatchReply(BaseModel):
+    """Results in the order of the items; an item that failed has an error in its place."""
+
+    results: list[CompareReply | ErrorReply]
+    usage: Usage
+
+
+class ModelCard(BaseModel):
+    """A served model and the engine it runs on."""
+
+    name: str
+    revision: str
+    default: bool
+    domains: dict[str, str]
+    default_domain: str
+    template: str
+    max_tokens: int
+    parameters: int
+    temperature: float
+    engine: str
+    precision: str
+
+
+class ModelList(BaseModel):
+    models: list[ModelCard]
+
+
+class Status(BaseModel):
+    status: str

@@ -1,0 +1,36 @@
+"""uvicorn, leaving on SIGTERM as an orchestrator expects: drain, answer everybody, exit code 0."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+# uvicorn's own patience begins with ours and must not end before everybody has their answer.
+GRACE_S = 2
+
+
+class Server(uvicorn.Server):
+    """Calls `drain` when asked to stop, and stops listening at once."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], Coroutine[None, None, None]]) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn raises the signal again after its shutdown, so that the process would die of it; a clean exit is what
+        # orchestrators expect of a clean shutdown.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        yield
+
+    def stop(self) -> None:
+        """The first signal drains, the second leaves at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain())

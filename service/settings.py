@@ -1,0 +1,69 @@
+"""The only reader of the environment. Every setting is a variable TINYRM_<NAME>; an unknown one is an error."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tinyrm.errors import TinyRMError
+
+PREFIX = "TINYRM_"
+
+
+class InvalidSettings(TinyRMError):
+    """Settings that contradict each other, the bundle, or do not exist."""
+
+    type = "invalid_settings"
+
+
+class Settings(BaseSettings):
+    """Defaults suit one small machine."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    model: Path = Field(default=Path("models/starter"), description="Folder of the bundle to serve.")
+    engine: str = Field(
+        default="auto",
+        description="onnxruntime-cpu, onnxruntime-cuda or onnxruntime-tensorrt; auto takes the fastest one present.",
+    )
+    precision: str = Field(default="fp32", description="Which of the bundle's precisions to run.")
+    threads: int = Field(default=0, ge=0, description="Threads of one engine run; 0: the runtime chooses.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free one, named in the log.")
+    default_swap: Literal["on", "off"] = Field(
+        default="on",
+        description="Whether both orders are read when a request does not say: unbiased at twice the cost.",
+    )
+    max_batch_tokens: int = Field(default=8192, gt=0, description="Most tokens, padding included, of one engine run.")
+    max_queue_tokens: int = Field(default=1_048_576, gt=0, description="Most waiting tokens; above it work is refused.")
+    max_batch_items: int = Field(default=2048, gt=0, description="Most comparisons in one call of /v1/compare/batch.")
+    max_body_bytes: int = Field(default=8 * 2**20, gt=0, description="Largest request body.")
+    drain_timeout_s: float = Field(default=20.0, ge=0, description="Time to finish accepted work after SIGTERM.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log.")
+    log_format: Literal["json", "text"] = Field(
+        default="json", description="One JSON object a line, or text for people."
+    )
+
+    @model_validator(mode="after")
+    def _queue_holds_a_batch(self) -> Self:
+        if self.max_queue_tokens < self.max_batch_tokens:
+            raise ValueError("max_queue_tokens has to be at least max_batch_tokens, or no full batch could ever wait")
+        return self
+
+    def check_against(self, max_tokens: int) -> None:
+        """Raise InvalidSettings if a comparison of the model's full length could never run."""
+        if self.max_batch_tokens < 2 * max_tokens:
+            raise InvalidSettings(
+                f"{PREFIX}MAX_BATCH_TOKENS={self.max_batch_tokens} is too small: both orders of one comparison "
+                f"take up to {2 * max_tokens} tokens in this model"
+            )
+
+
+def refuse_unknown(environment: Mapping[str, str]) -> None:
+    """Raise InvalidSettings for a TINYRM_ variable that is no setting: most likely a typing error."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise InvalidSettings(f"unknown settings {', '.join(unknown)}; known: {', '.join(sorted(known))}")

@@ -1,0 +1,25 @@
+"""Two ways to one answer: adapter or merged, torch or ONNX, alone or with others."""
+
+import numpy as np
+import pytest
+
+from export.merge import load_with_adapter, merge, plain
+from export.parity import TOLERANCE, probes, run_alone, run_together, torch_run
+from tests.conftest import Trained
+from tinyrm.backbone import LabelLogits
+from tinyrm.bundle import Bundle
+from tinyrm.encoding import Encoder
+from tinyrm.runtimes import open_engine
+
+
+def test_bundle_answers_as_the_unmerged_adapter(trained: Trained, bundle_folder, encoder: Encoder) -> None:
+    model = load_with_adapter(str(trained.base), trained.adapter)
+    inputs = probes(encoder.special, plain(model).config.vocab_size, encoder.max_tokens)
+    head = LabelLogits(plain(model), encoder.special.mask, encoder.label_ids)
+    unmerged = run_alone(torch_run(head), inputs, encoder.special.pad)
+    run = open_engine(Bundle.open(bundle_folder), "onnxruntime-cpu").run
+    assert np.ptp(unmerged) > 1, "a model whose logits hardly vary would pass any comparison"
+    np.testing.assert_allclose(run_alone(run, inputs, encoder.special.pad), unmerged, atol=TOLERANCE)
+    np.testing.assert_allclose(run_together(run, inputs, encoder.special.pad), unmerged, atol=TOLERANCE)
+    merged = torch_run(LabelLogits(merge(model), encoder.special.mask, encoder.label_ids))
+    np.testing.assert_allclose(run_alone(merged, inputs, encoder.special.pad), unmerged, atol=TOLERANCE)

@@ -1,0 +1,121 @@
+"""A trained model as one folder: open it only if nothing in it changed, write it whole or not at all."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError
+from tokenizers import Tokenizer
+
+from tinyrm.encoding import Encoder
+from tinyrm.errors import InvalidBundle, TamperedBundle, UnknownSchema
+from tinyrm.manifest import MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened, verified bundle."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Verify and open. Raises InvalidBundle, UnknownSchema, TamperedBundle."""
+        manifest = _read_manifest(folder)
+        if manifest.revision != manifest.expected_revision():
+            raise TamperedBundle(f"{folder / MANIFEST_FILE} was changed after it was written; export the bundle again")
+        for name, expected in manifest.files.items():
+            _verify(folder / name, expected)
+        return cls(folder, manifest)
+
+    def encoder(self) -> Encoder:
+        """The bundle's own way from a comparison to ids."""
+        manifest = self.manifest
+        tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER_FILE))
+        encoder = Encoder(tokenizer, manifest.spec.template, manifest.special_tokens, manifest.spec.max_tokens)
+        if encoder.label_ids != manifest.label_ids:
+            raise InvalidBundle(f"label words encode to {encoder.label_ids}, the manifest says {manifest.label_ids}")
+        return encoder
+
+    def model_file(self, precision: str) -> Path:
+        """The ONNX file of a precision. Raises InvalidBundle naming those there are."""
+        precisions = self.manifest.precisions
+        if precision not in precisions:
+            raise InvalidBundle(
+                f"no precision {precision!r} in {self.manifest.identity}; it has: {', '.join(precisions)}"
+            )
+        return self.folder / precisions[precision]
+
+
+def write_bundle(folder: Path, files: Mapping[str, Path], fields: Mapping[str, Any]) -> Manifest:
+    """Copy `files` (name -> source) to `folder`, with a manifest of `fields`, their hashes and the revision.
+
+    Written beside the target and renamed, so a reader sees the old bundle or the new one, never a part.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, source in files.items():
+            shutil.copyfile(source, staging / name)
+        hashes = {name: sha256(staging / name) for name in files}
+        manifest = Manifest(**fields, files=hashes).with_revision()
+        (staging / MANIFEST_FILE).write_text(_as_json(manifest))
+        staging.chmod(0o755)
+        _swap_in(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return manifest
+
+
+def record_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
+    """Add evaluation results to a bundle's manifest; the revision stays, they do not change an answer."""
+    manifest = Bundle.open(folder).manifest.model_copy(update={"evaluation": dict(results)})
+    staged = folder / f".{MANIFEST_FILE}"
+    staged.write_text(_as_json(manifest))
+    staged.replace(folder / MANIFEST_FILE)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    try:
+        content = json.loads((folder / MANIFEST_FILE).read_text())
+        version = content["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidBundle(f"{folder} holds no readable {MANIFEST_FILE}: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise UnknownSchema(f"{folder} has schema {version!r}, this version reads {SCHEMA_VERSION}; export it again")
+    try:
+        return Manifest.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise InvalidBundle(f"{folder / MANIFEST_FILE}: {error}") from error
+
+
+def _verify(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise InvalidBundle(f"{path} is missing; export the bundle again")
+    if sha256(path) != expected:
+        raise TamperedBundle(f"{path} does not match its hash in {MANIFEST_FILE}; fetch or export the bundle again")
+
+
+def _swap_in(staging: Path, folder: Path) -> None:
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    old = staging.with_name(staging.name + "-old")
+    folder.rename(old)
+    staging.rename(folder)
+    shutil.rmtree(old)
+
+
+def _as_json(manifest: Manifest) -> str:
+    return manifest.model_dump_json(indent=2) + "\n"

@@ -1,0 +1,169 @@
+"""Comparison -> token ids under a budget. The mask survives every truncation, and what was cut is reported."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from tokenizers import Tokenizer
+
+from tinyrm.comparison import Comparison
+from tinyrm.errors import InstructionTooLong, InvalidTemplate, InvalidText
+from tinyrm.template import SPECIAL_ROLES, Template, split_slot
+
+# Fewer tokens than this for prompt and responses together would make every answer a guess.
+MIN_TEXT_TOKENS = 48
+
+
+class SpecialTokens(BaseModel):
+    """Ids of the tokens with a role. `mask` must not be producible by ordinary text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cls: int
+    sep: int
+    mask: int
+    pad: int
+
+    def by_role(self, role: str) -> int:
+        return {"[CLS]": self.cls, "[SEP]": self.sep, "[MASK]": self.mask}[role]
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """Tokens dropped from each text."""
+
+    prompt: int = 0
+    response_a: int = 0
+    response_b: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.response_a + self.response_b
+
+    def swapped(self) -> "Truncation":
+        return Truncation(self.prompt, self.response_b, self.response_a)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Ids of one cloze text, int64 [tokens], with exactly one mask id among them."""
+
+    input_ids: NDArray[np.int64]
+    truncation: Truncation
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class Encoder:
+    """Turns comparisons into ids for one tokenizer, one template and one length.
+
+    Raises InvalidTemplate when the label words are not one token each, when special tokens written in user text
+    would become special, or when the template does not fit into `max_tokens`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: Template, special: SpecialTokens, max_tokens: int) -> None:
+        # A private copy: the switches below must not change a tokenizer that somebody else holds.
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.template = template
+        self.special = special
+        self.max_tokens = max_tokens
+        self._refuse_forgeable_mask()
+        if self._room_for_text(()) < MIN_TEXT_TOKENS:
+            raise InvalidTemplate(f"max_tokens={max_tokens} leaves less than {MIN_TEXT_TOKENS} tokens for the texts")
+
+    @cached_property
+    def label_ids(self) -> tuple[int, int]:
+        """Ids of the label words (first choice, second choice)."""
+        first, second = (self._single_id(word) for word in self.template.label_words)
+        return first, second
+
+    def encode(self, comparison: Comparison, instruction: str, *, swap: bool = False) -> tuple[Encoding, ...]:
+        """The ids of one order (A first), or with `swap` of both (A first, B first).
+
+        Both orders keep the same tokens of each text. Raises InvalidText, InstructionTooLong.
+        """
+        head = self._ids(instruction)
+        joints = {slot: joint for joint, slot in map(split_slot, self.template.segments) if slot}
+        texts = {
+            "prompt": self._ids(joints["prompt"] + comparison.prompt),
+            "response_a": self._ids(joints["response_a"] + comparison.response_a),
+            "response_b": self._ids(joints["response_b"] + comparison.response_b),
+        }
+        kept, truncation = self._fit(texts, self._room_for_text(head))
+        kept["instruction"] = head
+        forward = Encoding(self._assemble(kept), truncation)
+        if not swap:
+            return (forward,)
+        kept["response_a"], kept["response_b"] = kept["response_b"], kept["response_a"]
+        return forward, Encoding(self._assemble(kept), truncation.swapped())
+
+    @cached_property
+    def _fixed(self) -> dict[str, list[int]]:
+        """Ids of every segment that holds no user text."""
+        fixed = {role: [self.special.by_role(role)] for role in SPECIAL_ROLES}
+        texts = {s for s in self.template.segments if s not in fixed and split_slot(s)[1] is None}
+        return fixed | {text: self._ids(text) for text in texts}
+
+    def _room_for_text(self, instruction_ids: "tuple[int, ...] | list[int]") -> int:
+        used = sum(len(self._fixed.get(segment, ())) for segment in self.template.segments)
+        room = self.max_tokens - used - len(instruction_ids)
+        if instruction_ids and room < MIN_TEXT_TOKENS:
+            raise InstructionTooLong(
+                f"the instruction takes {len(instruction_ids)} of {self.max_tokens} tokens and is never cut; shorten it"
+            )
+        return room
+
+    def _fit(self, texts: dict[str, list[int]], room: int) -> tuple[dict[str, list[int]], Truncation]:
+        """Cut the prompt on its left (the question comes last) and the responses on their right."""
+        prompt, a, b = texts["prompt"], texts["response_a"], texts["response_b"]
+        keep = fair_shares(len(prompt), len(a), len(b), room)
+        kept = {"prompt": prompt[len(prompt) - keep[0] :], "response_a": a[: keep[1]], "response_b": b[: keep[2]]}
+        return kept, Truncation(len(prompt) - keep[0], len(a) - keep[1], len(b) - keep[2])
+
+    def _assemble(self, slots: dict[str, list[int]]) -> NDArray[np.int64]:
+        return np.fromiter(self._ids_in_order(slots), dtype=np.int64)
+
+    def _ids_in_order(self, slots: dict[str, list[int]]) -> Iterator[int]:
+        for segment in self.template.segments:
+            _, slot = split_slot(segment)
+            yield from slots[slot] if slot else self._fixed[segment]
+
+    def _ids(self, text: str) -> list[int]:
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:  # what the tokenizer raises depends on its version
+            raise InvalidText("a text contains a lone surrogate, which is not valid Unicode; remove it") from error
+
+    def _single_id(self, word: str) -> int:
+        ids = self._ids(word)
+        if len(ids) != 1:
+            raise InvalidTemplate(f"label word {word!r} is {len(ids)} tokens in this tokenizer, it has to be one")
+        return ids[0]
+
+    def _refuse_forgeable_mask(self) -> None:
+        token = self._tokenizer.id_to_token(self.special.mask)
+        if token is None or self.special.mask in self._ids(f"x {token} {token}x"):
+            raise InvalidTemplate(f"user text could forge the mask token {token!r}: it is not marked as special")
+
+
+def fair_shares(prompt: int, a: int, b: int, room: int) -> tuple[int, int, int]:
+    """How many tokens of each text to keep: max-min fair, and the same for each response in both orders.
+
+    Nobody gets less than a third while another gets more than it; an unused share goes to the others. The odd
+    tokens that cannot be shared equally go to the prompt, so that neither response is favoured.
+    """
+    if prompt + a + b <= room:
+        return prompt, a, b
+    keep_prompt = min(prompt, max(room // 3, room - a - b))
+    left = room - keep_prompt
+    half = left // 2
+    keep_a = min(a, max(half, left - b))
+    keep_b = min(b, max(half, left - a))
+    return min(prompt, room - keep_a - keep_b), keep_a, keep_b

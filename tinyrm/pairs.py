@@ -1,0 +1,50 @@
+"""Preference pairs on disk: JSON lines, plain or packed (.gz, .xz)."""
+
+import gzip
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tinyrm.comparison import Comparison
+from tinyrm.errors import InvalidInput
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class PreferencePair(BaseModel):
+    """A prompt, the response that was preferred and the one that was not. Other fields of a record are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    prompt: NonEmpty
+    chosen: NonEmpty
+    rejected: NonEmpty
+    domain: str | None = None
+    subset: str | None = None
+
+    def comparison(self) -> Comparison:
+        """The chosen response as A."""
+        return Comparison(self.prompt, self.chosen, self.rejected)
+
+
+def read_pairs(path: Path) -> list[PreferencePair]:
+    """All pairs of a file. Raises InvalidInput naming the line that is not a pair."""
+    pairs = []
+    for number, record in enumerate(read_jsonl(path), start=1):
+        try:
+            pairs.append(PreferencePair.model_validate(record))
+        except ValidationError as error:
+            raise InvalidInput(f"{path}, line {number}: {error.errors()[0]['msg']}") from error
+    return pairs
+
+
+def read_jsonl(path: Path) -> Iterator[Any]:
+    """The JSON value of each line."""
+    openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
+    with openers.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)

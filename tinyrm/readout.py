@@ -1,0 +1,39 @@
+"""Label logits at the mask -> Preference.
+
+With z = logit(first choice) - logit(second choice) for one order of reading:
+
+    one order      margin = z(A, B) / T
+    both orders    margin = (z(A, B) - z(B, A)) / 2T
+
+T is the bundle's calibration temperature. Reading both orders makes the margin antisymmetric by construction:
+swapping A and B flips its sign, so P(A better | A, B) + P(B better | B, A) = 1 whatever bias the model has for
+the first position.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyrm.comparison import Preference
+from tinyrm.errors import EngineFailed
+
+
+def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperature: float) -> Preference:
+    """Preference from logits [orders, 2]: one row (A first), or two (A first, B first)."""
+    rows = np.asarray(logits, dtype=np.float64)
+    if rows.shape not in ((1, 2), (2, 2)) or not np.isfinite(rows).all():
+        raise EngineFailed(f"expected two finite logits for each order, got {rows.tolist()}")
+    first_minus_second = rows[:, 0] - rows[:, 1]
+    order_margins = (first_minus_second * (1, -1)[: len(rows)]).tolist()
+    margin = sum(order_margins) / (len(order_margins) * temperature)
+    return Preference(sigmoid(margin), sigmoid(-margin), margin, tuple(order_margins))
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)) without overflow."""
+    if x >= 0:
+        return 1 / (1 + math.exp(-x))
+    e = math.exp(x)
+    return e / (1 + e)

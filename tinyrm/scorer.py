@@ -1,0 +1,47 @@
+"""Comparisons in, preferences out: render, encode, collate, run, read out. The service uses the same functions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from tinyrm.batch import collate, pack
+from tinyrm.bundle import Bundle
+from tinyrm.comparison import Comparison, Preference
+from tinyrm.encoding import Encoder
+from tinyrm.readout import read_out
+from tinyrm.runtimes import Engine, open_engine
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Offline scoring with any engine."""
+
+    encoder: Encoder
+    engine: Engine
+    temperature: float = 1.0
+    max_batch_tokens: int = 8192
+
+    @classmethod
+    def open(cls, folder: Path, engine: str = "auto") -> Self:
+        """A scorer over a bundle."""
+        bundle = Bundle.open(folder)
+        return cls(bundle.encoder(), open_engine(bundle, engine), bundle.manifest.temperature)
+
+    def score(
+        self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
+    ) -> list[Preference]:
+        """One preference for each comparison, in order; `swap` reads both orders."""
+        readings = [
+            reading
+            for comparison, instruction in zip(comparisons, instructions, strict=True)
+            for reading in self.encoder.encode(comparison, instruction, swap=swap)
+        ]
+        logits = np.empty((len(readings), 2), dtype=np.float32)
+        for indices in pack([len(reading) for reading in readings], self.max_batch_tokens):
+            batch = collate([readings[i] for i in indices], self.encoder.special.pad)
+            logits[indices] = self.engine.run(batch.input_ids, batch.attention_mask)
+        orders = 2 if swap else 1
+        return [read_out(rows, self.temperature) for rows in logits.reshape(-1, orders, 2)]

@@ -1,0 +1,44 @@
+"""How a cloze model wants to be asked. Written beside the weights in training, carried into the bundle by export."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tinyrm.errors import UnknownDomain
+from tinyrm.template import FIGURE2, Template
+
+SPEC_FILE = "cloze.json"
+
+
+class ClozeSpec(BaseModel):
+    """Template, token budget, and the instruction of each domain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    template: Template = FIGURE2
+    max_tokens: int = Field(default=2048, gt=0)
+    domains: dict[str, str] = Field(
+        default={"general": "Select the best response."}, min_length=1, description="Domain name -> instruction."
+    )
+    default_domain: str = "general"
+
+    @model_validator(mode="after")
+    def _default_exists(self) -> Self:
+        if self.default_domain not in self.domains:
+            raise ValueError(f"default_domain {self.default_domain!r} is not among domains {sorted(self.domains)}")
+        return self
+
+    def instruction(self, domain: str | None = None) -> str:
+        """The instruction of a domain, of the default domain for None. Raises UnknownDomain."""
+        name = self.default_domain if domain is None else domain
+        if name not in self.domains:
+            raise UnknownDomain(f"no domain {name!r} in this model; it has: {', '.join(sorted(self.domains))}")
+        return self.domains[name]
+
+    def save(self, folder: Path) -> None:
+        (folder / SPEC_FILE).write_text(self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        return cls.model_validate_json((folder / SPEC_FILE).read_text())

@@ -1,0 +1,95 @@
+"""The cloze text around a comparison, as data.
+
+A template is a list of segments. A segment is one of
+
+* a special token by role: ``[CLS]``, ``[SEP]`` or ``[MASK]``;
+* a slot, with the text that joins it to what stands before: `` {prompt}``;
+* fixed text.
+
+Segments become token ids one by one and the ids are concatenated. One string is never built: user text
+that contains the characters ``[MASK]`` or ``Choice 1:`` stays plain text.
+
+Why the joining space belongs to the slot: byte-level BPE has one token for " word" and another for "word".
+With the space inside the user's piece, the piece starts as it would in running text; a fixed segment that ended
+in a space would leave a lone space token there instead.
+"""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Slot = Literal["instruction", "prompt", "response_a", "response_b"]
+SPECIAL_ROLES = ("[CLS]", "[SEP]", "[MASK]")
+TEXT_SLOTS: tuple[Slot, ...] = ("prompt", "response_a", "response_b")
+
+_SLOT = re.compile(r"^(?P<joint>[^{}]*)\{(?P<slot>instruction|prompt|response_a|response_b)\}$")
+
+
+class Template(BaseModel):
+    """Segments in reading order and the two words that may stand at the mask (first, second choice)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    segments: tuple[str, ...]
+    label_words: tuple[str, str]
+    turn_names: dict[str, str] = Field(
+        default={"system": "System", "user": "Human", "assistant": "Assistant"},
+        description="How the speakers of a dialogue are named when chat messages become one prompt text.",
+    )
+
+    @model_validator(mode="after")
+    def _each_part_exactly_once(self) -> Self:
+        if self.segments.count("[MASK]") != 1:
+            raise ValueError("a template needs exactly one [MASK] segment")
+        slots = sorted(slot for _, slot in map(split_slot, self.segments) if slot)
+        if slots != ["instruction", "prompt", "response_a", "response_b"]:
+            raise ValueError(f"a template needs each slot exactly once, got {slots}")
+        return self
+
+    def render_messages(self, messages: "list[Message]") -> str:
+        """Chat messages as one prompt text; a single user message stays bare, as in the training pairs."""
+        if len(messages) == 1 and messages[0].role == "user":
+            return messages[0].content
+        return "\n\n".join(f"{self.turn_names[m.role]}: {m.content}" for m in messages)
+
+
+class Message(BaseModel):
+    """One turn of a dialogue."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, Field(min_length=1)]
+
+
+def split_slot(segment: str) -> tuple[str, Slot | None]:
+    """The joining text and the slot name of a slot segment; (segment, None) for any other segment."""
+    match = _SLOT.match(segment)
+    return (match["joint"], match["slot"]) if match else (segment, None)  # type: ignore[return-value]
+
+
+# The wording of the paper's Figure 2. In ModernBERT's tokenizer [MASK] swallows the space on its left, so the
+# masked word is the spaced form: " 0" and " 1" (ids 470 and 337), not "0" and "1".
+FIGURE2 = Template(
+    name="figure2",
+    segments=(
+        "[CLS]", "{instruction}", " Question:", " {prompt}", " Choice 0:", " {response_a}", "[SEP]",
+        " Choice 1:", " {response_b}", " The better option is choice", "[MASK]", "[SEP]",
+    ),
+    label_words=(" 0", " 1"),
+)  # fmt: skip
+
+# The wording the paper's author trained with. The text ends in "Answer:" and two spaces, one token of their own
+# (50276 in ModernBERT), so the label after it has no space (ids 17 and 18).
+ANSWER_COLON = Template(
+    name="answer-colon",
+    segments=(
+        "[CLS]", "{instruction}", "Question:", " {prompt}", " Choice 0:", " {response_a}", "[SEP]",
+        " Choice 1:", " {response_b}", "Answer:  ", "[MASK]", "[SEP]",
+    ),
+    label_words=("0", "1"),
+)  # fmt: skip
+
+TEMPLATES = {template.name: template for template in (FIGURE2, ANSWER_COLON)}

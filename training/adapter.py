@@ -1,0 +1,48 @@
+"""What learns: everything above the frozen layers, or DoRA adapters there."""
+
+import re
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from training.config import Dora
+
+
+def freeze_lowest(model: PreTrainedModel, layers: int) -> None:
+    """Freeze the embeddings and every tensor of the lowest `layers` layers; 0 freezes nothing.
+
+    The decoder is tied to the embeddings and freezes with them; its bias and the head go on learning.
+    """
+    if not layers:
+        return
+    body = model.base_model
+    _refuse_too_many(layers, len(body.layers))
+    for module in (body.embeddings, *body.layers[:layers]):
+        module.requires_grad_(False)
+
+
+def add_dora(model: PreTrainedModel, dora: Dora, frozen_layers: int) -> PeftModel:
+    """DoRA (arXiv 2402.09353) on Wqkv, Wo and Wi of the layers from `frozen_layers` up, and on head.dense.
+
+    Never on the decoder: it is tied to the embeddings, and merging would rewrite the input side too.
+    """
+    config = LoraConfig(
+        r=dora.rank,
+        lora_alpha=dora.alpha,
+        lora_dropout=dora.dropout,
+        use_dora=True,
+        target_modules=dora_targets(len(model.base_model.layers), frozen_layers),
+    )
+    return get_peft_model(model, config)
+
+
+def dora_targets(layers: int, frozen_layers: int) -> str:
+    """A pattern of module names. Spelled out because peft has no default for ModernBERT."""
+    _refuse_too_many(frozen_layers, layers)
+    numbers = "|".join(str(i) for i in range(frozen_layers, layers))
+    return rf"model\.layers\.(?:{numbers})\.(?:attn\.Wqkv|attn\.Wo|mlp\.Wi|mlp\.Wo)|{re.escape('head.dense')}"
+
+
+def _refuse_too_many(frozen: int, layers: int) -> None:
+    if frozen >= layers:
+        raise ValueError(f"frozen_layers={frozen} leaves nothing to learn in a model of {layers} layers")

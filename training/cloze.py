@@ -1,0 +1,131 @@
+"""The reward stage: preference pairs -> a checkpoint, or an adapter, that fills the mask with the better choice."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import AutoTokenizer, EvalPrediction, set_seed
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from tinyrm.backbone import load_masked_lm, load_tokenizer
+from tinyrm.bundle import sha256
+from tinyrm.encoding import Encoder
+from tinyrm.pairs import PreferencePair
+from training.adapter import add_dora, freeze_lowest
+from training.config import ClozeRecipe
+from training.data import PairCollator, PairDataset, load_pairs, split_by_prompt
+from training.trainer import DecoupledTrainer, JsonLog, last_checkpoint, training_arguments
+
+RUN_FILE = "training.json"
+HELD_OUT_FILE = "held_out.jsonl"
+
+
+def train_cloze(recipe: ClozeRecipe, data_dir: Path, *, resume: bool) -> None:
+    """Train and write weights or adapter, tokenizer, spec, held-out pairs and a record of the run."""
+    set_seed(recipe.optimization.seed)
+    tokenizer, special = load_tokenizer(recipe.model)
+    encoder = Encoder(tokenizer, recipe.spec.template, special, recipe.train_max_tokens or recipe.spec.max_tokens)
+    pairs = load_pairs(recipe.train, data_dir)
+    learn, held_out = split_by_prompt(pairs, recipe.held_out_fraction, recipe.optimization.seed)
+    trainer = ClozeTrainer(
+        label_ids=encoder.label_ids,
+        label_loss=recipe.loss == "labels",
+        optimization=recipe.optimization,
+        model=learning_model(recipe),
+        args=training_arguments(recipe.output_dir, recipe.optimization, sequences_per_item=2),
+        train_dataset=_dataset(learn, encoder, recipe, recipe.default_instruction_rate),
+        eval_dataset=_dataset(held_out, encoder, recipe, 0.0),
+        data_collator=PairCollator(special.pad, special.mask, encoder.label_ids),
+        compute_metrics=preference_metrics,
+        callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(recipe.output_dir) if resume else None)
+    metrics = trainer.evaluate()
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        _record(recipe, data_dir, held_out, metrics)
+        _save_tokenizer(recipe)
+
+
+def learning_model(recipe: ClozeRecipe) -> nn.Module:
+    """The masked LM with frozen layers, or with DoRA above them."""
+    # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only: here, the masks.
+    model = load_masked_lm(recipe.model, sparse_prediction=True)
+    if recipe.dora:
+        return add_dora(model, recipe.dora, recipe.frozen_layers)
+    freeze_lowest(model, recipe.frozen_layers)
+    return model
+
+
+class ClozeTrainer(DecoupledTrainer):
+    """Cross-entropy at the mask; rows come in pairs, chosen first and chosen second."""
+
+    def __init__(self, *, label_ids: tuple[int, int], label_loss: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.label_ids = list(label_ids)
+        self.label_loss = label_loss
+        # Every micro batch has the same number of masks: the mean of means is the mean.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
+        outputs = model(**inputs)
+        label_logits = outputs.logits[:, self.label_ids]
+        loss = two_way_loss(label_logits) if self.label_loss else outputs.loss
+        return (loss, label_logits) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, z [pairs, 2] of (chosen first, chosen second), and labels that the Trainer needs but nobody reads."""
+        with torch.no_grad():
+            loss, logits = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+        z = (logits[:, 0] - logits[:, 1]).float().view(-1, 2)
+        return loss.detach(), z, torch.zeros(len(z), device=z.device)
+
+    def _get_train_sampler(self, _: Any = None) -> Sampler[int]:
+        """Pairs of similar length share a batch, so that little of it is padding."""
+        generator = torch.Generator().manual_seed(self.args.data_seed or self.args.seed)
+        group = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(group, lengths=self.train_dataset.lengths(), generator=generator)
+
+
+def two_way_loss(label_logits: Tensor) -> Tensor:
+    """Cross-entropy over the two labels only; rows alternate between first and second choice being right."""
+    right = torch.arange(len(label_logits), device=label_logits.device) % 2
+    return nn.functional.cross_entropy(label_logits, right)
+
+
+def preference_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """From z = logit(first) - logit(second), [pairs, 2]; right is + with the chosen first, - with it second."""
+    chosen_first, chosen_second = np.asarray(prediction.predictions).T
+    return {
+        "accuracy": float(np.mean(chosen_first - chosen_second > 0)),
+        "accuracy_one_order": float(np.mean([chosen_first > 0, chosen_second < 0])),
+        "swap_consistency": float(np.mean((chosen_first > 0) != (chosen_second > 0))),
+        "first_position_margin": float(np.mean((chosen_first + chosen_second) / 2)),
+    }
+
+
+def _dataset(pairs: list[PreferencePair], encoder: Encoder, recipe: ClozeRecipe, default_rate: float) -> PairDataset:
+    return PairDataset(pairs, encoder, recipe.spec, default_rate, recipe.optimization.seed)
+
+
+def _record(recipe: ClozeRecipe, data_dir: Path, held_out: list[PreferencePair], metrics: dict[str, float]) -> None:
+    """What export and the model card need to know of this run."""
+    recipe.spec.save(recipe.output_dir)
+    run = {
+        "recipe": recipe.model_dump(mode="json"),
+        "data_sha256": {path: sha256(data_dir / path) for path in recipe.train},
+        "held_out": metrics,
+    }
+    (recipe.output_dir / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n")
+    with (recipe.output_dir / HELD_OUT_FILE).open("w") as file:
+        file.writelines(pair.model_dump_json() + "\n" for pair in held_out)
+
+
+def _save_tokenizer(recipe: ClozeRecipe) -> None:
+    AutoTokenizer.from_pretrained(recipe.model).save_pretrained(recipe.output_dir)

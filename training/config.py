@@ -1,0 +1,145 @@
+"""What a training recipe may say. One YAML file is one run; unknown keys are errors.
+
+Relative data paths are taken from the data folder given on the command line, all others from the working
+directory, so a recipe can move between machines.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from tinyrm.spec import ClozeSpec
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Texts(Section):
+    """Text to learn a vocabulary or a language from."""
+
+    path: str
+    kind: Literal["documents", "pairs"] = Field(
+        description="documents: records with `text`. pairs: preference pairs, both responses in one text."
+    )
+    max_mb: float | None = Field(default=None, description="Take a random part of about this many megabytes.")
+
+
+class Optimization(Section):
+    """One optimizer for every stage: decoupled AdamW, linear warm-up, linear decay to a floor."""
+
+    peak_lr: float = Field(gt=0)
+    weight_decay: float = Field(
+        default=1e-5, ge=0, description="Fraction a weight loses per step at the peak learning rate."
+    )
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
+    floor_ratio: float = Field(default=0.02, ge=0, le=1, description="Last learning rate as a share of the peak.")
+    max_grad_norm: float = 1.0
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int = Field(default=-1, description="Stop here instead of after `epochs`; -1: no such limit.")
+    batch_size: int = Field(default=256, gt=0, description="Sequences per optimizer step, over all devices.")
+    micro_batch_size: int = Field(default=32, gt=0, description="Sequences per forward pass on one device.")
+    precision: Literal["fp32", "bf16"] = "bf16"
+    compile: bool = Field(default=False, description="torch.compile; pays off at a constant length.")
+    save_steps: int = 200
+    eval_steps: int = 200
+    seed: int = 17
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size={self.micro_batch_size} has to divide batch_size={self.batch_size}")
+        return self
+
+
+class TokenizerRecipe(Section):
+    """Train a byte-level BPE vocabulary."""
+
+    task: Literal["tokenizer"]
+    output_dir: Path
+    vocab_size: int = Field(gt=300)
+    texts: tuple[Texts, ...]
+    seed: int = 17
+
+
+class NewModel(Section):
+    """Geometry of a ModernBERT made from scratch; every third layer is global, as in the published sizes."""
+
+    num_hidden_layers: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    max_position_embeddings: int = 8192
+
+
+class PretrainRecipe(Section):
+    """Masked-LM pre-training of a small base."""
+
+    task: Literal["pretrain"]
+    output_dir: Path
+    tokenizer: str
+    model: NewModel | str = Field(description="A geometry to start from nothing, or a folder or hub id to continue.")
+    texts: tuple[Texts, ...]
+    block_tokens: int = Field(default=512, gt=8)
+    mask_rate: float = Field(default=0.3, gt=0, lt=1)
+    optimization: Optimization
+
+
+class Dora(Section):
+    """DoRA on the linear layers of every layer that is not frozen, and on the head's dense layer."""
+
+    rank: int = Field(default=128, gt=0)
+    alpha: int = Field(default=128, gt=0, description="Scale is alpha / rank.")
+    dropout: float = 0.0
+
+
+class ClozeRecipe(Section):
+    """The reward objective: cross-entropy at the mask, both orders of every pair."""
+
+    task: Literal["cloze"]
+    output_dir: Path
+    model: str = Field(description="Folder or hub id of a masked LM of the ModernBERT family.")
+    spec: ClozeSpec
+    train: tuple[str, ...]
+    train_max_tokens: int | None = Field(
+        default=None, description="Token budget while training, where it is smaller than the spec's."
+    )
+    held_out_fraction: float = Field(
+        default=0.02,
+        gt=0,
+        lt=0.5,
+        description="Share of prompts kept for validation and calibration, never trained on.",
+    )
+    default_instruction_rate: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of pairs shown under the default domain's instruction, not their own.",
+    )
+    loss: Literal["vocabulary", "labels"] = Field(
+        default="vocabulary", description="Cross-entropy over the whole vocabulary (paper), or over the two labels."
+    )
+    frozen_layers: int = Field(
+        default=0, ge=0, description="Lowest layers that do not learn; the embeddings go with them."
+    )
+    dora: Dora | None = None
+    optimization: Optimization
+
+    @model_validator(mode="after")
+    def _both_orders_fit(self) -> Self:
+        if self.optimization.micro_batch_size % 2:
+            raise ValueError("micro_batch_size has to be even: both orders of a pair travel together")
+        return self
+
+
+Recipe = Annotated[TokenizerRecipe | PretrainRecipe | ClozeRecipe, Field(discriminator="task")]
+
+
+def load_recipe(path: Path) -> TokenizerRecipe | PretrainRecipe | ClozeRecipe:
+    """Read and validate a recipe. Raises pydantic.ValidationError naming each wrong key."""
+    adapter: TypeAdapter[TokenizerRecipe | PretrainRecipe | ClozeRecipe] = TypeAdapter(Recipe)
+    return adapter.validate_python(yaml.safe_load(path.read_text()))

@@ -1,0 +1,82 @@
+"""Preference pairs -> model inputs, both orders of each pair side by side."""
+
+import hashlib
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from tinyrm.batch import collate
+from tinyrm.encoding import Encoder, Encoding
+from tinyrm.pairs import PreferencePair, read_pairs
+from tinyrm.spec import ClozeSpec
+
+IGNORED = -100  # torch's cross-entropy skips this label
+
+
+def split_by_prompt(
+    pairs: list[PreferencePair], fraction: float, seed: int
+) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """(learn from, held out). All pairs of one prompt fall on the same side, whatever the order of the file."""
+
+    def is_held_out(pair: PreferencePair) -> bool:
+        digest = hashlib.sha256(f"{seed}:{pair.prompt}".encode()).digest()
+        return int.from_bytes(digest[:8]) < fraction * 2**64
+
+    return [p for p in pairs if not is_held_out(p)], [p for p in pairs if is_held_out(p)]
+
+
+class PairDataset(Dataset[tuple[Encoding, ...]]):
+    """Pair i -> its encodings with the chosen response first and second."""
+
+    def __init__(
+        self, pairs: list[PreferencePair], encoder: Encoder, spec: ClozeSpec, default_instruction_rate: float, seed: int
+    ) -> None:
+        self.pairs = pairs
+        self._encoder = encoder
+        self._spec = spec
+        self._default_rate = default_instruction_rate
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Encoding, ...]:
+        pair = self.pairs[index]
+        return self._encoder.encode(pair.comparison(), self._spec.instruction(self._domain(index)), swap=True)
+
+    def lengths(self) -> list[int]:
+        """Characters of each pair: near enough to tokens for grouping, and free."""
+        return [len(p.prompt) + len(p.chosen) + len(p.rejected) for p in self.pairs]
+
+    def _domain(self, index: int) -> str | None:
+        """The pair's own domain; for a seeded share of the pairs, and where the spec lacks it, the default one."""
+        domain = self.pairs[index].domain
+        use_default = random.Random(f"{self._seed}:{index}").random() < self._default_rate
+        return None if use_default or domain not in self._spec.domains else domain
+
+
+@dataclass(frozen=True, slots=True)
+class PairCollator:
+    """Pairs -> rows (pair 0 chosen first, pair 0 chosen second, pair 1 chosen first, ...).
+
+    labels [rows, tokens] hold the right label word at the mask and IGNORED elsewhere.
+    """
+
+    pad_id: int
+    mask_id: int
+    label_ids: tuple[int, int]
+
+    def __call__(self, pairs: list[tuple[Encoding, ...]]) -> dict[str, torch.Tensor]:
+        batch = collate([encoding for pair in pairs for encoding in pair], self.pad_id)
+        input_ids = torch.from_numpy(batch.input_ids)
+        answers = torch.tensor(self.label_ids).repeat(len(pairs)).unsqueeze(1)
+        labels = torch.where(input_ids == self.mask_id, answers, IGNORED)
+        return {"input_ids": input_ids, "attention_mask": torch.from_numpy(batch.attention_mask), "labels": labels}
+
+
+def load_pairs(paths: tuple[str, ...], data_dir: Path) -> list[PreferencePair]:
+    """All pairs of all files."""
+    return [pair for path in paths for pair in read_pairs(data_dir / path)]

@@ -1,0 +1,113 @@
+"""The Hugging Face Trainer with our optimizer and schedule, and a log that programs can read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import Trainer, TrainerCallback, TrainingArguments, get_wsd_schedule
+from transformers.trainer_utils import get_last_checkpoint
+
+from training.config import Optimization
+
+
+class DecoupledTrainer(Trainer):
+    """Decoupled AdamW, warm-up, linear decay to a floor."""
+
+    optimizer: torch.optim.Optimizer | None
+    lr_scheduler: LRScheduler | None
+
+    def __init__(self, *, optimization: Optimization, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.optimization = optimization
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = decoupled_adamw(model or self.model, self.optimization)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = warmup_then_linear(
+                optimizer or self.optimizer, self.optimization, num_training_steps
+            )
+        return self.lr_scheduler
+
+
+def decoupled_adamw(model: torch.nn.Module, optimization: Optimization) -> torch.optim.AdamW:
+    """Composer's DecoupledAdamW, which the paper used, as torch's AdamW.
+
+    Decoupled: each step multiplies a weight by 1 - wd * lr_t / lr_peak. torch: by 1 - lr_t * wd'. They are equal for
+    wd' = wd / lr_peak. One-dimensional parameters (norms, biases) are not decayed.
+    """
+    learning = [p for p in model.parameters() if p.requires_grad]
+    decay = optimization.weight_decay / optimization.peak_lr
+    groups = [
+        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=optimization.peak_lr, betas=optimization.betas, eps=optimization.eps, fused=True
+    )
+
+
+def warmup_then_linear(optimizer: torch.optim.Optimizer, optimization: Optimization, steps: int) -> LRScheduler:
+    """Linear up over `warmup_ratio`, then linear down to `floor_ratio` of the peak."""
+    warmup = round(steps * optimization.warmup_ratio)
+    return get_wsd_schedule(
+        optimizer,
+        num_warmup_steps=warmup,
+        num_stable_steps=0,
+        num_decay_steps=max(1, steps - warmup),
+        decay_type="linear",
+        min_lr_ratio=optimization.floor_ratio,
+    )
+
+
+def training_arguments(output_dir: Path, optimization: Optimization, sequences_per_item: int = 1) -> TrainingArguments:
+    """Trainer arguments for `optimization`; `batch_size` is reached by accumulation over steps and devices."""
+    per_pass = optimization.micro_batch_size * PartialState().num_processes
+    if optimization.batch_size % per_pass:
+        raise ValueError(f"batch_size={optimization.batch_size} is not a multiple of {per_pass} sequences per pass")
+    micro_batch = optimization.micro_batch_size // sequences_per_item
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        num_train_epochs=optimization.epochs,
+        max_steps=optimization.max_steps,
+        per_device_train_batch_size=micro_batch,
+        per_device_eval_batch_size=micro_batch,
+        gradient_accumulation_steps=optimization.batch_size // per_pass,
+        max_grad_norm=optimization.max_grad_norm,
+        bf16=optimization.precision == "bf16",
+        torch_compile=optimization.compile,
+        eval_strategy="steps",
+        eval_steps=optimization.eval_steps,
+        save_steps=optimization.save_steps,
+        save_total_limit=2,
+        logging_steps=10,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+        seed=optimization.seed,
+        data_seed=optimization.seed,
+    )
+
+
+class JsonLog(TrainerCallback):
+    """One JSON object per logged step; a resumed run appends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(self, _: Any, state: Any, __: Any, logs: dict[str, Any] | None = None, **___: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def last_checkpoint(output_dir: Path) -> str | None:
+    """The newest checkpoint folder of an interrupted run."""
+    return get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
