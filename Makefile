@@ -1,0 +1,64 @@
+# One verb per chore; each installs what it needs. `make serve` and `make test` are all a new checkout takes.
+
+PYTHON ?= python3
+DATA ?= data
+PORT ?= 8000
+NAME ?= starter
+BUNDLE ?= models/$(NAME)
+RECIPE ?= training/recipes/starter/4-dora.yaml
+
+# Two environments: serving has no torch, and has to be seen to work without it.
+SERVE := .venv/serve
+DEV := .venv/dev
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test lint format train starter export evaluate clean
+
+help:  ## list the chores
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+$(SERVE)/installed: pyproject.toml
+	$(PYTHON) -m venv $(SERVE)
+	$(SERVE)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve]'
+	touch $@
+
+$(DEV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(DEV)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,train,export,dev]'
+	touch $@
+
+install: $(SERVE)/installed $(DEV)/installed  ## both environments
+
+serve: $(SERVE)/installed  ## serve BUNDLE on PORT
+	TINYRM_MODEL=$(BUNDLE) TINYRM_PORT=$(PORT) $(SERVE)/bin/python -m service
+
+test: $(DEV)/installed $(SERVE)/installed  ## all tests
+	$(DEV)/bin/python -m pytest
+
+lint: $(DEV)/installed  ## formatting, lint, types and import rules
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports --no-logo
+
+format: $(DEV)/installed  ## format and mend what can be mended
+	$(DEV)/bin/ruff format .
+	$(DEV)/bin/ruff check --fix .
+
+train: $(DEV)/installed  ## run RECIPE on DATA, going on where it stopped
+	$(DEV)/bin/python -m training $(RECIPE) --data $(DATA) --resume
+
+starter: $(DEV)/installed  ## the starter model from its four recipes on DATA (hours on a CPU)
+	for recipe in training/recipes/starter/*.yaml; do $(DEV)/bin/python -m training $$recipe --data $(DATA) --resume || exit 1; done
+	$(DEV)/bin/python -m export --model runs/starter/cloze --adapter runs/starter/dora --out models/starter --card training/recipes/starter/CARD.md
+	$(DEV)/bin/python -m evaluation --bundle models/starter --pairs $(DATA)/validation.jsonl.gz --record --card
+
+export: $(DEV)/installed  ## MODEL (and ADAPTER) to BUNDLE
+	$(DEV)/bin/python -m export --model $(MODEL) $(if $(ADAPTER),--adapter $(ADAPTER)) --out $(BUNDLE)
+
+evaluate: $(DEV)/installed  ## BUNDLE on the validation pairs of DATA
+	$(DEV)/bin/python -m evaluation --bundle $(BUNDLE) --pairs $(DATA)/validation.jsonl.gz
+
+clean:  ## environments and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,52 @@
+"""A scorer judged on preference pairs, one record for each pair."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tinyrm.comparison import Comparison, Preference
+from tinyrm.pairs import PreferencePair
+from tinyrm.spec import ClozeSpec
+
+
+class ScoresPairs(Protocol):
+    """What `tinyrm.scorer.Scorer` does; a running service can stand in for it."""
+
+    def score(
+        self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
+    ) -> list[Preference]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A pair and the model's answer, the chosen response being A."""
+
+    pair: PreferencePair
+    preference: Preference
+
+    @property
+    def credit(self) -> float:
+        """1 right, 0 wrong, one half for a tie."""
+        return {"a": 1.0, "b": 0.0, "tie": 0.5}[self.preference.preferred]
+
+    @property
+    def credit_one_order(self) -> float:
+        """Mean over the two orders of being right when only that order is read."""
+        return sum(margin > 0 for margin in self.preference.order_margins) / 2
+
+    @property
+    def is_consistent(self) -> bool:
+        return not self.preference.orders_disagree
+
+    @property
+    def longer_is_better(self) -> float:
+        """What a judge earns that takes the response with more characters."""
+        chosen, rejected = len(self.pair.chosen), len(self.pair.rejected)
+        return 0.5 if chosen == rejected else float(chosen > rejected)
+
+
+def judge(scorer: ScoresPairs, spec: ClozeSpec, pairs: Sequence[PreferencePair]) -> list[Judged]:
+    """Every pair in both orders, each under the instruction of its domain."""
+    instructions = [spec.instruction(pair.domain if pair.domain in spec.domains else None) for pair in pairs]
+    preferences = scorer.score([pair.comparison() for pair in pairs], instructions)
+    return [Judged(pair, preference) for pair, preference in zip(pairs, preferences, strict=True)]

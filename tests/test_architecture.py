@@ -1,0 +1,64 @@
+"""The rules the code is built by, checked on the code."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PACKAGES = ("tinyrm", "service", "training", "export", "evaluation")
+MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 300
+
+
+def shipped_files() -> list[Path]:
+    return [file for package in PACKAGES for file in sorted((REPOSITORY / package).rglob("*.py"))]
+
+
+def test_serving_loads_no_torch() -> None:
+    code = "import sys, service.app; print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_serving_environment_has_no_torch_and_imports_everything_it_serves() -> None:
+    python = REPOSITORY / ".venv" / "serve" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("no serving environment; `make test` makes it")
+    modules = [module_name(f) for f in shipped_files() if f.parts[-2] == "service" or is_light_core(f)]
+    code = f"import importlib\nfor name in {modules}: importlib.import_module(name)\nimport torch"
+    done = subprocess.run([python, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert "No module named 'torch'" in done.stderr, done.stderr
+
+
+def module_name(file: Path) -> str:
+    return ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+def is_light_core(file: Path) -> bool:
+    return "tinyrm" in file.parts and file.name != "backbone.py"
+
+
+def test_import_contracts_hold() -> None:
+    lint = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([lint, "--no-logo"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_our_generic_names_are_ours(package: str) -> None:
+    """A dependency that ships a package of the same name would be noticed here."""
+    assert REPOSITORY in Path(str(importlib.import_module(package).__file__)).parents
+
+
+@pytest.mark.parametrize("file", shipped_files(), ids=lambda f: str(f.relative_to(REPOSITORY)))
+def test_functions_and_files_stay_short(file: Path) -> None:
+    text = file.read_text()
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION_LINES, node.name

@@ -1,0 +1,72 @@
+"""What the README promises is run."""
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from service.__main__ import settings_table
+from tests.conftest import REPOSITORY
+from tests.processes import Service, running_service
+
+README = (REPOSITORY / "README.md").read_text()
+STARTER = REPOSITORY / "models" / "starter"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands(first_word: str) -> list[str]:
+    joined = "\n".join(blocks("bash"))
+    return [c for c in re.split(r"\n(?=\w)", joined) if c.split()[0] == first_word]
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with running_service(STARTER) as running:
+        yield running
+
+
+@pytest.mark.parametrize("command", commands("curl"), ids=lambda c: " ".join(c.split()[:3]))
+def test_curl_commands_answer(command: str, service: Service) -> None:
+    done = subprocess.run(
+        shlex.split(command.replace("localhost:8000", f"localhost:{service.port}")),
+        capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    if "metrics" in command:
+        assert "tinyrm_request_duration_seconds_bucket" in done.stdout
+    else:
+        assert "error" not in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_blocks_run(block: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.split()[0] in ("a", "b", "tie")
+
+
+@pytest.mark.parametrize("command", commands("make"))
+def test_make_verbs_exist(command: str) -> None:
+    subprocess.run([*shlex.split(command), "--dry-run"], cwd=REPOSITORY, check=True, capture_output=True)
+
+
+def test_reply_has_the_keys_shown(service: Service) -> None:
+    (shown,) = blocks("json")
+    answered = service.post("/v1/compare", {"prompt": "p", "response_a": "a", "response_b": "b"}).json()
+    assert list(answered) == list(json.loads(shown))
+
+
+def test_settings_table_is_the_settings() -> None:
+    assert settings_table() in README
+
+
+def test_every_named_path_exists() -> None:
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (REPOSITORY / target).exists(), target
+    for path in re.findall(r"`((?:tinyrm|service|training|export|evaluation|tests|models)/[\w./-]*)`", README):
+        assert (REPOSITORY / path).exists(), path
