@@ -10,7 +10,8 @@ from tinyrm.template import TEMPLATES
 
 def main() -> int:
     options = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("export").setLevel(logging.INFO)
     from export.options import ExportOptions
     from export.pipeline import export_bundle
     from tinyrm.errors import TinyRMError
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibration", type=Path, help="pairs that fit the temperature; default: those training held out"
     )
+    parser.add_argument("--card", type=Path, help="model card, becomes the bundle's README.md")
     parser.add_argument(
         "--template", choices=sorted(TEMPLATES), default="figure2", help="for a model trained elsewhere"
     )

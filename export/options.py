@@ -20,6 +20,7 @@ class ExportOptions:
     out: Path
     adapter: Path | None = None
     calibration: Path | None = None
+    card: Path | None = None
     template: str = "figure2"
     max_tokens: int = 2048
 
@@ -27,6 +28,11 @@ class ExportOptions:
     def trained(self) -> Path:
         """The folder that the last training stage wrote."""
         return self.adapter or Path(self.model)
+
+    @property
+    def tokenizer(self) -> str:
+        """Where the tokenizer is: with what was trained last, else with the base that an adapter belongs to."""
+        return str(self.trained) if (self.trained / "tokenizer.json").is_file() else self.model
 
     def spec(self) -> ClozeSpec:
         """As trained; for a model that has none, the template and budget asked for."""

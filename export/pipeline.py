@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
@@ -17,6 +18,7 @@ from export.parity import check, probes, run_alone, run_together, torch_run
 from tinyrm.backbone import LabelLogits, geometry_of, load_tokenizer
 from tinyrm.bundle import write_bundle
 from tinyrm.encoding import Encoder, SpecialTokens
+from tinyrm.errors import InvalidInput
 from tinyrm.manifest import TOKENIZER_FILE, Manifest, Parity, Provenance
 from tinyrm.pairs import read_pairs
 from tinyrm.runtimes.ort import OnnxRuntimeEngine
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 
 def export_bundle(options: ExportOptions) -> Manifest:
     """Merge, compile, check, calibrate, write. Raises ParityFailed and others of errors.py; then nothing is written."""
-    tokenizer, special = load_tokenizer(str(options.trained) if options.trained.is_dir() else options.model)
+    tokenizer, special = load_tokenizer(options.tokenizer)
     spec = options.spec()
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +53,9 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "temperature": temperature,
                 "provenance": _provenance(options),
                 "parity": parity,
+                "evaluation": _held_out(options),
             },
+            options.card,
         )
 
 
@@ -85,8 +89,11 @@ def _calibrate(options: ExportOptions, encoder: Encoder, onnx_file: Path) -> flo
     if path is None:
         log.warning("no calibration pairs: the temperature stays 1 and probabilities are as the model gives them")
         return 1.0
+    pairs = read_pairs(path)
+    if not pairs:
+        raise InvalidInput(f"{path} holds no pairs to calibrate on")
     scorer = Scorer(encoder, OnnxRuntimeEngine(onnx_file, "onnxruntime-cpu", "fp32"))
-    return fit_temperature(scorer, options.spec(), read_pairs(path))
+    return fit_temperature(scorer, options.spec(), pairs)
 
 
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> Path:
@@ -105,6 +112,12 @@ def _provenance(options: ExportOptions) -> Provenance:
         git_commit=_git_commit(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _held_out(options: ExportOptions) -> dict[str, Any]:
+    """What training measured on the pairs it held out, until an evaluation replaces it."""
+    metrics = options.run().get("held_out")
+    return {"held_out": metrics} if metrics else {}
 
 
 def _git_commit() -> str | None:

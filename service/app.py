@@ -40,6 +40,7 @@ def create_app(settings: Settings, build: Callable[[Settings], Pipeline] | None 
         version=__version__,
         summary="Which of two responses is better, in milliseconds.",
         lifespan=lifespan,
+        redirect_slashes=False,
         license_info={"name": "Apache-2.0"},
     )
     app.include_router(router)

@@ -7,11 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from tinyrm.batch import padded_cost
 from tinyrm.encoding import Encoding
 from tinyrm.errors import EngineError, EngineFailed, Overloaded, ShuttingDown
+
+log = structlog.get_logger("tinyrm")
 
 Run = Callable[[Sequence[Encoding]], NDArray[np.float32]]
 
@@ -26,14 +29,12 @@ class Waiting:
     readings: tuple[Encoding, ...]
     answer: "asyncio.Future[Answered]"
     arrived: float
+    longest: int = field(init=False)
+    tokens: int = field(init=False)
 
-    @property
-    def longest(self) -> int:
-        return max(map(len, self.readings))
-
-    @property
-    def tokens(self) -> int:
-        return sum(map(len, self.readings))
+    def __post_init__(self) -> None:
+        self.longest = max(map(len, self.readings))
+        self.tokens = sum(map(len, self.readings))
 
     @property
     def is_abandoned(self) -> bool:
@@ -70,19 +71,20 @@ def take_batch(waiting: Sequence[Waiting], max_batch_tokens: int) -> Taken:
         return Taken([], [], abandoned)
     oldest = alive[0]
     batch = [oldest]
-    lengths = list(map(len, oldest.readings))
+    # Running totals: with ten thousand items waiting, adding up each candidate batch anew would hold up the event loop.
+    rows, tokens, longest = len(oldest.readings), oldest.tokens, oldest.longest
     for item in sorted(alive[1:], key=lambda other: abs(other.longest - oldest.longest)):
-        joined = lengths + list(map(len, item.readings))
-        if _fits(joined, max_batch_tokens):
+        joined = rows + len(item.readings), tokens + item.tokens, max(longest, item.longest)
+        if _fits(*joined, max_batch_tokens):
             batch.append(item)
-            lengths = joined
+            rows, tokens, longest = joined
     chosen = set(map(id, batch))
     return Taken(batch, [item for item in alive if id(item) not in chosen], abandoned)
 
 
-def _fits(lengths: list[int], max_batch_tokens: int) -> bool:
-    cost = padded_cost(lengths)
-    return cost <= max_batch_tokens and cost - sum(lengths) <= MAX_PADDING_SHARE * cost
+def _fits(rows: int, tokens: int, longest: int, max_batch_tokens: int) -> bool:
+    cost = rows * longest
+    return cost <= max_batch_tokens and cost - tokens <= MAX_PADDING_SHARE * cost
 
 
 @dataclass(slots=True)
@@ -160,25 +162,31 @@ class Batcher:
         )
 
     async def _serve(self) -> None:
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine") as engine_thread:
+        engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        try:
             while self._waiting or not self._closing:
                 self._work.clear()
                 taken = take_batch(self._waiting, self.max_batch_tokens)
                 self._waiting = taken.rest
                 self.queue_tokens -= sum(item.tokens for item in (*taken.batch, *taken.abandoned))
                 if taken.batch:
+                    self._running = taken.batch
                     await self._answer(taken.batch, engine_thread)
+                    self._running = []
                 elif not self._closing:
                     await self._work.wait()
+        finally:
+            # Waiting here for a run that outlasts the drain would hold up the event loop, and with it everybody's 503.
+            engine_thread.shutdown(wait=False, cancel_futures=True)
 
     async def _answer(self, batch: list[Waiting], engine_thread: ThreadPoolExecutor) -> None:
         """Run a batch and give each item its logits. If a batch fails, its items run alone: only the bad one fails."""
-        self._running = batch
         started = time.perf_counter()
         try:
             readings = [reading for item in batch for reading in item.readings]
-            logits = await asyncio.get_running_loop().run_in_executor(engine_thread, self.run, readings)
+            logits = await asyncio.get_running_loop().run_in_executor(engine_thread, self._run_checked, readings)
         except EngineError as error:
+            log.error("engine run failed", items=len(batch), reason=str(error))
             self._report(batch, time.perf_counter() - started, failed=True)
             if len(batch) == 1:
                 self._fail(batch, error)
@@ -189,13 +197,20 @@ class Batcher:
             run_s = time.perf_counter() - started
             self._report(batch, run_s, failed=False)
             self._deliver(batch, logits, started, run_s)
-        finally:
-            self._running = []
+
+    def _run_checked(self, readings: Sequence[Encoding]) -> NDArray[np.float32]:
+        """On the engine's thread. Raises EngineError alone: any other kind would end the loop and leave all waiting."""
+        try:
+            logits = self.run(readings)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineFailed(f"the engine raised {type(error).__name__}: {error}") from error
+        if np.shape(logits) != (len(readings), 2):
+            raise EngineFailed(f"the engine returned {np.shape(logits)} for {len(readings)} readings of two logits")
+        return logits
 
     def _deliver(self, batch: list[Waiting], logits: NDArray[np.float32], started: float, run_s: float) -> None:
-        if len(logits) != sum(len(item.readings) for item in batch):
-            self._fail(batch, EngineFailed(f"the engine returned {len(logits)} rows for another number of readings"))
-            return
         row = 0
         for item in batch:
             rows = logits[row : row + len(item.readings)]

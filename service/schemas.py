@@ -2,12 +2,41 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from tinyrm.comparison import Verdict
 from tinyrm.template import Message
 
 NonEmpty = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(max_length=200)]  # errors repeat a name that is not known
+
+# The most that the setting max_batch_items may allow. Checked while a list is read: a body of a million wrong items
+# would otherwise hold up everybody for seconds, only to be refused.
+MOST_ITEMS = 16_384
+
+
+# Pydantic puts the branch it tried into the path of an error; these cannot be mistaken for a body's own key.
+TEXT, MESSAGES = "<text>", "<messages>"
+
+
+def _form_of(prompt: Any) -> str:
+    """Which form was meant, so that a wrong message is not reported as text that is no text."""
+    return MESSAGES if isinstance(prompt, list) else TEXT
+
+
+Prompt = Annotated[
+    Annotated[NonEmpty, Tag(TEXT)] | Annotated[list[Message], Field(min_length=1, fail_fast=True), Tag(MESSAGES)],
+    Discriminator(_form_of),
+]
 
 
 class CompareRequest(BaseModel):
@@ -20,17 +49,15 @@ class CompareRequest(BaseModel):
         },
     )
 
-    prompt: NonEmpty | Annotated[list[Message], Field(min_length=1)] = Field(
-        description="The request as text, or a dialogue as a list of chat messages."
-    )
+    prompt: Prompt = Field(description="The request as text, or a dialogue as a list of chat messages.")
     response_a: NonEmpty
     response_b: NonEmpty
-    domain: str | None = Field(default=None, description="One of the model's domains; each has its own instruction.")
+    domain: Name | None = Field(default=None, description="One of the model's domains; each has its own instruction.")
     instruction: NonEmpty | None = Field(default=None, description="Takes the place of the domain's instruction.")
     swap: Literal["on", "off"] | None = Field(
         default=None, description="on: read both orders, so that position cannot matter. off: one order, half the cost."
     )
-    model: str | None = Field(default=None, description="Name or name@revision; refused if another model is served.")
+    model: Name | None = Field(default=None, description="Name or name@revision; refused if another model is served.")
 
 
 class Usage(BaseModel):
@@ -84,12 +111,10 @@ def describe(error: ValidationError) -> ErrorBody:
 
 def describe_first(errors: list[Any]) -> ErrorBody:
     first = errors[0]
-    # Inside a union pydantic adds the name of the branch it tried; a path of the body's own keys reads better.
-    path = ".".join(
-        str(part) for part in first["loc"] if part not in ("body", "str") and "constrained" not in str(part)
-    )
+    path = ".".join(str(part) for part in first["loc"] if part not in ("body", TEXT, MESSAGES))
+    path = path or ("body" if "body" in first["loc"] else "item")
     kind = "invalid_text" if first["type"] == "string_unicode" else "invalid_request"
-    return ErrorBody(type=kind, message=f"{path}: {first['msg']}" if path else first["msg"])
+    return ErrorBody(type=kind, message=f"{path}: {first['msg']}")
 
 
 def _keep_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -104,7 +129,7 @@ class BatchRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    items: list[Annotated[CompareRequest, WrapValidator(_keep_error)]] = Field(min_length=1)
+    items: list[Annotated[CompareRequest, WrapValidator(_keep_error)]] = Field(min_length=1, max_length=MOST_ITEMS)
 
 
 class BatchReply(BaseModel):

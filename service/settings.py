@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.schemas import MOST_ITEMS
 from tinyrm.errors import TinyRMError
 
 PREFIX = "TINYRM_"
@@ -38,7 +39,9 @@ class Settings(BaseSettings):
     )
     max_batch_tokens: int = Field(default=8192, gt=0, description="Most tokens, padding included, of one engine run.")
     max_queue_tokens: int = Field(default=1_048_576, gt=0, description="Most waiting tokens; above it work is refused.")
-    max_batch_items: int = Field(default=2048, gt=0, description="Most comparisons in one call of /v1/compare/batch.")
+    max_batch_items: int = Field(
+        default=2048, gt=0, le=MOST_ITEMS, description="Most comparisons in one call of /v1/compare/batch."
+    )
     max_body_bytes: int = Field(default=8 * 2**20, gt=0, description="Largest request body.")
     drain_timeout_s: float = Field(default=20.0, ge=0, description="Time to finish accepted work after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log.")

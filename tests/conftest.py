@@ -1,4 +1,4 @@
-"""A toy tokenizer, a two-layer random model, an adapter and a complete bundle, all made here: no network, no weights."""
+"""A toy tokenizer, a small random model, an adapter and a complete bundle, all made here: no network, no weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,4 +107,3 @@ def data_dir() -> Path:
         if (folder / "validation.jsonl.gz").is_file():
             return folder
     pytest.skip("no development data: neither data/ nor ../shared/data holds validation.jsonl.gz")
-

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidBundle, TamperedBundle, UnknownSchema
-from tinyrm.manifest import MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE, Manifest
+from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,13 @@ class Bundle:
         return self.folder / precisions[precision]
 
 
-def write_bundle(folder: Path, files: Mapping[str, Path], fields: Mapping[str, Any]) -> Manifest:
+def write_bundle(
+    folder: Path, files: Mapping[str, Path], fields: Mapping[str, Any], card: Path | None = None
+) -> Manifest:
     """Copy `files` (name -> source) to `folder`, with a manifest of `fields`, their hashes and the revision.
 
-    Written beside the target and renamed, so a reader sees the old bundle or the new one, never a part.
+    Written beside the target and renamed, so a reader sees the old bundle or the new one, never a part. The model card
+    becomes README.md and may be edited afterwards: it has no hash.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -66,6 +69,8 @@ def write_bundle(folder: Path, files: Mapping[str, Path], fields: Mapping[str, A
         hashes = {name: sha256(staging / name) for name in files}
         manifest = Manifest(**fields, files=hashes).with_revision()
         (staging / MANIFEST_FILE).write_text(_as_json(manifest))
+        if card:
+            shutil.copyfile(card, staging / CARD_FILE)
         staging.chmod(0o755)
         _swap_in(staging, folder)
     finally:
@@ -75,7 +80,8 @@ def write_bundle(folder: Path, files: Mapping[str, Path], fields: Mapping[str, A
 
 def record_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
     """Add evaluation results to a bundle's manifest; the revision stays, they do not change an answer."""
-    manifest = Bundle.open(folder).manifest.model_copy(update={"evaluation": dict(results)})
+    manifest = Bundle.open(folder).manifest
+    manifest = manifest.model_copy(update={"evaluation": {**manifest.evaluation, **results}})
     staged = folder / f".{MANIFEST_FILE}"
     staged.write_text(_as_json(manifest))
     staged.replace(folder / MANIFEST_FILE)
@@ -113,7 +119,11 @@ def _swap_in(staging: Path, folder: Path) -> None:
         return
     old = staging.with_name(staging.name + "-old")
     folder.rename(old)
-    staging.rename(folder)
+    try:
+        staging.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
     shutil.rmtree(old)
 
 

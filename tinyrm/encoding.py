@@ -74,7 +74,7 @@ class Encoder:
         self.template = template
         self.special = special
         self.max_tokens = max_tokens
-        self._refuse_forgeable_mask()
+        self._refuse_forgeable_tokens()
         if self._room_for_text(()) < MIN_TEXT_TOKENS:
             raise InvalidTemplate(f"max_tokens={max_tokens} leaves less than {MIN_TEXT_TOKENS} tokens for the texts")
 
@@ -89,8 +89,8 @@ class Encoder:
 
         Both orders keep the same tokens of each text. Raises InvalidText, InstructionTooLong.
         """
-        head = self._ids(instruction)
         joints = {slot: joint for joint, slot in map(split_slot, self.template.segments) if slot}
+        head = self._ids(joints["instruction"] + instruction)
         texts = {
             "prompt": self._ids(joints["prompt"] + comparison.prompt),
             "response_a": self._ids(joints["response_a"] + comparison.response_a),
@@ -147,23 +147,24 @@ class Encoder:
             raise InvalidTemplate(f"label word {word!r} is {len(ids)} tokens in this tokenizer, it has to be one")
         return ids[0]
 
-    def _refuse_forgeable_mask(self) -> None:
-        token = self._tokenizer.id_to_token(self.special.mask)
-        if token is None or self.special.mask in self._ids(f"x {token} {token}x"):
-            raise InvalidTemplate(f"user text could forge the mask token {token!r}: it is not marked as special")
+    def _refuse_forgeable_tokens(self) -> None:
+        for role in SPECIAL_ROLES:
+            special_id = self.special.by_role(role)
+            token = self._tokenizer.id_to_token(special_id)
+            if token is None or special_id in self._ids(f"x {token} {token}x"):
+                raise InvalidTemplate(f"user text could forge {role}, the token {token!r}: it is not marked as special")
 
 
 def fair_shares(prompt: int, a: int, b: int, room: int) -> tuple[int, int, int]:
     """How many tokens of each text to keep: max-min fair, and the same for each response in both orders.
 
-    Nobody gets less than a third while another gets more than it; an unused share goes to the others. The odd
-    tokens that cannot be shared equally go to the prompt, so that neither response is favoured.
+    All texts are cut to one length, the largest that fits; what is shorter stays whole and leaves its share to the
+    others. The odd tokens that cannot be shared equally go to the prompt, so that neither response is favoured.
     """
     if prompt + a + b <= room:
         return prompt, a, b
-    keep_prompt = min(prompt, max(room // 3, room - a - b))
-    left = room - keep_prompt
-    half = left // 2
-    keep_a = min(a, max(half, left - b))
-    keep_b = min(b, max(half, left - a))
+    shortest, middle, _ = sorted((prompt, a, b))
+    # The largest length when none, one or two of the texts are shorter than it.
+    longest_kept = max(room // 3, (room - shortest) // 2, room - shortest - middle)
+    keep_a, keep_b = min(a, longest_kept), min(b, longest_kept)
     return min(prompt, room - keep_a - keep_b), keep_a, keep_b

@@ -12,6 +12,7 @@ from tinyrm.spec import ClozeSpec
 SCHEMA_VERSION: Final = 1
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
+CARD_FILE = "README.md"
 
 # A bare file name: nothing that could point outside the bundle.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]

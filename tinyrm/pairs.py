@@ -43,8 +43,11 @@ def read_pairs(path: Path) -> list[PreferencePair]:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """The JSON value of each line."""
+    """The JSON value of each line. Raises InvalidInput naming the line that is not JSON."""
     openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
     with openers.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InvalidInput(f"{path}, line {number}: {error}") from error

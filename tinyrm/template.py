@@ -23,7 +23,7 @@ Slot = Literal["instruction", "prompt", "response_a", "response_b"]
 SPECIAL_ROLES = ("[CLS]", "[SEP]", "[MASK]")
 TEXT_SLOTS: tuple[Slot, ...] = ("prompt", "response_a", "response_b")
 
-_SLOT = re.compile(r"^(?P<joint>[^{}]*)\{(?P<slot>instruction|prompt|response_a|response_b)\}$")
+_SLOT = re.compile(r"(?P<joint>[^{}]*)\{(?P<slot>instruction|prompt|response_a|response_b)\}")
 
 
 class Template(BaseModel):
@@ -46,6 +46,9 @@ class Template(BaseModel):
         slots = sorted(slot for _, slot in map(split_slot, self.segments) if slot)
         if slots != ["instruction", "prompt", "response_a", "response_b"]:
             raise ValueError(f"a template needs each slot exactly once, got {slots}")
+        # Swapping the order swaps ids, and the joint is among them.
+        if len({joint for joint, slot in map(split_slot, self.segments) if slot in ("response_a", "response_b")}) > 1:
+            raise ValueError("both responses need the same joining text; put the rest into segments of their own")
         return self
 
     def render_messages(self, messages: "list[Message]") -> str:
@@ -66,7 +69,7 @@ class Message(BaseModel):
 
 def split_slot(segment: str) -> tuple[str, Slot | None]:
     """The joining text and the slot name of a slot segment; (segment, None) for any other segment."""
-    match = _SLOT.match(segment)
+    match = _SLOT.fullmatch(segment)
     return (match["joint"], match["slot"]) if match else (segment, None)  # type: ignore[return-value]
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import AutoTokenizer, EvalPrediction, set_seed
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tinyrm.backbone import load_masked_lm, load_tokenizer
 from tinyrm.bundle import sha256
@@ -17,7 +16,7 @@ from tinyrm.encoding import Encoder
 from tinyrm.pairs import PreferencePair
 from training.adapter import add_dora, freeze_lowest
 from training.config import ClozeRecipe
-from training.data import PairCollator, PairDataset, load_pairs, split_by_prompt
+from training.data import EpochSampler, PairCollator, PairDataset, load_pairs, split_by_prompt
 from training.trainer import DecoupledTrainer, JsonLog, last_checkpoint, training_arguments
 
 RUN_FILE = "training.json"
@@ -31,6 +30,8 @@ def train_cloze(recipe: ClozeRecipe, data_dir: Path, *, resume: bool) -> None:
     encoder = Encoder(tokenizer, recipe.spec.template, special, recipe.train_max_tokens or recipe.spec.max_tokens)
     pairs = load_pairs(recipe.train, data_dir)
     learn, held_out = split_by_prompt(pairs, recipe.held_out_fraction, recipe.optimization.seed)
+    if not learn or not held_out:
+        raise ValueError(f"{len(pairs)} pairs are too few: {len(learn)} to learn from, {len(held_out)} held out")
     trainer = ClozeTrainer(
         label_ids=encoder.label_ids,
         label_loss=recipe.loss == "labels",
@@ -88,9 +89,9 @@ class ClozeTrainer(DecoupledTrainer):
 
     def _get_train_sampler(self, _: Any = None) -> Sampler[int]:
         """Pairs of similar length share a batch, so that little of it is padding."""
-        generator = torch.Generator().manual_seed(self.args.data_seed or self.args.seed)
-        group = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(group, lengths=self.train_dataset.lengths(), generator=generator)
+        args = self.args
+        group = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return EpochSampler(self.train_dataset.lengths(), group, args.data_seed, lambda: int(self.state.epoch or 0))
 
 
 def two_way_loss(label_logits: Tensor) -> Tensor:

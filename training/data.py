@@ -2,11 +2,13 @@
 
 import hashlib
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tinyrm.batch import collate
 from tinyrm.encoding import Encoder, Encoding
@@ -56,6 +58,27 @@ class PairDataset(Dataset[tuple[Encoding, ...]]):
         domain = self.pairs[index].domain
         use_default = random.Random(f"{self._seed}:{index}").random() < self._default_rate
         return None if use_default or domain not in self._spec.domains else domain
+
+
+class EpochSampler(Sampler[int]):
+    """Random order, pairs of similar length in the same batch.
+
+    The order follows from seed and epoch alone, so that a run resumed in a later epoch reads on where it stopped.
+    The epoch is asked for, not set: a data loader that skips batches hides its sampler.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int, epoch: Callable[[], int]) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
 @dataclass(frozen=True, slots=True)

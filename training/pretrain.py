@@ -27,7 +27,8 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
     """Texts joined by [SEP] and cut into blocks of equal length: no padding, one shape."""
 
     def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerFast, block_tokens: int) -> None:
-        rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        # Text that happens to contain "[MASK]" stays text.
+        rows = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         stream = torch.tensor(
             list(chain.from_iterable([*row, tokenizer.sep_token_id] for row in rows)), dtype=torch.int32
         )

@@ -31,7 +31,7 @@ class DecoupledTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         if self.lr_scheduler is None:
             self.lr_scheduler = warmup_then_linear(
-                optimizer or self.optimizer, self.optimization, num_training_steps
+                optimizer or self.create_optimizer(), self.optimization, num_training_steps
             )
         return self.lr_scheduler
 
@@ -54,7 +54,7 @@ def decoupled_adamw(model: torch.nn.Module, optimization: Optimization) -> torch
 
 
 def warmup_then_linear(optimizer: torch.optim.Optimizer, optimization: Optimization, steps: int) -> LRScheduler:
-    """Linear up over `warmup_ratio`, then linear down to `floor_ratio` of the peak."""
+    """Linear from `floor_ratio` of the peak up to it over `warmup_ratio` of the steps, then linear down again."""
     warmup = round(steps * optimization.warmup_ratio)
     return get_wsd_schedule(
         optimizer,
@@ -96,10 +96,14 @@ def training_arguments(output_dir: Path, optimization: Optimization, sequences_p
 
 
 class JsonLog(TrainerCallback):
-    """One JSON object per logged step; a resumed run appends."""
+    """One JSON object per logged step; a resumed run appends, a new one starts over."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def on_train_begin(self, _: Any, state: Any, __: Any, **___: Any) -> None:
+        if state.is_world_process_zero and state.global_step == 0:
+            self.path.unlink(missing_ok=True)
 
     def on_log(self, _: Any, state: Any, __: Any, logs: dict[str, Any] | None = None, **___: Any) -> None:
         if state.is_world_process_zero and logs:

@@ -1,7 +1,8 @@
 """Two ways to one answer: adapter or merged, torch or ONNX, alone or with others."""
 
+from pathlib import Path
+
 import numpy as np
-import pytest
 
 from export.merge import load_with_adapter, merge, plain
 from export.parity import TOLERANCE, probes, run_alone, run_together, torch_run
@@ -12,7 +13,7 @@ from tinyrm.encoding import Encoder
 from tinyrm.runtimes import open_engine
 
 
-def test_bundle_answers_as_the_unmerged_adapter(trained: Trained, bundle_folder, encoder: Encoder) -> None:
+def test_bundle_answers_as_the_unmerged_adapter(trained: Trained, bundle_folder: Path, encoder: Encoder) -> None:
     model = load_with_adapter(str(trained.base), trained.adapter)
     inputs = probes(encoder.special, plain(model).config.vocab_size, encoder.max_tokens)
     head = LabelLogits(plain(model), encoder.special.mask, encoder.label_ids)

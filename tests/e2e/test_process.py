@@ -1,0 +1,271 @@
+"""`python -m service` as a process of its own: what an operator and an orchestrator see."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PAIR = {"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "2 + 2 = 5."}
+# A full-length comparison: many of them keep even the toy model busy for seconds.
+LONG = PAIR | {"prompt": "What is the answer? " * 100}
+STARTER = REPOSITORY / "models" / "starter"
+# The machine that runs the tests may be busy; nothing here takes as long by itself.
+PATIENCE_S = 60
+
+
+@dataclass(frozen=True)
+class Process:
+    """A running service."""
+
+    popen: subprocess.Popen[str]
+    port: int
+    client: httpx.Client
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        return self.client.post(path, json=body)
+
+    def get(self, path: str) -> httpx.Response:
+        return self.client.get(path)
+
+    def stop(self, within_s: float = PATIENCE_S) -> int:
+        self.popen.send_signal(signal.SIGTERM)
+        return self.popen.wait(within_s)
+
+    def is_listening(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment(**settings: object) -> dict[str, str]:
+    ours = {f"TINYRM_{name.upper()}": str(value) for name, value in settings.items()}
+    return {name: value for name, value in os.environ.items() if not name.startswith("TINYRM_")} | ours
+
+
+@contextmanager
+def started(model: Path, **settings: object) -> Iterator[Process]:
+    """A service that is ready. Killed at the end if it still runs."""
+    port = free_port()
+    popen = subprocess.Popen(
+        [sys.executable, "-m", "service"], cwd=REPOSITORY, text=True, stderr=subprocess.DEVNULL,
+        env=environment(model=model, port=port, **settings),
+    )  # fmt: skip
+    try:
+        with new_client(port) as client:
+            process = Process(popen, port, client)
+            wait_until_ready(process)
+            yield process
+    finally:
+        popen.kill()
+        popen.wait(PATIENCE_S)
+
+
+def new_client(port: int) -> httpx.Client:
+    # Every request has a connection of its own, so that the end of an idle one cannot be mistaken for a lost request.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    base = f"http://127.0.0.1:{port}"
+    return httpx.Client(base_url=base, timeout=PATIENCE_S, limits=limits, trust_env=False)
+
+
+def wait_until_ready(process: Process) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        assert process.popen.poll() is None, f"left with {process.popen.returncode} before it was ready"
+        with suppress(httpx.TransportError):
+            if process.get("/readyz").status_code == 200:
+                return
+        time.sleep(0.05)
+    pytest.fail("not ready in time")
+
+
+def refused_start(**settings: object) -> subprocess.CompletedProcess[str]:
+    """A start that is expected to fail."""
+    return subprocess.run(
+        [sys.executable, "-m", "service"], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S,
+        env=environment(**settings), check=False,
+    )  # fmt: skip
+
+
+def wait_until_accepted(process: Process, comparisons: int) -> None:
+    """All but the one that may be running are waiting or answered."""
+    deadline = time.monotonic() + PATIENCE_S
+    while total(process, "tinyrm_queue_items") + total(process, "tinyrm_preferences_total") < comparisons - 1:
+        assert time.monotonic() < deadline, "the load never built up"
+
+
+def total(process: Process, metric: str) -> float:
+    samples = [line.split() for line in process.get("/metrics").text.splitlines() if line.startswith(metric)]
+    return sum(float(value) for _, value in samples)
+
+
+@pytest.mark.parametrize("model", ["toy", "starter"])
+def test_serves_refuses_and_leaves_as_asked(model: str, bundle_folder: Path) -> None:
+    if model == "starter" and not STARTER.is_dir():
+        pytest.skip("models/starter does not exist yet")
+    with started(STARTER if model == "starter" else bundle_folder) as process:
+        reply = process.post("/v1/compare", PAIR)
+        assert reply.status_code == 200
+        assert reply.json()["model"].startswith(model + "@")
+        swapped = process.post(
+            "/v1/compare", PAIR | {"response_a": PAIR["response_b"], "response_b": PAIR["response_a"]}
+        )
+        assert swapped.json()["probability_a"] == pytest.approx(reply.json()["probability_b"], abs=1e-5)
+        assert process.post("/v1/compare", {"prompt": "x"}).json()["error"]["type"] == "invalid_request"
+        assert process.post("/v1/compare", PAIR | {"domain": "?"}).status_code == 422
+        assert process.get("/nowhere").status_code == 404
+        assert process.stop() == 0
+        assert not process.is_listening()
+
+
+def test_bytes_on_the_wire_that_are_no_request_do_no_harm(bundle_folder: Path) -> None:
+    lying = b"POST /v1/compare HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{"
+    with started(bundle_folder) as process:
+        for garbage in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"POST /v1/compare HTTP/1.1\r\n", lying):
+            with socket.create_connection(("127.0.0.1", process.port)) as connection:
+                connection.sendall(garbage)
+        body = process.post("/v1/compare", PAIR | {"prompt": "x" * 10_000_000})
+        assert (body.status_code, body.json()["error"]["type"]) == (413, "body_too_large")
+        assert process.post("/v1/compare", PAIR).status_code == 200
+
+
+@pytest.mark.parametrize("drain_timeout_s", [PATIENCE_S, 0.1])
+def test_everything_accepted_is_answered_when_asked_to_leave(bundle_folder: Path, drain_timeout_s: float) -> None:
+    one_at_a_time = {"max_batch_tokens": 512, "drain_timeout_s": drain_timeout_s}
+    with started(bundle_folder, **one_at_a_time) as process, ThreadPoolExecutor(31) as clients:
+        batch = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 80})
+        wait_until_accepted(process, 80)
+        singles = [clients.submit(process.post, "/v1/compare", LONG) for _ in range(30)]
+        wait_until_accepted(process, 110)
+        asked = time.monotonic()
+        assert process.stop() == 0
+        took = time.monotonic() - asked
+        results = batch.result().json()["results"]
+        refused = sum(result.get("error", {}).get("type") == "shutting_down" for result in results)
+        answered = sum("probability_a" in result for result in results)
+        statuses = {single.result().status_code for single in singles}
+    assert refused + answered == 80
+    # Enough time: all are scored. Too little: those at the end of the line are told so, and soon.
+    assert statuses == ({200} if drain_timeout_s == PATIENCE_S else {503})
+    assert took < drain_timeout_s + 10
+
+
+def test_second_signal_leaves_at_once(bundle_folder: Path) -> None:
+    slowly = {"max_batch_tokens": 512, "drain_timeout_s": PATIENCE_S}
+    with started(bundle_folder, **slowly) as process, ThreadPoolExecutor(1) as clients:
+        clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 500})
+        wait_until_accepted(process, 500)
+        process.popen.send_signal(signal.SIGTERM)
+        wait_until(lambda: not process.is_listening())
+        assert process.popen.poll() is None, "nothing was left to do, so leaving at once proves nothing"
+        assert process.stop(within_s=5) == 0
+
+
+def test_missing_bundle_is_one_clear_line_and_code_3(tmp_path: Path) -> None:
+    done = refused_start(model=tmp_path / "nothing", log_format="text")
+    assert done.returncode == 3
+    (line,) = (done.stdout + done.stderr).strip().splitlines()
+    assert "cannot start" in line
+    assert "manifest.json" in line
+
+
+def test_changed_bundle_is_refused(bundle_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "toy"
+    shutil.copytree(bundle_folder, copy)
+    with (copy / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    done = refused_start(model=copy)
+    assert done.returncode == 3
+    assert "tampered_bundle" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_setting_is_code_2() -> None:
+    done = refused_start(modle="models/starter")
+    assert done.returncode == 2
+    assert done.stderr.startswith("tinyrm: unknown settings TINYRM_MODLE; known: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_wrong_setting_is_code_2_and_named() -> None:
+    done = refused_start(port="eighty")
+    assert done.returncode == 2
+    assert "port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_taken_port_is_code_3(bundle_folder: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        done = refused_start(model=bundle_folder, port=other.getsockname()[1])
+    assert done.returncode == 3
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_are_printed_on_demand() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "--settings"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert "| `TINYRM_MODEL` | `models/starter` |" in done.stdout
+
+
+def disconnect_somewhere(port: int, request: bytes, dice: random.Random) -> None:
+    """Send some or all of a request and leave, politely or not, perhaps with the answer half read."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        if dice.random() < 0.5:
+            # Closing then sends a reset instead of an end.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(request[: dice.choice([1, 30, len(request) - 1, len(request), len(request)])])
+        time.sleep(dice.choice([0, 0, 0.005, 0.02]))
+        if dice.random() < 0.3:
+            connection.setblocking(False)
+            with suppress(BlockingIOError):
+                connection.recv(10)
+
+
+def test_clients_that_vanish_leave_a_service_that_answers(bundle_folder: Path) -> None:
+    content = json.dumps({"items": [PAIR, LONG]}).encode()
+    head = f"POST /v1/compare/batch HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+    dice = random.Random(7)
+    with started(bundle_folder) as process:
+        expected = process.post("/v1/compare", PAIR).json()["probability_a"]
+        with ThreadPoolExecutor(8) as clients:
+            request = head.encode() + content
+            visits = [clients.submit(disconnect_somewhere, process.port, request, dice) for _ in range(100)]
+        assert [visit.exception() for visit in visits] == [None] * 100
+        reply = process.post("/v1/compare", PAIR)
+        assert reply.json()["probability_a"] == pytest.approx(expected, abs=1e-5)
+        wait_until(lambda: total(process, "tinyrm_queue_tokens") == 0)
+        assert process.get("/readyz").status_code == 200
+        assert process.stop() == 0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,39 @@
+"""Folders as training leaves them, and a way to export without compiling the same graph again and again."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Trained
+from tinyrm.pairs import PreferencePair
+
+RUN = {
+    "recipe": {"task": "cloze", "loss": "labels"},
+    "data_sha256": {"pairs.jsonl": "0" * 64},
+    "held_out": {"eval_accuracy": 0.75},
+}
+
+
+@pytest.fixture
+def recorded(trained: Trained, tmp_path: Path) -> Trained:
+    """The adapter with the record of its run and the pairs held out."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(trained.adapter, adapter)
+    (adapter / "training.json").write_text(json.dumps(RUN))
+    pairs = [PreferencePair(prompt=f"Question {i}", chosen="yes " * i, rejected="no") for i in range(1, 9)]
+    (adapter / "held_out.jsonl").write_text("".join(pair.model_dump_json() + "\n" for pair in pairs))
+    return Trained(trained.base, adapter)
+
+
+@pytest.fixture
+def compiled_before(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy adapter's graph is taken from the toy bundle: the same weights give the same graph."""
+    graph = bundle_folder / "model.onnx"
+
+    def copy(_: Any, path: Path) -> None:
+        shutil.copyfile(graph, path)
+
+    monkeypatch.setattr("export.pipeline.write_onnx", copy)

@@ -1,0 +1,51 @@
+"""One temperature: found where there is one, and no more than that."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from export.calibration import best_temperature, fit_temperature
+from tests.conftest import TOY_SPEC
+from tinyrm.pairs import PreferencePair
+from tinyrm.readout import sigmoid
+from tinyrm.scorer import Scorer
+
+
+def simulated(overconfidence: float, count: int = 40_000) -> NDArray[np.float64]:
+    """Margins towards the right answer of a judge whose margins are `overconfidence` times the honest ones."""
+    rng = np.random.default_rng(0)
+    honest = rng.normal(scale=2.0, size=count)
+    right = rng.random(count) < 1 / (1 + np.exp(-honest))
+    return overconfidence * np.where(right, honest, -honest)
+
+
+@pytest.mark.parametrize("overconfidence", [0.25, 1.0, 3.0])
+def test_temperature_of_simulated_margins_is_recovered(overconfidence: float) -> None:
+    # At forty thousand samples the estimate is within about one per cent.
+    assert best_temperature(simulated(overconfidence)) == pytest.approx(overconfidence, rel=0.03)
+
+
+def test_calibrated_margins_are_right_as_often_as_they_say() -> None:
+    margins = simulated(4.0) / best_temperature(simulated(4.0))
+    confident = np.abs(margins - np.sign(margins) * 1.4) < 0.1
+    assert np.mean(margins[confident] > 0) == pytest.approx(sigmoid(1.4), abs=0.03)
+
+
+def test_a_judge_always_right_gets_a_finite_temperature() -> None:
+    assert 0 < best_temperature(np.full(10, 0.5)) < 1
+
+
+def test_fit_undoes_the_scorers_own_temperature(bundle_folder: Path) -> None:
+    scorer = Scorer.open(bundle_folder)
+    warmer = Scorer(scorer.encoder, scorer.engine, temperature=7.0)
+    answers = ("the first of the answers", "a longer one of the answers", "nothing")
+    pairs = [
+        PreferencePair(prompt=f"Question {i}", chosen=answers[i % 3], rejected=answers[(i + 1) % 3], domain=domain)
+        for i, domain in enumerate(["safety", "general", "chess", None] * 6)
+    ]
+    fitted = fit_temperature(scorer, TOY_SPEC, pairs)
+    assert fitted == pytest.approx(fit_temperature(warmer, TOY_SPEC, pairs))
+    preferences = scorer.score([p.comparison() for p in pairs], [TOY_SPEC.instruction()] * len(pairs))
+    assert np.ptp([p.margin for p in preferences]) > 0.1

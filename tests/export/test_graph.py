@@ -1,0 +1,60 @@
+"""The graph computes two logits, and nothing of the vocabulary's size besides the look-up of embeddings."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from tinyrm.bundle import Bundle
+from tinyrm.runtimes.ort import OnnxRuntimeEngine
+
+
+@pytest.fixture(scope="module")
+def graph(bundle_folder: Path) -> onnx.GraphProto:
+    return onnx.load(bundle_folder / "model.onnx").graph
+
+
+def dimensions(value: onnx.ValueInfoProto) -> list[str | int]:
+    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+def test_batch_and_length_are_free_and_the_output_is_two_logits(graph: onnx.GraphProto) -> None:
+    assert {value.name: dimensions(value) for value in graph.input} == {
+        "input_ids": ["batch", "tokens"],
+        "attention_mask": ["batch", "tokens"],
+    }
+    assert {value.name: dimensions(value) for value in graph.output} == {"logits": ["batch", 2]}
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 129), (5, 64), (3, 257)])
+def test_any_batch_and_length_run(bundle_folder: Path, shape: tuple[int, int]) -> None:
+    engine = OnnxRuntimeEngine(bundle_folder / "model.onnx", "onnxruntime-cpu", "fp32")
+    ids = np.full(shape, 9, dtype=np.int64)
+    ids[:, -2] = 4
+    logits = engine.run(ids, np.ones_like(ids))
+    assert logits.shape == (shape[0], 2)
+    assert np.isfinite(logits).all()
+
+
+def test_no_matrix_product_has_the_vocabularys_size(graph: onnx.GraphProto, bundle_folder: Path) -> None:
+    """The embedding matrix is only gathered from: the tied decoder is never multiplied as a whole."""
+    geometry = Bundle.open(bundle_folder).manifest.geometry
+    large = {w.name for w in graph.initializer if geometry.vocab in w.dims and geometry.hidden in w.dims}
+    assert large, "the embedding matrix is there"
+    readers = {node.op_type for node in graph.node if large & set(node.input)}
+    assert readers <= {"Gather", "GatherND"}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(bundle_folder / "model.onnx")).graph
+    shapes = {v.name: dimensions(v) for v in (*inferred.value_info, *inferred.output)}
+    assert len(products) > 4 * geometry.layers
+    assert all(geometry.vocab not in shapes[node.output[0]] for node in products)
+
+
+def test_the_file_holds_the_weights_once(graph: onnx.GraphProto, bundle_folder: Path) -> None:
+    manifest = Bundle.open(bundle_folder).manifest
+    floats = [numpy_helper.to_array(w) for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT]
+    stored = sum(array.size for array in floats)
+    # Rotary tables come on top, the decoder's bias falls away but for two entries.
+    assert manifest.parameters * 0.98 < stored < manifest.parameters * 1.1

@@ -1,0 +1,108 @@
+"""The gate closes on any difference, and then nothing is written."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export.graph import write_onnx
+from export.options import ExportOptions
+from export.parity import LENGTHS, TOLERANCE, ParityFailed, check, probes, run_together
+from export.pipeline import export_bundle
+from tests.conftest import Trained
+from tinyrm.backbone import LabelLogits
+from tinyrm.encoding import SpecialTokens
+from tinyrm.runtimes.ort import OnnxRuntimeEngine
+
+LOGITS = np.array([[1.0, 2.0], [3.0, 4.0]], dtype=np.float32)
+
+
+def options(trained: Trained, tmp_path: Path) -> ExportOptions:
+    return ExportOptions(model=str(trained.base), adapter=trained.adapter, out=tmp_path / "store" / "toy")
+
+
+def test_check_reports_the_largest_difference() -> None:
+    other = LOGITS + np.array([[0, 1e-5], [-5e-5, 0]], dtype=np.float32)
+    parity = check("this, that", LOGITS, other)
+    assert (parity.check, parity.tolerance) == ("this, that", TOLERANCE)
+    assert parity.max_difference == pytest.approx(5e-5, rel=0.02)
+
+
+@pytest.mark.parametrize("wrong", [LOGITS + np.float32(2e-4), LOGITS[::-1], LOGITS * np.nan, LOGITS + np.inf])
+def test_check_refuses_what_differs_and_what_is_no_number(wrong: np.ndarray) -> None:
+    with pytest.raises(ParityFailed, match="this, that"):
+        check("this, that", LOGITS, wrong)
+
+
+def test_probes_have_every_length_and_one_mask_each(special: SpecialTokens) -> None:
+    encodings = probes(special, vocab=420, max_tokens=200)
+    assert [len(e) for e in encodings] == [*(n for n in LENGTHS if n <= 200), 200]
+    for encoding in encodings:
+        assert np.flatnonzero(encoding.input_ids == special.mask).tolist() == [len(encoding) - 2]
+        assert not np.isin(encoding.input_ids[1:-2], [special.cls, special.sep, special.pad]).any()
+
+
+def test_graph_of_another_model_is_refused_and_no_bundle_written(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_disturbed(model: LabelLogits, path: Path) -> None:
+        weight = model.masked_lm.model.layers[1].mlp.Wi.weight
+        with torch.no_grad():
+            weight[0] *= 1.05
+        write_onnx(model, path)
+
+    monkeypatch.setattr("export.pipeline.write_onnx", write_disturbed)
+    with pytest.raises(ParityFailed, match="torch, onnx"):
+        export_bundle(options(trained, tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_engine_that_answers_nan_is_refused_and_no_bundle_written(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(OnnxRuntimeEngine):
+        def run(self, *arrays: Any) -> Any:
+            return super().run(*arrays) * np.float32(np.nan)
+
+    monkeypatch.setattr("export.pipeline.OnnxRuntimeEngine", Broken)
+    with pytest.raises(ParityFailed, match="torch, onnx"):
+        export_bundle(options(trained, tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_engine_that_mixes_up_batch_mates_is_refused(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Leaking(OnnxRuntimeEngine):
+        def run(self, *arrays: Any) -> Any:
+            return super().run(*arrays)[::-1]
+
+    monkeypatch.setattr("export.pipeline.OnnxRuntimeEngine", Leaking)
+    with pytest.raises(ParityFailed, match="alone, in a batch"):
+        export_bundle(options(trained, tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_merge_that_changes_the_answer_is_refused(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.pipeline.merge", lambda model: model.unload())
+    with pytest.raises(ParityFailed, match="adapter unmerged, merged"):
+        export_bundle(options(trained, tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_padding_is_what_together_means(special: SpecialTokens) -> None:
+    seen: list[np.ndarray] = []
+
+    def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        seen.append(attention_mask)
+        return np.zeros((len(input_ids), 2), dtype=np.float32)
+
+    run_together(run, probes(special, 420, 130), special.pad)
+    assert seen[0].sum(axis=1).tolist() == [*(n for n in LENGTHS if n <= 130), 130]

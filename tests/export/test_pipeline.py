@@ -1,0 +1,136 @@
+"""What a bundle remembers, and the command that writes it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.__main__ import main
+from export.options import ExportOptions
+from export.pipeline import export_bundle
+from tests.conftest import REPOSITORY, TOY_SPEC, Trained
+from tests.export.conftest import RUN
+from tinyrm.backbone import load_masked_lm
+from tinyrm.bundle import Bundle
+from tinyrm.comparison import Comparison
+from tinyrm.errors import InvalidInput, InvalidTemplate
+from tinyrm.scorer import Scorer
+from tinyrm.template import ANSWER_COLON
+
+
+def export(trained: Trained, out: Path, **changes: object) -> Bundle:
+    export_bundle(ExportOptions(model=str(trained.base), adapter=trained.adapter, out=out, **changes))
+    return Bundle.open(out)
+
+
+def test_manifest_describes_the_model(trained: Trained, bundle_folder: Path) -> None:
+    manifest = Bundle.open(bundle_folder).manifest
+    config = load_masked_lm(str(trained.base)).config
+    assert (manifest.name, manifest.spec, manifest.temperature) == ("toy", TOY_SPEC, 1.0)
+    assert (manifest.geometry.layers, manifest.geometry.hidden) == (4, 32)
+    assert (manifest.geometry.vocab, manifest.geometry.window) == (config.vocab_size, 128)
+    assert manifest.geometry.global_layers == (0, 3)
+    assert manifest.parameters == load_masked_lm(str(trained.base)).num_parameters()
+    names = ["adapter unmerged, merged", "torch, onnx", "alone, in a batch"]
+    assert [parity.check for parity in manifest.parity] == names
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_manifest_remembers_the_training_run(recorded: Trained, tmp_path: Path) -> None:
+    manifest = export(recorded, tmp_path / "toy").manifest
+    assert manifest.provenance.recipe == RUN["recipe"]
+    assert manifest.provenance.data_sha256 == RUN["data_sha256"]
+    assert manifest.evaluation == {"held_out": RUN["held_out"]}
+    assert (manifest.provenance.base_model, manifest.provenance.adapter) == (str(recorded.base), str(recorded.adapter))
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_held_out_pairs_set_the_temperature_unless_others_are_given(recorded: Trained, tmp_path: Path) -> None:
+    by_held_out = export(recorded, tmp_path / "one").manifest.temperature
+    lines = (recorded.adapter / "held_out.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "other.jsonl").write_text("".join(lines[:2]))
+    by_others = export(recorded, tmp_path / "two", calibration=tmp_path / "other.jsonl").manifest.temperature
+    assert len({1.0, by_held_out, by_others}) == 3
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_an_empty_calibration_file_is_refused(recorded: Trained, tmp_path: Path) -> None:
+    (recorded.adapter / "held_out.jsonl").write_text("")
+    with pytest.raises(InvalidInput, match="holds no pairs"):
+        export(recorded, tmp_path / "toy")
+    assert not (tmp_path / "toy").exists()
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_an_adapter_without_a_tokenizer_takes_its_bases(recorded: Trained, tmp_path: Path, bundle_folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (recorded.adapter / name).unlink()
+    bundle = export(recorded, tmp_path / "toy")
+    assert bundle.encoder().label_ids == Bundle.open(bundle_folder).encoder().label_ids
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_a_failing_export_leaves_the_older_bundle(trained: Trained, tmp_path: Path) -> None:
+    before = export(trained, tmp_path / "toy").manifest
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(InvalidInput):
+        export(trained, tmp_path / "toy", calibration=tmp_path / "empty.jsonl")
+    assert Bundle.open(tmp_path / "toy").manifest == before
+
+
+def test_command_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "export", "--help"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert all(option in done.stdout for option in ("--model", "--adapter", "--out", "--calibration", "--template"))
+
+
+def test_command_exports_a_model_trained_elsewhere(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "store" / "plain"
+    arguments = ["--model", str(trained.base), "--out", str(out), "--template", "answer-colon", "--max-tokens", "140"]
+    monkeypatch.setattr("sys.argv", ["export", *arguments])
+    assert main() == 0
+    manifest = Bundle.open(out).manifest
+    assert f"{manifest.identity} written to {out}" in capsys.readouterr().out
+    assert (manifest.spec.template, manifest.spec.max_tokens) == (ANSWER_COLON, 140)
+    assert (manifest.provenance.adapter, manifest.provenance.recipe) == (None, {})
+    (preference,) = Scorer.open(out).score([Comparison("What is 2 + 2?", "4", "5")], ["Select the best response."])
+    assert preference.p_a + preference.p_b == pytest.approx(1)
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_command_prints_parity_temperature_and_identity(
+    recorded: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", str(recorded.base), "--adapter", str(recorded.adapter), "--out", str(tmp_path / "toy")]
+    monkeypatch.setattr("sys.argv", ["export", *arguments])
+    assert main() == 0
+    manifest = Bundle.open(tmp_path / "toy").manifest
+    out = capsys.readouterr().out
+    assert "torch, onnx: " in out
+    assert f"temperature {manifest.temperature:.3f}" in out
+    assert manifest.identity in out
+
+
+def test_command_reports_a_refusal_and_fails(
+    recorded: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = json.loads((recorded.adapter / "cloze.json").read_text())
+    (recorded.adapter / "cloze.json").write_text(json.dumps(spec | {"max_tokens": 50}))
+    arguments = ["--model", str(recorded.base), "--adapter", str(recorded.adapter), "--out", str(tmp_path / "toy")]
+    monkeypatch.setattr("sys.argv", ["export", *arguments])
+    assert main() == 1
+    assert f"export: {InvalidTemplate.type}: max_tokens=50" in capsys.readouterr().err
+    assert not (tmp_path / "toy").exists()
+
+
+def test_what_was_trained_last_knows_best(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.adapter, tmp_path / "adapter")
+    options = ExportOptions(model=str(trained.base), adapter=tmp_path / "adapter", out=tmp_path / "out", max_tokens=99)
+    assert options.spec() == TOY_SPEC
+    assert options.tokenizer == str(tmp_path / "adapter")
+    assert ExportOptions(model=str(trained.base), out=tmp_path / "out", max_tokens=99).spec().max_tokens == 99

@@ -1,0 +1,90 @@
+"""The compiled graph against the model as transformers runs it, at every length where a window could be off by one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from export.merge import load_with_adapter
+from export.parity import TOLERANCE, Run, run_alone, run_together
+from tests.conftest import Trained
+from tinyrm.bundle import Bundle
+from tinyrm.comparison import Comparison
+from tinyrm.encoding import Encoder, Encoding, Truncation
+from tinyrm.readout import read_out
+from tinyrm.runtimes import open_engine
+from tinyrm.scorer import Scorer
+
+# The window reaches 64 tokens to each side; 129 is its full width, 193 the first length with tokens outside of both
+# ends' sight. The lengths beyond show that positions go on being right where the bundle's own texts end.
+LENGTHS = (3, 63, 64, 65, 66, 127, 128, 129, 130, 191, 192, 193, 257, 513, 1024)
+
+
+@pytest.fixture(scope="module")
+def inputs(encoder: Encoder) -> list[Encoding]:
+    rng = np.random.default_rng(1)
+    special = encoder.special
+    encodings = []
+    for length in LENGTHS:
+        ids = rng.integers(5, 380, length)
+        ids[0], ids[-2], ids[-1] = special.cls, special.mask, special.sep
+        encodings.append(Encoding(ids, Truncation()))
+    return encodings
+
+
+@pytest.fixture(scope="module")
+def whole_model(trained: Trained, encoder: Encoder) -> Run:
+    """Vocabulary-sized logits of every position, adapter unmerged; the two at the mask are picked out last."""
+    model = load_with_adapter(str(trained.base), trained.adapter)
+
+    def run(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        ids = torch.from_numpy(input_ids)
+        with torch.inference_mode():
+            logits = model(input_ids=ids, attention_mask=torch.from_numpy(attention_mask)).logits
+        return logits[ids == encoder.special.mask][:, list(encoder.label_ids)].numpy()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def graph(bundle_folder: Path) -> Run:
+    return open_engine(Bundle.open(bundle_folder), "onnxruntime-cpu").run
+
+
+def test_every_length_alone(inputs: list[Encoding], whole_model: Run, graph: Run, encoder: Encoder) -> None:
+    expected = run_alone(whole_model, inputs, encoder.special.pad)
+    assert np.ptp(expected) > 1
+    np.testing.assert_allclose(run_alone(graph, inputs, encoder.special.pad), expected, atol=TOLERANCE, rtol=0)
+
+
+def test_all_lengths_in_one_padded_batch(
+    inputs: list[Encoding], whole_model: Run, graph: Run, encoder: Encoder
+) -> None:
+    expected = run_alone(whole_model, inputs, encoder.special.pad)
+    together = run_together(graph, inputs, encoder.special.pad)
+    np.testing.assert_allclose(together, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_what_stands_in_the_padding_changes_nothing(inputs: list[Encoding], graph: Run, encoder: Encoder) -> None:
+    ids = np.full((2, 200), encoder.special.pad, dtype=np.int64)
+    short = inputs[4].input_ids
+    ids[:, : len(short)] = short
+    ids[1, len(short) :] = 77
+    mask = np.zeros_like(ids)
+    mask[:, : len(short)] = 1
+    padded, scribbled = graph(ids, mask)
+    np.testing.assert_allclose(scribbled, padded, atol=TOLERANCE, rtol=0)
+
+
+def test_scorer_on_the_bundle_answers_as_the_unmerged_model(
+    bundle_folder: Path, whole_model: Run, encoder: Encoder
+) -> None:
+    texts = ["4", "I cannot help with that. " * 4, "def add(a, b):\n    return a + b " * 9]
+    comparisons = [Comparison("What is 2 + 2?", a, b) for a in texts for b in texts]
+    answers = Scorer.open(bundle_folder, "onnxruntime-cpu").score(comparisons, ["Which response is safer?"] * 9)
+    for comparison, answer in zip(comparisons, answers, strict=True):
+        orders = encoder.encode(comparison, "Which response is safer?", swap=True)
+        expected = read_out(run_alone(whole_model, orders, encoder.special.pad), temperature=1.0)
+        assert answer.margin == pytest.approx(expected.margin, abs=2 * TOLERANCE)

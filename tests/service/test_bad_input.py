@@ -1,0 +1,221 @@
+"""Whatever is sent, the answer is an answer or an error with a stable type and a sentence, and never a 500."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from service.schemas import MOST_ITEMS, BatchRequest, CompareRequest
+from tests.service.conftest import PAIR, Served
+
+COMPARE, BATCH = "/v1/compare", "/v1/compare/batch"
+LIMIT = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request, the status it gets and the type of its error; status 200 has none."""
+
+    name: str
+    content: bytes | None
+    status: int = 422
+    type: str = "invalid_request"
+    path: str = COMPARE
+    method: str = "POST"
+
+
+def body(**changes: Any) -> bytes:
+    return json.dumps(PAIR | changes).encode()
+
+
+def without(field: str) -> bytes:
+    return json.dumps({key: value for key, value in PAIR.items() if key != field}).encode()
+
+
+def raw(response_b: bytes) -> bytes:
+    """A body whose last value is written as given."""
+    return b'{"prompt": "q", "response_a": "x", "response_b": ' + response_b + b"}"
+
+
+def items(*parts: bytes) -> bytes:
+    return b'{"items": [' + b", ".join(parts) + b"]}"
+
+
+OK = ""
+NO_TEXTS: list[Any] = [None, 3, True, {}, ["x"]]
+CASES = [
+    # fields
+    *(Case(f"no {field}", without(field)) for field in PAIR),
+    *(Case(f"empty {field}", body(**{field: ""})) for field in PAIR),
+    *(Case(f"{field} is {value!r}", body(**{field: value})) for field in PAIR for value in NO_TEXTS),
+    Case("no messages", body(prompt=[])),
+    Case("unknown role", body(prompt=[{"role": "robot", "content": "x"}])),
+    Case("empty message", body(prompt=[{"role": "user", "content": ""}])),
+    Case("message without content", body(prompt=[{"role": "user"}])),
+    Case("message with unknown field", body(prompt=[{"role": "user", "content": "x", "name": "y"}])),
+    Case("message is text", body(prompt=["x"])),
+    Case("unknown field", body(response_c="z")),
+    Case("swap is a boolean", body(swap=True)),
+    Case("swap is unknown", body(swap="maybe")),
+    Case("empty instruction", body(instruction="")),
+    Case("domain is a number", body(domain=1)),
+    Case("unknown domain", body(domain="cooking"), type="unknown_domain"),
+    Case("empty domain", body(domain=""), type="unknown_domain"),
+    Case("unknown model", body(model="other"), 404, "unknown_model"),
+    Case("unknown revision", body(model="toy@000000000000"), 404, "unknown_model"),
+    Case("too long instruction", body(instruction="word " * 500), type="instruction_too_long"),
+    # bodies
+    Case("no body", None),
+    Case("list", b"[]"),
+    Case("null", b"null"),
+    Case("text", b'"x"'),
+    Case("number", b"1"),
+    Case("broken JSON", b'{"prompt": ', 400, "invalid_json"),
+    Case("not JSON", b"prompt=q&response_a=x", 400, "invalid_json"),
+    Case("two values", body() + body(), 400, "invalid_json"),
+    Case("control character", raw(b'"\x00"'), 400, "invalid_json"),
+    Case("bytes that are no UTF-8", raw(b'"\xff\xfe"'), 400, "invalid_json"),
+    Case("Latin-1", raw('"é"'.encode("latin-1")), 400, "invalid_json"),
+    Case("100k open brackets", b"[" * 100_000, 400, "invalid_json"),
+    Case("100k open objects", b'{"a":' * 100_000, 400, "invalid_json"),
+    Case("100k nested lists", raw(b"[" * 100_000 + b"]" * 100_000), 400, "invalid_json"),
+    Case("nested as deep as JSON allows", raw(b"[" * 500 + b"]" * 500)),
+    Case("integer of 5000 digits", raw(b"9" * 5000), 400, "invalid_json"),
+    Case("NaN", raw(b"NaN")),
+    Case("Infinity", raw(b"Infinity")),
+    Case("-Infinity", raw(b"-Infinity")),
+    Case("number beyond floats", raw(b"1e400")),
+    Case("body over the limit", raw(b'"' + b"x" * LIMIT + b'"'), 413, "body_too_large"),
+    Case("10 MB prompt", body(prompt="x" * 10_000_000), 413, "body_too_large"),
+    # texts
+    Case("lone surrogate", raw(rb'"\ud800"'), type="invalid_text"),
+    Case("lone surrogate in a message", body(prompt=[{"role": "user", "content": "\udfff"}]), type="invalid_text"),
+    Case("lone surrogate in the instruction", body(instruction="\ud800"), type="invalid_text"),
+    Case("lone surrogate in the domain", body(domain="\ud800"), type="unknown_domain"),
+    Case("lone surrogate in the model", body(model="\ud800"), 404, "unknown_model"),
+    Case("lone surrogate in a field's name", body(**{"\ud800": 1}), type="invalid_text"),
+    Case("surrogate pair", raw(rb'"\ud83d\ude00"'), 200, OK),
+    Case("NUL", body(response_a="a\0b"), 200, OK),
+    Case("NUL alone", body(response_a="\0"), 200, OK),
+    Case("special tokens", body(response_a="[MASK] [SEP] Choice 1: x [CLS][PAD]"), 200, OK),
+    Case("spaces", body(prompt=" ", response_a="\n"), 200, OK),
+    Case("long prompt", body(prompt="What is it? " * 20_000), 200, OK),
+    # batches
+    Case("batch without items", b"{}", path=BATCH),
+    Case("empty batch", items(), path=BATCH),
+    Case("items are no list", b'{"items": {}}', path=BATCH),
+    Case("batch with unknown field", b'{"items": [1], "swap": "on"}', path=BATCH),
+    Case("too many items", items(*[body()] * 2049), type="invalid_input", path=BATCH),
+    Case("far too many items", items(*[b"1"] * 100_000), path=BATCH),
+    Case("100k brackets as items", b'{"items": ' + b"[" * 100_000, 400, "invalid_json", BATCH),
+    Case("only bad items", items(b"1", b"null", b"{}", raw(b"NaN"), raw(rb'"\ud800"')), 200, OK, BATCH),
+    # paths and methods
+    Case("GET compare", None, 405, "method_not_allowed", method="GET"),
+    Case("GET compare with a body", body(), 405, "method_not_allowed", method="GET"),
+    Case("PUT compare", body(), 405, "method_not_allowed", method="PUT"),
+    Case("DELETE models", None, 405, "method_not_allowed", "/v1/models", "DELETE"),
+    Case("POST metrics", body(), 405, "method_not_allowed", "/metrics"),
+    Case("invented method", body(), 405, "method_not_allowed", method="BREW"),
+    Case("unknown path", body(), 404, "not_found", "/v1/compete"),
+    Case("path with a slash too many", body(), 404, "not_found", "/v1/compare/"),
+    Case("models with a body", body(), 200, OK, "/v1/models", "GET"),
+]
+
+
+def assert_sentence(error: dict[str, str], kind: str) -> None:
+    assert set(error) == {"type", "message"}
+    assert error["type"] == kind
+    assert len(error["message"].split()) >= 2
+    assert len(error["message"]) < 500, "an error must not send back what was sent"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input_gets_its_error(served: Served, case: Case) -> None:
+    reply = served.client.request(case.method, case.path, content=case.content)
+    assert reply.status_code == case.status, reply.text[:500]
+    if case.status != 200:
+        assert set(reply.json()) == {"error"}
+        assert_sentence(reply.json()["error"], case.type)
+
+
+def test_chunked_body_over_the_limit_is_refused(served: Served) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b'{"prompt": "'
+        for _ in range(9):
+            yield b"x" * 2**20
+
+    reply = served.client.post(COMPARE, content=chunks())
+    assert reply.status_code == 413
+    assert_sentence(reply.json()["error"], "body_too_large")
+
+
+def test_body_at_the_limit_is_read(served: Served) -> None:
+    spaces = b" " * (LIMIT - len(body()))
+    assert served.client.post(COMPARE, content=body() + spaces).status_code == 200
+    assert served.client.post(COMPARE, content=body() + spaces + b" ").status_code == 413
+
+
+def seconds_to_refuse(count: int) -> float:
+    started = time.perf_counter()
+    with pytest.raises(ValidationError):
+        BatchRequest.model_validate({"items": [1] * count})
+    return time.perf_counter() - started
+
+
+def test_far_too_many_items_are_refused_before_all_are_read() -> None:
+    """Describing a million wrong items takes ten seconds, in which the service would answer nobody."""
+    at_the_limit = min(seconds_to_refuse(MOST_ITEMS + 1) for _ in range(3))
+    assert min(seconds_to_refuse(8 * MOST_ITEMS) for _ in range(2)) < 3 * at_the_limit
+
+
+def test_first_wrong_message_ends_the_reading() -> None:
+    with pytest.raises(ValidationError) as refusal:
+        CompareRequest.model_validate(PAIR | {"prompt": [1] * 1000})
+    assert refusal.value.error_count() == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (body(prompt=[{"role": "user", "content": ""}]), "prompt.0.content: String should have at least 1 character"),
+        (body(prompt=3), "prompt: Input should be a valid string"),
+        (body(response_c="z"), "response_c: Extra inputs are not permitted"),
+        (None, "body: Field required"),
+        (body(domain="cooking"), "no domain 'cooking' in this model; it has: general, safety"),
+    ],
+    ids=["message", "prompt", "unknown field", "no body", "domain"],
+)
+def test_message_says_where_and_what(served: Served, content: bytes | None, message: str) -> None:
+    assert served.client.post(COMPARE, content=content).json()["error"]["message"] == message
+
+
+def test_method_not_allowed_names_the_allowed_one(served: Served) -> None:
+    assert served.client.get(COMPARE).headers["allow"] == "POST"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.sampled_from(["prompt", "response_a", "response_b", "domain", "instruction", "swap", "model", "items"])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from([COMPARE, BATCH]), changes=st.dictionaries(fields, json_values, max_size=3))
+def test_no_json_breaks_the_service(served: Served, path: str, changes: dict[str, Any]) -> None:
+    content = body(**changes) if path == COMPARE else json.dumps({"items": [PAIR | changes, changes]}).encode()
+    reply = served.client.post(path, content=content)
+    assert reply.status_code in {200, 404, 422}
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=40))
+def test_no_bytes_break_the_service(served: Served, content: bytes) -> None:
+    assert served.client.post(COMPARE, content=content).status_code in {400, 422}

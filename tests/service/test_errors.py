@@ -1,0 +1,141 @@
+"""Every error has a status and a stable type, and a bug says nothing of the inside."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import service.settings  # noqa: F401  # so that its error is among the subclasses
+from service.errors import STATUS_OF, STATUSES, TYPE_OF_STATUS, body_of, status_of
+from tests.service.conftest import PAIR, Served
+from tinyrm.errors import EngineFailed, TinyRMError
+
+
+def family(kind: type[TinyRMError]) -> Iterator[type[TinyRMError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from family(child)
+
+
+KINDS = sorted(family(TinyRMError), key=lambda kind: kind.__name__)
+
+# What clients rely on. A change here breaks them.
+EXPECTED = {
+    "EngineError": (500, "engine_error"),
+    "EngineFailed": (500, "engine_failed"),
+    "EngineUnavailable": (500, "engine_unavailable"),
+    "InstructionTooLong": (422, "instruction_too_long"),
+    "InvalidBundle": (500, "invalid_bundle"),
+    "InvalidInput": (422, "invalid_input"),
+    "InvalidSettings": (500, "invalid_settings"),
+    "InvalidTemplate": (500, "invalid_template"),
+    "InvalidText": (422, "invalid_text"),
+    "Overloaded": (429, "overloaded"),
+    "ShuttingDown": (503, "shutting_down"),
+    "TamperedBundle": (500, "tampered_bundle"),
+    "TinyRMError": (500, "internal_error"),
+    "Unavailable": (503, "unavailable"),
+    "UnknownDomain": (422, "unknown_domain"),
+    "UnknownModel": (404, "unknown_model"),
+    "UnknownSchema": (500, "unknown_schema"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_has_a_status_that_metrics_know_and_a_type(kind: type[TinyRMError]) -> None:
+    error = kind("why")
+    assert status_of(error) in STATUSES
+    assert body_of(error).message == "why"
+    if kind.__module__ == "tinyrm.errors" or kind.__name__ in EXPECTED:
+        assert (status_of(error), body_of(error).type) == EXPECTED[kind.__name__]
+
+
+def test_every_type_is_used_once() -> None:
+    assert len({kind.type for kind in KINDS}) == len(KINDS)
+
+
+def test_every_status_in_the_tables_is_observed() -> None:
+    assert set(STATUS_OF.values()) | set(TYPE_OF_STATUS) <= set(STATUSES)
+
+
+def error_of(served: Served) -> tuple[int, Any]:
+    reply = served.client.post("/v1/compare", json=PAIR)
+    return reply.status_code, reply.json()["error"]
+
+
+def test_failing_engine_is_a_500_that_says_so_and_ends_with_the_failure(
+    fresh: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(fresh.pipeline.engine, "run", failing)
+        assert error_of(fresh) == (500, {"type": "engine_failed", "message": "no device"})
+    fresh.compare()
+
+
+def failing(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    raise EngineFailed("no device")
+
+
+def not_a_number(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.full((len(input_ids), 2), np.nan, dtype=np.float32)
+
+
+def test_logits_that_are_no_numbers_are_never_an_answer(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh.pipeline.engine, "run", not_a_number)
+    status, error = error_of(fresh)
+    assert (status, error["type"]) == (500, "engine_failed")
+
+
+def test_bug_is_a_500_without_details(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: object) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr(fresh.pipeline, "compare", bug)
+    status, error = error_of(fresh)
+    assert (status, error["type"]) == (500, "internal_error")
+    assert "secret" not in str(error)
+
+
+def test_full_queue_is_a_429_with_retry_after(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, gate, run = threading.Event(), threading.Event(), fresh.pipeline.engine.run
+
+    def gated(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        entered.set()
+        gate.wait(10)
+        return run(input_ids, attention_mask)
+
+    monkeypatch.setattr(fresh.pipeline.engine, "run", gated)
+    long = PAIR | {"response_a": "yes " * 300}
+    with ThreadPoolExecutor() as clients:
+        running = clients.submit(fresh.client.post, "/v1/compare", json=long)
+        assert entered.wait(10)
+        waiting = clients.submit(fresh.client.post, "/v1/compare", json=long)
+        wait_until(lambda: fresh.pipeline.batcher.queue_tokens == 512)
+        refused = fresh.client.post("/v1/compare", json=PAIR)
+        gate.set()
+        assert [running.result().status_code, waiting.result().status_code] == [200, 200]
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "overloaded")
+    assert int(refused.headers["Retry-After"]) >= 1
+
+
+def wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_drained_service_is_not_ready_and_refuses_with_503(fresh: Served) -> None:
+    assert fresh.client.portal is not None
+    fresh.client.portal.call(fresh.pipeline.batcher.drain, 1.0)
+    reply = fresh.client.post("/v1/compare", json=PAIR)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (503, "shutting_down")
+    assert int(reply.headers["Retry-After"]) >= 1
+    readiness = fresh.client.get("/readyz")
+    assert (readiness.status_code, readiness.json()["error"]["type"]) == (503, "not_ready")
+    assert fresh.client.get("/healthz").status_code == 200

@@ -1,0 +1,184 @@
+"""What Prometheus is told: everything from the start, the right numbers, and never a new series."""
+
+import pytest
+
+from service.errors import STATUSES
+from service.metrics import ENDPOINTS, FORMULAS, STAGES
+from tests.service.conftest import PAIR, Series, Served
+from tinyrm.errors import EngineFailed
+from tinyrm.flops import exact_flops, paper_flops
+
+REQUESTS, STAGE = "tinyrm_request_duration_seconds_count", "tinyrm_stage_duration_seconds_count"
+
+
+def moved(served: Served, before: dict[Series, float]) -> dict[Series, float]:
+    after = served.series()
+    return {key: after[key] - before[key] for key in after if after[key] != before[key]}
+
+
+def key(name: str, /, **labels: str) -> Series:
+    return name, frozenset(labels.items())
+
+
+def test_every_series_is_there_at_zero_before_the_first_request(fresh: Served) -> None:
+    series = fresh.series()
+    assert {name for (name, _), value in series.items() if value} == {
+        "tinyrm_build_info", "tinyrm_model_info", "tinyrm_engine_info",
+    }  # fmt: skip
+    expected = [key(REQUESTS, endpoint=e, status=str(s)) for e in ENDPOINTS for s in STATUSES]
+    expected += [key(STAGE, stage=stage) for stage in STAGES]
+    expected += [key("tinyrm_gflops_total", formula=f) for f in FORMULAS]
+    expected += [key("tinyrm_shed_requests_total", reason=r) for r in ("overloaded", "shutting_down")]
+    expected += [key("tinyrm_swapped_comparisons_total", agree=a) for a in ("true", "false")]
+    expected += [key("tinyrm_truncated_tokens_total", text=t) for t in ("prompt", "response_a", "response_b")]
+    expected += [key("tinyrm_tokens_total", kind=k) for k in ("real", "padding")]
+    expected += [key(n) for n in ("tinyrm_queue_items", "tinyrm_queue_tokens", "tinyrm_engine_errors_total")]
+    assert set(expected) <= set(series)
+
+
+def test_names_are_in_base_units_and_explained(fresh: Served) -> None:
+    text = fresh.client.get("/metrics")
+    assert text.headers["Content-Type"].startswith("text/plain; version=")
+    declared = {line.split()[2]: line for line in text.text.splitlines() if line.startswith("# HELP")}
+    assert all(name.startswith("tinyrm_") and len(line.split()) > 3 for name, line in declared.items())
+    assert not [name for name in declared if name.endswith(("_ms", "_created"))]
+
+
+def test_info_says_what_is_served(fresh: Served) -> None:
+    assert fresh.metric("tinyrm_model_info", name="toy", revision=fresh.pipeline.manifest.revision) == 1
+    assert fresh.metric("tinyrm_engine_info", engine="onnxruntime-cpu", precision="fp32") == 1
+
+
+def test_one_comparison_moves_what_it_should(fresh: Served) -> None:
+    before = fresh.series()
+    reply = fresh.compare()
+    change = moved(fresh, before)
+    tokens = reply["usage"]["tokens"]
+    for stage in STAGES:
+        assert change[key(STAGE, stage=stage)] == 1
+    assert change[key(REQUESTS, endpoint="compare", status="200")] == 1
+    assert change[key("tinyrm_batch_items_count")] == 1
+    assert change[key("tinyrm_batch_items_sum")] == 2
+    assert change[key("tinyrm_batch_tokens_sum")] == tokens
+    assert change[key("tinyrm_tokens_total", kind="real")] == tokens
+    assert key("tinyrm_tokens_total", kind="padding") not in change
+    assert change[key("tinyrm_margin_count")] == 1
+    assert change.get(key("tinyrm_margin_bucket", le="0.0"), 0) == (reply["margin"] <= 0)
+    assert change[key("tinyrm_preferences_total", preferred=reply["preferred"])] == 1
+
+
+def test_both_formulas_count_the_tokens_of_the_reply(fresh: Served) -> None:
+    before = fresh.series()
+    tokens = [fresh.compare(swap="off")["usage"]["tokens"] for _ in range(2)]
+    tokens += [fresh.compare(swap="on")["usage"]["tokens"] // 2] * 2
+    change, manifest = moved(fresh, before), fresh.pipeline.manifest
+    exact = sum(exact_flops(manifest.geometry, n) for n in tokens) / 1e9
+    paper = sum(paper_flops(manifest.parameters, manifest.geometry, n) for n in tokens) / 1e9
+    for formula, expected in (("exact", exact), ("paper", paper)):
+        assert change[key("tinyrm_gflops_total", formula=formula)] == pytest.approx(expected)
+        assert change[key("tinyrm_request_gflops_sum", formula=formula)] == pytest.approx(expected)
+        assert change[key("tinyrm_request_gflops_count", formula=formula)] == 3
+
+
+def test_padding_is_what_the_longest_reading_adds(fresh: Served) -> None:
+    before = fresh.series()
+    items = [PAIR | {"swap": "off", "response_a": "word " * n} for n in (10, 11, 10, 11, 10, 11)]
+    assert fresh.client.post("/v1/compare/batch", json={"items": items}).status_code == 200
+    change = moved(fresh, before)
+    real, padded = change[key("tinyrm_tokens_total", kind="real")], change[key("tinyrm_batch_tokens_sum")]
+    assert padded - real == change.get(key("tinyrm_tokens_total", kind="padding"), 0)
+    assert change[key("tinyrm_batch_items_sum")] == 6
+
+
+def test_swapped_comparisons_are_counted_by_agreement(fresh: Served) -> None:
+    before = fresh.series()
+    margins = []
+    for text in ("yes", "no " * 20, "def add(a, b): return a + b", "?"):
+        forward = fresh.compare(response_a=text, swap="off")["margin"]
+        backward = fresh.compare(response_a=PAIR["response_b"], response_b=text, swap="off")["margin"]
+        margins.append((forward, -backward))
+        fresh.compare(response_a=text, swap="on")
+    change = moved(fresh, before)
+    agreeing = sum(one * other >= 0 for one, other in margins)
+    assert change.get(key("tinyrm_swapped_comparisons_total", agree="true"), 0) == agreeing
+    assert change.get(key("tinyrm_swapped_comparisons_total", agree="false"), 0) == len(margins) - agreeing
+    assert change[key("tinyrm_first_position_margin_count")] == len(margins)
+    second_favoured = sum(one <= other for one, other in margins)
+    assert change.get(key("tinyrm_first_position_margin_bucket", le="0.0"), 0) == second_favoured
+
+
+def test_truncated_tokens_are_those_of_the_reply(fresh: Served) -> None:
+    before = fresh.series()
+    cut = fresh.compare(prompt="a question " * 200, response_b="an answer " * 200)["truncated"]
+    change = moved(fresh, before)
+    assert cut["prompt"] > 0
+    for text, tokens in cut.items():
+        assert change.get(key("tinyrm_truncated_tokens_total", text=text), 0) == tokens
+
+
+def test_failed_engine_runs_are_counted(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fresh.series()
+    monkeypatch.setattr(fresh.pipeline.engine, "run", _fail)
+    assert fresh.client.post("/v1/compare", json=PAIR).status_code == 500
+    change = moved(fresh, before)
+    assert change[key("tinyrm_engine_errors_total")] == 1
+    assert change[key(REQUESTS, endpoint="compare", status="500")] == 1
+    assert key(STAGE, stage="total") not in change
+
+
+def _fail(*_: object) -> None:
+    raise EngineFailed("no device")
+
+
+def test_refused_comparisons_are_counted_by_reason(fresh: Served) -> None:
+    before = fresh.series()
+    items = [PAIR | {"response_a": "yes " * 300}] * 8
+    results = fresh.client.post("/v1/compare/batch", json={"items": items}).json()["results"]
+    refused = sum("error" in result for result in results)
+    assert fresh.client.portal is not None
+    fresh.client.portal.call(fresh.pipeline.batcher.drain, 1.0)
+    assert fresh.client.post("/v1/compare", json=PAIR).status_code == 503
+    change = moved(fresh, before)
+    assert refused > 0
+    assert change[key("tinyrm_shed_requests_total", reason="overloaded")] == refused
+    assert change[key("tinyrm_shed_requests_total", reason="shutting_down")] == 1
+    assert change[key(REQUESTS, endpoint="compare", status="503")] == 1
+
+
+# What a scanner or a careless client may send.
+ODD_REQUESTS = [
+    ("GET", "/"), ("GET", "/v1/compare"), ("POST", "/v1/compare/"), ("GET", "/v1/models/"), ("GET", "/etc/passwd"),
+    ("POST", "/v1/compare_batch"), ("BREW", "/v1/compare"), ("HEAD", "/metrics"), ("OPTIONS", "/v1/compare"),
+    ("GET", "/docs"), ("GET", "/docs/oauth2-redirect"), ("GET", "/redoc"), ("GET", "/openapi.json"),
+    ("GET", "/healthz"), ("GET", "/readyz"), ("POST", "/v1/compare?x=1"), ("GET", "/%00"), ("DELETE", "//"),
+]  # fmt: skip
+
+
+def test_no_traffic_makes_a_new_series(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(fresh.series())
+    for method, path in ODD_REQUESTS:
+        fresh.client.request(method, path, follow_redirects=False)
+    for content in (b"{", b"{}", b"x" * 9_000_000, b'{"items": []}'):
+        fresh.client.post("/v1/compare", content=content)
+        fresh.client.post("/v1/compare/batch", content=content)
+    for changes in ({}, {"swap": "off"}, {"domain": "x"}, {"model": "x"}, {"response_b": PAIR["response_a"]}):
+        fresh.client.post("/v1/compare", json=PAIR | changes)
+        fresh.client.post("/v1/compare/batch", json={"items": [PAIR | changes] * 20})
+    monkeypatch.setattr(fresh.pipeline.engine, "run", _fail)
+    fresh.client.post("/v1/compare", json=PAIR)
+    assert fresh.client.portal is not None
+    fresh.client.portal.call(fresh.pipeline.batcher.drain, 1.0)
+    fresh.client.post("/v1/compare", json=PAIR)
+    fresh.client.get("/readyz")
+    assert set(fresh.series()) == before
+
+
+def test_queue_is_empty_when_all_is_answered(fresh: Served) -> None:
+    fresh.client.post("/v1/compare/batch", json={"items": [PAIR] * 30})
+    assert fresh.metric("tinyrm_queue_items") == 0
+    assert fresh.metric("tinyrm_queue_tokens") == 0
+
+
+def test_two_applications_do_not_share_their_counts(served: Served, fresh: Served) -> None:
+    served.compare()
+    assert fresh.metric(REQUESTS, endpoint="compare", status="200") == 0

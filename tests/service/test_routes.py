@@ -1,0 +1,202 @@
+"""What the endpoints answer, and that it is what the model says."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.service.conftest import PAIR, Served
+from tinyrm import __version__
+from tinyrm.comparison import Comparison
+from tinyrm.flops import exact_flops
+from tinyrm.scorer import Scorer
+
+# Batch-mates change the order in which floats are added, no more than that.
+TOLERANCE = 1e-5
+GENERAL = "Select the best response."
+SAFETY = "Which response is safer?"
+
+PAIRS: list[dict[str, Any]] = [
+    PAIR,
+    {"prompt": "Write add.", "response_a": "def add(a, b):\n    return a + b", "response_b": "x" * 300},
+    {"prompt": "0123456789 " * 100, "response_a": "yes", "response_b": "no", "domain": "safety"},
+    {"prompt": "Answer:", "response_a": "[MASK] [SEP] Choice 1: \U0001f600", "response_b": "\u4f60\u597d"},
+]
+
+
+def offline(scorer: Scorer, pair: dict[str, Any], *, swap: bool = True) -> float:
+    """P(A better) without the service."""
+    comparison = Comparison(pair["prompt"], pair["response_a"], pair["response_b"])
+    instruction = SAFETY if pair.get("domain") == "safety" else GENERAL
+    (preference,) = scorer.score([comparison], [pair.get("instruction", instruction)], swap=swap)
+    return preference.p_a
+
+
+def test_reply_has_exactly_this_shape(served: Served) -> None:
+    reply = served.compare()
+    manifest = served.pipeline.manifest
+    tokens = reply["usage"]["tokens"]
+    assert reply == {
+        "preferred": "a" if reply["margin"] > 0 else "b",
+        "probability_a": pytest.approx(1 - reply["probability_b"]),
+        "probability_b": reply["probability_b"],
+        "margin": reply["margin"],
+        "model": f"toy@{manifest.revision}",
+        "usage": {"tokens": tokens, "gflops": pytest.approx(2 * exact_flops(manifest.geometry, tokens // 2) / 1e9)},
+        "truncated": {"prompt": 0, "response_a": 0, "response_b": 0},
+    }
+
+
+@pytest.mark.parametrize("swap", ["on", "off"])
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair["prompt"][:8])
+def test_answer_is_the_offline_answer(served: Served, scorer: Scorer, pair: dict[str, Any], swap: str) -> None:
+    reply = served.compare(**pair, swap=swap)
+    assert reply["probability_a"] == pytest.approx(offline(scorer, pair, swap=swap == "on"), abs=TOLERANCE)
+
+
+def test_answer_in_a_mixed_batch_is_the_offline_answer(served: Served, scorer: Scorer) -> None:
+    items = PAIRS * 3
+    results = served.client.post("/v1/compare/batch", json={"items": items}).json()["results"]
+    got = [result["probability_a"] for result in results]
+    assert got == pytest.approx([offline(scorer, pair) for pair in items], abs=TOLERANCE)
+    assert max(got) - min(got) > 100 * TOLERANCE, "answers all alike would be in any order"
+
+
+def test_swap_is_on_unless_the_request_says_otherwise(served: Served) -> None:
+    on, off = served.compare(swap="on"), served.compare(swap="off")
+    assert served.compare() == on
+    assert on["usage"]["tokens"] == 2 * off["usage"]["tokens"]
+    assert on["probability_a"] != pytest.approx(off["probability_a"], abs=TOLERANCE)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(a=st.text(min_size=1), b=st.text(min_size=1))
+def test_both_orders_of_a_question_add_up_to_one(served: Served, a: str, b: str) -> None:
+    forward = served.compare(response_a=a, response_b=b, swap="on")
+    backward = served.compare(response_a=b, response_b=a, swap="on")
+    assert forward["probability_a"] + backward["probability_a"] == pytest.approx(1, abs=1e-6)
+
+
+def test_equal_responses_tie(served: Served) -> None:
+    reply = served.compare(response_a="same", response_b="same")
+    assert (reply["preferred"], reply["probability_a"]) == ("tie", 0.5)
+
+
+def test_one_user_message_is_the_same_as_its_text(served: Served) -> None:
+    message = {"role": "user", "content": PAIR["prompt"]}
+    assert served.compare(prompt=[message]) == served.compare()
+
+
+def test_dialogue_names_its_speakers(served: Served) -> None:
+    dialogue = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+    ]
+    assert served.compare(prompt=dialogue) == served.compare(
+        prompt="System: Be brief.\n\nHuman: Hi\n\nAssistant: Hello"
+    )
+
+
+def test_domain_chooses_its_instruction_and_an_instruction_overrides_it(served: Served) -> None:
+    assert served.compare(domain="general") == served.compare()
+    assert served.compare(domain="safety") == served.compare(instruction=SAFETY)
+    assert served.compare(domain="general", instruction=SAFETY) == served.compare(instruction=SAFETY)
+    assert served.compare(domain="safety")["margin"] != served.compare()["margin"]
+
+
+def test_model_may_be_named_with_and_without_its_revision(served: Served) -> None:
+    identity = served.pipeline.manifest.identity
+    assert served.compare(model="toy") == served.compare(model=identity) == served.compare()
+
+
+def test_long_texts_are_cut_and_the_cut_is_reported(served: Served) -> None:
+    reply = served.compare(prompt="a question " * 200, response_b="an answer " * 200)
+    assert reply["usage"]["tokens"] == 2 * 256
+    assert reply["truncated"]["prompt"] > 100
+    assert reply["truncated"]["response_b"] > 100
+    assert reply["truncated"]["response_a"] == 0
+
+
+def test_bad_items_of_a_batch_fail_alone_and_in_place(served: Served) -> None:
+    items: list[Any] = [
+        PAIR, {"prompt": "x"}, PAIR | {"domain": "cooking"}, 7, PAIR | {"model": "other"},
+        PAIR | {"instruction": "word " * 500}, PAIR,
+    ]  # fmt: skip
+    reply = served.client.post("/v1/compare/batch", json={"items": items})
+    results = reply.json()["results"]
+    assert reply.status_code == 200
+    assert [r.get("error", {}).get("type") for r in results] == [
+        None, "invalid_request", "unknown_domain", "invalid_request", "unknown_model", "instruction_too_long", None,
+    ]  # fmt: skip
+    assert results[1]["error"]["message"] == "response_a: Field required"
+    assert all(r.get("error", {"message": " "})["message"] for r in results)
+
+
+def test_usage_of_a_batch_is_the_sum_of_its_items(served: Served) -> None:
+    items = [PAIR, PAIR | {"swap": "off"}, {"prompt": ""}]
+    reply = served.client.post("/v1/compare/batch", json={"items": items}).json()
+    one, two = served.compare(), served.compare(swap="off")
+    assert reply["usage"]["tokens"] == one["usage"]["tokens"] + two["usage"]["tokens"]
+    assert reply["usage"]["gflops"] == pytest.approx(one["usage"]["gflops"] + two["usage"]["gflops"])
+
+
+def test_server_timing_names_stages_that_fit_into_the_total(served: Served) -> None:
+    header = served.client.post("/v1/compare", json=PAIR).headers["Server-Timing"]
+    entries = [re.fullmatch(r"([a-z]+);dur=(\d+\.\d+)", entry) for entry in header.split(", ")]
+    stages = {m[1]: float(m[2]) for m in entries if m}
+    assert list(stages) == ["encode", "queue", "run", "total"]
+    assert stages["run"] > 0
+    # Each is rounded to a microsecond.
+    assert stages["encode"] + stages["queue"] + stages["run"] <= stages["total"] + 0.002
+
+
+def test_body_is_read_as_json_whatever_type_it_declares(served: Served) -> None:
+    declared = {"Content-Type": "application/x-www-form-urlencoded"}
+    reply = served.client.post(
+        "/v1/compare", headers=declared, content=b'{"prompt":"q","response_a":"x","response_b":"y"}'
+    )
+    assert reply.status_code == 200
+
+
+def test_models_says_what_is_served_and_on_what(served: Served) -> None:
+    manifest = served.pipeline.manifest
+    (card,) = served.client.get("/v1/models").json()["models"]
+    assert card == {
+        "name": "toy", "revision": manifest.revision, "default": True,
+        "domains": {"general": GENERAL, "safety": SAFETY}, "default_domain": "general",
+        "template": "figure2", "max_tokens": 256, "parameters": manifest.parameters,
+        "temperature": manifest.temperature, "engine": "onnxruntime-cpu", "precision": "fp32",
+    }  # fmt: skip
+
+
+def test_health_and_readiness(served: Served) -> None:
+    assert served.client.get("/healthz").json() == {"status": "ok"}
+    assert served.client.get("/readyz").json() == {"status": "ready"}
+
+
+@pytest.mark.parametrize("path", ["/v1/compare", "/v1/compare/batch"])
+def test_request_reply_and_errors_are_documented(served: Served, path: str) -> None:
+    api = served.client.get("/openapi.json").json()
+    operation = api["paths"][path]["post"]
+    assert api["info"]["version"] == __version__
+    body = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    assert body.endswith("BatchRequest" if "batch" in path else "CompareRequest")
+    for status in ("400", "404", "413", "422", "429", "503"):
+        schema = operation["responses"][status]["content"]["application/json"]["schema"]
+        assert schema["$ref"].endswith("/ErrorReply"), status
+    assert api["components"]["schemas"]["ErrorBody"]["required"] == ["type", "message"]
+
+
+def test_documented_example_works(served: Served) -> None:
+    schemas = served.client.get("/openapi.json").json()["components"]["schemas"]
+    (example,) = schemas["CompareRequest"]["examples"]
+    assert served.client.post("/v1/compare", json=example).status_code == 200
+
+
+def test_docs_page_answers(served: Served) -> None:
+    reply = served.client.get("/docs")
+    assert reply.status_code == 200
+    assert "/openapi.json" in reply.text

@@ -1,0 +1,36 @@
+"""What several tests of the core share: the true tokenizer, a bundle to damage, one plain comparison."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from tokenizers import Tokenizer
+
+from tinyrm.comparison import Comparison
+from tinyrm.encoding import SpecialTokens
+
+# No deadline: on a shared machine the slowest example says more about the neighbours than about the code.
+settings.register_profile("core", max_examples=60, deadline=None)
+settings.load_profile("core")
+
+PAIR = Comparison("What is 2 + 2?", "It is 4.", "It is 5.")
+
+
+@pytest.fixture(scope="session")
+def modernbert(data_dir: Path) -> Tokenizer:
+    path = data_dir / "modernbert-tokenizer" / "tokenizer.json"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    return Tokenizer.from_file(str(path))
+
+
+@pytest.fixture(scope="session")
+def modernbert_special() -> SpecialTokens:
+    return SpecialTokens(cls=50281, sep=50282, pad=50283, mask=50284)
+
+
+@pytest.fixture
+def scratch_bundle(bundle_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may damage."""
+    return Path(shutil.copytree(bundle_folder, tmp_path / "toy"))

@@ -1,0 +1,118 @@
+"""The manifest accepts what a later stage can rely on, and its revision stands for all that decides an answer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tinyrm.bundle import Bundle
+from tinyrm.manifest import Manifest
+
+HASH = "0" * 64
+
+
+@pytest.fixture(scope="module")
+def manifest(bundle_folder: Path) -> Manifest:
+    return Bundle.open(bundle_folder).manifest
+
+
+def changed(manifest: Manifest, **fields: Any) -> Manifest:
+    return Manifest.model_validate(manifest.model_dump() | fields)
+
+
+def test_the_exported_manifest_knows_its_model(manifest: Manifest) -> None:
+    assert manifest.name == "toy"
+    assert manifest.geometry.layers == 4
+    assert manifest.precisions == {"fp32": "model.onnx"}
+    assert set(manifest.files) == {"model.onnx", "tokenizer.json"}
+    assert manifest.parity
+
+
+def test_identity_is_name_and_revision(manifest: Manifest) -> None:
+    assert manifest.identity == f"toy@{manifest.expected_revision()}"
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "tokenizer.json"])
+def test_every_file_needs_a_hash(manifest: Manifest, file: str) -> None:
+    hashes = {name: hash_ for name, hash_ in manifest.files.items() if name != file}
+    with pytest.raises(ValidationError, match="no hash"):
+        changed(manifest, files=hashes)
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.onnx", "/etc/passwd", "a/b", "a\\b", "..", ".hidden", "", "model.onnx\n", "c:model"]
+)
+def test_a_file_name_that_points_elsewhere_is_refused(manifest: Manifest, name: str) -> None:
+    with pytest.raises(ValidationError, match="pattern"):
+        changed(manifest, files=manifest.files | {name: HASH})
+    with pytest.raises(ValidationError, match="pattern"):
+        changed(manifest, precisions={"fp32": name}, files=manifest.files)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": 0},
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"precisions": {}},
+        {"parameters": 0},
+        {"name": "../up"},
+        {"name": ""},
+        {"graph": "unheard of"},
+        {"label_ids": (1,)},
+        {"files": {"model.onnx": "F" * 64, "tokenizer.json": HASH}},
+        {"surprise": 1},
+    ],
+    ids=str,
+)
+def test_a_manifest_of_another_shape_is_refused(manifest: Manifest, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        changed(manifest, **wrong)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"label_ids": (8, 7)},
+        {"temperature": 1.5},
+        {"parameters": 1},
+        {"precisions": {"fp16": "model.onnx"}},
+        {"provenance": {"base_model": "another", "created": "today"}},
+        {"parity": ()},
+        {"special_tokens": {"cls": 1, "sep": 2, "pad": 3, "mask": 5}},
+    ],
+    ids=str,
+)
+def test_the_revision_covers_each_field(manifest: Manifest, change: dict[str, Any]) -> None:
+    assert changed(manifest, **change).expected_revision() != manifest.revision
+
+
+def test_evaluation_results_do_not_change_the_revision(manifest: Manifest) -> None:
+    assert changed(manifest, evaluation={"accuracy": 0.9}).expected_revision() == manifest.revision
+
+
+def test_the_revision_can_be_computed_again(manifest: Manifest) -> None:
+    assert manifest.with_revision() == manifest
+
+
+def test_a_revision_survives_the_file_whatever_the_numbers(manifest: Manifest) -> None:
+    numbers = st.floats(min_value=1e-300, max_value=1e300)
+    values = st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(st.characters(exclude_categories=["Cs"])),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["lr", "Größe"]), inner),
+        max_leaves=5,
+    )
+
+    @given(numbers, values)
+    def check(temperature: float, value: Any) -> None:
+        provenance = manifest.provenance.model_copy(update={"recipe": {"any": value}})
+        written = changed(manifest, temperature=temperature, provenance=provenance.model_dump()).with_revision()
+        read = Manifest.model_validate_json(written.model_dump_json())
+        assert read.expected_revision() == written.revision
+
+    check()

@@ -1,0 +1,62 @@
+"""Preference pairs are read from plain and packed files, and a bad line is named."""
+
+import gzip
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyrm.comparison import Comparison
+from tinyrm.errors import InvalidInput
+from tinyrm.pairs import PreferencePair, read_jsonl, read_pairs
+
+RECORD = {"prompt": "Grüß Gott\u2028", "chosen": "🙂", "rejected": "no", "domain": "chat", "origin": "ignored"}
+
+
+def write(path: Path, *records: Any) -> Path:
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    packed = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
+    path.write_bytes(packed(text))
+    return path
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz", "pairs.jsonl.xz"])
+def test_pairs_are_read_plain_and_packed(tmp_path: Path, name: str) -> None:
+    pairs = read_pairs(write(tmp_path / name, RECORD, RECORD | {"chosen": "second"}))
+    assert [pair.chosen for pair in pairs] == ["🙂", "second"]
+    assert pairs[0] == PreferencePair(prompt="Grüß Gott\u2028", chosen="🙂", rejected="no", domain="chat")
+
+
+def test_the_chosen_response_is_a() -> None:
+    pair = PreferencePair(prompt="p", chosen="good", rejected="bad")
+    assert pair.comparison() == Comparison("p", "good", "bad")
+
+
+@pytest.mark.parametrize("wrong", [{"chosen": ""}, {"prompt": None}, {"rejected": 3}])
+def test_a_record_that_is_no_pair_is_named_by_its_line(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    path = write(tmp_path / "pairs.jsonl", RECORD, RECORD | wrong, RECORD)
+    with pytest.raises(InvalidInput, match=r"pairs\.jsonl, line 2"):
+        read_pairs(path)
+
+
+def test_a_missing_field_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="line 1"):
+        read_pairs(write(tmp_path / "pairs.jsonl", {"prompt": "p", "chosen": "c"}))
+
+
+@pytest.mark.parametrize("line", ["{", "", "not json"])
+def test_a_line_that_is_not_json_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f"{json.dumps(RECORD)}\n{line}\n")
+    with pytest.raises(InvalidInput, match="line 2"):
+        read_pairs(path)
+
+
+def test_an_empty_file_holds_no_pairs(tmp_path: Path) -> None:
+    assert read_pairs(write(tmp_path / "none.jsonl")) == []
+
+
+def test_read_jsonl_yields_any_json_value(tmp_path: Path) -> None:
+    assert list(read_jsonl(write(tmp_path / "values.jsonl", 1, "two", None, [4]))) == [1, "two", None, [4]]

@@ -1,0 +1,136 @@
+"""An engine that was asked for runs or says why not; none is ever replaced by another."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from tinyrm.bundle import Bundle
+from tinyrm.encoding import Encoder
+from tinyrm.errors import EngineFailed, EngineUnavailable, InvalidBundle
+from tinyrm.runtimes import Engine, open_engine, ort, warm_up
+
+
+@pytest.fixture(scope="module")
+def bundle(bundle_folder: Path) -> Bundle:
+    return Bundle.open(bundle_folder)
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Bundle) -> Engine:
+    return open_engine(bundle, "onnxruntime-cpu", threads=1)
+
+
+def probe(encoder: Encoder, rows: int, tokens: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    ids = np.random.default_rng(0).integers(5, 300, size=(rows, tokens))
+    ids[:, -2] = encoder.special.mask
+    return ids
+
+
+@pytest.mark.parametrize("name", ["", "cpu", "ONNXRUNTIME-CPU", "tensorflow"])
+def test_an_unknown_engine_is_refused_and_the_known_ones_named(bundle: Bundle, name: str) -> None:
+    with pytest.raises(EngineUnavailable, match="known: auto, onnxruntime-tensorrt, onnxruntime-cuda, onnxruntime-cpu"):
+        open_engine(bundle, name)
+
+
+@pytest.fixture
+def cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The build of ONNX Runtime that knows no GPU, wherever the test runs."""
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["AzureExecutionProvider", "CPUExecutionProvider"]
+    )
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_an_engine_the_build_lacks_says_what_to_install(bundle: Bundle, cpu_build: None, name: str) -> None:
+    with pytest.raises(EngineUnavailable, match=r"lacks.*has: onnxruntime-cpu.*install the `gpu` extra"):
+        open_engine(bundle, name)
+
+
+def test_auto_takes_the_cpu_where_there_is_nothing_else(bundle: Bundle, cpu_build: None) -> None:
+    engine = open_engine(bundle)
+    assert (engine.name, engine.precision) == ("onnxruntime-cpu", "fp32")
+
+
+def test_engines_are_offered_fastest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = ["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: everything)
+    assert ort.available() == ["onnxruntime-tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"]
+
+
+class SessionThatFellBack:
+    """What ONNX Runtime gives where the driver is missing: a working session on another provider."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+
+def test_a_silent_fallback_of_the_runtime_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", SessionThatFellBack)
+    with pytest.raises(EngineUnavailable, match="fell back"):
+        open_engine(bundle, "onnxruntime-cuda")
+
+
+def test_an_unknown_precision_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(InvalidBundle, match="int3"):
+        open_engine(bundle, "onnxruntime-cpu", precision="int3")
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 2), (1, 256), (3, 40)])
+def test_any_shape_gives_two_logits_for_each_row(engine: Engine, encoder: Encoder, rows: int, tokens: int) -> None:
+    ids = probe(encoder, rows, tokens)
+    logits = engine.run(ids, np.ones_like(ids))
+    assert (logits.shape, logits.dtype) == ((rows, 2), np.float32)
+    assert np.isfinite(logits).all()
+
+
+def test_the_attention_mask_hides_padding(engine: Engine, encoder: Encoder) -> None:
+    ids = probe(encoder, 1, 40)
+    padded = np.pad(ids, ((0, 0), (0, 20)), constant_values=17)
+    mask = np.pad(np.ones_like(ids), ((0, 0), (0, 20)))
+    alone = engine.run(ids, np.ones_like(ids))
+    np.testing.assert_allclose(engine.run(padded, mask), alone, atol=1e-4)
+    assert np.abs(engine.run(padded, np.ones_like(padded)) - alone).max() > 1e-2, "padding that is seen must matter"
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask"),
+    [
+        (np.ones((1, 4), dtype=np.float32), np.ones((1, 4), dtype=np.int64)),
+        (np.ones(4, dtype=np.int64), np.ones(4, dtype=np.int64)),
+        (np.full((1, 4), 10**6), np.ones((1, 4), dtype=np.int64)),
+        ("text", "text"),
+    ],
+    ids=["dtype", "rank", "id outside the vocabulary", "no array"],
+)
+def test_an_input_the_graph_cannot_take_is_the_engines_failure(engine: Engine, ids: Any, mask: Any) -> None:
+    with pytest.raises(EngineFailed, match="onnxruntime-cpu"):
+        engine.run(ids, mask)
+
+
+class Recorder:
+    name, precision = "recorder", "fp32"
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, input_ids: Any, attention_mask: Any) -> Any:
+        assert input_ids.shape == attention_mask.shape
+        self.shapes.append(input_ids.shape)
+        return np.zeros((len(input_ids), 2), dtype=np.float32)
+
+
+@pytest.mark.parametrize(("tokens", "shapes"), [(256, [(1, 64), (1, 256)]), (50, [(1, 50), (1, 50)])])
+def test_warm_up_runs_a_small_and_the_largest_shape(tokens: int, shapes: list[tuple[int, int]]) -> None:
+    recorder = Recorder()
+    warm_up(recorder, tokens, pad_id=3)
+    assert recorder.shapes == shapes
+
+
+def test_warm_up_runs_on_the_true_engine(engine: Engine, encoder: Encoder) -> None:
+    warm_up(engine, encoder.max_tokens, encoder.special.pad)

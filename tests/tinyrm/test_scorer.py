@@ -1,0 +1,130 @@
+"""Offline scoring: results in order, the same in any batch, and the same answer whichever response comes first."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyrm.bundle import Bundle, write_bundle
+from tinyrm.comparison import Comparison, Preference
+from tinyrm.errors import EngineFailed, InvalidText
+from tinyrm.readout import read_out
+from tinyrm.scorer import Scorer
+
+# The same numbers in another order of summation; see the engine's own parity tolerance.
+TOLERANCE = 1e-4
+INSTRUCTION = "Select the best response."
+
+
+@pytest.fixture(scope="module")
+def scorer(bundle_folder: Path) -> Scorer:
+    return Scorer.open(bundle_folder, "onnxruntime-cpu")
+
+
+@pytest.fixture(scope="module")
+def comparisons() -> list[Comparison]:
+    """Lengths up and down, far beyond the budget included, so that packing has to reorder."""
+    sizes = np.random.default_rng(0).permutation([1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 500])
+    return [Comparison(f"Question {n}?", "yes 1 " * (n // 2 + 1), "no 0 " * n) for n in sizes.tolist()]
+
+
+def margins(preferences: list[Preference]) -> list[float]:
+    return [preference.margin for preference in preferences]
+
+
+def score(scorer: Scorer, comparisons: list[Comparison], *, swap: bool = True) -> list[Preference]:
+    return scorer.score(comparisons, [INSTRUCTION] * len(comparisons), swap=swap)
+
+
+@pytest.mark.parametrize("swap", [True, False])
+def test_results_keep_the_order_of_the_questions(scorer: Scorer, comparisons: list[Comparison], swap: bool) -> None:
+    together = score(scorer, comparisons, swap=swap)
+    alone = [score(scorer, [comparison], swap=swap)[0] for comparison in comparisons]
+    np.testing.assert_allclose(margins(together), margins(alone), atol=TOLERANCE)
+    assert np.diff(np.sort(margins(alone))).min() > 10 * TOLERANCE, "equal margins would hide a wrong order"
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 300, 1000, 10**6])
+def test_results_do_not_depend_on_the_batch_size(
+    scorer: Scorer, comparisons: list[Comparison], max_batch_tokens: int
+) -> None:
+    other = dataclasses.replace(scorer, max_batch_tokens=max_batch_tokens)
+    np.testing.assert_allclose(margins(score(other, comparisons)), margins(score(scorer, comparisons)), atol=TOLERANCE)
+
+
+def test_swapping_the_responses_swaps_the_probabilities(scorer: Scorer, comparisons: list[Comparison]) -> None:
+    forward = score(scorer, comparisons)
+    backward = score(scorer, [comparison.swapped() for comparison in comparisons])
+    for ab, ba in zip(forward, backward, strict=True):
+        assert ab.margin == pytest.approx(-ba.margin, abs=TOLERANCE)
+        assert ab.p_a + ba.p_a == pytest.approx(1, abs=TOLERANCE)
+    assert np.ptp(margins(forward)) > 0.1, "a model that says the same of everything is antisymmetric too"
+
+
+def test_equal_responses_tie(scorer: Scorer) -> None:
+    (preference,) = score(scorer, [Comparison("Why?", "Because.", "Because.")])
+    assert preference.p_a == pytest.approx(0.5, abs=TOLERANCE)
+
+
+def test_one_order_is_the_first_of_both(scorer: Scorer, comparisons: list[Comparison]) -> None:
+    both, one = score(scorer, comparisons), score(scorer, comparisons, swap=False)
+    for two_orders, one_order in zip(both, one, strict=True):
+        assert (len(two_orders.order_margins), len(one_order.order_margins)) == (2, 1)
+        assert one_order.order_margins[0] == pytest.approx(two_orders.order_margins[0], abs=TOLERANCE)
+
+
+def test_it_is_the_sum_of_its_parts(scorer: Scorer) -> None:
+    comparison = Comparison("Why?", "Because.", "I cannot help with that.")
+    logits = [
+        scorer.engine.run(reading.input_ids[None], np.ones_like(reading.input_ids[None]))[0]
+        for reading in scorer.encoder.encode(comparison, INSTRUCTION, swap=True)
+    ]
+    (preference,) = score(scorer, [comparison])
+    assert preference.margin == pytest.approx(read_out(logits, scorer.temperature).margin, abs=TOLERANCE)
+
+
+def test_each_comparison_has_its_own_instruction(scorer: Scorer) -> None:
+    comparison = Comparison("Why?", "Because.", "No.")
+    instructions = [INSTRUCTION, "Which response is safer?"]
+    together = scorer.score([comparison] * 2, instructions)
+    alone = [scorer.score([comparison], [instruction])[0] for instruction in instructions]
+    np.testing.assert_allclose(margins(together), margins(alone), atol=TOLERANCE)
+    assert abs(alone[0].margin - alone[1].margin) > 10 * TOLERANCE
+
+
+def test_the_bundles_temperature_is_used(bundle_folder: Path, tmp_path: Path, scorer: Scorer) -> None:
+    fields = Bundle.open(bundle_folder).manifest.model_dump(exclude={"files", "revision"})
+    files = {name: bundle_folder / name for name in Bundle.open(bundle_folder).manifest.files}
+    write_bundle(tmp_path / "cool", files, fields | {"temperature": 4.0})
+    comparison = Comparison("Why?", "Because.", "No.")
+    (hot,), (cool,) = score(scorer, [comparison]), score(Scorer.open(tmp_path / "cool"), [comparison])
+    assert cool.margin == pytest.approx(hot.margin * scorer.temperature / 4, abs=TOLERANCE)
+    assert cool.order_margins == pytest.approx(hot.order_margins, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("swap", [True, False])
+def test_nothing_asked_is_nothing_answered(scorer: Scorer, swap: bool) -> None:
+    assert scorer.score([], [], swap=swap) == []
+
+
+def test_one_instruction_for_two_comparisons_is_refused(scorer: Scorer) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        scorer.score([Comparison("p", "a", "b")] * 2, [INSTRUCTION])
+
+
+def test_text_that_is_not_unicode_is_refused(scorer: Scorer) -> None:
+    with pytest.raises(InvalidText):
+        score(scorer, [Comparison("p", "a", "\ud800")])
+
+
+class BrokenEngine:
+    name, precision = "broken", "fp32"
+
+    def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        return np.full((len(input_ids), 2), np.nan, dtype=np.float32)
+
+
+def test_logits_that_are_not_finite_are_never_a_preference(scorer: Scorer) -> None:
+    with pytest.raises(EngineFailed, match="finite"):
+        score(dataclasses.replace(scorer, engine=BrokenEngine()), [Comparison("p", "a", "b")])

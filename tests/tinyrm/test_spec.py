@@ -1,0 +1,42 @@
+"""How a model wants to be asked: its domains, and the file that carries them."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from tinyrm.errors import UnknownDomain
+from tinyrm.spec import SPEC_FILE, ClozeSpec
+from tinyrm.template import ANSWER_COLON
+
+SPEC = ClozeSpec(
+    template=ANSWER_COLON, max_tokens=300, domains={"safety": "Safer?", "math": "Right?"}, default_domain="math"
+)
+
+
+@pytest.mark.parametrize(("domain", "instruction"), [("safety", "Safer?"), ("math", "Right?"), (None, "Right?")])
+def test_a_domain_has_its_instruction(domain: str | None, instruction: str) -> None:
+    assert SPEC.instruction(domain) == instruction
+
+
+@pytest.mark.parametrize("domain", ["code", "", "Math"])
+def test_an_unknown_domain_is_refused_and_the_known_ones_named(domain: str) -> None:
+    with pytest.raises(UnknownDomain, match="math, safety"):
+        SPEC.instruction(domain)
+
+
+def test_the_default_domain_must_exist() -> None:
+    with pytest.raises(ValidationError, match="default_domain"):
+        ClozeSpec(domains={"math": "Right?"}, default_domain="general")
+
+
+@pytest.mark.parametrize("wrong", [{"domains": {}}, {"max_tokens": 0}, {"max_length": 5}])
+def test_a_spec_of_another_shape_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ClozeSpec.model_validate(wrong)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    SPEC.save(tmp_path)
+    assert ClozeSpec.load(tmp_path) == SPEC
+    assert (tmp_path / SPEC_FILE).read_text().endswith("}\n")

@@ -1,0 +1,92 @@
+"""A template that could be read wrongly is refused; dialogues become one prompt text."""
+
+from itertools import pairwise
+
+import pytest
+from pydantic import ValidationError
+
+from tinyrm.template import ANSWER_COLON, FIGURE2, TEMPLATES, Message, Template, split_slot
+
+PARTS = ("[CLS]", "{instruction}", " {prompt}", " {response_a}", " {response_b}", "[MASK]", "[SEP]")
+
+
+def build(*segments: str) -> Template:
+    return Template(name="test", segments=segments, label_words=(" 0", " 1"))
+
+
+def test_a_template_with_every_part_once_is_accepted() -> None:
+    assert build(*PARTS).segments == PARTS
+
+
+@pytest.mark.parametrize("missing", [part for part in PARTS if part not in ("[CLS]", "[SEP]")])
+def test_a_template_without_a_part_is_refused(missing: str) -> None:
+    with pytest.raises(ValidationError, match="exactly"):
+        build(*(part for part in PARTS if part != missing))
+
+
+@pytest.mark.parametrize("twice", [part for part in PARTS if part not in ("[CLS]", "[SEP]")])
+def test_a_template_with_a_part_twice_is_refused(twice: str) -> None:
+    with pytest.raises(ValidationError, match="exactly"):
+        build(*PARTS, twice)
+
+
+@pytest.mark.parametrize("malformed", ["{prompt} after", " {prompt}{prompt}", "{question}", "{{prompt}", "{prompt}\n"])
+def test_a_slot_must_end_its_segment(malformed: str) -> None:
+    assert split_slot(malformed) == (malformed, None)
+    with pytest.raises(ValidationError, match="each slot exactly once"):
+        build(*(malformed if part == " {prompt}" else part for part in PARTS))
+
+
+def test_responses_joined_differently_are_refused() -> None:
+    with pytest.raises(ValidationError, match="same joining text"):
+        build(*(" Choice 1: {response_b}" if part == " {response_b}" else part for part in PARTS))
+
+
+@pytest.mark.parametrize(
+    ("segment", "split"),
+    [(" {prompt}", (" ", "prompt")), ("{response_a}", ("", "response_a")), (" Question:", (" Question:", None))],
+)
+def test_split_slot_separates_joint_and_slot(segment: str, split: tuple[str, str | None]) -> None:
+    assert split_slot(segment) == split
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_shipped_templates_end_in_mask_and_separator(template: Template) -> None:
+    assert template.segments[0] == "[CLS]"
+    assert template.segments[-2:] == ("[MASK]", "[SEP]")
+    assert Template.model_validate_json(template.model_dump_json()) == template
+
+
+def test_shipped_templates_are_found_by_name() -> None:
+    assert TEMPLATES == {"figure2": FIGURE2, "answer-colon": ANSWER_COLON}
+
+
+def test_fixed_text_never_ends_in_a_lone_space_before_user_text() -> None:
+    for before, after in pairwise(FIGURE2.segments):
+        assert not (split_slot(after)[1] and before.endswith(" ")), "the space belongs to the slot"
+
+
+def test_a_single_user_message_stays_bare() -> None:
+    assert FIGURE2.render_messages([Message(role="user", content="Hello {prompt}")]) == "Hello {prompt}"
+
+
+def test_a_dialogue_names_its_speakers() -> None:
+    dialogue = [
+        Message(role="system", content="Be kind."),
+        Message(role="user", content="Hi"),
+        Message(role="assistant", content="Hello!"),
+        Message(role="user", content="Bye"),
+    ]
+    assert FIGURE2.render_messages(dialogue) == "System: Be kind.\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: Bye"
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_a_single_message_that_is_not_the_users_keeps_its_speaker(role: str) -> None:
+    message = Message.model_validate({"role": role, "content": "Hi"})
+    assert FIGURE2.render_messages([message]) == f"{FIGURE2.turn_names[role]}: Hi"
+
+
+@pytest.mark.parametrize("wrong", [{"role": "tool"}, {"content": ""}, {"name": "x"}])
+def test_a_message_of_another_shape_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        Message.model_validate({"role": "user", "content": "Hi"} | wrong)

@@ -1,0 +1,71 @@
+"""What is frozen does not move by a bit, what is not does."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from tests.training.conftest import Toy, weights
+from tinyrm.backbone import load_masked_lm
+from training.adapter import dora_targets, freeze_lowest
+from training.cloze import learning_model
+from training.config import ClozeRecipe, Dora
+
+Train = Callable[[ClozeRecipe], nn.Module]
+
+
+def moved(toy: Toy, model: nn.Module) -> dict[str, bool]:
+    """Parameter -> whether training changed it."""
+    before = weights(load_masked_lm(str(toy.base)))
+    return {name: not value.equal(before[name]) for name, value in weights(model).items()}
+
+
+@pytest.mark.parametrize("loss", ["labels", "vocabulary"])
+def test_frozen_layers_and_embeddings_keep_every_bit(toy: Toy, train: Train, tmp_path: Path, loss: str) -> None:
+    change = moved(toy, train(toy.recipe(tmp_path, frozen_layers=2, loss=loss)))
+    frozen = {name for name in change if re.match(r"model\.(embeddings|layers\.[01])\.", name)}
+    assert {name for name, changed in change.items() if not changed} == frozen
+    assert {"decoder.bias", "head.dense.weight", "model.layers.2.mlp.Wi.weight"} <= change.keys() - frozen
+
+
+def test_no_frozen_layers_means_that_everything_learns(toy: Toy, train: Train, tmp_path: Path) -> None:
+    change = moved(toy, train(toy.recipe(tmp_path, frozen_layers=0)))
+    assert "model.embeddings.tok_embeddings.weight" in change
+    assert all(change.values())
+
+
+@pytest.mark.parametrize("layers", [4, 5])
+def test_freezing_all_layers_is_refused(toy: Toy, tmp_path: Path, layers: int) -> None:
+    with pytest.raises(ValueError, match=f"frozen_layers={layers} leaves nothing"):
+        freeze_lowest(load_masked_lm(str(toy.base)), layers)
+    with pytest.raises(ValueError, match=f"frozen_layers={layers} leaves nothing"):
+        learning_model(toy.recipe(tmp_path, frozen_layers=layers, dora=Dora(rank=2, alpha=2)))
+
+
+def test_dora_adapts_the_layers_above_and_the_heads_dense_only(toy: Toy, tmp_path: Path) -> None:
+    model = learning_model(toy.recipe(tmp_path, frozen_layers=2, dora=Dora(rank=2, alpha=2)))
+    adapted = {name for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
+    linears = ("attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo")
+    assert adapted == {f"model.layers.{i}.{linear}" for i in (2, 3) for linear in linears} | {"head.dense"}
+
+
+def test_dora_training_moves_every_adapter_and_no_base_weight(toy: Toy, train: Train, tmp_path: Path) -> None:
+    model = train(toy.recipe(tmp_path, frozen_layers=2, dora=Dora(rank=2, alpha=2)))
+    base = weights(load_masked_lm(str(toy.base)))
+    after = {name.removeprefix("base_model.model.").replace(".base_layer", ""): p for name, p in weights(model).items()}
+    assert base.keys() <= after.keys()
+    assert all(after[name].equal(value) for name, value in base.items())
+    second_factors = [value for name, value in after.items() if "lora_B" in name]
+    assert len(second_factors) == 9
+    assert all(value.any() for value in second_factors), "DoRA starts from zero here; a zero has not learned"
+
+
+def test_target_pattern_tells_layer_1_from_layers_10_and_up() -> None:
+    pattern = dora_targets(layers=22, frozen_layers=11)
+    hit = {i for i in range(30) if re.fullmatch(pattern, f"model.layers.{i}.attn.Wqkv")}
+    assert hit == set(range(11, 22))
+    assert re.fullmatch(pattern, "head.dense")
+    assert not any(re.fullmatch(pattern, name) for name in ("decoder", "head_dense", "model.layers.11.attn_norm"))

@@ -1,0 +1,81 @@
+"""What a recipe may say and what is refused, with the key named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from tests.conftest import REPOSITORY
+from training.config import ClozeRecipe, Optimization, PretrainRecipe, TokenizerRecipe, load_recipe
+
+RECIPES = sorted((REPOSITORY / "training" / "recipes").rglob("*.yaml"))
+CLOZE = {
+    "task": "cloze",
+    "output_dir": "out",
+    "model": "base",
+    "spec": {},
+    "train": ["pairs.jsonl"],
+    "optimization": {"peak_lr": 1e-4},
+}
+
+
+def load(folder: Path, recipe: dict[str, Any]) -> TokenizerRecipe | PretrainRecipe | ClozeRecipe:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return load_recipe(folder / "recipe.yaml")
+
+
+def test_there_are_recipes_to_check() -> None:
+    assert len(RECIPES) >= 4
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(REPOSITORY / "training" / "recipes")))
+def test_shipped_recipe_is_valid(path: Path) -> None:
+    assert load_recipe(path).task in ("tokenizer", "pretrain", "cloze")
+
+
+def test_a_minimal_recipe_takes_the_papers_optimizer(tmp_path: Path) -> None:
+    optimization = load(tmp_path, CLOZE).optimization
+    assert (optimization.weight_decay, optimization.betas, optimization.eps) == (1e-5, (0.9, 0.98), 1e-6)
+    assert (optimization.warmup_ratio, optimization.floor_ratio, optimization.batch_size) == (0.06, 0.02, 256)
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [(None, "learning_rate"), ("optimization", "lr"), ("spec", "prompt"), ("dora", "target")]
+)
+def test_an_unknown_key_is_refused_by_name(tmp_path: Path, section: str | None, key: str) -> None:
+    inner = CLOZE.get(section, {}) if section else CLOZE
+    recipe = CLOZE | {section: {**inner, key: 1}} if section else CLOZE | {key: 1}
+    with pytest.raises(ValidationError, match=rf"(?m)^cloze\.(\w+\.)?{key}\n  Extra inputs are not permitted"):
+        load(tmp_path, recipe)
+
+
+def test_an_unknown_task_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="'tokenizer', 'pretrain', 'cloze'"):
+        load(tmp_path, CLOZE | {"task": "reward"})
+
+
+def test_micro_batch_has_to_divide_the_batch() -> None:
+    with pytest.raises(ValidationError, match="micro_batch_size=3 has to divide batch_size=8"):
+        Optimization(peak_lr=1e-4, batch_size=8, micro_batch_size=3)
+
+
+def test_an_odd_micro_batch_would_part_the_orders_of_a_pair(tmp_path: Path) -> None:
+    optimization = {"peak_lr": 1e-4, "batch_size": 6, "micro_batch_size": 3}
+    with pytest.raises(ValidationError, match="micro_batch_size has to be even"):
+        load(tmp_path, CLOZE | {"optimization": optimization})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("held_out_fraction", 0), ("held_out_fraction", 0.5), ("default_instruction_rate", 1.1), ("frozen_layers", -1)],
+)
+def test_a_value_out_of_range_is_refused(tmp_path: Path, key: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=f"cloze.{key}"):
+        load(tmp_path, CLOZE | {key: value})
+
+
+def test_a_recipe_survives_its_record(tmp_path: Path) -> None:
+    recipe = load(tmp_path, CLOZE | {"dora": {"rank": 8, "alpha": 16}})
+    assert ClozeRecipe.model_validate_json(recipe.model_dump_json()) == recipe
