@@ -2,10 +2,11 @@
 
 PYTHON ?= python3
 DATA ?= data
-PORT ?= 8000
-NAME ?= starter
-BUNDLE ?= models/$(NAME)
-RECIPE ?= training/recipes/starter/4-dora.yaml
+PORT ?= $(or $(TINYRM_PORT),8000)
+# Not taken from the environment: some systems export a NAME of their own.
+NAME = starter
+BUNDLE ?= $(or $(TINYRM_MODEL),models/$(NAME))
+RECIPE ?= training/recipes/starter/1-tokenizer.yaml
 
 # Two environments: serving has no torch, and has to be seen to work without it.
 SERVE := .venv/serve
@@ -24,7 +25,6 @@ $(SERVE)/installed: pyproject.toml
 
 $(DEV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(DEV)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,train,export,dev]'
 	touch $@
 

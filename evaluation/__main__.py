@@ -15,7 +15,7 @@ from evaluation.judge import judge
 from evaluation.report import table
 from evaluation.statistics import by_domain
 from tinyrm.bundle import Bundle, record_evaluation, sha256
-from tinyrm.errors import TinyRMError
+from tinyrm.errors import InvalidInput, TinyRMError
 from tinyrm.manifest import CARD_FILE
 from tinyrm.pairs import read_pairs
 from tinyrm.scorer import Scorer
@@ -32,8 +32,11 @@ def main() -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     manifest = Bundle.open(arguments.bundle).manifest
+    pairs = read_pairs(arguments.pairs)
+    if not pairs:
+        raise InvalidInput(f"{arguments.pairs} holds no pairs")
     scorer = Scorer.open(arguments.bundle, arguments.engine)
-    summaries = by_domain(judge(scorer, manifest.spec, read_pairs(arguments.pairs)))
+    summaries = by_domain(judge(scorer, manifest.spec, pairs))
     results: dict[str, Any] = {
         "pairs": arguments.pairs.name,
         "pairs_sha256": sha256(arguments.pairs),

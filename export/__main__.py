@@ -21,6 +21,9 @@ def main() -> int:
     except TinyRMError as error:
         print(f"export: {error.type}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a model, adapter or hub id that is not there
+        print(f"export: cannot read: {error}", file=sys.stderr)
+        return 1
     for parity in manifest.parity:
         print(f"{parity.check}: {parity.max_difference:.1e} (allowed {parity.tolerance:.0e})")
     print(f"temperature {manifest.temperature:.3f}\n{manifest.identity} written to {options.out}")
@@ -36,10 +39,8 @@ def _parser() -> argparse.ArgumentParser:
         "--calibration", type=Path, help="pairs that fit the temperature; default: those training held out"
     )
     parser.add_argument("--card", type=Path, help="model card, becomes the bundle's README.md")
-    parser.add_argument(
-        "--template", choices=sorted(TEMPLATES), default="figure2", help="for a model trained elsewhere"
-    )
-    parser.add_argument("--max-tokens", type=int, default=2048, help="for a model trained elsewhere")
+    parser.add_argument("--template", choices=sorted(TEMPLATES), help="for a model trained elsewhere; default: figure2")
+    parser.add_argument("--max-tokens", type=int, help="for a model trained elsewhere; default: 2048")
     return parser
 
 

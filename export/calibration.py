@@ -13,7 +13,7 @@ LOG_TEMPERATURE_BOUNDS = (-4.0, 4.0)
 
 def fit_temperature(scorer: Scorer, spec: ClozeSpec, pairs: list[PreferencePair]) -> float:
     """The temperature of least negative log-likelihood on pairs the model did not learn from, both orders read."""
-    instructions = [spec.instruction(p.domain if p.domain in spec.domains else None) for p in pairs]
+    instructions = [spec.instruction_for_pair(p.domain) for p in pairs]
     preferences = scorer.score([p.comparison() for p in pairs], instructions)
     return best_temperature(np.array([p.margin * scorer.temperature for p in preferences]))
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyrm.spec import SPEC_FILE, ClozeSpec
+from tinyrm.bundle import sha256
+from tinyrm.errors import InvalidInput
+from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, ClozeSpec
 from tinyrm.template import TEMPLATES
-
-RUN_FILE = "training.json"
-HELD_OUT_FILE = "held_out.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +20,8 @@ class ExportOptions:
     adapter: Path | None = None
     calibration: Path | None = None
     card: Path | None = None
-    template: str = "figure2"
-    max_tokens: int = 2048
+    template: str | None = None
+    max_tokens: int | None = None
 
     @property
     def trained(self) -> Path:
@@ -35,16 +34,24 @@ class ExportOptions:
         return str(self.trained) if (self.trained / "tokenizer.json").is_file() else self.model
 
     def spec(self) -> ClozeSpec:
-        """As trained; for a model that has none, the template and budget asked for."""
+        """As trained; for a model trained elsewhere, the template and budget asked for. Raises InvalidInput."""
         if (self.trained / SPEC_FILE).is_file():
+            if self.template or self.max_tokens:
+                raise InvalidInput(f"{self.trained / SPEC_FILE} says template and token budget; leave both options out")
             return ClozeSpec.load(self.trained)
-        return ClozeSpec(template=TEMPLATES[self.template], max_tokens=self.max_tokens)
+        return ClozeSpec(template=TEMPLATES[self.template or "figure2"], max_tokens=self.max_tokens or 2048)
 
     def run(self) -> dict[str, Any]:
         """The record of the training run, empty for a model trained elsewhere."""
         path = self.trained / RUN_FILE
-        record: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return record
+
+    def refuse_other_base(self) -> None:
+        """Raise InvalidInput if the adapter was trained on other weights than those of `model`."""
+        trained_on, weights = self.run().get("base_sha256"), Path(self.model, "model.safetensors")
+        if self.adapter and trained_on and weights.is_file() and sha256(weights) != trained_on:
+            raise InvalidInput(f"{self.adapter} was trained on other weights than {self.model}; name its own base")
 
     def calibration_pairs(self) -> Path | None:
         """The pairs asked for, else those that training held out."""

@@ -1,6 +1,7 @@
 """One owner of the waiting list. A batch leaves when the engine is free; there is no timer."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -132,23 +133,24 @@ class Batcher:
     async def submit(self, readings: tuple[Encoding, ...]) -> Answered:
         """Wait for the answer. Raises Overloaded at once when the queue is full, ShuttingDown, EngineFailed."""
         item = Waiting(readings, asyncio.get_running_loop().create_future(), time.perf_counter())
-        self._admit(item)
+        self.refuse_if_full(item.tokens)
         self._waiting.append(item)
         self.queue_tokens += item.tokens
         self._work.set()
         return await item.answer
 
-    def _admit(self, item: Waiting) -> None:
+    def refuse_if_full(self, more_tokens: int = 0) -> None:
+        """Raise ShuttingDown, or Overloaded if `more_tokens` would not fit: before any work is spent on them."""
         if not self.is_alive:
             raise ShuttingDown("the service is shutting down; send the request to another replica")
-        if self.queue_tokens + item.tokens > self.max_queue_tokens:
+        if self.queue_tokens + more_tokens > self.max_queue_tokens:
             raise Overloaded(
                 f"{self.queue_tokens} tokens are waiting, at most {self.max_queue_tokens} may; retry after Retry-After"
             )
 
     def retry_after_s(self) -> int:
         """Whole seconds until the present queue has run, at the rate of the last batches; at least 1."""
-        return max(1, round(self.queue_tokens / self.tokens_per_s)) if self.tokens_per_s else 1
+        return max(1, math.ceil(self.queue_tokens / self.tokens_per_s)) if self.tokens_per_s else 1
 
     async def drain(self, timeout_s: float) -> None:
         """Accept nothing more, let what was accepted finish; after the timeout the rest get ShuttingDown."""
@@ -225,6 +227,7 @@ class Batcher:
 
     def _report(self, batch: list[Waiting], run_s: float, *, failed: bool) -> None:
         lengths = [len(reading) for item in batch for reading in item.readings]
-        rate = sum(lengths) / max(run_s, 1e-6)
-        self.tokens_per_s = rate if not self.tokens_per_s else 0.8 * self.tokens_per_s + 0.2 * rate
+        if not failed:
+            rate = sum(lengths) / max(run_s, 1e-6)
+            self.tokens_per_s = rate if not self.tokens_per_s else 0.8 * self.tokens_per_s + 0.2 * rate
         self.on_batch(BatchReport(len(lengths), sum(lengths), padded_cost(lengths), run_s, failed))

@@ -75,8 +75,7 @@ class Metrics:
         self._gauge("tinyrm_queue_tokens", "Tokens waiting for the engine.", lambda: batcher.queue_tokens)
 
     def observe_request(self, endpoint: str, status: int, seconds: float) -> None:
-        known = endpoint if endpoint in ENDPOINTS else "other"
-        self._request_seconds.labels(known, str(status)).observe(seconds)
+        self._request_seconds.labels(endpoint, str(status)).observe(seconds)
 
     def observe_shed(self, reason: str) -> None:
         self._shed.labels(reason).inc()
@@ -116,7 +115,7 @@ class Metrics:
             "tinyrm_stage_duration_seconds", "Stages of one comparison: encode, wait, run, and all together.", SECONDS,
             stage=STAGES,
         )  # fmt: skip
-        self._shed = self._counter("tinyrm_shed_requests", "Comparisons refused before any work.", reason=SHED_REASONS)
+        self._shed = self._counter("tinyrm_shed_requests", "Comparisons refused or given up.", reason=SHED_REASONS)
         self._gflops = self._counter(
             "tinyrm_gflops", "Billions of operations of answered comparisons.", formula=FORMULAS
         )

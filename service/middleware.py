@@ -87,5 +87,5 @@ class ObserveRequests:
 
 
 def _endpoint(path: str) -> str:
-    name = path.removeprefix("/v1/").replace("/", "_")
-    return name if name in ENDPOINTS else "other"
+    """A label from a fixed set, whatever paths people try."""
+    return {f"/v1/{name.replace('_', '/')}": name for name in ENDPOINTS}.get(path, "other")

@@ -52,9 +52,10 @@ class Pipeline:
     async def compare(self, request: CompareRequest) -> Answer:
         """Raises InvalidInput and its kinds, Overloaded, ShuttingDown, EngineFailed."""
         started = time.perf_counter()
-        readings = await self._encode(request)
-        encoded = time.perf_counter()
         try:
+            self.batcher.refuse_if_full()
+            readings = await self._encode(request)
+            encoded = time.perf_counter()
             answered = await self.batcher.submit(readings)
         except Unavailable as error:
             self.metrics.observe_shed(error.type)
@@ -74,7 +75,8 @@ class Pipeline:
     async def _encode(self, request: CompareRequest) -> tuple[Encoding, ...]:
         self._refuse_other_model(request.model)
         spec = self.manifest.spec
-        instruction = spec.instruction(request.domain) if request.instruction is None else request.instruction
+        own_instruction = spec.instruction(request.domain)
+        instruction = own_instruction if request.instruction is None else request.instruction
         prompt = request.prompt if isinstance(request.prompt, str) else spec.template.render_messages(request.prompt)
         comparison = Comparison(prompt, request.response_a, request.response_b)
         swap = self._swap_by_default if request.swap is None else request.swap == "on"

@@ -61,7 +61,7 @@ class CompareRequest(BaseModel):
 
 
 class Usage(BaseModel):
-    """What the answer cost. GFLOPs are counted exactly for the graph that ran, padding not included."""
+    """What the answer cost. GFLOPs are what the model needs (tinyrm/flops.py), padding not included."""
 
     tokens: int
     gflops: float

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -20,6 +21,10 @@ from training.pretrain import initial_model
 from training.tokenizer import train_bpe, wrap
 
 REPOSITORY = Path(__file__).parents[1]
+
+# No deadline: on a shared machine the slowest example says more about the neighbours than about the code.
+settings.register_profile("tinyrm", max_examples=60, deadline=None)
+settings.load_profile("tinyrm")
 
 SENTENCES = [
     "Select the best response. Question: What is 2 + 2? Choice 0: 2 + 2 = 4. Choice 1: 2 + 2 = 5.",

@@ -1,4 +1,4 @@
-"""`python -m service` as a real process."""
+"""`python -m service` as a real process, for every test that needs one."""
 
 import os
 import signal
@@ -7,71 +7,42 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.conftest import REPOSITORY
 
-STARTUP_TIMEOUT_S = 60
+STARTER = REPOSITORY / "models" / "starter"
+# The machine that runs the tests may be busy; nothing here takes as long by itself.
+PATIENCE_S = 60
 
 
 @dataclass(frozen=True)
-class Service:
-    """A running service process."""
+class Process:
+    """A running service."""
 
-    process: "subprocess.Popen[str]"
+    popen: subprocess.Popen[str]
     port: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30)
+    client: httpx.Client
 
     def post(self, path: str, body: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=30)
+        return self.client.post(path, json=body)
 
-    def terminate(self, timeout_s: float = 30) -> int:
-        """SIGTERM; the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout_s)
+    def get(self, path: str) -> httpx.Response:
+        return self.client.get(path)
 
+    def stop(self, within_s: float = PATIENCE_S) -> int:
+        self.popen.send_signal(signal.SIGTERM)
+        return self.popen.wait(within_s)
 
-def start_process(model: Path, port: int, **settings: str) -> "subprocess.Popen[str]":
-    environment = os.environ | {"TINYRM_MODEL": str(model), "TINYRM_PORT": str(port)} | settings
-    return subprocess.Popen(
-        [sys.executable, "-m", "service"], cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True
-    )
-
-
-@contextmanager
-def running_service(model: Path, **settings: str) -> Iterator[Service]:
-    """A service that is ready; killed at the end if it still runs."""
-    port = free_port()
-    service = Service(start_process(model, port, **settings), port)
-    try:
-        wait_until_ready(service)
-        yield service
-    finally:
-        service.process.kill()
-        service.process.communicate()
-
-
-def wait_until_ready(service: Service) -> None:
-    deadline = time.monotonic() + STARTUP_TIMEOUT_S
-    while time.monotonic() < deadline and service.process.poll() is None:
-        try:
-            if service.get("/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    service.process.kill()
-    raise AssertionError(f"the service did not become ready: {service.process.communicate()[1]}")
+    def is_listening(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 def free_port() -> int:
@@ -79,3 +50,44 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def environment(**settings: object) -> dict[str, str]:
+    ours = {f"TINYRM_{name.upper()}": str(value) for name, value in settings.items()}
+    return {name: value for name, value in os.environ.items() if not name.startswith("TINYRM_")} | ours
+
+
+@contextmanager
+def started(model: Path, **settings: object) -> Iterator[Process]:
+    """A service that is ready. Killed at the end if it still runs."""
+    port = free_port()
+    popen = subprocess.Popen(
+        [sys.executable, "-m", "service"], cwd=REPOSITORY, text=True, stderr=subprocess.DEVNULL,
+        env=environment(model=model, port=port, **settings),
+    )  # fmt: skip
+    try:
+        with new_client(port) as client:
+            process = Process(popen, port, client)
+            wait_until_ready(process)
+            yield process
+    finally:
+        popen.kill()
+        popen.wait(PATIENCE_S)
+
+
+def new_client(port: int) -> httpx.Client:
+    # Every request has a connection of its own, so that the end of an idle one cannot be mistaken for a lost request.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    base = f"http://127.0.0.1:{port}"
+    return httpx.Client(base_url=base, timeout=PATIENCE_S, limits=limits, trust_env=False)
+
+
+def wait_until_ready(process: Process) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        assert process.popen.poll() is None, f"left with {process.popen.returncode} before it was ready"
+        with suppress(httpx.TransportError):
+            if process.get("/readyz").status_code == 200:
+                return
+        time.sleep(0.05)
+    pytest.fail("not ready in time")

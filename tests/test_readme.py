@@ -10,10 +10,9 @@ import pytest
 
 from service.__main__ import settings_table
 from tests.conftest import REPOSITORY
-from tests.processes import Service, running_service
+from tests.processes import STARTER, Process, started
 
 README = (REPOSITORY / "README.md").read_text()
-STARTER = REPOSITORY / "models" / "starter"
 
 
 def blocks(language: str) -> list[str]:
@@ -26,13 +25,13 @@ def commands(first_word: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    with running_service(STARTER) as running:
+def service() -> Iterator[Process]:
+    with started(STARTER) as running:
         yield running
 
 
 @pytest.mark.parametrize("command", commands("curl"), ids=lambda c: " ".join(c.split()[:3]))
-def test_curl_commands_answer(command: str, service: Service) -> None:
+def test_curl_commands_answer(command: str, service: Process) -> None:
     done = subprocess.run(
         shlex.split(command.replace("localhost:8000", f"localhost:{service.port}")),
         capture_output=True, text=True, check=True, timeout=30,
@@ -55,7 +54,7 @@ def test_make_verbs_exist(command: str) -> None:
     subprocess.run([*shlex.split(command), "--dry-run"], cwd=REPOSITORY, check=True, capture_output=True)
 
 
-def test_reply_has_the_keys_shown(service: Service) -> None:
+def test_reply_has_the_keys_shown(service: Process) -> None:
     (shown,) = blocks("json")
     answered = service.post("/v1/compare", {"prompt": "p", "response_a": "a", "response_b": "b"}).json()
     assert list(answered) == list(json.loads(shown))

@@ -58,9 +58,10 @@ def write_bundle(
 ) -> Manifest:
     """Copy `files` (name -> source) to `folder`, with a manifest of `fields`, their hashes and the revision.
 
-    Written beside the target and renamed, so a reader sees the old bundle or the new one, never a part. The model card
-    becomes README.md and may be edited afterwards: it has no hash.
+    Written beside the target and renamed into place, so a reader never sees a part of a bundle. The model card becomes
+    README.md and may be edited afterwards: it has no hash. Raises InvalidBundle if something else stands at `folder`.
     """
+    refuse_foreign(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -68,7 +69,7 @@ def write_bundle(
             shutil.copyfile(source, staging / name)
         hashes = {name: sha256(staging / name) for name in files}
         manifest = Manifest(**fields, files=hashes).with_revision()
-        (staging / MANIFEST_FILE).write_text(_as_json(manifest))
+        (staging / MANIFEST_FILE).write_text(_as_json(manifest), encoding="utf-8")
         if card:
             shutil.copyfile(card, staging / CARD_FILE)
         staging.chmod(0o755)
@@ -78,12 +79,18 @@ def write_bundle(
     return manifest
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Raise InvalidBundle if `folder` exists and is no bundle: writing one there would delete what it holds."""
+    if folder.exists() and not (folder / MANIFEST_FILE).is_file():
+        raise InvalidBundle(f"{folder} exists and is no bundle; it would be replaced: choose another folder")
+
+
 def record_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
     """Add evaluation results to a bundle's manifest; the revision stays, they do not change an answer."""
     manifest = Bundle.open(folder).manifest
     manifest = manifest.model_copy(update={"evaluation": {**manifest.evaluation, **results}})
     staged = folder / f".{MANIFEST_FILE}"
-    staged.write_text(_as_json(manifest))
+    staged.write_text(_as_json(manifest), encoding="utf-8")
     staged.replace(folder / MANIFEST_FILE)
 
 
@@ -94,7 +101,7 @@ def sha256(path: Path) -> str:
 
 def _read_manifest(folder: Path) -> Manifest:
     try:
-        content = json.loads((folder / MANIFEST_FILE).read_text())
+        content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         version = content["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidBundle(f"{folder} holds no readable {MANIFEST_FILE}: {error}") from error

@@ -137,7 +137,8 @@ class Encoder:
 
     def _ids(self, text: str) -> list[int]:
         try:
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
+            # Unlike `encode`, this one lets other threads run meanwhile, and it does not track offsets.
+            return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except (TypeError, UnicodeEncodeError) as error:  # what the tokenizer raises depends on its version
             raise InvalidText("a text contains a lone surrogate, which is not valid Unicode; remove it") from error
 

@@ -73,7 +73,7 @@ class Manifest(Frozen):
         return f"{self.name}@{self.revision}"
 
     def expected_revision(self) -> str:
-        """A hash of all that decides an answer: every field but the evaluation results, which describe it."""
+        """A hash of every field but the evaluation results, which may be added later."""
         content = self.model_dump_json(exclude={"revision", "evaluation"})
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 

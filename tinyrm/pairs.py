@@ -38,16 +38,21 @@ def read_pairs(path: Path) -> list[PreferencePair]:
         try:
             pairs.append(PreferencePair.model_validate(record))
         except ValidationError as error:
-            raise InvalidInput(f"{path}, line {number}: {error.errors()[0]['msg']}") from error
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise InvalidInput(f"{path}, line {number}: {field}: {first['msg']}") from error
     return pairs
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """The JSON value of each line. Raises InvalidInput naming the line that is not JSON."""
+    """The JSON value of each line. Raises InvalidInput naming the file, and the line that is not JSON."""
     openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
-    with openers.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
+    number = 0
+    try:
+        with openers.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):  # noqa: B007
                 yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InvalidInput(f"{path}, line {number}: {error}") from error
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"{path}, line {number}: {error}") from error
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} cannot be read after line {number}: {error}") from error

@@ -8,7 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tinyrm.errors import UnknownDomain
 from tinyrm.template import FIGURE2, Template
 
+# What training leaves beside the weights, and export looks for.
 SPEC_FILE = "cloze.json"
+RUN_FILE = "training.json"
+HELD_OUT_FILE = "held_out.jsonl"
 
 
 class ClozeSpec(BaseModel):
@@ -36,9 +39,13 @@ class ClozeSpec(BaseModel):
             raise UnknownDomain(f"no domain {name!r} in this model; it has: {', '.join(sorted(self.domains))}")
         return self.domains[name]
 
+    def instruction_for_pair(self, domain: str | None) -> str:
+        """As `instruction`, but a domain this model was not made for is asked under the default one."""
+        return self.instruction(domain if domain in self.domains else None)
+
     def save(self, folder: Path) -> None:
-        (folder / SPEC_FILE).write_text(self.model_dump_json(indent=2) + "\n")
+        (folder / SPEC_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        return cls.model_validate_json((folder / SPEC_FILE).read_text())
+        return cls.model_validate_json((folder / SPEC_FILE).read_text(encoding="utf-8"))

@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Slot = Literal["instruction", "prompt", "response_a", "response_b"]
 SPECIAL_ROLES = ("[CLS]", "[SEP]", "[MASK]")
-TEXT_SLOTS: tuple[Slot, ...] = ("prompt", "response_a", "response_b")
 
 _SLOT = re.compile(r"(?P<joint>[^{}]*)\{(?P<slot>instruction|prompt|response_a|response_b)\}")
 

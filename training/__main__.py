@@ -2,19 +2,28 @@
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from tinyrm.errors import TinyRMError
 from training.config import ClozeRecipe, PretrainRecipe, load_recipe
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("recipe", type=Path, help="a YAML file, see training/recipes/")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the recipe's data files")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output folder")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run(arguments.recipe, arguments.data, resume=arguments.resume)
+    try:
+        run(arguments.recipe, arguments.data, resume=arguments.resume)
+    except (TinyRMError, ValidationError, OSError) as error:
+        print(f"training: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def run(recipe_path: Path, data_dir: Path, *, resume: bool) -> None:
@@ -35,4 +44,4 @@ def run(recipe_path: Path, data_dir: Path, *, resume: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,6 +5,7 @@ import re
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from tinyrm.errors import InvalidInput
 from training.config import Dora
 
 
@@ -45,4 +46,4 @@ def dora_targets(layers: int, frozen_layers: int) -> str:
 
 def _refuse_too_many(frozen: int, layers: int) -> None:
     if frozen >= layers:
-        raise ValueError(f"frozen_layers={frozen} leaves nothing to learn in a model of {layers} layers")
+        raise InvalidInput(f"frozen_layers={frozen} leaves nothing to learn in a model of {layers} layers")

@@ -13,25 +13,26 @@ from transformers import AutoTokenizer, EvalPrediction, set_seed
 from tinyrm.backbone import load_masked_lm, load_tokenizer
 from tinyrm.bundle import sha256
 from tinyrm.encoding import Encoder
+from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
+from tinyrm.spec import HELD_OUT_FILE, RUN_FILE
 from training.adapter import add_dora, freeze_lowest
 from training.config import ClozeRecipe
 from training.data import EpochSampler, PairCollator, PairDataset, load_pairs, split_by_prompt
-from training.trainer import DecoupledTrainer, JsonLog, last_checkpoint, training_arguments
-
-RUN_FILE = "training.json"
-HELD_OUT_FILE = "held_out.jsonl"
+from training.output import identity, prepare_output
+from training.trainer import DecoupledTrainer, JsonLog, training_arguments
 
 
 def train_cloze(recipe: ClozeRecipe, data_dir: Path, *, resume: bool) -> None:
     """Train and write weights or adapter, tokenizer, spec, held-out pairs and a record of the run."""
+    checkpoint = prepare_output(recipe, resume=resume)
     set_seed(recipe.optimization.seed)
     tokenizer, special = load_tokenizer(recipe.model)
     encoder = Encoder(tokenizer, recipe.spec.template, special, recipe.train_max_tokens or recipe.spec.max_tokens)
     pairs = load_pairs(recipe.train, data_dir)
     learn, held_out = split_by_prompt(pairs, recipe.held_out_fraction, recipe.optimization.seed)
     if not learn or not held_out:
-        raise ValueError(f"{len(pairs)} pairs are too few: {len(learn)} to learn from, {len(held_out)} held out")
+        raise InvalidInput(f"{len(pairs)} pairs are too few: {len(learn)} to learn from, {len(held_out)} held out")
     trainer = ClozeTrainer(
         label_ids=encoder.label_ids,
         label_loss=recipe.loss == "labels",
@@ -44,7 +45,7 @@ def train_cloze(recipe: ClozeRecipe, data_dir: Path, *, resume: bool) -> None:
         compute_metrics=preference_metrics,
         callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(recipe.output_dir) if resume else None)
+    trainer.train(resume_from_checkpoint=checkpoint)
     metrics = trainer.evaluate()
     trainer.save_model()
     if trainer.is_world_process_zero():
@@ -116,15 +117,17 @@ def _dataset(pairs: list[PreferencePair], encoder: Encoder, recipe: ClozeRecipe,
 
 
 def _record(recipe: ClozeRecipe, data_dir: Path, held_out: list[PreferencePair], metrics: dict[str, float]) -> None:
-    """What export and the model card need to know of this run."""
+    """What export and the model card need to know of this run, and of the run that made its base."""
     recipe.spec.save(recipe.output_dir)
+    earlier = Path(recipe.model, RUN_FILE)
     run = {
-        "recipe": recipe.model_dump(mode="json"),
+        **identity(recipe),
         "data_sha256": {path: sha256(data_dir / path) for path in recipe.train},
         "held_out": metrics,
+        "base": json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else None,
     }
-    (recipe.output_dir / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n")
-    with (recipe.output_dir / HELD_OUT_FILE).open("w") as file:
+    (recipe.output_dir / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    with (recipe.output_dir / HELD_OUT_FILE).open("w", encoding="utf-8") as file:
         file.writelines(pair.model_dump_json() + "\n" for pair in held_out)
 
 

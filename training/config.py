@@ -24,7 +24,7 @@ class Texts(Section):
     kind: Literal["documents", "pairs"] = Field(
         description="documents: records with `text`. pairs: preference pairs, both responses in one text."
     )
-    max_mb: float | None = Field(default=None, description="Take a random part of about this many megabytes.")
+    max_mb: float | None = Field(default=None, gt=0, description="Take a random part of about this many megabytes.")
 
 
 class Optimization(Section):
@@ -45,8 +45,8 @@ class Optimization(Section):
     micro_batch_size: int = Field(default=32, gt=0, description="Sequences per forward pass on one device.")
     precision: Literal["fp32", "bf16"] = "bf16"
     compile: bool = Field(default=False, description="torch.compile; pays off at a constant length.")
-    save_steps: int = 200
-    eval_steps: int = 200
+    save_steps: int = Field(default=200, gt=0)
+    eval_steps: int = Field(default=200, gt=0)
     seed: int = 17
 
     @model_validator(mode="after")
@@ -133,6 +133,8 @@ class ClozeRecipe(Section):
     def _both_orders_fit(self) -> Self:
         if self.optimization.micro_batch_size % 2:
             raise ValueError("micro_batch_size has to be even: both orders of a pair travel together")
+        if self.train_max_tokens and self.train_max_tokens > self.spec.max_tokens:
+            raise ValueError(f"train_max_tokens={self.train_max_tokens} is above the spec's {self.spec.max_tokens}")
         return self
 
 
@@ -142,4 +144,4 @@ Recipe = Annotated[TokenizerRecipe | PretrainRecipe | ClozeRecipe, Field(discrim
 def load_recipe(path: Path) -> TokenizerRecipe | PretrainRecipe | ClozeRecipe:
     """Read and validate a recipe. Raises pydantic.ValidationError naming each wrong key."""
     adapter: TypeAdapter[TokenizerRecipe | PretrainRecipe | ClozeRecipe] = TypeAdapter(Recipe)
-    return adapter.validate_python(yaml.safe_load(path.read_text()))
+    return adapter.validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))

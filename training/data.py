@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -47,21 +48,24 @@ class PairDataset(Dataset[tuple[Encoding, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Encoding, ...]:
         pair = self.pairs[index]
-        return self._encoder.encode(pair.comparison(), self._spec.instruction(self._domain(index)), swap=True)
+        return self._encoder.encode(pair.comparison(), self._spec.instruction_for_pair(self._domain(index)), swap=True)
 
     def lengths(self) -> list[int]:
         """Characters of each pair: near enough to tokens for grouping, and free."""
         return [len(p.prompt) + len(p.chosen) + len(p.rejected) for p in self.pairs]
 
     def _domain(self, index: int) -> str | None:
-        """The pair's own domain; for a seeded share of the pairs, and where the spec lacks it, the default one."""
+        """The pair's own domain; for a seeded share of the pairs none, which means the default one."""
         domain = self.pairs[index].domain
         use_default = random.Random(f"{self._seed}:{index}").random() < self._default_rate
-        return None if use_default or domain not in self._spec.domains else domain
+        return None if use_default else domain
 
 
 class EpochSampler(Sampler[int]):
-    """Random order, pairs of similar length in the same batch.
+    """Pairs of similar length in the same batch, the batches in random order.
+
+    Grouping alone leaves them sorted: long texts, then short ones, over and over. Length goes with the kind of text, so
+    the model would be pulled to and fro.
 
     The order follows from seed and epoch alone, so that a run resumed in a later epoch reads on where it stopped.
     The epoch is asked for, not set: a data loader that skips batches hides its sampler.
@@ -78,7 +82,12 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch())
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        indices = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
+        whole = len(indices) // self.batch_size
+        batches = [
+            indices[i * self.batch_size :][: self.batch_size] for i in torch.randperm(whole, generator=generator)
+        ]
+        return chain(*batches, indices[whole * self.batch_size :])
 
 
 @dataclass(frozen=True, slots=True)

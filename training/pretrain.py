@@ -16,9 +16,12 @@ from transformers import (
     set_seed,
 )
 
+from tinyrm.backbone import load_masked_lm
+from tinyrm.errors import InvalidInput
 from training.config import NewModel, PretrainRecipe
+from training.output import prepare_output
 from training.texts import load_texts
-from training.trainer import DecoupledTrainer, JsonLog, last_checkpoint, training_arguments
+from training.trainer import DecoupledTrainer, JsonLog, training_arguments
 
 VALIDATION_BLOCKS = 64
 
@@ -46,11 +49,12 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
 
 def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool) -> None:
     """Train and write a checkpoint with its tokenizer to `recipe.output_dir`."""
+    checkpoint = prepare_output(recipe, resume=resume)
     set_seed(recipe.optimization.seed)
     tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
     blocks = Blocks(load_texts(recipe.texts, data_dir, recipe.optimization.seed), tokenizer, recipe.block_tokens)
     if len(blocks) <= VALIDATION_BLOCKS:
-        raise ValueError(
+        raise InvalidInput(
             f"{len(blocks)} blocks of text are too few; {VALIDATION_BLOCKS} of them are kept for validation"
         )
     trainer = DecoupledTrainer(
@@ -62,7 +66,7 @@ def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool) -> None:
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=recipe.mask_rate),
         callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(recipe.output_dir) if resume else None)
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(recipe.output_dir)
@@ -72,8 +76,7 @@ def initial_model(model: NewModel | str, tokenizer: PreTrainedTokenizerFast) -> 
     """A fresh model of the given geometry, or a pre-trained one to continue."""
     # The vocabulary-sized head runs at the masked positions only.
     if isinstance(model, str):
-        loaded: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(model, sparse_prediction=True)
-        return loaded
+        return load_masked_lm(model, sparse_prediction=True)
     return AutoModelForMaskedLM.from_config(new_config(model, tokenizer))
 
 

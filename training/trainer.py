@@ -8,8 +8,8 @@ import torch
 from accelerate import PartialState
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_wsd_schedule
-from transformers.trainer_utils import get_last_checkpoint
 
+from tinyrm.errors import InvalidInput
 from training.config import Optimization
 
 
@@ -68,9 +68,15 @@ def warmup_then_linear(optimizer: torch.optim.Optimizer, optimization: Optimizat
 
 def training_arguments(output_dir: Path, optimization: Optimization, sequences_per_item: int = 1) -> TrainingArguments:
     """Trainer arguments for `optimization`; `batch_size` is reached by accumulation over steps and devices."""
-    per_pass = optimization.micro_batch_size * PartialState().num_processes
+    processes = PartialState().num_processes
+    if processes == 1 and torch.cuda.device_count() > 1:
+        # The Trainer would split each batch over all of them in one process, slowly, and multiply the batch size.
+        raise InvalidInput(
+            "several GPUs: start with `accelerate launch -m training`, or set CUDA_VISIBLE_DEVICES to one"
+        )
+    per_pass = optimization.micro_batch_size * processes
     if optimization.batch_size % per_pass:
-        raise ValueError(f"batch_size={optimization.batch_size} is not a multiple of {per_pass} sequences per pass")
+        raise InvalidInput(f"batch_size={optimization.batch_size} is not a multiple of {per_pass} sequences per pass")
     micro_batch = optimization.micro_batch_size // sequences_per_item
     return TrainingArguments(
         output_dir=str(output_dir),
@@ -110,8 +116,3 @@ class JsonLog(TrainerCallback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-
-
-def last_checkpoint(output_dir: Path) -> str | None:
-    """The newest checkpoint folder of an interrupted run."""
-    return get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None

@@ -1,7 +1,6 @@
 """`python -m service` as a process of its own: what an operator and an orchestrator see."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -10,95 +9,22 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.processes import PATIENCE_S, STARTER, Process, environment, started
+from tinyrm.bundle import Bundle
+from tinyrm.pairs import read_pairs
+from tinyrm.scorer import Scorer
 
 PAIR = {"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "2 + 2 = 5."}
 # A full-length comparison: many of them keep even the toy model busy for seconds.
 LONG = PAIR | {"prompt": "What is the answer? " * 100}
-STARTER = REPOSITORY / "models" / "starter"
-# The machine that runs the tests may be busy; nothing here takes as long by itself.
-PATIENCE_S = 60
-
-
-@dataclass(frozen=True)
-class Process:
-    """A running service."""
-
-    popen: subprocess.Popen[str]
-    port: int
-    client: httpx.Client
-
-    def post(self, path: str, body: Any) -> httpx.Response:
-        return self.client.post(path, json=body)
-
-    def get(self, path: str) -> httpx.Response:
-        return self.client.get(path)
-
-    def stop(self, within_s: float = PATIENCE_S) -> int:
-        self.popen.send_signal(signal.SIGTERM)
-        return self.popen.wait(within_s)
-
-    def is_listening(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def environment(**settings: object) -> dict[str, str]:
-    ours = {f"TINYRM_{name.upper()}": str(value) for name, value in settings.items()}
-    return {name: value for name, value in os.environ.items() if not name.startswith("TINYRM_")} | ours
-
-
-@contextmanager
-def started(model: Path, **settings: object) -> Iterator[Process]:
-    """A service that is ready. Killed at the end if it still runs."""
-    port = free_port()
-    popen = subprocess.Popen(
-        [sys.executable, "-m", "service"], cwd=REPOSITORY, text=True, stderr=subprocess.DEVNULL,
-        env=environment(model=model, port=port, **settings),
-    )  # fmt: skip
-    try:
-        with new_client(port) as client:
-            process = Process(popen, port, client)
-            wait_until_ready(process)
-            yield process
-    finally:
-        popen.kill()
-        popen.wait(PATIENCE_S)
-
-
-def new_client(port: int) -> httpx.Client:
-    # Every request has a connection of its own, so that the end of an idle one cannot be mistaken for a lost request.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-    base = f"http://127.0.0.1:{port}"
-    return httpx.Client(base_url=base, timeout=PATIENCE_S, limits=limits, trust_env=False)
-
-
-def wait_until_ready(process: Process) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        assert process.popen.poll() is None, f"left with {process.popen.returncode} before it was ready"
-        with suppress(httpx.TransportError):
-            if process.get("/readyz").status_code == 200:
-                return
-        time.sleep(0.05)
-    pytest.fail("not ready in time")
 
 
 def refused_start(**settings: object) -> subprocess.CompletedProcess[str]:
@@ -114,6 +40,7 @@ def wait_until_accepted(process: Process, comparisons: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while total(process, "tinyrm_queue_items") + total(process, "tinyrm_preferences_total") < comparisons - 1:
         assert time.monotonic() < deadline, "the load never built up"
+        time.sleep(0.02)
 
 
 def total(process: Process, metric: str) -> float:
@@ -123,8 +50,6 @@ def total(process: Process, metric: str) -> float:
 
 @pytest.mark.parametrize("model", ["toy", "starter"])
 def test_serves_refuses_and_leaves_as_asked(model: str, bundle_folder: Path) -> None:
-    if model == "starter" and not STARTER.is_dir():
-        pytest.skip("models/starter does not exist yet")
     with started(STARTER if model == "starter" else bundle_folder) as process:
         reply = process.post("/v1/compare", PAIR)
         assert reply.status_code == 200
@@ -140,6 +65,22 @@ def test_serves_refuses_and_leaves_as_asked(model: str, bundle_folder: Path) -> 
         assert not process.is_listening()
 
 
+def test_real_pairs_over_http_answer_as_offline(data_dir: Path) -> None:
+    pairs = read_pairs(data_dir / "validation.jsonl.gz")[::120]
+    scorer, spec = Scorer.open(STARTER), Bundle.open(STARTER).manifest.spec
+    expected = scorer.score([p.comparison() for p in pairs], [spec.instruction_for_pair(p.domain) for p in pairs])
+    with started(STARTER) as process:
+        for pair, preference in zip(pairs, expected, strict=True):
+            body = {
+                "prompt": pair.prompt,
+                "response_a": pair.chosen,
+                "response_b": pair.rejected,
+                "domain": pair.domain,
+            }
+            reply = process.post("/v1/compare", texts | {"domain": pair.domain}).json()
+            assert reply["margin"] == pytest.approx(preference.margin, abs=1e-4)
+
+
 def test_bytes_on_the_wire_that_are_no_request_do_no_harm(bundle_folder: Path) -> None:
     lying = b"POST /v1/compare HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{"
     with started(bundle_folder) as process:
@@ -151,14 +92,16 @@ def test_bytes_on_the_wire_that_are_no_request_do_no_harm(bundle_folder: Path) -
         assert process.post("/v1/compare", PAIR).status_code == 200
 
 
-@pytest.mark.parametrize("drain_timeout_s", [PATIENCE_S, 0.1])
-def test_everything_accepted_is_answered_when_asked_to_leave(bundle_folder: Path, drain_timeout_s: float) -> None:
+@pytest.mark.parametrize(("drain_timeout_s", "items"), [(PATIENCE_S, 80), (0.1, 500)])
+def test_everything_accepted_is_answered_when_asked_to_leave(
+    bundle_folder: Path, drain_timeout_s: float, items: int
+) -> None:
     one_at_a_time = {"max_batch_tokens": 512, "drain_timeout_s": drain_timeout_s}
     with started(bundle_folder, **one_at_a_time) as process, ThreadPoolExecutor(31) as clients:
-        batch = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 80})
-        wait_until_accepted(process, 80)
+        batch = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * items})
+        wait_until_accepted(process, items)
         singles = [clients.submit(process.post, "/v1/compare", LONG) for _ in range(30)]
-        wait_until_accepted(process, 110)
+        wait_until_accepted(process, items + 30)
         asked = time.monotonic()
         assert process.stop() == 0
         took = time.monotonic() - asked
@@ -166,7 +109,7 @@ def test_everything_accepted_is_answered_when_asked_to_leave(bundle_folder: Path
         refused = sum(result.get("error", {}).get("type") == "shutting_down" for result in results)
         answered = sum("probability_a" in result for result in results)
         statuses = {single.result().status_code for single in singles}
-    assert refused + answered == 80
+    assert refused + answered == items
     # Enough time: all are scored. Too little: those at the end of the line are told so, and soon.
     assert statuses == ({200} if drain_timeout_s == PATIENCE_S else {503})
     assert took < drain_timeout_s + 10

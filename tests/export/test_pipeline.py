@@ -16,7 +16,7 @@ from tests.export.conftest import RUN
 from tinyrm.backbone import load_masked_lm
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
-from tinyrm.errors import InvalidInput, InvalidTemplate
+from tinyrm.errors import InvalidBundle, InvalidInput, InvalidTemplate
 from tinyrm.scorer import Scorer
 from tinyrm.template import ANSWER_COLON
 
@@ -130,7 +130,28 @@ def test_command_reports_a_refusal_and_fails(
 
 def test_what_was_trained_last_knows_best(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.adapter, tmp_path / "adapter")
-    options = ExportOptions(model=str(trained.base), adapter=tmp_path / "adapter", out=tmp_path / "out", max_tokens=99)
+    options = ExportOptions(model=str(trained.base), adapter=tmp_path / "adapter", out=tmp_path / "out")
     assert options.spec() == TOY_SPEC
     assert options.tokenizer == str(tmp_path / "adapter")
     assert ExportOptions(model=str(trained.base), out=tmp_path / "out", max_tokens=99).spec().max_tokens == 99
+
+
+def test_options_that_contradict_the_training_are_refused(trained: Trained, tmp_path: Path) -> None:
+    options = ExportOptions(model=str(trained.base), adapter=trained.adapter, out=tmp_path / "out", max_tokens=99)
+    with pytest.raises(InvalidInput, match="leave both options out"):
+        options.spec()
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "precious").write_text("weights")
+    with pytest.raises(InvalidBundle, match="choose another folder"):
+        export_bundle(ExportOptions(model=str(trained.base), adapter=trained.adapter, out=tmp_path / "store"))
+    assert (tmp_path / "store" / "precious").read_text() == "weights"
+
+
+def test_an_adapter_of_another_base_is_refused(trained: Trained, tmp_path: Path) -> None:
+    adapter = shutil.copytree(trained.adapter, tmp_path / "adapter")
+    (adapter / "training.json").write_text(json.dumps({"base_sha256": "0" * 64}))
+    with pytest.raises(InvalidInput, match="other weights"):
+        export_bundle(ExportOptions(model=str(trained.base), adapter=adapter, out=tmp_path / "out"))

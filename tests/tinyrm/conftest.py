@@ -4,15 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from tokenizers import Tokenizer
 
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import SpecialTokens
-
-# No deadline: on a shared machine the slowest example says more about the neighbours than about the code.
-settings.register_profile("core", max_examples=60, deadline=None)
-settings.load_profile("core")
 
 PAIR = Comparison("What is 2 + 2?", "It is 4.", "It is 5.")
 

@@ -60,13 +60,35 @@ def test_engines_are_offered_fastest_first(monkeypatch: pytest.MonkeyPatch) -> N
     assert ort.available() == ["onnxruntime-tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"]
 
 
-class SessionThatFellBack:
-    """What ONNX Runtime gives where the driver is missing: a working session on another provider."""
+class SessionOnGpu:
+    def __init__(self, *_: object, providers: list[str]) -> None:
+        self.providers = [*providers, "CPUExecutionProvider"]
 
-    def __init__(self, *_: object, **__: object) -> None: ...
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+
+class SessionThatFellBack(SessionOnGpu):
+    """What ONNX Runtime gives where the driver is missing: a working session on another provider."""
 
     def get_providers(self) -> list[str]:
         return ["CPUExecutionProvider"]
+
+
+def test_auto_prefers_the_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", SessionOnGpu)
+    assert open_engine(bundle).name == "onnxruntime-cuda"
+
+
+def test_auto_passes_over_what_does_not_start_and_says_so(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(ort.ENGINES.values()))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", SessionThatFellBack)
+    assert open_engine(bundle).name == "onnxruntime-cpu"
+    assert [record.args[0] for record in caplog.records if record.args] == ["onnxruntime-tensorrt", "onnxruntime-cuda"]
 
 
 def test_a_silent_fallback_of_the_runtime_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

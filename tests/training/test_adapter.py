@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.training.conftest import Toy, weights
 from tinyrm.backbone import load_masked_lm
+from tinyrm.errors import InvalidInput
 from training.adapter import dora_targets, freeze_lowest
 from training.cloze import learning_model
 from training.config import ClozeRecipe, Dora
@@ -39,9 +40,9 @@ def test_no_frozen_layers_means_that_everything_learns(toy: Toy, train: Train, t
 
 @pytest.mark.parametrize("layers", [4, 5])
 def test_freezing_all_layers_is_refused(toy: Toy, tmp_path: Path, layers: int) -> None:
-    with pytest.raises(ValueError, match=f"frozen_layers={layers} leaves nothing"):
+    with pytest.raises(InvalidInput, match=f"frozen_layers={layers} leaves nothing"):
         freeze_lowest(load_masked_lm(str(toy.base)), layers)
-    with pytest.raises(ValueError, match=f"frozen_layers={layers} leaves nothing"):
+    with pytest.raises(InvalidInput, match=f"frozen_layers={layers} leaves nothing"):
         learning_model(toy.recipe(tmp_path, frozen_layers=layers, dora=Dora(rank=2, alpha=2)))
 
 

@@ -16,12 +16,14 @@ from transformers import AutoTokenizer
 from tests.training.conftest import SPEC, Toy, read_log, toy_pairs, weights
 from tinyrm.backbone import load_masked_lm
 from tinyrm.encoding import Encoding
+from tinyrm.errors import InvalidInput
 from tinyrm.pairs import read_pairs
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
 from training import cloze
-from training.cloze import HELD_OUT_FILE, RUN_FILE, train_cloze
+from training.cloze import train_cloze
 from training.config import ClozeRecipe, Dora
 from training.data import PairCollator, split_by_prompt
+from training.output import prepare_output
 
 Train = Callable[[ClozeRecipe], nn.Module]
 # 64 pairs less the held-out ones make about a dozen steps of 4 pairs: step 16 lies inside the second epoch.
@@ -66,7 +68,7 @@ def test_vocabulary_loss_teaches_first_that_a_label_word_stands_at_the_mask(toy:
 
 
 def test_dora_learns_too_and_writes_only_the_adapter(toy: Toy, tmp_path: Path) -> None:
-    steps = {"peak_lr": 2e-2, "max_steps": 60, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
+    steps = {"peak_lr": 2e-2, "max_steps": 100, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
     recipe = toy.recipe(tmp_path, steps, loss="labels", frozen_layers=1, dora=Dora(rank=16, alpha=16))
     train_cloze(recipe, toy.data, resume=False)
     assert read_log(tmp_path)[-1]["eval_accuracy_one_order"] > 0.9
@@ -129,7 +131,7 @@ def test_accumulated_small_batches_make_the_step_of_one_large_batch(toy: Toy, tm
 
 def test_too_few_pairs_to_hold_any_out_are_refused_before_training(toy: Toy, tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text(toy_pairs(1)[0].model_dump_json())
-    with pytest.raises(ValueError, match="1 pairs are too few"):
+    with pytest.raises(InvalidInput, match="1 pairs are too few"):
         train_cloze(toy.recipe(tmp_path / "out"), tmp_path, resume=False)
 
 
@@ -152,3 +154,16 @@ def test_training_reads_fewer_tokens_where_the_recipe_says_so(
     train_cloze(toy.recipe(tmp_path / "out", train_max_tokens=100), tmp_path, resume=False)
     assert max(lengths) == 100
     assert ClozeSpec.load(tmp_path / "out").max_tokens == SPEC.max_tokens
+
+
+def test_checkpoints_of_another_recipe_are_not_gone_on_from(toy: Toy, tmp_path: Path) -> None:
+    first = toy.recipe(tmp_path, {"max_steps": 2, "save_steps": 1})
+    train_cloze(first, toy.data, resume=False)
+    with pytest.raises(InvalidInput, match="another recipe"):
+        train_cloze(toy.recipe(tmp_path, {"max_steps": 3, "save_steps": 1}), toy.data, resume=True)
+
+
+def test_a_new_run_removes_the_checkpoints_of_the_old(toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-999").mkdir()
+    assert prepare_output(toy.recipe(tmp_path, {}), resume=False) is None
+    assert not (tmp_path / "checkpoint-999").exists()

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.conftest import SENTENCES
 from tests.training.conftest import read_log
 from tinyrm.backbone import load_masked_lm, load_tokenizer
+from tinyrm.errors import InvalidInput
 from training.config import NewModel, Optimization, PretrainRecipe, Texts
 from training.pretrain import Blocks, initial_model, pretrain
 
@@ -80,7 +81,7 @@ def test_resumed_run_goes_on_from_its_checkpoint(tokenizer: PreTrainedTokenizerF
 
 
 def test_too_little_text_for_validation_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="blocks of text are too few"):
+    with pytest.raises(InvalidInput, match="blocks of text are too few"):
         pretrain(recipe(tmp_path, tokenizer, SENTENCES), tmp_path, resume=False)
 
 

@@ -1,5 +1,6 @@
 """Engines behind one contract. Each runtime is a leaf of its own, imported only when it is asked for."""
 
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -9,6 +10,8 @@ from tinyrm.errors import EngineUnavailable
 
 if TYPE_CHECKING:
     from tinyrm.bundle import Bundle
+
+log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -26,18 +29,23 @@ class Engine(Protocol):
 
 
 def open_engine(bundle: "Bundle", engine: str = "auto", *, precision: str = "fp32", threads: int = 0) -> Engine:
-    """The engine asked for; `auto` takes the fastest one present.
+    """The engine asked for; `auto` takes the fastest one that starts here, and logs which it passed over.
 
     threads: per run, 0 lets the runtime choose. Raises EngineUnavailable: an engine that was asked for is never
     replaced by another.
     """
     from tinyrm.runtimes.ort import ENGINES, OnnxRuntimeEngine, available
 
-    if engine == "auto":
-        engine = available()[0]
-    if engine not in ENGINES:
+    if engine not in ("auto", *ENGINES):
         raise EngineUnavailable(f"unknown engine {engine!r}; known: auto, {', '.join(ENGINES)}")
-    return OnnxRuntimeEngine(bundle.model_file(precision), engine, precision, threads)
+    candidates = available() if engine == "auto" else [engine]
+    # A GPU build lists TensorRT and CUDA whether or not their libraries are there; only starting them tells.
+    for candidate in candidates[:-1]:
+        try:
+            return OnnxRuntimeEngine(bundle.model_file(precision), candidate, precision, threads)
+        except EngineUnavailable as error:
+            log.warning("auto passes over %s: %s", candidate, error)
+    return OnnxRuntimeEngine(bundle.model_file(precision), candidates[-1], precision, threads)
 
 
 def warm_up(engine: Engine, tokens: int, pad_id: int) -> None:

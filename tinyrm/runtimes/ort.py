@@ -51,7 +51,10 @@ def _open_session(model_file: Path, name: str, threads: int) -> Any:
     options.intra_op_num_threads = threads
     # Shapes change with every batch: one plan for each would be kept forever.
     options.enable_mem_pattern = False
-    session = onnxruntime.InferenceSession(str(model_file), options, providers=[provider])
+    try:
+        session = onnxruntime.InferenceSession(str(model_file), options, providers=[provider])
+    except Exception as error:  # the runtime's own exceptions share no base class below Exception
+        raise EngineUnavailable(f"{name} could not open {model_file}: {error}") from error
     if provider not in session.get_providers():
         raise EngineUnavailable(
             f"{provider} could not be started and onnxruntime fell back; check driver and libraries"

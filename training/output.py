@@ -1,0 +1,55 @@
+"""The folder a run writes: whose checkpoints are in it, and which of them may be gone on from."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers.trainer_utils import get_last_checkpoint
+
+from tinyrm.bundle import sha256
+from tinyrm.errors import InvalidInput
+from training.config import ClozeRecipe, PretrainRecipe
+
+RECIPE_FILE = "recipe.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def prepare_output(recipe: PretrainRecipe | ClozeRecipe, *, resume: bool) -> str | None:
+    """The checkpoint to go on from, None to begin. Beginning removes checkpoints of an earlier run.
+
+    Raises InvalidInput if the checkpoints are of another recipe or another base.
+    """
+    folder, ours = recipe.output_dir, identity(recipe)
+    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if checkpoint and resume:
+        _refuse_other_run(folder, ours)
+        return checkpoint
+    if PartialState().is_main_process:
+        for old in folder.glob("checkpoint-*"):
+            shutil.rmtree(old)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECIPE_FILE).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+    return None
+
+
+def identity(recipe: PretrainRecipe | ClozeRecipe) -> dict[str, Any]:
+    """The recipe, and the hash of the weights it starts from where they are a folder."""
+    base = weights_hash(recipe.model) if isinstance(recipe.model, str) else None
+    return {"recipe": recipe.model_dump(mode="json"), "base_sha256": base}
+
+
+def weights_hash(model: str) -> str | None:
+    path = Path(model, WEIGHTS_FILE)
+    return sha256(path) if path.is_file() else None
+
+
+def _refuse_other_run(folder: Path, ours: dict[str, Any]) -> None:
+    path = folder / RECIPE_FILE
+    theirs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if theirs != ours:
+        raise InvalidInput(
+            f"the checkpoints in {folder} were made by another recipe or from another base; "
+            "start without --resume to begin anew, or write to another folder"
+        )
