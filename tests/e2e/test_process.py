@@ -71,12 +71,7 @@ def test_real_pairs_over_http_answer_as_offline(data_dir: Path) -> None:
     expected = scorer.score([p.comparison() for p in pairs], [spec.instruction_for_pair(p.domain) for p in pairs])
     with started(STARTER) as process:
         for pair, preference in zip(pairs, expected, strict=True):
-            body = {
-                "prompt": pair.prompt,
-                "response_a": pair.chosen,
-                "response_b": pair.rejected,
-                "domain": pair.domain,
-            }
+            texts = {"prompt": pair.prompt, "response_a": pair.chosen, "response_b": pair.rejected}
             reply = process.post("/v1/compare", texts | {"domain": pair.domain}).json()
             assert reply["margin"] == pytest.approx(preference.margin, abs=1e-4)
 
