@@ -47,7 +47,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if arguments.record:
         record_evaluation(arguments.bundle, results)
     if arguments.card:
-        update_card(arguments.bundle / CARD_FILE, table(summaries))
+        title = f"`{manifest.identity}`, calibration temperature {manifest.temperature:.3f}:"
+        update_card(arguments.bundle / CARD_FILE, f"{title}\n\n{table(summaries)}")
     print(json.dumps({"model": manifest.identity, **results}))
     return 0
 
