@@ -122,6 +122,7 @@ def _record(recipe: ClozeRecipe, data_dir: Path, held_out: list[PreferencePair],
     earlier = Path(recipe.model, RUN_FILE)
     run = {
         **identity(recipe),
+        "recipe": recipe.model_dump(mode="json"),
         "data_sha256": {path: sha256(data_dir / path) for path in recipe.train},
         "held_out": metrics,
         "base": json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else None,

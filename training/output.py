@@ -35,9 +35,9 @@ def prepare_output(recipe: PretrainRecipe | ClozeRecipe, *, resume: bool) -> str
 
 
 def identity(recipe: PretrainRecipe | ClozeRecipe) -> dict[str, Any]:
-    """The recipe, and the hash of the weights it starts from where they are a folder."""
+    """The recipe, wherever it writes, and the hash of the weights it starts from where they are a folder."""
     base = weights_hash(recipe.model) if isinstance(recipe.model, str) else None
-    return {"recipe": recipe.model_dump(mode="json"), "base_sha256": base}
+    return {"recipe": recipe.model_dump(mode="json", exclude={"output_dir"}), "base_sha256": base}
 
 
 def weights_hash(model: str) -> str | None:

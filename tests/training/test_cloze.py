@@ -23,7 +23,7 @@ from training import cloze
 from training.cloze import train_cloze
 from training.config import ClozeRecipe, Dora
 from training.data import PairCollator, split_by_prompt
-from training.output import prepare_output
+from training.output import RECIPE_FILE, prepare_output
 
 Train = Callable[[ClozeRecipe], nn.Module]
 # 64 pairs less the held-out ones make about a dozen steps of 4 pairs: step 16 lies inside the second epoch.
@@ -68,7 +68,7 @@ def test_vocabulary_loss_teaches_first_that_a_label_word_stands_at_the_mask(toy:
 
 
 def test_dora_learns_too_and_writes_only_the_adapter(toy: Toy, tmp_path: Path) -> None:
-    steps = {"peak_lr": 2e-2, "max_steps": 100, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
+    steps = {"peak_lr": 6e-3, "max_steps": 80, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
     recipe = toy.recipe(tmp_path, steps, loss="labels", frozen_layers=1, dora=Dora(rank=16, alpha=16))
     train_cloze(recipe, toy.data, resume=False)
     assert read_log(tmp_path)[-1]["eval_accuracy_one_order"] > 0.9
@@ -102,6 +102,7 @@ def test_a_run_that_starts_anew_starts_its_log_anew(toy: Toy, tmp_path: Path) ->
 
 def test_interrupted_and_resumed_run_ends_with_the_same_weights(toy: Toy, long_run: Path, tmp_path: Path) -> None:
     shutil.copytree(long_run / "checkpoint-16", tmp_path / "checkpoint-16")
+    shutil.copy(long_run / RECIPE_FILE, tmp_path)
     train_cloze(toy.recipe(tmp_path, LONG_RUN), toy.data, resume=True)
     assert [entry["step"] for entry in read_log(tmp_path) if "loss" in entry] == [20], "it did not start over"
     assert_same(final(tmp_path), final(long_run), atol=0)

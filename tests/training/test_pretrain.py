@@ -12,6 +12,7 @@ from tests.training.conftest import read_log
 from tinyrm.backbone import load_masked_lm, load_tokenizer
 from tinyrm.errors import InvalidInput
 from training.config import NewModel, Optimization, PretrainRecipe, Texts
+from training.output import RECIPE_FILE
 from training.pretrain import Blocks, initial_model, pretrain
 
 GEOMETRY = NewModel(num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=2)
@@ -73,6 +74,7 @@ def test_resumed_run_goes_on_from_its_checkpoint(tokenizer: PreTrainedTokenizerF
     pretrain(run, tmp_path, resume=False)
     again = run.model_copy(update={"output_dir": tmp_path / "again"})
     shutil.copytree(run.output_dir / "checkpoint-40", again.output_dir / "checkpoint-40")
+    shutil.copy(run.output_dir / RECIPE_FILE, again.output_dir)
     pretrain(again, tmp_path, resume=True)
     logged, resumed = ([e for e in read_log(r.output_dir) if "loss" in e and e["step"] > 40] for r in (run, again))
     assert [(e["step"], e["learning_rate"]) for e in resumed] == [(e["step"], e["learning_rate"]) for e in logged]
