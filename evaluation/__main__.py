@@ -37,18 +37,19 @@ def evaluate(arguments: argparse.Namespace) -> int:
         raise InvalidInput(f"{arguments.pairs} holds no pairs")
     scorer = Scorer.open(arguments.bundle, arguments.engine)
     summaries = by_domain(judge(scorer, manifest.spec, pairs))
+    shown = table(summaries)
     results: dict[str, Any] = {
         "pairs": arguments.pairs.name,
         "pairs_sha256": sha256(arguments.pairs),
         "engine": scorer.engine.name,
         "domains": {name: summary.model_dump() for name, summary in summaries.items()},
     }
-    print(f"{manifest.identity} on {arguments.pairs.name}\n\n{table(summaries)}\n")
+    print(f"{manifest.identity} on {arguments.pairs.name}\n\n{shown}\n")
     if arguments.record:
         record_evaluation(arguments.bundle, results)
     if arguments.card:
         title = f"`{manifest.identity}`, calibration temperature {manifest.temperature:.3f}:"
-        update_card(arguments.bundle / CARD_FILE, f"{title}\n\n{table(summaries)}")
+        update_card(arguments.bundle / CARD_FILE, f"{title}\n\n{shown}")
     print(json.dumps({"model": manifest.identity, **results}))
     return 0
 

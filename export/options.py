@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyrm.bundle import sha256
+from tinyrm.bundle import weights_sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, ClozeSpec
 from tinyrm.template import TEMPLATES
@@ -49,8 +49,8 @@ class ExportOptions:
 
     def refuse_other_base(self) -> None:
         """Raise InvalidInput if the adapter was trained on other weights than those of `model`."""
-        trained_on, weights = self.run().get("base_sha256"), Path(self.model, "model.safetensors")
-        if self.adapter and trained_on and weights.is_file() and sha256(weights) != trained_on:
+        trained_on, present = self.run().get("base_sha256"), weights_sha256(self.model)
+        if self.adapter and trained_on and present and present != trained_on:
             raise InvalidInput(f"{self.adapter} was trained on other weights than {self.model}; name its own base")
 
     def calibration_pairs(self) -> Path | None:

@@ -99,6 +99,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def weights_sha256(model: str) -> str | None:
+    """Hash of a checkpoint folder's weights; None for a hub id."""
+    path = Path(model, "model.safetensors")
+    return sha256(path) if path.is_file() else None
+
+
 def _read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InstructionTooLong, InvalidTemplate, InvalidText
-from tinyrm.template import SPECIAL_ROLES, Template, split_slot
+from tinyrm.template import SPECIAL_ROLES, Slot, Template, split_slot
 
 # Fewer tokens than this for prompt and responses together would make every answer a guess.
 MIN_TEXT_TOKENS = 48
@@ -61,8 +61,8 @@ class Encoding:
 class Encoder:
     """Turns comparisons into ids for one tokenizer, one template and one length.
 
-    Raises InvalidTemplate when the label words are not one token each, when special tokens written in user text
-    would become special, or when the template does not fit into `max_tokens`.
+    Raises InvalidTemplate when special tokens written in user text would become special, or when the template does not
+    fit into `max_tokens`.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template, special: SpecialTokens, max_tokens: int) -> None:
@@ -80,7 +80,7 @@ class Encoder:
 
     @cached_property
     def label_ids(self) -> tuple[int, int]:
-        """Ids of the label words (first choice, second choice)."""
+        """Ids of the label words (first choice, second choice). Raises InvalidTemplate unless each is one token."""
         first, second = (self._single_id(word) for word in self.template.label_words)
         return first, second
 
@@ -89,7 +89,7 @@ class Encoder:
 
         Both orders keep the same tokens of each text. Raises InvalidText, InstructionTooLong.
         """
-        joints = {slot: joint for joint, slot in map(split_slot, self.template.segments) if slot}
+        joints = self._joints
         head = self._ids(joints["instruction"] + instruction)
         texts = {
             "prompt": self._ids(joints["prompt"] + comparison.prompt),
@@ -105,10 +105,19 @@ class Encoder:
         return forward, Encoding(self._assemble(kept), truncation.swapped())
 
     @cached_property
+    def _parts(self) -> tuple[tuple[str, Slot | None], ...]:
+        """Each segment taken apart once, not for every text."""
+        return tuple(map(split_slot, self.template.segments))
+
+    @cached_property
+    def _joints(self) -> dict[Slot, str]:
+        return {slot: joint for joint, slot in self._parts if slot}
+
+    @cached_property
     def _fixed(self) -> dict[str, list[int]]:
         """Ids of every segment that holds no user text."""
         fixed = {role: [self.special.by_role(role)] for role in SPECIAL_ROLES}
-        texts = {s for s in self.template.segments if s not in fixed and split_slot(s)[1] is None}
+        texts = {text for text, slot in self._parts if slot is None and text not in fixed}
         return fixed | {text: self._ids(text) for text in texts}
 
     def _room_for_text(self, instruction_ids: "tuple[int, ...] | list[int]") -> int:
@@ -131,9 +140,8 @@ class Encoder:
         return np.fromiter(self._ids_in_order(slots), dtype=np.int64)
 
     def _ids_in_order(self, slots: dict[str, list[int]]) -> Iterator[int]:
-        for segment in self.template.segments:
-            _, slot = split_slot(segment)
-            yield from slots[slot] if slot else self._fixed[segment]
+        for text, slot in self._parts:
+            yield from slots[slot] if slot else self._fixed[text]
 
     def _ids(self, text: str) -> list[int]:
         try:

@@ -83,11 +83,10 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch())
         indices = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
-        whole = len(indices) // self.batch_size
-        batches = [
-            indices[i * self.batch_size :][: self.batch_size] for i in torch.randperm(whole, generator=generator)
-        ]
-        return chain(*batches, indices[whole * self.batch_size :])
+        size = self.batch_size
+        whole = len(indices) // size
+        order = torch.randperm(whole, generator=generator).tolist()
+        return chain(*(indices[i * size : (i + 1) * size] for i in order), indices[whole * size :])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,11 @@ from typing import Any
 from accelerate import PartialState
 from transformers.trainer_utils import get_last_checkpoint
 
-from tinyrm.bundle import sha256
+from tinyrm.bundle import weights_sha256
 from tinyrm.errors import InvalidInput
 from training.config import ClozeRecipe, PretrainRecipe
 
 RECIPE_FILE = "recipe.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 def prepare_output(recipe: PretrainRecipe | ClozeRecipe, *, resume: bool) -> str | None:
@@ -36,13 +35,8 @@ def prepare_output(recipe: PretrainRecipe | ClozeRecipe, *, resume: bool) -> str
 
 def identity(recipe: PretrainRecipe | ClozeRecipe) -> dict[str, Any]:
     """The recipe, wherever it writes, and the hash of the weights it starts from where they are a folder."""
-    base = weights_hash(recipe.model) if isinstance(recipe.model, str) else None
+    base = weights_sha256(recipe.model) if isinstance(recipe.model, str) else None
     return {"recipe": recipe.model_dump(mode="json", exclude={"output_dir"}), "base_sha256": base}
-
-
-def weights_hash(model: str) -> str | None:
-    path = Path(model, WEIGHTS_FILE)
-    return sha256(path) if path.is_file() else None
 
 
 def _refuse_other_run(folder: Path, ours: dict[str, Any]) -> None:
