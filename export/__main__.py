@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tinyrm.template import TEMPLATES
 
+PRECISIONS = ("fp32", "bf16", "int8")
+
 
 def main() -> int:
     options = _parser().parse_args()
@@ -17,7 +19,8 @@ def main() -> int:
     from tinyrm.errors import TinyRMError
 
     try:
-        manifest = export_bundle(ExportOptions(**vars(options)))
+        arguments = vars(options) | {"precisions": tuple(dict.fromkeys(options.precisions))}
+        manifest = export_bundle(ExportOptions(**arguments))
     except TinyRMError as error:
         print(f"export: {error.type}: {error}", file=sys.stderr)
         return 1
@@ -26,6 +29,8 @@ def main() -> int:
         return 1
     for parity in manifest.parity:
         print(f"{parity.check}: {parity.max_difference:.1e} (allowed {parity.tolerance:.0e})")
+    for precision, gate in manifest.gates.items():
+        print(f"{precision}: {gate.flips:.2%} of {gate.pairs} preferences flipped (allowed {gate.max_flips:.2%})")
     print(f"temperature {manifest.temperature:.3f}\n{manifest.identity} written to {options.out}")
     return 0
 
@@ -41,6 +46,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--card", type=Path, help="model card, becomes the bundle's README.md")
     parser.add_argument("--template", choices=sorted(TEMPLATES), help="for a model trained elsewhere; default: figure2")
     parser.add_argument("--max-tokens", type=int, help="for a model trained elsewhere; default: 2048")
+    parser.add_argument(
+        "--graph", choices=("auto", "plain", "optimised"), default="auto",
+        help="auto: optimised for the ModernBERT family, else plain, as transformers computes it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", dest="precisions", action="append", choices=PRECISIONS, default=["fp32"],
+        help="a precision to write beside fp32, if it passes the gate; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--max-flips", type=float, default=0.005, help="share of preferences the gate lets change")
     return parser
 
 

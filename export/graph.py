@@ -5,17 +5,18 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.export import Dim
 
-EXAMPLE_SHAPE = (2, 150)  # longer than the window, so that nothing of it is traced away
-OPSET = 20
+EXAMPLE_SHAPE = (2, 250)  # longer than three blocks of a window, so that nothing of it is traced away
+OPSET = 23  # has RotaryEmbedding and Attention as operators of their own
 
 
-def write_onnx(model: nn.Module, path: Path) -> None:
+def write_onnx(model: nn.Module, path: Path, max_tokens: int) -> None:
     """`model` maps input_ids and attention_mask, int64 [batch, tokens], to logits [batch, 2]. Writes one file."""
     ids = torch.ones(EXAMPLE_SHAPE, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, EXAMPLE_SHAPE[1] // 2 :] = 0
-    free = {0: "batch", 1: "tokens"}
+    free = {0: Dim("batch"), 1: Dim("tokens", max=max_tokens)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own dependencies
         torch.onnx.export(

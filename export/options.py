@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tinyrm.bundle import weights_sha256
 from tinyrm.errors import InvalidInput
@@ -13,7 +13,11 @@ from tinyrm.template import TEMPLATES
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """model: folder or hub id. adapter: folder, if any. calibration: pairs that fit the temperature."""
+    """model: folder or hub id. adapter: folder, if any. calibration: pairs that fit the temperature.
+
+    graph: `auto` is `optimised` for the ModernBERT family, `plain` for any other masked LM. precisions: fp32 is always
+    written; int8 and bf16 have to pass the gate, which allows max_flips, a share of the calibration pairs.
+    """
 
     model: str
     out: Path
@@ -22,6 +26,9 @@ class ExportOptions:
     card: Path | None = None
     template: str | None = None
     max_tokens: int | None = None
+    graph: Literal["auto", "plain", "optimised"] = "auto"
+    precisions: tuple[str, ...] = ("fp32",)
+    max_flips: float = 0.005
 
     @property
     def trained(self) -> Path:

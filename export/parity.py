@@ -18,7 +18,7 @@ Run = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 # position differs in the 1st.
 TOLERANCE = 1e-4
 # Around the window (64 to each side, so 65 and 129 are its edges), around a block of three windows, and long.
-LENGTHS = (8, 64, 65, 127, 128, 129, 130, 192, 1024)
+LENGTHS = (8, 63, 64, 65, 66, 127, 128, 129, 130, 191, 192, 193, 512, 1024)
 
 
 class ParityFailed(TinyRMError):

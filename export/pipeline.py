@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import ModernBertForMaskedLM, PreTrainedModel
 
 from export.calibration import fit_temperature
 from export.graph import write_onnx
 from export.merge import load_with_adapter, merge, plain
 from export.options import ExportOptions
 from export.parity import LENGTHS, check, probes, run_alone, run_together, torch_run
+from export.precision import lower_precision
+from tinyrm.attention import BlockedModel
 from tinyrm.backbone import LabelLogits, geometry_of, load_tokenizer
 from tinyrm.bundle import refuse_foreign, write_bundle
 from tinyrm.encoding import Encoder, SpecialTokens
 from tinyrm.errors import InvalidInput
-from tinyrm.manifest import TOKENIZER_FILE, Manifest, Parity, Provenance
+from tinyrm.forward import PreferenceModel
+from tinyrm.manifest import TOKENIZER_FILE, Gate, Manifest, Parity, Provenance
 from tinyrm.pairs import read_pairs
-from tinyrm.runtimes.ort import OnnxRuntimeEngine
+from tinyrm.runtimes.ort import OnnxRuntimeCpu, open_session
 from tinyrm.scorer import Scorer
 
 MODEL_FILE = "model.onnx"
@@ -38,11 +42,13 @@ def export_bundle(options: ExportOptions) -> Manifest:
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     with tempfile.TemporaryDirectory() as folder:
         onnx_file = Path(folder, MODEL_FILE)
-        masked_lm, parity = compile_checked(options, encoder, onnx_file)
+        masked_lm, graph, parity = compile_checked(options, encoder, onnx_file)
         temperature = _calibrate(options, encoder, onnx_file)
+        lower = _lower_precisions(options, encoder, graph, onnx_file, temperature)
+        files = {MODEL_FILE: onnx_file, TOKENIZER_FILE: _save_tokenizer(tokenizer, Path(folder))}
         return write_bundle(
             options.out,
-            {MODEL_FILE: onnx_file, TOKENIZER_FILE: _save_tokenizer(tokenizer, Path(folder))},
+            files | {_file_of(precision): onnx_file.with_name(_file_of(precision)) for precision in lower},
             {
                 "name": options.out.name,
                 "spec": spec,
@@ -50,8 +56,9 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "label_ids": encoder.label_ids,
                 "geometry": geometry_of(masked_lm.config),
                 "parameters": masked_lm.num_parameters(),
-                "graph": "plain",
-                "precisions": {"fp32": MODEL_FILE},
+                "graph": "optimised" if isinstance(graph, BlockedModel) else "plain",
+                "precisions": {precision: _file_of(precision) for precision in ("fp32", *lower)},
+                "gates": lower,
                 "temperature": temperature,
                 "provenance": _provenance(options),
                 "parity": parity,
@@ -63,8 +70,8 @@ def export_bundle(options: ExportOptions) -> Manifest:
 
 def compile_checked(
     options: ExportOptions, encoder: Encoder, onnx_file: Path
-) -> tuple[PreTrainedModel, tuple[Parity, ...]]:
-    """Write the merged model's graph to `onnx_file`; the merged model, and every comparison on the way."""
+) -> tuple[PreTrainedModel, nn.Module, tuple[Parity, ...]]:
+    """Write the merged model's graph to `onnx_file`; the merged model, the graph, and every comparison on the way."""
     special: SpecialTokens = encoder.special
 
     def label_logits(masked_lm: PreTrainedModel) -> LabelLogits:
@@ -76,16 +83,67 @@ def compile_checked(
     merged = merge(model)
     reference = run_alone(torch_run(label_logits(merged)), inputs, special.pad)
     log.info("compiling the graph")
-    write_onnx(label_logits(merged), onnx_file)
-    run = OnnxRuntimeEngine(onnx_file, "onnxruntime-cpu", "fp32").run
+    graph = _graph(options, merged, encoder)
+    write_onnx(graph, onnx_file, _longest(merged, encoder))
+    run = open_session(onnx_file)
     alone = run_alone(run, inputs, special.pad)
     # The longest of all stays out: a dozen rows of 8,192 tokens would not fit into memory.
     mixed = [reading for reading in inputs if len(reading) <= LENGTHS[-1]]
-    return merged, (
-        check("adapter unmerged, merged", adapted, reference),
-        check("torch, onnx", reference, alone),
-        check("alone, in a batch", alone[: len(mixed)], run_together(run, mixed, special.pad)),
+    return (
+        merged,
+        graph,
+        (
+            check("adapter unmerged, merged", adapted, reference),
+            check("torch, onnx", reference, alone),
+            check("alone, in a batch", alone[: len(mixed)], run_together(run, mixed, special.pad)),
+        ),
     )
+
+
+def _graph(options: ExportOptions, masked_lm: PreTrainedModel, encoder: Encoder) -> nn.Module:
+    """The module to compile, in evaluation mode. An optimised one takes over the weights."""
+    family = isinstance(masked_lm, ModernBertForMaskedLM)
+    if options.graph == "optimised" and not family:
+        raise InvalidInput(f"{type(masked_lm).__name__} has no optimised graph; use --graph plain")
+    if options.graph == "plain" or not family:
+        return LabelLogits(masked_lm, encoder.special.mask, encoder.label_ids).eval()
+    model = PreferenceModel(masked_lm, encoder.label_ids, max_tokens=_longest(masked_lm, encoder))
+    return BlockedModel(model, encoder.special.mask).eval()
+
+
+def _longest(masked_lm: PreTrainedModel, encoder: Encoder) -> int:
+    """Tokens the graph takes: the spec's budget, or more where the model was made for more and checks are longer."""
+    positions: int = masked_lm.config.max_position_embeddings
+    return min(positions, max(encoder.max_tokens, LENGTHS[-1]))
+
+
+def _lower_precisions(
+    options: ExportOptions, encoder: Encoder, graph: nn.Module, onnx_file: Path, temperature: float
+) -> dict[str, Gate]:
+    """Write each precision below fp32 beside `onnx_file`. Raises PrecisionRefused, InvalidInput."""
+    wanted = [precision for precision in options.precisions if precision != "fp32"]
+    if not wanted:
+        return {}
+    path = options.calibration_pairs()
+    if path is None or not isinstance(graph, BlockedModel):
+        raise InvalidInput(f"{', '.join(wanted)} needs calibration pairs (--calibration) and an optimised graph")
+    spec = options.spec()
+    readings = [
+        reading
+        for pair in read_pairs(path)
+        for reading in encoder.encode(pair.comparison(), spec.instruction_for_pair(pair.domain), swap=True)
+    ]
+    return {
+        precision: lower_precision(
+            precision, graph, readings, reference=onnx_file, path=onnx_file.with_name(_file_of(precision)),
+            encoder=encoder, temperature=temperature, max_flips=options.max_flips,
+        )
+        for precision in wanted
+    }  # fmt: skip
+
+
+def _file_of(precision: str) -> str:
+    return MODEL_FILE if precision == "fp32" else MODEL_FILE.replace(".onnx", f".{precision}.onnx")
 
 
 def _calibrate(options: ExportOptions, encoder: Encoder, onnx_file: Path) -> float:
@@ -96,7 +154,7 @@ def _calibrate(options: ExportOptions, encoder: Encoder, onnx_file: Path) -> flo
     pairs = read_pairs(path)
     if not pairs:
         raise InvalidInput(f"{path} holds no pairs to calibrate on")
-    scorer = Scorer(encoder, OnnxRuntimeEngine(onnx_file, "onnxruntime-cpu", "fp32"))
+    scorer = Scorer(encoder, OnnxRuntimeCpu(onnx_file, "fp32"))
     return fit_temperature(scorer, options.spec(), pairs)
 
 

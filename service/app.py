@@ -15,7 +15,9 @@ from service.routes import pipeline_of, router
 from service.settings import Settings
 from tinyrm import __version__
 from tinyrm.bundle import Bundle
+from tinyrm.peak import matrix_product_gflops_per_s
 from tinyrm.runtimes import open_engine, warm_up
+from tinyrm.runtimes.guard import GuardedEngine
 
 log = structlog.get_logger("tinyrm")
 
@@ -55,13 +57,20 @@ def build_pipeline(settings: Settings) -> Pipeline:
     bundle = Bundle.open(settings.model)
     manifest = bundle.manifest
     settings.check_against(manifest.spec.max_tokens)
-    engine = open_engine(bundle, settings.engine, precision=settings.precision, threads=settings.threads)
+    engine = open_engine(
+        bundle,
+        settings.engine,
+        precision=settings.precision,
+        threads=settings.threads,
+        streams=settings.streams,
+    )
+    engine = GuardedEngine(engine, settings.engine_timeout_s)
     warm_up(engine, manifest.spec.max_tokens, manifest.special_tokens.pad)
     return Pipeline(
         manifest,
         bundle.encoder(),
         engine,
-        Metrics(manifest, engine.name, engine.precision),
+        Metrics(manifest, engine.name, engine.precision, settings.peak_gflops_per_s or matrix_product_gflops_per_s()),
         max_batch_tokens=settings.max_batch_tokens,
         max_queue_tokens=settings.max_queue_tokens,
         default_swap=settings.default_swap,

@@ -103,14 +103,15 @@ class BatchReport:
 class Batcher:
     """Runs `run` on one thread, batch after batch.
 
-    run: readings -> logits [readings, 2], blocking. on_batch: told of every run. Every accepted item gets exactly one
-    answer or error.
+    run: readings -> logits [readings, 2], blocking. on_batch: told of every run. step: as of the engine, for counting
+    its padding. Every accepted item gets exactly one answer or error.
     """
 
     run: Run
     max_batch_tokens: int
     max_queue_tokens: int
     on_batch: Callable[[BatchReport], None] = lambda _: None
+    step: int = 0
     tokens_per_s: float = 0.0
     queue_tokens: int = 0
     _waiting: list[Waiting] = field(default_factory=list)
@@ -230,4 +231,4 @@ class Batcher:
         if not failed:
             rate = sum(lengths) / max(run_s, 1e-6)
             self.tokens_per_s = rate if not self.tokens_per_s else 0.8 * self.tokens_per_s + 0.2 * rate
-        self.on_batch(BatchReport(len(lengths), sum(lengths), padded_cost(lengths), run_s, failed))
+        self.on_batch(BatchReport(len(lengths), sum(lengths), padded_cost(lengths, self.step), run_s, failed))

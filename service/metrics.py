@@ -55,9 +55,10 @@ MARGINS = (-8, -4, -2, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2, 4, 8)
 class Metrics:
     """What the service tells Prometheus."""
 
-    def __init__(self, manifest: Manifest, engine: str, precision: str) -> None:
+    def __init__(self, manifest: Manifest, engine: str, precision: str, peak_gflops_per_s: float) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per child that nothing reads
         self.registry = CollectorRegistry()
+        self._peak_gflops_per_s = peak_gflops_per_s
         self._declare_requests()
         self._declare_batches()
         self._declare_judgement()
@@ -86,6 +87,10 @@ class Metrics:
         self._tokens.labels("real").inc(report.real_tokens)
         self._tokens.labels("padding").inc(report.padded_tokens - report.real_tokens)
         self._engine_errors.inc(report.failed)
+
+    def observe_run(self, gflops: float, seconds: float) -> None:
+        """gflops: useful operations of one engine run, by the exact count."""
+        self._mfu.set(gflops / seconds / self._peak_gflops_per_s)
 
     def observe_stages(self, seconds: dict[str, float]) -> None:
         for stage, value in seconds.items():
@@ -128,6 +133,14 @@ class Metrics:
         self._batch_tokens = self._histogram("tinyrm_batch_tokens", "Tokens of one engine run, padding too.", TOKENS)
         self._tokens = self._counter("tinyrm_tokens", "Tokens the engine computed.", kind=("real", "padding"))
         self._engine_errors = self._counter("tinyrm_engine_errors", "Engine runs that failed.")
+        self._mfu = Gauge(
+            "tinyrm_engine_mfu_ratio",
+            "Useful operations a second of the last run, to the peak.",
+            registry=self.registry,
+        )
+        self._gauge(
+            "tinyrm_engine_peak_gflops_per_second", "The peak that MFU is a share of.", lambda: self._peak_gflops_per_s
+        )
 
     def _declare_judgement(self) -> None:
         self._preferences = self._counter("tinyrm_preferences", "Verdicts.", preferred=("a", "b", "tie"))

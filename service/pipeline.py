@@ -43,7 +43,7 @@ class Pipeline:
         self.manifest = manifest
         self.engine = engine
         self.metrics = metrics
-        self.batcher = Batcher(self._run, max_batch_tokens, max_queue_tokens, metrics.observe_batch)
+        self.batcher = Batcher(self._run, max_batch_tokens, max_queue_tokens, metrics.observe_batch, step=engine.step)
         metrics.watch(self.batcher)
         self._encoder = encoder
         self._swap_by_default = default_swap == "on"
@@ -93,7 +93,11 @@ class Pipeline:
 
     def _run(self, readings: Sequence[Encoding]) -> NDArray[np.float32]:
         batch = collate(readings, self._encoder.special.pad)
-        return self.engine.run(batch.input_ids, batch.attention_mask)
+        started = time.perf_counter()
+        logits = self.engine.run(batch.input_ids, batch.attention_mask)
+        gflops = sum(exact_flops(self.manifest.geometry, len(reading)) for reading in readings) / 1e9
+        self.metrics.observe_run(gflops, time.perf_counter() - started)
+        return logits
 
     def _observed(self, preference: Preference, readings: tuple[Encoding, ...], stages: dict[str, float]) -> Answer:
         manifest = self.manifest

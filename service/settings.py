@@ -27,10 +27,20 @@ class Settings(BaseSettings):
     model: Path = Field(default=Path("models/starter"), description="Folder of the bundle to serve.")
     engine: str = Field(
         default="auto",
-        description="onnxruntime-cpu, onnxruntime-cuda or onnxruntime-tensorrt; auto takes the fastest one present.",
+        description="onnxruntime-cpu, openvino-cpu, onnxruntime-cuda, onnxruntime-tensorrt or torch-cuda; "
+        "auto takes the fastest one present.",
     )
     precision: str = Field(default="fp32", description="Which of the bundle's precisions to run.")
-    threads: int = Field(default=0, ge=0, description="Threads of one engine run; 0: the runtime chooses.")
+    threads: int = Field(
+        default=0, ge=0, description="Threads of one engine run; 0: the usable processors, shared among the streams."
+    )
+    streams: int = Field(default=1, ge=1, description="Engine runs at once, on a CPU.")
+    engine_timeout_s: float = Field(default=60.0, gt=0, description="An engine run that takes longer has failed.")
+    peak_gflops_per_s: float = Field(
+        default=0,
+        ge=0,
+        description="Peak that the MFU metric is a share of; 0: fp32 matrix products, measured at start.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free one, named in the log.")
     default_swap: Literal["on", "off"] = Field(

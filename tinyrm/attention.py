@@ -7,7 +7,7 @@ shorter than a window is its own: no operator ever runs on more keys than there 
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.onnx import ops
 
 from tinyrm.forward import PreferenceModel
@@ -30,8 +30,8 @@ class BlockedAttention:
 
     def _make_blocks(self, half_window: int, padding: Tensor) -> None:
         tokens, block = self.tokens, half_window
-        self._block = torch.sym_min(tokens, block)
-        self._span = torch.sym_min(tokens, 3 * block)
+        self._block = torch.sym_min(tokens, block)  # type: ignore[no-untyped-call]
+        self._span = torch.sym_min(tokens, 3 * block)  # type: ignore[no-untyped-call]
         self._blocks = (tokens + block - 1) // block
         start = torch.arange(self._blocks, device=padding.device) * block
         queries = start[:, None] + torch.arange(self._block, device=padding.device)
@@ -52,7 +52,9 @@ class BlockedAttention:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, local: bool) -> Tensor:
         if not local:
-            return self._attention(q, k, v, self._key_bias.expand(self.batch, 1, self.tokens, self.tokens))
+            # Written out: the operator takes no mask of one row for many queries.
+            whole = self._key_bias.expand(self.batch, 1, self.tokens, self.tokens)
+            return self._attention(q, k, v, whole)
         q = q.index_select(1, self._query_at).view(self.batch * self._blocks, self._block, self.hidden)
         k, v = (
             x.index_select(1, self._key_at).view(self.batch * self._blocks, self._span, self.hidden) for x in (k, v)
@@ -64,7 +66,7 @@ class BlockedAttention:
         return x[torch.arange(self.batch, device=x.device), self._mask_at][:, None]
 
     def rotate_at_mask(self, q: Tensor, *, heads: int) -> Tensor:
-        cos, sin = (table[self._mask_at][:, None] for table in self._rotary[False])
+        cos, sin = (nn.functional.embedding(self._mask_at[:, None], table) for table in self._rotary[False])
         return ops.rotary_embedding(q, cos, sin, num_heads=heads)
 
     def attend_from_mask(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -72,3 +74,15 @@ class BlockedAttention:
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         return ops.attention(q, k, v, bias, q_num_heads=self.heads, kv_num_heads=self.heads, scale=1.0)[0]
+
+
+class BlockedModel(nn.Module):
+    """What is exported: ids and attention_mask [batch, tokens] -> label logits [batch, 2]."""
+
+    def __init__(self, model: PreferenceModel, mask_id: int) -> None:
+        super().__init__()
+        self.model, self.mask_id = model, mask_id
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids, BlockedAttention(self.model, input_ids, attention_mask, self.mask_id))
+        return logits

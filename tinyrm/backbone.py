@@ -3,6 +3,9 @@
 Nothing else in `tinyrm` imports this file, so that serving needs no torch.
 """
 
+import copy
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -14,7 +17,7 @@ from tinyrm.flops import Geometry
 
 
 class LabelLogits(nn.Module):
-    """A masked LM that computes only the two label logits at the mask: ids [batch, tokens] -> logits [batch, 2].
+    """Any masked LM with its head at the mask only: ids [batch, tokens] -> label logits [batch, 2].
 
     The mask is found in the ids (there is exactly one in each row), so no index can disagree with them.
     """
@@ -23,19 +26,32 @@ class LabelLogits(nn.Module):
         super().__init__()
         self.masked_lm = masked_lm
         self.mask_id = mask_id
-        self.register_buffer("label_ids", torch.tensor(label_ids), persistent=False)
+        self.head = _label_head(masked_lm, label_ids)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         body = self.masked_lm.base_model
         hidden = body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask_index = (input_ids == self.mask_id).int().argmax(dim=1)
-        at_mask = hidden[torch.arange(hidden.shape[0], device=hidden.device), mask_index]
-        return self._label_rows(self.masked_lm.head(at_mask))
+        features = hidden[torch.arange(hidden.shape[0], device=hidden.device), mask_index]
+        logits: Tensor = self.head(features)
+        return logits
 
-    def _label_rows(self, features: Tensor) -> Tensor:
-        decoder = self.masked_lm.decoder
-        bias = None if decoder.bias is None else decoder.bias[self.label_ids]
-        return nn.functional.linear(features, decoder.weight[self.label_ids], bias)
+
+def _label_head(masked_lm: PreTrainedModel, label_ids: tuple[int, int]) -> nn.Module:
+    """Beside its body a masked LM has its head and nothing else; a copy of it, its decoder cut to the label rows."""
+    body = masked_lm.base_model
+    head = copy.deepcopy(nn.Sequential(*(module for module in masked_lm.children() if module is not body)))
+    decoders = [n for n, m in head.named_modules() if getattr(m, "out_features", 0) == masked_lm.config.vocab_size]
+    if len(decoders) != 1:
+        raise InvalidTemplate(f"{type(masked_lm).__name__} has {len(decoders)} vocabulary-sized decoders, not one")
+    whole: Any = head.get_submodule(decoders[0])
+    rows = nn.Linear(whole.in_features, len(label_ids), bias=whole.bias is not None)
+    with torch.no_grad():
+        rows.weight.copy_(whole.weight[list(label_ids)])
+        if whole.bias is not None:
+            rows.bias.copy_(whole.bias[list(label_ids)])
+    head.set_submodule(decoders[0], rows)
+    return head
 
 
 def load_masked_lm(model: str, **options: object) -> PreTrainedModel:
@@ -55,14 +71,16 @@ def load_tokenizer(model: str) -> tuple[Tokenizer, SpecialTokens]:
 
 
 def geometry_of(config: PreTrainedConfig) -> Geometry:
-    """The sizes of a ModernBERT-family configuration."""
-    kinds = config.layer_types
+    """The sizes of a masked LM. One without layer types has global layers only and an MLP without a gate."""
+    layers = config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None)
     return Geometry(
-        layers=config.num_hidden_layers,
+        layers=layers,
         hidden=config.hidden_size,
         intermediate=config.intermediate_size,
         heads=config.num_attention_heads,
-        window=config.local_attention,
-        global_layers=tuple(i for i, kind in enumerate(kinds) if kind == "full_attention"),
+        window=config.local_attention if kinds else 2 * config.max_position_embeddings,
+        global_layers=tuple(i for i in range(layers) if not kinds or kinds[i] == "full_attention"),
         vocab=config.vocab_size,
+        gated=kinds is not None,
     )

@@ -37,8 +37,13 @@ def collate(encodings: Sequence[Encoding], pad_id: int) -> Batch:
     return Batch(input_ids, attention_mask)
 
 
-def padded_cost(lengths: Sequence[int]) -> int:
-    """Tokens computed when items of these lengths share a batch."""
+def padded_cost(lengths: Sequence[int], step: int = 0) -> int:
+    """Tokens computed for items of these lengths by an engine that fills each to a multiple of `step`.
+
+    0: items share a batch and are filled to the longest.
+    """
+    if step:
+        return sum(-(-length // step) * step for length in lengths)
     return max(lengths, default=0) * len(lengths)
 
 

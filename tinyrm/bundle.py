@@ -52,6 +52,12 @@ class Bundle:
             )
         return self.folder / precisions[precision]
 
+    def weights_file(self) -> Path:
+        """The weights for engines that run no graph. Raises InvalidBundle if there are none."""
+        if self.manifest.weights is None:
+            raise InvalidBundle(f"{self.manifest.identity} has no weights for torch; export it with --weights")
+        return self.folder / self.manifest.weights
+
 
 def write_bundle(
     folder: Path, files: Mapping[str, Path], fields: Mapping[str, Any], card: Path | None = None

@@ -13,6 +13,7 @@ TinyRMError
 ├── EngineError               the engine could not answer
 │   ├── EngineUnavailable     the engine asked for is not installed or not usable here
 │   └── EngineFailed          the engine raised, or returned something that is not two finite logits
+│       └── EngineHung        the engine did not answer in time
 └── Unavailable               the service cannot take or finish this work now
     ├── Overloaded            the queue is full
     └── ShuttingDown          the service is leaving
@@ -71,6 +72,10 @@ class EngineUnavailable(EngineError):
 
 class EngineFailed(EngineError):
     type = "engine_failed"
+
+
+class EngineHung(EngineFailed):
+    type = "engine_hung"
 
 
 class Unavailable(TinyRMError):

@@ -1,26 +1,31 @@
-"""What one forward pass costs, by two formulas. One multiply and one add are two operations.
+"""What one forward pass costs, by three counts. One multiply and one add are two operations.
 
-Both count one reading of one cloze text of S tokens; a comparison with `swap` is two readings. They count what the
-model needs (model FLOPs), not what a runtime may do besides: padding has metrics of its own, and scores that a graph
-computes only to mask them away are not counted.
+All count one reading of one cloze text of S tokens; a comparison with `swap` is two readings. Padding is not counted
+(it has metrics of its own). With h hidden, i intermediate, L layers, w = window / 2, matrix products only:
 
-Exact count (`exact_flops`), matrix products only, with h hidden, i intermediate, L layers, w = window / 2:
-
-    linear      per token and layer: Wqkv 3h*h, Wo h*h, Wi h*2i (GeGLU has two halves), mlp Wo i*h
+    linear      per token and layer: Wqkv 3h*h, Wo h*h, Wi h*2i (GeGLU has two halves; h*i without a gate), mlp Wo i*h
                 = 4h^2 + 3hi multiply-adds
-    attention   per pair (query, key) and layer: h for the score, h for the weighted sum = 2h multiply-adds;
-                a global layer has S^2 pairs, a local layer has the pairs with |q - k| <= w
+    attention   per pair (query, key) and layer: h for the score, h for the weighted sum = 2h multiply-adds
     head        at the mask only: dense h*h, then the two label rows 2h
 
 Embedding look-ups, norms, softmax, rotary turns and activations are left out: they are below 1 % of the total in the
 published sizes.
+
+`exact_flops` counts what the two logits need and nothing else: a global layer sees S^2 pairs, a local one those with
+|q - k| <= w, and a last layer that is global needs keys and values of all tokens but everything else at the mask only.
+It is the useful work that every engine is measured by. `executed_flops` counts what a graph computes, scores that it
+masks away included.
 
 Paper's formula (`paper_flops`; Tiny Reward Models, arXiv 2507.09973, "compute"): 2N + 6N * L/h per token with N all
 parameters, embeddings too. Its second term does not depend on the context length; we report it because the paper's
 figures do, and use the exact count for everything else.
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+GraphKind = Literal["plain", "optimised"]
 
 
 class Geometry(BaseModel):
@@ -35,15 +40,23 @@ class Geometry(BaseModel):
     window: int = Field(gt=0)
     global_layers: tuple[int, ...]
     vocab: int = Field(gt=0)
+    gated: bool = Field(default=True, description="Whether the MLP is a GLU, with two products on its way in.")
+
+    @property
+    def last_is_global(self) -> bool:
+        return self.layers - 1 in self.global_layers
 
 
 def exact_flops(geometry: Geometry, tokens: int) -> int:
-    """Operations of one reading of `tokens` tokens."""
-    h, i = geometry.hidden, geometry.intermediate
-    linear = geometry.layers * tokens * (4 * h * h + 3 * h * i)
-    attention = 2 * h * _attended_pairs(geometry, tokens)
-    head = h * h + 2 * h
-    return 2 * (linear + attention + head)
+    """Operations that the two logits of one reading of `tokens` tokens need."""
+    return _flops(geometry, tokens, window_pairs(tokens, geometry.window // 2), pruned=geometry.last_is_global)
+
+
+def executed_flops(geometry: Geometry, tokens: int, graph: GraphKind) -> int:
+    """Operations that a graph runs for one reading of `tokens` tokens."""
+    if graph == "plain":
+        return _flops(geometry, tokens, tokens * tokens, pruned=False)
+    return _flops(geometry, tokens, block_pairs(tokens, geometry.window // 2), pruned=geometry.last_is_global)
 
 
 def paper_flops(parameters: int, geometry: Geometry, tokens: int) -> float:
@@ -57,8 +70,21 @@ def window_pairs(tokens: int, half_window: int) -> int:
     return tokens * tokens - outside
 
 
-def _attended_pairs(geometry: Geometry, tokens: int) -> int:
-    """Summed over layers."""
-    n_global = len(geometry.global_layers)
-    local = window_pairs(tokens, geometry.window // 2)
-    return n_global * tokens * tokens + (geometry.layers - n_global) * local
+def block_pairs(tokens: int, half_window: int) -> int:
+    """Pairs (query, key) that blocks compute: half_window queries against three blocks, or against all there are."""
+    block, span = min(tokens, half_window), min(tokens, 3 * half_window)
+    return -(-tokens // half_window) * block * span
+
+
+def _flops(geometry: Geometry, tokens: int, local_pairs: int, *, pruned: bool) -> int:
+    """local_pairs: those of one local layer. pruned: the last layer computes the mask's row only."""
+    h, i = geometry.hidden, geometry.intermediate
+    mlp = (3 if geometry.gated else 2) * h * i
+    whole = geometry.layers - pruned
+    n_global = len(geometry.global_layers) - pruned
+    linear = whole * tokens * (4 * h * h + mlp)
+    pairs = n_global * tokens * tokens + (whole - n_global) * local_pairs
+    if pruned:
+        linear += tokens * 2 * h * h + 2 * h * h + mlp
+        pairs += tokens
+    return 2 * (linear + 2 * h * pairs + h * h + 2 * h)

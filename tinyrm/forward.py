@@ -69,7 +69,7 @@ class Projection(nn.Module):
         return list(y.chunk(last - first, dim=-1))
 
     def _product(self, x: Tensor, i: int) -> Tensor:
-        y = x @ self.weights[i]
+        y: Tensor = x @ self.weights[i]
         return y + self.biases[i] if len(self.biases) else y
 
 
@@ -106,21 +106,26 @@ class Layer(nn.Module):
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.out(attended)[0]
         gate, up = self.gate_up(self.mlp_norm(x))
-        return x + self.down(self.activation(gate) * up)[0]
+        added: Tensor = self.down(self.activation(gate) * up)[0]
+        return x + added
 
 
 class PreferenceModel(nn.Module):
     """ids -> the two label logits at each mask. Takes over the weights of `masked_lm`, which is not to be used after.
 
-    fused: one product for q, k and v and one for the gate and its input, as suits a GPU.
+    max_tokens: longest text, at most what the model was made for. fused: one product for q, k and v and one for the
+    gate and its input, as suits a GPU.
     """
 
-    def __init__(self, masked_lm: PreTrainedModel, label_ids: tuple[int, int], *, fused: bool = False) -> None:
+    def __init__(
+        self, masked_lm: PreTrainedModel, label_ids: tuple[int, int], *,
+        max_tokens: int | None = None, fused: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         config = masked_lm.config
         self.hidden, self.heads = config.hidden_size, config.num_attention_heads
         self.half_window = config.sliding_window
-        self.max_tokens = config.max_position_embeddings
+        self.max_tokens = max_tokens or config.max_position_embeddings
         body = masked_lm.base_model
         _fold_scale(body, self.hidden, (self.hidden // self.heads) ** -0.5)
         with torch.no_grad():
@@ -146,12 +151,14 @@ class PreferenceModel(nn.Module):
     def forward(self, input_ids: Tensor, attention: Attention) -> Tensor:
         """Logits [texts, 2] in fp32, whatever the precision of the layers."""
         x = nn.functional.embedding(input_ids, self.table)
-        *first, last = self.layers
+        layers: list[Any] = list(self.layers)
+        *first, last = layers
         for layer in first:
             x = layer(x, attention)
         x = attention.at_mask(last(x, attention)) if last.local else last.at_mask(x, attention)
         features = self.head(self.final_norm(x[:, 0]))
-        return nn.functional.linear(features, self.label_weight, self.label_bias).float()
+        logits: Tensor = nn.functional.linear(features, self.label_weight, self.label_bias)
+        return logits.float()
 
 
 def _fold_scale(body: Any, hidden: int, scale: float) -> None:

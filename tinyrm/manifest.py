@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyrm.encoding import SpecialTokens
-from tinyrm.flops import Geometry
+from tinyrm.flops import Geometry, GraphKind
 from tinyrm.spec import ClozeSpec
 
 SCHEMA_VERSION: Final = 1
@@ -31,6 +31,18 @@ class Parity(Frozen):
     tolerance: float
 
 
+class Gate(Frozen):
+    """What a lower precision changes on calibration pairs, both orders read; it is written only if it passed."""
+
+    pairs: int
+    flips: float = Field(description="Share of pairs whose preferred response changed.")
+    max_flips: float = Field(description="The share allowed.")
+    mean_probability_shift: float = Field(description="Mean of |p - p_fp32| at the bundle's temperature.")
+    max_probability_shift: float
+    temperature: float = Field(description="The temperature that would fit this precision best.")
+    alone_and_in_a_batch: float = Field(description="Largest difference of a logit that batch-mates made.")
+
+
 class Provenance(Frozen):
     """Where the weights come from."""
 
@@ -53,17 +65,22 @@ class Manifest(Frozen):
     label_ids: tuple[int, int]
     geometry: Geometry
     parameters: int = Field(gt=0)
-    graph: Literal["plain"] = Field(description="How the ONNX graph was made; plain: as transformers computes it.")
+    graph: GraphKind = Field(
+        description="plain: as transformers computes it; optimised: only what two logits need, local layers in blocks."
+    )
     precisions: dict[str, FileName] = Field(min_length=1, description="Precision -> its ONNX file.")
+    weights: FileName | None = Field(default=None, description="Weights for the torch engine, if exported.")
     temperature: float = Field(gt=0)
     provenance: Provenance
     parity: tuple[Parity, ...] = ()
+    gates: dict[str, Gate] = Field(default={}, description="Precision -> what it changed, for those below fp32.")
     files: dict[FileName, Sha256]
     evaluation: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _every_file_is_hashed(self) -> Self:
-        missing = {TOKENIZER_FILE, *self.precisions.values()} - set(self.files)
+        named = {TOKENIZER_FILE, *self.precisions.values()} | ({self.weights} if self.weights else set())
+        missing = named - set(self.files)
         if missing:
             raise ValueError(f"no hash for {sorted(missing)}")
         return self

@@ -33,7 +33,7 @@ def compiled_before(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """The toy adapter's graph is taken from the toy bundle: the same weights give the same graph."""
     graph = bundle_folder / "model.onnx"
 
-    def copy(_: Any, path: Path) -> None:
+    def copy(_: Any, path: Path, max_tokens: int) -> None:
         shutil.copyfile(graph, path)
 
     monkeypatch.setattr("export.pipeline.write_onnx", copy)

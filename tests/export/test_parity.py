@@ -12,9 +12,9 @@ from export.options import ExportOptions
 from export.parity import LENGTHS, TOLERANCE, ParityFailed, check, probes, run_together
 from export.pipeline import export_bundle
 from tests.conftest import Trained
-from tinyrm.backbone import LabelLogits
+from tinyrm.attention import BlockedModel
 from tinyrm.encoding import SpecialTokens
-from tinyrm.runtimes.ort import OnnxRuntimeEngine
+from tinyrm.runtimes.ort import open_session
 
 LOGITS = np.array([[1.0, 2.0], [3.0, 4.0]], dtype=np.float32)
 
@@ -47,11 +47,11 @@ def test_probes_have_every_length_and_one_mask_each(special: SpecialTokens) -> N
 def test_graph_of_another_model_is_refused_and_no_bundle_written(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_disturbed(model: LabelLogits, path: Path) -> None:
-        weight = model.masked_lm.model.layers[1].mlp.Wi.weight
+    def write_disturbed(model: BlockedModel, path: Path, max_tokens: int) -> None:
+        weight = model.model.layers[1].gate_up.weights[0]
         with torch.no_grad():
-            weight[0] *= 1.05
-        write_onnx(model, path)
+            weight[:, 0] *= 1.05
+        write_onnx(model, path, max_tokens)
 
     monkeypatch.setattr("export.pipeline.write_onnx", write_disturbed)
     with pytest.raises(ParityFailed, match="torch, onnx"):
@@ -63,11 +63,11 @@ def test_graph_of_another_model_is_refused_and_no_bundle_written(
 def test_engine_that_answers_nan_is_refused_and_no_bundle_written(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(OnnxRuntimeEngine):
-        def run(self, *arrays: Any) -> Any:
-            return super().run(*arrays) * np.float32(np.nan)
+    def broken(path: Path) -> Any:
+        run = open_session(path)
+        return lambda *arrays: run(*arrays) * np.float32(np.nan)
 
-    monkeypatch.setattr("export.pipeline.OnnxRuntimeEngine", Broken)
+    monkeypatch.setattr("export.pipeline.open_session", broken)
     with pytest.raises(ParityFailed, match="torch, onnx"):
         export_bundle(options(trained, tmp_path))
     assert not list(tmp_path.iterdir())
@@ -77,11 +77,11 @@ def test_engine_that_answers_nan_is_refused_and_no_bundle_written(
 def test_engine_that_mixes_up_batch_mates_is_refused(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Leaking(OnnxRuntimeEngine):
-        def run(self, *arrays: Any) -> Any:
-            return super().run(*arrays)[::-1]
+    def leaking(path: Path) -> Any:
+        run = open_session(path)
+        return lambda *arrays: run(*arrays)[::-1]
 
-    monkeypatch.setattr("export.pipeline.OnnxRuntimeEngine", Leaking)
+    monkeypatch.setattr("export.pipeline.open_session", leaking)
     with pytest.raises(ParityFailed, match="alone, in a batch"):
         export_bundle(options(trained, tmp_path))
     assert not list(tmp_path.iterdir())

@@ -28,6 +28,7 @@ KINDS = sorted(family(TinyRMError), key=lambda kind: kind.__name__)
 EXPECTED = {
     "EngineError": (500, "engine_error"),
     "EngineFailed": (500, "engine_failed"),
+    "EngineHung": (500, "engine_hung"),
     "EngineUnavailable": (500, "engine_unavailable"),
     "InstructionTooLong": (422, "instruction_too_long"),
     "InvalidBundle": (500, "invalid_bundle"),

@@ -23,7 +23,7 @@ def key(name: str, /, **labels: str) -> Series:
 def test_every_series_is_there_at_zero_before_the_first_request(fresh: Served) -> None:
     series = fresh.series()
     assert {name for (name, _), value in series.items() if value} == {
-        "tinyrm_build_info", "tinyrm_model_info", "tinyrm_engine_info",
+        "tinyrm_build_info", "tinyrm_model_info", "tinyrm_engine_info", "tinyrm_engine_peak_gflops_per_second",
     }  # fmt: skip
     expected = [key(REQUESTS, endpoint=e, status=str(s)) for e in ENDPOINTS for s in STATUSES]
     expected += [key(STAGE, stage=stage) for stage in STAGES]

@@ -1,0 +1,139 @@
+"""Lower precisions of an optimised graph, and the gate each has to pass."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from export.calibration import best_temperature
+from export.equalise import channel_maxima, equalise
+from export.graph import write_onnx
+from export.parity import Run, run_alone, run_together, torch_run
+from tinyrm.attention import BlockedModel
+from tinyrm.batch import collate
+from tinyrm.encoding import Encoder, Encoding
+from tinyrm.errors import TinyRMError
+from tinyrm.manifest import Gate
+from tinyrm.runtimes.ort import OnnxRuntimeCpu
+
+# Ranges settle within a few dozen texts; the gate judges on the others.
+RANGE_TEXTS = 128
+
+
+class PrecisionRefused(TinyRMError):
+    """A lower precision changes more answers than allowed."""
+
+    type = "precision_refused"
+
+
+class _Texts(CalibrationDataReader):
+    """One text at a time: no padding enters the ranges."""
+
+    def __init__(self, texts: Sequence[Encoding], pad_id: int) -> None:
+        batches = (collate([text], pad_id) for text in texts)
+        self._inputs: Iterator[dict[str, NDArray[np.int64]]] = (
+            {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask} for batch in batches
+        )
+
+    def get_next(self) -> dict[str, NDArray[np.int64]] | None:
+        return next(self._inputs, None)
+
+
+def lower_precision(
+    precision: str, graph: BlockedModel, readings: Sequence[Encoding], *,
+    reference: Path, path: Path, encoder: Encoder, temperature: float, max_flips: float,
+) -> Gate:  # fmt: skip
+    """Write `graph` in `precision` to `path` and judge it against the fp32 file `reference`. Raises PrecisionRefused.
+
+    readings: calibration pairs in both orders. int8 takes its ranges from the first of them and is judged on the rest.
+    """
+    pad_id, graph = encoder.special.pad, copy.deepcopy(graph)
+    ranges = min(RANGE_TEXTS, len(readings) // 4 * 2)
+    if precision == "int8":
+        _write_int8(graph, readings[:ranges], pad_id, path)
+        run: Run = OnnxRuntimeCpu(path, "int8").run
+    else:
+        write_onnx(graph.bfloat16(), path, graph.model.max_tokens)
+        run = torch_run(graph)  # rounds where the graph does; ONNX Runtime has no bf16 arithmetic on CPUs
+    return gate(
+        precision, run, OnnxRuntimeCpu(reference, "fp32").run, readings[ranges:],
+        pad_id=pad_id, temperature=temperature, max_flips=max_flips,
+    )  # fmt: skip
+
+
+def _write_int8(model: BlockedModel, texts: Sequence[Encoding], pad_id: int, path: Path) -> None:
+    """Static int8: 8-bit activations with one calibrated scale a tensor, weights with one a column.
+
+    Static, because a scale taken from the batch at hand would make a score depend on its batch-mates. Attention, norms
+    and everything that is computed for the mask alone stay in fp32. Changes `model`.
+    """
+    maxima, hooks = channel_maxima(model.model)
+    run_alone(torch_run(model), texts, pad_id)
+    for hook in hooks:
+        hook.remove()
+    equalise(model.model, maxima)
+    equalised = path.with_name(f"equalised-{path.name}")
+    write_onnx(model, equalised, model.model.max_tokens)
+    quantize_static(
+        str(equalised), str(path), _Texts(texts, pad_id), quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul"], per_channel=True,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        nodes_to_exclude=_rows_of_the_mask(equalised, len(model.model.layers) - 1),
+        extra_options={"MatMulConstBOnly": True},
+    )  # fmt: skip
+    equalised.unlink()
+
+
+def _rows_of_the_mask(graph: Path, last_layer: int) -> list[str]:
+    """Products that see few rows, those of the masks: nothing is gained by rounding them.
+
+    They are the head's, and in a last layer that is global all but its keys and values.
+    """
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    products = {name: node.name for node in nodes if node.op_type == "MatMul" for name in node.input}
+    layer = f"layers.{last_layer}."
+    keys_and_values = (f"{layer}qkv.weights.1", f"{layer}qkv.weights.2")
+    few = [n for n in products if "head." in n or (layer in n and not n.endswith(keys_and_values))]
+    return [products[name] for name in few]
+
+
+def gate(
+    precision: str, run: Run, reference: Run, readings: Sequence[Encoding], *,
+    pad_id: int, temperature: float, max_flips: float,
+) -> Gate:  # fmt: skip
+    """Compare answers on readings of both orders, [A first, B first, A first, ...]. Raises PrecisionRefused."""
+    exact, lower = (_margins(run_alone(r, readings, pad_id)) for r in (reference, run))
+    shift = np.abs(_sigmoid(exact / temperature) - _sigmoid(lower / temperature))
+    mates = list(readings[:8])
+    moved = np.abs(run_together(run, mates, pad_id) - run_alone(run, mates, pad_id))
+    report = Gate(
+        pairs=len(exact),
+        flips=float(np.mean((exact > 0) != (lower > 0))),
+        max_flips=max_flips,
+        mean_probability_shift=float(shift.mean()),
+        max_probability_shift=float(shift.max()),
+        temperature=best_temperature(lower),
+        alone_and_in_a_batch=float(moved.max()),
+    )
+    if not np.isfinite(lower).all() or report.flips > max_flips:
+        raise PrecisionRefused(
+            f"{precision} flips {report.flips:.2%} of {report.pairs} preferences, allowed are {max_flips:.2%} "
+            f"(probabilities move by {report.mean_probability_shift:.4f} on average); no bundle was written. "
+            "Leave the precision out, or allow more with --max-flips"
+        )
+    return report
+
+
+def _margins(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    z = (logits[:, 0] - logits[:, 1]).astype(np.float64).reshape(-1, 2)
+    margins: NDArray[np.float64] = (z[:, 0] - z[:, 1]) / 2
+    return margins
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(torch.sigmoid(torch.from_numpy(x)).numpy())

@@ -1,0 +1,121 @@
+"""The optimised pass against `transformers`, in the sizes that are published and at every length that could go wrong."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import ModernBertConfig, ModernBertForMaskedLM
+
+from export.graph import write_onnx
+from export.parity import TOLERANCE, Run, run_alone, run_together, torch_run
+from tinyrm.attention import BlockedModel
+from tinyrm.backbone import LabelLogits
+from tinyrm.encoding import Encoding, Truncation
+from tinyrm.forward import PreferenceModel
+from tinyrm.runtimes.ort import open_session
+
+MASK, PAD, LABELS = 4, 1, (7, 8)
+SHORT = (8, 63, 64, 65, 66, 127, 128, 129, 130, 191, 192, 193)
+# All of the published sizes but the vocabulary, which the optimised pass only looks up.
+GEOMETRIES = {
+    "base": {"hidden_size": 768, "intermediate_size": 1152, "num_attention_heads": 12},
+    "large": {"hidden_size": 1024, "intermediate_size": 2624, "num_attention_heads": 16},
+}
+
+
+SPECIAL = {"pad_token_id": 1, "cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
+
+
+def random_model(size: str, layers: int, **changes: object) -> ModernBertForMaskedLM:
+    """Weights that let every token move the logits; norms and biases that are not what they start as."""
+    torch.manual_seed(0)
+    config = ModernBertConfig(**GEOMETRIES[size], num_hidden_layers=layers, vocab_size=500, **SPECIAL, **changes)
+    model = ModernBertForMaskedLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.04)
+            elif "norm" in name and name.endswith("weight"):
+                parameter.normal_(mean=1.0, std=0.1)
+            else:
+                parameter.normal_(std=0.1)
+    return model
+
+
+def texts(lengths: tuple[int, ...]) -> list[Encoding]:
+    rng = np.random.default_rng(2)
+    encodings = []
+    for length in lengths:
+        ids = rng.integers(9, 489, length)
+        ids[int(rng.integers(length))] = MASK
+        encodings.append(Encoding(ids, Truncation()))
+    return encodings
+
+
+def both(model: ModernBertForMaskedLM) -> tuple[Run, BlockedModel]:
+    reference = torch_run(LabelLogits(model, MASK, LABELS).eval())
+    return reference, BlockedModel(PreferenceModel(copy.deepcopy(model), LABELS), MASK).eval()
+
+
+def assert_equal_alone_and_together(run: Run, reference: Run, inputs: list[Encoding]) -> None:
+    expected = run_alone(reference, inputs, PAD)
+    assert np.ptp(expected) > 0.1, "logits that hardly vary would pass any comparison"
+    np.testing.assert_allclose(run_alone(run, inputs, PAD), expected, atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(run_together(run, inputs, PAD), expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def compiled_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Run]]:
+    """All 22 layers of the base size: as transformers runs it, and as ONNX Runtime runs the graph."""
+    reference, optimised = both(random_model("base", layers=22))
+    path = tmp_path_factory.mktemp("base") / "model.onnx"
+    write_onnx(optimised, path, 8192)
+    yield reference, open_session(path)
+    path.unlink()
+
+
+def test_base_on_onnxruntime(compiled_base: tuple[Run, Run]) -> None:
+    reference, run = compiled_base
+    assert_equal_alone_and_together(run, reference, texts((*SHORT, 512)))
+
+
+@pytest.mark.parametrize("length", [1000, 2048])
+def test_long_texts_of_base_on_onnxruntime(compiled_base: tuple[Run, Run], length: int) -> None:
+    reference, run = compiled_base
+    assert_equal_alone_and_together(run, reference, texts((length,)))
+
+
+@pytest.mark.parametrize("layers", [4, 5], ids=["last layer global", "last layer local"])
+@pytest.mark.parametrize("size", GEOMETRIES)
+def test_every_length_of_both_sizes(size: str, layers: int) -> None:
+    reference, optimised = both(random_model(size, layers))
+    assert_equal_alone_and_together(torch_run(optimised), reference, texts((*SHORT, 512, 1000)))
+
+
+@pytest.mark.parametrize("size", GEOMETRIES)
+def test_4096_tokens(size: str) -> None:
+    reference, optimised = both(random_model(size, layers=4))
+    assert_equal_alone_and_together(torch_run(optimised), reference, texts((4096,)))
+
+
+def test_every_bias_the_family_may_have() -> None:
+    biases = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)
+    reference, optimised = both(random_model("base", layers=4, **biases))
+    assert_equal_alone_and_together(torch_run(optimised), reference, texts((64, 65, 200)))
+
+
+@pytest.mark.parametrize("window", [32, 96])
+def test_other_windows(window: int) -> None:
+    reference, optimised = both(random_model("base", layers=4, local_attention=window))
+    around = tuple(n + d for n in (window // 2, window, 3 * window // 2) for d in (-1, 0, 1))
+    assert_equal_alone_and_together(torch_run(optimised), reference, texts(around))
+
+
+def test_the_files_of_one_geometry_do_not_fit_another(tmp_path: Path) -> None:
+    """A length beyond the rotary tables is an error, never a wrong answer."""
+    _, optimised = both(random_model("base", layers=4, max_position_embeddings=256))
+    with pytest.raises((RuntimeError, ValueError)):
+        run_alone(torch_run(optimised), texts((300,)), PAD)

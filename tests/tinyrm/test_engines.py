@@ -1,0 +1,99 @@
+"""Every engine that runs here: the same answers, alone or with mates, from one stream or several, in bounded memory."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from export.parity import TOLERANCE, probes
+from tests.conftest import REPOSITORY
+from tinyrm.batch import collate
+from tinyrm.bundle import Bundle
+from tinyrm.encoding import Encoder
+from tinyrm.errors import EngineUnavailable
+from tinyrm.runtimes import Engine, open_engine
+
+CPU_ENGINES = ("onnxruntime-cpu", "openvino-cpu")
+
+
+@pytest.fixture(scope="module")
+def bundle(bundle_folder: Path) -> Bundle:
+    return Bundle.open(bundle_folder)
+
+
+@pytest.fixture(scope="module", params=CPU_ENGINES)
+def engine(bundle: Bundle, request: pytest.FixtureRequest) -> Engine:
+    return open_engine(bundle, request.param, threads=1)
+
+
+def together(engine: Engine, encodings: list[Any], pad_id: int) -> NDArray[np.float32]:
+    batch = collate(encodings, pad_id)
+    return engine.run(batch.input_ids, batch.attention_mask)
+
+
+def test_the_engines_agree(bundle: Bundle, encoder: Encoder) -> None:
+    encodings = probes(encoder.special, bundle.manifest.geometry.vocab, encoder.max_tokens)
+    one, other = (together(open_engine(bundle, name), encodings, encoder.special.pad) for name in CPU_ENGINES)
+    assert np.ptp(one) > 1
+    np.testing.assert_allclose(one, other, atol=TOLERANCE)
+
+
+def test_batch_mates_change_nothing(engine: Engine, bundle: Bundle, encoder: Encoder) -> None:
+    encodings = probes(encoder.special, bundle.manifest.geometry.vocab, encoder.max_tokens)
+    alone = np.concatenate([together(engine, [e], encoder.special.pad) for e in encodings])
+    np.testing.assert_allclose(together(engine, encodings, encoder.special.pad), alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", CPU_ENGINES)
+def test_streams_run_at_once_and_answer_alike(name: str, bundle: Bundle, encoder: Encoder) -> None:
+    engine = open_engine(bundle, name, threads=1, streams=2)
+    encodings = probes(encoder.special, bundle.manifest.geometry.vocab, encoder.max_tokens) * 4
+    expected = [together(engine, [e], encoder.special.pad) for e in encodings]
+    with ThreadPoolExecutor(6) as callers:
+        answers = list(callers.map(lambda e: together(engine, [e], encoder.special.pad), encodings))
+    np.testing.assert_allclose(np.concatenate(answers), np.concatenate(expected), atol=1e-5)
+
+
+def test_bf16_needs_a_cpu_that_has_it(bundle: Bundle) -> None:
+    if any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_bf16", "amx_bf16", "bf16 ")):
+        assert open_engine(bundle, "openvino-cpu", precision="bf16").precision == "bf16"
+    else:
+        with pytest.raises(EngineUnavailable, match="bf16"):
+            open_engine(bundle, "openvino-cpu", precision="bf16")
+    with pytest.raises(EngineUnavailable, match="bf16"):
+        open_engine(bundle, "onnxruntime-cpu", precision="bf16")
+
+
+GROWTH = """
+import sys
+from pathlib import Path
+import numpy as np
+from tinyrm.bundle import Bundle
+from tinyrm.runtimes import open_engine
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+engine = open_engine(Bundle.open(Path(sys.argv[1])), sys.argv[2], threads=1)
+rng = np.random.default_rng(0)
+for request in range(10_000):
+    if request == 1_000:
+        before = resident()
+    ids = rng.integers(5, 300, (1, int(rng.integers(8, 257))))
+    ids[0, -2] = 4
+    engine.run(ids, np.ones_like(ids))
+print(resident() / before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("name", CPU_ENGINES)
+def test_memory_stays_flat_under_ever_changing_lengths(name: str, bundle_folder: Path) -> None:
+    command = [sys.executable, "-c", GROWTH, str(bundle_folder), name]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.05
