@@ -108,6 +108,8 @@ def gate(
 ) -> Gate:  # fmt: skip
     """Compare answers on readings of both orders, [A first, B first, A first, ...]. Raises PrecisionRefused."""
     exact, lower = (_margins(run_alone(r, readings, pad_id)) for r in (reference, run))
+    if not np.isfinite(lower).all():
+        raise PrecisionRefused(f"{precision} gives logits that are not finite; no bundle was written")
     shift = np.abs(_sigmoid(exact / temperature) - _sigmoid(lower / temperature))
     mates = list(readings[:8])
     moved = np.abs(run_together(run, mates, pad_id) - run_alone(run, mates, pad_id))
@@ -120,7 +122,7 @@ def gate(
         temperature=best_temperature(lower),
         alone_and_in_a_batch=float(moved.max()),
     )
-    if not np.isfinite(lower).all() or report.flips > max_flips:
+    if report.flips > max_flips:
         raise PrecisionRefused(
             f"{precision} flips {report.flips:.2%} of {report.pairs} preferences, allowed are {max_flips:.2%} "
             f"(probabilities move by {report.mean_probability_shift:.4f} on average); no bundle was written. "

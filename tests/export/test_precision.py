@@ -1,0 +1,138 @@
+"""A lower precision is written only if it changes next to nothing; its scores never depend on batch-mates."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export.equalise import channel_maxima, equalise
+from export.merge import load_with_adapter, merge
+from export.options import ExportOptions
+from export.parity import TOLERANCE, probes, run_alone, run_together, torch_run
+from export.pipeline import export_bundle
+from export.precision import PrecisionRefused, gate
+from tests.conftest import TOY_SPEC, Trained
+from tinyrm.attention import BlockedModel
+from tinyrm.bundle import Bundle
+from tinyrm.encoding import Encoder, Encoding
+from tinyrm.errors import InvalidInput
+from tinyrm.forward import PreferenceModel
+from tinyrm.pairs import PreferencePair
+from tinyrm.runtimes import open_engine
+
+WORDS = ["yes", "no", "add", "return", "option", "safer", "I cannot help with that.", "2 + 2 = 4."]
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    texts = [" ".join(rng.choice(WORDS, int(rng.integers(1, 30)))) for _ in range(160)]
+    pairs = [
+        PreferencePair(prompt="Which?", chosen=a, rejected=b) for a, b in zip(texts[::2], texts[1::2], strict=True)
+    ]
+    path.write_text("".join(pair.model_dump_json() + "\n" for pair in pairs))
+    return path
+
+
+@pytest.fixture(scope="module")
+def quantised(trained: Trained, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The toy model in all precisions. Its weights are wild, so the gate is left wide open."""
+    out = tmp_path_factory.mktemp("store") / "quantised"
+    options = ExportOptions(
+        model=str(trained.base), adapter=trained.adapter, out=out, calibration=pairs_file,
+        precisions=("fp32", "int8", "bf16"), max_flips=1.0,
+    )  # fmt: skip
+    export_bundle(options)
+    return Bundle.open(out)
+
+
+@pytest.fixture(scope="module")
+def readings(encoder: Encoder, quantised: Bundle) -> list[Encoding]:
+    return probes(encoder.special, quantised.manifest.geometry.vocab, encoder.max_tokens)
+
+
+def test_the_manifest_says_what_each_precision_changed(quantised: Bundle) -> None:
+    manifest = quantised.manifest
+    assert set(manifest.precisions) == {"fp32", "int8", "bf16"}
+    for report in manifest.gates.values():
+        assert report.pairs >= 40
+        assert 0 < report.mean_probability_shift < 0.2
+        assert report.max_flips == 1.0
+        assert report.temperature > 0
+    assert manifest.gates["bf16"].flips < 0.15
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino-cpu"])
+def test_int8_scores_do_not_move_with_mates(
+    name: str, quantised: Bundle, readings: list[Encoding], encoder: Encoder
+) -> None:
+    run = open_engine(quantised, name, precision="int8").run
+    alone = run_alone(run, readings, encoder.special.pad)
+    assert np.array_equal(run_together(run, readings, encoder.special.pad), alone)
+    exact = run_alone(open_engine(quantised, name).run, readings, encoder.special.pad)
+    assert 0 < np.abs(alone - exact).max() < np.ptp(exact) / 4, "rounded, but of the same opinion"
+
+
+def test_int8_weights_are_integers_in_the_file(quantised: Bundle) -> None:
+    graph = onnx.load(quantised.model_file("int8")).graph
+    sizes = {w.name: int(np.prod(w.dims)) for w in graph.initializer if w.data_type == onnx.TensorProto.INT8}
+    # Three whole layers, and the keys and values of the last.
+    assert sum(size for size in sizes.values() if size > 48) == 3 * (4 * 32 * 32 + 3 * 32 * 48) + 2 * 32 * 32
+
+
+def test_a_precision_that_flips_too_much_is_refused_and_nothing_written(
+    trained: Trained, pairs_file: Path, tmp_path: Path
+) -> None:
+    options = ExportOptions(
+        model=str(trained.base), adapter=trained.adapter, out=tmp_path / "toy", calibration=pairs_file,
+        precisions=("fp32", "int8"), max_flips=-1.0,
+    )  # fmt: skip
+    with pytest.raises(PrecisionRefused, match=r"int8 flips .* no bundle was written"):
+        export_bundle(options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_a_gate_needs_pairs_to_judge_on(trained: Trained, tmp_path: Path) -> None:
+    options = ExportOptions(
+        model=str(trained.base), adapter=trained.adapter, out=tmp_path / "toy", precisions=("fp32", "int8")
+    )
+    with pytest.raises(InvalidInput, match="--calibration"):
+        export_bundle(options)
+
+
+def test_the_gate_counts_flips_and_refuses_what_is_no_number(encoder: Encoder) -> None:
+    pair = encoder.encode(
+        PreferencePair(prompt="x", chosen="yes", rejected="no").comparison(), TOY_SPEC.instruction(), swap=True
+    )
+    readings = [*pair] * 10
+
+    def answering(z: float):  # type: ignore[no-untyped-def]
+        return lambda ids, mask: np.array([[z, 0.0]] * len(ids), dtype=np.float32) * (1 if z != 5 else np.nan)
+
+    def alternating(ids, mask):  # type: ignore[no-untyped-def]
+        first = ids[:, 20] == pair[0].input_ids[20]
+        return np.stack([np.where(first, 1.0, -1.0), np.zeros(len(ids))], axis=1).astype(np.float32)
+
+    same = gate("int8", alternating, alternating, readings, pad_id=3, temperature=1.0, max_flips=0.0)
+    assert (same.flips, same.pairs, same.max_probability_shift) == (0.0, 10, 0.0)
+    with pytest.raises(PrecisionRefused):
+        gate("int8", answering(5), alternating, readings, pad_id=3, temperature=1.0, max_flips=1.0)
+
+
+def test_equalising_changes_no_answer(trained: Trained, encoder: Encoder, readings: list[Encoding]) -> None:
+    masked_lm = merge(load_with_adapter(str(trained.base), trained.adapter))
+    model = BlockedModel(PreferenceModel(masked_lm, encoder.label_ids), encoder.special.mask).eval()
+    before = run_alone(torch_run(model), readings, encoder.special.pad)
+    weights = copy.deepcopy(model.model.layers[1].down.weights[0])
+    maxima, hooks = channel_maxima(model.model)
+    run_alone(torch_run(model), readings, encoder.special.pad)
+    for hook in hooks:
+        hook.remove()
+    equalise(model.model, maxima)
+    assert not torch.allclose(weights, model.model.layers[1].down.weights[0])
+    np.testing.assert_allclose(run_alone(torch_run(model), readings, encoder.special.pad), before, atol=TOLERANCE)
