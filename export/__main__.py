@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a precision to write beside fp32, if it passes the gate; may be repeated",
     )  # fmt: skip
     parser.add_argument("--max-flips", type=float, default=0.005, help="share of preferences the gate lets change")
+    parser.add_argument("--weights", action="store_true", help="write weights for the torch-cuda engine too")
     return parser
 
 

@@ -16,7 +16,8 @@ class ExportOptions:
     """model: folder or hub id. adapter: folder, if any. calibration: pairs that fit the temperature.
 
     graph: `auto` is `optimised` for the ModernBERT family, `plain` for any other masked LM. precisions: fp32 is always
-    written; int8 and bf16 have to pass the gate, which allows max_flips, a share of the calibration pairs.
+    written; int8 and bf16 have to pass the gate, which allows max_flips, a share of the calibration pairs. weights:
+    for the torch engine, which runs no graph.
     """
 
     model: str
@@ -29,6 +30,7 @@ class ExportOptions:
     graph: Literal["auto", "plain", "optimised"] = "auto"
     precisions: tuple[str, ...] = ("fp32",)
     max_flips: float = 0.005
+    weights: bool = False
 
     @property
     def trained(self) -> Path:

@@ -27,8 +27,10 @@ from tinyrm.manifest import TOKENIZER_FILE, Gate, Manifest, Parity, Provenance
 from tinyrm.pairs import read_pairs
 from tinyrm.runtimes.ort import OnnxRuntimeCpu, open_session
 from tinyrm.scorer import Scorer
+from tinyrm.weights import save_weights
 
 MODEL_FILE = "model.onnx"
+WEIGHTS_FILE = "weights.safetensors"
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ def export_bundle(options: ExportOptions) -> Manifest:
         temperature = _calibrate(options, encoder, onnx_file)
         lower = _lower_precisions(options, encoder, graph, onnx_file, temperature)
         files = {MODEL_FILE: onnx_file, TOKENIZER_FILE: _save_tokenizer(tokenizer, Path(folder))}
+        if options.weights:
+            files[WEIGHTS_FILE] = _save_weights(graph, masked_lm, Path(folder))
         return write_bundle(
             options.out,
             files | {_file_of(precision): onnx_file.with_name(_file_of(precision)) for precision in lower},
@@ -59,6 +63,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "graph": "optimised" if isinstance(graph, BlockedModel) else "plain",
                 "precisions": {precision: _file_of(precision) for precision in ("fp32", *lower)},
                 "gates": lower,
+                "weights": WEIGHTS_FILE if options.weights else None,
                 "temperature": temperature,
                 "provenance": _provenance(options),
                 "parity": parity,
@@ -140,6 +145,14 @@ def _lower_precisions(
         )
         for precision in wanted
     }  # fmt: skip
+
+
+def _save_weights(graph: nn.Module, masked_lm: PreTrainedModel, folder: Path) -> Path:
+    if not isinstance(graph, BlockedModel):
+        raise InvalidInput("--weights needs an optimised graph: the torch engine runs the ModernBERT family only")
+    path = folder / WEIGHTS_FILE
+    save_weights(graph.model, masked_lm.config, path)
+    return path
 
 
 def _file_of(precision: str) -> str:

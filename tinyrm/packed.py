@@ -5,6 +5,8 @@ text of no tokens is allowed: it fills a place where a captured graph wants a fi
 """
 
 from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,19 @@ from torch.nn.attention.varlen import varlen_attn
 
 from tinyrm.forward import PreferenceModel
 
-# (q, k, v, cu_q, cu_k, max_q, max_k, half_window | None) -> o; q, k, v, o: [tokens, heads, head_dim], cu: int32
-# [texts + 1]. Scores are not scaled: the scale is in the query weights. A text without keys gives zeros.
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int, int | None], Tensor]
+
+class Bounds(NamedTuple):
+    """Where the texts' queries and keys begin and the last ones end, int32 [texts + 1]; the most that a text has."""
+
+    cu_q: Tensor
+    cu_k: Tensor
+    max_q: int
+    max_k: int
+
+
+# (q, k, v, bounds, half_window | None) -> o; q, k, v, o: [tokens, heads, head_dim]. Scores are not scaled: the scale is
+# in the query weights. Tokens up to half_window apart see each other. A text without keys gives zeros.
+Kernel = Callable[[Tensor, Tensor, Tensor, Bounds, int | None], Tensor]
 
 
 class PackedAttention:
@@ -29,8 +41,10 @@ class PackedAttention:
         cu_seqlens: Tensor, positions: Tensor, mask_rows: Tensor, max_tokens: int, kernel: Kernel,
     ) -> None:  # fmt: skip
         self.heads, self.half_window = model.heads, model.half_window
-        self.cu_seqlens, self.mask_rows, self.max_tokens = cu_seqlens, mask_rows, max_tokens
-        self._one_each = torch.arange(len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device)
+        one_each = torch.arange(len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device)
+        self._all = Bounds(cu_seqlens, cu_seqlens, max_tokens, max_tokens)
+        self._masks = Bounds(one_each, cu_seqlens, 1, max_tokens)
+        self._mask_rows = mask_rows
         self._kernel = kernel
         # [tokens, 1, head_dim / 2]: looked up once for all layers, alike for all heads.
         self._turns = {local: _looked_up(model.rotary(local=local), positions) for local in (False, True)}
@@ -40,43 +54,38 @@ class PackedAttention:
         return _rotated(x, heads, *self._turns[local])
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, local: bool) -> Tensor:
-        half_window = self.half_window if local else None
-        return self._attention(q, k, v, self.cu_seqlens, self.max_tokens, half_window)
+        o = self._kernel(*self._by_head(q, k, v), self._all, self.half_window if local else None)
+        return o.reshape(q.shape)
 
     def at_mask(self, x: Tensor) -> Tensor:
-        return x[0, self.mask_rows][:, None]
+        return x[0, self._mask_rows][:, None]
 
     def rotate_at_mask(self, q: Tensor, *, heads: int) -> Tensor:
         return _rotated(q, heads, *self._turns_at_mask)
 
     def attend_from_mask(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._attention(q, k, v, self._one_each, 1, None)
+        return self._kernel(*self._by_head(q, k, v), self._masks, None).reshape(q.shape)
 
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, max_q: int, half_window: int | None) -> Tensor:
-        """q [1, tokens, width], or [texts, 1, width] for the masks; the result has its shape."""
-        one, two, three = (x.reshape(-1, self.heads, x.shape[-1] // self.heads) for x in (q, k, v))
-        o = self._kernel(one, two, three, cu_q, self.cu_seqlens, max_q, self.max_tokens, half_window)
-        return o.reshape(q.shape)
+    def _by_head(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[rows, tokens, width] -> [rows * tokens, heads, head_dim]."""
+        shape = (-1, self.heads, q.shape[-1] // self.heads)
+        return q.reshape(shape), k.reshape(shape), v.reshape(shape)
 
 
-def varlen_kernel(
-    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, half_window: int | None
-) -> Tensor:
+def varlen_kernel(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, half_window: int | None) -> Tensor:
     """The FlashAttention that torch brings: CUDA, bf16 or fp16."""
-    reach = -1 if half_window is None else half_window  # tokens seen to each side, the farthest included
+    reach = -1 if half_window is None else half_window
     # One split: the order of summation, and so the last digit, does not depend on batch-mates.
-    o = varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, scale=1.0, window_size=(reach, reach), num_splits=1)
+    o = varlen_attn(q, k, v, *bounds, scale=1.0, window_size=(reach, reach), num_splits=1)
     assert isinstance(o, Tensor)  # noqa: S101 - a pair only if the sums are asked for
     return o
 
 
-def reference_kernel(
-    q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, _max_q: int, _max_k: int, half_window: int | None
-) -> Tensor:
+def reference_kernel(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, half_window: int | None) -> Tensor:
     """Text by text, in plain operators: any device and precision, slow."""
     o = torch.zeros_like(q)
-    bounds = zip(cu_q.tolist(), cu_q[1:].tolist(), cu_k.tolist(), cu_k[1:].tolist(), strict=False)
-    for q_from, q_to, k_from, k_to in bounds:
+    spans = (pairwise(cu.tolist()) for cu in (bounds.cu_q, bounds.cu_k))
+    for (q_from, q_to), (k_from, k_to) in zip(*spans, strict=True):
         if q_from == q_to or k_from == k_to:
             continue
         one, two, three = (x.transpose(0, 1) for x in (q[q_from:q_to], k[k_from:k_to], v[k_from:k_to]))
@@ -100,6 +109,6 @@ def _looked_up(tables: tuple[Tensor, Tensor], positions: Tensor) -> tuple[Tensor
 
 def _rotated(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
     """x [rows, tokens, heads * head_dim] turned in fp32 and given back in its own precision, as transformers does."""
-    one, two = x.unflatten(-1, (heads, -1)).float().chunk(2, dim=-1)
+    one, two = x.reshape(*x.shape[:-1], heads, -1).float().chunk(2, dim=-1)
     turned = torch.cat((one * cos - two * sin, two * cos + one * sin), dim=-1)
     return turned.flatten(-2).to(x.dtype)

@@ -22,6 +22,7 @@ from tinyrm.errors import InvalidInput
 from tinyrm.forward import PreferenceModel
 from tinyrm.pairs import PreferencePair
 from tinyrm.runtimes import open_engine
+from tinyrm.runtimes.torch_cuda import open_torch_cuda
 
 WORDS = ["yes", "no", "add", "return", "option", "safer", "I cannot help with that.", "2 + 2 = 4."]
 
@@ -44,7 +45,7 @@ def quantised(trained: Trained, pairs_file: Path, tmp_path_factory: pytest.TempP
     out = tmp_path_factory.mktemp("store") / "quantised"
     options = ExportOptions(
         model=str(trained.base), adapter=trained.adapter, out=out, calibration=pairs_file,
-        precisions=("fp32", "int8", "bf16"), max_flips=1.0,
+        precisions=("fp32", "int8", "bf16"), max_flips=1.0, weights=True,
     )  # fmt: skip
     export_bundle(options)
     return Bundle.open(out)
@@ -64,6 +65,12 @@ def test_the_manifest_says_what_each_precision_changed(quantised: Bundle) -> Non
         assert report.max_flips == 1.0
         assert report.temperature > 0
     assert manifest.gates["bf16"].flips < 0.15
+
+
+def test_the_weights_give_the_graphs_answers(quantised: Bundle, readings: list[Encoding], encoder: Encoder) -> None:
+    engine = open_torch_cuda(quantised.weights_file(), quantised.manifest, "fp32", device="cpu")
+    expected = run_alone(open_engine(quantised, "onnxruntime-cpu").run, readings, encoder.special.pad)
+    np.testing.assert_allclose(run_together(engine.run, readings, encoder.special.pad), expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino-cpu"])

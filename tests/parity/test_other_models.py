@@ -1,4 +1,4 @@
-"""Masked LMs of other families get the plain graph, with the same answers as their own heads."""
+"""Any masked LM has a plain graph, with the same answers as its own head; other families have no other."""
 
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from transformers import (
     BertForMaskedLM,
     DebertaV2Config,
     DebertaV2ForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
     PreTrainedModel,
     RobertaConfig,
     RobertaForMaskedLM,
@@ -18,20 +20,23 @@ from transformers import (
 from export.graph import write_onnx
 from export.parity import TOLERANCE, run_alone, run_together
 from tests.conftest import spread
-from tests.parity.test_geometries import LABELS, MASK, PAD, texts
+from tests.parity.test_geometries import LABELS, MASK, PAD, SPECIAL, texts
 from tinyrm.backbone import LabelLogits, geometry_of
 from tinyrm.runtimes.ort import open_session
 
 LENGTHS = (8, 64, 65, 129, 300)
 SIZES = {
     "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48,
-    "max_position_embeddings": 520, "pad_token_id": PAD,
+    "max_position_embeddings": 520,
 }  # fmt: skip
 MODELS = {
-    "bert": lambda: BertForMaskedLM(BertConfig(**SIZES)),
-    "roberta": lambda: RobertaForMaskedLM(RobertaConfig(**SIZES)),
+    "modernbert": lambda: ModernBertForMaskedLM(ModernBertConfig(**SIZES, **SPECIAL)),
+    "bert": lambda: BertForMaskedLM(BertConfig(**SIZES, pad_token_id=PAD)),
+    "roberta": lambda: RobertaForMaskedLM(RobertaConfig(**SIZES, pad_token_id=PAD)),
     "deberta": lambda: DebertaV2ForMaskedLM(
-        DebertaV2Config(**SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=64)
+        DebertaV2Config(
+            **SIZES, pad_token_id=PAD, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=64
+        )
     ),
 }
 
@@ -73,4 +78,7 @@ def test_the_plain_graph_answers_alike(model: PreTrainedModel, tmp_path: Path) -
 
 def test_geometry_says_there_is_no_gate_and_no_window(model: PreTrainedModel) -> None:
     geometry = geometry_of(model.config)
+    if isinstance(model, ModernBertForMaskedLM):
+        assert (geometry.gated, geometry.global_layers, geometry.window) == (True, (0,), 128)
+        return
     assert (geometry.gated, geometry.global_layers) == (False, (0, 1, 2))

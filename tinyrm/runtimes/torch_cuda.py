@@ -120,7 +120,7 @@ class TorchCudaEngine:
         return [ticket for half in halves for ticket in self._submit_all(input_ids[half], attention_mask[half])]
 
     def _bucket(self, packed: Packed) -> Bucket:
-        """The smallest that takes it. An id the table lacks is refused here: on a GPU it would end the process's use."""
+        """The smallest that takes it. An id the table lacks is refused here: a GPU would not recover from it."""
         tokens, texts = len(packed.ids), len(packed.mask_rows)
         vocabulary = len(self._model.table)
         if tokens and not 0 <= packed.ids.min() <= packed.ids.max() < vocabulary:
@@ -161,7 +161,7 @@ class TorchCudaEngine:
         on_cuda = self._cuda is not None
         flat = torch.zeros(largest.flat_size, dtype=torch.int64, pin_memory=on_cuda)
         logits = torch.zeros(largest.texts, 2, dtype=torch.float32, pin_memory=on_cuda)
-        return Slot(flat, logits, torch.cuda.Event() if on_cuda else None)
+        return Slot(flat, logits, torch.cuda.Event() if on_cuda else None)  # type: ignore[no-untyped-call]
 
     def _step(self, bucket: Bucket) -> Step:
         def forward(flat: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class CudaQueue:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
     def queue(self) -> AbstractContextManager[Any]:
@@ -216,7 +216,8 @@ def _eager(forward: Forward) -> Step:
 
 def _logits(model: PreferenceModel, flat: Tensor, bucket: Bucket) -> Tensor:
     """Logits [texts, 2] of a filled bucket as `Packed.flat` lays it out."""
-    ids, positions, mask_rows, cu_seqlens = flat.split([bucket.tokens, bucket.tokens, bucket.texts, bucket.texts + 1])
+    sizes = [bucket.tokens, bucket.tokens, bucket.texts, bucket.texts + 1]
+    ids, positions, mask_rows, cu_seqlens = torch.split(flat, sizes)
     attention = PackedAttention(
         model,
         cu_seqlens=cu_seqlens.int(),

@@ -1,0 +1,218 @@
+"""The engine for packed tokens, on a CPU: the same steps, slots and buckets, without graphs and streams."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from export.parity import TOLERANCE, torch_run
+from tests.conftest import Trained
+from tinyrm.attention import BlockedModel
+from tinyrm.backbone import load_masked_lm
+from tinyrm.bundle import Bundle
+from tinyrm.encoding import Encoder
+from tinyrm.errors import EngineFailed, EngineUnavailable
+from tinyrm.forward import PreferenceModel
+from tinyrm.runtimes import torch_cuda, warm_up
+from tinyrm.runtimes.packing import Bucket, fill, pack_rows
+from tinyrm.runtimes.torch_cuda import TorchCudaEngine, open_torch_cuda
+from tinyrm.weights import save_weights
+
+Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
+MAX_TOKENS = 300
+
+
+def preference_model(trained: Trained, encoder: Encoder, *, fused: bool) -> PreferenceModel:
+    masked_lm = load_masked_lm(str(trained.base)).eval()
+    return PreferenceModel(masked_lm, encoder.label_ids, max_tokens=MAX_TOKENS, fused=fused).eval()
+
+
+def cpu_engine(trained: Trained, encoder: Encoder, precision: str = "fp32") -> TorchCudaEngine:
+    model = preference_model(trained, encoder, fused=True)
+    mask = encoder.special.mask
+    return TorchCudaEngine(model, mask_id=mask, precision=precision, device="cpu", buckets=(512, 128, 1024))
+
+
+@pytest.fixture(scope="module")
+def engine(trained: Trained, encoder: Encoder) -> TorchCudaEngine:
+    return cpu_engine(trained, encoder)
+
+
+def rows(encoder: Encoder, *lengths: int, seed: int = 0) -> Rows:
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(5, 380, (len(lengths), max(lengths)))
+    attention_mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    ids[attention_mask == 0] = encoder.special.pad
+    ids[:, min(lengths) // 2] = encoder.special.mask
+    return ids, attention_mask
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [(5,), (300,), (127, 128, 129), (40, 3, 300, 65), (300,) * 5, (9,) * 20],
+    ids=["one short", "longest", "around a window", "mixed", "more tokens than a step", "more texts than a step"],
+)
+def test_answers_as_the_padded_strategy(
+    engine: TorchCudaEngine, trained: Trained, encoder: Encoder, lengths: tuple[int, ...]
+) -> None:
+    blocked = BlockedModel(preference_model(trained, encoder, fused=False), encoder.special.mask)
+    ids, mask = rows(encoder, *lengths)
+    logits = engine.run(ids, mask)
+    assert (logits.shape, logits.dtype) == ((len(lengths), 2), np.float32)
+    np.testing.assert_allclose(logits, torch_run(blocked)(ids, mask), atol=TOLERANCE, rtol=0)
+
+
+def test_steps_in_flight_do_not_mix(engine: TorchCudaEngine, encoder: Encoder) -> None:
+    """More of them than there are slots, collected in another order than they were handed over."""
+    batches = [rows(encoder, 50 + i, 120, seed=i) for i in range(5)]
+    expected = [engine.run(*batch) for batch in batches]
+    assert np.abs(expected[0] - expected[1]).max() > 0.01
+    tickets = [engine.submit(*batch) for batch in batches]
+    for i in (4, 0, 2, 1, 3, 0):
+        np.testing.assert_array_equal(engine.result(tickets[i]), expected[i])
+
+
+def test_threads_get_their_own_answers(engine: TorchCudaEngine, encoder: Encoder) -> None:
+    batches = [rows(encoder, 30 + i, seed=i) for i in range(8)]
+    expected = [engine.run(*batch) for batch in batches]
+    answers: dict[int, NDArray[np.float32]] = {}
+
+    def ask(i: int) -> None:
+        answers[i] = engine.run(*batches[i])
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal([answers[i] for i in range(len(batches))], expected)
+
+
+def test_an_answer_is_not_overwritten_by_later_steps(engine: TorchCudaEngine, encoder: Encoder) -> None:
+    first = engine.run(*rows(encoder, 50))
+    kept = first.copy()
+    for seed in range(1, 4):
+        engine.run(*rows(encoder, 50, seed=seed))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_warm_up_runs(engine: TorchCudaEngine, encoder: Encoder) -> None:
+    warm_up(engine, MAX_TOKENS, encoder.special.pad)
+
+
+def test_bf16_answers_in_fp32(trained: Trained, encoder: Encoder) -> None:
+    engine = cpu_engine(trained, encoder, "bf16")
+    logits = engine.run(*rows(encoder, 20, 70))
+    assert (engine.precision, logits.dtype) == ("bf16", np.float32)
+    cos, _ = engine._model.rotary(local=True)
+    assert (engine._model.table.dtype, cos.dtype) == (torch.bfloat16, torch.float32)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_without_cuda_it_says_what_to_do(no_gpu: None, trained: Trained, encoder: Encoder) -> None:
+    model = preference_model(trained, encoder, fused=True)
+    with pytest.raises(EngineUnavailable, match=r"no CUDA device: install .* or choose another engine"):
+        TorchCudaEngine(model, mask_id=encoder.special.mask, precision="bf16")
+
+
+def test_cuda_is_asked_for_before_the_weights_are_read(no_gpu: None, bundle_folder: Path) -> None:
+    manifest = Bundle.open(bundle_folder).manifest
+    with pytest.raises(EngineUnavailable, match="no CUDA device"):
+        open_torch_cuda(bundle_folder / "missing.safetensors", manifest, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "message"),
+    [
+        ("cuda", "fp32", "computes in bf16 or fp16, not in fp32"),
+        ("cpu", "int8", "computes in fp32 or bf16, not in int8"),
+    ],
+)
+def test_a_precision_it_does_not_compute_is_refused(
+    monkeypatch: pytest.MonkeyPatch, bundle_folder: Path, device: str, precision: str, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    manifest = Bundle.open(bundle_folder).manifest
+    with pytest.raises(EngineUnavailable, match=message):
+        open_torch_cuda(bundle_folder / "missing.safetensors", manifest, precision, device)
+
+
+def test_opens_saved_weights(trained: Trained, encoder: Encoder, bundle_folder: Path, tmp_path: Path) -> None:
+    masked_lm = load_masked_lm(str(trained.base))
+    file = tmp_path / "weights.safetensors"
+    save_weights(PreferenceModel(masked_lm, encoder.label_ids), masked_lm.config, file)
+    manifest = Bundle.open(bundle_folder).manifest
+    opened = open_torch_cuda(file, manifest, "fp32", device="cpu")
+    batch = rows(encoder, 200, 64)
+    expected = cpu_engine(trained, encoder).run(*batch)
+    np.testing.assert_allclose(opened.run(*batch), expected, atol=TOLERANCE, rtol=0)
+    with pytest.raises(EngineFailed, match=f"at most {manifest.spec.max_tokens} tokens"):
+        opened.run(*rows(encoder, manifest.spec.max_tokens + 1))
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "message"),
+    [
+        (np.ones((1, 4), dtype=np.float32), np.ones((1, 4), dtype=np.int64), "arrays of integers"),
+        (np.ones(4, dtype=np.int64), np.ones(4, dtype=np.int64), "arrays of integers"),
+        (np.ones((2, 4), dtype=np.int64), np.ones((2, 3), dtype=np.int64), "one shape"),
+        (np.ones((1, 4), dtype=np.int64), np.array([[0, 1, 1, 1]]), "ones, at least one, and then zeros"),
+        (np.ones((1, 4), dtype=np.int64), np.zeros((1, 4), dtype=np.int64), "ones, at least one, and then zeros"),
+        (np.full((1, 4), 10**6), np.ones((1, 4), dtype=np.int64), "vocabulary"),
+        (np.full((1, 4), -1), np.ones((1, 4), dtype=np.int64), "vocabulary"),
+        (np.ones((1, MAX_TOKENS + 1), dtype=np.int64), np.ones((1, MAX_TOKENS + 1), dtype=np.int64), "at most 300"),
+        ("text", "text", "torch-cpu"),
+    ],
+)
+def test_an_input_it_cannot_take_is_the_engines_failure(
+    engine: TorchCudaEngine, ids: NDArray[np.int64], mask: NDArray[np.int64], message: str
+) -> None:
+    with pytest.raises(EngineFailed, match=message):
+        engine.run(ids, mask)
+
+
+def test_an_exception_inside_is_the_engines_failure_and_the_next_step_is_right(
+    monkeypatch: pytest.MonkeyPatch, trained: Trained, encoder: Encoder
+) -> None:
+    engine = cpu_engine(trained, encoder)
+    batch = rows(encoder, 70)
+    expected = engine.run(*batch)
+
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch_cuda, "_logits", out_of_memory)
+        with pytest.raises(EngineFailed, match="torch-cpu: CUDA out of memory"):
+            engine.run(*batch)
+    np.testing.assert_array_equal(engine.run(*batch), expected)
+
+
+def test_packed_rows_keep_order_positions_and_masks(encoder: Encoder) -> None:
+    ids, mask = rows(encoder, 4, 2, 3)
+    packed = pack_rows(ids, mask, encoder.special.mask)
+    np.testing.assert_array_equal(packed.ids, np.concatenate([ids[0], ids[1, :2], ids[2, :3]]))
+    assert packed.cu_seqlens.tolist() == [0, 4, 6, 9]
+    assert packed.cu_seqlens.dtype == np.int32
+    assert packed.positions.tolist() == [0, 1, 2, 3, 0, 1, 0, 1, 2]
+    assert packed.mask_rows.tolist() == [1, 5, 7]
+    assert packed.max_tokens == 4
+
+
+@pytest.mark.parametrize("tokens", [64, 256, 4096, 16384])
+@pytest.mark.parametrize("max_tokens", [48, 1000, 8192])
+def test_what_fills_a_bucket_is_never_longer_than_its_texts(encoder: Encoder, tokens: int, max_tokens: int) -> None:
+    bucket = Bucket.of(tokens, max_tokens)
+    for texts in (1, bucket.max_texts):
+        packed = pack_rows(*rows(encoder, *[1] * texts), encoder.special.mask)
+        filled = fill(packed, bucket)
+        lengths = np.diff(filled.cu_seqlens)
+        assert (len(filled.ids), len(lengths), lengths.sum()) == (tokens, bucket.texts, tokens)
+        assert 0 <= lengths.min() <= lengths.max() <= bucket.longest
