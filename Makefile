@@ -13,7 +13,7 @@ SERVE := .venv/serve
 DEV := .venv/dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format train starter export evaluate clean
+.PHONY: help install serve test lint format train starter export evaluate bench bench-peers clean
 
 help:  ## list the chores
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -62,3 +62,20 @@ evaluate: $(DEV)/installed  ## BUNDLE on the validation pairs of DATA
 
 clean:  ## environments and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+
+# The engines that the benchmark compares ours with. Each has an environment of its own; one that does not install is
+# listed in the results with that reason, and stops nothing.
+bench-peers: .venv/bench-peers/installed .venv/bench-optimum/installed .venv/bench-infinity/installed  ## environments of the other engines
+
+.venv/bench-peers/installed: PEER = torch==2.13.0 'transformers>=5.13,<6' 'sentence-transformers>=5' matplotlib
+.venv/bench-optimum/installed: PEER = torch==2.13.0 'optimum-onnx[onnxruntime]>=0.1'
+.venv/bench-infinity/installed: PEER = torch==2.13.0 'infinity_emb[torch,server]==0.0.78' click==8.1.8 typer==0.12.5
+
+.venv/bench-%/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check $(PEER)
+	touch $@
+
+bench: $(DEV)/installed  ## every engine side by side, into docs/performance.md (hours; BENCH=--quick: minutes)
+	-$(MAKE) --keep-going bench-peers
+	$(DEV)/bin/python -m loadtests.bench $(BENCH)

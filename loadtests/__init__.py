@@ -1,0 +1,1 @@
+"""Black-box measurements: drives commands and servers, imports nothing of ours."""

@@ -1,0 +1,99 @@
+"""The harness's side of the protocol: one contender, one process, one JSON line each way."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+
+class WorkerFailed(Exception):
+    """The worker could not start, died, answered nonsense or took too long. The message says which."""
+
+
+class Worker:
+    """A started process. What it and its libraries print to stderr goes to `log`."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        try:
+            with log.open("w", encoding="utf-8") as stderr:
+                self._popen = subprocess.Popen(  # noqa: S603  # the commands are those of contenders.py
+                    command, env=os.environ | dict(environment), text=True, bufsize=1,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+                    start_new_session=True,  # a group of its own, so that servers it started end with it
+                )  # fmt: skip
+        except OSError as error:
+            raise WorkerFailed(f"cannot be started: {error.strerror}") from error
+        stdin, stdout = self._popen.stdin, self._popen.stdout
+        if stdin is None or stdout is None:  # never with PIPE, which the types do not know
+            raise WorkerFailed("has no pipes")
+        self._stdin = stdin
+        threading.Thread(target=self._read, args=(stdout,), daemon=True).start()
+
+    def wait_ready(self, timeout_s: float) -> str:
+        """What the worker says of itself. Raises WorkerFailed with its reason if it cannot run."""
+        message = self._next(timeout_s)
+        if not message.get("ready"):
+            raise WorkerFailed(str(message.get("reason", "said neither that it is ready nor why not")))
+        return str(message.get("detail", ""))
+
+    def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The reply to one request. Raises WorkerFailed if there is none, or if it is an error."""
+        try:
+            self._stdin.write(json.dumps(request) + "\n")
+            self._stdin.flush()
+        except OSError as error:
+            raise WorkerFailed(self._ending()) from error
+        reply = self._next(timeout_s)
+        if "error" in reply:
+            raise WorkerFailed(str(reply["error"]))
+        return reply
+
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def close(self, timeout_s: float = 15) -> None:
+        """End of input lets it leave by itself; what is left of its group is killed."""
+        with suppress(OSError):
+            self._stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(timeout_s)
+        with suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+
+    def _read(self, stdout: IO[str]) -> None:
+        with stdout:
+            for line in stdout:
+                if line.startswith("{"):  # libraries print to stdout as well
+                    self._lines.put(line)
+        self._lines.put(None)
+
+    def _next(self, timeout_s: float) -> dict[str, Any]:
+        try:
+            line = self._lines.get(timeout=timeout_s)
+        except queue.Empty:
+            with suppress(ProcessLookupError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
+            self._popen.wait()
+            raise WorkerFailed(f"no answer within {timeout_s:.0f} s") from None
+        if line is None:
+            raise WorkerFailed(self._ending())
+        try:
+            message: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise WorkerFailed(f"answered no JSON: {line[:80]!r}") from None
+        return message
+
+    def _ending(self) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(5)
+        return f"its process ended with {self._popen.returncode}; its log says why"

@@ -1,0 +1,33 @@
+"""The stock export of optimum-onnx (task fill-mask) on ONNX Runtime: logits of the whole vocabulary at every token."""
+
+import sys
+from importlib.metadata import version
+
+from loadtests.bench.workers.protocol import Call, Prepare, arguments, mask_positions, serve
+
+
+def load() -> tuple[Prepare, str]:
+    import numpy as np
+    import onnxruntime as ort
+
+    options = arguments(__doc__)
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    session = ort.InferenceSession(options.model / "model.onnx", settings, providers=["CPUExecutionProvider"])
+
+    def prepare(ids: list[list[int]], mask: list[list[int]]) -> Call:
+        inputs = {"input_ids": np.array(ids, np.int64), "attention_mask": np.array(mask, np.int64)}
+        rows, positions = np.arange(len(ids)), np.array(mask_positions(ids, options.mask))
+
+        def call() -> list[list[float]]:
+            (logits,) = session.run(["logits"], inputs)
+            found: list[list[float]] = logits[rows, positions][:, list(options.labels)].tolist()
+            return found
+
+        return call
+
+    return prepare, f"optimum-onnx {version('optimum-onnx')}, onnxruntime {ort.__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(serve("optimum", load))
