@@ -1,7 +1,7 @@
 """An engine that was asked for runs or says why not; none is ever replaced by another."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -159,3 +159,52 @@ def test_warm_up_runs_a_small_and_the_largest_shape(tokens: int, shapes: list[tu
 
 def test_warm_up_runs_on_the_true_engine(engine: Engine, encoder: Encoder) -> None:
     warm_up(engine, encoder.max_tokens, encoder.special.pad)
+
+
+class SessionOnTensorRt:
+    """Records what a GPU session is opened with and asked."""
+
+    opened: ClassVar[list[tuple[str, dict[str, str]]]] = []
+    shapes: ClassVar[list[tuple[int, ...]]] = []
+
+    def __init__(self, *_: object, providers: list[tuple[str, dict[str, str]]]) -> None:
+        self.opened[:] = providers
+
+    def get_providers(self) -> list[str]:
+        return [self.opened[0][0]]
+
+    def run(self, _: list[str], inputs: dict[str, Any]) -> list[Any]:
+        assert inputs["attention_mask"].shape == inputs["input_ids"].shape
+        self.shapes.append(inputs["input_ids"].shape)
+        return [np.stack([inputs["input_ids"][:, 0], inputs["attention_mask"].sum(axis=1)], axis=1)]
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(ort.PROVIDERS.values()))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", SessionOnTensorRt)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    SessionOnTensorRt.shapes.clear()
+
+
+@pytest.mark.usefixtures("tensorrt")
+def test_tensorrt_has_a_profile_for_each_bucket_and_keeps_what_it_built(bundle: Bundle, tmp_path: Path) -> None:
+    open_engine(bundle, "onnxruntime-tensorrt")
+    ((provider, options),) = SessionOnTensorRt.opened
+    assert provider == "TensorrtExecutionProvider"
+    shapes = {which: options[f"trt_profile_{which}_shapes"].split(",") for which in ("min", "opt", "max")}
+    assert {len(listed) for listed in shapes.values()} == {2 * len(ort.TOKEN_BUCKETS)}
+    assert shapes["max"][:2] == [f"input_ids:{ort.MAX_ROWS}x64", f"attention_mask:{ort.MAX_ROWS}x64"]
+    assert Path(options["trt_engine_cache_path"]).is_relative_to(tmp_path)
+    assert bundle.manifest.identity in options["trt_engine_cache_path"]
+
+
+@pytest.mark.usefixtures("tensorrt")
+def test_a_gpu_sees_few_shapes_and_every_row_is_answered(bundle: Bundle) -> None:
+    engine = open_engine(bundle, "onnxruntime-tensorrt")
+    for rows, tokens in ((1, 3), (2, 64), (3, 65), (2 * ort.MAX_ROWS + 1, 200)):
+        ids = np.repeat(np.arange(rows)[:, None], tokens, axis=1)
+        logits = engine.run(ids, np.ones_like(ids))
+        assert logits.tolist() == [[row, tokens] for row in range(rows)]
+    assert {tokens for _, tokens in SessionOnTensorRt.shapes} == {64, 128, 256}
+    assert max(rows for rows, _ in SessionOnTensorRt.shapes) == ort.MAX_ROWS
