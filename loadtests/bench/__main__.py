@@ -38,8 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         measured, entries = measure_geometry(GEOMETRIES[name], options, native_bf16=machine.has_native_bf16(cpuinfo))
         results["geometries"][name] = measured
         failures += [f"{name}: {failure}" for failure in parity_failures(entries)]
-    results["parity_failures"] = failures
-    write(results, keep=not options.no_write)
+        results["parity_failures"] = failures
+        # After each geometry: a run takes hours, and one that is stopped has shown something too.
+        write(results, keep=not options.no_write)
     for failure in failures:
         print(f"parity failed, {failure} from the full head", file=sys.stderr)
     return 1 if failures else 0
