@@ -28,7 +28,8 @@ def run_by_length(
     logits = np.empty((len(input_ids), 2), dtype=np.float32)
     for length in np.unique(lengths):
         rows = np.flatnonzero(lengths == length)
-        for chunk in np.array_split(rows, -(-len(rows) * int(length) // max(MAX_TOKENS, int(length)))):
+        share = max(1, MAX_TOKENS // max(1, int(length)))
+        for chunk in np.split(rows, range(share, len(rows), share)):
             logits[chunk] = run(_cut(input_ids[chunk], length), _cut(attention_mask[chunk], length))
     return logits
 
