@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from scipy.special import expit
 
 from export.calibration import best_temperature
 from export.equalise import channel_maxima, equalise
@@ -110,7 +110,7 @@ def gate(
     exact, lower = (_margins(run_alone(r, readings, pad_id)) for r in (reference, run))
     if not np.isfinite(lower).all():
         raise PrecisionRefused(f"{precision} gives logits that are not finite; no bundle was written")
-    shift = np.abs(_sigmoid(exact / temperature) - _sigmoid(lower / temperature))
+    shift = np.abs(expit(exact / temperature) - expit(lower / temperature))
     mates = list(readings[:8])
     moved = np.abs(run_together(run, mates, pad_id) - run_alone(run, mates, pad_id))
     report = Gate(
@@ -135,7 +135,3 @@ def _margins(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     z = (logits[:, 0] - logits[:, 1]).astype(np.float64).reshape(-1, 2)
     margins: NDArray[np.float64] = (z[:, 0] - z[:, 1]) / 2
     return margins
-
-
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(torch.sigmoid(torch.from_numpy(x)).numpy())
