@@ -15,8 +15,16 @@ EXAMPLE_SHAPE = (2, 250)  # longer than three blocks of a window, so that nothin
 OPSETS = {True: 23, False: 20}
 
 
+def weights_of(graph: Path) -> Path:
+    """The file of weights that belongs to a graph."""
+    return graph.with_name(f"{graph.name}.data")
+
+
 def write_onnx(model: nn.Module, path: Path, max_tokens: int) -> None:
-    """`model` maps input_ids and attention_mask, int64 [batch, tokens], to logits [batch, 2]. Writes one file."""
+    """`model` maps input_ids and attention_mask, int64 [batch, tokens], to logits [batch, 2].
+
+    Writes the graph to `path` and its weights to a file beside it, `path` with `.data` added.
+    """
     ids = torch.ones(EXAMPLE_SHAPE, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, EXAMPLE_SHAPE[1] // 2 :] = 0
@@ -31,7 +39,7 @@ def write_onnx(model: nn.Module, path: Path, max_tokens: int) -> None:
             output_names=["logits"],
             dynamic_shapes={"input_ids": free, "attention_mask": free},
             opset_version=OPSETS[isinstance(model, BlockedModel)],
-            external_data=False,
+            external_data=True,
             dynamo=True,
             verbose=False,
         )

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
 from torch import nn
 from transformers import ModernBertForMaskedLM, PreTrainedModel
 
@@ -17,6 +16,7 @@ from export.merge import load_with_adapter, merge, plain
 from export.options import ExportOptions
 from export.parity import LENGTHS, check, probes, run_alone, run_together, torch_run
 from export.precision import lower_precision
+from export.unpadded import ENGINE, branch_on_padding, on_cpu
 from tinyrm.attention import BlockedModel
 from tinyrm.backbone import LabelLogits, geometry_of, load_tokenizer
 from tinyrm.bundle import refuse_foreign, write_bundle
@@ -43,16 +43,19 @@ def export_bundle(options: ExportOptions) -> Manifest:
     spec = options.spec()
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     with tempfile.TemporaryDirectory() as folder:
-        onnx_file = Path(folder, MODEL_FILE)
+        written = Path(folder)
+        onnx_file = written / MODEL_FILE
         masked_lm, graph, parity = compile_checked(options, encoder, onnx_file)
         temperature = _calibrate(options, encoder, onnx_file)
         lower = _lower_precisions(options, encoder, graph, onnx_file, temperature)
-        files = {MODEL_FILE: onnx_file, TOKENIZER_FILE: _save_tokenizer(tokenizer, Path(folder))}
+        tokenizer.save(str(written / TOKENIZER_FILE))
         if options.weights:
-            files[WEIGHTS_FILE] = _save_weights(graph, masked_lm, Path(folder))
+            _save_weights(graph, masked_lm, written / WEIGHTS_FILE)
+        precisions = {precision: _file_of(precision) for precision in ("fp32", *lower)}
+        own = {precision: on_cpu(written / name).name for precision, name in precisions.items()}
         return write_bundle(
             options.out,
-            files | {_file_of(precision): onnx_file.with_name(_file_of(precision)) for precision in lower},
+            {path.name: path for path in sorted(written.iterdir())},
             {
                 "name": options.out.name,
                 "spec": spec,
@@ -61,7 +64,8 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "geometry": geometry_of(masked_lm.config),
                 "parameters": masked_lm.num_parameters(),
                 "graph": "optimised" if isinstance(graph, BlockedModel) else "plain",
-                "precisions": {precision: _file_of(precision) for precision in ("fp32", *lower)},
+                "precisions": precisions,
+                "specialised": {ENGINE: {p: name for p, name in own.items() if name != precisions[p]}},
                 "gates": lower,
                 "weights": WEIGHTS_FILE if options.weights else None,
                 "temperature": temperature,
@@ -90,7 +94,9 @@ def compile_checked(
     log.info("compiling the graph")
     graph = _graph(options, merged, encoder)
     write_onnx(graph, onnx_file, _longest(merged, encoder))
-    run = open_session(onnx_file)
+    if isinstance(graph, BlockedModel):
+        branch_on_padding(onnx_file)
+    run = open_session(on_cpu(onnx_file))
     alone = run_alone(run, inputs, special.pad)
     # The longest of all stays out: a dozen rows of 8,192 tokens would not fit into memory.
     mixed = [reading for reading in inputs if len(reading) <= LENGTHS[-1]]
@@ -147,12 +153,10 @@ def _lower_precisions(
     }  # fmt: skip
 
 
-def _save_weights(graph: nn.Module, masked_lm: PreTrainedModel, folder: Path) -> Path:
+def _save_weights(graph: nn.Module, masked_lm: PreTrainedModel, path: Path) -> None:
     if not isinstance(graph, BlockedModel):
         raise InvalidInput("--weights needs an optimised graph: the torch engine runs the ModernBERT family only")
-    path = folder / WEIGHTS_FILE
     save_weights(graph.model, masked_lm.config, path)
-    return path
 
 
 def _file_of(precision: str) -> str:
@@ -167,14 +171,8 @@ def _calibrate(options: ExportOptions, encoder: Encoder, onnx_file: Path) -> flo
     pairs = read_pairs(path)
     if not pairs:
         raise InvalidInput(f"{path} holds no pairs to calibrate on")
-    scorer = Scorer(encoder, OnnxRuntimeCpu(onnx_file, "fp32"))
+    scorer = Scorer(encoder, OnnxRuntimeCpu(on_cpu(onnx_file), "fp32"))
     return fit_temperature(scorer, options.spec(), pairs)
-
-
-def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> Path:
-    path = folder / TOKENIZER_FILE
-    tokenizer.save(str(path))
-    return path
 
 
 def _provenance(options: ExportOptions) -> Provenance:

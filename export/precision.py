@@ -12,8 +12,9 @@ from scipy.special import expit
 
 from export.calibration import best_temperature
 from export.equalise import channel_maxima, equalise
-from export.graph import write_onnx
+from export.graph import weights_of, write_onnx
 from export.parity import Run, run_alone, run_together, torch_run
+from export.unpadded import branch_on_padding, on_cpu
 from tinyrm.attention import BlockedModel
 from tinyrm.batch import collate
 from tinyrm.encoding import Encoder, Encoding
@@ -56,12 +57,12 @@ def lower_precision(
     ranges = min(RANGE_TEXTS, len(readings) // 4 * 2)
     if precision == "int8":
         _write_int8(graph, readings[:ranges], pad_id, path)
-        run: Run = OnnxRuntimeCpu(path, "int8").run
+        run: Run = OnnxRuntimeCpu(on_cpu(path), "int8").run
     else:
         write_onnx(graph.bfloat16(), path, graph.model.max_tokens)
         run = torch_run(graph)  # rounds where the graph does; ONNX Runtime has no bf16 arithmetic on CPUs
     return gate(
-        precision, run, OnnxRuntimeCpu(reference, "fp32").run, readings[ranges:],
+        precision, run, OnnxRuntimeCpu(on_cpu(reference), "fp32").run, readings[ranges:],
         pad_id=pad_id, temperature=temperature, max_flips=max_flips,
     )  # fmt: skip
 
@@ -83,10 +84,12 @@ def _write_int8(model: BlockedModel, texts: Sequence[Encoding], pad_id: int, pat
         str(equalised), str(path), _Texts(texts, pad_id), quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["MatMul"], per_channel=True,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        nodes_to_exclude=_rows_of_the_mask(equalised, len(model.model.layers) - 1),
+        nodes_to_exclude=_rows_of_the_mask(equalised, len(model.model.layers) - 1), use_external_data_format=True,
         extra_options={"MatMulConstBOnly": True},
     )  # fmt: skip
-    equalised.unlink()
+    for written in (equalised, weights_of(equalised)):
+        written.unlink()
+    branch_on_padding(path)
 
 
 def _rows_of_the_mask(graph: Path, last_layer: int) -> list[str]:

@@ -43,14 +43,15 @@ class Bundle:
             raise InvalidBundle(f"label words encode to {encoder.label_ids}, the manifest says {manifest.label_ids}")
         return encoder
 
-    def model_file(self, precision: str) -> Path:
-        """The ONNX file of a precision. Raises InvalidBundle naming those there are."""
+    def model_file(self, precision: str, engine: str | None = None) -> Path:
+        """The ONNX file of a precision, the engine's own if it has one. Raises InvalidBundle naming those there are."""
         precisions = self.manifest.precisions
         if precision not in precisions:
             raise InvalidBundle(
                 f"no precision {precision!r} in {self.manifest.identity}; it has: {', '.join(precisions)}"
             )
-        return self.folder / precisions[precision]
+        own = self.manifest.specialised.get(engine or "", {})
+        return self.folder / own.get(precision, precisions[precision])
 
     def weights_file(self) -> Path:
         """The weights for engines that run no graph. Raises InvalidBundle if there are none."""

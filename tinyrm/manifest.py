@@ -9,7 +9,7 @@ from tinyrm.encoding import SpecialTokens
 from tinyrm.flops import Geometry, GraphKind
 from tinyrm.spec import ClozeSpec
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
 CARD_FILE = "README.md"
@@ -57,7 +57,7 @@ class Provenance(Frozen):
 class Manifest(Frozen):
     """Everything a later stage needs to know; no stage asks for it again."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     revision: str = ""
     spec: ClozeSpec
@@ -69,6 +69,9 @@ class Manifest(Frozen):
         description="plain: as transformers computes it; optimised: only what two logits need, local layers in blocks."
     )
     precisions: dict[str, FileName] = Field(min_length=1, description="Precision -> its ONNX file.")
+    specialised: dict[str, dict[str, FileName]] = Field(
+        default={}, description="Engine -> precision -> the file it runs instead of the one any engine can run."
+    )
     weights: FileName | None = Field(default=None, description="Weights for the torch engine, if exported.")
     temperature: float = Field(gt=0)
     provenance: Provenance
@@ -79,8 +82,8 @@ class Manifest(Frozen):
 
     @model_validator(mode="after")
     def _every_file_is_hashed(self) -> Self:
-        named = {TOKENIZER_FILE, *self.precisions.values()} | ({self.weights} if self.weights else set())
-        missing = named - set(self.files)
+        graphs = [*self.precisions.values(), *(f for files in self.specialised.values() for f in files.values())]
+        missing = {TOKENIZER_FILE, *graphs, *([self.weights] if self.weights else [])} - set(self.files)
         if missing:
             raise ValueError(f"no hash for {sorted(missing)}")
         return self

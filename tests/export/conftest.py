@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from export.graph import weights_of
 from tests.conftest import Trained
 from tinyrm.pairs import PreferencePair
 
@@ -35,5 +36,6 @@ def compiled_before(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     def copy(_: Any, path: Path, max_tokens: int) -> None:
         shutil.copyfile(graph, path)
+        shutil.copyfile(weights_of(graph), weights_of(path))
 
     monkeypatch.setattr("export.pipeline.write_onnx", copy)

@@ -60,3 +60,26 @@ def test_the_file_holds_the_weights_once(graph: onnx.GraphProto, bundle_folder: 
     stored = sum(array.size for array in floats) - rotary
     # The decoder's bias falls away but for two entries.
     assert manifest.parameters * 0.98 < stored < manifest.parameters * 1.1
+
+
+def test_onnxruntime_has_a_graph_of_its_own_and_shares_the_weights(bundle_folder: Path) -> None:
+    own = onnx.load(bundle_folder / "model.onnxruntime-cpu.onnx", load_external_data=False).graph
+    portable = onnx.load(bundle_folder / "model.onnx", load_external_data=False).graph
+    # Four layers, two of them global, and the last of those computes the mask's row only.
+    assert [node.op_type for node in own.node].count("If") == 1
+    assert not any(node.op_type == "If" or node.domain for node in portable.node)
+    stored = {tensor.name: tensor.SerializeToString() for tensor in portable.initializer}
+    assert {tensor.name: tensor.SerializeToString() for tensor in own.initializer} == stored
+    outside = [tensor for tensor in own.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    assert {entry.value for t in outside for entry in t.external_data if entry.key == "location"} == {"model.onnx.data"}
+
+
+@pytest.mark.parametrize("length", [100, 511, 512, 900])
+def test_both_graphs_answer_alike(bundle_folder: Path, length: int) -> None:
+    ids = np.random.default_rng(0).integers(9, 380, (2, length))
+    ids[:, -2] = 4
+    portable, own = (
+        OnnxRuntimeCpu(bundle_folder / name, "fp32").run(ids, np.ones_like(ids))
+        for name in ("model.onnx", "model.onnxruntime-cpu.onnx")
+    )
+    np.testing.assert_allclose(own, portable, atol=1e-4)

@@ -27,7 +27,9 @@ def test_the_exported_manifest_knows_its_model(manifest: Manifest) -> None:
     assert manifest.name == "toy"
     assert manifest.geometry.layers == 4
     assert manifest.precisions == {"fp32": "model.onnx"}
-    assert set(manifest.files) == {"model.onnx", "tokenizer.json"}
+    assert manifest.specialised == {"onnxruntime-cpu": {"fp32": "model.onnxruntime-cpu.onnx"}}
+    graphs = {"model.onnx", "model.onnxruntime-cpu.onnx"}
+    assert set(manifest.files) == {*graphs, "model.onnx.data", "tokenizer.json"}
     assert manifest.parity
 
 
@@ -35,7 +37,7 @@ def test_identity_is_name_and_revision(manifest: Manifest) -> None:
     assert manifest.identity == f"toy@{manifest.expected_revision()}"
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("file", ["model.onnx", "model.onnxruntime-cpu.onnx", "tokenizer.json"])
 def test_every_file_needs_a_hash(manifest: Manifest, file: str) -> None:
     hashes = {name: hash_ for name, hash_ in manifest.files.items() if name != file}
     with pytest.raises(ValidationError, match="no hash"):

@@ -90,12 +90,12 @@ def _chosen(engine: Engine) -> Engine:
     return engine
 
 
-def _onnxruntime_cpu(bundle: "Bundle", _: str, precision: str, threads: int, streams: int) -> Engine:
+def _onnxruntime_cpu(bundle: "Bundle", name: str, precision: str, threads: int, streams: int) -> Engine:
     from tinyrm.runtimes.ort import OnnxRuntimeCpu
 
     if precision == "bf16":
         raise EngineUnavailable("ONNX Runtime has no bf16 arithmetic on CPUs; use openvino-cpu, or fp32 or int8")
-    return OnnxRuntimeCpu(bundle.model_file(precision), precision, threads, streams)
+    return OnnxRuntimeCpu(bundle.model_file(precision, name), precision, threads, streams)
 
 
 def _onnxruntime_gpu(bundle: "Bundle", name: str, precision: str, _threads: int, _streams: int) -> Engine:
