@@ -1,6 +1,7 @@
 """python -m service: serve the bundle that TINYRM_MODEL names. `--settings` prints every setting."""
 
 import argparse
+import asyncio
 import os
 import sys
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from service.app import build_pipeline, create_app
 from service.logs import configure
+from service.pipeline import Pipeline
 from service.server import GRACE_S, Server
 from service.settings import PREFIX, Settings, refuse_unknown
 from tinyrm.errors import TinyRMError
@@ -35,18 +37,25 @@ def main() -> int:
 
 def serve(settings: Settings) -> int:
     """Listen until asked to stop; 0 after a clean shutdown, 3 if the service could not start."""
+    with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+        return runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
     try:
-        pipeline = build_pipeline(settings)
+        pipeline = await build_pipeline(settings)
     except TinyRMError as error:
         log.error("cannot start", type=error.type, reason=str(error))
         return 3
-    app = create_app(settings, lambda _: pipeline)
+
+    async def built(_: Settings) -> Pipeline:
+        return pipeline
 
     async def drain() -> None:
         await pipeline.batcher.drain(settings.drain_timeout_s)
 
     config = uvicorn.Config(
-        app,
+        create_app(settings, built),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -54,7 +63,7 @@ def serve(settings: Settings) -> int:
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + GRACE_S,
     )
     server = Server(config, drain)
-    server.run()
+    await server.serve()
     return 0 if server.started else 3
 
 

@@ -1,128 +1,87 @@
-"""One owner of the waiting list. A batch leaves when the engine is free; there is no timer."""
+"""The one owner of the waiting list. A batch leaves when an engine stream is free; there is no timer."""
 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from service.waiting import Answered, FairQueue, Waiting
 from tinyrm.batch import padded_cost
 from tinyrm.encoding import Encoding
-from tinyrm.errors import EngineError, EngineFailed, Overloaded, ShuttingDown
+from tinyrm.errors import DeadlineExceeded, EngineError, EngineFailed, Overloaded, ShuttingDown, Unavailable
 
 log = structlog.get_logger("tinyrm")
 
-Run = Callable[[Sequence[Encoding]], NDArray[np.float32]]
 
-# How much longer than its shorter neighbours the longest reading of a batch may make the batch.
-MAX_PADDING_SHARE = 0.2
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """Readings that belong together (both orders of one comparison), and who waits for them."""
-
-    readings: tuple[Encoding, ...]
-    answer: "asyncio.Future[Answered]"
-    arrived: float
-    longest: int = field(init=False)
-    tokens: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.longest = max(map(len, self.readings))
-        self.tokens = sum(map(len, self.readings))
-
-    @property
-    def is_abandoned(self) -> bool:
-        return self.answer.done()
+# How full the queue may be for the items of a list to enter it: single requests have to find room as well.
+ROOM_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """Label logits [readings, 2], and how long they waited and ran."""
+class Ran:
+    """Label logits [readings, 2], and the seconds the engine itself took."""
 
     logits: NDArray[np.float32]
-    queue_s: float
-    run_s: float
+    seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """The next batch, what is left waiting, and what nobody waits for any more."""
-
-    batch: list[Waiting]
-    rest: list[Waiting]
-    abandoned: list[Waiting]
-
-
-def take_batch(waiting: Sequence[Waiting], max_batch_tokens: int) -> Taken:
-    """Choose the next batch: the oldest item and those nearest to it in length.
-
-    The oldest always goes, so nobody starves. Others join while the padded batch stays within the budget and
-    little of it is padding. An item above the budget goes alone.
-    """
-    alive = [item for item in waiting if not item.is_abandoned]
-    abandoned = [item for item in waiting if item.is_abandoned]
-    if not alive:
-        return Taken([], [], abandoned)
-    oldest = alive[0]
-    batch = [oldest]
-    # Running totals: with ten thousand items waiting, adding up each candidate batch anew would hold up the event loop.
-    rows, tokens, longest = len(oldest.readings), oldest.tokens, oldest.longest
-    for item in sorted(alive[1:], key=lambda other: abs(other.longest - oldest.longest)):
-        joined = rows + len(item.readings), tokens + item.tokens, max(longest, item.longest)
-        if _fits(*joined, max_batch_tokens):
-            batch.append(item)
-            rows, tokens, longest = joined
-    chosen = set(map(id, batch))
-    return Taken(batch, [item for item in alive if id(item) not in chosen], abandoned)
-
-
-def _fits(rows: int, tokens: int, longest: int, max_batch_tokens: int) -> bool:
-    cost = rows * longest
-    return cost <= max_batch_tokens and cost - tokens <= MAX_PADDING_SHARE * cost
+Run = Callable[[Sequence[Encoding]], Awaitable[Ran]]
 
 
 @dataclass(slots=True)
 class BatchReport:
     """What one engine run did, for metrics."""
 
-    items: int
-    real_tokens: int
+    lengths: list[int]
     padded_tokens: int
     run_s: float
     failed: bool = False
 
+    @property
+    def real_tokens(self) -> int:
+        return sum(self.lengths)
+
 
 @dataclass
 class Batcher:
-    """Runs `run` on one thread, batch after batch.
+    """Runs `run` on batch after batch, on `streams` at once.
 
-    run: readings -> logits [readings, 2], blocking. on_batch: told of every run. step: as of the engine, for counting
-    its padding. Every accepted item gets exactly one answer or error.
+    on_batch: told of every run. step: as of the engine. tokens_per_s: of one stream, to begin with; kept up to date.
+    max_wait_s: work that would wait longer is refused. Every accepted item gets exactly one answer or error.
     """
 
     run: Run
     max_batch_tokens: int
     max_queue_tokens: int
+    max_wait_s: float = math.inf
     on_batch: Callable[[BatchReport], None] = lambda _: None
     step: int = 0
+    streams: int = 1
     tokens_per_s: float = 0.0
-    queue_tokens: int = 0
-    _waiting: list[Waiting] = field(default_factory=list)
-    _running: list[Waiting] = field(default_factory=list)
+    _queue: FairQueue = field(init=False)
+    _running: set[Waiting] = field(default_factory=set)
+    _runs: "set[asyncio.Task[None]]" = field(default_factory=set)
     _work: asyncio.Event = field(default_factory=asyncio.Event)
+    _moved: asyncio.Event = field(default_factory=asyncio.Event)
     _closing: bool = False
     _task: "asyncio.Task[None] | None" = None
 
+    def __post_init__(self) -> None:
+        self._queue = FairQueue(self.max_batch_tokens, self.step)
+
     @property
     def queue_items(self) -> int:
-        return len(self._waiting)
+        return len(self._queue)
+
+    @property
+    def queue_tokens(self) -> int:
+        return self._queue.tokens
 
     @property
     def is_alive(self) -> bool:
@@ -131,27 +90,59 @@ class Batcher:
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._serve(), name="batcher")
 
-    async def submit(self, readings: tuple[Encoding, ...]) -> Answered:
-        """Wait for the answer. Raises Overloaded at once when the queue is full, ShuttingDown, EngineFailed."""
-        item = Waiting(readings, asyncio.get_running_loop().create_future(), time.perf_counter())
-        self.refuse_if_full(item.tokens)
-        self._waiting.append(item)
-        self.queue_tokens += item.tokens
-        self._work.set()
-        return await item.answer
+    async def submit(
+        self, readings: tuple[Encoding, ...], *, flow: Hashable = None, timeout_s: float | None = None,
+        patient: bool = False,
+    ) -> Answered:  # fmt: skip
+        """Wait for the answer, at most `timeout_s`. Items of one flow share that flow's part of the engine.
 
-    def refuse_if_full(self, more_tokens: int = 0) -> None:
-        """Raise ShuttingDown, or Overloaded if `more_tokens` would not fit: before any work is spent on them."""
+        patient: wait for room in the queue, up to `max_wait_s`, before being refused. Raises Overloaded, ShuttingDown,
+        DeadlineExceeded, EngineFailed. Cancelled, or late, the work is dropped if it has not begun.
+        """
+        arrived = time.perf_counter()
+        try:
+            async with asyncio.timeout(timeout_s):
+                if patient:
+                    await self._room()
+                item = Waiting(readings, asyncio.get_running_loop().create_future(), arrived, flow)
+                self.refuse_if_full(item.tokens, timeout_s)
+                self._queue.add(item)
+                self._work.set()
+                return await item.answer
+        except TimeoutError:
+            raise DeadlineExceeded(f"not answered within the request's own {timeout_s:.3f} s; it was dropped") from None
+
+    def refuse_if_full(self, more_tokens: int = 0, timeout_s: float | None = None) -> None:
+        """Raise ShuttingDown, or Overloaded if `more_tokens` would not fit or wait too long: before any work."""
         if not self.is_alive:
             raise ShuttingDown("the service is shutting down; send the request to another replica")
-        if self.queue_tokens + more_tokens > self.max_queue_tokens:
+        if self.queue_tokens and self.queue_tokens + more_tokens > self.max_queue_tokens:
             raise Overloaded(
                 f"{self.queue_tokens} tokens are waiting, at most {self.max_queue_tokens} may; retry after Retry-After"
             )
+        wait_s, bound_s = self.estimated_wait_s(), min(self.max_wait_s, math.inf if timeout_s is None else timeout_s)
+        if wait_s > bound_s:
+            raise Overloaded(f"new work would wait {wait_s:.1f} s, more than {bound_s:g} s; retry after Retry-After")
+
+    def estimated_wait_s(self) -> float:
+        """Seconds until the engine could begin with new work, at the rate of the last runs."""
+        ahead = self.queue_tokens + sum(item.tokens for item in self._running) / 2
+        return ahead / (self.tokens_per_s * self.streams) if self.tokens_per_s else 0.0
+
+    async def _room(self) -> None:
+        """Wait until the queue is far from its bounds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if math.isinf(self.max_wait_s) else self.max_wait_s):
+                while self.queue_tokens and self.is_alive and not self._has_room():
+                    await self._moved.wait()
+
+    def _has_room(self) -> bool:
+        full = self.queue_tokens / self.max_queue_tokens, self.estimated_wait_s() / self.max_wait_s
+        return max(full) < ROOM_SHARE
 
     def retry_after_s(self) -> int:
-        """Whole seconds until the present queue has run, at the rate of the last batches; at least 1."""
-        return max(1, math.ceil(self.queue_tokens / self.tokens_per_s)) if self.tokens_per_s else 1
+        """Whole seconds until the present queue has run; at least 1."""
+        return max(1, math.ceil(self.estimated_wait_s()))
 
     async def drain(self, timeout_s: float) -> None:
         """Accept nothing more, let what was accepted finish; after the timeout the rest get ShuttingDown."""
@@ -159,35 +150,45 @@ class Batcher:
         self._work.set()
         if self._task:
             await asyncio.wait([self._task], timeout=timeout_s)
-            self._task.cancel()
-        self._fail(
-            [*self._running, *self._waiting], ShuttingDown("the service shut down before this request was answered")
-        )
+            for task in (self._task, *self._runs):
+                task.cancel()
+        left = ShuttingDown("the service shut down before this request was answered")
+        self._fail([*self._running, *self._queue.clear()], left)
 
     async def _serve(self) -> None:
-        engine_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        try:
-            while self._waiting or not self._closing:
-                self._work.clear()
-                taken = take_batch(self._waiting, self.max_batch_tokens)
-                self._waiting = taken.rest
-                self.queue_tokens -= sum(item.tokens for item in (*taken.batch, *taken.abandoned))
-                if taken.batch:
-                    self._running = taken.batch
-                    await self._answer(taken.batch, engine_thread)
-                    self._running = []
-                elif not self._closing:
-                    await self._work.wait()
-        finally:
-            # Waiting here for a run that outlasts the drain would hold up the event loop, and with it everybody's 503.
-            engine_thread.shutdown(wait=False, cancel_futures=True)
+        free = asyncio.Semaphore(self.streams)
+        while self.queue_items or not self._closing:
+            await free.acquire()
+            self._work.clear()
+            batch = self._queue.take()
+            if batch:
+                run = asyncio.create_task(self._answer(batch))
+                self._runs.add(run)
+                run.add_done_callback(self._runs.discard)
+                run.add_done_callback(lambda _: free.release())
+                continue
+            free.release()
+            if not self._closing and not self.queue_items:
+                await self._work.wait()
+        if self._runs:
+            await asyncio.wait(self._runs)
 
-    async def _answer(self, batch: list[Waiting], engine_thread: ThreadPoolExecutor) -> None:
+    async def _answer(self, batch: list[Waiting]) -> None:
+        self._running.update(batch)
+        try:
+            await self._run(batch)
+        finally:
+            self._running.difference_update(batch)
+            self._moved.set()
+            self._moved = asyncio.Event()
+
+    async def _run(self, batch: list[Waiting]) -> None:
         """Run a batch and give each item its logits. If a batch fails, its items run alone: only the bad one fails."""
         started = time.perf_counter()
         try:
-            readings = [reading for item in batch for reading in item.readings]
-            logits = await asyncio.get_running_loop().run_in_executor(engine_thread, self._run_checked, readings)
+            ran = await self._run_checked([reading for item in batch for reading in item.readings])
+        except Unavailable as error:
+            self._fail(batch, error)
         except EngineError as error:
             log.error("engine run failed", items=len(batch), reason=str(error))
             self._report(batch, time.perf_counter() - started, failed=True)
@@ -195,40 +196,42 @@ class Batcher:
                 self._fail(batch, error)
                 return
             for item in batch:
-                await self._answer([item], engine_thread)
+                if not item.is_abandoned:
+                    await self._run([item])
         else:
-            run_s = time.perf_counter() - started
-            self._report(batch, run_s, failed=False)
-            self._deliver(batch, logits, started, run_s)
+            self._learn_rate(batch, time.perf_counter() - started)
+            self._report(batch, ran.seconds, failed=False)
+            self._deliver(batch, ran, started)
 
-    def _run_checked(self, readings: Sequence[Encoding]) -> NDArray[np.float32]:
-        """On the engine's thread. Raises EngineError alone: any other kind would end the loop and leave all waiting."""
+    async def _run_checked(self, readings: Sequence[Encoding]) -> Ran:
+        """Raises EngineError or Unavailable alone: any other kind would leave the batch waiting for ever."""
         try:
-            logits = self.run(readings)
-        except EngineError:
+            ran = await self.run(readings)
+        except (EngineError, Unavailable):
             raise
         except Exception as error:
             raise EngineFailed(f"the engine raised {type(error).__name__}: {error}") from error
-        if np.shape(logits) != (len(readings), 2):
-            raise EngineFailed(f"the engine returned {np.shape(logits)} for {len(readings)} readings of two logits")
-        return logits
+        if np.shape(ran.logits) != (len(readings), 2):
+            raise EngineFailed(f"the engine returned {np.shape(ran.logits)} for {len(readings)} readings of two logits")
+        return ran
 
-    def _deliver(self, batch: list[Waiting], logits: NDArray[np.float32], started: float, run_s: float) -> None:
+    def _deliver(self, batch: list[Waiting], ran: Ran, started: float) -> None:
         row = 0
         for item in batch:
-            rows = logits[row : row + len(item.readings)]
+            rows = ran.logits[row : row + len(item.readings)]
             row += len(item.readings)
             if not item.answer.done():
-                item.answer.set_result(Answered(rows, started - item.arrived, run_s))
+                item.answer.set_result(Answered(rows, started - item.arrived, ran.seconds))
 
-    def _fail(self, items: list[Waiting], error: Exception) -> None:
+    def _fail(self, items: Iterable[Waiting], error: Exception) -> None:
         for item in items:
             if not item.answer.done():
                 item.answer.set_exception(error)
 
+    def _learn_rate(self, batch: list[Waiting], seconds: float) -> None:
+        rate = sum(item.tokens for item in batch) / max(seconds, 1e-6)
+        self.tokens_per_s = rate if not self.tokens_per_s else 0.9 * self.tokens_per_s + 0.1 * rate
+
     def _report(self, batch: list[Waiting], run_s: float, *, failed: bool) -> None:
         lengths = [len(reading) for item in batch for reading in item.readings]
-        if not failed:
-            rate = sum(lengths) / max(run_s, 1e-6)
-            self.tokens_per_s = rate if not self.tokens_per_s else 0.8 * self.tokens_per_s + 0.2 * rate
-        self.on_batch(BatchReport(len(lengths), sum(lengths), padded_cost(lengths, self.step), run_s, failed))
+        self.on_batch(BatchReport(lengths, padded_cost(lengths, self.step), run_s, failed))

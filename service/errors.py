@@ -8,13 +8,22 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from service.schemas import ErrorBody, ErrorReply, describe_first
-from tinyrm.errors import EngineError, InvalidInput, Overloaded, TinyRMError, Unavailable, UnknownModel
+from tinyrm.errors import (
+    DeadlineExceeded,
+    EngineError,
+    InvalidInput,
+    Overloaded,
+    TinyRMError,
+    Unavailable,
+    UnknownModel,
+)
 
 # The first class of an error's ancestry that stands here decides.
 STATUS_OF: dict[type[TinyRMError], int] = {
     UnknownModel: 404,
     InvalidInput: 422,
     Overloaded: 429,
+    DeadlineExceeded: 504,
     Unavailable: 503,
     EngineError: 500,
     TinyRMError: 500,
@@ -25,7 +34,8 @@ TYPE_OF_STATUS = {
     405: "method_not_allowed",
     413: "body_too_large",
 }
-STATUSES = (200, 400, 404, 405, 413, 422, 429, 500, 503)
+# What the server says, and 499 for a client that left before it said anything.
+STATUSES = (200, 400, 404, 405, 413, 422, 429, 499, 500, 503, 504)
 
 
 def status_of(error: TinyRMError) -> int:
@@ -40,11 +50,11 @@ def error_response(status: int, body: ErrorBody, headers: dict[str, str] | None 
     return JSONResponse(ErrorReply(error=body).model_dump(), status, headers)
 
 
-def install(app: FastAPI, retry_after_s: Callable[[Request], int]) -> None:
-    """Make every failure of `app` an ErrorReply."""
+def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_status: int) -> None:
+    """Make every failure of `app` an ErrorReply. overload_status: some trainers die of any 4xx, 429 included."""
 
     async def on_domain_error(request: Request, error: TinyRMError) -> JSONResponse:
-        status = status_of(error)
+        status = overload_status if isinstance(error, Overloaded) else status_of(error)
         headers = {"Retry-After": str(retry_after_s(request))} if isinstance(error, Unavailable) else None
         return error_response(status, body_of(error), headers)
 

@@ -21,7 +21,7 @@ M = TypeVar("M", Counter, Histogram)
 
 ENDPOINTS = ("compare", "compare_batch", "other")
 STAGES = ("encode", "queue", "run", "total")
-SHED_REASONS = ("overloaded", "shutting_down")
+SHED_REASONS = ("overloaded", "deadline_exceeded", "engine_restarting", "shutting_down")
 FORMULAS = ("exact", "paper")
 
 SECONDS = (
@@ -82,7 +82,7 @@ class Metrics:
         self._shed.labels(reason).inc()
 
     def observe_batch(self, report: BatchReport) -> None:
-        self._batch_items.observe(report.items)
+        self._batch_items.observe(len(report.lengths))
         self._batch_tokens.observe(report.padded_tokens)
         self._tokens.labels("real").inc(report.real_tokens)
         self._tokens.labels("padding").inc(report.padded_tokens - report.real_tokens)
@@ -90,7 +90,11 @@ class Metrics:
 
     def observe_run(self, gflops: float, seconds: float) -> None:
         """gflops: useful operations of one engine run, by the exact count."""
-        self._mfu.set(gflops / seconds / self._peak_gflops_per_s)
+        self._mfu.set(gflops / max(seconds, 1e-6) / self._peak_gflops_per_s)
+
+    def observe_engine_error(self) -> None:
+        """An answer that is none, such as NaN, of a run that did not fail as a whole."""
+        self._engine_errors.inc()
 
     def observe_stages(self, seconds: dict[str, float]) -> None:
         for stage, value in seconds.items():

@@ -1,6 +1,8 @@
 """What happens around every request: its body is bounded and is JSON, its duration is observed."""
 
+import asyncio
 import time
+from contextlib import suppress
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +16,8 @@ MIB = 2**20
 ENDPOINT_OF_PATH = {f"/v1/{name.replace('_', '/')}": name for name in ENDPOINTS}
 # A refused body is read to its end, or the client would see a broken connection instead of the answer.
 MAX_DISCARDED_BYTES = 64 * MIB
+# Logged and counted, never sent: nobody is there to read it.
+CLIENT_LEFT = 499
 
 
 class JsonBodies:
@@ -34,7 +38,8 @@ class JsonBodies:
             await error_response(413, refusal)(scope, receive, send)
             return
         MutableHeaders(scope=scope)["content-type"] = "application/json"
-        await self.app(scope, _replay(body, receive), send)
+        whole: Message = {"type": "http.request", "body": body, "more_body": False}
+        await self.app(scope, _after(whole, receive), send)
 
     async def _read(self, receive: Receive) -> tuple[bytes, bool]:
         """The body, and whether it was too large (then what was read is thrown away)."""
@@ -52,14 +57,43 @@ class JsonBodies:
                 return b"".join(chunks), size > self.max_body_bytes
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """First the whole body, then whatever the server says next (a disconnect)."""
-    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+def _after(first: Message, receive: Receive) -> Receive:
+    """That message once more, then whatever the server says next (a disconnect)."""
+    pending = [first]
 
     async def next_message() -> Message:
         return pending.pop() if pending else await receive()
 
     return next_message
+
+
+class GiveUpWithClient:
+    """Ends the handling of a request whose client has gone: what it waits for is dropped before it costs compute."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        first = await receive()
+        handling = asyncio.ensure_future(self.app(scope, _after(first, receive), send))
+        leaving = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait([handling, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Also when this task is cancelled itself: nothing runs on that nobody waits for.
+            leaving.cancel()
+            if not handling.done():
+                handling.cancel()
+        with suppress(asyncio.CancelledError):
+            await handling
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class ObserveRequests:
@@ -73,7 +107,7 @@ class ObserveRequests:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 500
+        status = CLIENT_LEFT
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -83,6 +117,9 @@ class ObserveRequests:
 
         try:
             await self.app(scope, receive, watched)
+        except Exception:
+            status = 500
+            raise
         finally:
             metrics = scope["state"]["pipeline"].metrics
             endpoint = ENDPOINT_OF_PATH.get(scope["path"], "other")

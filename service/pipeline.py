@@ -2,24 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from service.batcher import Batcher
+from service.batcher import Batcher, BatchReport, Ran
+from service.engine import Greeting
 from service.metrics import Metrics
 from service.schemas import CompareRequest
-from tinyrm.batch import collate
+from service.waiting import Answered
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoder, Encoding, Truncation
-from tinyrm.errors import Unavailable, UnknownModel
+from tinyrm.errors import DeadlineExceeded, EngineFailed, EngineRestarting, Unavailable, UnknownModel
 from tinyrm.flops import exact_flops, paper_flops
 from tinyrm.manifest import Manifest
 from tinyrm.readout import read_out
-from tinyrm.runtimes import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +32,92 @@ class Answer:
     stages: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of the waiting list. max_batch_tokens: padding included; max_wait_s: as estimated on arrival."""
+
+    max_batch_tokens: int
+    max_queue_tokens: int
+    max_wait_s: float
+    streams: int = 1
+
+
+class RunningEngine(Protocol):
+    """The engine as the service needs it."""
+
+    greeting: Greeting
+
+    @property
+    def is_up(self) -> bool: ...
+
+    def trouble(self) -> str | None:
+        """Why it is not to be relied on at this moment, if so."""
+
+    async def run(self, readings: Sequence[Encoding]) -> Ran: ...
+
+    async def stop(self) -> None: ...
+
+
 class Pipeline:
     """Everything between a validated request and its answer, for one bundle on one engine."""
 
     def __init__(
-        self, manifest: Manifest, encoder: Encoder, engine: Engine, metrics: Metrics, *,
-        max_batch_tokens: int, max_queue_tokens: int, default_swap: str,
+        self, manifest: Manifest, encoder: Encoder, engine: RunningEngine, metrics: Metrics, limits: Limits, *,
+        default_swap: str,
     ) -> None:  # fmt: skip
         self.manifest = manifest
         self.engine = engine
         self.metrics = metrics
-        self.batcher = Batcher(self._run, max_batch_tokens, max_queue_tokens, metrics.observe_batch, step=engine.step)
+        self.batcher = Batcher(
+            engine.run, limits.max_batch_tokens, limits.max_queue_tokens, limits.max_wait_s, self._observe_batch,
+            step=engine.greeting.step, streams=limits.streams, tokens_per_s=engine.greeting.tokens_per_s,
+        )  # fmt: skip
         metrics.watch(self.batcher)
         self._encoder = encoder
         self._swap_by_default = default_swap == "on"
         self._encode_threads = ThreadPoolExecutor(thread_name_prefix="encode")
+        # Two sums over all layers: lengths repeat.
+        self._exact_gflops = lru_cache(maxsize=16384)(partial(_exact_gflops, manifest))
+        self._paper_gflops = lru_cache(maxsize=16384)(partial(_paper_gflops, manifest))
 
-    async def compare(self, request: CompareRequest) -> Answer:
-        """Raises InvalidInput and its kinds, Overloaded, ShuttingDown, EngineFailed."""
-        started = time.perf_counter()
+    def trouble(self) -> str | None:
+        """Why no new work should be sent here; None if a request would be answered."""
+        if not self.batcher.is_alive:
+            return "the service takes no new work"
+        return self.engine.trouble()
+
+    def refuse_if_busy(self, timeout_s: float | None = None) -> None:
+        """Raise one of Unavailable's kinds, before any work is spent on a request."""
         try:
-            self.batcher.refuse_if_full()
-            readings = await self._encode(request)
-            encoded = time.perf_counter()
-            answered = await self.batcher.submit(readings)
+            if timeout_s is not None and timeout_s <= 0:
+                raise DeadlineExceeded("the request's own time was over before its turn came")
+            self.batcher.refuse_if_full(timeout_s=timeout_s)
+            if not self.engine.is_up:
+                raise EngineRestarting("the engine failed and is being restarted; try again")
         except Unavailable as error:
             self.metrics.observe_shed(error.type)
             raise
-        preference = read_out(answered.logits, self.manifest.temperature)
+
+    async def compare(
+        self, request: CompareRequest, *, flow: Hashable = None, timeout_s: float | None = None, patient: bool = False
+    ) -> Answer:
+        """Raises InvalidInput and its kinds, Unavailable and its kinds, EngineFailed.
+
+        flow: whose request this is; each gets its part of the engine. timeout_s: an answer later than that is not
+        wanted. patient: it was accepted as part of a list, and waits for room.
+        """
+        started = time.perf_counter()
+        if not patient:
+            self.refuse_if_busy(timeout_s)
+        readings = await self._encode(request)
+        encoded = time.perf_counter()
+        left_s = None if timeout_s is None else max(0.0, timeout_s - (encoded - started))
+        try:
+            answered = await self.batcher.submit(readings, flow=flow, timeout_s=left_s, patient=patient)
+        except Unavailable as error:
+            self.metrics.observe_shed(error.type)
+            raise
+        preference = self._read_out(answered)
         stages = {
             "encode": encoded - started,
             "queue": answered.queue_s,
@@ -69,8 +126,9 @@ class Pipeline:
         }
         return self._observed(preference, readings, stages)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._encode_threads.shutdown(wait=False, cancel_futures=True)
+        await self.engine.stop()
 
     async def _encode(self, request: CompareRequest) -> tuple[Encoding, ...]:
         self._refuse_other_model(request.model)
@@ -91,23 +149,31 @@ class Pipeline:
         if name not in (None, manifest.name, manifest.identity):
             raise UnknownModel(f"no model {name!r} is served here; it is {manifest.identity}")
 
-    def _run(self, readings: Sequence[Encoding]) -> NDArray[np.float32]:
-        batch = collate(readings, self._encoder.special.pad)
-        started = time.perf_counter()
-        logits = self.engine.run(batch.input_ids, batch.attention_mask)
-        gflops = sum(exact_flops(self.manifest.geometry, len(reading)) for reading in readings) / 1e9
-        self.metrics.observe_run(gflops, time.perf_counter() - started)
-        return logits
+    def _read_out(self, answered: Answered) -> Preference:
+        try:
+            return read_out(answered.logits, self.manifest.temperature)
+        except EngineFailed:
+            self.metrics.observe_engine_error()
+            raise
+
+    def _observe_batch(self, report: BatchReport) -> None:
+        self.metrics.observe_batch(report)
+        if not report.failed:
+            self.metrics.observe_run(sum(map(self._exact_gflops, report.lengths)), report.run_s)
 
     def _observed(self, preference: Preference, readings: tuple[Encoding, ...], stages: dict[str, float]) -> Answer:
-        manifest = self.manifest
         lengths = list(map(len, readings))
-        gflops = {
-            "exact": sum(exact_flops(manifest.geometry, n) for n in lengths) / 1e9,
-            "paper": sum(paper_flops(manifest.parameters, manifest.geometry, n) for n in lengths) / 1e9,
-        }
+        gflops = {"exact": sum(map(self._exact_gflops, lengths)), "paper": sum(map(self._paper_gflops, lengths))}
         truncation = readings[0].truncation
         self.metrics.observe_stages(stages)
         self.metrics.observe_cost(gflops)
         self.metrics.observe_preference(preference, truncation)
         return Answer(preference, truncation, sum(lengths), gflops["exact"], stages)
+
+
+def _exact_gflops(manifest: Manifest, tokens: int) -> float:
+    return exact_flops(manifest.geometry, tokens) / 1e9
+
+
+def _paper_gflops(manifest: Manifest, tokens: int) -> float:
+    return paper_flops(manifest.parameters, manifest.geometry, tokens) / 1e9

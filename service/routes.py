@@ -1,10 +1,11 @@
 """The endpoints. A handler turns a body into a call and an answer into a body, and nothing else."""
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Hashable, Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.errors import body_of, error_response
@@ -33,9 +34,16 @@ ERRORS: Mapping[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         422: "The request cannot be scored as it is.",
         429: "Too much is waiting; see Retry-After.",
-        503: "The service is not ready or shutting down.",
+        500: "The engine failed on this request, or an error of ours.",
+        503: "The service is not ready or shutting down; see Retry-After.",
+        504: "Not answered within the request's own X-Request-Timeout-Ms.",
     }.items()
 }
+
+# Items of one call that are encoded or wait at once: enough to keep an engine full, few enough that a long list does
+# not fill the queue for everybody.
+WINDOW_ITEMS = 256
+MOST_MS = 3_600_000
 
 router = APIRouter()
 
@@ -49,23 +57,45 @@ def pipeline_of(request: Request) -> Pipeline:
 PipelineOf = Annotated[Pipeline, Depends(pipeline_of)]
 
 
+Milliseconds = Annotated[
+    int | None,
+    Header(
+        alias="X-Request-Timeout-Ms", ge=1, le=MOST_MS,
+        description="An answer later than this is not wanted: the work is dropped, the reply is 504.",
+    ),
+]  # fmt: skip
+
+
 @router.post("/v1/compare", responses={**ERRORS}, tags=["score"])
-async def compare(body: CompareRequest, response: Response, pipeline: PipelineOf) -> CompareReply:
+async def compare(
+    body: CompareRequest, response: Response, pipeline: PipelineOf, timeout_ms: Milliseconds = None
+) -> CompareReply:
     """Which of two responses is better, and how surely."""
-    answer = await pipeline.compare(body)
+    answer = await pipeline.compare(body, flow=object(), timeout_s=seconds(timeout_ms))
     response.headers["Server-Timing"] = server_timing(answer.stages)
     return reply_of(answer, pipeline)
 
 
 @router.post("/v1/compare/batch", responses={**ERRORS}, tags=["score"])
-async def compare_batch(body: BatchRequest, request: Request, pipeline: PipelineOf) -> BatchReply:
+async def compare_batch(
+    body: BatchRequest, request: Request, pipeline: PipelineOf, timeout_ms: Milliseconds = None
+) -> BatchReply:
     """Many comparisons at once. Results keep the order of the items; a bad item fails alone."""
     limit: int = request.state.max_batch_items
     if len(body.items) > limit:
         raise InvalidInput(
             f"items: {len(body.items)} comparisons in one call, at most {limit} are taken; split the list"
         )
-    results = await asyncio.gather(*(_result_of(item, pipeline) for item in body.items))
+    ends_at = None if timeout_ms is None else time.perf_counter() + timeout_ms / 1e3
+    pipeline.refuse_if_busy(seconds(timeout_ms))
+    window, flow = asyncio.Semaphore(WINDOW_ITEMS), object()
+
+    async def result_of(item: CompareRequest | RejectedItem) -> CompareReply | ErrorReply:
+        async with window:
+            left_s = None if ends_at is None else ends_at - time.perf_counter()
+            return await _result_of(item, pipeline, flow, left_s)
+
+    results = await asyncio.gather(*map(result_of, body.items))
     answered = [r.usage for r in results if isinstance(r, CompareReply)]
     usage = Usage(tokens=sum(u.tokens for u in answered), gflops=sum(u.gflops for u in answered))
     return BatchReply(results=results, usage=usage)
@@ -85,8 +115,8 @@ async def models(pipeline: PipelineOf) -> ModelList:
         max_tokens=spec.max_tokens,
         parameters=manifest.parameters,
         temperature=manifest.temperature,
-        engine=pipeline.engine.name,
-        precision=pipeline.engine.precision,
+        engine=pipeline.engine.greeting.name,
+        precision=pipeline.engine.greeting.precision,
     )
     return ModelList(models=[card])
 
@@ -100,9 +130,8 @@ async def healthz() -> Status:
 @router.get("/readyz", tags=["health"], response_model=Status, responses={503: ERRORS[503]})
 async def readyz(pipeline: PipelineOf) -> Any:
     """The model is loaded, the engine has run, and new work is taken."""
-    if pipeline.batcher.is_alive:
-        return Status(status="ready")
-    return error_response(503, ErrorBody(type="not_ready", message="the service takes no new work"))
+    trouble = pipeline.trouble()
+    return error_response(503, ErrorBody(type="not_ready", message=trouble)) if trouble else Status(status="ready")
 
 
 @router.get("/metrics", tags=["health"], response_class=Response)
@@ -111,13 +140,19 @@ async def metrics(pipeline: PipelineOf) -> Response:
     return Response(pipeline.metrics.expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def _result_of(item: CompareRequest | RejectedItem, pipeline: Pipeline) -> CompareReply | ErrorReply:
+async def _result_of(
+    item: CompareRequest | RejectedItem, pipeline: Pipeline, flow: Hashable, timeout_s: float | None
+) -> CompareReply | ErrorReply:
     if isinstance(item, RejectedItem):
         return ErrorReply(error=item.error)
     try:
-        return reply_of(await pipeline.compare(item), pipeline)
+        return reply_of(await pipeline.compare(item, flow=flow, timeout_s=timeout_s, patient=True), pipeline)
     except TinyRMError as error:
         return ErrorReply(error=body_of(error))
+
+
+def seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1e3
 
 
 def reply_of(answer: Answer, pipeline: Pipeline) -> CompareReply:

@@ -35,7 +35,12 @@ class Settings(BaseSettings):
         default=0, ge=0, description="Threads of one engine run; 0: the usable processors, shared among the streams."
     )
     streams: int = Field(default=1, ge=1, description="Engine runs at once, on a CPU.")
-    engine_timeout_s: float = Field(default=60.0, gt=0, description="An engine run that takes longer has failed.")
+    engine_timeout_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="An engine run that takes this much longer than five times what its tokens should has hung: "
+        "the engine is replaced.",
+    )
     peak_gflops_per_s: float = Field(
         default=0,
         ge=0,
@@ -47,8 +52,19 @@ class Settings(BaseSettings):
         default="on",
         description="Whether both orders are read when a request does not say: unbiased at twice the cost.",
     )
-    max_batch_tokens: int = Field(default=8192, gt=0, description="Most tokens, padding included, of one engine run.")
+    max_batch_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="Most tokens, padding included, of one engine run; 0: what suits the engine, 1024 on a CPU, "
+        "which gains nothing from more, and 16384 on a GPU.",
+    )
     max_queue_tokens: int = Field(default=1_048_576, gt=0, description="Most waiting tokens; above it work is refused.")
+    max_wait_s: float = Field(
+        default=10.0, gt=0, description="Work that would wait longer, by the engine's present rate, is refused."
+    )
+    overload_status: Literal["429", "503"] = Field(
+        default="429", description="Status of a refusal when too much waits; 503 for trainers that retry on 5xx only."
+    )
     max_batch_items: int = Field(
         default=2048, gt=0, le=MOST_ITEMS, description="Most comparisons in one call of /v1/compare/batch."
     )
@@ -67,7 +83,7 @@ class Settings(BaseSettings):
 
     def check_against(self, max_tokens: int) -> None:
         """Raise InvalidSettings if a comparison of the model's full length could never run."""
-        if self.max_batch_tokens < 2 * max_tokens:
+        if self.max_batch_tokens and self.max_batch_tokens < 2 * max_tokens:
             raise InvalidSettings(
                 f"{PREFIX}MAX_BATCH_TOKENS={self.max_batch_tokens} is too small: both orders of one comparison "
                 f"take up to {2 * max_tokens} tokens in this model"

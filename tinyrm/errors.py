@@ -15,7 +15,9 @@ TinyRMError
 │   └── EngineFailed          the engine raised, or returned something that is not two finite logits
 │       └── EngineHung        the engine did not answer in time
 └── Unavailable               the service cannot take or finish this work now
-    ├── Overloaded            the queue is full
+    ├── Overloaded            too much is waiting
+    ├── DeadlineExceeded      the time that the request gave itself is over
+    ├── EngineRestarting      the engine failed as a whole, and another one is being started
     └── ShuttingDown          the service is leaving
 
 ``type`` is the stable name that clients see; it never changes once released.
@@ -84,6 +86,14 @@ class Unavailable(TinyRMError):
 
 class Overloaded(Unavailable):
     type = "overloaded"
+
+
+class DeadlineExceeded(Unavailable):
+    type = "deadline_exceeded"
+
+
+class EngineRestarting(Unavailable):
+    type = "engine_restarting"
 
 
 class ShuttingDown(Unavailable):

@@ -1,6 +1,8 @@
 """The application over the toy bundle, in this process."""
 
-from collections.abc import Iterator
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service.app import build_pipeline, create_app
+from service.batcher import Ran
+from service.engine import Greeting
 from service.pipeline import Pipeline
 from service.settings import Settings
+from tinyrm.batch import collate
+from tinyrm.bundle import Bundle
+from tinyrm.encoding import Encoding
+from tinyrm.runtimes import Engine, open_engine
 from tinyrm.scorer import Scorer
 
 Series = tuple[str, frozenset[tuple[str, str]]]
@@ -22,10 +30,11 @@ PAIR = {"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "I
 
 @dataclass(frozen=True)
 class Served:
-    """A client, and the pipeline that answers it."""
+    """A client, the pipeline that answers it, and the engine at the end of it."""
 
     client: TestClient
     pipeline: Pipeline
+    engine: Engine
 
     def compare(self, **changes: Any) -> Any:
         """The reply to PAIR with some fields changed, as JSON."""
@@ -43,12 +52,44 @@ class Served:
         return self.series()[name, frozenset(labels.items())]
 
 
+class EngineHere:
+    """The bundle's engine without a process of its own, so that a test can reach into it. Its process has its tests."""
+
+    is_up = True
+
+    def __init__(self, settings: Settings) -> None:
+        bundle = Bundle.open(settings.model)
+        self.engine = open_engine(bundle)
+        self.greeting = Greeting(self.engine.name, self.engine.precision, self.engine.step, 10_000, 100)
+        self._pad_id = bundle.manifest.special_tokens.pad
+
+    def trouble(self) -> str | None:
+        return None
+
+    async def run(self, readings: Sequence[Encoding]) -> Ran:
+        batch = collate(readings, self._pad_id)
+        started = time.perf_counter()
+        logits = await asyncio.to_thread(self.engine.run, batch.input_ids, batch.attention_mask)
+        return Ran(logits, time.perf_counter() - started)
+
+    async def stop(self) -> None:
+        pass
+
+
 @contextmanager
 def serve(settings: Settings) -> Iterator[Served]:
-    pipeline = build_pipeline(settings)
-    app = create_app(settings, lambda _: pipeline)
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield Served(client, pipeline)
+    pipelines: list[Pipeline] = []
+    engine = EngineHere(settings)
+
+    async def open_here(_: Settings, __: Encoding) -> EngineHere:
+        return engine
+
+    async def build(settings: Settings) -> Pipeline:
+        pipelines.append(await build_pipeline(settings, open_here))
+        return pipelines[0]
+
+    with TestClient(create_app(settings, build), raise_server_exceptions=False) as client:
+        yield Served(client, pipelines[0], engine.engine)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,13 @@
-"""The waiting list: who goes next, and that everybody gets exactly one answer whatever the engine does."""
+"""Everybody gets exactly one answer, whatever the engine does and whoever leaves."""
 
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,108 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.batcher import MAX_PADDING_SHARE, Answered, Batcher, BatchReport, Run, Taken, Waiting, take_batch
-from tinyrm.batch import padded_cost
+from service.batcher import Batcher, BatchReport, Ran
+from service.waiting import Answered
 from tinyrm.encoding import Encoding, Truncation
-from tinyrm.errors import EngineFailed, Overloaded, ShuttingDown
+from tinyrm.errors import DeadlineExceeded, EngineFailed, EngineRestarting, Overloaded, ShuttingDown
 
 # Generous: it is only ever reached by a waiter that nobody answers.
 HANGS_S = 10
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A waiting item as data: tokens and number of its readings, and whether its client left."""
-
-    length: int
-    readings: int = 1
-    abandoned: bool = False
-
-
-entries = st.lists(st.builds(Entry, st.integers(1, 300), st.integers(1, 2), st.booleans()), max_size=12)
-budgets = st.integers(1, 2000)
 
 
 def reading(length: int, name: int = 0) -> Encoding:
     return Encoding(np.full(length, name, dtype=np.int64), Truncation())
 
 
-@pytest.fixture(scope="module")
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """Futures need one to exist; it never runs."""
-    with closing(asyncio.new_event_loop()) as loop:
-        yield loop
-
-
-def take(loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int) -> tuple[list[Waiting], Taken]:
-    items = []
-    for number, entry in enumerate(queue):
-        items.append(Waiting((reading(entry.length),) * entry.readings, loop.create_future(), arrived=number))
-        if entry.abandoned:
-            items[-1].answer.cancel()
-    return items, take_batch(items, budget)
-
-
-def lengths(batch: list[Waiting]) -> list[int]:
-    return [len(r) for item in batch for r in item.readings]
-
-
-@given(queue=entries, budget=budgets)
-def test_every_item_is_taken_left_or_dropped_exactly_once(
-    loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int
-) -> None:
-    items, taken = take(loop, queue, budget)
-    assert sorted(map(id, taken.batch + taken.rest + taken.abandoned)) == sorted(map(id, items))
-    assert taken.rest == [item for item in items if item in taken.rest], "the rest keeps its order"
-
-
-@given(queue=entries, budget=budgets)
-def test_oldest_item_that_somebody_waits_for_always_goes(
-    loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int
-) -> None:
-    items, taken = take(loop, queue, budget)
-    alive = [item for item, entry in zip(items, queue, strict=True) if not entry.abandoned]
-    assert taken.batch[:1] == alive[:1]
-
-
-@given(queue=entries, budget=budgets)
-def test_items_nobody_waits_for_are_dropped_and_reported(
-    loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int
-) -> None:
-    items, taken = take(loop, queue, budget)
-    assert taken.abandoned == [item for item, entry in zip(items, queue, strict=True) if entry.abandoned]
-
-
-@given(queue=entries, budget=budgets)
-def test_batch_stays_within_the_budget_and_its_padding_is_small(
-    loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int
-) -> None:
-    _, taken = take(loop, queue, budget)
-    if len(taken.batch) > 1:
-        cost = padded_cost(lengths(taken.batch))
-        assert cost <= budget
-        assert cost - sum(lengths(taken.batch)) <= MAX_PADDING_SHARE * cost
-
-
-def test_equal_items_fill_the_budget_to_the_brim(loop: asyncio.AbstractEventLoop) -> None:
-    _, taken = take(loop, [Entry(100)] * 12, 1000)
-    assert len(taken.batch) == 10
-
-
-def test_nearest_in_length_join_first(loop: asyncio.AbstractEventLoop) -> None:
-    items, taken = take(loop, [Entry(100), Entry(85), Entry(99), Entry(101)], 303)
-    assert {id(item) for item in taken.batch} == {id(items[0]), id(items[2]), id(items[3])}
-
-
-def test_item_above_the_budget_goes_alone(loop: asyncio.AbstractEventLoop) -> None:
-    _, taken = take(loop, [Entry(500), Entry(500), Entry(10)], 100)
-    assert lengths(taken.batch) == [500]
-    assert len(taken.rest) == 2
-
-
-def test_short_item_does_not_join_a_long_one(loop: asyncio.AbstractEventLoop) -> None:
-    _, taken = take(loop, [Entry(300), Entry(3)], 2000)
-    assert lengths(taken.batch) == [300]
+Run = Callable[[Sequence[Encoding]], NDArray[np.float32]]
 
 
 def logits_of(readings: Sequence[Encoding]) -> NDArray[np.float32]:
@@ -136,9 +49,19 @@ class Gated:
         return logits_of(readings)
 
 
+def on_a_thread(run: Run) -> Callable[[Sequence[Encoding]], Awaitable[Ran]]:
+    """As an engine runs: beside the event loop."""
+    pool = ThreadPoolExecutor(8)
+
+    async def runs(readings: Sequence[Encoding]) -> Ran:
+        return Ran(await asyncio.get_running_loop().run_in_executor(pool, run, readings), 0.01)
+
+    return runs
+
+
 @asynccontextmanager
-async def running(run: Run, *, max_queue_tokens: int = 100_000) -> AsyncIterator[Batcher]:
-    batcher = Batcher(run, max_batch_tokens=1000, max_queue_tokens=max_queue_tokens)
+async def running(run: Run, *, max_queue_tokens: int = 100_000, **options: Any) -> AsyncIterator[Batcher]:
+    batcher = Batcher(on_a_thread(run), 1000, max_queue_tokens, **options)
     batcher.start()
     yield batcher
     await batcher.drain(HANGS_S)
@@ -150,8 +73,8 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def submit(batcher: Batcher, name: int, *, tokens: int = 10) -> "asyncio.Task[Answered]":
-    return asyncio.create_task(batcher.submit((reading(tokens, name),)))
+def submit(batcher: Batcher, name: int, *, tokens: int = 10, **options: Any) -> "asyncio.Task[Answered]":
+    return asyncio.create_task(batcher.submit((reading(tokens, name),), **options))
 
 
 async def outcomes(tasks: Sequence["asyncio.Task[Answered]"]) -> list[Answered | BaseException]:
@@ -171,7 +94,6 @@ FAULTS: dict[str, Run] = {
     "fails": explode(EngineFailed("no")),
     "raises an error of its own": explode(ValueError("bad shape")),
     "runs out of memory": explode(MemoryError()),
-    "raises what no future can carry": explode(StopIteration()),
     "returns a row too few": lambda readings: logits_of(readings)[1:],
     "returns a row too many": lambda readings: logits_of([*readings, reading(1)]),
     "returns three logits": lambda readings: np.zeros((len(readings), 3), dtype=np.float32),
@@ -189,13 +111,13 @@ def engine_with(faults: dict[int, str]) -> Run:
     return run
 
 
-def assert_answers(results: list[Answered | BaseException], faults: dict[int, str]) -> None:
+def assert_answers(results: list[Answered | BaseException], faults: dict[int, str], tokens: int = 10) -> None:
     for name, result in enumerate(results):
         if name in faults:
             assert isinstance(result, EngineFailed), result
         else:
             assert isinstance(result, Answered), result
-            assert result.logits.tolist() == [[name, 10]]
+            assert result.logits.tolist() == [[name, tokens]]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -320,7 +242,7 @@ def test_drain_finishes_what_was_accepted_and_takes_nothing_more() -> None:
 
 def test_idle_service_drains_at_once() -> None:
     async def scenario() -> None:
-        batcher = Batcher(logits_of, max_batch_tokens=100, max_queue_tokens=100)
+        batcher = Batcher(on_a_thread(logits_of), max_batch_tokens=100, max_queue_tokens=100)
         batcher.start()
         await asyncio.sleep(0)
         started = time.perf_counter()
@@ -368,18 +290,90 @@ def test_drain_timeout_reaches_items_that_wait_to_be_run_alone() -> None:
 def test_every_run_is_reported_with_its_tokens_and_padding() -> None:
     async def scenario() -> list[BatchReport]:
         reports: list[BatchReport] = []
-        batcher = Batcher(logits_of, max_batch_tokens=1000, max_queue_tokens=1000, on_batch=reports.append)
+        batcher = Batcher(on_a_thread(logits_of), 1000, 1000, on_batch=reports.append)
         batcher.start()
         await outcomes([submit(batcher, 0, tokens=100), submit(batcher, 1, tokens=90)])
         await batcher.drain(HANGS_S)
         return reports
 
     (report,) = asyncio.run(scenario())
-    assert (report.items, report.real_tokens, report.padded_tokens, report.failed) == (2, 190, 200, False)
+    assert (report.lengths, report.real_tokens, report.padded_tokens, report.failed) == ([100, 90], 190, 200, False)
 
 
-def test_retry_after_follows_the_queue_and_the_rate() -> None:
-    batcher = Batcher(logits_of, max_batch_tokens=1, max_queue_tokens=1)
-    assert batcher.retry_after_s() == 1
-    batcher.queue_tokens, batcher.tokens_per_s = 1000, 100
-    assert batcher.retry_after_s() == 10
+def test_the_wait_is_estimated_from_the_rate_and_refused_beyond_its_bound() -> None:
+    async def scenario() -> None:
+        engine = Gated()
+        async with running(engine.run, max_wait_s=2.0, tokens_per_s=100.0) as batcher:
+            assert (batcher.estimated_wait_s(), batcher.retry_after_s()) == (0, 1)
+            first = submit(batcher, 0, tokens=20)
+            await until(lambda: engine.ran == [[0]])
+            waiting = submit(batcher, 1, tokens=200)
+            await until(lambda: batcher.queue_tokens == 200)
+            assert batcher.estimated_wait_s() == pytest.approx(2.1), "what waits, and half of what runs"
+            assert batcher.retry_after_s() == 3
+            with pytest.raises(Overloaded, match=r"would wait 2.1 s, more than 2 s"):
+                await batcher.submit((reading(1),))
+            with pytest.raises(Overloaded, match=r"more than 0.5 s"):
+                await batcher.submit((reading(1),), timeout_s=0.5)
+            engine.gate.set()
+            await outcomes([first, waiting])
+
+    asyncio.run(scenario())
+
+
+def test_work_whose_time_is_over_is_told_at_once_and_never_run() -> None:
+    async def scenario() -> None:
+        engine = Gated()
+        async with running(engine.run) as batcher:
+            first = submit(batcher, 0)
+            await until(lambda: engine.ran == [[0]])
+            late, patient = submit(batcher, 1, timeout_s=0.05), submit(batcher, 2)
+            with pytest.raises(DeadlineExceeded, match=r"0\.050 s"):
+                await late
+            assert not engine.gate.is_set()
+            engine.gate.set()
+            await outcomes([first, patient])
+        assert engine.ran == [[0], [2]]
+
+    asyncio.run(scenario())
+
+
+def test_as_many_runs_at_once_as_there_are_streams() -> None:
+    async def scenario() -> None:
+        engine = Gated()
+        async with running(engine.run, streams=2) as batcher:
+            tasks = [submit(batcher, name, tokens=900) for name in range(3)]
+            await until(lambda: len(engine.ran) == 2)
+            await asyncio.sleep(0.02)
+            assert (len(engine.ran), batcher.queue_items) == (2, 1)
+            engine.gate.set()
+            assert_answers(await outcomes(tasks), {}, tokens=900)
+            assert batcher.queue_items == 0
+
+    asyncio.run(scenario())
+
+
+def test_single_requests_do_not_wait_for_a_long_list() -> None:
+    async def scenario() -> None:
+        engine = Gated()
+        async with running(engine.run) as batcher:
+            first = submit(batcher, 0)
+            await until(lambda: engine.ran == [[0]])
+            listed = [submit(batcher, name, tokens=900, flow="list") for name in range(1, 9)]
+            await until(lambda: batcher.queue_items == 8)
+            single = submit(batcher, 99, tokens=900, flow="single")
+            await until(lambda: batcher.queue_items == 9)
+            engine.gate.set()
+            await outcomes([first, *listed, single])
+        assert engine.ran[:4] == [[0], [1], [99], [2]]
+
+    asyncio.run(scenario())
+
+
+def test_a_service_without_an_engine_fails_what_waits_as_unavailable() -> None:
+    async def scenario() -> None:
+        async with running(explode(EngineRestarting("gone"))) as batcher:
+            results = await outcomes([submit(batcher, name) for name in range(3)])
+            assert [type(result) for result in results] == [EngineRestarting] * 3
+
+    asyncio.run(scenario())

@@ -26,9 +26,11 @@ KINDS = sorted(family(TinyRMError), key=lambda kind: kind.__name__)
 
 # What clients rely on. A change here breaks them.
 EXPECTED = {
+    "DeadlineExceeded": (504, "deadline_exceeded"),
     "EngineError": (500, "engine_error"),
     "EngineFailed": (500, "engine_failed"),
     "EngineHung": (500, "engine_hung"),
+    "EngineRestarting": (503, "engine_restarting"),
     "EngineUnavailable": (500, "engine_unavailable"),
     "InstructionTooLong": (422, "instruction_too_long"),
     "InvalidBundle": (500, "invalid_bundle"),
@@ -73,7 +75,7 @@ def test_failing_engine_is_a_500_that_says_so_and_ends_with_the_failure(
     fresh: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(fresh.pipeline.engine, "run", failing)
+        broken.setattr(fresh.engine, "run", failing)
         assert error_of(fresh) == (500, {"type": "engine_failed", "message": "no device"})
     fresh.compare()
 
@@ -87,7 +89,7 @@ def not_a_number(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
 
 
 def test_logits_that_are_no_numbers_are_never_an_answer(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fresh.pipeline.engine, "run", not_a_number)
+    monkeypatch.setattr(fresh.engine, "run", not_a_number)
     status, error = error_of(fresh)
     assert (status, error["type"]) == (500, "engine_failed")
 
@@ -103,14 +105,14 @@ def test_bug_is_a_500_without_details(fresh: Served, monkeypatch: pytest.MonkeyP
 
 
 def test_full_queue_is_a_429_with_retry_after(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    entered, gate, run = threading.Event(), threading.Event(), fresh.pipeline.engine.run
+    entered, gate, run = threading.Event(), threading.Event(), fresh.engine.run
 
     def gated(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         entered.set()
         gate.wait(10)
         return run(input_ids, attention_mask)
 
-    monkeypatch.setattr(fresh.pipeline.engine, "run", gated)
+    monkeypatch.setattr(fresh.engine, "run", gated)
     long = PAIR | {"response_a": "yes " * 300}
     with ThreadPoolExecutor() as clients:
         running = clients.submit(fresh.client.post, "/v1/compare", json=long)
@@ -122,6 +124,7 @@ def test_full_queue_is_a_429_with_retry_after(fresh: Served, monkeypatch: pytest
         assert [running.result().status_code, waiting.result().status_code] == [200, 200]
     assert (refused.status_code, refused.json()["error"]["type"]) == (429, "overloaded")
     assert int(refused.headers["Retry-After"]) >= 1
+    assert fresh.metric("tinyrm_shed_requests_total", reason="overloaded") == 1
 
 
 def wait_until(condition: Any) -> None:

@@ -118,7 +118,7 @@ def test_truncated_tokens_are_those_of_the_reply(fresh: Served) -> None:
 
 def test_failed_engine_runs_are_counted(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     before = fresh.series()
-    monkeypatch.setattr(fresh.pipeline.engine, "run", _fail)
+    monkeypatch.setattr(fresh.engine, "run", _fail)
     assert fresh.client.post("/v1/compare", json=PAIR).status_code == 500
     change = moved(fresh, before)
     assert change[key("tinyrm_engine_errors_total")] == 1
@@ -132,15 +132,13 @@ def _fail(*_: object) -> None:
 
 def test_refused_comparisons_are_counted_by_reason(fresh: Served) -> None:
     before = fresh.series()
-    items = [PAIR | {"response_a": "yes " * 300}] * 8
-    results = fresh.client.post("/v1/compare/batch", json={"items": items}).json()["results"]
-    refused = sum("error" in result for result in results)
+    late = fresh.client.post("/v1/compare", json=PAIR, headers={"X-Request-Timeout-Ms": "1"})
+    assert (late.status_code, late.json()["error"]["type"]) == (504, "deadline_exceeded")
     assert fresh.client.portal is not None
     fresh.client.portal.call(fresh.pipeline.batcher.drain, 1.0)
     assert fresh.client.post("/v1/compare", json=PAIR).status_code == 503
     change = moved(fresh, before)
-    assert refused > 0
-    assert change[key("tinyrm_shed_requests_total", reason="overloaded")] == refused
+    assert change[key("tinyrm_shed_requests_total", reason="deadline_exceeded")] == 1
     assert change[key("tinyrm_shed_requests_total", reason="shutting_down")] == 1
     assert change[key(REQUESTS, endpoint="compare", status="503")] == 1
 
@@ -164,7 +162,7 @@ def test_no_traffic_makes_a_new_series(fresh: Served, monkeypatch: pytest.Monkey
     for changes in ({}, {"swap": "off"}, {"domain": "x"}, {"model": "x"}, {"response_b": PAIR["response_a"]}):
         fresh.client.post("/v1/compare", json=PAIR | changes)
         fresh.client.post("/v1/compare/batch", json={"items": [PAIR | changes] * 20})
-    monkeypatch.setattr(fresh.pipeline.engine, "run", _fail)
+    monkeypatch.setattr(fresh.engine, "run", _fail)
     fresh.client.post("/v1/compare", json=PAIR)
     assert fresh.client.portal is not None
     fresh.client.portal.call(fresh.pipeline.batcher.drain, 1.0)

@@ -1,6 +1,7 @@
 """What the endpoints answer, and that it is what the model says."""
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -200,3 +201,34 @@ def test_docs_page_answers(served: Served) -> None:
     reply = served.client.get("/docs")
     assert reply.status_code == 200
     assert "/openapi.json" in reply.text
+
+
+def test_a_list_longer_than_the_queue_is_answered_whole(fresh: Served) -> None:
+    """The queue of this service holds one of them: the others wait outside."""
+    items = [PAIR | {"response_a": "yes " * 300}] * 20
+    results = fresh.client.post("/v1/compare/batch", json={"items": items}).json()["results"]
+    assert results == [results[0]] * 20
+    assert "preferred" in results[0]
+
+
+def test_items_of_a_list_whose_time_is_over_say_so_one_by_one(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fresh.engine.run
+
+    def slow(*arrays: Any) -> Any:
+        time.sleep(0.1)
+        return run(*arrays)
+
+    monkeypatch.setattr(fresh.engine, "run", slow)
+    items = [PAIR | {"response_a": "yes " * 300}] * 6
+    reply = fresh.client.post("/v1/compare/batch", json={"items": items}, headers={"X-Request-Timeout-Ms": "250"})
+    kinds = [result["error"]["type"] if "error" in result else "answered" for result in reply.json()["results"]]
+    assert reply.status_code == 200
+    assert kinds[0] == "answered"
+    assert kinds[-1] == "deadline_exceeded"
+    assert set(kinds) == {"answered", "deadline_exceeded"}
+
+
+@pytest.mark.parametrize("milliseconds", ["0", "-5", "soon", "1e9", ""])
+def test_a_time_that_is_none_is_refused(served: Served, milliseconds: str) -> None:
+    reply = served.client.post("/v1/compare", json=PAIR, headers={"X-Request-Timeout-Ms": milliseconds})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (422, "invalid_request")

@@ -1,5 +1,6 @@
 """The environment is read once, strictly, and every setting explains itself."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 from service.__main__ import settings_table
 from service.app import build_pipeline
 from service.settings import PREFIX, InvalidSettings, Settings, refuse_unknown
-from tinyrm.errors import EngineUnavailable, InvalidBundle
+from tinyrm.errors import EngineUnavailable
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,8 @@ def test_known_variables_and_those_of_others_pass() -> None:
     ("name", "value"),
     [
         ("PORT", "eighty"), ("PORT", "-1"), ("PORT", "65536"), ("THREADS", "-1"), ("DEFAULT_SWAP", "yes"),
-        ("MAX_BATCH_TOKENS", "0"), ("MAX_QUEUE_TOKENS", "0"), ("MAX_BATCH_ITEMS", "0"), ("MAX_BATCH_ITEMS", "1000000"),
+        ("MAX_BATCH_TOKENS", "-1"), ("MAX_QUEUE_TOKENS", "0"), ("MAX_BATCH_ITEMS", "0"), ("MAX_BATCH_ITEMS", "1000000"),
+        ("MAX_WAIT_S", "0"), ("OVERLOAD_STATUS", "500"), ("ENGINE_TIMEOUT_S", "0"),
         ("MAX_BODY_BYTES", "0"), ("DRAIN_TIMEOUT_S", "-1"), ("LOG_LEVEL", "loud"), ("LOG_FORMAT", "xml"),
     ],
 )  # fmt: skip
@@ -63,14 +65,14 @@ def test_batch_has_to_hold_both_orders_of_the_longest_comparison() -> None:
 
 def test_service_does_not_start_with_a_batch_too_small_for_its_model(bundle_folder: Path) -> None:
     with pytest.raises(InvalidSettings, match="TINYRM_MAX_BATCH_TOKENS"):
-        build_pipeline(Settings(model=bundle_folder, max_batch_tokens=511))
+        asyncio.run(build_pipeline(Settings(model=bundle_folder, max_batch_tokens=511)))
 
 
 def test_service_does_not_start_with_another_engine_or_precision_than_asked(bundle_folder: Path) -> None:
     with pytest.raises(EngineUnavailable, match="unknown engine 'abacus'"):
-        build_pipeline(Settings(model=bundle_folder, engine="abacus"))
-    with pytest.raises(InvalidBundle, match=r"no precision 'int3' .* it has: fp32"):
-        build_pipeline(Settings(model=bundle_folder, precision="int3"))
+        asyncio.run(build_pipeline(Settings(model=bundle_folder, engine="abacus")))
+    with pytest.raises(EngineUnavailable, match=r"no precision 'int3' .* it has: fp32"):
+        asyncio.run(build_pipeline(Settings(model=bundle_folder, precision="int3")))
 
 
 def test_settings_cannot_change_after_the_start() -> None:

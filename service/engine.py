@@ -1,0 +1,159 @@
+"""The engine's own process: `python -m service.engine`, started by the service and ending with it.
+
+It shares nothing with the service but a socket. Whatever happens in here (a crash in native code, a run that never
+returns, memory that is never given back), the service outlives it and starts another.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from service import frames
+from service.logs import configure
+from tinyrm.batch import collate
+from tinyrm.bundle import Bundle
+from tinyrm.encoding import Encoding, Truncation
+from tinyrm.errors import TinyRMError
+from tinyrm.peak import matrix_product_gflops_per_s
+from tinyrm.runtimes import Engine, open_engine, warm_up
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What to run, and how. `peak_gflops_per_s`: 0 measures it."""
+
+    model: str
+    engine: str = "auto"
+    precision: str = "fp32"
+    threads: int = 0
+    streams: int = 1
+    peak_gflops_per_s: float = 0.0
+    log_level: str = "info"
+    log_format: str = "text"
+
+    def command(self, descriptor: int) -> list[str]:
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(self).items()]
+        return [sys.executable, "-m", "service.engine", f"--socket={descriptor}", *options]
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What the engine says of itself once it has run."""
+
+    name: str
+    precision: str
+    step: int
+    tokens_per_s: float
+    peak_gflops_per_s: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m service.engine", description=__doc__)
+    parser.add_argument("--socket", type=int, required=True, help="descriptor of the socket to the service")
+    for name, default in asdict(EngineOptions(model="")).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    arguments = vars(parser.parse_args())
+    # The service decides when to leave: a Ctrl-C meant for it reaches this process as well.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with socket.socket(fileno=arguments.pop("socket")) as connection:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True, name="parent").start()
+        options = EngineOptions(**arguments)
+        configure(options.log_level, options.log_format)
+        return serve(connection, options)
+
+
+def _end_with(parent: int) -> None:
+    """The closed socket tells that the service has gone, but nobody reads it during a run that never returns."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def serve(connection: socket.socket, options: EngineOptions) -> int:
+    """Greet, then answer until the service closes its end. 3 if the engine could not be started."""
+    try:
+        bundle = Bundle.open(Path(options.model))
+        engine = open_engine(
+            bundle, options.engine, precision=options.precision, threads=options.threads, streams=options.streams
+        )
+        hello = _greeting(engine, bundle, options)
+    except TinyRMError as error:
+        connection.sendall(frames.greeting({"error": error.type, "message": str(error)}))
+        return 3
+    connection.sendall(frames.greeting(asdict(hello)))
+    Worker(connection, engine, bundle.manifest.special_tokens.pad).run(options.streams)
+    return 0
+
+
+def _greeting(engine: Engine, bundle: Bundle, options: EngineOptions) -> Greeting:
+    manifest = bundle.manifest
+    tokens = manifest.spec.max_tokens
+    warm_up(engine, tokens, manifest.special_tokens.pad)
+    started = time.perf_counter()
+    warm_up(engine, tokens, manifest.special_tokens.pad)
+    rate = (tokens + min(64, tokens)) / (time.perf_counter() - started)
+    peak = options.peak_gflops_per_s or matrix_product_gflops_per_s()
+    return Greeting(engine.name, engine.precision, engine.step, rate, peak)
+
+
+class Worker:
+    """Reads requests, runs them, writes replies."""
+
+    def __init__(self, connection: socket.socket, engine: Engine, pad_id: int) -> None:
+        self._connection, self._engine, self._pad_id = connection, engine, pad_id
+        self._writing = threading.Lock()
+
+    def run(self, streams: int) -> None:
+        """Until the service closes its end. One stream needs no thread beside this one."""
+        pool = ThreadPoolExecutor(streams, thread_name_prefix="engine") if streams > 1 else None
+        while payload := self._read():
+            if pool:
+                pool.submit(self._answer, payload)
+            else:
+                self._answer(payload)
+        if pool:
+            # A run that does not return must not keep the process.
+            sys.stderr.flush()
+            os._exit(0)
+
+    def _answer(self, payload: bytes) -> None:
+        number, rows = frames.parse_request(payload)
+        batch = collate([Encoding(row.astype(np.int64), Truncation()) for row in rows], self._pad_id)
+        started = time.perf_counter()
+        try:
+            logits = self._engine.run(batch.input_ids, batch.attention_mask)
+            answer = np.asarray(logits, dtype=np.float32).reshape(len(rows), 2)
+            frame = frames.reply(number, time.perf_counter() - started, answer)
+        except Exception as error:  # noqa: BLE001  # carried to the service, which fails this run alone
+            frame = frames.reply(number, 0.0, f"{self._engine.name}: {type(error).__name__}: {error}")
+        with self._writing, suppress(BrokenPipeError):  # the next read ends this process
+            self._connection.sendall(frame)
+
+    def _read(self) -> bytes:
+        """The next payload; empty when the service has gone."""
+        length = self._exactly(frames.LENGTH.size)
+        return self._exactly(frames.LENGTH.unpack(length)[0]) if length else b""
+
+    def _exactly(self, size: int) -> bytes:
+        received = bytearray()
+        while len(received) < size:
+            chunk = self._connection.recv(size - len(received))
+            if not chunk:
+                return b""
+            received += chunk
+        return bytes(received)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

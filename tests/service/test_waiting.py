@@ -1,0 +1,155 @@
+"""Who goes next: a property of the waiting list alone."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.waiting import MAX_PADDING_SHARE, FairQueue, Waiting
+from tinyrm.batch import padded_cost
+from tinyrm.encoding import Encoding, Truncation
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A waiting item as data: tokens and number of its readings, and whether its client left."""
+
+    length: int
+    readings: int = 1
+    abandoned: bool = False
+    flow: int = 0
+
+
+entries = st.lists(
+    st.builds(Entry, st.integers(1, 300), st.integers(1, 2), st.booleans(), st.integers(0, 2)), max_size=12
+)
+budgets = st.integers(1, 2000)
+steps = st.sampled_from([0, 1, 16])
+
+
+def reading(length: int, name: int = 0) -> Encoding:
+    return Encoding(np.full(length, name, dtype=np.int64), Truncation())
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """Futures need one to exist; it never runs."""
+    with closing(asyncio.new_event_loop()) as loop:
+        yield loop
+
+
+def line_up(
+    loop: asyncio.AbstractEventLoop, entries: list[Entry], budget: int, step: int = 0
+) -> tuple[FairQueue, list[Waiting]]:
+    queue, items = FairQueue(budget, step), []
+    for number, entry in enumerate(entries):
+        readings = (reading(entry.length),) * entry.readings
+        items.append(Waiting(readings, loop.create_future(), arrived=number, flow=entry.flow))
+        queue.add(items[-1])
+        if entry.abandoned:
+            items[-1].answer.cancel()
+    return queue, items
+
+
+def take(loop: asyncio.AbstractEventLoop, entries: list[Entry], budget: int) -> tuple[list[Waiting], list[Waiting]]:
+    queue, items = line_up(loop, entries, budget)
+    return items, queue.take()
+
+
+def lengths(batch: list[Waiting]) -> list[int]:
+    return [len(r) for item in batch for r in item.readings]
+
+
+@given(queue=entries, budget=budgets, step=steps)
+def test_every_item_that_somebody_waits_for_is_taken_exactly_once(
+    loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int, step: int
+) -> None:
+    waiting, items = line_up(loop, queue, budget, step)
+    taken: list[Waiting] = []
+    while len(waiting):
+        batch = waiting.take()
+        assert batch or not len(waiting), "only the abandoned were left"
+        taken += batch
+    alive = [item for item, entry in zip(items, queue, strict=True) if not entry.abandoned]
+    assert sorted(map(id, taken)) == sorted(map(id, alive))
+    assert waiting.tokens == 0
+
+
+@given(queue=entries, budget=budgets, step=steps)
+def test_whose_turn_is_first_always_goes(
+    loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int, step: int
+) -> None:
+    waiting, items = line_up(loop, queue, budget, step)
+    alive = [item for item in items if not item.is_abandoned]
+    assert waiting.take()[:1] == sorted(alive, key=lambda item: (item.turn, item.arrived))[:1]
+
+
+@given(lengths=st.lists(st.integers(1, 300), max_size=12))
+def test_one_flow_alone_is_served_in_the_order_of_arrival(loop: asyncio.AbstractEventLoop, lengths: list[int]) -> None:
+    waiting, items = line_up(loop, [Entry(n) for n in lengths], budget=1, step=1)
+    assert [item for _ in items for item in waiting.take()] == items
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 3)), min_size=1, max_size=40))
+def test_no_flow_that_waits_falls_behind_another_by_more_than_one_item_of_each(
+    loop: asyncio.AbstractEventLoop, work: list[tuple[int, int]]
+) -> None:
+    """The bound of start-time fair queueing: served tokens of two waiting flows differ by less than two items."""
+    waiting, items = line_up(loop, [Entry(length, flow=flow) for length, flow in work], budget=1, step=1)
+    left = {flow: sum(item.flow == flow for item in items) for flow in range(4)}
+    served = dict.fromkeys(range(4), 0)
+    always_waiting = [flow for flow in left if left[flow]]
+    while all(left[flow] for flow in always_waiting):
+        (item,) = waiting.take()
+        served[item.flow] += item.tokens  # type: ignore[index]
+        left[item.flow] -= 1  # type: ignore[index]
+        counts = [served[flow] for flow in always_waiting]
+        assert max(counts) - min(counts) <= 2 * 300
+
+
+def test_what_nobody_waits_for_leaves_no_tokens_behind(loop: asyncio.AbstractEventLoop) -> None:
+    waiting, _ = line_up(loop, [Entry(10, abandoned=True)] * 3, budget=100)
+    assert waiting.tokens == 30
+    assert waiting.take() == []
+    assert (len(waiting), waiting.tokens) == (0, 0)
+
+
+def test_rows_that_share_no_padding_go_in_turn_whatever_their_length(loop: asyncio.AbstractEventLoop) -> None:
+    waiting, items = line_up(loop, [Entry(300), Entry(3), Entry(100), Entry(650), Entry(5)], budget=1000, step=1)
+    assert waiting.take() == items[:3]
+
+
+@given(queue=entries, budget=budgets)
+def test_batch_stays_within_the_budget_and_its_padding_is_small(
+    loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int
+) -> None:
+    _, batch = take(loop, queue, budget)
+    if len(batch) > 1:
+        cost = padded_cost(lengths(batch))
+        assert cost <= budget
+        assert cost - sum(lengths(batch)) <= MAX_PADDING_SHARE * cost
+
+
+def test_equal_items_fill_the_budget_to_the_brim(loop: asyncio.AbstractEventLoop) -> None:
+    _, batch = take(loop, [Entry(100)] * 12, 1000)
+    assert len(batch) == 10
+
+
+def test_nearest_in_length_join_first(loop: asyncio.AbstractEventLoop) -> None:
+    items, batch = take(loop, [Entry(100), Entry(85), Entry(99), Entry(101)], 303)
+    assert {id(item) for item in batch} == {id(items[0]), id(items[2]), id(items[3])}
+
+
+def test_item_above_the_budget_goes_alone(loop: asyncio.AbstractEventLoop) -> None:
+    _, batch = take(loop, [Entry(500), Entry(500), Entry(10)], 100)
+    assert lengths(batch) == [500]
+
+
+def test_short_item_does_not_join_a_long_one(loop: asyncio.AbstractEventLoop) -> None:
+    _, batch = take(loop, [Entry(300), Entry(3)], 2000)
+    assert lengths(batch) == [300]
