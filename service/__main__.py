@@ -9,11 +9,11 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 
-from service.app import build_pipeline, create_app
+from service.app import build_pipeline
 from service.logs import configure
-from service.pipeline import Pipeline
-from service.server import GRACE_S, Server
+from service.server import server_of
 from service.settings import PREFIX, Settings, refuse_unknown
+from service.workers import serve_with_workers
 from tinyrm.errors import TinyRMError
 
 log = structlog.get_logger("tinyrm")
@@ -37,32 +37,19 @@ def main() -> int:
 
 def serve(settings: Settings) -> int:
     """Listen until asked to stop; 0 after a clean shutdown, 3 if the service could not start."""
-    with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvicorn.Config("", log_config=None).get_loop_factory()) as runner:
         return runner.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> int:
     try:
+        if settings.workers > 1:
+            return await serve_with_workers(settings)
         pipeline = await build_pipeline(settings)
     except TinyRMError as error:
         log.error("cannot start", type=error.type, reason=str(error))
         return 3
-
-    async def built(_: Settings) -> Pipeline:
-        return pipeline
-
-    async def drain() -> None:
-        await pipeline.batcher.drain(settings.drain_timeout_s)
-
-    config = uvicorn.Config(
-        create_app(settings, built),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=int(settings.drain_timeout_s) + GRACE_S,
-    )
-    server = Server(config, drain)
+    server = server_of(settings, pipeline)
     await server.serve()
     return 0 if server.started else 3
 

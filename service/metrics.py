@@ -3,19 +3,27 @@
 The registry belongs to one application object: nothing is registered at import.
 """
 
+import os
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
 from prometheus_client.exposition import generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
-from service.batcher import Batcher, BatchReport
+from service.batcher import BatchReport
+from service.engine import Greeting
 from service.errors import STATUSES
+from service.waiting import Load
 from tinyrm import __version__
 from tinyrm.comparison import Preference
 from tinyrm.encoding import Truncation
 from tinyrm.manifest import Manifest
+
+# Where prometheus_client looks for the folder of shared metrics.
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 M = TypeVar("M", Counter, Histogram)
 
@@ -55,25 +63,39 @@ MARGINS = (-8, -4, -2, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2, 4, 8)
 class Metrics:
     """What the service tells Prometheus."""
 
-    def __init__(self, manifest: Manifest, engine: str, precision: str, peak_gflops_per_s: float) -> None:
+    def __init__(self, manifest: Manifest, greeting: Greeting) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per child that nothing reads
         self.registry = CollectorRegistry()
-        self._peak_gflops_per_s = peak_gflops_per_s
+        self._peak_gflops_per_s = greeting.peak_gflops_per_s
+        self._load: Callable[[], Load] | None = None
         self._declare_requests()
         self._declare_batches()
         self._declare_judgement()
         self._info("tinyrm_build", "Version of the service.", version=__version__)
         self._info("tinyrm_model", "The served model.", name=manifest.name, revision=manifest.revision)
-        self._info("tinyrm_engine", "What the model runs on.", engine=engine, precision=precision)
+        self._info("tinyrm_engine", "What the model runs on.", engine=greeting.name, precision=greeting.precision)
 
     def expose(self) -> bytes:
-        """The Prometheus text format."""
-        return generate_latest(self.registry)
+        """The Prometheus text format, of all processes that share a folder if this one does."""
+        self._observe_load()
+        if SHARED not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
 
-    def watch(self, batcher: Batcher) -> None:
-        """Read the queue's depth at each scrape."""
-        self._gauge("tinyrm_queue_items", "Comparisons waiting for the engine.", lambda: batcher.queue_items)
-        self._gauge("tinyrm_queue_tokens", "Tokens waiting for the engine.", lambda: batcher.queue_tokens)
+    def watch(self, load: Callable[[], Load]) -> None:
+        """Read queue and engine at each scrape."""
+        self._load = load
+
+    def _observe_load(self) -> None:
+        if self._load is None:
+            return
+        load = self._load()
+        self._queue_items.set(load.queue_items)
+        self._queue_tokens.set(load.queue_tokens)
+        self._restarts.set(load.restarts)
+        self._ready.set(load.trouble is None)
 
     def observe_request(self, endpoint: str, status: int, seconds: float) -> None:
         self._request_seconds.labels(endpoint, str(status)).observe(seconds)
@@ -137,14 +159,13 @@ class Metrics:
         self._batch_tokens = self._histogram("tinyrm_batch_tokens", "Tokens of one engine run, padding too.", TOKENS)
         self._tokens = self._counter("tinyrm_tokens", "Tokens the engine computed.", kind=("real", "padding"))
         self._engine_errors = self._counter("tinyrm_engine_errors", "Engine runs that failed.")
-        self._mfu = Gauge(
-            "tinyrm_engine_mfu_ratio",
-            "Useful operations a second of the last run, to the peak.",
-            registry=self.registry,
-        )
-        self._gauge(
-            "tinyrm_engine_peak_gflops_per_second", "The peak that MFU is a share of.", lambda: self._peak_gflops_per_s
-        )
+        self._mfu = self._gauge("tinyrm_engine_mfu_ratio", "Useful operations a second of the last run, to the peak.")
+        self._queue_items = self._gauge("tinyrm_queue_items", "Comparisons waiting for the engine.")
+        self._queue_tokens = self._gauge("tinyrm_queue_tokens", "Tokens waiting for the engine.")
+        self._restarts = self._gauge("tinyrm_engine_restarts", "Engines started since the first one.")
+        self._ready = self._gauge("tinyrm_engine_ready", "Whether something went through the engine just now.")
+        peak = self._gauge("tinyrm_engine_peak_gflops_per_second", "The peak that MFU is a share of.")
+        peak.set(self._peak_gflops_per_s)
 
     def _declare_judgement(self) -> None:
         self._preferences = self._counter("tinyrm_preferences", "Verdicts.", preferred=("a", "b", "tie"))
@@ -166,11 +187,19 @@ class Metrics:
     def _counter(self, name: str, text: str, /, **labels: tuple[str, ...]) -> Counter:
         return _with_children(Counter(name, text, tuple(labels), registry=self.registry), labels)
 
-    def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        Gauge(name, text, registry=self.registry).set_function(read)
+    def _gauge(self, name: str, text: str, /, **labels: str) -> Gauge:
+        gauge = Gauge(name, text, tuple(labels), registry=self.registry, multiprocess_mode="mostrecent")
+        return gauge.labels(*labels.values()) if labels else gauge
 
     def _info(self, name: str, text: str, /, **values: str) -> None:
-        Info(name, text, registry=self.registry).info(values)
+        # A gauge, which is how the text format writes it: the library's own kind cannot be shared by processes.
+        self._gauge(f"{name}_info", text, **values).set(1)
+
+
+def share(folder: Path) -> None:
+    """From now on metrics of this process, and of those it starts, live in files there. Before any is made."""
+    os.environ[SHARED] = str(folder)
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
 
 def _with_children(metric: M, labels: dict[str, tuple[str, ...]]) -> M:

@@ -2,20 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Protocol
 
-from service.batcher import Batcher, BatchReport, Ran
-from service.engine import Greeting
+from service.backend import Backend
 from service.metrics import Metrics
 from service.schemas import CompareRequest
 from service.waiting import Answered
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoder, Encoding, Truncation
-from tinyrm.errors import DeadlineExceeded, EngineFailed, EngineRestarting, Unavailable, UnknownModel
+from tinyrm.errors import DeadlineExceeded, EngineFailed, Unavailable, UnknownModel
 from tinyrm.flops import exact_flops, paper_flops
 from tinyrm.manifest import Manifest
 from tinyrm.readout import read_out
@@ -32,47 +30,16 @@ class Answer:
     stages: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of the waiting list. max_batch_tokens: padding included; max_wait_s: as estimated on arrival."""
-
-    max_batch_tokens: int
-    max_queue_tokens: int
-    max_wait_s: float
-    streams: int = 1
-
-
-class RunningEngine(Protocol):
-    """The engine as the service needs it."""
-
-    greeting: Greeting
-
-    @property
-    def is_up(self) -> bool: ...
-
-    def trouble(self) -> str | None:
-        """Why it is not to be relied on at this moment, if so."""
-
-    async def run(self, readings: Sequence[Encoding]) -> Ran: ...
-
-    async def stop(self) -> None: ...
-
-
 class Pipeline:
     """Everything between a validated request and its answer, for one bundle on one engine."""
 
     def __init__(
-        self, manifest: Manifest, encoder: Encoder, engine: RunningEngine, metrics: Metrics, limits: Limits, *,
-        default_swap: str,
-    ) -> None:  # fmt: skip
+        self, manifest: Manifest, encoder: Encoder, backend: Backend, metrics: Metrics, *, default_swap: str
+    ) -> None:
         self.manifest = manifest
-        self.engine = engine
+        self.backend = backend
         self.metrics = metrics
-        self.batcher = Batcher(
-            engine.run, limits.max_batch_tokens, limits.max_queue_tokens, limits.max_wait_s, self._observe_batch,
-            step=engine.greeting.step, streams=limits.streams, tokens_per_s=engine.greeting.tokens_per_s,
-        )  # fmt: skip
-        metrics.watch(self.batcher)
+        metrics.watch(backend.load)
         self._encoder = encoder
         self._swap_by_default = default_swap == "on"
         self._encode_threads = ThreadPoolExecutor(thread_name_prefix="encode")
@@ -80,20 +47,12 @@ class Pipeline:
         self._exact_gflops = lru_cache(maxsize=16384)(partial(_exact_gflops, manifest))
         self._paper_gflops = lru_cache(maxsize=16384)(partial(_paper_gflops, manifest))
 
-    def trouble(self) -> str | None:
-        """Why no new work should be sent here; None if a request would be answered."""
-        if not self.batcher.is_alive:
-            return "the service takes no new work"
-        return self.engine.trouble()
-
     def refuse_if_busy(self, timeout_s: float | None = None) -> None:
         """Raise one of Unavailable's kinds, before any work is spent on a request."""
         try:
             if timeout_s is not None and timeout_s <= 0:
                 raise DeadlineExceeded("the request's own time was over before its turn came")
-            self.batcher.refuse_if_full(timeout_s=timeout_s)
-            if not self.engine.is_up:
-                raise EngineRestarting("the engine failed and is being restarted; try again")
+            self.backend.refuse_if_busy(timeout_s)
         except Unavailable as error:
             self.metrics.observe_shed(error.type)
             raise
@@ -113,7 +72,7 @@ class Pipeline:
         encoded = time.perf_counter()
         left_s = None if timeout_s is None else max(0.0, timeout_s - (encoded - started))
         try:
-            answered = await self.batcher.submit(readings, flow=flow, timeout_s=left_s, patient=patient)
+            answered = await self.backend.submit(readings, flow=flow, timeout_s=left_s, patient=patient)
         except Unavailable as error:
             self.metrics.observe_shed(error.type)
             raise
@@ -126,9 +85,10 @@ class Pipeline:
         }
         return self._observed(preference, readings, stages)
 
-    async def close(self) -> None:
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing more, answer what was accepted, leave."""
+        await self.backend.drain(timeout_s)
         self._encode_threads.shutdown(wait=False, cancel_futures=True)
-        await self.engine.stop()
 
     async def _encode(self, request: CompareRequest) -> tuple[Encoding, ...]:
         self._refuse_other_model(request.model)
@@ -155,11 +115,6 @@ class Pipeline:
         except EngineFailed:
             self.metrics.observe_engine_error()
             raise
-
-    def _observe_batch(self, report: BatchReport) -> None:
-        self.metrics.observe_batch(report)
-        if not report.failed:
-            self.metrics.observe_run(sum(map(self._exact_gflops, report.lengths)), report.run_s)
 
     def _observed(self, preference: Preference, readings: tuple[Encoding, ...], stages: dict[str, float]) -> Answer:
         lengths = list(map(len, readings))

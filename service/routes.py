@@ -115,8 +115,8 @@ async def models(pipeline: PipelineOf) -> ModelList:
         max_tokens=spec.max_tokens,
         parameters=manifest.parameters,
         temperature=manifest.temperature,
-        engine=pipeline.engine.greeting.name,
-        precision=pipeline.engine.greeting.precision,
+        engine=pipeline.backend.greeting.name,
+        precision=pipeline.backend.greeting.precision,
     )
     return ModelList(models=[card])
 
@@ -130,7 +130,7 @@ async def healthz() -> Status:
 @router.get("/readyz", tags=["health"], response_model=Status, responses={503: ERRORS[503]})
 async def readyz(pipeline: PipelineOf) -> Any:
     """The model is loaded, the engine has run, and new work is taken."""
-    trouble = pipeline.trouble()
+    trouble = pipeline.backend.load().trouble
     return error_response(503, ErrorBody(type="not_ready", message=trouble)) if trouble else Status(status="ready")
 
 

@@ -7,6 +7,10 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from service.app import create_app
+from service.pipeline import Pipeline
+from service.settings import Settings
+
 # uvicorn's own patience begins with ours and must not end before everybody has their answer.
 GRACE_S = 2
 
@@ -34,3 +38,23 @@ class Server(uvicorn.Server):
         self.should_exit = True
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain())
+
+
+def server_of(settings: Settings, pipeline: Pipeline) -> Server:
+    """A server that is not started, over a pipeline that is."""
+
+    async def built(_: Settings) -> Pipeline:
+        return pipeline
+
+    async def drain() -> None:
+        await pipeline.drain(settings.drain_timeout_s)
+
+    config = uvicorn.Config(
+        create_app(settings, built),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.drain_timeout_s) + GRACE_S,
+    )
+    return Server(config, drain)

@@ -46,6 +46,11 @@ class Settings(BaseSettings):
         ge=0,
         description="Peak that the MFU metric is a share of; 0: fp32 matrix products, measured at start.",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="Processes that speak HTTP and encode; above 1 they feed one more process, which has the queue.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free one, named in the log.")
     default_swap: Literal["on", "off"] = Field(

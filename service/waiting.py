@@ -26,6 +26,18 @@ class Answered:
     run_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy a queue and its engine are, and what is wrong with them, if anything is."""
+
+    queue_items: int
+    queue_tokens: int
+    wait_s: float
+    restarts: int
+    is_up: bool
+    trouble: str | None
+
+
 @dataclass(slots=True, eq=False)
 class Waiting:
     """Readings that belong together (both orders of one comparison), and who waits for them."""

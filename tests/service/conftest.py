@@ -56,6 +56,7 @@ class EngineHere:
     """The bundle's engine without a process of its own, so that a test can reach into it. Its process has its tests."""
 
     is_up = True
+    restarts = 0
 
     def __init__(self, settings: Settings) -> None:
         bundle = Bundle.open(settings.model)

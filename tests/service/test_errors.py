@@ -118,7 +118,7 @@ def test_full_queue_is_a_429_with_retry_after(fresh: Served, monkeypatch: pytest
         running = clients.submit(fresh.client.post, "/v1/compare", json=long)
         assert entered.wait(10)
         waiting = clients.submit(fresh.client.post, "/v1/compare", json=long)
-        wait_until(lambda: fresh.pipeline.batcher.queue_tokens == 512)
+        wait_until(lambda: fresh.pipeline.backend.load().queue_tokens == 512)
         refused = fresh.client.post("/v1/compare", json=PAIR)
         gate.set()
         assert [running.result().status_code, waiting.result().status_code] == [200, 200]
@@ -136,7 +136,7 @@ def wait_until(condition: Any) -> None:
 
 def test_drained_service_is_not_ready_and_refuses_with_503(fresh: Served) -> None:
     assert fresh.client.portal is not None
-    fresh.client.portal.call(fresh.pipeline.batcher.drain, 1.0)
+    fresh.client.portal.call(fresh.pipeline.drain, 1.0)
     reply = fresh.client.post("/v1/compare", json=PAIR)
     assert (reply.status_code, reply.json()["error"]["type"]) == (503, "shutting_down")
     assert int(reply.headers["Retry-After"]) >= 1

@@ -24,6 +24,7 @@ def test_every_series_is_there_at_zero_before_the_first_request(fresh: Served) -
     series = fresh.series()
     assert {name for (name, _), value in series.items() if value} == {
         "tinyrm_build_info", "tinyrm_model_info", "tinyrm_engine_info", "tinyrm_engine_peak_gflops_per_second",
+        "tinyrm_engine_ready",
     }  # fmt: skip
     expected = [key(REQUESTS, endpoint=e, status=str(s)) for e in ENDPOINTS for s in STATUSES]
     expected += [key(STAGE, stage=stage) for stage in STAGES]
@@ -135,7 +136,7 @@ def test_refused_comparisons_are_counted_by_reason(fresh: Served) -> None:
     late = fresh.client.post("/v1/compare", json=PAIR, headers={"X-Request-Timeout-Ms": "1"})
     assert (late.status_code, late.json()["error"]["type"]) == (504, "deadline_exceeded")
     assert fresh.client.portal is not None
-    fresh.client.portal.call(fresh.pipeline.batcher.drain, 1.0)
+    fresh.client.portal.call(fresh.pipeline.drain, 1.0)
     assert fresh.client.post("/v1/compare", json=PAIR).status_code == 503
     change = moved(fresh, before)
     assert change[key("tinyrm_shed_requests_total", reason="deadline_exceeded")] == 1
@@ -165,7 +166,7 @@ def test_no_traffic_makes_a_new_series(fresh: Served, monkeypatch: pytest.Monkey
     monkeypatch.setattr(fresh.engine, "run", _fail)
     fresh.client.post("/v1/compare", json=PAIR)
     assert fresh.client.portal is not None
-    fresh.client.portal.call(fresh.pipeline.batcher.drain, 1.0)
+    fresh.client.portal.call(fresh.pipeline.drain, 1.0)
     fresh.client.post("/v1/compare", json=PAIR)
     fresh.client.get("/readyz")
     assert set(fresh.series()) == before

@@ -5,6 +5,7 @@ openvino-cpu           any x86 or Arm CPU; fp32, int8, and bf16 where the CPU ha
 onnxruntime-cuda       NVIDIA; the graph's own precision
 onnxruntime-tensorrt   NVIDIA; the graph's own precision, engines built once and cached
 torch-cuda             NVIDIA; packed tokens, bf16; needs torch and a bundle with weights
+null                   none; every comparison is a tie, to measure what is around an engine
 """
 
 import logging
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("torch-cuda", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino-cpu", "onnxruntime-cpu")
+ENGINES = ("torch-cuda", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino-cpu", "onnxruntime-cpu", "null")
 
 
 class Engine(Protocol):
@@ -122,10 +123,17 @@ def _torch_cuda(bundle: "Bundle", _: str, precision: str, _threads: int, _stream
     return open_torch_cuda(bundle.weights_file(), bundle.manifest, precision)
 
 
+def _null(_bundle: "Bundle", _: str, precision: str, _threads: int, _streams: int) -> Engine:
+    from tinyrm.runtimes.null import NullEngine
+
+    return NullEngine(precision)
+
+
 _STARTERS: dict[str, Callable[["Bundle", str, str, int, int], Engine]] = {
     "onnxruntime-cpu": _onnxruntime_cpu,
     "onnxruntime-cuda": _onnxruntime_gpu,
     "onnxruntime-tensorrt": _onnxruntime_gpu,
     "openvino-cpu": _openvino_cpu,
     "torch-cuda": _torch_cuda,
+    "null": _null,
 }

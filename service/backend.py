@@ -1,0 +1,128 @@
+"""What answers readings: a queue before an engine, here or in another process."""
+
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import lru_cache, partial
+from typing import Protocol
+
+from service.batcher import Batcher, BatchReport, Ran
+from service.engine import EngineOptions, Greeting
+from service.engine_process import EngineProcess
+from service.metrics import Metrics
+from service.settings import Settings
+from service.waiting import Answered, Load
+from tinyrm.bundle import Bundle
+from tinyrm.comparison import Comparison
+from tinyrm.encoding import Encoding
+from tinyrm.errors import EngineRestarting
+from tinyrm.flops import exact_flops
+from tinyrm.manifest import Manifest
+
+# Rows of a CPU engine share nothing, so a larger batch only makes its first rows wait for its last.
+BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU = 1024, 16384
+# Settings that are the engine's own.
+ENGINE_SETTINGS = ("engine", "precision", "threads", "streams", "peak_gflops_per_s", "log_level", "log_format")
+
+
+class Backend(Protocol):
+    """Takes readings, gives logits, or says why not."""
+
+    greeting: Greeting
+
+    def load(self) -> Load: ...
+
+    def refuse_if_busy(self, timeout_s: float | None = None) -> None:
+        """Raise one of Unavailable's kinds if a request would be refused now."""
+
+    async def submit(
+        self, readings: tuple[Encoding, ...], *, flow: Hashable, timeout_s: float | None, patient: bool
+    ) -> Answered:
+        """As `Batcher.submit`."""
+
+    def retry_after_s(self) -> int: ...
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing more, finish what was taken, leave."""
+
+
+class RunningEngine(Protocol):
+    """An engine as a queue needs it."""
+
+    greeting: Greeting
+    restarts: int
+
+    @property
+    def is_up(self) -> bool: ...
+
+    def trouble(self) -> str | None:
+        """Why it is not to be relied on at this moment, if so."""
+
+    async def run(self, readings: Sequence[Encoding], /) -> Ran: ...
+
+    async def stop(self) -> None: ...
+
+
+class LocalBackend:
+    """Queue and engine of this process."""
+
+    def __init__(self, settings: Settings, manifest: Manifest, engine: RunningEngine, metrics: Metrics) -> None:
+        self.greeting, self.engine = engine.greeting, engine
+        suits = BATCH_TOKENS_ON_CPU if self.greeting.step else BATCH_TOKENS_ON_GPU
+        self.batcher = Batcher(
+            engine.run, settings.max_batch_tokens or suits, settings.max_queue_tokens, settings.max_wait_s,
+            self._observe, self.greeting.step, settings.streams, self.greeting.tokens_per_s,
+        )  # fmt: skip
+        self.submit = self.batcher.submit
+        self.retry_after_s = self.batcher.retry_after_s
+        self._metrics = metrics
+        # A sum over all layers, and lengths repeat.
+        self._flops = lru_cache(maxsize=16384)(partial(exact_flops, manifest.geometry))
+        self.batcher.start()
+
+    def load(self) -> Load:
+        batcher = self.batcher
+        trouble = self.engine.trouble() if batcher.is_alive else "the service takes no new work"
+        return Load(
+            batcher.queue_items,
+            batcher.queue_tokens,
+            batcher.estimated_wait_s(),
+            self.engine.restarts,
+            self.engine.is_up,
+            trouble,
+        )
+
+    def refuse_if_busy(self, timeout_s: float | None = None) -> None:
+        self.batcher.refuse_if_full(timeout_s=timeout_s)
+        if not self.engine.is_up:
+            raise EngineRestarting("the engine failed and is being restarted; try again")
+
+    async def drain(self, timeout_s: float) -> None:
+        await self.batcher.drain(timeout_s)
+        await self.engine.stop()
+
+    def _observe(self, report: BatchReport) -> None:
+        self._metrics.observe_batch(report)
+        if not report.failed:
+            self._metrics.observe_run(sum(map(self._flops, report.lengths)) / 1e9, report.run_s)
+
+
+OpenEngine = Callable[[Settings, Encoding], Awaitable[RunningEngine]]
+
+
+async def start_engine(settings: Settings, probe: Encoding) -> RunningEngine:
+    """In a process of its own. Raises EngineUnavailable."""
+    shared = {name: getattr(settings, name) for name in ENGINE_SETTINGS}
+    engine = EngineProcess(EngineOptions(str(settings.model), **shared), probe, settings.engine_timeout_s)
+    await engine.start()
+    return engine
+
+
+async def start_backend(
+    settings: Settings, bundle: Bundle, open_engine: OpenEngine = start_engine
+) -> tuple[LocalBackend, Metrics]:
+    """An engine that has run, and its queue. Raises EngineUnavailable, InvalidSettings."""
+    manifest = bundle.manifest
+    settings.check_against(manifest.spec.max_tokens)
+    (probe,) = bundle.encoder().encode(Comparison("2 + 2?", "4", "5"), manifest.spec.instruction(None))
+    engine = await open_engine(settings, probe)
+    metrics = Metrics(manifest, engine.greeting)
+    return LocalBackend(settings, manifest, engine, metrics), metrics
