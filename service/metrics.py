@@ -92,6 +92,10 @@ class Metrics:
         """gflops: useful operations of one engine run, by the exact count."""
         self._mfu.set(gflops / seconds / self._peak_gflops_per_s)
 
+    def observe_special_tokens(self, texts: int) -> None:
+        """texts: how many of a comparison's texts write out a special token."""
+        self._special_token_texts.inc(texts)
+
     def observe_stages(self, seconds: dict[str, float]) -> None:
         for stage, value in seconds.items():
             self._stage_seconds.labels(stage).observe(value)
@@ -126,6 +130,10 @@ class Metrics:
         )
         self._request_gflops = self._histogram(
             "tinyrm_request_gflops", "Billions of operations of one comparison.", GFLOPS, formula=FORMULAS
+        )
+
+        self._special_token_texts = self._counter(
+            "tinyrm_special_token_texts", "Texts that write out a special token, such as [MASK]; it stays text."
         )
 
     def _declare_batches(self) -> None:
