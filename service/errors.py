@@ -25,7 +25,20 @@ TYPE_OF_STATUS = {
     405: "method_not_allowed",
     413: "body_too_large",
 }
-STATUSES = (200, 400, 404, 405, 413, 422, 429, 500, 503)
+# What is refused before any handler sees it.
+REFUSALS = {
+    "invalid_http": 400,
+    "invalid_json": 400,
+    "origin_refused": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "body_timeout": 408,
+    "header_timeout": 408,
+    "body_too_large": 413,
+    "headers_too_large": 431,
+    "too_many_connections": 503,
+}
+STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 431, 500, 503)
 
 
 def status_of(error: TinyRMError) -> int:
@@ -38,6 +51,11 @@ def body_of(error: TinyRMError) -> ErrorBody:
 
 def error_response(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse(ErrorReply(error=body).model_dump(), status, headers)
+
+
+def refusal(kind: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The reply to what middleware or a connection's limits refuse; `kind` stands in REFUSALS."""
+    return error_response(REFUSALS[kind], ErrorBody(type=kind, message=message), headers)
 
 
 def install(app: FastAPI, retry_after_s: Callable[[Request], int]) -> None:
