@@ -9,6 +9,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from service.app import build_pipeline, create_app
+from service.limits import Limits, allow_open_files
 from service.logs import configure
 from service.server import GRACE_S, Server
 from service.settings import PREFIX, Settings, refuse_unknown
@@ -37,10 +38,10 @@ def serve(settings: Settings) -> int:
     """Listen until asked to stop; 0 after a clean shutdown, 3 if the service could not start."""
     try:
         pipeline = build_pipeline(settings)
+        app = create_app(settings, lambda _: pipeline)
     except TinyRMError as error:
         log.error("cannot start", type=error.type, reason=str(error))
         return 3
-    app = create_app(settings, lambda _: pipeline)
 
     async def drain() -> None:
         await pipeline.batcher.drain(settings.drain_timeout_s)
@@ -52,10 +53,20 @@ def serve(settings: Settings) -> int:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + GRACE_S,
+        **limits_of(settings).options(),
     )
     server = Server(config, drain)
     server.run()
     return 0 if server.started else 3
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        max_connections=allow_open_files(settings.max_connections),
+        max_header_bytes=settings.max_header_bytes,
+        header_timeout_s=settings.header_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
+    )
 
 
 def settings_table() -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.access import Notes, notes_of
 from service.errors import body_of, error_response
 from service.pipeline import Answer, Pipeline
 from service.schemas import (
@@ -29,13 +30,18 @@ ERRORS: Mapping[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {
         400: "The body is not JSON.",
+        401: "A key is needed.",
+        403: "The key may not do this.",
         404: "No such model.",
+        408: "The body did not arrive in time.",
         413: "The body is too large.",
         422: "The request cannot be scored as it is.",
         429: "Too much is waiting; see Retry-After.",
         503: "The service is not ready or shutting down.",
     }.items()
 }
+
+KEY_ERRORS: Mapping[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 403)}
 
 router = APIRouter()
 
@@ -50,9 +56,12 @@ PipelineOf = Annotated[Pipeline, Depends(pipeline_of)]
 
 
 @router.post("/v1/compare", responses={**ERRORS}, tags=["score"])
-async def compare(body: CompareRequest, response: Response, pipeline: PipelineOf) -> CompareReply:
+async def compare(body: CompareRequest, request: Request, response: Response, pipeline: PipelineOf) -> CompareReply:
     """Which of two responses is better, and how surely."""
+    notes = notes_of(request)
+    notes.items = 1
     answer = await pipeline.compare(body)
+    notes.add(answer)
     response.headers["Server-Timing"] = server_timing(answer.stages)
     return reply_of(answer, pipeline)
 
@@ -65,13 +74,15 @@ async def compare_batch(body: BatchRequest, request: Request, pipeline: Pipeline
         raise InvalidInput(
             f"items: {len(body.items)} comparisons in one call, at most {limit} are taken; split the list"
         )
-    results = await asyncio.gather(*(_result_of(item, pipeline) for item in body.items))
+    notes = notes_of(request)
+    notes.items = len(body.items)
+    results = await asyncio.gather(*(_result_of(item, pipeline, notes) for item in body.items))
     answered = [r.usage for r in results if isinstance(r, CompareReply)]
     usage = Usage(tokens=sum(u.tokens for u in answered), gflops=sum(u.gflops for u in answered))
     return BatchReply(results=results, usage=usage)
 
 
-@router.get("/v1/models", tags=["about"])
+@router.get("/v1/models", tags=["about"], responses={**KEY_ERRORS})
 async def models(pipeline: PipelineOf) -> ModelList:
     """What is served, and on what it runs."""
     manifest, spec = pipeline.manifest, pipeline.manifest.spec
@@ -105,19 +116,23 @@ async def readyz(pipeline: PipelineOf) -> Any:
     return error_response(503, ErrorBody(type="not_ready", message="the service takes no new work"))
 
 
-@router.get("/metrics", tags=["health"], response_class=Response)
+@router.get("/metrics", tags=["health"], response_class=Response, responses={**KEY_ERRORS})
 async def metrics(pipeline: PipelineOf) -> Response:
     """Prometheus text format."""
     return Response(pipeline.metrics.expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def _result_of(item: CompareRequest | RejectedItem, pipeline: Pipeline) -> CompareReply | ErrorReply:
+async def _result_of(
+    item: CompareRequest | RejectedItem, pipeline: Pipeline, notes: Notes
+) -> CompareReply | ErrorReply:
     if isinstance(item, RejectedItem):
         return ErrorReply(error=item.error)
     try:
-        return reply_of(await pipeline.compare(item), pipeline)
+        answer = await pipeline.compare(item)
     except TinyRMError as error:
         return ErrorReply(error=body_of(error))
+    notes.add(answer)
+    return reply_of(answer, pipeline)
 
 
 def reply_of(answer: Answer, pipeline: Pipeline) -> CompareReply:
