@@ -25,10 +25,15 @@ log = structlog.get_logger("tinyrm")
 
 # Connections beyond the limit that are still told so; further ones are told before they ask.
 SURPLUS_CONNECTIONS = 512
+# Connections that the kernel holds until they are accepted; those it does not hold wait for seconds without a word.
+MIN_BACKLOG = 2048
 # The model, the log, the collector, the engine.
 OTHER_FILES = 128
 # The application says what is wrong with a slow body; the connection ends only what the application does not wait for.
 PATIENCE_S = 1.0
+
+# A process that is full is still alive, and whoever watches it is told so.
+ANSWERED_WHEN_FULL = OPEN_PATHS | {"/metrics"}
 
 MESSAGES = {
     "invalid_http": "these bytes are no HTTP request",
@@ -52,7 +57,7 @@ class Limits:
         return {
             "http": partial(LimitedProtocol, self),
             "ws": "none",  # nothing here speaks it
-            "backlog": self.max_connections,
+            "backlog": max(self.max_connections, MIN_BACKLOG),
             "server_header": False,
         }
 
@@ -209,8 +214,7 @@ class RefuseMarked:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope.get("state", {}).get("refused")
-        # A process that is full is still alive, and whoever asks is told.
-        if kind is None or (kind == "too_many_connections" and scope["path"] in OPEN_PATHS):
+        if kind is None or (kind == "too_many_connections" and scope["path"] in ANSWERED_WHEN_FULL):
             await self.app(scope, receive, send)
             return
         headers = {"Connection": "close"} | ({"Retry-After": "1"} if kind == "too_many_connections" else {})

@@ -80,7 +80,9 @@ class Settings(BaseSettings):
     )
     access_log: Literal["on", "off"] = Field(default="on", description="One line for each request, without its texts.")
     otlp_endpoint: str | None = Field(
-        default=None, description="Base address of an OpenTelemetry collector (OTLP over HTTP), which then gets traces."
+        default=None,
+        pattern=r"^(https?://\S+)?$",
+        description="Base address of an OpenTelemetry collector (OTLP over HTTP), which then gets traces.",
     )
 
     @field_validator("cors_origins")

@@ -42,7 +42,7 @@ def test_known_variables_and_those_of_others_pass() -> None:
         ("MAX_BATCH_TOKENS", "0"), ("MAX_QUEUE_TOKENS", "0"), ("MAX_BATCH_ITEMS", "0"), ("MAX_BATCH_ITEMS", "1000000"),
         ("MAX_BODY_BYTES", "0"), ("DRAIN_TIMEOUT_S", "-1"), ("LOG_LEVEL", "loud"), ("LOG_FORMAT", "xml"),
         ("MAX_HEADER_BYTES", "0"), ("HEADER_TIMEOUT_S", "0"), ("BODY_TIMEOUT_S", "0"), ("MAX_CONNECTIONS", "0"),
-        ("ACCESS_LOG", "maybe"), ("CORS_ORIGINS", "example.com"), ("CORS_ORIGINS", "https://a.example/path"),
+        ("ACCESS_LOG", "maybe"), ("OTLP_ENDPOINT", "collector:4318"), ("CORS_ORIGINS", "example.com"), ("CORS_ORIGINS", "https://a.example/path"),
         ("CORS_ORIGINS", "https://a.example, https://b.example/"),
     ],
 )  # fmt: skip
