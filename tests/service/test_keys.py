@@ -105,6 +105,19 @@ def test_broken_file_is_not_overwritten(
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_full_disk_loses_no_key_and_leaves_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "--file", path, "new", "--name", "a", "--scopes", "score")
+    before = path.read_text()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run(monkeypatch, "--file", path, "new", "--name", "b", "--scopes", "score") == 2
+    assert path.read_text() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_of_keys_made_at_once_none_is_lost(path: Path) -> None:
     def add(number: int) -> None:
         _change(path, lambda keys: (*keys, entry(f"key{number}")))

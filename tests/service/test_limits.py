@@ -243,6 +243,16 @@ def test_body_in_many_parts_does_not_count_as_headers(port: int) -> None:
         assert read(connection).status == 200
 
 
+def test_body_before_them_does_not_count_as_headers(port: int) -> None:
+    content = CONTENT + b" " * 20_000
+    with connected(port) as connection:
+        whole = POST.replace(b"%d" % len(CONTENT), b"%d" % len(content)) + content
+        connection.sendall(whole + GET[:10])
+        assert read(connection).status == 200
+        connection.sendall(GET[10:] + b"\r\n")
+        assert read(connection).status == 200
+
+
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", GET + b"Content-Length: x\r\n\r\n"])
 def test_garbage_is_answered_as_json(port: int, garbage: bytes) -> None:
     with connected(port) as connection:

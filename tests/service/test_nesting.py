@@ -41,6 +41,13 @@ def test_wide_is_not_deep() -> None:
     assert is_too_deep(b'{"a":' * (MAX_NESTING + 1))
 
 
+@pytest.mark.parametrize("text", ["\\", "\\\\", '"', '\\"', '"\\', "[[", "\\[", "]" * 40, "\u00e9"])
+def test_no_text_hides_or_fakes_depth(text: str) -> None:
+    quoted = json.dumps([text]).encode()
+    assert is_too_deep(b"[" + quoted + b"," + b"[" * MAX_NESTING)
+    assert not is_too_deep(b"[" + quoted + b"," + b"[" * (MAX_NESTING - 1))
+
+
 @pytest.mark.parametrize("body", [b"[" * 2**23, b"[]," * (2**23 // 3), b'"' * 2**23, b'[\\"' * (2**23 // 3)])
 def test_the_largest_bodies_take_a_fraction_of_a_second(body: bytes) -> None:
     started = time.perf_counter()
