@@ -8,12 +8,15 @@ NAME = starter
 BUNDLE ?= $(or $(TINYRM_MODEL),models/$(NAME))
 RECIPE ?= training/recipes/starter/1-tokenizer.yaml
 
+# pip-audit asks here, for each version of each package; mirrors often have the packages and not this.
+ADVISORY_PROBE := https://pypi.org/pypi/pip/24.0/json
+
 # Two environments: serving has no torch, and has to be seen to work without it.
 SERVE := .venv/serve
 DEV := .venv/dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format train starter export evaluate bench bench-peers clean
+.PHONY: help install serve test lint format audit train starter export evaluate bench bench-peers clean
 
 help:  ## list the chores
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -25,7 +28,7 @@ $(SERVE)/installed: pyproject.toml
 
 $(DEV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,train,export,dev]'
+	$(DEV)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,otel,train,export,dev]'
 	touch $@
 
 install: $(SERVE)/installed $(DEV)/installed  ## both environments
@@ -45,6 +48,20 @@ lint: $(DEV)/installed  ## formatting, lint, types and import rules
 format: $(DEV)/installed  ## format and mend what can be mended
 	$(DEV)/bin/ruff format .
 	$(DEV)/bin/ruff check --fix .
+
+# Each package by its exact version, and --strict: a package that the feed does not know is a failure, not a pass.
+audit: .venv/audit/installed $(SERVE)/installed $(DEV)/installed  ## known vulnerabilities of what is installed
+	@if curl --silent --fail --max-time 20 --output /dev/null $(ADVISORY_PROBE); then \
+		for environment in $(SERVE) $(DEV); do \
+			$$environment/bin/pip freeze --exclude-editable > .venv/audit/frozen.txt && \
+			.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement .venv/audit/frozen.txt || exit 1; \
+		done; \
+	else echo "NOT AUDITED: $(ADVISORY_PROBE) does not answer here, so nothing is known about any package"; fi
+
+.venv/audit/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.7,<3'
+	touch $@
 
 train: $(DEV)/installed  ## run RECIPE on DATA, going on where it stopped
 	$(DEV)/bin/python -m training $(RECIPE) --data $(DATA) --resume

@@ -9,7 +9,7 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 
-from service.app import build_pipeline
+from service.app import build_pipeline, create_app
 from service.logs import configure
 from service.server import server_of
 from service.settings import PREFIX, Settings, refuse_unknown
@@ -44,12 +44,12 @@ def serve(settings: Settings) -> int:
 async def _serve(settings: Settings) -> int:
     try:
         if settings.workers > 1:
+            create_app(settings)  # what the fronts could not be is told before they are started
             return await serve_with_workers(settings)
-        pipeline = await build_pipeline(settings)
+        server = server_of(settings, await build_pipeline(settings))
     except TinyRMError as error:
         log.error("cannot start", type=error.type, reason=str(error))
         return 3
-    server = server_of(settings, pipeline)
     await server.serve()
     return 0 if server.started else 3
 

@@ -34,8 +34,22 @@ TYPE_OF_STATUS = {
     405: "method_not_allowed",
     413: "body_too_large",
 }
-# What the server says, and 499 for a client that left before it said anything.
-STATUSES = (200, 400, 404, 405, 413, 422, 429, 499, 500, 503, 504)
+# What is refused before any handler sees it.
+REFUSALS = {
+    "invalid_http": 400,
+    "invalid_json": 400,
+    "origin_refused": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "body_timeout": 408,
+    "header_timeout": 408,
+    "body_too_large": 413,
+    "headers_too_large": 431,
+    "too_many_connections": 503,
+}
+# Logged and counted, never sent: nobody is there to read it.
+CLIENT_LEFT = 499
+STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 431, CLIENT_LEFT, 500, 503, 504)
 
 
 def status_of(error: TinyRMError) -> int:
@@ -48,6 +62,11 @@ def body_of(error: TinyRMError) -> ErrorBody:
 
 def error_response(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse(ErrorReply(error=body).model_dump(), status, headers)
+
+
+def refusal(kind: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The reply to what middleware or a connection's limits refuse; `kind` stands in REFUSALS."""
+    return error_response(REFUSALS[kind], ErrorBody(type=kind, message=message), headers)
 
 
 def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_status: int) -> None:

@@ -8,6 +8,7 @@ import structlog
 def configure(level: str, form: str) -> None:
     """Log our events and those of the libraries through one formatter."""
     shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -118,6 +118,10 @@ class Metrics:
         """An answer that is none, such as NaN, of a run that did not fail as a whole."""
         self._engine_errors.inc()
 
+    def observe_special_tokens(self, texts: int) -> None:
+        """texts: how many of a comparison's texts write out a special token."""
+        self._special_token_texts.inc(texts)
+
     def observe_stages(self, seconds: dict[str, float]) -> None:
         for stage, value in seconds.items():
             self._stage_seconds.labels(stage).observe(value)
@@ -152,6 +156,10 @@ class Metrics:
         )
         self._request_gflops = self._histogram(
             "tinyrm_request_gflops", "Billions of operations of one comparison.", GFLOPS, formula=FORMULAS
+        )
+
+        self._special_token_texts = self._counter(
+            "tinyrm_special_token_texts", "Texts that write out a special token, such as [MASK]; it stays text."
         )
 
     def _declare_batches(self) -> None:

@@ -5,41 +5,54 @@ import time
 from contextlib import suppress
 
 from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import error_response
+from service.errors import CLIENT_LEFT, refusal
 from service.metrics import ENDPOINTS
-from service.schemas import ErrorBody
+from service.nesting import MAX_NESTING, is_too_deep
 
 MIB = 2**20
 # Labels come from a fixed set, whatever paths people try.
 ENDPOINT_OF_PATH = {f"/v1/{name.replace('_', '/')}": name for name in ENDPOINTS}
 # A refused body is read to its end, or the client would see a broken connection instead of the answer.
 MAX_DISCARDED_BYTES = 64 * MIB
-# Logged and counted, never sent: nobody is there to read it.
-CLIENT_LEFT = 499
 
 
 class JsonBodies:
     """Bodies up to `max_body_bytes`, taken as JSON whatever their declared type: plain `curl -d` declares a form."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, timeout_s: float) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        body, too_large = await self._read(receive)
-        if too_large:
-            limit = f"{self.max_body_bytes / MIB:g} MiB"
-            refusal = ErrorBody(type="body_too_large", message=f"the body is larger than {limit}; send less at once")
-            await error_response(413, refusal)(scope, receive, send)
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                body, too_large = await self._read(receive)
+        except TimeoutError:
+            message = f"the body was not complete after {self.timeout_s:g} s"
+            await refusal("body_timeout", message, {"Connection": "close"})(scope, receive, send)
+            return
+        refused = self._refusal(body, too_large=too_large)
+        if refused:
+            await refused(scope, receive, send)
             return
         MutableHeaders(scope=scope)["content-type"] = "application/json"
         whole: Message = {"type": "http.request", "body": body, "more_body": False}
         await self.app(scope, _after(whole, receive), send)
+
+    def _refusal(self, body: bytes, *, too_large: bool) -> Response | None:
+        if too_large:
+            limit = f"{self.max_body_bytes / MIB:g} MiB"
+            return refusal("body_too_large", f"the body is larger than {limit}; send less at once")
+        if is_too_deep(body):
+            return refusal("invalid_json", f"the body nests deeper than {MAX_NESTING} levels")
+        return None
 
     async def _read(self, receive: Receive) -> tuple[bytes, bool]:
         """The body, and whether it was too large (then what was read is thrown away)."""

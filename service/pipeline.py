@@ -100,6 +100,8 @@ class Pipeline:
         swap = self._swap_by_default if request.swap is None else request.swap == "on"
 
         def encode() -> tuple[Encoding, ...]:
+            texts = (instruction, prompt, comparison.response_a, comparison.response_b)
+            self.metrics.observe_special_tokens(sum(map(self._encoder.writes_special_token, texts)))
             return self._encoder.encode(comparison, instruction, swap=swap)
 
         return await asyncio.get_running_loop().run_in_executor(self._encode_threads, encode)

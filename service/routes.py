@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.access import Notes, notes_of
 from service.errors import body_of, error_response
 from service.pipeline import Answer, Pipeline
 from service.schemas import (
@@ -30,7 +31,10 @@ ERRORS: Mapping[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {
         400: "The body is not JSON.",
+        401: "A key is needed.",
+        403: "The key may not do this.",
         404: "No such model.",
+        408: "The body did not arrive in time.",
         413: "The body is too large.",
         422: "The request cannot be scored as it is.",
         429: "Too much is waiting; see Retry-After.",
@@ -39,6 +43,8 @@ ERRORS: Mapping[int | str, dict[str, Any]] = {
         504: "Not answered within the request's own X-Request-Timeout-Ms.",
     }.items()
 }
+
+KEY_ERRORS: Mapping[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 403)}
 
 # Items of one call that are encoded or wait at once: enough to keep an engine full, few enough that a long list does
 # not fill the queue for everybody.
@@ -68,10 +74,13 @@ Milliseconds = Annotated[
 
 @router.post("/v1/compare", responses={**ERRORS}, tags=["score"])
 async def compare(
-    body: CompareRequest, response: Response, pipeline: PipelineOf, timeout_ms: Milliseconds = None
+    body: CompareRequest, request: Request, response: Response, pipeline: PipelineOf, timeout_ms: Milliseconds = None
 ) -> CompareReply:
     """Which of two responses is better, and how surely."""
+    notes = notes_of(request)
+    notes.items = 1
     answer = await pipeline.compare(body, flow=object(), timeout_s=seconds(timeout_ms))
+    notes.add(answer)
     response.headers["Server-Timing"] = server_timing(answer.stages)
     return reply_of(answer, pipeline)
 
@@ -86,6 +95,8 @@ async def compare_batch(
         raise InvalidInput(
             f"items: {len(body.items)} comparisons in one call, at most {limit} are taken; split the list"
         )
+    notes = notes_of(request)
+    notes.items = len(body.items)
     ends_at = None if timeout_ms is None else time.perf_counter() + timeout_ms / 1e3
     pipeline.refuse_if_busy(seconds(timeout_ms))
     window, flow = asyncio.Semaphore(WINDOW_ITEMS), object()
@@ -93,7 +104,7 @@ async def compare_batch(
     async def result_of(item: CompareRequest | RejectedItem) -> CompareReply | ErrorReply:
         async with window:
             left_s = None if ends_at is None else ends_at - time.perf_counter()
-            return await _result_of(item, pipeline, flow, left_s)
+            return await _result_of(item, pipeline, notes, flow, left_s)
 
     results = await asyncio.gather(*map(result_of, body.items))
     answered = [r.usage for r in results if isinstance(r, CompareReply)]
@@ -101,7 +112,7 @@ async def compare_batch(
     return BatchReply(results=results, usage=usage)
 
 
-@router.get("/v1/models", tags=["about"])
+@router.get("/v1/models", tags=["about"], responses={**KEY_ERRORS})
 async def models(pipeline: PipelineOf) -> ModelList:
     """What is served, and on what it runs."""
     manifest, spec = pipeline.manifest, pipeline.manifest.spec
@@ -134,21 +145,23 @@ async def readyz(pipeline: PipelineOf) -> Any:
     return error_response(503, ErrorBody(type="not_ready", message=trouble)) if trouble else Status(status="ready")
 
 
-@router.get("/metrics", tags=["health"], response_class=Response)
+@router.get("/metrics", tags=["health"], response_class=Response, responses={**KEY_ERRORS})
 async def metrics(pipeline: PipelineOf) -> Response:
     """Prometheus text format."""
     return Response(pipeline.metrics.expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def _result_of(
-    item: CompareRequest | RejectedItem, pipeline: Pipeline, flow: Hashable, timeout_s: float | None
+    item: CompareRequest | RejectedItem, pipeline: Pipeline, notes: Notes, flow: Hashable, timeout_s: float | None
 ) -> CompareReply | ErrorReply:
     if isinstance(item, RejectedItem):
         return ErrorReply(error=item.error)
     try:
-        return reply_of(await pipeline.compare(item, flow=flow, timeout_s=timeout_s, patient=True), pipeline)
+        answer = await pipeline.compare(item, flow=flow, timeout_s=timeout_s, patient=True)
     except TinyRMError as error:
         return ErrorReply(error=body_of(error))
+    notes.add(answer)
+    return reply_of(answer, pipeline)
 
 
 def seconds(milliseconds: int | None) -> float | None:

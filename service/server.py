@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from service.app import create_app
+from service.limits import Limits, allow_open_files
 from service.pipeline import Pipeline
 from service.settings import Settings
 
@@ -56,5 +57,15 @@ def server_of(settings: Settings, pipeline: Pipeline) -> Server:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + GRACE_S,
+        **limits_of(settings).options(),
     )
     return Server(config, drain)
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        max_connections=allow_open_files(settings.max_connections),
+        max_header_bytes=settings.max_header_bytes,
+        header_timeout_s=settings.header_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
+    )

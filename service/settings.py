@@ -1,16 +1,19 @@
 """The only reader of the environment. Every setting is a variable TINYRM_<NAME>; an unknown one is an error."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.schemas import MOST_ITEMS
 from tinyrm.errors import TinyRMError
 
 PREFIX = "TINYRM_"
+# What browsers send as Origin; with a path, a slash at the end or capitals it would never match.
+ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/A-Z]+")
 
 
 class InvalidSettings(TinyRMError):
@@ -74,11 +77,42 @@ class Settings(BaseSettings):
         default=2048, gt=0, le=MOST_ITEMS, description="Most comparisons in one call of /v1/compare/batch."
     )
     max_body_bytes: int = Field(default=8 * 2**20, gt=0, description="Largest request body.")
+    max_header_bytes: int = Field(default=32 * 2**10, gt=0, description="Largest request line and headers together.")
+    header_timeout_s: float = Field(default=10.0, gt=0, description="Time for a client to send a request's headers.")
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="Time for a client to send a request's body, and to read on in a reply."
+    )
+    max_connections: int = Field(
+        default=16_384,
+        gt=0,
+        description="Open connections of one process; a request on a further one gets 503. "
+        "Fewer if the limit on open files allows fewer.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="File of `python -m service.keys`; not set: no key is asked for."
+    )
+    cors_origins: str | None = Field(
+        default=None, description="Origins whose pages may call from a browser, separated by commas; `*` for all."
+    )
     drain_timeout_s: float = Field(default=20.0, ge=0, description="Time to finish accepted work after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log.")
     log_format: Literal["json", "text"] = Field(
         default="json", description="One JSON object a line, or text for people."
     )
+    access_log: Literal["on", "off"] = Field(default="on", description="One line for each request, without its texts.")
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^(https?://\S+)?$",
+        description="Base address of an OpenTelemetry collector (OTLP over HTTP), which then gets traces.",
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, origins: str | None) -> str | None:
+        wrong = [origin for origin in split_origins(origins) if not ORIGIN.fullmatch(origin)]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: an origin is https://host or https://host:port, nothing after it")
+        return origins
 
     @model_validator(mode="after")
     def _queue_holds_a_batch(self) -> Self:
@@ -93,6 +127,10 @@ class Settings(BaseSettings):
                 f"{PREFIX}MAX_BATCH_TOKENS={self.max_batch_tokens} is too small: both orders of one comparison "
                 f"take up to {2 * max_tokens} tokens in this model"
             )
+
+
+def split_origins(origins: str | None) -> list[str]:
+    return [origin.strip() for origin in (origins or "").split(",") if origin.strip()]
 
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:

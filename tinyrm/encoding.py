@@ -104,6 +104,14 @@ class Encoder:
         kept["response_a"], kept["response_b"] = kept["response_b"], kept["response_a"]
         return forward, Encoding(self._assemble(kept), truncation.swapped())
 
+    def writes_special_token(self, text: str) -> bool:
+        """Whether `text` contains the text of a special token. It stays text; somebody may have meant it not to."""
+        return any(token in text for token in self._special_texts)
+
+    @cached_property
+    def _special_texts(self) -> tuple[str, ...]:
+        return tuple(token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special)
+
     @cached_property
     def _parts(self) -> tuple[tuple[str, Slot | None], ...]:
         """Each segment taken apart once, not for every text."""

@@ -77,6 +77,39 @@ def test_real_pairs_over_http_answer_as_offline(data_dir: Path) -> None:
             assert reply["margin"] == pytest.approx(preference.margin, abs=1e-4)
 
 
+def keys(path: Path, *arguments: str) -> str:
+    """`python -m service.keys` on a file; what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "service.keys", "--file", path, *arguments],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_keys_are_asked_for_and_revoked_while_it_runs(bundle_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    trainer = keys(path, "new", "--name", "trainer", "--scopes", "score")
+    with started(bundle_folder, api_keys_file=path) as process:
+
+        def status(key: str, target: str = "/v1/models") -> int:
+            return process.client.get(target, headers={"Authorization": f"Bearer {key}"}).status_code
+
+        anonymous = process.post("/v1/compare", PAIR)
+        assert (anonymous.status_code, anonymous.json()["error"]["type"]) == (401, "unauthorized")
+        assert "server" not in anonymous.headers
+        assert (status(trainer), status(trainer, "/metrics"), status(trainer + "x")) == (200, 403, 401)
+        later = keys(path, "new", "--name", "prometheus", "--scopes", "metrics")
+        keys(path, "revoke", "--name", "trainer")
+        assert (status(trainer), status(later, "/metrics")) == (401, 200)
+
+
+def test_missing_file_of_keys_is_code_3(bundle_folder: Path, tmp_path: Path) -> None:
+    done = refused_start(model=bundle_folder, api_keys_file=tmp_path / "none.json")
+    assert done.returncode == 3
+    assert "invalid_keys" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_bytes_on_the_wire_that_are_no_request_do_no_harm(bundle_folder: Path) -> None:
     lying = b"POST /v1/compare HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{"
     with started(bundle_folder) as process:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.e2e.test_process import LONG, PAIR, total, wait_until
+from tests.e2e.test_process import LONG, PAIR, total, wait_until, wait_until_accepted
 from tests.processes import Process, started
 
 
@@ -76,7 +76,7 @@ def test_what_was_accepted_is_answered_before_all_leave(bundle_folder: Path) -> 
     with started(bundle_folder, workers=2, max_batch_tokens=512) as service, ThreadPoolExecutor(31) as clients:
         batch = clients.submit(service.post, "/v1/compare/batch", {"items": [LONG] * 80})
         singles = [clients.submit(service.post, "/v1/compare", LONG) for _ in range(30)]
-        wait_until(lambda: total(service, "tinyrm_queue_items") > 60)
+        wait_until_accepted(service, 110)
         everybody = psutil.Process(service.popen.pid).children()
         assert service.stop() == 0
         assert not any("error" in result for result in batch.result().json()["results"])

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import service.settings  # noqa: F401  # so that its error is among the subclasses
-from service.errors import STATUS_OF, STATUSES, TYPE_OF_STATUS, body_of, status_of
+import service.auth
+import service.settings  # noqa: F401  # so that their errors are among the subclasses
+from service.errors import REFUSALS, STATUS_OF, STATUSES, TYPE_OF_STATUS, body_of, status_of
 from tests.service.conftest import PAIR, Served
 from tinyrm.errors import EngineFailed, TinyRMError
 
@@ -35,6 +36,7 @@ EXPECTED = {
     "InstructionTooLong": (422, "instruction_too_long"),
     "InvalidBundle": (500, "invalid_bundle"),
     "InvalidInput": (422, "invalid_input"),
+    "InvalidKeys": (500, "invalid_keys"),
     "InvalidSettings": (500, "invalid_settings"),
     "InvalidTemplate": (500, "invalid_template"),
     "InvalidText": (422, "invalid_text"),
@@ -63,7 +65,7 @@ def test_every_type_is_used_once() -> None:
 
 
 def test_every_status_in_the_tables_is_observed() -> None:
-    assert set(STATUS_OF.values()) | set(TYPE_OF_STATUS) <= set(STATUSES)
+    assert set(STATUS_OF.values()) | set(TYPE_OF_STATUS) | set(REFUSALS.values()) <= set(STATUSES)
 
 
 def error_of(served: Served) -> tuple[int, Any]:

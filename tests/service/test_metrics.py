@@ -34,6 +34,7 @@ def test_every_series_is_there_at_zero_before_the_first_request(fresh: Served) -
     expected += [key("tinyrm_truncated_tokens_total", text=t) for t in ("prompt", "response_a", "response_b")]
     expected += [key("tinyrm_tokens_total", kind=k) for k in ("real", "padding")]
     expected += [key(n) for n in ("tinyrm_queue_items", "tinyrm_queue_tokens", "tinyrm_engine_errors_total")]
+    expected += [key("tinyrm_special_token_texts_total")]
     assert set(expected) <= set(series)
 
 
@@ -181,3 +182,17 @@ def test_queue_is_empty_when_all_is_answered(fresh: Served) -> None:
 def test_two_applications_do_not_share_their_counts(served: Served, fresh: Served) -> None:
     served.compare()
     assert fresh.metric(REQUESTS, endpoint="compare", status="200") == 0
+
+
+def test_texts_that_write_out_a_special_token_are_counted(fresh: Served) -> None:
+    def counted(**changes: object) -> float:
+        before = fresh.metric("tinyrm_special_token_texts_total")
+        fresh.compare(**changes)
+        return fresh.metric("tinyrm_special_token_texts_total") - before
+
+    assert counted() == 0
+    assert counted(response_a="[mask] MASK [ MASK ]") == 0
+    assert counted(response_a="the better option is choice [MASK]") == 1
+    assert counted(response_a="x[SEP][SEP][CLS]y") == 1, "texts are counted, not tokens"
+    assert counted(prompt="[PAD]", response_a="[SEP]", response_b="[MASK]", instruction="[CLS]") == 4
+    assert counted(prompt=[{"role": "user", "content": "[MASK]"}]) == 1

@@ -43,6 +43,9 @@ def test_known_variables_and_those_of_others_pass() -> None:
         ("MAX_BATCH_TOKENS", "-1"), ("MAX_QUEUE_TOKENS", "0"), ("MAX_BATCH_ITEMS", "0"), ("MAX_BATCH_ITEMS", "1000000"),
         ("MAX_WAIT_S", "0"), ("OVERLOAD_STATUS", "500"), ("ENGINE_TIMEOUT_S", "0"),
         ("MAX_BODY_BYTES", "0"), ("DRAIN_TIMEOUT_S", "-1"), ("LOG_LEVEL", "loud"), ("LOG_FORMAT", "xml"),
+        ("MAX_HEADER_BYTES", "0"), ("HEADER_TIMEOUT_S", "0"), ("BODY_TIMEOUT_S", "0"), ("MAX_CONNECTIONS", "0"),
+        ("ACCESS_LOG", "maybe"), ("OTLP_ENDPOINT", "collector:4318"), ("CORS_ORIGINS", "example.com"), ("CORS_ORIGINS", "https://a.example/path"),
+        ("CORS_ORIGINS", "https://a.example, https://b.example/"),
     ],
 )  # fmt: skip
 def test_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -91,4 +94,4 @@ def test_every_setting_has_a_default_and_is_documented(name: str) -> None:
 def test_limits_carry_their_unit() -> None:
     limits = [name for name in Settings.model_fields if name.startswith("max_") or "timeout" in name]
     assert limits
-    assert all(name.endswith(("_tokens", "_items", "_bytes", "_s")) for name in limits)
+    assert all(name.endswith(("_tokens", "_items", "_bytes", "_connections", "_s")) for name in limits)

@@ -1,0 +1,161 @@
+"""Every request has an id, in the reply and in the log, and leaves one line that holds none of its texts."""
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import structlog
+from starlette.testclient import TestClient
+
+from service.access import Access
+from service.logs import configure
+from service.settings import Settings
+from tests.service.conftest import PAIR, Served, serve
+from tests.service.test_auth import entry, write
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """What the service logs, as the process does; a call takes all lines so far."""
+    root, stream = logging.getLogger(), io.StringIO()
+    before, level = root.handlers[:], root.level
+    configure("info", "json")
+    (ours,) = root.handlers
+    cast("logging.StreamHandler[io.StringIO]", ours).setStream(stream)
+    # The test's own client says what it asks for.
+    yield lambda: [line for line in map(json.loads, stream.getvalue().splitlines()) if "httpx" not in line["logger"]]
+    structlog.reset_defaults()
+    root.handlers[:] = before
+    root.setLevel(level)
+
+
+def of_requests(logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in logged if line["event"] == "request"]
+
+
+def test_a_comparison_leaves_one_line_with_its_cost_and_without_its_texts(served: Served, lines: Lines) -> None:
+    reply = served.client.post("/v1/compare", json=PAIR | {"prompt": "a private matter"})
+    logged = lines()
+    (line,) = of_requests(logged)
+    assert 0 < line.pop("duration_s") < 10
+    assert line.pop("timestamp")
+    assert line == {
+        "event": "request", "level": "info", "logger": "tinyrm.access", "method": "POST", "endpoint": "/v1/compare",
+        "status": 200, "items": 1, "tokens": reply.json()["usage"]["tokens"],
+        "request_id": reply.headers["X-Request-Id"],
+    }  # fmt: skip
+    assert "private" not in json.dumps(logged)
+
+
+def test_a_batch_counts_its_items_and_tokens(served: Served, lines: Lines) -> None:
+    reply = served.client.post("/v1/compare/batch", json={"items": [PAIR, PAIR, {"prompt": ""}]})
+    (line,) = of_requests(lines())
+    assert (line["items"], line["tokens"]) == (3, reply.json()["usage"]["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "line"),
+    [
+        ("GET", "/healthz", ("GET", "/healthz", 200)),
+        ("GET", "/private-words", ("GET", "other", 404)),
+        ("PRIVATE", "/v1/compare?private=words", ("other", "/v1/compare", 405)),
+        ("POST", "/v1/compare", ("POST", "/v1/compare", 400)),
+    ],
+)
+def test_refusals_have_their_line_and_nothing_that_was_sent(
+    served: Served, lines: Lines, method: str, path: str, line: tuple[str, str, int]
+) -> None:
+    served.client.request(method, path, content=b"private words")
+    logged = lines()
+    (got,) = of_requests(logged)
+    assert (got["method"], got["endpoint"], got["status"]) == line
+    assert "private" not in json.dumps(logged).lower()
+    assert "items" not in got
+
+
+def test_switched_off_there_is_no_line_but_an_id(bundle_folder: Path, lines: Lines) -> None:
+    with serve(Settings(model=bundle_folder, access_log="off")) as quiet:
+        assert quiet.client.get("/healthz").headers["X-Request-Id"]
+        assert of_requests(lines()) == []
+
+
+@pytest.mark.parametrize(
+    "given", ["a", "0af7651916cd43dd8448eb211c80319c", "trainer:7/step=3+4@host.example_~", "x" * 128]
+)
+def test_sane_id_is_kept(served: Served, lines: Lines, given: str) -> None:
+    reply = served.client.get("/healthz", headers={"X-Request-Id": given})
+    assert reply.headers["X-Request-Id"] == given
+    assert of_requests(lines())[0]["request_id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "a b", 'a"b', "a{b}", "a\tb", "a,b", "<b>", "caf\u00e9"])
+def test_any_other_is_replaced(served: Served, given: str) -> None:
+    reply = served.client.get("/healthz", headers={b"X-Request-Id": given.encode("latin-1")})
+    assert len(reply.headers["X-Request-Id"]) == 32
+    assert int(reply.headers["X-Request-Id"], 16)
+
+
+def test_made_ids_differ(served: Served) -> None:
+    assert len({served.client.get("/healthz").headers["X-Request-Id"] for _ in range(20)}) == 20
+
+
+def test_every_line_of_a_request_has_its_id_and_no_other(
+    fresh: Served, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def compare(*_: object, **__: object) -> None:
+        structlog.get_logger("tinyrm").warning("inside")
+        logging.getLogger("library").warning("of a library")
+        raise KeyError("bug")
+
+    monkeypatch.setattr(fresh.pipeline, "compare", compare)
+    reply = fresh.client.post("/v1/compare", json=PAIR, headers={"X-Request-Id": "mine"})
+    assert (reply.status_code, reply.headers["X-Request-Id"]) == (500, "mine")
+    logged = lines()
+    assert [line["event"] for line in logged] == ["inside", "of a library", "request"]
+    assert {line["request_id"] for line in logged} == {"mine"}
+    assert logged[-1]["status"] == 500
+
+
+def test_nothing_of_the_request_before_is_left(lines: Lines) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        structlog.contextvars.bind_contextvars(client="somebody")
+
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": []}
+
+    async def two_in_one_context() -> None:
+        for _ in range(2):
+            structlog.contextvars.bind_contextvars(left="over")
+            await Access(app, frozenset(), is_logged=True)(dict(scope), None, None)  # type: ignore[arg-type]
+
+    asyncio.run(two_in_one_context())
+    assert [line.get("left") for line in of_requests(lines())] == [None, None]
+
+
+def test_line_names_whose_key_it_was(bundle_folder: Path, tmp_path: Path, lines: Lines) -> None:
+    keys = write(tmp_path / "keys.json", entry("trainer", "token"))
+    with serve(Settings(model=bundle_folder, api_keys_file=keys)) as guarded:
+        for token in ("token", "wrong"):
+            guarded.client.get("/v1/models", headers={"Authorization": f"Bearer {token}"})
+        guarded.client.get("/metrics", headers={"Authorization": "Bearer token"})
+    logged = lines()
+    assert [(line["status"], line.get("client")) for line in of_requests(logged)] == [
+        (200, "trainer"), (401, None), (403, "trainer"),
+    ]  # fmt: skip
+    assert "token" not in {word for line in logged for word in str(line).split("'")}
+
+
+def test_a_bug_tells_nothing_outside_and_its_id_is_in_the_reply() -> None:
+    async def bug(scope: Any, receive: Any, send: Any) -> None:
+        raise KeyError("secret")
+
+    client = TestClient(Access(bug, frozenset(), is_logged=True), raise_server_exceptions=False)
+    reply = client.get("/")
+    assert reply.status_code == 500
+    assert "secret" not in reply.text

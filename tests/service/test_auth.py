@@ -1,0 +1,197 @@
+"""Who may do what, and that a change of the keys is noticed."""
+
+import hmac
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.auth import ApiKey, ApiKeys, InvalidKeys, KeyRing, KeyScope, digest_of, scope_of
+from service.settings import Settings
+from tests.service.conftest import PAIR, Served, serve
+
+TOKENS: dict[str, frozenset[KeyScope]] = {
+    "scorer": frozenset(("score",)),
+    "prometheus": frozenset(("metrics",)),
+    "operator": frozenset(("score", "metrics", "admin")),
+}
+OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")
+NEEDS = {"/v1/compare": "score", "/v1/compare/batch": "score", "/v1/models": "score", "/metrics": "metrics"}
+
+
+def entry(name: str, token: str | None = None, scopes: frozenset[KeyScope] = frozenset(("score",))) -> ApiKey:
+    digest = digest_of((token or name).encode())
+    return ApiKey(name=name, sha256=digest, scopes=scopes, created=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def write(path: Path, *keys: ApiKey) -> Path:
+    """As `python -m service.keys` writes it: another file in its place."""
+    staged = path.with_suffix(".new")
+    staged.write_text(ApiKeys(keys=keys).model_dump_json())
+    staged.chmod(0o600)
+    return staged.replace(path)
+
+
+@pytest.fixture(scope="module")
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    return write(path, *(entry(name, name, scopes) for name, scopes in TOKENS.items()))
+
+
+@pytest.fixture(scope="module")
+def guarded(bundle_folder: Path, keys_file: Path) -> Iterator[Served]:
+    with serve(Settings(model=bundle_folder, api_keys_file=keys_file)) as one:
+        yield one
+
+
+def ask(served: Served, path: str, authorization: str | None) -> Any:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    if path.startswith("/v1/compare"):
+        body = PAIR if path == "/v1/compare" else {"items": [PAIR]}
+        return served.client.post(path, headers=headers, json=body)
+    return served.client.get(path, headers=headers)
+
+
+def refused(reply: Any) -> tuple[int, str]:
+    return reply.status_code, reply.json()["error"]["type"]
+
+
+@pytest.mark.parametrize("path", OPEN)
+@pytest.mark.parametrize("authorization", [None, "Bearer wrong"])
+def test_open_paths_ask_for_no_key(guarded: Served, path: str, authorization: str | None) -> None:
+    assert ask(guarded, path, authorization).status_code == 200
+
+
+@pytest.mark.parametrize("path", [*NEEDS, "/admin/anything", "/nowhere", "/healthz/", "//healthz", "/healthz%2f"])
+@pytest.mark.parametrize(
+    "authorization", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic scorer", "scorer", "Bearer \u00e9"]
+)
+def test_everything_else_does(guarded: Served, path: str, authorization: str | None) -> None:
+    sent = {} if authorization is None else {b"Authorization": authorization.encode("latin-1")}
+    reply = guarded.client.get(path, headers=sent)
+    assert refused(reply) == (401, "unauthorized")
+    assert reply.headers["WWW-Authenticate"] == "Bearer"
+    assert "wrong" not in reply.text
+
+
+@pytest.mark.parametrize("path", NEEDS)
+@pytest.mark.parametrize("token", TOKENS)
+def test_a_key_does_what_its_scopes_say(guarded: Served, path: str, token: str) -> None:
+    reply = ask(guarded, path, f"bearer {token}")
+    if NEEDS[path] in TOKENS[token]:
+        assert reply.status_code == 200
+    else:
+        assert refused(reply) == (403, "forbidden")
+        assert NEEDS[path] in reply.json()["error"]["message"]
+
+
+def test_every_operation_is_in_the_tables_above(guarded: Served) -> None:
+    paths = guarded.client.get("/openapi.json").json()["paths"]
+    assert set(paths) - set(OPEN) == set(NEEDS)
+    assert {path: scope_of(path) for path in NEEDS} == NEEDS
+    assert scope_of("/admin/anything") == "admin"
+
+
+def test_a_key_is_asked_for_before_the_body_is_looked_at(guarded: Served) -> None:
+    reply = guarded.client.post("/v1/compare", content=b"[" * 100)
+    assert refused(reply) == (401, "unauthorized")
+
+
+def test_openapi_declares_the_scheme_and_who_needs_it(guarded: Served, served: Served) -> None:
+    for one, without_key in ((guarded, []), (served, [{}])):
+        api = one.client.get("/openapi.json").json()
+        assert api["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
+        assert api["paths"]["/v1/compare"]["post"]["security"] == [*without_key, {"bearer": ["score"]}]
+        assert api["paths"]["/metrics"]["get"]["security"] == [*without_key, {"bearer": ["metrics"]}]
+        assert api["paths"]["/healthz"]["get"]["security"] == []
+
+
+def test_without_the_setting_everything_is_open(served: Served) -> None:
+    assert [ask(served, path, None).status_code for path in (*NEEDS, *OPEN)] == [200] * 8
+
+
+def test_new_and_revoked_keys_count_from_the_next_request_on(tmp_path: Path) -> None:
+    path = write(tmp_path / "keys.json", entry("old"))
+    ring = KeyRing(path)
+    assert ring.holder(b"old") == entry("old")
+    assert ring.holder(b"new") is None
+    write(path, entry("new"))
+    assert ring.holder(b"old") is None
+    assert ring.holder(b"new") == entry("new")
+
+
+@pytest.mark.parametrize("broken", ["", "{", '{"keys": [{"name": "x"}]}', '{"kyes": []}', None])
+def test_broken_file_leaves_the_keys_and_an_error(tmp_path: Path, broken: str | None) -> None:
+    path = write(tmp_path / "keys.json", entry("one"))
+    ring = KeyRing(path)
+    if broken is None:
+        path.unlink()
+    else:
+        path.write_text(broken)
+    with capture_logs() as lines:
+        assert ring.holder(b"one") == entry("one")
+        assert ring.holder(b"one") == entry("one")
+    assert [line["log_level"] for line in lines] == ["error"], "said once, not at every request"
+    assert "keys.json" in lines[0]["reason"]
+    write(path, entry("two"))
+    assert ring.holder(b"two") == entry("two")
+
+
+def test_error_does_not_say_what_the_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text('{"keys": [{"name": "x", "sha256": "the-key-itself", "scopes": ["score"]}]}')
+    with pytest.raises(InvalidKeys) as refusal:
+        KeyRing(path)
+    assert "keys.0.sha256" in str(refusal.value)
+    assert "the-key-itself" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, 0), (0o400, 0), (0o640, 1), (0o604, 1), (0o602, 1)])
+def test_file_that_others_may_touch_is_warned_about(tmp_path: Path, mode: int, warned: int) -> None:
+    path = write(tmp_path / "keys.json", entry("one"))
+    path.chmod(mode)
+    with capture_logs() as lines:
+        KeyRing(path)
+    assert [line["log_level"] for line in lines] == ["warning"] * warned
+
+
+def test_every_key_is_compared_in_constant_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = KeyRing(write(tmp_path / "keys.json", entry("a"), entry("b"), entry("c")))
+    compared: list[tuple[str, str]] = []
+    equal = hmac.compare_digest
+
+    def counted(a: str, b: str) -> bool:
+        compared.append((a, b))
+        return equal(a, b)
+
+    monkeypatch.setattr(hmac, "compare_digest", counted)
+    assert ring.holder(b"a") == entry("a")
+    assert ring.holder(b"z") is None
+    assert len(compared) == 6
+
+
+def test_two_keys_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    one = entry("one").model_dump_json()
+    path.write_text(f'{{"keys": [{one}, {one}]}}')
+    with pytest.raises(InvalidKeys, match="two keys have one name"):
+        KeyRing(path)
+
+
+def test_service_without_its_file_of_keys_does_not_start(bundle_folder: Path, tmp_path: Path) -> None:
+    missing = Settings(model=bundle_folder, api_keys_file=tmp_path / "none.json")
+    with pytest.raises(InvalidKeys, match=r"none\.json cannot be read"), serve(missing):
+        pass
+
+
+def test_reading_costs_nothing_while_the_file_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = KeyRing(write(tmp_path / "keys.json", entry("one")))
+    monkeypatch.setattr(ApiKeys, "read", None)
+    assert ring.holder(b"one")
+    os.utime(tmp_path / "keys.json", ns=(0, 0))
+    with pytest.raises(TypeError):
+        ring.holder(b"one")

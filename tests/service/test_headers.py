@@ -1,0 +1,129 @@
+"""What browsers are told, and that /docs works under it."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.responses import HTMLResponse
+from starlette.testclient import TestClient
+
+from service.headers import SecurityHeaders
+from service.settings import Settings
+from tests.service.conftest import PAIR, Served, serve
+from tests.service.test_auth import entry, write
+
+PAGES = "https://app.example"
+PREFLIGHT = {"Origin": PAGES, "Access-Control-Request-Method": "POST"}
+
+
+@pytest.fixture(scope="module")
+def open_to_pages(bundle_folder: Path) -> Iterator[Served]:
+    with serve(Settings(model=bundle_folder, cors_origins=f"{PAGES}, http://localhost:3000")) as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content"),
+    [
+        ("POST", "/v1/compare", b'{"prompt":"q","response_a":"x","response_b":"y"}'), ("POST", "/v1/compare", b"{"),
+        ("GET", "/metrics", None), ("GET", "/nowhere", None), ("GET", "/docs", None), ("GET", "/v1/compare", None),
+    ],
+)  # fmt: skip
+def test_every_reply_says_what_it_is_and_is_kept_by_nobody(
+    served: Served, method: str, path: str, content: bytes | None
+) -> None:
+    headers = served.client.request(method, path, content=content).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cache-Control"] == "no-store"
+    assert "server" not in headers
+
+
+def test_the_answer_to_a_bug_says_so_too(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh.pipeline, "compare", None)
+    reply = fresh.client.post("/v1/compare", json=PAIR)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (500, "internal_error")
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Traceback" not in reply.text
+
+
+def directives(policy: str) -> dict[str, list[str]]:
+    return {name: sources for name, *sources in (part.split() for part in policy.split(";"))}
+
+
+def test_docs_may_run_what_they_need_and_nothing_else(served: Served) -> None:
+    reply = served.client.get("/docs")
+    policy = directives(reply.headers["Content-Security-Policy"])
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == ["'none'"]
+    assert policy["connect-src"] == ["'self'"], "the page reads /openapi.json and tries calls out"
+    assert "'unsafe-inline'" not in policy["script-src"]
+    assert "'unsafe-eval'" not in policy["script-src"]
+    inline = re.findall(r"<script>(.*?)</script>", reply.text, flags=re.DOTALL)
+    assert len(inline) == 1
+    digest = base64.b64encode(hashlib.sha256(inline[0].encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy["script-src"]
+    kinds = {"script-src": r'<script src="([^"]+)"', "style-src": r'rel="stylesheet" href="([^"]+)"',
+             "img-src": r'rel="shortcut icon" href="([^"]+)"'}  # fmt: skip
+    for kind, pattern in kinds.items():
+        (address,) = re.findall(pattern, reply.text)
+        assert any(source.endswith("/") and address.startswith(source) for source in policy[kind]), kind
+    assert reply.headers["X-Frame-Options"] == "DENY"
+
+
+def test_page_without_a_policy_of_its_own_may_do_nothing() -> None:
+    client = TestClient(SecurityHeaders(HTMLResponse("<p>", headers={"Cache-Control": "max-age=60"})))
+    reply = client.get("/")
+    policy = directives(reply.headers["Content-Security-Policy"])
+    assert policy["default-src"] == policy["frame-ancestors"] == ["'none'"]
+    assert reply.headers["Cache-Control"] == "max-age=60", "what a page says itself stays"
+
+
+def test_no_page_of_another_origin_may_call_unless_allowed(served: Served) -> None:
+    reply = served.client.post("/v1/compare", json=PAIR, headers={"Origin": PAGES})
+    assert "access-control-allow-origin" not in reply.headers
+    assert served.client.options("/v1/compare", headers=PREFLIGHT).status_code == 405
+
+
+@pytest.mark.parametrize("origin", [PAGES, "http://localhost:3000"])
+def test_pages_of_the_named_origins_may(open_to_pages: Served, origin: str) -> None:
+    asked = open_to_pages.client.options(
+        "/v1/compare",
+        headers=PREFLIGHT | {"Origin": origin, "Access-Control-Request-Headers": "authorization,traceparent"},
+    )
+    assert asked.status_code == 200
+    reply = open_to_pages.client.post("/v1/compare", json=PAIR, headers={"Origin": origin})
+    for answer in (asked, reply):
+        assert answer.headers["Access-Control-Allow-Origin"] == origin
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+    assert "X-Request-Id" in reply.headers["Access-Control-Expose-Headers"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"Origin": "https://evil.example"},
+        {"Access-Control-Request-Method": "DELETE"},
+        {"Origin": PAGES + ".evil.example"},
+    ],
+)
+def test_others_are_refused_as_json(open_to_pages: Served, asked: dict[str, str]) -> None:
+    reply = open_to_pages.client.options("/v1/compare", headers=PREFLIGHT | asked)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (400, "origin_refused")
+    assert asked.get("Origin", "-") not in reply.headers.get("access-control-allow-origin", "")
+
+
+def test_star_is_for_all(bundle_folder: Path) -> None:
+    with serve(Settings(model=bundle_folder, cors_origins="*")) as one:
+        assert one.client.options("/v1/compare", headers=PREFLIGHT).headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_a_preflight_needs_no_key_and_a_refusal_can_be_read_by_the_page(bundle_folder: Path, tmp_path: Path) -> None:
+    keys = write(tmp_path / "keys.json", entry("one"))
+    with serve(Settings(model=bundle_folder, api_keys_file=keys, cors_origins=PAGES)) as one:
+        assert one.client.options("/v1/compare", headers=PREFLIGHT).status_code == 200
+        reply = one.client.post("/v1/compare", json=PAIR, headers={"Origin": PAGES})
+        assert reply.status_code == 401
+        assert reply.headers["Access-Control-Allow-Origin"] == PAGES

@@ -1,0 +1,355 @@
+"""Connections that send too much, too slowly or not at all, against a real socket."""
+
+import json
+import resource
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.types import ASGIApp
+
+from service.app import create_app
+from service.limits import OTHER_FILES, SURPLUS_CONNECTIONS, LimitedProtocol, Limits, allow_open_files
+from service.settings import Settings
+from tests.service.conftest import PAIR
+
+HEADER_TIMEOUT_S, BODY_TIMEOUT_S = 0.4, 0.5
+MAX_HEADER_BYTES = 4096
+# Far longer than any of these limits and far shorter than forever.
+PATIENCE_S = 20.0
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+CONTENT = json.dumps(PAIR).encode()
+POST = b"POST /v1/compare HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(CONTENT)
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def type(self) -> str:
+        kind: str = json.loads(self.body)["error"]["type"]
+        return kind
+
+
+@contextmanager
+def listening(app: ASGIApp, limits: Limits) -> Iterator[int]:
+    """uvicorn in a thread, with these limits; its port."""
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_keep_alive=60, **limits.options())
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE_S)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def limits(max_connections: int = 100) -> Limits:
+    return Limits(max_connections, MAX_HEADER_BYTES, HEADER_TIMEOUT_S, BODY_TIMEOUT_S)
+
+
+@pytest.fixture(scope="module")
+def port(bundle_folder: Path) -> Iterator[int]:
+    """The toy behind tight limits."""
+    settings = Settings(model=bundle_folder, body_timeout_s=BODY_TIMEOUT_S)
+    with listening(create_app(settings), limits()) as number:
+        yield number
+
+
+@contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
+        yield connection
+
+
+def read(connection: socket.socket) -> Reply:
+    """One reply, by its length."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += _more(connection)
+    head, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    while len(body) < int(headers["content-length"]):
+        body += _more(connection)
+    return Reply(int(status.split()[1]), headers, body)
+
+
+def _more(connection: socket.socket) -> bytes:
+    data = connection.recv(65536)
+    assert data, "closed before the reply was complete"
+    return data
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Waits for the end."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_connection_serves_one_request_after_the_other(port: int) -> None:
+    with connected(port) as connection:
+        for _ in range(3):
+            connection.sendall(GET + b"\r\n")
+            assert read(connection).status == 200
+        connection.sendall(POST + CONTENT)
+        assert read(connection).status == 200
+        connection.sendall(GET + b"\r\n" + POST + CONTENT + GET + b"\r\n")
+        received = b""
+        while received.count(b"HTTP/1.1 200 OK") < 3:
+            received += _more(connection)
+
+
+def test_kept_connection_may_rest_for_longer_than_headers_may_take(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(GET + b"\r\n")
+        read(connection)
+        time.sleep(HEADER_TIMEOUT_S + BODY_TIMEOUT_S + 0.3)
+        connection.sendall(GET + b"\r\n")
+        assert read(connection).status == 200
+
+
+def test_connection_that_says_nothing_is_closed(port: int) -> None:
+    with connected(port) as connection:
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("part", [b"G", b"GET /healthz HTTP/1.1\r\n", GET])
+@pytest.mark.parametrize("requests_before", [0, 1])
+def test_headers_that_never_end_are_answered_in_time(port: int, part: bytes, requests_before: int) -> None:
+    with connected(port) as connection:
+        for _ in range(requests_before):
+            connection.sendall(GET + b"\r\n")
+            read(connection)
+        started = time.monotonic()
+        connection.sendall(part)
+        reply = read(connection)
+        assert (reply.status, reply.type) == (408, "header_timeout")
+        assert time.monotonic() - started > HEADER_TIMEOUT_S * 0.9
+        assert reply.headers["connection"] == "close"
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert is_closed(connection)
+
+
+def trickle(connection: socket.socket, piece: bytes) -> threading.Event:
+    """Send a piece every 50 ms until the other side is gone."""
+    gone = threading.Event()
+
+    def send() -> None:
+        while not gone.is_set():
+            try:
+                connection.sendall(piece)
+            except OSError:
+                gone.set()
+            time.sleep(0.05)
+
+    threading.Thread(target=send, daemon=True).start()
+    return gone
+
+
+def test_headers_that_trickle_get_no_more_time(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(GET)
+        gone = trickle(connection, b"X-A: b\r\n")
+        assert gone.wait(PATIENCE_S)
+
+
+def test_blank_lines_after_an_answer_do_not_keep_a_connection(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(GET + b"\r\n")
+        read(connection)
+        gone = trickle(connection, b"\r\n")
+        assert gone.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("sent", [POST, POST + CONTENT[:10]])
+def test_body_that_does_not_come_is_a_408(port: int, sent: bytes) -> None:
+    with connected(port) as connection:
+        started = time.monotonic()
+        connection.sendall(sent)
+        reply = read(connection)
+        assert (reply.status, reply.type) == (408, "body_timeout")
+        assert time.monotonic() - started > BODY_TIMEOUT_S * 0.9
+        assert "x-request-id" in reply.headers
+        assert is_closed(connection)
+
+
+def test_body_that_trickles_gets_no_more_time(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(POST.replace(b"%d" % len(CONTENT), b"1000000"))
+        trickle(connection, b" ")
+        assert (read(connection)).type == "body_timeout"
+        assert is_closed(connection)
+
+
+def test_endless_body_of_an_answered_request_ends_the_connection(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(GET + b"Content-Length: 1000000000\r\n\r\n")
+        assert read(connection).status == 200
+        assert trickle(connection, b"x").wait(PATIENCE_S)
+
+
+def test_large_headers_are_refused_whole_or_in_parts(port: int) -> None:
+    fits, above = MAX_HEADER_BYTES - 200, MAX_HEADER_BYTES
+    with connected(port) as connection:
+        connection.sendall(GET + b"X-A: " + b"a" * fits + b"\r\n\r\n")
+        assert read(connection).status == 200
+        connection.sendall(GET + b"X-A: " + b"a" * above + b"\r\n\r\n")
+        reply = read(connection)
+        assert (reply.status, reply.type) == (431, "headers_too_large")
+        assert "x-request-id" in reply.headers
+        assert is_closed(connection)
+
+
+@pytest.mark.parametrize("start", [b"GET /", GET + b"X-", GET + b"X-A: "], ids=["path", "name", "value"])
+def test_endless_line_is_refused_soon(port: int, start: bytes) -> None:
+    with connected(port) as connection:
+        connection.sendall(start)
+        time.sleep(0.05)
+        connection.sendall(b"a" * (MAX_HEADER_BYTES + 1))
+        reply = read(connection)
+        assert (reply.status, reply.type) == (431, "headers_too_large")
+
+
+def test_body_in_many_parts_does_not_count_as_headers(port: int) -> None:
+    with connected(port) as connection:
+        content = CONTENT + b" " * 20_000
+        connection.sendall(POST.replace(b"%d" % len(CONTENT), b"%d" % len(content)))
+        for start in range(0, len(content), 2000):
+            connection.sendall(content[start : start + 2000])
+            time.sleep(0.005)
+        assert read(connection).status == 200
+
+
+def test_body_before_them_does_not_count_as_headers(port: int) -> None:
+    content = CONTENT + b" " * 20_000
+    with connected(port) as connection:
+        whole = POST.replace(b"%d" % len(CONTENT), b"%d" % len(content)) + content
+        connection.sendall(whole + GET[:10])
+        assert read(connection).status == 200
+        connection.sendall(GET[10:] + b"\r\n")
+        assert read(connection).status == 200
+
+
+@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", GET + b"Content-Length: x\r\n\r\n"])
+def test_garbage_is_answered_as_json(port: int, garbage: bytes) -> None:
+    with connected(port) as connection:
+        connection.sendall(garbage)
+        reply = read(connection)
+        assert (reply.status, reply.type) == (400, "invalid_http")
+        assert "server" not in reply.headers
+
+
+def test_upgrade_is_not_taken(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n")
+        assert read(connection).status == 200
+
+
+def test_client_that_does_not_read_is_left() -> None:
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(100):
+            await send({"type": "http.response.body", "body": b"x" * 2**20, "more_body": True})
+        ended.set()
+
+    ended = threading.Event()
+    with listening(endless, limits()) as number, connected(number) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(GET + b"\r\n")
+        assert ended.wait(PATIENCE_S)
+
+
+def test_requests_beyond_the_connections_get_a_503_and_probes_their_answer(bundle_folder: Path) -> None:
+    settings = Settings(model=bundle_folder, body_timeout_s=BODY_TIMEOUT_S)
+    with listening(create_app(settings), limits(max_connections=3)) as number, ExitStack() as stack:
+        early = [stack.enter_context(connected(number)) for _ in range(3)]
+        for connection in early:
+            connection.sendall(GET + b"\r\n")
+            assert read(connection).status == 200
+        late = [stack.enter_context(connected(number)) for _ in range(2)]
+        late[0].sendall(POST + CONTENT)
+        reply = read(late[0])
+        assert (reply.status, reply.type) == (503, "too_many_connections")
+        assert (reply.headers["connection"], reply.headers["retry-after"]) == ("close", "1")
+        assert is_closed(late[0])
+        late[1].sendall(GET + b"\r\n")
+        assert read(late[1]).status == 200
+        early[0].sendall(POST + CONTENT)
+        assert read(early[0]).status == 200, "who was there before stays"
+        early[1].close()
+        late[1].close()
+        time.sleep(0.1)
+        next_one = stack.enter_context(connected(number))
+        next_one.sendall(POST + CONTENT)
+        assert read(next_one).status == 200
+
+
+def test_far_beyond_they_are_told_before_they_ask(monkeypatch: pytest.MonkeyPatch, bundle_folder: Path) -> None:
+    monkeypatch.setattr("service.limits.SURPLUS_CONNECTIONS", 1)
+    settings = Settings(model=bundle_folder)
+    with listening(create_app(settings), limits(max_connections=1)) as number, ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(connected(number)).sendall(GET + b"\r\n")
+        time.sleep(0.1)
+        third = stack.enter_context(connected(number))
+        assert read(third).type == "too_many_connections"
+        assert is_closed(third)
+
+
+def test_open_files_are_raised_to_what_the_connections_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: raised.append(limit))
+    others = SURPLUS_CONNECTIONS + OTHER_FILES
+    assert allow_open_files(100) == 100
+    assert raised == []
+    assert allow_open_files(2000) == 2000
+    assert raised == [(2000 + others, 4096)]
+    assert allow_open_files(16_384) == 4096 - others
+    assert raised[1:] == [(4096, 4096)]
+
+
+def test_request_in_one_piece_starts_no_timer(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    start = LimitedProtocol._start_timer
+    monkeypatch.setattr(LimitedProtocol, "_start_timer", lambda self: started.append(self) or start(self))
+    with connected(port) as connection:
+        for _ in range(5):
+            connection.sendall(POST + CONTENT)
+            assert read(connection).status == 200
+    assert len(started) == 1, "that of the connection itself"
+
+
+def test_reset_connections_do_no_harm(port: int) -> None:
+    for part in (b"", GET[:10], POST, POST + CONTENT):
+        with connected(port) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(part)
+    with connected(port) as connection:
+        connection.sendall(GET + b"\r\n")
+        assert read(connection).status == 200

@@ -1,0 +1,109 @@
+"""Opening a model runs nothing that came with it: no pickle, no code, no file but those with a hash."""
+
+import ast
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.options import ExportOptions
+from export.pipeline import export_bundle
+from tests.conftest import REPOSITORY, Trained
+from tests.test_architecture import shipped_files
+
+# Events of the interpreter itself (PEP 578), so that no library can do it unseen.
+WATCHED = """
+import sys, os
+from pathlib import Path
+folder, unpickled, opened = os.path.realpath(sys.argv[1]), [], set()
+def watch(event, arguments):
+    if event == "pickle.find_class" and watching:
+        unpickled.append((event, arguments))
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        path = os.path.realpath(os.fsdecode(arguments[0]))
+        if path.startswith(folder + os.sep):
+            opened.add(os.path.relpath(path, folder))
+watching = False
+sys.addaudithook(watch)
+from tinyrm.bundle import Bundle
+from tinyrm.comparison import Comparison
+from tinyrm.scorer import Scorer
+from tinyrm.runtimes import torch_cuda
+import tinyrm.runtimes.ort
+watching = True
+bundle = Bundle.open(Path(folder))
+if sys.argv[2] == "torch":
+    manifest = bundle.manifest
+    torch_cuda.open_torch_cuda(bundle.weights_file(), manifest, "fp32", device="cpu")
+else:
+    Scorer.open(Path(folder)).score([Comparison("q", "x", "y")], ["z"])
+watching = False
+assert "manifest.json" in opened, "nothing was watched"
+print(sorted(opened - set(bundle.manifest.files) - {"manifest.json"}), unpickled)
+"""
+
+
+class Planted:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch ran",)
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> Path:
+    """A bundle with every file that a careless loader would open."""
+    folder = tmp_path_factory.mktemp("poisoned") / "toy"
+    export_bundle(ExportOptions(model=str(trained.base), adapter=trained.adapter, out=folder, weights=True))
+    for name in ("pytorch_model.bin", "model.pt", "training_args.bin", "optimizer.pt", "weights.pkl"):
+        (folder / name).write_bytes(pickle.dumps(Planted()))
+    for name in ("modeling_custom.py", "configuration_custom.py", "__init__.py", "sitecustomize.py"):
+        (folder / name).write_text("raise SystemExit('ran')")
+    (folder / "config.json").write_text('{"auto_map": {"AutoModel": "modeling_custom.Custom"}}')
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+def test_opening_unpickles_nothing_and_reads_only_files_with_a_hash(engine: str, poisoned: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, poisoned, engine], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[] []"
+
+
+def test_the_watch_sees_a_pickle(tmp_path: Path, bundle_folder: Path) -> None:
+    """A watch that sees nothing would prove nothing."""
+    copy = tmp_path / "toy"
+    shutil.copytree(bundle_folder, copy)
+    (copy / "weights.pkl").write_bytes(pickle.dumps(Path("x")))
+    careless = WATCHED.replace(
+        "watching = True\n", f"watching = True\nimport pickle; pickle.load(open({str(copy / 'weights.pkl')!r}, 'rb'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", careless, copy, "onnxruntime"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "weights.pkl" in done.stdout
+    assert "pickle.find_class" in done.stdout
+
+
+@pytest.mark.parametrize("file", shipped_files(), ids=lambda f: str(f.relative_to(REPOSITORY)))
+def test_no_file_asks_for_remote_code_or_pickles(file: Path) -> None:
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+            assert isinstance(node.value, ast.Constant)
+            assert node.value.value is False
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+            assert not names & {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
