@@ -181,7 +181,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._write_timer = None
 
     def _on_timeout(self) -> None:
-        if self.flow.read_paused or not self._is_answered:
+        if not self._is_answered:
             self._start_timer()  # it is we who are late
         elif self._stage is Stage.HEADERS and self.scope is not None:
             self._refuse("header_timeout")

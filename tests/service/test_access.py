@@ -6,14 +6,16 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import structlog
 from starlette.testclient import TestClient
 
-from service.access import Access
+from service.access import Access, Notes
 from service.logs import configure
+from service.pipeline import Answer
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 from tests.service.test_auth import entry, write
@@ -58,6 +60,13 @@ def test_a_batch_counts_its_items_and_tokens(served: Served, lines: Lines) -> No
     reply = served.client.post("/v1/compare/batch", json={"items": [PAIR, PAIR, {"prompt": ""}]})
     (line,) = of_requests(lines())
     assert (line["items"], line["tokens"]) == (3, reply.json()["usage"]["tokens"])
+
+
+def test_of_a_batch_the_slowest_comparison_is_noted() -> None:
+    notes = Notes()
+    for total in (0.2, 0.5, 0.3):
+        notes.add(cast("Answer", SimpleNamespace(tokens=7, stages={"total": total})))
+    assert (notes.tokens, notes.stages) == (21, {"total": 0.5})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Connections that send too much, too slowly or not at all, against a real socket."""
 
+import asyncio
 import json
 import resource
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
 from service.app import create_app
@@ -113,7 +115,9 @@ def test_connection_serves_one_request_after_the_other(port: int) -> None:
     with connected(port) as connection:
         for _ in range(3):
             connection.sendall(GET + b"\r\n")
-            assert read(connection).status == 200
+            reply = read(connection)
+            assert reply.status == 200
+            assert "server" not in reply.headers
         connection.sendall(POST + CONTENT)
         assert read(connection).status == 200
         connection.sendall(GET + b"\r\n" + POST + CONTENT + GET + b"\r\n")
@@ -266,6 +270,18 @@ def test_upgrade_is_not_taken(port: int) -> None:
     with connected(port) as connection:
         connection.sendall(GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n")
         assert read(connection).status == 200
+
+
+def test_client_is_not_late_while_it_waits_for_an_answer() -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await asyncio.sleep(HEADER_TIMEOUT_S * 2.5)
+            await PlainTextResponse("late")(scope, receive, send)
+
+    with listening(slow, limits()) as number, connected(number) as connection:
+        connection.sendall(GET + b"\r\n" + GET)
+        assert read(connection).body == b"late"
+        assert read(connection).type == "header_timeout"
 
 
 def test_client_that_does_not_read_is_left() -> None:
