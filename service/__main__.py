@@ -3,13 +3,15 @@
 import argparse
 import asyncio
 import os
+import signal
 import sys
 
 import structlog
 import uvicorn
 from pydantic import ValidationError
 
-from service.app import build_pipeline, create_app
+from service.app import build_deployment, create_app, pipeline_builder
+from service.deployment import Reload
 from service.logs import configure
 from service.server import server_of
 from service.settings import PREFIX, Settings, refuse_unknown
@@ -46,10 +48,13 @@ async def _serve(settings: Settings) -> int:
         if settings.workers > 1:
             create_app(settings)  # what the fronts could not be is told before they are started
             return await serve_with_workers(settings)
-        server = server_of(settings, await build_pipeline(settings))
+        deployment = await build_deployment(settings)
+        server = server_of(settings, deployment)
     except TinyRMError as error:
         log.error("cannot start", type=error.type, reason=str(error))
         return 3
+    reload = Reload(lambda: deployment.reload(pipeline_builder(settings, deployment.metrics)))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.ask)
     await server.serve()
     return 0 if server.started else 3
 

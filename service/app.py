@@ -11,13 +11,15 @@ from starlette.types import ASGIApp
 from service import auth, docs, errors
 from service.access import Access
 from service.auth import OPEN_PATHS, KeyRing, RequireKey
-from service.backend import OpenEngine, start_backend, start_engine
+from service.backend import Backend, OpenEngine, start_backend, start_engine
+from service.deployment import Deployment, folders_of, parse_specialists
 from service.headers import Cors, SecurityHeaders
 from service.limits import RefuseMarked
+from service.metrics import Metrics
 from service.middleware import GiveUpWithClient, JsonBodies, ObserveRequests
 from service.pipeline import Pipeline
-from service.routes import pipeline_of, router
-from service.settings import Settings, split_origins
+from service.routes import deployment_of, router
+from service.settings import InvalidSettings, Settings, split_origins
 from service.tracing import TraceRequests, Tracing
 from tinyrm import __version__
 from tinyrm.bundle import Bundle
@@ -25,7 +27,7 @@ from tinyrm.bundle import Bundle
 log = structlog.get_logger("tinyrm")
 
 
-def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Pipeline]] | None = None) -> ASGIApp:
+def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deployment]] | None = None) -> ASGIApp:
     """The service over what `build` makes of the settings; by default, the bundle that they name.
 
     Raises InvalidKeys, InvalidSettings.
@@ -35,15 +37,12 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Pipelin
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        pipeline = await (build or build_pipeline)(settings)
-        log.info(
-            "ready",
-            model=pipeline.manifest.identity,
-            engine=pipeline.backend.greeting.name,
-            precision=pipeline.backend.greeting.precision,
-        )
-        yield {"pipeline": pipeline, "max_batch_items": settings.max_batch_items}
-        await pipeline.drain(settings.drain_timeout_s)
+        deployment = await (build or build_deployment)(settings)
+        for pipeline in deployment.pipelines.values():
+            greeting = pipeline.backend.greeting
+            log.info("ready", model=pipeline.manifest.identity, engine=greeting.name, precision=greeting.precision)
+        yield {"deployment": deployment, "max_batch_items": settings.max_batch_items}
+        await deployment.drain(settings.drain_timeout_s)
         if tracing:
             await tracing.close()
         log.info("stopped")
@@ -60,7 +59,7 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Pipelin
     )
     app.include_router(router)
     app.include_router(docs.router)
-    errors.install(app, lambda request: pipeline_of(request).backend.retry_after_s(), int(settings.overload_status))
+    errors.install(app, lambda request: deployment_of(request).retry_after_s(), int(settings.overload_status))
     auth.declare(app.openapi(), required=keys is not None)
     # The last one added sees a request first.
     app.add_middleware(RefuseMarked)
@@ -83,8 +82,43 @@ def _around(app: FastAPI, settings: Settings, tracing: Tracing | None) -> ASGIAp
     return Access(SecurityHeaders(outer), paths, is_logged=settings.access_log == "on")
 
 
-async def build_pipeline(settings: Settings, open_engine: OpenEngine = start_engine) -> Pipeline:
-    """Open the bundle, start the engine, run it once. Raises InvalidBundle, EngineUnavailable, InvalidSettings."""
-    bundle = Bundle.open(settings.model)
-    backend, metrics = await start_backend(settings, bundle, open_engine)
+async def build_deployment(settings: Settings, open_engine: OpenEngine = start_engine) -> Deployment:
+    """Open the bundles, start their engines. Raises InvalidBundle, EngineUnavailable, InvalidSettings."""
+    metrics = Metrics()
+
+    async def backend_of(bundle: Bundle) -> Backend:
+        return await start_backend(settings, bundle, metrics, open_engine)
+
+    return await deploy(settings, metrics, backend_of)
+
+
+async def deploy(
+    settings: Settings, metrics: Metrics, backend_of: Callable[[Bundle], Awaitable[Backend]]
+) -> Deployment:
+    """The bundles that the settings name, each before its backend."""
+    specialists = parse_specialists(settings.specialists)
+    bundles = {folder: Bundle.open(folder) for folder in folders_of(settings.model, specialists)}
+    for domain, folder in specialists.items():
+        if domain not in bundles[folder].manifest.spec.domains:
+            raise InvalidSettings(
+                f"{bundles[folder].manifest.identity} knows no domain {domain!r}; it cannot answer it"
+            )
+    pipelines = {
+        folder: pipeline_of(settings, bundle, await backend_of(bundle), metrics) for folder, bundle in bundles.items()
+    }
+    deployment = Deployment(pipelines, specialists, metrics, settings.drain_timeout_s)
+    deployment.describe()
+    return deployment
+
+
+def pipeline_builder(settings: Settings, metrics: Metrics) -> Callable[[Bundle], Awaitable[Pipeline]]:
+    """How a bundle that takes another's place is started: with an engine of its own."""
+
+    async def build(bundle: Bundle) -> Pipeline:
+        return pipeline_of(settings, bundle, await start_backend(settings, bundle, metrics), metrics)
+
+    return build
+
+
+def pipeline_of(settings: Settings, bundle: Bundle, backend: Backend, metrics: Metrics) -> Pipeline:
     return Pipeline(bundle.manifest, bundle.encoder(), backend, metrics, default_swap=settings.default_swap)

@@ -102,27 +102,25 @@ class LocalBackend:
     def _observe(self, report: BatchReport) -> None:
         self._metrics.observe_batch(report)
         if not report.failed:
-            self._metrics.observe_run(sum(map(self._flops, report.lengths)) / 1e9, report.run_s)
+            gflops_per_s = sum(map(self._flops, report.lengths)) / 1e9 / max(report.run_s, 1e-6)
+            self._metrics.observe_run(gflops_per_s, self.greeting.peak_gflops_per_s)
 
 
-OpenEngine = Callable[[Settings, Encoding], Awaitable[RunningEngine]]
+OpenEngine = Callable[[Settings, Bundle], Awaitable[RunningEngine]]
 
 
-async def start_engine(settings: Settings, probe: Encoding) -> RunningEngine:
+async def start_engine(settings: Settings, bundle: Bundle) -> RunningEngine:
     """In a process of its own. Raises EngineUnavailable."""
+    (probe,) = bundle.encoder().encode(Comparison("2 + 2?", "4", "5"), bundle.manifest.spec.instruction(None))
     shared = {name: getattr(settings, name) for name in ENGINE_SETTINGS}
-    engine = EngineProcess(EngineOptions(str(settings.model), **shared), probe, settings.engine_timeout_s)
+    engine = EngineProcess(EngineOptions(str(bundle.folder), **shared), probe, settings.engine_timeout_s)
     await engine.start()
     return engine
 
 
 async def start_backend(
-    settings: Settings, bundle: Bundle, open_engine: OpenEngine = start_engine
-) -> tuple[LocalBackend, Metrics]:
+    settings: Settings, bundle: Bundle, metrics: Metrics, open_engine: OpenEngine = start_engine
+) -> LocalBackend:
     """An engine that has run, and its queue. Raises EngineUnavailable, InvalidSettings."""
-    manifest = bundle.manifest
-    settings.check_against(manifest.spec.max_tokens)
-    (probe,) = bundle.encoder().encode(Comparison("2 + 2?", "4", "5"), manifest.spec.instruction(None))
-    engine = await open_engine(settings, probe)
-    metrics = Metrics(manifest, engine.greeting)
-    return LocalBackend(settings, manifest, engine, metrics), metrics
+    settings.check_against(bundle.manifest.spec.max_tokens)
+    return LocalBackend(settings, bundle.manifest, await open_engine(settings, bundle), metrics)

@@ -1,6 +1,6 @@
 """A front process: `python -m service.front`, started by the service when TINYRM_WORKERS is above 1.
 
-It speaks HTTP, checks and encodes; the queue and the engine are its parent's.
+It speaks HTTP, checks and encodes; the queues and the engines are its parent's.
 """
 
 import argparse
@@ -9,50 +9,85 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import structlog
 import uvicorn
 
+from service.app import deploy, pipeline_of
+from service.deployment import Deployment
 from service.logs import configure
 from service.metrics import Metrics
-from service.pipeline import Pipeline
 from service.remote import RemoteBackend
 from service.server import server_of
 from service.settings import Settings
 from tinyrm.bundle import Bundle
+from tinyrm.errors import TinyRMError
 
 log = structlog.get_logger("tinyrm")
 
 
-def command(listener: int, hub: Path) -> list[str]:
-    return [sys.executable, "-m", "service.front", f"--listener={listener}", f"--hub={hub}"]
+def command(listener: int, hubs: Mapping[Path, Path]) -> list[str]:
+    """hubs: bundle folder -> Unix socket of the owner of its queue."""
+    pairs = [f"--hub={folder}={path}" for folder, path in hubs.items()]
+    return [sys.executable, "-m", "service.front", f"--listener={listener}", *pairs]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m service.front", description=__doc__)
     parser.add_argument("--listener", type=int, required=True, help="descriptor of the listening socket")
-    parser.add_argument("--hub", type=Path, required=True, help="Unix socket of the queue's owner")
+    parser.add_argument("--hub", action="append", required=True, help="bundle folder=Unix socket of its queue's owner")
     options = parser.parse_args()
+    # A socket's path is the service's own and holds no equals sign.
+    hubs = {Path(folder): Path(path) for folder, path in (pair.rsplit("=", 1) for pair in options.hub)}
     settings = Settings()
     configure(settings.log_level, settings.log_format)
     with (
         socket.socket(fileno=options.listener) as listener,
         asyncio.Runner(loop_factory=uvicorn.Config("", log_config=None).get_loop_factory()) as runner,
     ):
-        return runner.run(serve(settings, listener, options.hub))
+        return runner.run(Front(settings, hubs).serve(listener))
 
 
-async def serve(settings: Settings, listener: socket.socket, hub: Path) -> int:
-    """Until asked to stop, or until the queue's owner has gone."""
-    bundle = Bundle.open(settings.model)
-    backend = RemoteBackend(settings, on_loss=lambda: os.kill(os.getpid(), signal.SIGTERM))
-    await backend.connect(hub)
-    metrics = Metrics(bundle.manifest, backend.greeting)
-    pipeline = Pipeline(bundle.manifest, bundle.encoder(), backend, metrics, default_swap=settings.default_swap)
-    server = server_of(settings, pipeline)
-    await server.serve([listener])
-    return 0 if server.started else 3
+class Front:
+    """One deployment, of backends that are elsewhere. It leaves when they do."""
+
+    def __init__(self, settings: Settings, hubs: Mapping[Path, Path]) -> None:
+        self._settings, self._hubs = settings, hubs
+        self._metrics = Metrics()
+        self._deployment: Deployment
+
+    async def serve(self, listener: socket.socket) -> int:
+        """Until asked to stop, or until an owner of a queue has gone."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's business, whoever it is sent to
+        self._deployment = await deploy(
+            self._settings, self._metrics, lambda bundle: self._connect(bundle.folder, self._hubs[bundle.folder])
+        )
+        server = server_of(self._settings, self._deployment)
+        await server.serve([listener])
+        return 0 if server.started else 3
+
+    async def _connect(self, folder: Path, hub: Path) -> RemoteBackend:
+        backend = RemoteBackend(
+            self._settings,
+            on_loss=lambda: os.kill(os.getpid(), signal.SIGTERM),
+            on_move=partial(self._follow, folder),
+        )
+        await backend.connect(hub)
+        return backend
+
+    async def _follow(self, folder: Path, hub: Path) -> None:
+        """The bundle in `folder` is another one now, and has a queue of its own."""
+        try:
+            bundle = await asyncio.to_thread(Bundle.open, folder)
+            backend = await self._connect(folder, hub)
+        except (TinyRMError, OSError) as error:
+            log.error("cannot follow", folder=str(folder), reason=str(error))
+            os.kill(os.getpid(), signal.SIGTERM)  # a new front begins with what is there
+            return
+        self._deployment.replace(folder, pipeline_of(self._settings, bundle, backend, self._metrics))
 
 
 if __name__ == "__main__":

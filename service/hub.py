@@ -37,11 +37,22 @@ class Hub:
         self._reporting = asyncio.create_task(self._keep_reporting())
 
     async def stop(self) -> None:
+        """Hang up, and end queue and engine."""
         if self._server and self._reporting:
             self._reporting.cancel()
             self._server.close()
             for front in self._fronts:
                 front.close()
+        await self._backend.drain(0)
+
+    async def move(self, path: Path, timeout_s: float) -> None:
+        """Send every front to another hub; returns when all have left, each after its last answer, or in time."""
+        for front in self._fronts:
+            front.write(messages.message({"moved": str(path)}))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._fronts:  # noqa: ASYNC110  # they leave one by one, and rarely
+                    await asyncio.sleep(REPORT_INTERVAL_S)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked: dict[int, asyncio.Task[None]] = {}

@@ -63,17 +63,27 @@ MARGINS = (-8, -4, -2, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2, 4, 8)
 class Metrics:
     """What the service tells Prometheus."""
 
-    def __init__(self, manifest: Manifest, greeting: Greeting) -> None:
+    def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per child that nothing reads
         self.registry = CollectorRegistry()
-        self._peak_gflops_per_s = greeting.peak_gflops_per_s
-        self._load: Callable[[], Load] | None = None
+        self._loads: Callable[[], list[Load]] = list
         self._declare_requests()
         self._declare_batches()
         self._declare_judgement()
-        self._info("tinyrm_build", "Version of the service.", version=__version__)
-        self._info("tinyrm_model", "The served model.", name=manifest.name, revision=manifest.revision)
-        self._info("tinyrm_engine", "What the model runs on.", engine=greeting.name, precision=greeting.precision)
+        self._build = self._labelled("tinyrm_build_info", "Version of the service.", "version")
+        self._model = self._labelled("tinyrm_model_info", "A served model.", "name", "revision")
+        self._engine = self._labelled("tinyrm_engine_info", "What a model runs on.", "engine", "precision")
+        self._build.labels(__version__).set(1)
+
+    def describe(self, served: list[tuple[Manifest, Greeting]], loads: Callable[[], list[Load]]) -> None:
+        """What is served from now on. loads: read at each scrape."""
+        self._loads = loads
+        for gauge in (self._model, self._engine):
+            gauge.clear()
+        for manifest, greeting in served:
+            self._model.labels(manifest.name, manifest.revision).set(1)
+            self._engine.labels(greeting.name, greeting.precision).set(1)
+            self._peak.set(greeting.peak_gflops_per_s)
 
     def expose(self) -> bytes:
         """The Prometheus text format, of all processes that share a folder if this one does."""
@@ -84,18 +94,12 @@ class Metrics:
         MultiProcessCollector(together)  # type: ignore[no-untyped-call]
         return generate_latest(together)
 
-    def watch(self, load: Callable[[], Load]) -> None:
-        """Read queue and engine at each scrape."""
-        self._load = load
-
     def _observe_load(self) -> None:
-        if self._load is None:
-            return
-        load = self._load()
-        self._queue_items.set(load.queue_items)
-        self._queue_tokens.set(load.queue_tokens)
-        self._restarts.set(load.restarts)
-        self._ready.set(load.trouble is None)
+        loads = self._loads()
+        self._queue_items.set(sum(load.queue_items for load in loads))
+        self._queue_tokens.set(sum(load.queue_tokens for load in loads))
+        self._restarts.set(sum(load.restarts for load in loads))
+        self._ready.set(bool(loads) and all(load.trouble is None for load in loads))
 
     def observe_request(self, endpoint: str, status: int, seconds: float) -> None:
         self._request_seconds.labels(endpoint, str(status)).observe(seconds)
@@ -110,9 +114,9 @@ class Metrics:
         self._tokens.labels("padding").inc(report.padded_tokens - report.real_tokens)
         self._engine_errors.inc(report.failed)
 
-    def observe_run(self, gflops: float, seconds: float) -> None:
-        """gflops: useful operations of one engine run, by the exact count."""
-        self._mfu.set(gflops / max(seconds, 1e-6) / self._peak_gflops_per_s)
+    def observe_run(self, gflops_per_s: float, peak_gflops_per_s: float) -> None:
+        """Useful operations a second of one engine run, by the exact count, and what they are a share of."""
+        self._mfu.set(gflops_per_s / peak_gflops_per_s)
 
     def observe_engine_error(self) -> None:
         """An answer that is none, such as NaN, of a run that did not fail as a whole."""
@@ -172,8 +176,7 @@ class Metrics:
         self._queue_tokens = self._gauge("tinyrm_queue_tokens", "Tokens waiting for the engine.")
         self._restarts = self._gauge("tinyrm_engine_restarts", "Engines started since the first one.")
         self._ready = self._gauge("tinyrm_engine_ready", "Whether something went through the engine just now.")
-        peak = self._gauge("tinyrm_engine_peak_gflops_per_second", "The peak that MFU is a share of.")
-        peak.set(self._peak_gflops_per_s)
+        self._peak = self._gauge("tinyrm_engine_peak_gflops_per_second", "The peak that MFU is a share of.")
 
     def _declare_judgement(self) -> None:
         self._preferences = self._counter("tinyrm_preferences", "Verdicts.", preferred=("a", "b", "tie"))
@@ -195,13 +198,12 @@ class Metrics:
     def _counter(self, name: str, text: str, /, **labels: tuple[str, ...]) -> Counter:
         return _with_children(Counter(name, text, tuple(labels), registry=self.registry), labels)
 
-    def _gauge(self, name: str, text: str, /, **labels: str) -> Gauge:
-        gauge = Gauge(name, text, tuple(labels), registry=self.registry, multiprocess_mode="mostrecent")
-        return gauge.labels(*labels.values()) if labels else gauge
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return self._labelled(name, text)
 
-    def _info(self, name: str, text: str, /, **values: str) -> None:
-        # A gauge, which is how the text format writes it: the library's own kind cannot be shared by processes.
-        self._gauge(f"{name}_info", text, **values).set(1)
+    def _labelled(self, name: str, text: str, *labels: str) -> Gauge:
+        # Not the library's kind for information: that one cannot be shared by processes. The text format is the same.
+        return Gauge(name, text, labels, registry=self.registry, multiprocess_mode="mostrecent")
 
 
 def share(folder: Path) -> None:

@@ -134,6 +134,6 @@ class ObserveRequests:
             status = 500
             raise
         finally:
-            metrics = scope["state"]["pipeline"].metrics
+            metrics = scope["state"]["deployment"].metrics
             endpoint = ENDPOINT_OF_PATH.get(scope["path"], "other")
             metrics.observe_request(endpoint, status, time.perf_counter() - started)

@@ -13,7 +13,7 @@ from service.schemas import CompareRequest
 from service.waiting import Answered
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoder, Encoding, Truncation
-from tinyrm.errors import DeadlineExceeded, EngineFailed, Unavailable, UnknownModel
+from tinyrm.errors import DeadlineExceeded, EngineFailed, Unavailable
 from tinyrm.flops import exact_flops, paper_flops
 from tinyrm.manifest import Manifest
 from tinyrm.readout import read_out
@@ -39,7 +39,6 @@ class Pipeline:
         self.manifest = manifest
         self.backend = backend
         self.metrics = metrics
-        metrics.watch(backend.load)
         self._encoder = encoder
         self._swap_by_default = default_swap == "on"
         self._encode_threads = ThreadPoolExecutor(thread_name_prefix="encode")
@@ -91,7 +90,6 @@ class Pipeline:
         self._encode_threads.shutdown(wait=False, cancel_futures=True)
 
     async def _encode(self, request: CompareRequest) -> tuple[Encoding, ...]:
-        self._refuse_other_model(request.model)
         spec = self.manifest.spec
         own_instruction = spec.instruction(request.domain)
         instruction = own_instruction if request.instruction is None else request.instruction
@@ -105,11 +103,6 @@ class Pipeline:
             return self._encoder.encode(comparison, instruction, swap=swap)
 
         return await asyncio.get_running_loop().run_in_executor(self._encode_threads, encode)
-
-    def _refuse_other_model(self, name: str | None) -> None:
-        manifest = self.manifest
-        if name not in (None, manifest.name, manifest.identity):
-            raise UnknownModel(f"no model {name!r} is served here; it is {manifest.identity}")
 
     def _read_out(self, answered: Answered) -> Preference:
         try:

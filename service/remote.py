@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +24,12 @@ class RemoteBackend:
 
     greeting: Greeting
 
-    def __init__(self, settings: Settings, on_loss: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, on_loss: Callable[[], None], on_move: Callable[[Path], Coroutine[None, None, None]]
+    ) -> None:
         self._max_queue_tokens, self._max_wait_s = settings.max_queue_tokens, settings.max_wait_s
-        self._on_loss = on_loss
+        self._on_loss, self._on_move = on_loss, on_move
+        self._moving: asyncio.Task[None] | None = None
         self._load = Load(0, 0, 0.0, 0, is_up=False, trouble="not connected")
         self._heard = 0.0
         self._number = 0
@@ -86,16 +89,21 @@ class RemoteBackend:
         if self._asked:
             await asyncio.wait(list(self._asked.values()), timeout=timeout_s)
         self._fail("the service shut down before this request was answered")
+        self._writer.close()
 
     async def _listen(self) -> None:
         while received := await messages.read(self._reader):
             self._hear(received)
-        self._closing = True
-        self._fail("the owner of the queue left")
-        self._on_loss()
+        if not self._closing:
+            self._closing = True
+            self._fail("the owner of the queue left")
+            self._on_loss()
 
     def _hear(self, received: Message) -> None:
         head, body = received
+        if "moved" in head:
+            self._moving = asyncio.create_task(self._on_move(Path(head["moved"])))
+            return
         if "load" in head:
             self._load, self._heard = Load(**head["load"]), time.monotonic()
             return

@@ -2,13 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.access import Notes, notes_of
+from service.deployment import Deployment
 from service.errors import body_of, error_response
 from service.pipeline import Answer, Pipeline
 from service.schemas import (
@@ -54,13 +56,13 @@ MOST_MS = 3_600_000
 router = APIRouter()
 
 
-def pipeline_of(request: Request) -> Pipeline:
+def deployment_of(request: Request) -> Deployment:
     """The one that the application's lifespan built."""
-    pipeline: Pipeline = request.state.pipeline
-    return pipeline
+    deployment: Deployment = request.state.deployment
+    return deployment
 
 
-PipelineOf = Annotated[Pipeline, Depends(pipeline_of)]
+DeploymentOf = Annotated[Deployment, Depends(deployment_of)]
 
 
 Milliseconds = Annotated[
@@ -74,11 +76,16 @@ Milliseconds = Annotated[
 
 @router.post("/v1/compare", responses={**ERRORS}, tags=["score"])
 async def compare(
-    body: CompareRequest, request: Request, response: Response, pipeline: PipelineOf, timeout_ms: Milliseconds = None
+    body: CompareRequest,
+    request: Request,
+    response: Response,
+    deployment: DeploymentOf,
+    timeout_ms: Milliseconds = None,
 ) -> CompareReply:
     """Which of two responses is better, and how surely."""
     notes = notes_of(request)
     notes.items = 1
+    pipeline = deployment.of(body)
     answer = await pipeline.compare(body, flow=object(), timeout_s=seconds(timeout_ms))
     notes.add(answer)
     response.headers["Server-Timing"] = server_timing(answer.stages)
@@ -87,7 +94,7 @@ async def compare(
 
 @router.post("/v1/compare/batch", responses={**ERRORS}, tags=["score"])
 async def compare_batch(
-    body: BatchRequest, request: Request, pipeline: PipelineOf, timeout_ms: Milliseconds = None
+    body: BatchRequest, request: Request, deployment: DeploymentOf, timeout_ms: Milliseconds = None
 ) -> BatchReply:
     """Many comparisons at once. Results keep the order of the items; a bad item fails alone."""
     limit: int = request.state.max_batch_items
@@ -98,13 +105,14 @@ async def compare_batch(
     notes = notes_of(request)
     notes.items = len(body.items)
     ends_at = None if timeout_ms is None else time.perf_counter() + timeout_ms / 1e3
-    pipeline.refuse_if_busy(seconds(timeout_ms))
+    for pipeline in {id(p): p for p in pipelines_of(body.items, deployment)}.values():
+        pipeline.refuse_if_busy(seconds(timeout_ms))
     window, flow = asyncio.Semaphore(WINDOW_ITEMS), object()
 
     async def result_of(item: CompareRequest | RejectedItem) -> CompareReply | ErrorReply:
         async with window:
             left_s = None if ends_at is None else ends_at - time.perf_counter()
-            return await _result_of(item, pipeline, notes, flow, left_s)
+            return await _result_of(item, deployment, notes, flow, left_s)
 
     results = await asyncio.gather(*map(result_of, body.items))
     answered = [r.usage for r in results if isinstance(r, CompareReply)]
@@ -113,23 +121,9 @@ async def compare_batch(
 
 
 @router.get("/v1/models", tags=["about"], responses={**KEY_ERRORS})
-async def models(pipeline: PipelineOf) -> ModelList:
+async def models(deployment: DeploymentOf) -> ModelList:
     """What is served, and on what it runs."""
-    manifest, spec = pipeline.manifest, pipeline.manifest.spec
-    card = ModelCard(
-        name=manifest.name,
-        revision=manifest.revision,
-        default=True,
-        domains=spec.domains,
-        default_domain=spec.default_domain,
-        template=spec.template.name,
-        max_tokens=spec.max_tokens,
-        parameters=manifest.parameters,
-        temperature=manifest.temperature,
-        engine=pipeline.backend.greeting.name,
-        precision=pipeline.backend.greeting.precision,
-    )
-    return ModelList(models=[card])
+    return ModelList(models=[card_of(pipeline, deployment) for pipeline in deployment.pipelines.values()])
 
 
 @router.get("/healthz", tags=["health"])
@@ -139,29 +133,55 @@ async def healthz() -> Status:
 
 
 @router.get("/readyz", tags=["health"], response_model=Status, responses={503: ERRORS[503]})
-async def readyz(pipeline: PipelineOf) -> Any:
+async def readyz(deployment: DeploymentOf) -> Any:
     """The model is loaded, the engine has run, and new work is taken."""
-    trouble = pipeline.backend.load().trouble
+    trouble = deployment.trouble()
     return error_response(503, ErrorBody(type="not_ready", message=trouble)) if trouble else Status(status="ready")
 
 
 @router.get("/metrics", tags=["health"], response_class=Response, responses={**KEY_ERRORS})
-async def metrics(pipeline: PipelineOf) -> Response:
+async def metrics(deployment: DeploymentOf) -> Response:
     """Prometheus text format."""
-    return Response(pipeline.metrics.expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return Response(deployment.metrics.expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def _result_of(
-    item: CompareRequest | RejectedItem, pipeline: Pipeline, notes: Notes, flow: Hashable, timeout_s: float | None
+    item: CompareRequest | RejectedItem, deployment: Deployment, notes: Notes, flow: Hashable, timeout_s: float | None
 ) -> CompareReply | ErrorReply:
     if isinstance(item, RejectedItem):
         return ErrorReply(error=item.error)
     try:
+        pipeline = deployment.of(item)
         answer = await pipeline.compare(item, flow=flow, timeout_s=timeout_s, patient=True)
     except TinyRMError as error:
         return ErrorReply(error=body_of(error))
     notes.add(answer)
     return reply_of(answer, pipeline)
+
+
+def pipelines_of(items: Iterable[CompareRequest | RejectedItem], deployment: Deployment) -> Iterator[Pipeline]:
+    """Those that a list needs; an item that names no model that is served fails by itself, later."""
+    for item in items:
+        with suppress(TinyRMError):
+            if isinstance(item, CompareRequest):
+                yield deployment.of(item)
+
+
+def card_of(pipeline: Pipeline, deployment: Deployment) -> ModelCard:
+    manifest, spec, greeting = pipeline.manifest, pipeline.manifest.spec, pipeline.backend.greeting
+    return ModelCard(
+        name=manifest.name,
+        revision=manifest.revision,
+        default=pipeline is deployment.default,
+        domains=spec.domains,
+        default_domain=spec.default_domain,
+        template=spec.template.name,
+        max_tokens=spec.max_tokens,
+        parameters=manifest.parameters,
+        temperature=manifest.temperature,
+        engine=greeting.name,
+        precision=greeting.precision,
+    )
 
 
 def seconds(milliseconds: int | None) -> float | None:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import uvicorn
 
 from service.app import create_app
+from service.deployment import Deployment
 from service.limits import Limits, allow_open_files
-from service.pipeline import Pipeline
 from service.settings import Settings
 
 # uvicorn's own patience begins with ours and must not end before everybody has their answer.
@@ -41,14 +41,14 @@ class Server(uvicorn.Server):
             self._draining = asyncio.get_running_loop().create_task(self._drain())
 
 
-def server_of(settings: Settings, pipeline: Pipeline) -> Server:
-    """A server that is not started, over a pipeline that is."""
+def server_of(settings: Settings, deployment: Deployment) -> Server:
+    """A server that is not started, over models that are."""
 
-    async def built(_: Settings) -> Pipeline:
-        return pipeline
+    async def built(_: Settings) -> Deployment:
+        return deployment
 
     async def drain() -> None:
-        await pipeline.drain(settings.drain_timeout_s)
+        await deployment.drain(settings.drain_timeout_s)
 
     config = uvicorn.Config(
         create_app(settings, built),

@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     model: Path = Field(default=Path("models/starter"), description="Folder of the bundle to serve.")
+    specialists: str = Field(
+        default="",
+        description="Further bundles, as domain=folder separated by commas: a request of that domain is theirs.",
+    )
     engine: str = Field(
         default="auto",
         description="onnxruntime-cpu, openvino-cpu, onnxruntime-cuda, onnxruntime-tensorrt or torch-cuda; "

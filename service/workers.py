@@ -5,17 +5,20 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
 from service import front
 from service.backend import start_backend
+from service.deployment import Reload, folders_of, parse_specialists
 from service.hub import Hub
-from service.metrics import share
+from service.metrics import Metrics, share
 from service.server import GRACE_S
 from service.settings import InvalidSettings, Settings
 from tinyrm.bundle import Bundle
+from tinyrm.errors import TinyRMError
 
 log = structlog.get_logger("tinyrm")
 
@@ -24,20 +27,61 @@ RESTART_DELAY_S = 0.5
 
 
 async def serve_with_workers(settings: Settings) -> int:
-    """Own the queue and the engine, and keep the fronts running, until asked to stop.
+    """Own the queues and the engines, and keep the fronts running, until asked to stop.
 
     Raises InvalidBundle, EngineUnavailable, InvalidSettings if that cannot begin.
     """
     with tempfile.TemporaryDirectory(prefix="tinyrm-") as folder, listen(settings) as listener:
         share(Path(folder))
-        backend, _ = await start_backend(settings, Bundle.open(settings.model))
-        hub = Hub(backend)
-        await hub.start(Path(folder, "hub"))
-        fronts = Fronts(front.command(listener.fileno(), Path(folder, "hub")), listener.fileno())
+        hubs = Hubs(settings, Path(folder))
+        for bundle in folders_of(settings.model, parse_specialists(settings.specialists)):
+            await hubs.start(bundle)
+        fronts = Fronts(lambda: front.command(listener.fileno(), hubs.paths), listener.fileno())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, Reload(hubs.reload).ask)
         await fronts.run(settings.workers, settings.drain_timeout_s + GRACE_S)
-        await hub.stop()
-        await backend.drain(0)
+        await hubs.stop()
     return 0
+
+
+class Hubs:
+    """A queue and an engine for each bundle, and where fronts find them."""
+
+    def __init__(self, settings: Settings, runtime: Path) -> None:
+        self.paths: dict[Path, Path] = {}
+        self._settings, self._runtime = settings, runtime
+        self._metrics = Metrics()
+        self._hubs: dict[Path, tuple[str, Hub]] = {}
+        self._started = 0
+
+    async def start(self, folder: Path) -> None:
+        await self._serve(folder, Bundle.open(folder))
+
+    async def reload(self) -> None:
+        """Serve what the folders hold now; what cannot be opened or started leaves the old one in its place."""
+        for folder, (identity, old) in list(self._hubs.items()):
+            try:
+                bundle = await asyncio.to_thread(Bundle.open, folder)
+                if bundle.manifest.identity == identity:
+                    log.info("unchanged", model=identity)
+                    continue
+                await self._serve(folder, bundle)
+            except TinyRMError as error:
+                log.error("cannot reload", folder=str(folder), type=error.type, reason=str(error))
+                continue
+            await old.move(self.paths[folder], self._settings.drain_timeout_s)
+            await old.stop()
+            log.info("reloaded", model=bundle.manifest.identity, instead_of=identity)
+
+    async def stop(self) -> None:
+        for _, hub in self._hubs.values():
+            await hub.stop()
+
+    async def _serve(self, folder: Path, bundle: Bundle) -> None:
+        hub = Hub(await start_backend(self._settings, bundle, self._metrics))
+        self._started += 1
+        path = self._runtime / f"hub-{self._started}"
+        await hub.start(path)
+        self._hubs[folder], self.paths[folder] = (bundle.manifest.identity, hub), path
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -52,9 +96,9 @@ def listen(settings: Settings) -> socket.socket:
 
 
 class Fronts:
-    """Processes of one command. One that ends by itself is replaced."""
+    """Processes of one command, as it is when each begins. One that ends by itself is replaced."""
 
-    def __init__(self, command: list[str], descriptor: int) -> None:
+    def __init__(self, command: Callable[[], list[str]], descriptor: int) -> None:
         self._command, self._descriptor = command, descriptor
         self._stopping = asyncio.Event()
         self._running: dict[int, subprocess.Popen[bytes]] = {}
@@ -73,7 +117,7 @@ class Fronts:
 
     async def _keep(self, place: int) -> None:
         while not self._stopping.is_set():
-            process = subprocess.Popen(self._command, pass_fds=[self._descriptor])  # noqa: ASYNC220, S603
+            process = subprocess.Popen(self._command(), pass_fds=[self._descriptor])  # noqa: ASYNC220, S603
             self._running[place] = process
             code = await asyncio.to_thread(process.wait)
             del self._running[place]

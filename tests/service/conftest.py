@@ -12,8 +12,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from service.app import build_pipeline, create_app
+from service.app import build_deployment, create_app
 from service.batcher import Ran
+from service.deployment import Deployment
 from service.engine import Greeting
 from service.pipeline import Pipeline
 from service.settings import Settings
@@ -79,18 +80,18 @@ class EngineHere:
 
 @contextmanager
 def serve(settings: Settings) -> Iterator[Served]:
-    pipelines: list[Pipeline] = []
+    deployments: list[Deployment] = []
     engine = EngineHere(settings)
 
-    async def open_here(_: Settings, __: Encoding) -> EngineHere:
+    async def open_here(_: Settings, __: Bundle) -> EngineHere:
         return engine
 
-    async def build(settings: Settings) -> Pipeline:
-        pipelines.append(await build_pipeline(settings, open_here))
-        return pipelines[0]
+    async def build(settings: Settings) -> Deployment:
+        deployments.append(await build_deployment(settings, open_here))
+        return deployments[0]
 
     with TestClient(create_app(settings, build), raise_server_exceptions=False) as client:
-        yield Served(client, pipelines[0], engine.engine)
+        yield Served(client, deployments[0].default, engine.engine)
 
 
 @pytest.fixture(scope="session")

@@ -215,12 +215,12 @@ def test_items_of_a_list_whose_time_is_over_say_so_one_by_one(fresh: Served, mon
     run = fresh.engine.run
 
     def slow(*arrays: Any) -> Any:
-        time.sleep(0.1)
+        time.sleep(0.5)
         return run(*arrays)
 
     monkeypatch.setattr(fresh.engine, "run", slow)
     items = [PAIR | {"response_a": "yes " * 300}] * 6
-    reply = fresh.client.post("/v1/compare/batch", json={"items": items}, headers={"X-Request-Timeout-Ms": "250"})
+    reply = fresh.client.post("/v1/compare/batch", json={"items": items}, headers={"X-Request-Timeout-Ms": "1500"})
     kinds = [result["error"]["type"] if "error" in result else "answered" for result in reply.json()["results"]]
     assert reply.status_code == 200
     assert kinds[0] == "answered"
