@@ -89,8 +89,8 @@ def ceiling(measured: Mapping[str, Any]) -> str:
 
 def overhead(measured: Mapping[str, Any]) -> str:
     text = (
-        f"One caller, {measured['requests']} requests of /v1/compare; latency at the client less the `run` that the "
-        f"reply's Server-Timing states: p50 {milliseconds(measured['p50_s'])}, p99 {milliseconds(measured['p99_s'])} ms "
+        f"One caller, {measured['requests']} requests of /v1/compare; latency at the client less the `run` in the "
+        f"reply's Server-Timing: p50 {milliseconds(measured['p50_s'])}, p99 {milliseconds(measured['p99_s'])} ms "
         f"(aim {milliseconds(measured['aim_s'])} ms)."
     )
     return text + targets(measured)
