@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from time import perf_counter
 
 from loadtests.tally import Tally
 from loadtests.wire import Client
@@ -15,12 +16,12 @@ PEAK_CLIENTS = (8, 16, 32)
 
 async def closed_loop(client: Client, requests: Sequence[bytes], clients: int, seconds: float) -> Tally:
     """So many callers, each of whom asks again when it has its answer."""
-    tally, loop, todo = Tally(), asyncio.get_running_loop(), repeated(requests)
-    end = loop.time() + seconds
+    tally, todo = Tally(), repeated(requests)
+    end = perf_counter() + seconds
 
     async def caller() -> None:
-        while loop.time() < end:
-            await tally.ask(client, next(todo), loop.time())
+        while perf_counter() < end:
+            await tally.ask(client, next(todo), perf_counter())
 
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
@@ -32,9 +33,9 @@ async def peak_rate(client: Client, requests: Sequence[bytes], seconds: float) -
     """Answers a second at the best of several numbers of callers: the capacity."""
     rates = []
     for clients in PEAK_CLIENTS:
-        begun = asyncio.get_running_loop().time()
+        begun = perf_counter()
         tally = await closed_loop(client, requests, clients, seconds)
-        rates.append(tally.answered / (asyncio.get_running_loop().time() - begun))
+        rates.append(tally.answered / (perf_counter() - begun))
     return max(rates)
 
 
@@ -51,12 +52,12 @@ async def open_loop(
 
     Time counts from when a request was due: a generator that falls behind shows in the latency, not in the rate.
     """  # fmt: skip
-    loop, dice, todo = asyncio.get_running_loop(), random.Random(SEED), repeated(requests)
-    due = begun = loop.time()
+    dice, todo = random.Random(SEED), repeated(requests)
+    due = begun = perf_counter()
     async with asyncio.TaskGroup() as group:
         while due - begun < seconds and not (stop and stop.is_set()):
             # Also when behind: the answers have to be read.
-            await asyncio.sleep(max(0, due - loop.time()))
+            await asyncio.sleep(max(0, due - perf_counter()))
             group.create_task(tally.ask(client, next(todo), due))
             due += dice.expovariate(rate)
 

@@ -23,6 +23,7 @@ from loadtests.wire import Client, status_of
 START_TIMEOUT_S = 120
 ENGINE_MODULE = "service.engine"
 STARTER = Path("models/starter")
+COMMAND = (sys.executable, "-m", "service")
 SETTING = re.compile(r"^\| `TINYRM_([A-Z0-9_]+)` \| `([^`]*)` \|", flags=re.MULTILINE)
 
 
@@ -42,15 +43,21 @@ class Service:
         """Seconds until /readyz said yes. Raises NotServing."""
         client, begun = Client(self.port, keep_alive=False, timeout_s=2), time.perf_counter()
         while time.perf_counter() - begun < timeout_s:
-            if self.popen.poll() is not None:
-                raise NotServing(f"left with {self.popen.returncode}: {last_line(self.log)}")
+            self.check_runs()
             if await status_of(client, "/readyz") == 200:
                 return time.perf_counter() - begun
             await asyncio.sleep(0.02)
         raise NotServing(f"not ready within {timeout_s:g} s: {last_line(self.log)}")
 
+    def check_runs(self) -> None:
+        """Raises NotServing if the process has ended."""
+        if self.popen.poll() is not None:
+            raise NotServing(f"left with {self.popen.returncode}: {last_line(self.log)}")
+
     def tree(self) -> list[psutil.Process]:
-        """The process and all that it started and still runs."""
+        """The process and all that it started and still runs. Empty once it ended: its number may be reused."""
+        if self.popen.poll() is not None:
+            return []
         try:
             root = psutil.Process(self.popen.pid)
             return [root, *root.children(recursive=True)]
@@ -103,8 +110,8 @@ def launch(settings: Mapping[str, object], log: Path, port: int) -> Service:
     ours = {f"TINYRM_{name.upper()}": str(value) for name, value in settings.items()}
     others = {name: value for name, value in os.environ.items() if not name.startswith("TINYRM_")}
     with log.open("ab") as output:
-        popen = subprocess.Popen(
-            [sys.executable, "-m", "service"], env=others | {"TINYRM_PORT": str(port)} | ours,
+        popen = subprocess.Popen(  # noqa: S603  # the command above
+            COMMAND, env=others | {"TINYRM_PORT": str(port)} | ours,
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     return Service(popen, port, log)
@@ -124,7 +131,8 @@ async def started(**settings: object) -> AsyncIterator[Service]:
 
 def known_settings() -> dict[str, str]:
     """Names, in lower case and without prefix, and defaults: a setting the service does not know is an error there."""
-    done = subprocess.run([sys.executable, "-m", "service", "--settings"], capture_output=True, text=True, check=True)
+    command = [*COMMAND, "--settings"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
     return {name.lower(): default for name, default in SETTING.findall(done.stdout)}
 
 

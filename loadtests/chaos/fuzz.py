@@ -8,7 +8,7 @@ from typing import Any
 
 from loadtests.chaos.case import PATIENCE_S, Context, Outcome, is_well
 
-CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+CONFIGURATION = Path(__file__).resolve().with_name("schemathesis.toml")
 LOGS = Path("runs/chaos")
 RESPONSE_WITHIN_S = 20
 
@@ -29,15 +29,17 @@ async def fuzz(context: Context) -> Outcome:
 
 
 async def schemathesis(port: int, examples: int, records: Path) -> int:
-    """Its exit code; the report goes to `records`, what it prints beside it."""
+    """Its exit code; the report goes to `records`, what it prints and keeps for itself beside it."""
     command = [
         "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION), "run", f"http://127.0.0.1:{port}/openapi.json",
-        "--max-examples", str(examples), "--checks", "all", "--continue-on-failure", "--seed", "17", "--no-color",
+        "--max-examples", str(examples), "--continue-on-failure", "--seed", "17", "--no-color",
         "--request-timeout", str(PATIENCE_S), "--max-response-time", str(RESPONSE_WITHIN_S),
-        "--suppress-health-check", "all", "--report", "json", "--report-json-path", str(records),
+        "--suppress-health-check", "all", "--report", "json", "--report-json-path", records.name,
     ]  # fmt: skip
     with records.with_suffix(".log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=log, stderr=log, cwd=records.parent
+        )
         try:
             return await process.wait()
         finally:

@@ -23,7 +23,8 @@ async def full_503(context: Context) -> Outcome:
 
 async def full(context: Context, status: int) -> Outcome:
     """Several times the capacity: the rest is refused at once, and told when to come back."""
-    settings: dict[str, object] = {"max_queue_tokens": context.known["max_batch_tokens"]}
+    smallest = context.settings.get("max_batch_tokens", context.known["max_batch_tokens"])
+    settings: dict[str, object] = {"max_queue_tokens": smallest}
     if "overload_status" in context.known:
         settings["overload_status"] = status
     elif status != 429:

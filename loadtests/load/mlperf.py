@@ -3,6 +3,7 @@
 import asyncio
 import re
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class System:
 
     def issue_single(self, samples: Sequence[Any]) -> None:
         for sample in samples:
-            self._start(self._single, sample.id, sample.index, self._loop.time())
+            self._start(self._single, sample.id, sample.index, time.perf_counter())
 
     def issue_batches(self, samples: Sequence[Any]) -> None:
         named = [(sample.id, sample.index) for sample in samples]
@@ -93,7 +94,7 @@ class System:
     async def _batch(self, samples: Sequence[tuple[int, int]]) -> None:
         content = batch_request([self._comparisons[index] for _, index in samples])
         async with self._calls:
-            reply = await self.tally.ask(self._client, content, self._loop.time())
+            reply = await self.tally.ask(self._client, content, time.perf_counter())
         if reply is not None and reply.status == 200 and b'"error"' in reply.body:
             self.tally.failed += 1
             self.tally.answered -= 1

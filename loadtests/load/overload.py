@@ -1,6 +1,6 @@
 """Several times the capacity, from clients that do not wait for answers: what is still done, and for whom."""
 
-import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,12 +54,12 @@ async def measure(payloads: Payloads, plan: Overload) -> dict[str, Any]:
 
 async def offered(service: Service, payloads: Payloads, rate: float, seconds: float) -> tuple[Tally, float]:
     """What became of the requests, and the seconds until the last of them had its answer."""
-    loop, tally = asyncio.get_running_loop(), Tally()
+    tally = Tally()
     client = Client(service.port, timeout_s=PATIENCE_S)
-    begun = loop.time()
+    begun = time.perf_counter()
     await open_loop(client, payloads.singles(), rate, tally, seconds=seconds)
     client.close()
-    return tally, loop.time() - begun
+    return tally, time.perf_counter() - begun
 
 
 def targets_of(tally: Tally, goodput_share: float, wait_bound_s: float | None) -> list[Target]:

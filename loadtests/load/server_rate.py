@@ -1,6 +1,6 @@
 """The highest rate of the Server scenario that is valid under the bound, as a share of the Offline rate."""
 
-import asyncio
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -51,11 +51,11 @@ async def measure(payloads: Payloads, search: Search) -> dict[str, Any]:
 
 async def batch_rate(port: int, payloads: Payloads, seconds: float) -> float:
     """Comparisons a second in batches: Offline has to know in advance how many samples make its duration."""
-    client, loop = Client(port, timeout_s=PATIENCE_S), asyncio.get_running_loop()
-    begun = loop.time()
+    client = Client(port, timeout_s=PATIENCE_S)
+    begun = time.perf_counter()
     tally = await closed_loop(client, payloads.batches(BATCH_ITEMS), 2, seconds)
     client.close()
-    return max(tally.answered * BATCH_ITEMS / (loop.time() - begun), 1)
+    return max(tally.answered * BATCH_ITEMS / (time.perf_counter() - begun), 1)
 
 
 async def find_rate(
