@@ -39,7 +39,8 @@ def test_exit_code_of_a_service_that_dies_of_the_signal(behave: Behave, context:
     assert "exit code 0, was -15" in uvloop.run(process.terminated(context)).broken
 
 
-def test_service_that_does_not_leave(behave: Behave, context: Context) -> None:
+def test_service_that_does_not_leave(behave: Behave, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "GRACE_S", 0.5)
     behave("ignores-sigterm")
     assert "exit code 0, was None" in uvloop.run(process.terminated(context)).broken
 
@@ -56,10 +57,14 @@ def test_queue_that_never_refuses(behave: Behave, context: Context) -> None:
     assert "something was refused" in uvloop.run(queue.full_429(context)).broken
 
 
-def test_hostile_bytes_that_are_answered_as_if_they_were_none(behave: Behave, context: Context) -> None:
+def test_hostile_bytes_that_are_taken_or_not_answered(
+    behave: Behave, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hostile, "PATIENCE_S", 0.5)
     behave("answers")
     broken = "\n".join(uvloop.run(hostile.hostile(context)).broken)
     assert "NaN: expected one of (422,), was 200" in broken
+    assert "TLS: expected one of (400, 0), was -1" in broken
 
 
 def test_skipped_case_has_a_reason(behave: Behave, context: Context) -> None:
