@@ -11,7 +11,9 @@ from loadtests.chaos.case import Context, Extent
 from loadtests.payloads import Payloads, synthetic
 
 STAND_IN = Path(__file__).with_name("stand_in_service.py")
-EXTENT = Extent(load_s=0.4, soak_s=0.5, clients=20, restart_within_s=60, most_growth=10, with_peers=False)
+EXTENT = Extent(
+    load_s=0.4, soak_s=0.5, clients=20, unready_within_s=2, restart_within_s=60, most_growth=10, with_peers=False
+)
 
 
 @pytest.fixture

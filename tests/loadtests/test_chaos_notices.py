@@ -67,6 +67,21 @@ def test_hostile_bytes_that_are_taken_or_not_answered(
     assert "TLS: expected one of (400, 0), was -1" in broken
 
 
+@pytest.mark.parametrize("case", [engine.killed, engine.stopped])
+def test_engine_that_is_replaced(case: Callable, behave: Behave, context: Context) -> None:
+    behave("keeps-engine")
+    outcome = uvloop.run(case(context))
+    assert outcome.record()["broken"] == []
+    assert outcome.tally.answered > 0
+    assert outcome.notes["/readyz 503"] != "never"
+
+
+def test_engine_that_nobody_looks_after(behave: Behave, context: Context) -> None:
+    behave("forgets-engine")
+    broken = uvloop.run(engine.stopped(context)).broken
+    assert broken == ["/readyz 503 within 2 s, was never", "the old engine process is gone"]
+
+
 def test_skipped_case_has_a_reason(behave: Behave, context: Context) -> None:
     behave("answers")
     assert "no child runs" in chaos.outcome_of(chaos.Case("x", engine.killed), context)["reason"]
