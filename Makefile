@@ -14,9 +14,10 @@ ADVISORY_PROBE := https://pypi.org/pypi/pip/24.0/json
 # Two environments: serving has no torch, and has to be seen to work without it.
 SERVE := .venv/serve
 DEV := .venv/dev
+LOAD := .venv/load
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format audit train starter export evaluate bench bench-peers clean
+.PHONY: help install serve test lint format audit train starter export evaluate bench bench-peers load chaos fuzz clean
 
 help:  ## list the chores
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -29,6 +30,11 @@ $(SERVE)/installed: pyproject.toml
 $(DEV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,otel,train,export,dev]'
+	touch $@
+
+$(LOAD)/installed: pyproject.toml
+	$(PYTHON) -m venv $(LOAD)
+	$(LOAD)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,load]'
 	touch $@
 
 install: $(SERVE)/installed $(DEV)/installed  ## both environments
@@ -96,3 +102,12 @@ bench-peers: .venv/bench-peers/installed .venv/bench-optimum/installed .venv/ben
 bench: $(DEV)/installed  ## every engine side by side, into docs/performance.md (hours; BENCH=--quick: minutes)
 	-$(MAKE) --keep-going bench-peers
 	$(DEV)/bin/python -m loadtests.bench $(BENCH)
+
+load: $(LOAD)/installed  ## overload, MLPerf LoadGen and the front alone, into docs/reliability.md (LOADTEST=--quick: seconds)
+	$(LOAD)/bin/python -m loadtests.load $(LOADTEST)
+
+chaos: $(LOAD)/installed  ## kills, hangs, vanishing clients and a soak, into docs/reliability.md (LOADTEST=--quick: seconds)
+	$(LOAD)/bin/python -m loadtests.chaos $(LOADTEST)
+
+fuzz: $(LOAD)/installed  ## 20,000 requests made up from the OpenAPI document
+	$(LOAD)/bin/python -m loadtests.chaos --no-write --cases fuzz $(LOADTEST)

@@ -1,1 +1,1 @@
-"""Black-box measurements: drives commands and servers, imports nothing of ours."""
+"""Black-box measurements: drives commands and servers. Of ours it imports the reader of preference pairs alone."""

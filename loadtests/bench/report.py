@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+from loadtests import markers
+
 HEADING = "## The engines, side by side"
 OURS = "ours-ort-fp32"
 
@@ -74,12 +75,8 @@ def notes(geometry: Mapping[str, Any]) -> str:
 
 
 def with_section(document: str, text: str) -> str:
-    """The document with `text` between the markers; without markers, under a heading of its own at the end."""
-    block = f"{BEGIN}\n{text}\n{END}"
-    if BEGIN in document and END in document:
-        before, _, rest = document.partition(BEGIN)
-        return before + block + rest.partition(END)[2]
-    return f"{document.rstrip()}\n\n{HEADING}\n\n{block}\n"
+    """The document with `text` in the place of the last run's."""
+    return markers.with_section(document, "bench", HEADING, text)
 
 
 def best_rates(rates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

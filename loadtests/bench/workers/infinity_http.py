@@ -19,12 +19,12 @@ RUN_TIMEOUT_S = 600
 
 
 class Server:
-    """`infinity_emb v2` on a free port of this machine; `close` ends it."""
+    """`infinity_emb v2` on a free port of this machine; `close` ends it. python: of the environment that has it."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, python: Path = Path(sys.executable)) -> None:
         self.port = free_port()
         command = [
-            Path(sys.executable).with_name("infinity_emb"), "v2", "--model-id", model, "--served-model-name", "bench",
+            python.with_name("infinity_emb"), "v2", "--model-id", model, "--served-model-name", "bench",
             "--engine", "torch", "--device", "cpu", "--dtype", "float32", "--no-compile", "--no-bettertransformer",
             "--no-model-warmup", "--host", "127.0.0.1", "--port", self.port, "--log-level", "warning",
         ]  # fmt: skip
@@ -32,6 +32,10 @@ class Server:
         self._popen = subprocess.Popen(  # noqa: S603  # the command above
             [str(part) for part in command], env=os.environ | quiet, stdin=subprocess.DEVNULL
         )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
 
     def wait(self) -> None:
         """Until it answers. Raises RuntimeError if it ends or does not start in time."""

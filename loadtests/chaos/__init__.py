@@ -1,0 +1,1 @@
+"""What breaks, is killed, hangs or misbehaves around the service, and what the service then owes everybody else."""

@@ -1,0 +1,74 @@
+"""Requests made up from the OpenAPI document, by schemathesis."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from loadtests.chaos.case import PATIENCE_S, Context, Outcome, is_well
+
+CONFIGURATION = Path(__file__).resolve().with_name("schemathesis.toml")
+LOGS = Path("runs/chaos")
+RESPONSE_WITHIN_S = 20
+
+
+async def fuzz(context: Context) -> Outcome:
+    """Every check of schemathesis that applies; any 5xx is a failure, and so is an answer that takes too long."""
+    outcome, records = Outcome(), LOGS / "fuzz.json"
+    prepare(records)
+    async with context.service() as service:
+        outcome.rss_before_bytes = service.rss_bytes()
+        code = await schemathesis(service.port, context.extent.fuzz_examples, records)
+        outcome.rss_after_bytes = service.rss_bytes()
+        if code not in (0, 1):
+            raise RuntimeError(f"schemathesis left with {code}: {last_line(records.with_suffix('.log'))}")
+        count(json.loads(read(records)), outcome)
+        await is_well(service, context.payloads, outcome)
+    return outcome
+
+
+async def schemathesis(port: int, examples: int, records: Path) -> int:
+    """Its exit code; the report goes to `records`, what it prints and keeps for itself beside it."""
+    command = [
+        "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION), "run", f"http://127.0.0.1:{port}/openapi.json",
+        "--max-examples", str(examples), "--continue-on-failure", "--seed", "17", "--no-color",
+        "--request-timeout", str(PATIENCE_S), "--max-response-time", str(RESPONSE_WITHIN_S),
+        "--suppress-health-check", "all", "--report", "json", "--report-json-path", records.name,
+    ]  # fmt: skip
+    with records.with_suffix(".log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=log, stderr=log, cwd=records.parent
+        )
+        try:
+            return await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+def count(report: dict[str, Any], outcome: Outcome) -> None:
+    """Cases as requests: those with a failure failed, those without an answer were lost."""
+    cases, tally = report["test_cases"], outcome.tally
+    tally.sent = cases["generated"]
+    tally.failed = cases["with_failures"]
+    tally.lost = cases["errored"]
+    tally.answered = tally.sent - tally.failed - tally.lost
+    for failure in report["failures"]:
+        outcome.broken.append(f"{failure['title']}: {failure['count']} at {', '.join(failure['operations'])}")
+    outcome.broken += [f"schemathesis: {json.dumps(error)[:300]}" for error in report["errors"]]
+    outcome.expect("schemathesis ran to its end", bool(report["complete"]))
+    outcome.notes["operations"] = f"{report['operations']['tested']} of {report['operations']['total']}"
+
+
+def prepare(records: Path) -> None:
+    records.parent.mkdir(parents=True, exist_ok=True)
+    records.unlink(missing_ok=True)
+
+
+def read(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")
+
+
+def last_line(log: Path) -> str:
+    return (read(log).strip().splitlines() or ["it said nothing"])[-1][:300]
