@@ -66,7 +66,10 @@ class LocalBackend:
 
     def __init__(self, settings: Settings, manifest: Manifest, engine: RunningEngine, metrics: Metrics) -> None:
         self.greeting, self.engine = engine.greeting, engine
-        suits = BATCH_TOKENS_ON_CPU if self.greeting.step else BATCH_TOKENS_ON_GPU
+        on_gpu = self.greeting.step == 0
+        suits = BATCH_TOKENS_ON_GPU if on_gpu else BATCH_TOKENS_ON_CPU
+        # A GPU finds its next batch prepared. A CPU would only commit itself earlier to what it does next.
+        in_flight = settings.streams + on_gpu
         self.batcher = Batcher(
             engine.run, settings.max_batch_tokens or suits, settings.max_queue_tokens, settings.max_wait_s,
             self._observe, self.greeting.step, settings.streams, self.greeting.tokens_per_s,
