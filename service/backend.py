@@ -72,7 +72,7 @@ class LocalBackend:
         in_flight = settings.streams + on_gpu
         self.batcher = Batcher(
             engine.run, settings.max_batch_tokens or suits, settings.max_queue_tokens, settings.max_wait_s,
-            self._observe, self.greeting.step, settings.streams, self.greeting.tokens_per_s,
+            self._observe, self.greeting.step, in_flight, self.greeting.tokens_per_s,
         )  # fmt: skip
         self.submit = self.batcher.submit
         self.retry_after_s = self.batcher.retry_after_s
