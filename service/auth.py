@@ -153,6 +153,7 @@ class RequireKey:
         key = self.keys.holder(token) if token else None
         if key:
             bind_contextvars(client=key.name)
+            scope.setdefault("state", {})["client"] = key.name
         if key is None:
             message = "this key is not known" if token else "send a key: Authorization: Bearer <key>"
             await refusal("unauthorized", message, {"WWW-Authenticate": "Bearer"})(scope, receive, send)

@@ -75,11 +75,11 @@ class Hub:
             writer.close()
 
     async def _answer(self, head: dict[str, Any], body: bytes, writer: asyncio.StreamWriter) -> None:
-        number = head["number"]
+        number, flow = head["number"], head["flow"]
         try:
             answered = await self._backend.submit(
                 messages.readings_of(head["lengths"], body),
-                flow=(id(writer), head["flow"]),
+                flow=flow if isinstance(flow, str) else (id(writer), flow),
                 timeout_s=head["timeout_s"],
                 patient=head["patient"],
             )

@@ -69,7 +69,8 @@ class RemoteBackend:
         self._number += 1
         number = self._number
         lengths, ids = messages.ids_of(readings)
-        head = {"number": number, "lengths": lengths, "flow": id(flow), "timeout_s": timeout_s, "patient": patient}
+        shared = flow if isinstance(flow, str) else id(flow)  # a name means the same in every front
+        head = {"number": number, "lengths": lengths, "flow": shared, "timeout_s": timeout_s, "patient": patient}
         answer: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
         self._writer.write(messages.message(head, ids))

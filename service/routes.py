@@ -86,7 +86,7 @@ async def compare(
     notes = notes_of(request)
     notes.items = 1
     pipeline = deployment.of(body)
-    answer = await pipeline.compare(body, flow=object(), timeout_s=seconds(timeout_ms))
+    answer = await pipeline.compare(body, flow=flow_of(request), timeout_s=seconds(timeout_ms))
     notes.add(answer)
     response.headers["Server-Timing"] = server_timing(answer.stages)
     return reply_of(answer, pipeline)
@@ -107,7 +107,7 @@ async def compare_batch(
     ends_at = None if timeout_ms is None else time.perf_counter() + timeout_ms / 1e3
     for pipeline in {id(p): p for p in pipelines_of(body.items, deployment)}.values():
         pipeline.refuse_if_busy(seconds(timeout_ms))
-    window, flow = asyncio.Semaphore(WINDOW_ITEMS), object()
+    window, flow = asyncio.Semaphore(WINDOW_ITEMS), flow_of(request)
 
     async def result_of(item: CompareRequest | RejectedItem) -> CompareReply | ErrorReply:
         async with window:
@@ -157,6 +157,11 @@ async def _result_of(
         return ErrorReply(error=body_of(error))
     notes.add(answer)
     return reply_of(answer, pipeline)
+
+
+def flow_of(request: Request) -> Hashable:
+    """Who shares the engine with whom: clients, if they are known by their keys, else single calls."""
+    return getattr(request.state, "client", None) or object()
 
 
 def pipelines_of(items: Iterable[CompareRequest | RejectedItem], deployment: Deployment) -> Iterator[Pipeline]:

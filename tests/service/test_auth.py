@@ -195,3 +195,24 @@ def test_reading_costs_nothing_while_the_file_is_the_same(tmp_path: Path, monkey
     os.utime(tmp_path / "keys.json", ns=(0, 0))
     with pytest.raises(TypeError):
         ring.holder(b"one")
+
+
+def test_the_engine_is_shared_among_keys(guarded: Served, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flow that a comparison belongs to is its key; without keys each call is one of its own."""
+    flows: list[Any] = []
+    for service in (guarded, served):
+        monkeypatch.setattr(service.pipeline.backend, "submit", noting(flows, service.pipeline.backend.submit))
+    assert all(ask(guarded, path, "Bearer scorer").status_code == 200 for path in ("/v1/compare", "/v1/compare/batch"))
+    assert ask(guarded, "/v1/compare", "Bearer operator").status_code == 200
+    assert flows == ["scorer", "scorer", "operator"]
+    flows.clear()
+    assert all(ask(served, "/v1/compare", None).status_code == 200 for _ in range(2))
+    assert len(set(flows)) == 2
+
+
+def noting(flows: list[Any], submit: Any) -> Any:
+    async def submit_noted(*args: Any, **options: Any) -> Any:
+        flows.append(options["flow"])
+        return await submit(*args, **options)
+
+    return submit_noted
