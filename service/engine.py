@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from service import frames
+from service import messages
 from service.logs import configure
 from tinyrm.batch import collate
 from tinyrm.bundle import Bundle
-from tinyrm.encoding import Encoding, Truncation
 from tinyrm.errors import TinyRMError
 from tinyrm.peak import matrix_product_gflops_per_s
 from tinyrm.runtimes import Engine, open_engine, warm_up
@@ -89,9 +88,9 @@ def serve(connection: socket.socket, options: EngineOptions) -> int:
         )
         hello = _greeting(engine, bundle, options)
     except TinyRMError as error:
-        connection.sendall(frames.greeting({"error": error.type, "message": str(error)}))
+        connection.sendall(messages.message({"error": error.type, "message": str(error)}))
         return 3
-    connection.sendall(frames.greeting(asdict(hello)))
+    connection.sendall(messages.message(asdict(hello)))
     Worker(connection, engine, bundle.manifest.special_tokens.pad).run(options.streams)
     return 0
 
@@ -128,22 +127,25 @@ class Worker:
             os._exit(0)
 
     def _answer(self, payload: bytes) -> None:
-        number, rows = frames.parse_request(payload)
-        batch = collate([Encoding(row.astype(np.int64), Truncation()) for row in rows], self._pad_id)
+        head, body = messages.parse(payload)
+        readings = messages.readings_of(head["lengths"], body)
+        batch = collate(readings, self._pad_id)
         started = time.perf_counter()
         try:
             logits = self._engine.run(batch.input_ids, batch.attention_mask)
-            answer = np.asarray(logits, dtype=np.float32).reshape(len(rows), 2)
-            frame = frames.reply(number, time.perf_counter() - started, answer)
+            answer = np.asarray(logits, dtype=np.float32).reshape(len(readings), 2)
+            reply = {"number": head["number"], "seconds": time.perf_counter() - started}
+            frame = messages.message(reply, answer.tobytes())
         except Exception as error:  # noqa: BLE001  # carried to the service, which fails this run alone
-            frame = frames.reply(number, 0.0, f"{self._engine.name}: {type(error).__name__}: {error}")
+            why = f"{self._engine.name}: {type(error).__name__}: {error}"
+            frame = messages.message({"number": head["number"], "error": why})
         with self._writing, suppress(BrokenPipeError):  # the next read ends this process
             self._connection.sendall(frame)
 
     def _read(self) -> bytes:
         """The next payload; empty when the service has gone."""
-        length = self._exactly(frames.LENGTH.size)
-        return self._exactly(frames.LENGTH.unpack(length)[0]) if length else b""
+        length = self._exactly(messages.LENGTH.size)
+        return self._exactly(messages.LENGTH.unpack(length)[0]) if length else b""
 
     def _exactly(self, size: int) -> bytes:
         received = bytearray()

@@ -1,15 +1,14 @@
 """One engine process as the service sees it: started, asked, and gone."""
 
 import asyncio
-import json
 import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
-from service import frames
+from service import messages
 from service.batcher import Ran
 from service.engine import EngineOptions, Greeting
 from tinyrm.encoding import Encoding
@@ -56,10 +55,10 @@ class EngineChild:
         return child
 
     async def _meet(self) -> None:
-        try:
-            fields = json.loads(await self._frame())
-        except asyncio.IncompleteReadError:
-            raise EngineUnavailable("the engine ended before it was ready; its log says why") from None
+        first = await messages.read(self._reader)
+        if first is None:
+            raise EngineUnavailable("the engine ended before it was ready; its log says why")
+        fields, _ = first
         if "error" in fields:
             raise EngineUnavailable(fields["message"])
         self.greeting = Greeting(**fields)
@@ -67,20 +66,18 @@ class EngineChild:
 
     def send(self, readings: Sequence[Encoding]) -> Sent:
         self._number += 1
-        tokens = sum(map(len, readings))
-        sent = Sent(asyncio.get_running_loop().create_future(), time.monotonic(), tokens / self.tokens_per_s)
+        lengths, ids = messages.ids_of(readings)
+        sent = Sent(asyncio.get_running_loop().create_future(), time.monotonic(), sum(lengths) / self.tokens_per_s)
         self.sent[self._number] = sent
-        self._writer.write(frames.request(self._number, readings))
+        self._writer.write(messages.message({"number": self._number, "lengths": lengths}, ids))
         return sent
 
     async def listen(self) -> str:
         """Deliver replies until the process ends; why it did."""
-        try:
-            while True:
-                self._deliver(await self._frame())
-        except (OSError, asyncio.IncompleteReadError):
-            code = await asyncio.to_thread(self.leave)
-            return self._reason or f"its process ended with code {code}"
+        while received := await messages.read(self._reader):
+            self._deliver(*received)
+        code = await asyncio.to_thread(self.leave)
+        return self._reason or f"its process ended with code {code}"
 
     def end(self, reason: str) -> None:
         """Kill it. Runs it had fail with EngineFailed."""
@@ -101,16 +98,11 @@ class EngineChild:
             self._popen.kill()
             return self._popen.wait()
 
-    async def _frame(self) -> bytes:
-        (length,) = frames.LENGTH.unpack(await self._reader.readexactly(frames.LENGTH.size))
-        return await self._reader.readexactly(length)
-
-    def _deliver(self, payload: bytes) -> None:
-        number, seconds, answer = frames.parse_reply(payload)
-        sent = self.sent.pop(number)
+    def _deliver(self, head: dict[str, Any], body: bytes) -> None:
+        sent = self.sent.pop(head["number"])
         if sent.answer.done():
             return
-        if isinstance(answer, str):
-            sent.answer.set_exception(EngineFailed(answer))
+        if "error" in head:
+            sent.answer.set_exception(EngineFailed(head["error"]))
         else:
-            sent.answer.set_result(Ran(answer, seconds))
+            sent.answer.set_result(Ran(messages.logits_of(body), head["seconds"]))

@@ -1,18 +1,22 @@
-"""What a front process and the process that owns the queue say to each other: frames with a JSON head and ids or
-logits behind it."""
+"""What the processes of a service say to each other over a socket: a JSON head, and ids or logits behind it. No pickle.
+
+A message is its length, the length of its head, the head and the rest.
+"""
 
 import asyncio
 import json
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.frames import LENGTH
 from tinyrm import errors
 from tinyrm.encoding import Encoding, Truncation
 from tinyrm.errors import EngineFailed, TinyRMError
+
+LENGTH = struct.Struct("<I")
 
 Message = tuple[dict[str, Any], bytes]
 
@@ -22,15 +26,19 @@ def message(head: dict[str, Any], body: bytes = b"") -> bytes:
     return LENGTH.pack(LENGTH.size + len(encoded) + len(body)) + LENGTH.pack(len(encoded)) + encoded + body
 
 
+def parse(payload: bytes) -> Message:
+    """What follows a message's own length."""
+    (head,) = LENGTH.unpack_from(payload)
+    return json.loads(payload[LENGTH.size : LENGTH.size + head]), payload[LENGTH.size + head :]
+
+
 async def read(reader: asyncio.StreamReader) -> Message | None:
     """The next message; None when the other side has gone."""
     try:
         (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-        payload = await reader.readexactly(size)
+        return parse(await reader.readexactly(size))
     except (OSError, asyncio.IncompleteReadError):
         return None
-    (head,) = LENGTH.unpack_from(payload)
-    return json.loads(payload[LENGTH.size : LENGTH.size + head]), payload[LENGTH.size + head :]
 
 
 def ids_of(readings: Sequence[Encoding]) -> tuple[list[int], bytes]:
