@@ -71,7 +71,7 @@ class Deployment:
         old = self.pipelines[folder]
         self.pipelines[folder] = new
         self.describe()
-        leaving = asyncio.create_task(old.drain(self.drain_timeout_s))
+        leaving = asyncio.create_task(old.retire(self.drain_timeout_s))
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
         log.info("reloaded", model=new.manifest.identity, instead_of=old.manifest.identity)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -40,6 +41,7 @@ class Pipeline:
         self.backend = backend
         self.metrics = metrics
         self._encoder = encoder
+        self._begun = 0
         self._swap_by_default = default_swap == "on"
         self._encode_threads = ThreadPoolExecutor(thread_name_prefix="encode")
         # Two sums over all layers: lengths repeat.
@@ -64,6 +66,15 @@ class Pipeline:
         flow: whose request this is; each gets its part of the engine. timeout_s: an answer later than that is not
         wanted. patient: it was accepted as part of a list, and waits for room.
         """
+        self._begun += 1
+        try:
+            return await self._compare(request, flow, timeout_s, patient=patient)
+        finally:
+            self._begun -= 1
+
+    async def _compare(
+        self, request: CompareRequest, flow: Hashable, timeout_s: float | None, *, patient: bool
+    ) -> Answer:
         started = time.perf_counter()
         if not patient:
             self.refuse_if_busy(timeout_s)
@@ -83,6 +94,14 @@ class Pipeline:
             "total": time.perf_counter() - started,
         }
         return self._observed(preference, readings, stages)
+
+    async def retire(self, timeout_s: float) -> None:
+        """Another takes its place: answer what has begun here, even if it is not in the queue yet, and leave."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._begun:  # noqa: ASYNC110  # rare, and no request should pay for an event
+                    await asyncio.sleep(0.01)
+        await self.drain(timeout_s)
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing more, answer what was accepted, leave."""

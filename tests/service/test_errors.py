@@ -145,3 +145,24 @@ def test_drained_service_is_not_ready_and_refuses_with_503(fresh: Served) -> Non
     readiness = fresh.client.get("/readyz")
     assert (readiness.status_code, readiness.json()["error"]["type"]) == (503, "not_ready")
     assert fresh.client.get("/healthz").status_code == 200
+
+
+def test_what_had_begun_before_another_model_took_over_is_answered(
+    fresh: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison that is still being encoded is in no queue, and must not find one closed."""
+    encoding, encode = threading.Event(), fresh.pipeline._encoder.encode
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        encoding.set()
+        time.sleep(0.3)
+        return encode(*args, **options)
+
+    monkeypatch.setattr(fresh.pipeline._encoder, "encode", slowly)
+    with ThreadPoolExecutor() as clients:
+        begun = clients.submit(fresh.client.post, "/v1/compare", json=PAIR)
+        assert encoding.wait(10)
+        assert fresh.client.portal is not None
+        fresh.client.portal.call(fresh.pipeline.retire, 10.0)
+        assert begun.result().status_code == 200
+    assert fresh.client.post("/v1/compare", json=PAIR).json()["error"]["type"] == "shutting_down"

