@@ -139,7 +139,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001  # carried to the service, which fails this run alone
             why = f"{self._engine.name}: {type(error).__name__}: {error}"
             frame = messages.message({"number": head["number"], "error": why})
-        with self._writing, suppress(BrokenPipeError):  # the next read ends this process
+        with self._writing, suppress(ConnectionError):  # the next read ends this process
             self._connection.sendall(frame)
 
     def _read(self) -> bytes:
@@ -150,7 +150,10 @@ class Worker:
     def _exactly(self, size: int) -> bytes:
         received = bytearray()
         while len(received) < size:
-            chunk = self._connection.recv(size - len(received))
+            try:
+                chunk = self._connection.recv(size - len(received))
+            except ConnectionError:  # the service left with something still on its way
+                return b""
             if not chunk:
                 return b""
             received += chunk
