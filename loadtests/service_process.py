@@ -107,14 +107,18 @@ def launch(settings: Mapping[str, object], log: Path, port: int) -> Service:
     # A connection for every request under way, and the service inherits the limit.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    ours = {f"TINYRM_{name.upper()}": str(value) for name, value in settings.items()}
-    others = {name: value for name, value in os.environ.items() if not name.startswith("TINYRM_")}
     with log.open("ab") as output:
         popen = subprocess.Popen(  # noqa: S603  # the command above
-            COMMAND, env=others | {"TINYRM_PORT": str(port)} | ours,
+            COMMAND, env=environment({"port": port, **settings}),
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     return Service(popen, port, log)
+
+
+def environment(settings: Mapping[str, object]) -> dict[str, str]:
+    """This one, with these settings and no others."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("TINYRM_")}
+    return others | {f"TINYRM_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 @asynccontextmanager

@@ -1,8 +1,9 @@
-"""Each request has an id, in its reply and in every log line about it, and leaves one line behind."""
+"""Each request has an id, in its reply and in every log line about it; its end is counted and logged."""
 
 import re
 import time
 import uuid
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -24,8 +25,12 @@ METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 @dataclass(slots=True)
 class Notes:
-    """What a handler knows and the access log and the trace tell. stages: of the comparison that took longest."""
+    """What a handler knows and the access log and the trace tell. stages: of the comparison that took longest.
 
+    status: of the reply, once it has begun.
+    """
+
+    status: int = CLIENT_LEFT
     items: int = 0
     tokens: int = 0
     stages: dict[str, float] = field(default_factory=dict)
@@ -43,43 +48,50 @@ def notes_of(request: Request) -> Notes:
 
 
 class Access:
-    """Outermost. paths: the templates that may be named in the log; what people invent is `other`."""
+    """Outermost. paths: the templates that may be named in the log; what people invent is `other`.
 
-    def __init__(self, app: ASGIApp, paths: AbstractSet[str], *, is_logged: bool) -> None:
+    observe: told of the end of each request, with its status and its seconds.
+    """
+
+    def __init__(
+        self, app: ASGIApp, paths: AbstractSet[str], observe: Callable[[Scope, int, float], None], *, is_logged: bool
+    ) -> None:
         self.app = app
         self.paths = paths
+        self.observe = observe
         self.is_logged = is_logged
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status, request_id = time.perf_counter(), CLIENT_LEFT, request_id_of(scope)
+        started, request_id = time.perf_counter(), request_id_of(scope)
         notes = scope.setdefault("state", {})["notes"] = Notes()
         # Cleared first: on a kept connection, a request begins in the context of the one before it.
         clear_contextvars()
         bind_contextvars(request_id=request_id)
 
         async def with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                notes.status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
         try:
             await self.app(scope, receive, with_id)
         finally:
+            seconds = time.perf_counter() - started
+            self.observe(scope, notes.status, seconds)
             if self.is_logged:
-                self._log(scope, status, notes, time.perf_counter() - started)
+                self._log(scope, notes, seconds)
 
-    def _log(self, scope: Scope, status: int, notes: Notes, seconds: float) -> None:
+    def _log(self, scope: Scope, notes: Notes, seconds: float) -> None:
         counted = {name: count for name in ("items", "tokens") if (count := getattr(notes, name))}
         log.info(
             "request",
             method=method_of(scope),
             endpoint=endpoint_of(scope, self.paths),
-            status=status,
+            status=notes.status,
             duration_s=round(seconds, 6),
             **counted,
         )

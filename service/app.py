@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from service import auth, docs, errors
 from service.access import Access
@@ -15,8 +15,8 @@ from service.backend import Backend, OpenEngine, start_backend, start_engine
 from service.deployment import Deployment, folders_of, parse_specialists
 from service.headers import Cors, SecurityHeaders
 from service.limits import RefuseMarked
-from service.metrics import Metrics
-from service.middleware import GiveUpWithClient, JsonBodies, ObserveRequests
+from service.metrics import ENDPOINTS, Metrics
+from service.middleware import GiveUpWithClient, JsonBodies
 from service.pipeline import Pipeline
 from service.routes import deployment_of, router
 from service.settings import InvalidSettings, Settings, split_origins
@@ -25,6 +25,9 @@ from tinyrm import __version__
 from tinyrm.bundle import Bundle
 
 log = structlog.get_logger("tinyrm")
+
+# Labels come from a fixed set, whatever paths people try.
+ENDPOINT_OF_PATH = {f"/v1/{name.replace('_', '/')}": name for name in ENDPOINTS}
 
 
 def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deployment]] | None = None) -> ASGIApp:
@@ -53,7 +56,8 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deploym
         summary="Which of two responses is better, in milliseconds.",
         lifespan=lifespan,
         redirect_slashes=False,
-        docs_url=None,  # service/docs.py
+        openapi_url=None,  # service/docs.py
+        docs_url=None,
         redoc_url=None,
         license_info={"name": "Apache-2.0"},
     )
@@ -64,10 +68,15 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deploym
     # The last one added sees a request first.
     app.add_middleware(RefuseMarked)
     app.add_middleware(GiveUpWithClient)
-    app.add_middleware(JsonBodies, max_body_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    app.add_middleware(
+        JsonBodies,
+        max_body_bytes=settings.max_body_bytes,
+        max_buffered_bytes=settings.max_buffered_bytes,
+        timeout_s=settings.body_timeout_s,
+        overload_status=int(settings.overload_status),
+    )
     if keys:
         app.add_middleware(RequireKey, keys=keys)
-    app.add_middleware(ObserveRequests)
     return _around(app, settings, tracing)
 
 
@@ -79,7 +88,12 @@ def _around(app: FastAPI, settings: Settings, tracing: Tracing | None) -> ASGIAp
         outer = Cors(outer, split_origins(settings.cors_origins))
     if tracing:
         outer = TraceRequests(outer, tracing.tracer, paths)
-    return Access(SecurityHeaders(outer), paths, is_logged=settings.access_log == "on")
+    return Access(SecurityHeaders(outer), paths, _observe, is_logged=settings.access_log == "on")
+
+
+def _observe(scope: Scope, status: int, seconds: float) -> None:
+    endpoint = ENDPOINT_OF_PATH.get(scope["path"], "other")
+    scope["state"]["deployment"].metrics.observe_request(endpoint, status, seconds)
 
 
 async def build_deployment(settings: Settings, open_engine: OpenEngine = start_engine) -> Deployment:

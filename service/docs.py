@@ -1,16 +1,39 @@
-"""/docs: Swagger UI, under a policy that lets it run and nothing else."""
+"""The API's description, as of what is served now, and /docs: Swagger UI, under a policy that lets it run alone."""
 
 import base64
 import hashlib
 import re
+from copy import deepcopy
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
+
+from service.deployment import Deployment
 
 SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/"
 
 router = APIRouter()
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def openapi(request: Request) -> JSONResponse:
+    return JSONResponse(describe(request.app.openapi(), request.state.deployment, request.state.max_batch_items))
+
+
+def describe(api: dict[str, Any], deployment: Deployment, max_batch_items: int) -> dict[str, Any]:
+    """The document with what only a running service knows: domains, models, the longest list."""
+    described = deepcopy(api)
+    schemas = described["components"]["schemas"]
+    manifests = [pipeline.manifest for pipeline in deployment.pipelines.values()]
+    domains = {domain for manifest in manifests for domain in manifest.spec.domains}
+    models = {name for manifest in manifests for name in (manifest.name, manifest.identity)}
+    for field, values in (("domain", domains), ("model", models)):
+        choice = {"anyOf": [{"type": "string", "enum": sorted(values)}, {"type": "null"}]}
+        schemas["CompareRequest"]["properties"][field] |= choice
+    schemas["BatchRequest"]["properties"]["items"]["maxItems"] = max_batch_items
+    return described
 
 
 @router.get("/docs", include_in_schema=False)

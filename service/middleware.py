@@ -1,73 +1,103 @@
-"""What happens around every request: its body is bounded and is JSON, its duration is observed."""
+"""What happens around every request: its body is bounded and is JSON, and it is given up with its client."""
 
 import asyncio
-import time
-from contextlib import suppress
+from dataclasses import dataclass, field
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import CLIENT_LEFT, refusal
-from service.metrics import ENDPOINTS
+from service.errors import error_response, refusal
 from service.nesting import MAX_NESTING, is_too_deep
+from service.schemas import ErrorBody
 
 MIB = 2**20
-# Labels come from a fixed set, whatever paths people try.
-ENDPOINT_OF_PATH = {f"/v1/{name.replace('_', '/')}": name for name in ENDPOINTS}
 # A refused body is read to its end, or the client would see a broken connection instead of the answer.
 MAX_DISCARDED_BYTES = 64 * MIB
 
 
-class JsonBodies:
-    """Bodies up to `max_body_bytes`, taken as JSON whatever their declared type: plain `curl -d` declares a form."""
+@dataclass(slots=True)
+class Body:
+    """What has arrived of one, and why the rest is thrown away, if it is."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, timeout_s: float) -> None:
+    chunks: list[bytes] = field(default_factory=list)
+    size: int = 0
+    held: int = 0
+    refused: Response | None = None
+
+
+class JsonBodies:
+    """Bodies up to `max_body_bytes`, taken as JSON whatever their declared type: plain `curl -d` declares a form.
+
+    Together they hold `max_buffered_bytes` at most, or many slow uploads would take all memory.
+    """
+
+    def __init__(
+        self, app: ASGIApp, max_body_bytes: int, max_buffered_bytes: int, timeout_s: float, overload_status: int
+    ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.max_buffered_bytes = max_buffered_bytes
         self.timeout_s = timeout_s
+        self.overload_status = overload_status
+        self._buffered_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
+        body = Body()
         try:
             async with asyncio.timeout(self.timeout_s):
-                body, too_large = await self._read(receive)
+                await self._read(body, receive)
         except TimeoutError:
             message = f"the body was not complete after {self.timeout_s:g} s"
-            await refusal("body_timeout", message, {"Connection": "close"})(scope, receive, send)
+            body.refused = refusal("body_timeout", message, {"Connection": "close"})
+        try:
+            await self._answer(body, scope, receive, send)
+        finally:
+            self._release(body)
+
+    async def _answer(self, body: Body, scope: Scope, receive: Receive, send: Send) -> None:
+        content = b"".join(body.chunks)
+        if not body.refused and is_too_deep(content):
+            body.refused = refusal("invalid_json", f"the body nests deeper than {MAX_NESTING} levels")
+        if body.refused:
+            await body.refused(scope, receive, send)
             return
-        refused = self._refusal(body, too_large=too_large)
-        if refused:
-            await refused(scope, receive, send)
-            return
+        body.chunks.clear()
         MutableHeaders(scope=scope)["content-type"] = "application/json"
-        whole: Message = {"type": "http.request", "body": body, "more_body": False}
+        whole: Message = {"type": "http.request", "body": content, "more_body": False}
         await self.app(scope, _after(whole, receive), send)
 
-    def _refusal(self, body: bytes, *, too_large: bool) -> Response | None:
-        if too_large:
-            limit = f"{self.max_body_bytes / MIB:g} MiB"
-            return refusal("body_too_large", f"the body is larger than {limit}; send less at once")
-        if is_too_deep(body):
-            return refusal("invalid_json", f"the body nests deeper than {MAX_NESTING} levels")
-        return None
-
-    async def _read(self, receive: Receive) -> tuple[bytes, bool]:
-        """The body, and whether it was too large (then what was read is thrown away)."""
-        chunks: list[bytes] = []
-        size = 0
-        while True:
+    async def _read(self, body: Body, receive: Receive) -> None:
+        """To its end, even if it is refused: see MAX_DISCARDED_BYTES."""
+        more = True
+        while more and body.size <= MAX_DISCARDED_BYTES:
             message = await receive()
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size <= self.max_body_bytes:
-                chunks.append(chunk)
-            else:
-                chunks.clear()
-            if not message.get("more_body", False) or size > MAX_DISCARDED_BYTES:
-                return b"".join(chunks), size > self.max_body_bytes
+            more = message.get("more_body", False)
+            self._take(body, message.get("body", b""))
+
+    def _take(self, body: Body, chunk: bytes) -> None:
+        body.size += len(chunk)
+        if body.size > self.max_body_bytes:
+            limit = f"{self.max_body_bytes / MIB:g} MiB"
+            body.refused = refusal("body_too_large", f"the body is larger than {limit}; send less at once")
+        elif self._buffered_bytes + len(chunk) > self.max_buffered_bytes:
+            message = f"{self._buffered_bytes} bytes of requests are being read or answered; retry after Retry-After"
+            overloaded = ErrorBody(type="overloaded", message=message)
+            body.refused = error_response(self.overload_status, overloaded, {"Retry-After": "1"})
+        if body.refused:
+            self._release(body)
+        else:
+            body.chunks.append(chunk)
+            body.held += len(chunk)
+            self._buffered_bytes += len(chunk)
+
+    def _release(self, body: Body) -> None:
+        body.chunks.clear()
+        self._buffered_bytes -= body.held
+        body.held = 0
 
 
 def _after(first: Message, receive: Receive) -> Receive:
@@ -91,49 +121,26 @@ class GiveUpWithClient:
             await self.app(scope, receive, send)
             return
         first = await receive()
-        handling = asyncio.ensure_future(self.app(scope, _after(first, receive), send))
-        leaving = asyncio.create_task(_gone(receive))
+        this, has_left = asyncio.current_task(), False
+
+        def leave(_: "asyncio.Task[None]") -> None:
+            nonlocal has_left
+            has_left = True
+            if this:
+                this.cancel()
+
+        watching = asyncio.create_task(_gone(receive))
+        watching.add_done_callback(leave)
         try:
-            await asyncio.wait([handling, leaving], return_when=asyncio.FIRST_COMPLETED)
+            await self.app(scope, _after(first, receive), send)
+        except asyncio.CancelledError:
+            if not has_left or (this and this.uncancel()):
+                raise
         finally:
-            # Also when this task is cancelled itself: nothing runs on that nobody waits for.
-            leaving.cancel()
-            if not handling.done():
-                handling.cancel()
-        with suppress(asyncio.CancelledError):
-            await handling
+            this = None  # `leave` may be on its way
+            watching.cancel()
 
 
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-class ObserveRequests:
-    """Duration and status of every request, by endpoint."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        status = CLIENT_LEFT
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watched)
-        except Exception:
-            status = 500
-            raise
-        finally:
-            metrics = scope["state"]["deployment"].metrics
-            endpoint = ENDPOINT_OF_PATH.get(scope["path"], "other")
-            metrics.observe_request(endpoint, status, time.perf_counter() - started)
+        self._buffered_bytes -= body.held

@@ -81,6 +81,12 @@ class Settings(BaseSettings):
         default=2048, gt=0, le=MOST_ITEMS, description="Most comparisons in one call of /v1/compare/batch."
     )
     max_body_bytes: int = Field(default=8 * 2**20, gt=0, description="Largest request body.")
+    max_buffered_bytes: int = Field(
+        default=256 * 2**20,
+        gt=0,
+        description="Most bytes of all request bodies that are being read or answered, in one process; "
+        "above it bodies are refused.",
+    )
     max_header_bytes: int = Field(default=32 * 2**10, gt=0, description="Largest request line and headers together.")
     header_timeout_s: float = Field(default=10.0, gt=0, description="Time for a client to send a request's headers.")
     body_timeout_s: float = Field(
@@ -122,6 +128,12 @@ class Settings(BaseSettings):
     def _queue_holds_a_batch(self) -> Self:
         if self.max_queue_tokens < self.max_batch_tokens:
             raise ValueError("max_queue_tokens has to be at least max_batch_tokens, or no full batch could ever wait")
+        return self
+
+    @model_validator(mode="after")
+    def _a_body_fits(self) -> Self:
+        if self.max_buffered_bytes < self.max_body_bytes:
+            raise ValueError("max_buffered_bytes has to be at least max_body_bytes, or no full body could ever be read")
         return self
 
     def check_against(self, max_tokens: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from service.access import Notes, endpoint_of, method_of
@@ -73,18 +73,10 @@ class TraceRequests:
             return
         span = self._begun(scope)
         bind_contextvars(trace_id=f"{span.get_span_context().trace_id:032x}")
-        status = 500
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, send)
         finally:
-            self._end(span, scope, status)
+            self._end(span, scope)
 
     def _begun(self, scope: Scope) -> Span:
         from opentelemetry.trace import SpanKind
@@ -92,13 +84,13 @@ class TraceRequests:
         parent = self._propagator.extract(Headers(scope=scope))
         return self.tracer.start_span("request", context=parent, kind=SpanKind.SERVER)
 
-    def _end(self, span: Span, scope: Scope, status: int) -> None:
+    def _end(self, span: Span, scope: Scope) -> None:
         from opentelemetry.trace import Status, StatusCode
 
         endpoint, notes = endpoint_of(scope, self.paths), scope["state"]["notes"]
         span.update_name(f"{method_of(scope)} {endpoint}")
-        span.set_attributes(_attributes(scope, endpoint, status, notes))
-        if status >= 500:
+        span.set_attributes(_attributes(scope, endpoint, notes))
+        if notes.status >= 500:
             span.set_status(Status(StatusCode.ERROR))
         if notes.stages:
             self._stages(span, notes)
@@ -116,12 +108,12 @@ class TraceRequests:
             begin = end
 
 
-def _attributes(scope: Scope, endpoint: str, status: int, notes: Notes) -> dict[str, Any]:
+def _attributes(scope: Scope, endpoint: str, notes: Notes) -> dict[str, Any]:
     """Named by OpenTelemetry's conventions where it has names. No text of a request."""
     return {
         "http.request.method": method_of(scope),
         "http.route": endpoint,
-        "http.response.status_code": status,
+        "http.response.status_code": notes.status,
         "tinyrm.items": notes.items,
         "tinyrm.tokens": notes.tokens,
     }

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from loadtests.service_process import free_port, launch
 from tests.conftest import REPOSITORY
 
 STARTER = REPOSITORY / "models" / "starter"
@@ -26,7 +26,7 @@ PATIENCE_S = 60
 class Process:
     """A running service."""
 
-    popen: subprocess.Popen[str]
+    popen: subprocess.Popen[bytes]
     port: int
     client: httpx.Client
 
@@ -45,34 +45,17 @@ class Process:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def environment(**settings: object) -> dict[str, str]:
-    ours = {f"TINYRM_{name.upper()}": str(value) for name, value in settings.items()}
-    return {name: value for name, value in os.environ.items() if not name.startswith("TINYRM_")} | ours
-
-
 @contextmanager
 def started(model: Path, **settings: object) -> Iterator[Process]:
     """A service that is ready. Killed at the end if it still runs."""
-    port = free_port()
-    popen = subprocess.Popen(
-        [sys.executable, "-m", "service"], cwd=REPOSITORY, text=True, stderr=subprocess.DEVNULL,
-        env=environment(model=model, port=port, **settings),
-    )  # fmt: skip
+    service = launch({"model": model, **settings}, Path(os.devnull), free_port())
     try:
-        with new_client(port) as client:
-            process = Process(popen, port, client)
+        with new_client(service.port) as client:
+            process = Process(service.popen, service.port, client)
             wait_until_ready(process)
             yield process
     finally:
-        popen.kill()
-        popen.wait(PATIENCE_S)
+        service.clear_away()
 
 
 def new_client(port: int) -> httpx.Client:

@@ -17,8 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtests.service_process import environment
 from tests.conftest import REPOSITORY
-from tests.processes import PATIENCE_S, STARTER, Process, environment, started
+from tests.processes import PATIENCE_S, STARTER, Process, started
 from tinyrm.bundle import Bundle
 from tinyrm.pairs import read_pairs
 from tinyrm.scorer import Scorer
@@ -32,7 +33,7 @@ def refused_start(**settings: object) -> subprocess.CompletedProcess[str]:
     """A start that is expected to fail."""
     return subprocess.run(
         [sys.executable, "-m", "service"], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S,
-        env=environment(**settings), check=False,
+        env=environment(settings), check=False,
     )  # fmt: skip
 
 

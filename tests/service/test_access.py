@@ -132,6 +132,10 @@ def test_every_line_of_a_request_has_its_id_and_no_other(
     assert logged[-1]["status"] == 500
 
 
+def nobody(*_: object) -> None:
+    """Observes nothing."""
+
+
 def test_nothing_of_the_request_before_is_left(lines: Lines) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         structlog.contextvars.bind_contextvars(client="somebody")
@@ -141,7 +145,7 @@ def test_nothing_of_the_request_before_is_left(lines: Lines) -> None:
     async def two_in_one_context() -> None:
         for _ in range(2):
             structlog.contextvars.bind_contextvars(left="over")
-            await Access(app, frozenset(), is_logged=True)(dict(scope), None, None)  # type: ignore[arg-type]
+            await Access(app, frozenset(), nobody, is_logged=True)(dict(scope), None, None)  # type: ignore[arg-type]
 
     asyncio.run(two_in_one_context())
     assert [line.get("left") for line in of_requests(lines())] == [None, None]
@@ -164,7 +168,7 @@ def test_a_bug_tells_nothing_outside_and_its_id_is_in_the_reply() -> None:
     async def bug(scope: Any, receive: Any, send: Any) -> None:
         raise KeyError("secret")
 
-    client = TestClient(Access(bug, frozenset(), is_logged=True), raise_server_exceptions=False)
+    client = TestClient(Access(bug, frozenset(), nobody, is_logged=True), raise_server_exceptions=False)
     reply = client.get("/")
     assert reply.status_code == 500
     assert "secret" not in reply.text

@@ -208,6 +208,24 @@ def test_body_that_trickles_gets_no_more_time(port: int) -> None:
         assert is_closed(connection)
 
 
+def test_bodies_together_are_bounded(bundle_folder: Path) -> None:
+    most = 2 * len(CONTENT) - 2
+    settings = Settings(model=bundle_folder, max_body_bytes=most, max_buffered_bytes=most)
+    with listening(create_app(settings), limits()) as number, connected(number) as early, connected(number) as late:
+        early.sendall(POST + CONTENT[:-1])
+        time.sleep(0.1)
+        for _ in range(2):
+            late.sendall(POST + CONTENT + GET + b"\r\n")
+            reply = read(late)
+            assert (reply.status, reply.type, reply.headers["retry-after"]) == (429, "overloaded", "1")
+            assert read(late).status == 200, "its connection goes on"
+        early.sendall(CONTENT[-1:])
+        assert read(early).status == 200
+        for connection in (early, late, early):
+            connection.sendall(POST + CONTENT)
+            assert read(connection).status == 200, "answered ones leave room"
+
+
 def test_endless_body_of_an_answered_request_ends_the_connection(port: int) -> None:
     with connected(port) as connection:
         connection.sendall(GET + b"Content-Length: 1000000000\r\n\r\n")

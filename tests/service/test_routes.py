@@ -2,13 +2,15 @@
 
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.service.conftest import PAIR, Served
+from service.settings import Settings
+from tests.service.conftest import PAIR, Served, serve
 from tinyrm import __version__
 from tinyrm.comparison import Comparison
 from tinyrm.flops import exact_flops
@@ -195,6 +197,20 @@ def test_documented_example_works(served: Served) -> None:
     schemas = served.client.get("/openapi.json").json()["components"]["schemas"]
     (example,) = schemas["CompareRequest"]["examples"]
     assert served.client.post("/v1/compare", json=example).status_code == 200
+
+
+def test_description_knows_what_is_served(bundle_folder: Path) -> None:
+    with serve(Settings(model=bundle_folder, max_batch_items=3)) as served:
+        schemas = served.client.get("/openapi.json").json()["components"]["schemas"]
+        (card,) = served.client.get("/v1/models").json()["models"]
+        domain, model = (schemas["CompareRequest"]["properties"][name]["anyOf"][0] for name in ("domain", "model"))
+        assert domain["enum"] == sorted(card["domains"])
+        assert model["enum"] == [card["name"], f"{card['name']}@{card['revision']}"]
+        for choice in [{"domain": name} for name in domain["enum"]] + [{"model": name} for name in model["enum"]]:
+            assert served.client.post("/v1/compare", json=PAIR | choice).status_code == 200
+        longest = schemas["BatchRequest"]["properties"]["items"]["maxItems"]
+        for count, status in ((longest, 200), (longest + 1, 422)):
+            assert served.client.post("/v1/compare/batch", json={"items": [PAIR] * count}).status_code == status
 
 
 def test_docs_page_answers(served: Served) -> None:
