@@ -79,7 +79,6 @@ class LocalBackend:
         self._metrics = metrics
         # A sum over all layers, and lengths repeat.
         self._flops = lru_cache(maxsize=16384)(partial(exact_flops, manifest.geometry))
-        self.batcher.start()
 
     def load(self) -> Load:
         batcher = self.batcher

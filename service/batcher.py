@@ -67,10 +67,9 @@ class Batcher:
     _queue: FairQueue = field(init=False)
     _running: set[Waiting] = field(default_factory=set)
     _runs: "set[asyncio.Task[None]]" = field(default_factory=set)
-    _work: asyncio.Event = field(default_factory=asyncio.Event)
     _moved: asyncio.Event = field(default_factory=asyncio.Event)
+    _is_filling: bool = False
     _closing: bool = False
-    _task: "asyncio.Task[None] | None" = None
 
     def __post_init__(self) -> None:
         self._queue = FairQueue(self.max_batch_tokens, self.step)
@@ -85,10 +84,7 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        return self._task is not None and not self._task.done() and not self._closing
-
-    def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._serve(), name="batcher")
+        return not self._closing
 
     async def submit(
         self, readings: tuple[Encoding, ...], *, flow: Hashable = None, timeout_s: float | None = None,
@@ -107,7 +103,7 @@ class Batcher:
                 item = Waiting(readings, asyncio.get_running_loop().create_future(), arrived, flow)
                 self.refuse_if_full(item.tokens, timeout_s)
                 self._queue.add(item)
-                self._work.set()
+                self._fill_soon()
                 return await item.answer
         except TimeoutError:
             raise DeadlineExceeded(f"not answered within the request's own {timeout_s:.3f} s; it was dropped") from None
@@ -147,31 +143,36 @@ class Batcher:
     async def drain(self, timeout_s: float) -> None:
         """Accept nothing more, let what was accepted finish; after the timeout the rest get ShuttingDown."""
         self._closing = True
-        self._work.set()
-        if self._task:
-            await asyncio.wait([self._task], timeout=timeout_s)
-            for task in (self._task, *self._runs):
-                task.cancel()
-        left = ShuttingDown("the service shut down before this request was answered")
-        self._fail([*self._running, *self._queue.clear()], left)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._runs or self.queue_items:
+                    self._fill()
+                    if self._runs:
+                        await asyncio.wait(self._runs)
+        left = [*self._running, *self._queue.clear()]
+        for run in self._runs:
+            run.cancel()
+        self._fail(left, ShuttingDown("the service shut down before this request was answered"))
 
-    async def _serve(self) -> None:
-        free = asyncio.Semaphore(self.streams)
-        while self.queue_items or not self._closing:
-            await free.acquire()
-            self._work.clear()
+    def _fill_soon(self) -> None:
+        """Not at once: what arrives together runs together."""
+        if not self._is_filling and len(self._runs) < self.streams:
+            self._is_filling = True
+            asyncio.get_running_loop().call_soon(self._fill)
+
+    def _fill(self) -> None:
+        """Give every free stream a batch."""
+        self._is_filling = False
+        while len(self._runs) < self.streams and self.queue_items:
             batch = self._queue.take()
             if batch:
-                run = asyncio.create_task(self._answer(batch))
+                run = asyncio.get_running_loop().create_task(self._answer(batch))
                 self._runs.add(run)
-                run.add_done_callback(self._runs.discard)
-                run.add_done_callback(lambda _: free.release())
-                continue
-            free.release()
-            if not self._closing and not self.queue_items:
-                await self._work.wait()
-        if self._runs:
-            await asyncio.wait(self._runs)
+                run.add_done_callback(self._on_end)
+
+    def _on_end(self, run: "asyncio.Task[None]") -> None:
+        self._runs.discard(run)
+        self._fill()
 
     async def _answer(self, batch: list[Waiting]) -> None:
         self._running.update(batch)
@@ -200,8 +201,9 @@ class Batcher:
                     await self._run([item])
         else:
             self._learn_rate(batch, time.perf_counter() - started)
-            self._report(batch, ran.seconds, failed=False)
             self._deliver(batch, ran, started)
+            # After those who have their answer now.
+            asyncio.get_running_loop().call_soon(self._report, batch, ran.seconds)
 
     async def _run_checked(self, readings: Sequence[Encoding]) -> Ran:
         """Raises EngineError or Unavailable alone: any other kind would leave the batch waiting for ever."""
@@ -232,6 +234,6 @@ class Batcher:
         rate = sum(item.tokens for item in batch) / max(seconds, 1e-6)
         self.tokens_per_s = rate if not self.tokens_per_s else 0.9 * self.tokens_per_s + 0.1 * rate
 
-    def _report(self, batch: list[Waiting], run_s: float, *, failed: bool) -> None:
+    def _report(self, batch: list[Waiting], run_s: float, *, failed: bool = False) -> None:
         lengths = [len(reading) for item in batch for reading in item.readings]
         self.on_batch(BatchReport(lengths, padded_cost(lengths, self.step), run_s, failed))

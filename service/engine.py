@@ -111,6 +111,7 @@ class Worker:
 
     def __init__(self, connection: socket.socket, engine: Engine, pad_id: int) -> None:
         self._connection, self._engine, self._pad_id = connection, engine, pad_id
+        self._incoming = connection.makefile("rb")
         self._writing = threading.Lock()
 
     def run(self, streams: int) -> None:
@@ -148,16 +149,11 @@ class Worker:
         return self._exactly(messages.LENGTH.unpack(length)[0]) if length else b""
 
     def _exactly(self, size: int) -> bytes:
-        received = bytearray()
-        while len(received) < size:
-            try:
-                chunk = self._connection.recv(size - len(received))
-            except ConnectionError:  # the service left with something still on its way
-                return b""
-            if not chunk:
-                return b""
-            received += chunk
-        return bytes(received)
+        try:
+            received = self._incoming.read(size)
+        except ConnectionError:  # the service left with something still on its way
+            return b""
+        return received if len(received) == size else b""
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class EngineProcess:
         limit_s = PATIENCE * sent.expected_s + self._timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                ran = await asyncio.shield(sent.answer)
+                ran = await sent.answer
         except TimeoutError:
             self._lose(child, f"no answer within {limit_s:.1f} s")
             raise EngineHung(f"the engine did not answer within {limit_s:.1f} s; it is being restarted") from None

@@ -143,4 +143,4 @@ class GiveUpWithClient:
 
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
-        self._buffered_bytes -= body.held
+        pass

@@ -62,7 +62,12 @@ def deployment_of(request: Request) -> Deployment:
     return deployment
 
 
-DeploymentOf = Annotated[Deployment, Depends(deployment_of)]
+async def _deployment_of(request: Request) -> Deployment:
+    """A dependency that is not async would be called in a thread."""
+    return deployment_of(request)
+
+
+DeploymentOf = Annotated[Deployment, Depends(_deployment_of)]
 
 
 Milliseconds = Annotated[

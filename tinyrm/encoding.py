@@ -90,12 +90,15 @@ class Encoder:
         Both orders keep the same tokens of each text. Raises InvalidText, InstructionTooLong.
         """
         joints = self._joints
-        head = self._ids(joints["instruction"] + instruction)
-        texts = {
-            "prompt": self._ids(joints["prompt"] + comparison.prompt),
-            "response_a": self._ids(joints["response_a"] + comparison.response_a),
-            "response_b": self._ids(joints["response_b"] + comparison.response_b),
-        }
+        head, prompt, response_a, response_b = self._ids_of(
+            [
+                joints["instruction"] + instruction,
+                joints["prompt"] + comparison.prompt,
+                joints["response_a"] + comparison.response_a,
+                joints["response_b"] + comparison.response_b,
+            ]
+        )
+        texts = {"prompt": prompt, "response_a": response_a, "response_b": response_b}
         kept, truncation = self._fit(texts, self._room_for_text(head))
         kept["instruction"] = head
         forward = Encoding(self._assemble(kept), truncation)
@@ -152,9 +155,14 @@ class Encoder:
             yield from slots[slot] if slot else self._fixed[text]
 
     def _ids(self, text: str) -> list[int]:
+        return self._ids_of([text])[0]
+
+    def _ids_of(self, texts: list[str]) -> list[list[int]]:
+        """All at once: the tokenizer has threads of its own."""
         try:
             # Unlike `encode`, this one lets other threads run meanwhile, and it does not track offsets.
-            return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            return [text.ids for text in encoded]
         except (TypeError, UnicodeEncodeError) as error:  # what the tokenizer raises depends on its version
             raise InvalidText("a text contains a lone surrogate, which is not valid Unicode; remove it") from error
 

@@ -62,7 +62,6 @@ def on_a_thread(run: Run) -> Callable[[Sequence[Encoding]], Awaitable[Ran]]:
 @asynccontextmanager
 async def running(run: Run, *, max_queue_tokens: int = 100_000, **options: Any) -> AsyncIterator[Batcher]:
     batcher = Batcher(on_a_thread(run), 1000, max_queue_tokens, **options)
-    batcher.start()
     yield batcher
     await batcher.drain(HANGS_S)
 
@@ -243,7 +242,6 @@ def test_drain_finishes_what_was_accepted_and_takes_nothing_more() -> None:
 def test_idle_service_drains_at_once() -> None:
     async def scenario() -> None:
         batcher = Batcher(on_a_thread(logits_of), max_batch_tokens=100, max_queue_tokens=100)
-        batcher.start()
         await asyncio.sleep(0)
         started = time.perf_counter()
         await batcher.drain(HANGS_S)
@@ -291,7 +289,6 @@ def test_every_run_is_reported_with_its_tokens_and_padding() -> None:
     async def scenario() -> list[BatchReport]:
         reports: list[BatchReport] = []
         batcher = Batcher(on_a_thread(logits_of), 1000, 1000, on_batch=reports.append)
-        batcher.start()
         await outcomes([submit(batcher, 0, tokens=100), submit(batcher, 1, tokens=90)])
         await batcher.drain(HANGS_S)
         return reports

@@ -77,6 +77,8 @@ def open_session(
     options.intra_op_num_threads = threads or usable_cpus()
     # Shapes change with every batch: one plan for each would be kept forever.
     options.enable_mem_pattern = False
+    # Threads that spin on after a run would take the processors from whoever waits for its answer.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(str(model_file), options, providers=[(provider, provider_options or {})])
     except Exception as error:  # the runtime's own exceptions share no base class below Exception
