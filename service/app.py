@@ -117,6 +117,11 @@ async def deploy(
             raise InvalidSettings(
                 f"{bundles[folder].manifest.identity} knows no domain {domain!r}; it cannot answer it"
             )
+    for bundle in bundles.values():
+        if settings.default_swap == "auto" and bundle.manifest.auto_swap is None:
+            raise InvalidSettings(
+                f"{bundle.manifest.identity} was exported without a margin for swap auto; use TINYRM_DEFAULT_SWAP=on"
+            )
     pipelines = {
         folder: pipeline_of(settings, bundle, await backend_of(bundle), metrics) for folder, bundle in bundles.items()
     }
