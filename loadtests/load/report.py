@@ -99,8 +99,8 @@ def overhead(measured: Mapping[str, Any]) -> str:
 
 def ranking(measured: Mapping[str, Any]) -> str:
     text = (
-        f"{measured['calls']} calls of /v1/rank, {measured['responses']} responses, {measured['comparisons']} comparisons "
-        f"in both orders: p50 {milliseconds(measured['p50_s'])} ms."
+        f"{measured['calls']} calls of /v1/rank, {measured['responses']} responses, {measured['comparisons']} "
+        f"comparisons in both orders: p50 {milliseconds(measured['p50_s'])} ms."
     )
     return text + targets(measured)
 
