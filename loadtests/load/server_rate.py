@@ -79,7 +79,7 @@ async def find_rate(
             low = rate
         else:
             high = rate
-    for _ in range(search.final_attempts):
+    for _ in range(search.final_attempts if low else 0):
         outcome = await attempt(low, search.final_seconds, search.least_queries)
         if outcome.valid:
             return outcome, trials
