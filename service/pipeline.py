@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from service.backend import Backend
+from service.memory import give_back_memory
 from service.metrics import Metrics
 from service.schemas import Asked, CompareRequest, SwapMode
 from service.waiting import Answered
@@ -22,6 +23,8 @@ from tinyrm.readout import read_out
 # Texts that are encoded in half a millisecond. The way to a thread and back takes as long, and if nothing else is under
 # way nobody is held up.
 SHORT_CHARACTERS = 2048
+# A tokenizer takes some hundred bytes for each token, whatever is cut afterwards: long texts wait for each other.
+LONG_CHARACTERS = 262_144
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Pipeline:
         self._encoder = encoder
         self._begun = 0
         self._default_swap: SwapMode = default_swap
+        self._one_at_a_time = asyncio.Lock()
         self._encode_threads = ThreadPoolExecutor(thread_name_prefix="encode")
         # Two sums over all layers: lengths repeat.
         self._exact_gflops = lru_cache(maxsize=16384)(partial(_exact_gflops, manifest))
@@ -95,9 +99,15 @@ class Pipeline:
             tokenized = self._encoder.tokenize(instruction, prompt, responses)
             return [self._encoder.assemble(tokenized, a, b, swap=swap != "off") for a, b in pairs]
 
-        if self._begun == 1 and len(pairs) == 1 and sum(map(len, texts)) <= SHORT_CHARACTERS:
+        characters = sum(map(len, texts))
+        if self._begun == 1 and len(pairs) == 1 and characters <= SHORT_CHARACTERS:
             return encode()
-        return await asyncio.get_running_loop().run_in_executor(self._encode_threads, encode)
+        if characters <= LONG_CHARACTERS:
+            return await asyncio.get_running_loop().run_in_executor(self._encode_threads, encode)
+        async with self._one_at_a_time:
+            readings = await asyncio.get_running_loop().run_in_executor(self._encode_threads, encode)
+            await asyncio.to_thread(give_back_memory)
+            return readings
 
     async def judge(
         self, readings: tuple[Encoding, ...], swap: SwapMode, encode_s: float, *,
