@@ -21,6 +21,8 @@ log = structlog.get_logger("tinyrm")
 
 # How full the queue may be for the items of a list to enter it: single requests have to find room as well.
 ROOM_SHARE = 0.5
+# An engine that slows down makes the estimates wrong with which work was accepted; nobody waits for longer than this.
+MOST_TIMES_LATE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Batcher:
     """Runs `run` on batch after batch, on `streams` at once.
 
     on_batch: told of every run. step: as of the engine. tokens_per_s: of one stream, to begin with; kept up to date.
-    max_wait_s: work that would wait longer is refused. Every accepted item gets exactly one answer or error.
+    max_wait_s: work that would wait longer is refused, and accepted work is given up
+    after twice that. Every accepted item gets exactly one answer or error.
     """
 
     run: Run
@@ -105,9 +108,24 @@ class Batcher:
                 self.refuse_if_full(item.tokens, None if patient else timeout_s)
                 self._queue.add(item)
                 self._fill_soon()
-                return await item.answer
+                return await self._answer_to(item)
         except TimeoutError:
             raise DeadlineExceeded(f"not answered within the request's own {timeout_s:.3f} s; it was dropped") from None
+
+    async def _answer_to(self, item: Waiting) -> Answered:
+        if math.isinf(self.max_wait_s):
+            return await item.answer
+        timer = asyncio.get_running_loop().call_later(MOST_TIMES_LATE * self.max_wait_s, self._give_up, item)
+        try:
+            return await item.answer
+        finally:
+            timer.cancel()
+
+    def _give_up(self, item: Waiting) -> None:
+        """The engine became so slow that what was promised at the door does not hold. What runs is waited for."""
+        if item not in self._running:
+            bound_s = MOST_TIMES_LATE * self.max_wait_s
+            self._fail([item], Overloaded(f"no turn within {bound_s:g} s; it was dropped, retry after Retry-After"))
 
     def refuse_if_full(self, more_tokens: int = 0, timeout_s: float | None = None) -> None:
         """Raise ShuttingDown, or Overloaded if `more_tokens` would not fit or wait too long: before any work."""

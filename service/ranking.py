@@ -112,11 +112,11 @@ class _Tournament:
 
 def rewards_of(ranked: Ranked, request: RewardsRequest) -> list[float]:
     """One for each response, on the scale that was asked for."""
+    values: list[float] = ranked.strengths.values.tolist()
     if request.scale == "zero_mean":
-        return ranked.strengths.values.tolist()
+        return values
     met = ranked.probabilities[: len(request.responses)]
     count = (~np.isnan(met)).sum(axis=1)
     # Who met nobody is as good as anybody.
     means = np.where(count, np.nansum(met, axis=1) / np.maximum(count, 1), 0.5)
-    values: list[float] = means.tolist()
-    return values
+    return [float(mean) for mean in means]

@@ -3,13 +3,14 @@
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from service.schemas import Asked, NonEmpty, Usage
 from tinyrm.schedules import Strategy
 
 MOST_RESPONSES = 128
 
-EXAMPLE = {"prompt": "What is 2 + 2?", "responses": ["2 + 2 = 5.", "2 + 2 = 4.", "No idea."]}
+EXAMPLE: JsonDict = {"prompt": "What is 2 + 2?", "responses": ["2 + 2 = 5.", "2 + 2 = 4.", "No idea."]}
 
 
 class GroupRequest(Asked):

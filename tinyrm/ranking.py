@@ -32,7 +32,8 @@ class Strengths:
     @property
     def order(self) -> list[int]:
         """Best first; equals as they were given."""
-        return np.argsort(-self.values, kind="stable").tolist()
+        order: list[int] = np.argsort(-self.values, kind="stable").tolist()
+        return order
 
 
 def fit(wins: Matrix, *, ranked: int | None = None, prior_games: float = PRIOR_GAMES) -> Strengths:

@@ -14,7 +14,7 @@ from loadtests.targets import Target
 from loadtests.wire import Client
 
 MOST_OVERHEAD_S, AIM_OVERHEAD_S = 1.5e-3, 1.0e-3
-RUN, LENGTH = re.compile(rb"\brun;dur=([0-9.]+)"), re.compile(rb"content-length: ([0-9]+)")
+RUN, LENGTH = re.compile(rb"\brun;dur=([0-9.]+)"), re.compile(rb"(?i)content-length: ([0-9]+)")
 # Between two requests of the one caller: what a service does after a reply is not part of the next one.
 PAUSE_S = 1e-3
 

@@ -20,7 +20,13 @@ TOKENS: dict[str, frozenset[KeyScope]] = {
     "operator": frozenset(("score", "metrics", "admin")),
 }
 OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")
-NEEDS = {"/v1/compare": "score", "/v1/compare/batch": "score", "/v1/models": "score", "/metrics": "metrics"}
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/compare": PAIR,
+    "/v1/compare/batch": {"items": [PAIR]},
+    "/v1/rank": {"prompt": "p", "responses": ["x", "y"]},
+    "/v1/rewards": {"prompt": "p", "responses": ["x", "y"]},
+}
+NEEDS = dict.fromkeys([*BODIES, "/v1/models"], "score") | {"/metrics": "metrics"}
 
 
 def entry(name: str, token: str | None = None, scopes: frozenset[KeyScope] = frozenset(("score",))) -> ApiKey:
@@ -50,9 +56,8 @@ def guarded(bundle_folder: Path, keys_file: Path) -> Iterator[Served]:
 
 def ask(served: Served, path: str, authorization: str | None) -> Any:
     headers = {} if authorization is None else {"Authorization": authorization}
-    if path.startswith("/v1/compare"):
-        body = PAIR if path == "/v1/compare" else {"items": [PAIR]}
-        return served.client.post(path, headers=headers, json=body)
+    if path in BODIES:
+        return served.client.post(path, headers=headers, json=BODIES[path])
     return served.client.get(path, headers=headers)
 
 
@@ -111,7 +116,7 @@ def test_openapi_declares_the_scheme_and_who_needs_it(guarded: Served, served: S
 
 
 def test_without_the_setting_everything_is_open(served: Served) -> None:
-    assert [ask(served, path, None).status_code for path in (*NEEDS, *OPEN)] == [200] * 8
+    assert [ask(served, path, None).status_code for path in (*NEEDS, *OPEN)] == [200] * len([*NEEDS, *OPEN])
 
 
 def test_new_and_revoked_keys_count_from_the_next_request_on(tmp_path: Path) -> None:

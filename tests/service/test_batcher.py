@@ -335,6 +335,26 @@ def test_work_whose_time_is_over_is_told_at_once_and_never_run() -> None:
     asyncio.run(scenario())
 
 
+def test_who_waits_far_longer_than_promised_is_told_and_what_runs_is_waited_for() -> None:
+    """The engine was fast when both were accepted, and then it stood still."""
+
+    async def scenario() -> None:
+        engine = Gated()
+        async with running(engine.run, max_wait_s=0.05, tokens_per_s=1e6) as batcher:
+            runs = submit(batcher, 0)
+            await until(lambda: engine.ran == [[0]])
+            waits = submit(batcher, 1)
+            with pytest.raises(Overloaded, match=r"0\.1 s"):
+                await waits
+            assert not runs.done()
+            engine.gate.set()
+            assert isinstance((await outcomes([runs]))[0], Answered)
+            assert isinstance((await outcomes([submit(batcher, 2)]))[0], Answered)
+        assert engine.ran == [[0], [2]]
+
+    asyncio.run(scenario())
+
+
 def test_as_many_runs_at_once_as_there_are_streams() -> None:
     async def scenario() -> None:
         engine = Gated()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import service.auth
 import service.settings  # noqa: F401  # so that their errors are among the subclasses
 from service.errors import REFUSALS, STATUS_OF, STATUSES, TYPE_OF_STATUS, body_of, status_of
+from service.pipeline import SHORT_CHARACTERS
 from tests.service.conftest import PAIR, Served
 from tinyrm.errors import EngineFailed, TinyRMError
 
@@ -151,16 +152,16 @@ def test_what_had_begun_before_another_model_took_over_is_answered(
     fresh: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A comparison that is still being encoded is in no queue, and must not find one closed."""
-    encoding, encode = threading.Event(), fresh.pipeline._encoder.encode
+    encoding, assemble = threading.Event(), fresh.pipeline._encoder.assemble
 
     def slowly(*args: Any, **options: Any) -> Any:
         encoding.set()
         time.sleep(0.3)
-        return encode(*args, **options)
+        return assemble(*args, **options)
 
-    monkeypatch.setattr(fresh.pipeline._encoder, "encode", slowly)
+    monkeypatch.setattr(fresh.pipeline._encoder, "assemble", slowly)
     with ThreadPoolExecutor() as clients:
-        begun = clients.submit(fresh.client.post, "/v1/compare", json=PAIR)
+        begun = clients.submit(fresh.client.post, "/v1/compare", json=PAIR | {"prompt": "word " * SHORT_CHARACTERS})
         assert encoding.wait(10)
         assert fresh.client.portal is not None
         fresh.client.portal.call(fresh.pipeline.retire, 10.0)

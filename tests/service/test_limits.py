@@ -215,9 +215,10 @@ def test_bodies_together_are_bounded(bundle_folder: Path) -> None:
         early.sendall(POST + CONTENT[:-1])
         time.sleep(0.1)
         for _ in range(2):
-            late.sendall(POST + CONTENT + GET + b"\r\n")
+            late.sendall(POST + CONTENT)
             reply = read(late)
             assert (reply.status, reply.type, reply.headers["retry-after"]) == (429, "overloaded", "1")
+            late.sendall(GET + b"\r\n")
             assert read(late).status == 200, "its connection goes on"
         early.sendall(CONTENT[-1:])
         assert read(early).status == 200
