@@ -23,7 +23,7 @@ from tinyrm.errors import CallRefused, CallTimedOut
 from tinyrm.pairs import read_jsonl
 
 TEXTS = ("What is 2 + 2?", "2 + 2 = 4.", "2 + 2 = 5.")
-PAIRS = 3000
+PAIRS = 1500
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +102,14 @@ def test_both_clients_say_what_the_service_says(service: Process) -> None:
         many = list(client.compare_many([item] * 20 + [bad], batch_items=6))
         plain = [client.compare(*TEXTS), client.compare_batch([item, bad]), many, client.models(), client.is_ready()]
     for alone, (good, failed), results, (card,), is_ready in (plain, asyncio.run(ask())):
-        assert alone.model_dump() == pytest.approx(said) or alone.margin == pytest.approx(said["margin"], abs=1e-4)
+        assert alone.margin == pytest.approx(said["margin"], abs=1e-4)
+        assert alone.usage.model_dump() == said["usage"]
         assert alone.model == said["model"] == f"{card.name}@{card.revision}"
         assert good.usage.tokens > 0
         assert isinstance(failed, ItemError)
         assert failed.type == "invalid_request"
         assert [isinstance(result, ItemError) for result in results] == [False] * 20 + [True]
-        assert {result.margin for result in results[:20]} == {pytest.approx(good.margin, abs=1e-4)}
+        assert [result.margin for result in results[:20]] == pytest.approx([good.margin] * 20, abs=1e-4)
         assert is_ready
 
 
@@ -130,6 +131,30 @@ def test_the_service_learns_how_long_the_client_waits(service: Process) -> None:
         except CallTimedOut:
             return
     assert "deadline_exceeded" in {getattr(result, "type", "answered") for result in late}
+
+
+def test_ranking(service: Process) -> None:
+    responses = ["2 + 2 = 5.", "2 + 2 = 4.", "No idea."]
+
+    async def ask() -> list[Any]:
+        async with AsyncClient(url_of(service)) as client:
+            return [await client.rank("What is 2 + 2?", responses), await client.rewards("What is 2 + 2?", responses)]
+
+    with Client(url_of(service)) as client:
+        ranked = client.rank("What is 2 + 2?", responses, win_matrix=True, swap="on")
+        unit = client.rewards("What is 2 + 2?", responses, scale="unit", strategy="reference", reference="It is 4.")
+        alone = client.compare("What is 2 + 2?", responses[0], responses[1], swap="on")
+        with pytest.raises(CallRefused, match="reference"):
+            client.rank("What is 2 + 2?", responses, strategy="reference")
+    again, zero_mean = asyncio.run(ask())
+    assert ranked.order == again.order == sorted(range(3), key=lambda i: -ranked.strengths[i])
+    assert zero_mean.rewards == pytest.approx(ranked.strengths, abs=1e-3)
+    assert ranked.win_matrix is not None
+    assert ranked.win_matrix[0][1] == pytest.approx(alone.probability_a, abs=1e-4)
+    assert again.win_matrix is None
+    assert all(0 <= reward <= 1 for reward in unit.rewards)
+    shown = run("rank", "What is 2 + 2?", *responses, "--url", url_of(service), "--swap", "on")
+    assert [int(line.split()[3].rstrip(":")) - 1 for line in shown.stdout.splitlines()] == ranked.order, shown.stderr
 
 
 def test_keys(bundle_folder: Path, tmp_path: Path) -> None:
