@@ -61,19 +61,22 @@ def _add_score(commands: "Commands") -> None:
     command.add_argument("pairs", type=Path, help="JSON lines, plain or packed (.gz, .xz)")
     command.add_argument("--out", type=Path, required=True, help="file to write, or to complete")
     _add_question(command)
-    command.add_argument("--batch-items", type=_positive, default=BATCH_ITEMS, help="pairs in one call")
-    command.add_argument("--concurrency", type=_positive, default=CONCURRENCY, help="calls at once")
+    command.add_argument(
+        "--batch-items", type=_positive, default=BATCH_ITEMS, help="pairs in one call (default: %(default)s)"
+    )
+    command.add_argument(
+        "--concurrency", type=_positive, default=CONCURRENCY, help="calls at once (default: %(default)s)"
+    )
     command.set_defaults(run=score, timeout_s=300.0)
 
 
 def _command(commands: "Commands", name: str, summary: str, description: str | None = None) -> argparse.ArgumentParser:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=description or summary, formatter_class=formatter
-    )
-    command.add_argument("--url", default="http://127.0.0.1:8000", help="where the service is")
+    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=description or summary)
+    command.add_argument("--url", default="http://127.0.0.1:8000", help="where the service is (default: %(default)s)")
     command.add_argument("--api-key-file", type=Path, help="file with the key, if the service asks for one")
-    command.add_argument("--timeout-s", type=_seconds, default=30.0, help="for one call, its repetitions included")
+    command.add_argument(
+        "--timeout-s", type=_seconds, default=30.0, help="for one call, its repetitions included (default: %(default)g)"
+    )
     return command
 
 
