@@ -4,7 +4,9 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 def commands(first_word: str) -> list[str]:
     joined = "\n".join(blocks("bash"))
-    return [c for c in re.split(r"\n(?=\w)", joined) if c.split()[0] == first_word]
+    return [c for c in re.split(r"\n(?=[\w.])", joined) if c.split()[0] == first_word]
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +45,23 @@ def test_curl_commands_answer(command: str, service: Process) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("python"))
-def test_python_blocks_run(block: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_blocks_run(
+    block: str, service: Process, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(REPOSITORY)
-    exec(compile(block, "README.md", "exec"), {})
+    exec(compile(block.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}"), "README.md", "exec"), {})
     assert capsys.readouterr().out.split()[0] in ("a", "b", "tie")
+
+
+@pytest.mark.parametrize("command", commands(".venv/serve/bin/tinyrm"))
+def test_tinyrm_commands_run(command: str, service: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "Say hello.", "chosen": "Hello!", "rejected": "No."}\n')
+    words = [sys.executable, "-m", "tinyrm.command", *shlex.split(command)[1:]]
+    words += ["--url", f"http://127.0.0.1:{service.port}"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout or (tmp_path / "scored.jsonl").read_text()
 
 
 @pytest.mark.parametrize("command", commands("make"))
