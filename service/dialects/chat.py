@@ -29,23 +29,32 @@ class Turn(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """header: begins a turn and names its speaker. end: what ends it, if not the next header."""
+    """header: begins a turn and names its speaker. end: what ends it, if not the next header.
+
+    says_first: what stands before the first header is the system's; in the others nothing does.
+    """
 
     header: re.Pattern[str]
     end: str
+    says_first: bool = False
 
 
-FAMILIES = tuple(
-    Family(re.compile(header), end)
-    for header, end in (
-        (r"<\|im_start\|>(\w+)\n", "<|im_end|>"),  # ChatML: Qwen, Yi, SmolLM
-        (r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*", "<|eot_id|>"),  # Llama 3
-        (r"<\|header_start\|>(\w+)<\|header_end\|>\s*", "<|eot|>"),  # Llama 4
-        (r"<start_of_turn>(\w+)\n", "<end_of_turn>"),  # Gemma
-        (r"<\|(system|user|assistant|observation)\|>\n?", "<|end|>"),  # Phi, Zephyr, GLM
-        (r"<\uff5c(User|Assistant)\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),  # DeepSeek
-        (r"\[(/?INST)\]", "</s>"),  # Llama 2, Mistral
-    )
+DEEPSEEK = Family(
+    re.compile(r"<\uff5c(User|Assistant)\uff5c>"), "<\uff5cend\u2581of\u2581sentence\uff5c>", says_first=True
+)
+FAMILIES = (
+    DEEPSEEK,
+    *(
+        Family(re.compile(header), end)
+        for header, end in (
+            (r"<\|im_start\|>(\w+)\n", "<|im_end|>"),  # ChatML: Qwen, Yi, SmolLM
+            (r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*", "<|eot_id|>"),  # Llama 3
+            (r"<\|header_start\|>(\w+)<\|header_end\|>\s*", "<|eot|>"),  # Llama 4
+            (r"<start_of_turn>(\w+)\n", "<end_of_turn>"),  # Gemma
+            (r"<\|(system|user|assistant|observation)\|>\n?", "<|end|>"),  # Phi, Zephyr, GLM
+            (r"\[(/?INST)\]", "</s>"),  # Llama 2, Mistral
+        )
+    ),
 )
 
 # What may stand around a response when a trainer decodes it with its special tokens.
@@ -55,6 +64,10 @@ SPECIAL = (
     "[gMASK]", "<sop>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
 )  # fmt: skip
 
+LEADING = re.compile(rf"(?:\s+|{'|'.join(map(re.escape, SPECIAL))})*+")
+# Of a text read backwards, so that its end is found without a search.
+TRAILING = re.compile(rf"(?:\s+|{'|'.join(re.escape(token[::-1]) for token in SPECIAL)})*+")
+
 # Shorter agreement between the end of a prompt and the beginning of a text is chance.
 MIN_OVERLAP = 16
 # A prompt that repeats itself has many places where the text might begin; this many are looked at.
@@ -62,14 +75,16 @@ MOST_PLACES = 10_000
 
 
 def turns_of(text: str) -> list[Message]:
-    """The turns of a text in the template whose marker comes first; none if there is no marker.
+    """The turns of a text in the template whose marker it begins with; none if it has none, or only speaks of one.
 
     Empty ones are left out, and so is a generation prompt: the header of a turn that has not begun.
     """
     found = [(header.start(), family) for family in FAMILIES if (header := family.header.search(text))]
     if not found:
         return []
-    _, family = min(found, key=lambda pair: pair[0])
+    start, family = min(found, key=lambda pair: pair[0])
+    if without_leading(text[:start]) and not family.says_first:
+        return []
     headers = list(family.header.finditer(text))
     ends = [header.start() for header in headers[1:]] + [len(text)]
     turns = [("system", text[: headers[0].start()])]
@@ -110,26 +125,12 @@ def response_in(query: str, prompt: str) -> str:
 
 def stripped(text: str) -> str:
     """Without special tokens and white space around it."""
-    text = without_leading(text)
-    end = len(text)
-    while True:
-        while text[end - 1 : end].isspace():
-            end -= 1
-        token = next((token for token in SPECIAL if text.endswith(token, 0, end)), None)
-        if token is None:
-            return text[:end]
-        end -= len(token)
+    return without_leading(without_leading(text)[::-1], TRAILING)[::-1]
 
 
-def without_leading(text: str) -> str:
-    start = 0
-    while True:
-        while text[start : start + 1].isspace():
-            start += 1
-        token = next((token for token in SPECIAL if text.startswith(token, start)), None)
-        if token is None:
-            return text[start:]
-        start += len(token)
+def without_leading(text: str, leading: re.Pattern[str] = LEADING) -> str:
+    found = leading.match(text)
+    return text[found.end() :] if found else text
 
 
 def message_of(role: str, content: str) -> Message:

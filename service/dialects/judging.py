@@ -19,7 +19,7 @@ from service.ranking import Ranked, rank, rewards_of
 from service.ranking_schemas import MOST_RESPONSES, RewardsRequest
 from service.routes import Milliseconds, deployment_of, flow_of, seconds
 from service.schemas import Asked, CompareRequest, Name, NonEmpty, describe
-from tinyrm.errors import DeadlineExceeded, InvalidInput
+from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText
 from tinyrm.ranking import Matrix
 from tinyrm.schedules import Strategy, most_comparisons
 
@@ -50,6 +50,10 @@ class CohortOptions(Options):
     group_id: Name | None = Field(
         default=None, description="Keeps groups of one and the same prompt apart, such as those of two trainings."
     )
+
+
+class Said(BaseModel):
+    response: NonEmpty
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ class Desk:
         """
         asked = asked_of(options, prompt)
         self.deployment.of(asked).manifest.spec.instruction(asked.domain)
-        said = question(RewardsRequest, asked, responses=[response or NOTHING] * 2).responses[0]
+        said = checked(Said, {"response": response or NOTHING}).response
         key = (self.client, options, group, digest_of(prompt))
         size_bytes = len(said.encode()) + len(json.dumps(asked.model_dump()["prompt"]))
         waiting = self.cohorts.join(
@@ -194,7 +198,9 @@ def checked(kind: type[Q], fields: Mapping[str, Any]) -> Q:
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise InvalidInput(describe(error).message) from error
+        body = describe(error)
+        kind_of_error = InvalidText if body.type == InvalidText.type else InvalidInput
+        raise kind_of_error(body.message) from error
 
 
 def digest_of(prompt: Prompt) -> bytes:

@@ -3,12 +3,13 @@
 Numbers are on its scale: 1 to 5, where 3 is neither good nor bad.
 """
 
+import json
 import math
 import statistics
 from typing import Any, TypeVar
 
-from fastapi import APIRouter
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.dialects.chat import Turn, prompt_of, stripped, text_of
 from service.dialects.judging import CohortOptionsOf, DeskOf, Options, OptionsOf, Standing
@@ -84,9 +85,7 @@ class VerifyRequest(BaseModel):
     response: ResponseObject
     principle: NonEmpty | None = None
     prompt_id: str | None = Field(default=None, max_length=200)
-    task_index: int | None = Field(
-        default=None, validation_alias=AliasChoices("_ng_task_index", "task_index"), serialization_alias="task_index"
-    )
+    task_index: int | None = Field(default=None, alias="_ng_task_index")
 
 
 class VerifyReply(VerifyRequest):
@@ -111,13 +110,15 @@ async def compare(body: GroupCompareRequest, options: OptionsOf, desk: DeskOf) -
     return GroupCompareReply(rewards=rewards, comparison_results=results, metrics=metrics)
 
 
-@router.post("/verify", responses={**ERRORS})
-async def verify(body: VerifyRequest, options: CohortOptionsOf, desk: DeskOf) -> VerifyReply:
+@router.post("/verify", responses={**ERRORS}, response_model=VerifyReply)
+async def verify(body: VerifyRequest, request: Request, options: CohortOptionsOf, desk: DeskOf) -> Response:
     """One rollout's reward, when its cohort is there."""
     group = body.task_index, body.prompt_id
     prompt = prompt_of(body.responses_create_params.input)
     placed = await desk.join(_by(options, body.principle), prompt, body.response.text, group)
-    return VerifyReply(**body.model_dump(), reward=_graded(placed.score), partial=placed.partial)
+    reward = {"reward": _graded(placed.score), "partial": placed.partial}
+    # What was sent goes back to the letter, what is not read here too.
+    return Response(json.dumps(await request.json() | reward), media_type="application/json")
 
 
 def _by(options: Some, principle: str | None) -> Some:
