@@ -1,4 +1,4 @@
-"""`python -m service.reference FOLDER`: the API as openapi.json and as api.md, which a test compares with what is stored."""
+"""`python -m service.reference FOLDER` writes the API as openapi.json and api.md; a test compares what is stored."""
 
 import json
 import sys
@@ -11,8 +11,8 @@ from service.settings import Settings
 
 HEAD = """# API
 
-Written by `python -m service.reference docs` from the OpenAPI document beside it (`openapi.json`). A running service tells
-the same at `/openapi.json`, with its domains, models and limits, and at `/docs`.
+Written by `python -m service.reference docs` from the OpenAPI document beside it (`openapi.json`). A running service
+tells the same at `/openapi.json`, with its domains, models and limits, and at `/docs`.
 
 Every error has one shape: `{"error": {"type": "...", "message": "..."}}`. `type` is stable and meant for programs.
 """
