@@ -19,12 +19,14 @@ from service.ranking import Ranked, rank, rewards_of
 from service.ranking_schemas import MOST_RESPONSES, RewardsRequest
 from service.routes import Milliseconds, deployment_of, flow_of, seconds
 from service.schemas import Asked, CompareRequest, Name, NonEmpty, describe
-from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText
+from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText, Overloaded
 from tinyrm.ranking import Matrix
 from tinyrm.schedules import Strategy, most_comparisons
 
 # Up to this many responses everybody meets everybody; more are paired by their standings.
 ROUND_ROBIN_RESPONSES = 32
+# How often a cohort asks an engine that is busy.
+MOST_TRIES = 5
 # A policy that says nothing has still given a response, and the others are better than it.
 NOTHING = " "
 
@@ -177,10 +179,17 @@ def expected_wins(strengths: Matrix) -> list[float]:
 
 
 async def judge_cohort(deployment: Deployment, samples: Sequence[Sample]) -> list[Placed]:
-    """For Cohorts. All samples of one have the same question."""
-    first = samples[0]
-    standing = await stand(deployment, first.asked, [sample.response for sample in samples], first.flow)
-    return standing.placed
+    """For Cohorts. All samples of one have the same question.
+
+    Who has waited for a whole cohort is not sent away for a busy moment; new samples are refused instead.
+    """
+    first, responses = samples[0], [sample.response for sample in samples]
+    for _ in range(MOST_TRIES - 1):
+        try:
+            return (await stand(deployment, first.asked, responses, first.flow)).placed
+        except Overloaded:
+            await asyncio.sleep(deployment.retry_after_s())
+    return (await stand(deployment, first.asked, responses, first.flow)).placed
 
 
 def asked_of(options: Options, prompt: Prompt) -> Asked:

@@ -5,6 +5,7 @@ verl ends a training on any 4xx: these paths say 503 when too much waits, whatev
 
 import time
 import uuid
+from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import AliasChoices, BaseModel, Field
@@ -27,7 +28,7 @@ class EmbeddingRequest(BaseModel):
     """
 
     model: str | None = None
-    input: str | list[str] = Field(max_length=MOST_ITEMS)
+    input: str | Annotated[list[str], Field(max_length=MOST_ITEMS)]
 
     @property
     def inputs(self) -> list[str]:
@@ -108,7 +109,8 @@ async def embeddings(body: EmbeddingRequest, options: CohortOptionsOf, desk: Des
 async def _placed(body: EmbeddingRequest, options: CohortOptions, desk: Desk) -> list[Placed]:
     if len(body.inputs) > desk.max_items:
         raise InvalidInput(f"input: {len(body.inputs)} texts in one call, at most {desk.max_items} are taken")
-    return await together([desk.join(options, *last_turn(text)) for text in body.inputs])
+    turns = [last_turn(text) for text in body.inputs]
+    return await together([desk.join(options, prompt, response) for prompt, response in turns])
 
 
 def _usage(placed: list[Placed]) -> PromptUsage:

@@ -16,6 +16,7 @@ from service.dialects.table import every_dialect
 from service.settings import InvalidSettings, Settings
 from tests.conftest import REPOSITORY
 from tests.service.conftest import PAIR, Served, serve
+from tinyrm.errors import Overloaded
 
 PROMPT = "What is 2 + 2?"
 RESPONSES = ["2 + 2 = 4.", "I cannot help with that, but here is what I can do.", "4", "def add(a, b): return a + b"]
@@ -279,6 +280,40 @@ def test_what_cannot_be_judged_is_said_before_anybody_waits(
     reply = patient.client.post(path, content=json.dumps(body))
     assert (reply.status_code, reply.json()["error"]["type"]) == (status, kind), reply.text
     assert reply.json()["error"]["message"]
+    assert patient.metric("tinyrm_cohort_samples") == 0
+
+
+def test_a_cohort_that_is_there_outlasts_a_busy_moment(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def busy(timeout_s: float | None = None) -> None:
+        tries.append(timeout_s)
+        if len(tries) < 2:
+            raise Overloaded("busy")
+
+    monkeypatch.setattr(patient.pipeline.backend, "refuse_if_busy", busy)
+    replies = at_once(patient, "/get_reward", [openrlhf(text) for text in RESPONSES])
+    assert [reply.status_code for reply in replies] == [200] * 4
+    assert len(tries) == 2
+
+
+def test_an_engine_that_stays_busy_is_everybodys_refusal(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patient.deployment, "retry_after_s", lambda: 0)
+    monkeypatch.setattr(patient.pipeline.backend.batcher, "max_wait_s", -1.0)  # type: ignore[attr-defined]
+    replies = at_once(patient, "/get_reward", [openrlhf(text) for text in RESPONSES])
+    assert [(reply.status_code, reply.json()["error"]["type"]) for reply in replies] == [(429, "overloaded")] * 4
+
+
+def test_long_dialogues_are_taken(patient: Served) -> None:
+    body = {"input": [CHATML + "a long answer " * 2000, CHATML + "x"]}
+    assert patient.client.post("/classify?group_size=2", json=body).status_code == 200
+    bodies = [{"input": text} for text in body["input"]]
+    assert [reply.status_code for reply in at_once(patient, "/classify?group_size=2", bodies)] == [200, 200]
+
+
+def test_one_bad_text_of_a_list_is_refused_with_the_list(patient: Served) -> None:
+    reply = patient.client.post("/classify", json={"input": [CHATML + "x", "no template"]})
+    assert reply.status_code == 422
     assert patient.metric("tinyrm_cohort_samples") == 0
 
 
