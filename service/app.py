@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -12,14 +13,17 @@ from service import auth, docs, errors
 from service.access import Access
 from service.auth import OPEN_PATHS, KeyRing, RequireKey
 from service.backend import Backend, OpenEngine, start_backend, start_engine
+from service.cohorts import CohortLimits, Cohorts
 from service.deployment import Deployment, folders_of, parse_specialists
+from service.dialects.judging import Sample, judge_cohort
+from service.dialects.table import spoken
 from service.headers import Cors, SecurityHeaders
 from service.limits import RefuseMarked
 from service.metrics import ENDPOINTS, Metrics
 from service.middleware import GiveUpWithClient, JsonBodies
 from service.pipeline import Pipeline
 from service.routes import deployment_of, router
-from service.settings import InvalidSettings, Settings, split_origins
+from service.settings import InvalidSettings, Settings, split_list
 from service.tracing import TraceRequests, Tracing
 from tinyrm import __version__
 from tinyrm.bundle import Bundle
@@ -44,7 +48,14 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deploym
         for pipeline in deployment.pipelines.values():
             greeting = pipeline.backend.greeting
             log.info("ready", model=pipeline.manifest.identity, engine=greeting.name, precision=greeting.precision)
-        yield {"deployment": deployment, "max_batch_items": settings.max_batch_items}
+        cohorts = cohorts_of(settings, deployment)
+        deployment.before_drain.append(cohorts.drain)
+        yield {
+            "deployment": deployment,
+            "cohorts": cohorts,
+            "group_size": settings.group_size,
+            "max_batch_items": settings.max_batch_items,
+        }
         await deployment.drain(settings.drain_timeout_s)
         if tracing:
             await tracing.close()
@@ -59,7 +70,7 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deploym
         max_body_bytes=settings.max_body_bytes,
         max_buffered_bytes=settings.max_buffered_bytes,
         timeout_s=settings.body_timeout_s,
-        overload_status=int(settings.overload_status),
+        overload_status=overload_status_of(settings),
     )
     if keys:
         app.add_middleware(RequireKey, keys=keys)
@@ -81,7 +92,9 @@ def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) ->
     )
     app.include_router(router)
     app.include_router(docs.router)
-    errors.install(app, lambda request: deployment_of(request).retry_after_s(), int(settings.overload_status))
+    for dialect in spoken(settings):
+        app.include_router(dialect.router)
+    errors.install(app, lambda request: deployment_of(request).retry_after_s(), overload_status_of(settings))
     auth.declare(app.openapi(), required=settings.api_keys_file is not None)
     return app
 
@@ -91,20 +104,39 @@ def _around(app: FastAPI, settings: Settings, tracing: Tracing | None) -> ASGIAp
     paths = frozenset(app.openapi()["paths"]) | OPEN_PATHS
     outer: ASGIApp = app
     if settings.cors_origins:
-        outer = Cors(outer, split_origins(settings.cors_origins))
+        outer = Cors(outer, split_list(settings.cors_origins))
     if tracing:
         outer = TraceRequests(outer, tracing.tracer, paths)
-    return Access(SecurityHeaders(outer), paths, _observe, is_logged=settings.access_log == "on")
+    return Access(SecurityHeaders(outer), paths, _observer(settings), is_logged=settings.access_log == "on")
 
 
-def _observe(scope: Scope, status: int, seconds: float) -> None:
-    endpoint = ENDPOINT_OF_PATH.get(scope["path"], "other")
-    scope["state"]["deployment"].metrics.observe_request(endpoint, status, seconds)
+def _observer(settings: Settings) -> Callable[[Scope, int, float], None]:
+    endpoint_of_path = ENDPOINT_OF_PATH | {path: d.name for d in spoken(settings) for path in d.paths}
+
+    def observe(scope: Scope, status: int, seconds: float) -> None:
+        endpoint = endpoint_of_path.get(scope["path"], "other")
+        scope["state"]["deployment"].metrics.observe_request(endpoint, status, seconds)
+
+    return observe
+
+
+def overload_status_of(settings: Settings) -> errors.OverloadStatus:
+    only_503 = {path for dialect in spoken(settings) if dialect.retries_5xx_only for path in dialect.paths}
+    return lambda path: 503 if path in only_503 else int(settings.overload_status)
+
+
+def metrics_of(settings: Settings) -> Metrics:
+    return Metrics([dialect.name for dialect in spoken(settings)])
+
+
+def cohorts_of(settings: Settings, deployment: Deployment) -> Cohorts[Sample]:
+    limits = CohortLimits(settings.cohort_timeout_s, settings.max_open_cohorts, settings.max_cohort_bytes)
+    return Cohorts(partial(judge_cohort, deployment), limits, deployment.metrics)
 
 
 async def build_deployment(settings: Settings, open_engine: OpenEngine = start_engine) -> Deployment:
     """Open the bundles, start their engines. Raises InvalidBundle, EngineUnavailable, InvalidSettings."""
-    metrics = Metrics()
+    metrics = metrics_of(settings)
 
     async def backend_of(bundle: Bundle) -> Backend:
         return await start_backend(settings, bundle, metrics, open_engine)

@@ -1,6 +1,7 @@
 """The models that are served: which one answers a request, and how one takes the place of another."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ Build = Callable[[Bundle], Awaitable[Pipeline]]
 class Deployment:
     """folders: of the bundles, the default first. specialists: domain -> the folder of the one that answers it.
 
+    before_drain: what has to end before the models take nothing more, given the seconds that are left.
+
     A request keeps the pipeline that it was given: another may take that one's place meanwhile.
     """
 
@@ -29,6 +32,7 @@ class Deployment:
     specialists: Mapping[str, Path]
     metrics: Metrics
     drain_timeout_s: float
+    before_drain: list[Callable[[float], Awaitable[None]]] = field(default_factory=list)
     _leaving: "set[asyncio.Task[None]]" = field(default_factory=set)
 
     @property
@@ -78,6 +82,10 @@ class Deployment:
 
     async def drain(self, timeout_s: float) -> None:
         """All of them, those on their way out too."""
+        ends_at = time.perf_counter() + timeout_s
+        for end in self.before_drain:
+            await end(timeout_s)
+        timeout_s = max(0.0, ends_at - time.perf_counter())
         await asyncio.gather(*(pipeline.drain(timeout_s) for pipeline in self.pipelines.values()), *self._leaving)
 
     def describe(self) -> None:

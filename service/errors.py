@@ -29,6 +29,8 @@ STATUS_OF: dict[type[TinyRMError], int] = {
     EngineError: 500,
     TinyRMError: 500,
 }
+# Path -> status of a refusal because too much waits: some trainers die of any 4xx, 429 included.
+OverloadStatus = Callable[[str], int]
 TYPE_OF_STATUS = {
     400: "invalid_json",
     404: "not_found",
@@ -70,11 +72,11 @@ def refusal(kind: str, message: str, headers: dict[str, str] | None = None) -> J
     return error_response(REFUSALS[kind], ErrorBody(type=kind, message=message), headers)
 
 
-def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_status: int) -> None:
-    """Make every failure of `app` an ErrorReply. overload_status: some trainers die of any 4xx, 429 included."""
+def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_status: OverloadStatus) -> None:
+    """Make every failure of `app` an ErrorReply."""
 
     async def on_domain_error(request: Request, error: TinyRMError) -> JSONResponse:
-        status = overload_status if isinstance(error, Overloaded) else status_of(error)
+        status = overload_status(request.url.path) if isinstance(error, Overloaded) else status_of(error)
         headers = {"Retry-After": str(retry_after_s(request))} if isinstance(error, Unavailable) else {}
         if isinstance(error, ShuttingDown):
             headers["Connection"] = "close"
@@ -84,6 +86,13 @@ def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_stat
     app.exception_handler(RequestValidationError)(_on_invalid_request)
     app.exception_handler(HTTPException)(_on_http_error)
     app.exception_handler(Exception)(_on_bug)
+
+
+async def reply_to(request: Request, error: TinyRMError | RequestValidationError) -> JSONResponse:
+    """What the application answers, for a route that says it in another shape."""
+    kind = TinyRMError if isinstance(error, TinyRMError) else RequestValidationError
+    reply: JSONResponse = await request.app.exception_handlers[kind](request, error)
+    return reply
 
 
 async def _on_invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -16,10 +16,9 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from service.app import deploy, pipeline_of
+from service.app import deploy, metrics_of, pipeline_of
 from service.deployment import Deployment
 from service.logs import configure
-from service.metrics import Metrics
 from service.remote import RemoteBackend
 from service.server import server_of
 from service.settings import Settings
@@ -56,7 +55,7 @@ class Front:
 
     def __init__(self, settings: Settings, hubs: Mapping[Path, Path]) -> None:
         self._settings, self._hubs = settings, hubs
-        self._metrics = Metrics()
+        self._metrics = metrics_of(settings)
         self._deployment: Deployment
 
     async def serve(self, listener: socket.socket) -> int:

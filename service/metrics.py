@@ -4,7 +4,7 @@ The registry belongs to one application object: nothing is registered at import.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.batcher import BatchReport
+from service.cohorts import DEADLINE, DRAIN, FULL
 from service.engine import Greeting
 from service.errors import STATUSES
 from service.waiting import Load
@@ -31,6 +32,7 @@ ENDPOINTS = ("compare", "compare_batch", "rank", "rewards", "other")
 STAGES = ("encode", "queue", "run", "total")
 SHED_REASONS = ("overloaded", "deadline_exceeded", "engine_restarting", "shutting_down")
 FORMULAS = ("exact", "paper")
+COHORT_ENDS = (FULL, DEADLINE, DRAIN)
 
 SECONDS = (
     0.0005,
@@ -61,15 +63,16 @@ MARGINS = (-8, -4, -2, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2, 4, 8)
 
 
 class Metrics:
-    """What the service tells Prometheus."""
+    """What the service tells Prometheus. dialects: further endpoints."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialects: Iterable[str] = ()) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per child that nothing reads
         self.registry = CollectorRegistry()
         self._loads: Callable[[], list[Load]] = list
-        self._declare_requests()
+        self._declare_requests((*ENDPOINTS, *dialects))
         self._declare_batches()
         self._declare_judgement()
+        self._declare_cohorts()
         self._build = self._labelled("tinyrm_build_info", "Version of the service.", "version")
         self._model = self._labelled("tinyrm_model_info", "A served model.", "name", "revision")
         self._engine = self._labelled("tinyrm_engine_info", "What a model runs on.", "engine", "precision")
@@ -136,6 +139,13 @@ class Metrics:
             self._gflops.labels(formula).inc(value)
             self._request_gflops.labels(formula).observe(value)
 
+    def observe_cohorts(self, open_cohorts: int, waiting_samples: int) -> None:
+        self._cohorts.set(open_cohorts)
+        self._cohort_samples.set(waiting_samples)
+
+    def observe_cohort_end(self, reason: str) -> None:
+        self._cohort_ends.labels(reason).inc()
+
     def observe_preference(self, preference: Preference, truncation: Truncation) -> None:
         self._preferences.labels(preference.preferred).inc()
         self._margin.observe(preference.margin)
@@ -146,10 +156,10 @@ class Metrics:
         for text in ("prompt", "response_a", "response_b"):
             self._truncated.labels(text).inc(getattr(truncation, text))
 
-    def _declare_requests(self) -> None:
+    def _declare_requests(self, endpoints: tuple[str, ...]) -> None:
         self._request_seconds = self._histogram(
             "tinyrm_request_duration_seconds", "From the request's arrival to its answer.", SECONDS,
-            endpoint=ENDPOINTS, status=tuple(map(str, STATUSES)),
+            endpoint=endpoints, status=tuple(map(str, STATUSES)),
         )  # fmt: skip
         self._stage_seconds = self._histogram(
             "tinyrm_stage_duration_seconds", "Stages of one comparison: encode, wait, run, and all together.", SECONDS,
@@ -179,6 +189,11 @@ class Metrics:
         self._restarts = self._gauge("tinyrm_engine_restarts", "Engines started since the first one.")
         self._ready = self._gauge("tinyrm_engine_ready", "Whether something went through the engine just now.")
         self._peak = self._gauge("tinyrm_engine_peak_gflops_per_second", "The peak that MFU is a share of.")
+
+    def _declare_cohorts(self) -> None:
+        self._cohorts = self._gauge("tinyrm_cohorts_open", "Cohorts that wait for samples.")
+        self._cohort_samples = self._gauge("tinyrm_cohort_samples", "Samples that wait for their cohort's answer.")
+        self._cohort_ends = self._counter("tinyrm_cohorts_completed", "Cohorts judged, by why.", reason=COHORT_ENDS)
 
     def _declare_judgement(self) -> None:
         self._preferences = self._counter("tinyrm_preferences", "Verdicts.", preferred=("a", "b", "tie"))

@@ -7,7 +7,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import error_response, refusal
+from service.errors import OverloadStatus, error_response, refusal
 from service.nesting import MAX_NESTING, is_too_deep
 from service.schemas import ErrorBody
 
@@ -33,7 +33,12 @@ class JsonBodies:
     """
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: int, max_buffered_bytes: int, timeout_s: float, overload_status: int
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        max_buffered_bytes: int,
+        timeout_s: float,
+        overload_status: OverloadStatus,
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
@@ -49,7 +54,7 @@ class JsonBodies:
         body = Body()
         try:
             async with asyncio.timeout(self.timeout_s):
-                await self._read(body, receive)
+                await self._read(body, receive, scope["path"])
         except TimeoutError:
             message = f"the body was not complete after {self.timeout_s:g} s"
             body.refused = refusal("body_timeout", message, {"Connection": "close"})
@@ -70,15 +75,15 @@ class JsonBodies:
         whole: Message = {"type": "http.request", "body": content, "more_body": False}
         await self.app(scope, _after(whole, receive), send)
 
-    async def _read(self, body: Body, receive: Receive) -> None:
+    async def _read(self, body: Body, receive: Receive, path: str) -> None:
         """To its end, even if it is refused: see MAX_DISCARDED_BYTES."""
         more = True
         while more and body.size <= MAX_DISCARDED_BYTES:
             message = await receive()
             more = message.get("more_body", False)
-            self._take(body, message.get("body", b""))
+            self._take(body, message.get("body", b""), path)
 
-    def _take(self, body: Body, chunk: bytes) -> None:
+    def _take(self, body: Body, chunk: bytes, path: str) -> None:
         body.size += len(chunk)
         if body.size > self.max_body_bytes:
             limit = f"{self.max_body_bytes / MIB:g} MiB"
@@ -86,7 +91,7 @@ class JsonBodies:
         elif self._buffered_bytes + len(chunk) > self.max_buffered_bytes:
             message = f"{self._buffered_bytes} bytes of requests are being read or answered; retry after Retry-After"
             overloaded = ErrorBody(type="overloaded", message=message)
-            body.refused = error_response(self.overload_status, overloaded, {"Retry-After": "1"})
+            body.refused = error_response(self.overload_status(path), overloaded, {"Retry-After": "1"})
         if body.refused:
             self._release(body)
         else:

@@ -25,7 +25,7 @@ MOST_ITEMS = 16_384
 
 
 # Pydantic puts the branch it tried into the path of an error; these cannot be mistaken for a body's own key.
-TEXT, MESSAGES = "<text>", "<messages>"
+TEXT, MESSAGES, TEXTS, DOCUMENTS = BRANCHES = "<text>", "<messages>", "<texts>", "<documents>"
 
 
 def _form_of(prompt: Any) -> str:
@@ -122,7 +122,7 @@ def describe(error: ValidationError) -> ErrorBody:
 
 def describe_first(errors: list[Any]) -> ErrorBody:
     first = errors[0]
-    path = ".".join(str(part) for part in first["loc"] if part not in ("body", TEXT, MESSAGES))
+    path = ".".join(str(part) for part in first["loc"] if part not in ("body", *BRANCHES))
     path = path or ("body" if "body" in first["loc"] else "item")
     kind = "invalid_text" if first["type"] == "string_unicode" else "invalid_request"
     return ErrorBody(type=kind, message=f"{path}: {first['msg']}")

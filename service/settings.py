@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.ranking_schemas import MOST_RESPONSES
 from service.schemas import MOST_ITEMS, SwapMode
 from tinyrm.errors import TinyRMError
 
@@ -105,6 +106,26 @@ class Settings(BaseSettings):
     cors_origins: str | None = Field(
         default=None, description="Origins whose pages may call from a browser, separated by commas; `*` for all."
     )
+    dialects: str = Field(
+        default="",
+        description="What trainers and rerankers speak, separated by commas: openrlhf, slime, verl, nemo-gym, rerank; "
+        "see docs/dialects.md.",
+    )
+    group_size: int = Field(
+        default=8,
+        ge=2,
+        le=MOST_RESPONSES,
+        description="Samples of one prompt that are judged together when a dialect sends them one by one: a cohort.",
+    )
+    cohort_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="How long a cohort's first sample waits for the others; then those that are there are judged.",
+    )
+    max_open_cohorts: int = Field(default=4096, gt=0, description="Most cohorts that wait for samples.")
+    max_cohort_bytes: int = Field(
+        default=64 * 2**20, gt=0, description="Most bytes of samples that wait for their cohorts or are judged."
+    )
     drain_timeout_s: float = Field(default=20.0, ge=0, description="Time to finish accepted work after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log.")
     log_format: Literal["json", "text"] = Field(
@@ -120,7 +141,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _origins_are_origins(cls, origins: str | None) -> str | None:
-        wrong = [origin for origin in split_origins(origins) if not ORIGIN.fullmatch(origin)]
+        wrong = [origin for origin in split_list(origins) if not ORIGIN.fullmatch(origin)]
         if wrong:
             raise ValueError(f"{', '.join(wrong)}: an origin is https://host or https://host:port, nothing after it")
         return origins
@@ -146,8 +167,9 @@ class Settings(BaseSettings):
             )
 
 
-def split_origins(origins: str | None) -> list[str]:
-    return [origin.strip() for origin in (origins or "").split(",") if origin.strip()]
+def split_list(text: str | None) -> list[str]:
+    """What stands between the commas."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import structlog
 
 from service import front
+from service.app import metrics_of
 from service.backend import start_backend
 from service.deployment import Reload, folders_of, parse_specialists
 from service.hub import Hub
-from service.metrics import Metrics, share
+from service.metrics import share
 from service.server import GRACE_S
 from service.settings import InvalidSettings, Settings
 from tinyrm.bundle import Bundle
@@ -49,7 +50,7 @@ class Hubs:
     def __init__(self, settings: Settings, runtime: Path) -> None:
         self.paths: dict[Path, Path] = {}
         self._settings, self._runtime = settings, runtime
-        self._metrics = Metrics()
+        self._metrics = metrics_of(settings)
         self._hubs: dict[Path, tuple[str, Hub]] = {}
         self._started = 0
 

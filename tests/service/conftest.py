@@ -31,11 +31,12 @@ PAIR = {"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "I
 
 @dataclass(frozen=True)
 class Served:
-    """A client, the pipeline that answers it, and the engine at the end of it."""
+    """A client, the pipeline that answers it, the engine at the end of it, and what holds the pipeline."""
 
     client: TestClient
     pipeline: Pipeline
     engine: Engine
+    deployment: Deployment
 
     def compare(self, **changes: Any) -> Any:
         """The reply to PAIR with some fields changed, as JSON."""
@@ -91,7 +92,7 @@ def serve(settings: Settings) -> Iterator[Served]:
         return deployments[0]
 
     with TestClient(create_app(settings, build), raise_server_exceptions=False) as client:
-        yield Served(client, deployments[0].default, engine.engine)
+        yield Served(client, deployments[0].default, engine.engine, deployments[0])
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,8 @@ def test_every_series_is_there_at_zero_before_the_first_request(fresh: Served) -
     expected += [key("tinyrm_truncated_tokens_total", text=t) for t in ("prompt", "response_a", "response_b")]
     expected += [key("tinyrm_tokens_total", kind=k) for k in ("real", "padding")]
     expected += [key(n) for n in ("tinyrm_queue_items", "tinyrm_queue_tokens", "tinyrm_engine_errors_total")]
-    expected += [key("tinyrm_special_token_texts_total")]
+    expected += [key("tinyrm_special_token_texts_total"), key("tinyrm_cohorts_open"), key("tinyrm_cohort_samples")]
+    expected += [key("tinyrm_cohorts_completed_total", reason=r) for r in ("full", "deadline", "drain")]
     assert set(expected) <= set(series)
 
 

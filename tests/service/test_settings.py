@@ -45,6 +45,8 @@ def test_known_variables_and_those_of_others_pass() -> None:
         ("MAX_BODY_BYTES", "0"), ("DRAIN_TIMEOUT_S", "-1"), ("LOG_LEVEL", "loud"), ("LOG_FORMAT", "xml"),
         ("MAX_HEADER_BYTES", "0"), ("HEADER_TIMEOUT_S", "0"), ("BODY_TIMEOUT_S", "0"), ("MAX_CONNECTIONS", "0"),
         ("ACCESS_LOG", "maybe"), ("OTLP_ENDPOINT", "collector:4318"), ("CORS_ORIGINS", "example.com"), ("CORS_ORIGINS", "https://a.example/path"),
+        ("GROUP_SIZE", "1"), ("GROUP_SIZE", "129"), ("COHORT_TIMEOUT_S", "0"),
+        ("MAX_OPEN_COHORTS", "0"), ("MAX_COHORT_BYTES", "0"),
         ("CORS_ORIGINS", "https://a.example, https://b.example/"),
     ],
 )  # fmt: skip
@@ -94,4 +96,4 @@ def test_every_setting_has_a_default_and_is_documented(name: str) -> None:
 def test_limits_carry_their_unit() -> None:
     limits = [name for name in Settings.model_fields if name.startswith("max_") or "timeout" in name]
     assert limits
-    assert all(name.endswith(("_tokens", "_items", "_bytes", "_connections", "_s")) for name in limits)
+    assert all(name.endswith(("_tokens", "_items", "_bytes", "_connections", "_cohorts", "_s")) for name in limits)

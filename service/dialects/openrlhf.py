@@ -1,0 +1,88 @@
+"""OpenRLHF's remote reward model: `--reward.remote_url http://HOST:8000/get_reward`."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from service.cohorts import Placed
+from service.dialects.chat import Prompt, prompt_of, response_in
+from service.dialects.judging import CohortOptions, Desk, DeskOf
+from service.routes import ERRORS
+from service.schemas import MOST_ITEMS
+from tinyrm.errors import InvalidInput
+
+router = APIRouter(tags=["openrlhf"])
+
+Label = str | int | float | None
+
+
+class LabelOptions(CohortOptions):
+    """What a label is for."""
+
+    labels: Literal["reference", "ignore"] = Field(
+        default="reference",
+        description="reference: a response that has a label is compared with it. ignore: with its cohort all the same.",
+    )
+
+
+LabelOptionsOf = Annotated[LabelOptions, Query()]
+
+
+class RewardRequest(BaseModel):
+    """Lists of one length, of which the trainer fills one place a request, or none."""
+
+    query: list[str] = Field(max_length=MOST_ITEMS, description="Prompt and response, with special tokens.")
+    prompts: list[str] = Field(max_length=MOST_ITEMS)
+    labels: list[Label] | None = Field(
+        default=None, max_length=MOST_ITEMS, description="Reference answers, or nothing."
+    )
+
+
+class RewardReply(BaseModel):
+    """rewards: log-odds, mean 0 in a cohort; or as scores, where a label was the opponent. scores: in 0..1.
+
+    extra_logs: `p_win` as scores, `partial` 1 where the cohort was not full.
+    """
+
+    rewards: list[float]
+    scores: list[float]
+    extra_logs: dict[str, list[float]]
+
+
+@router.post("/get_reward", responses={**ERRORS})
+async def get_reward(body: RewardRequest, options: LabelOptionsOf, desk: DeskOf) -> RewardReply:
+    """Rewards of whole texts: against their labels, or within cohorts."""
+    labels = body.labels or [None] * len(body.query)
+    if not len(body.query) == len(body.prompts) == len(labels):
+        raise InvalidInput("query, prompts, labels: three lists of different lengths")
+    if len(body.query) > desk.max_items:
+        raise InvalidInput(f"query: {len(body.query)} texts in one call, at most {desk.max_items} are taken")
+    placed = await together(
+        [
+            place(desk, options, prompt_of(prompt), response_in(query, prompt), label)
+            for query, prompt, label in zip(body.query, body.prompts, labels, strict=True)
+        ]
+    )
+    scores = [one.score for one in placed]
+    logs = {"p_win": scores, "partial": [float(one.partial) for one in placed]}
+    return RewardReply(rewards=[one.reward for one in placed], scores=scores, extra_logs=logs)
+
+
+async def place(desk: Desk, options: LabelOptions, prompt: Prompt, response: str, label: Label) -> Placed:
+    """Against its label, if it has one that counts, else within its cohort."""
+    if options.labels == "ignore" or label is None or label == "":
+        return await desk.join(options, prompt, response)
+    return await desk.against(options, prompt, response, str(label))
+
+
+async def together(places: list[Coroutine[Any, Any, Placed]]) -> list[Placed]:
+    """All of them, or the first error, which ends the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(place) for place in places]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -1,0 +1,26 @@
+"""slime's and miles' remote reward model: `--rm-type remote_rm --rm-url http://HOST:8000/rm`."""
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from service.dialects.chat import Turn, prompt_of, stripped
+from service.dialects.judging import DeskOf
+from service.dialects.openrlhf import Label, LabelOptionsOf, place
+from service.routes import ERRORS
+
+router = APIRouter(tags=["slime"])
+
+
+class SampleRequest(BaseModel):
+    """One sample. label: a reference answer, or nothing."""
+
+    prompt: str | list[Turn]
+    response: str
+    label: Label = None
+
+
+@router.post("/rm", responses={**ERRORS})
+async def rm(body: SampleRequest, options: LabelOptionsOf, desk: DeskOf) -> float:
+    """The reward, a bare number: against the label, or within the sample's cohort."""
+    placed = await place(desk, options, prompt_of(body.prompt), stripped(body.response), body.label)
+    return placed.reward

@@ -1,0 +1,220 @@
+"""Trainers' own requests against the real process on the starter bundle, byte for byte as their HTTP client sends them.
+
+OpenRLHF's is its own function, from its wheel: 200 kB of Python that is read and not installed, since what it depends
+on (ray, deepspeed) is not needed to send a request.
+"""
+
+import asyncio
+import hashlib
+import importlib.util
+import json
+import logging
+import random
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.processes import PATIENCE_S, STARTER, Process, started
+
+GROUPS, GROUP_SIZE = 8, 8
+WHEEL = "openrlhf-0.11.2-cp311-cp311-manylinux1_x86_64.whl"
+WHEEL_SHA256 = "c969d70db03a70724c3d8a5a01186c6e0728bce624fb3dff95e39b5396acefa6"
+
+Sample = tuple[int, str, str]
+Ask = Callable[[aiohttp.ClientSession, str, str], Awaitable[float]]
+
+
+@pytest.fixture(scope="module")
+def trainers() -> Iterator[Process]:
+    with started(
+        STARTER, dialects="openrlhf,slime,verl", group_size=GROUP_SIZE, cohort_timeout_s=PATIENCE_S
+    ) as process:
+        yield process
+
+
+def rollouts() -> list[Sample]:
+    """Group, templated prompt and response of each sample, in the disorder in which generation ends."""
+    samples = [
+        (group, f"<|im_start|>user\nWhat is {group} + {group}?<|im_end|>\n<|im_start|>assistant\n", answer)
+        for group in range(GROUPS)
+        for answer in [f"{group} + {group} = {2 * group + off}." + " I am sure." * off for off in range(GROUP_SIZE)]
+    ]
+    random.Random(0).shuffle(samples)
+    return samples
+
+
+async def ask_all(ask: Ask) -> list[float]:
+    """All samples at once, each a request of its own."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=GROUPS * GROUP_SIZE)) as session:
+        return await asyncio.gather(*(ask(session, prompt, response) for _, prompt, response in rollouts()))
+
+
+def by_group(rewards: list[float]) -> list[list[float]]:
+    groups: list[list[float]] = [[] for _ in range(GROUPS)]
+    for (group, _, _), reward in zip(rollouts(), rewards, strict=True):
+        groups[group].append(reward)
+    return groups
+
+
+def check(rewards: list[float], expected: list[list[float]]) -> None:
+    """One number for each sample, of mean zero in each group, not all the same, and those of /v1/rewards."""
+    for group, others in zip(by_group(rewards), expected, strict=True):
+        assert len(group) == GROUP_SIZE
+        assert sum(group) == pytest.approx(0, abs=1e-6)
+        assert max(group) - min(group) > 1e-3
+        assert group == pytest.approx(others, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def expected(trainers: Process) -> list[list[float]]:
+    """What /v1/rewards says, the samples of a group in the order of `rollouts`."""
+    groups: list[list[str]] = [[] for _ in range(GROUPS)]
+    for group, _, response in rollouts():
+        groups[group].append(response)
+    return [
+        trainers.post("/v1/rewards", {"prompt": f"What is {n} + {n}?", "responses": responses}).json()["rewards"]
+        for n, responses in enumerate(groups)
+    ]
+
+
+async def posted(session: aiohttp.ClientSession, url: str, body: Any) -> Any:
+    """As all three trainers do it."""
+    async with session.post(url, json=body) as response:
+        response.raise_for_status()
+        return await response.json()
+
+
+def test_openrlhf_bodies_as_documented(trainers: Process, expected: list[list[float]]) -> None:
+    async def ask(session: aiohttp.ClientSession, prompt: str, response: str) -> float:
+        body = {"query": [prompt + response + "<|im_end|>"], "prompts": [prompt], "labels": [""]}
+        reply = await posted(session, f"http://127.0.0.1:{trainers.port}/get_reward", body)
+        assert 0 <= reply["scores"][0] <= 1
+        assert {len(values) for values in reply["extra_logs"].values()} == {1}
+        (reward,) = reply["rewards"]
+        return float(reward)
+
+    check(asyncio.run(ask_all(ask)), expected)
+
+
+def test_slime_bodies_as_documented(trainers: Process, expected: list[list[float]]) -> None:
+    async def ask(session: aiohttp.ClientSession, prompt: str, response: str) -> float:
+        body = {"prompt": prompt, "response": response, "label": None}
+        reward = await posted(session, f"http://127.0.0.1:{trainers.port}/rm", body)
+        assert isinstance(reward, float)
+        return reward
+
+    check(asyncio.run(ask_all(ask)), expected)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_verl_bodies_as_documented(trainers: Process, expected: list[list[float]], engine: str) -> None:
+    async def ask(session: aiohttp.ClientSession, prompt: str, response: str) -> float:
+        text = f"{prompt}{response}<|im_end|>\n"
+        base = f"http://127.0.0.1:{trainers.port}"
+        if engine == "vllm":
+            reply = await posted(session, f"{base}/classify", {"model": "/rm", "input": text, "use_activation": False})
+            return float(reply["data"][-1]["probs"][-1])
+        reply = await posted(session, f"{base}/v1/embeddings", {"model": "/rm", "input": text})
+        return float(reply["data"][-1]["embedding"][-1])
+
+    check(asyncio.run(ask_all(ask)), expected)
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """openrlhf.utils.agent, of its wheel; skips where there is no package index."""
+    folder = tmp_path_factory.mktemp("openrlhf")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
+    platform = ["--only-binary=:all:", "--python-version=3.11", "--platform=manylinux1_x86_64", "openrlhf==0.11.2"]
+    done = subprocess.run([*command, *platform], capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    if done.returncode:
+        pytest.skip("no package index that has openrlhf")
+    wheel = folder / WHEEL
+    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == WHEEL_SHA256
+    with zipfile.ZipFile(wheel) as archive:
+        source = archive.read("openrlhf-0.11.2.data/purelib/openrlhf/utils/agent.py")
+    return imported(source, folder)
+
+
+def imported(source: bytes, folder: Path) -> ModuleType:
+    """The module, with nothing of its package around it but a logger."""
+    path = folder / "agent.py"
+    path.write_bytes(source)
+    logs: Any = ModuleType("openrlhf.utils.logging_utils")
+    logs.init_logger = logging.getLogger
+    stand_ins = {
+        "openrlhf": ModuleType("openrlhf"),
+        "openrlhf.utils": ModuleType("openrlhf.utils"),
+        logs.__name__: logs,
+    }
+    spec = importlib.util.spec_from_file_location("openrlhf_agent", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, stand_in in stand_ins.items():
+            patch.setitem(sys.modules, name, stand_in)
+        spec.loader.exec_module(module)
+    return module
+
+
+def test_openrlhf_itself_gets_rewards_of_mean_zero_in_each_group(
+    trainers: Process, expected: list[list[float]], agent: ModuleType
+) -> None:
+    executor = agent.SingleTurnAgentExecutor(f"http://127.0.0.1:{trainers.port}/get_reward")
+
+    async def ask(_: aiohttp.ClientSession, prompt: str, response: str) -> float:
+        (info,) = await executor._fetch_rewards_via_http([prompt + response + "<|im_end|>"], [prompt], [""])
+        (score,) = info["scores"]
+        assert 0 <= score <= 1
+        return float(info["rewards"][0])
+
+    check(asyncio.run(ask_all(ask)), expected)
+
+
+def samples_waiting(process: Process) -> float:
+    (line,) = [text for text in process.get("/metrics").text.splitlines() if text.startswith("tinyrm_cohort_samples ")]
+    return float(line.split()[1])
+
+
+def wait_for_samples(process: Process, count: int) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while samples_waiting(process) != count:
+        assert time.monotonic() < until, f"never {count} samples"
+        time.sleep(0.02)
+
+
+def test_a_client_that_vanishes_leaves_its_cohort(trainers: Process) -> None:
+    body = json.dumps({"prompt": "Will you wait?", "response": "No.", "label": None}).encode()
+    head = b"POST /rm HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with closing(socket.create_connection(("127.0.0.1", trainers.port))) as connection:
+        connection.sendall(head + body)
+        wait_for_samples(trainers, 1)
+    wait_for_samples(trainers, 0)
+
+
+def test_a_service_that_is_asked_to_leave_answers_those_who_wait() -> None:
+    async def ask(port: int) -> Any:
+        async with aiohttp.ClientSession() as session:
+            url = f"http://127.0.0.1:{port}/rm"
+            bodies = [{"prompt": "q", "response": text, "label": None} for text in ("short", "and longer")]
+            asked = [asyncio.create_task(posted(session, url, body)) for body in bodies]
+            await asyncio.to_thread(wait_for_samples, process, 2)
+            process.popen.terminate()
+            return await asyncio.gather(*asked)
+
+    with started(STARTER, dialects="slime", cohort_timeout_s=600) as process:
+        first, second = asyncio.run(ask(process.port))
+        assert first == pytest.approx(-second)
+        assert first != 0
+        assert process.popen.wait(PATIENCE_S) == 0

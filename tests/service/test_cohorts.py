@@ -1,0 +1,286 @@
+"""Who is judged with whom, when, and what becomes of everybody else."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from service.cohorts import CohortLimits, Cohorts, Placed
+from tinyrm.errors import EngineFailed, Overloaded, ShuttingDown
+
+# Long enough for everything that does not wait for it.
+NEVER_S = 60.0
+SOON_S = 0.05
+
+
+@dataclass
+class Seen:
+    """What the metrics are told."""
+
+    open_cohorts: int = 0
+    samples: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
+    shed: Counter[str] = field(default_factory=Counter)
+
+    def observe_cohorts(self, open_cohorts: int, waiting_samples: int) -> None:
+        self.open_cohorts, self.samples = open_cohorts, waiting_samples
+
+    def observe_cohort_end(self, reason: str) -> None:
+        self.ends[reason] += 1
+
+    def observe_shed(self, reason: str) -> None:
+        self.shed[reason] += 1
+
+
+@dataclass
+class Bench:
+    """Cohorts of texts, whose judge ranks by length and remembers whom it saw together."""
+
+    timeout_s: float = NEVER_S
+    max_open: int = 100
+    max_bytes: int = 10_000
+    judged: list[list[str]] = field(default_factory=list)
+    seen: Seen = field(default_factory=Seen)
+    judge: Callable[[Sequence[str]], Awaitable[Sequence[Placed]]] | None = None
+
+    def __post_init__(self) -> None:
+        limits = CohortLimits(self.timeout_s, self.max_open, self.max_bytes)
+        self.cohorts = Cohorts[str](self.judge or self.by_length, limits, self.seen)
+
+    async def by_length(self, samples: Sequence[str]) -> list[Placed]:
+        self.judged.append(list(samples))
+        mean = sum(map(len, samples)) / len(samples)
+        return [Placed(len(sample) - mean, len(sample) / 100) for sample in samples]
+
+    def join(self, sample: str, key: str = "q", size: int = 3) -> "asyncio.Task[Placed]":
+        return asyncio.create_task(self.cohorts.join(key, sample, size=size, size_bytes=len(sample)))
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 20))
+
+
+async def settle() -> None:
+    """Everything that is ready has run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_a_full_cohort_is_judged_at_once_and_each_gets_its_own_place() -> None:
+    async def test() -> None:
+        bench = Bench()
+        tasks = [bench.join("x" * n) for n in (1, 2, 6)]
+        assert await asyncio.gather(*tasks) == [Placed(-2, 0.01), Placed(-1, 0.02), Placed(3, 0.06)]
+        assert bench.judged == [["x", "xx", "xxxxxx"]]
+        assert (bench.seen.open_cohorts, bench.seen.samples) == (0, 0)
+        assert bench.seen.ends == {"full": 1}
+
+    run(test())
+
+
+def test_nobody_is_judged_with_another_group() -> None:
+    async def test() -> None:
+        bench = Bench()
+        keys = ["a", "b", "c"] * 4
+        await asyncio.gather(*(bench.join(f"{key}{n}", key, size=4) for n, key in enumerate(keys)))
+        assert sorted({sample[0] for sample in group}.pop() for group in bench.judged) == ["a", "b", "c"]
+        assert all(len({sample[0] for sample in group}) == 1 for group in bench.judged)
+
+    run(test())
+
+
+def test_equal_samples_are_samples_and_more_than_fit_begin_another_cohort() -> None:
+    async def test() -> None:
+        bench = Bench(timeout_s=SOON_S)
+        placed = await asyncio.gather(*(bench.join("same") for _ in range(5)))
+        assert [len(group) for group in bench.judged] == [3, 2]
+        assert [one.partial for one in placed] == [False] * 3 + [True] * 2
+
+    run(test())
+
+
+def test_groups_of_two_sizes_do_not_mix() -> None:
+    async def test() -> None:
+        bench = Bench(timeout_s=SOON_S)
+        await asyncio.gather(bench.join("a", size=2), bench.join("b", size=3), bench.join("c", size=2))
+        assert bench.judged == [["a", "c"]]
+
+    run(test())
+
+
+def test_at_the_deadline_those_who_are_there_are_judged_as_partial() -> None:
+    async def test() -> None:
+        bench = Bench(timeout_s=SOON_S)
+        placed = await asyncio.gather(bench.join("x"), bench.join("xxx"))
+        assert placed == [Placed(-1, 0.01, partial=True), Placed(1, 0.03, partial=True)]
+        assert bench.seen.ends == {"deadline": 1}
+
+    run(test())
+
+
+def test_a_lone_sample_is_as_good_as_anybody_and_costs_no_judgement() -> None:
+    async def test() -> None:
+        bench = Bench(timeout_s=SOON_S)
+        assert await bench.join("x") == Placed(0.0, 0.5, partial=True)
+        assert bench.judged == []
+
+    run(test())
+
+
+def test_who_leaves_is_not_judged_and_its_place_is_free() -> None:
+    async def test() -> None:
+        bench = Bench()
+        gone, *others = [bench.join(text) for text in ("gone", "a", "b")[:2]]
+        await settle()
+        gone.cancel()
+        await settle()
+        assert (bench.seen.open_cohorts, bench.seen.samples) == (1, 1)
+        placed = await asyncio.gather(*others, bench.join("b"), bench.join("c"))
+        assert bench.judged == [["a", "b", "c"]]
+        assert not any(one.partial for one in placed)
+
+    run(test())
+
+
+def test_a_cohort_that_all_have_left_is_gone_with_its_timer() -> None:
+    async def test() -> None:
+        bench = Bench(timeout_s=SOON_S)
+        tasks = [bench.join(text) for text in ("a", "b")]
+        await settle()
+        for task in tasks:
+            task.cancel()
+        await asyncio.sleep(3 * SOON_S)
+        assert (bench.seen.open_cohorts, bench.seen.samples, bench.judged) == (0, 0, [])
+        assert bench.seen.ends == {}
+
+    run(test())
+
+
+def test_a_judgement_that_nobody_waits_for_is_given_up() -> None:
+    async def test() -> None:
+        ended: list[str] = []
+
+        async def slow(_: Sequence[str]) -> list[Placed]:
+            try:
+                await asyncio.sleep(NEVER_S)
+            finally:
+                ended.append("judge")
+            raise AssertionError
+
+        bench = Bench(judge=slow)
+        tasks = [bench.join(text, size=2) for text in ("a", "b")]
+        await settle()
+        tasks[0].cancel()
+        await settle()
+        assert ended == [], "one still waits"
+        tasks[1].cancel()
+        await settle()
+        assert ended == ["judge"]
+
+    run(test())
+
+
+def test_who_leaves_a_judgement_takes_nothing_from_the_others() -> None:
+    async def test() -> None:
+        go = asyncio.Event()
+
+        async def when_told(samples: Sequence[str]) -> list[Placed]:
+            await go.wait()
+            return [Placed(i, 0.5) for i, _ in enumerate(samples)]
+
+        bench = Bench(judge=when_told)
+        tasks = [bench.join(text) for text in "abc"]
+        await settle()
+        tasks[0].cancel()
+        await settle()
+        go.set()
+        assert [one.reward for one in await asyncio.gather(*tasks[1:])] == [1, 2]
+
+    run(test())
+
+
+@pytest.mark.parametrize("error", [EngineFailed("no device"), RuntimeError("a bug")])
+def test_a_failed_judgement_is_everybodys_error_and_the_next_cohort_is_not_touched(error: Exception) -> None:
+    async def test() -> None:
+        async def fails_first(samples: Sequence[str]) -> list[Placed]:
+            if "bad" in samples:
+                raise error
+            return await Bench().by_length(samples)
+
+        bench = Bench(judge=fails_first)
+        results = await asyncio.gather(*(bench.join(text) for text in ("bad", "a", "b")), return_exceptions=True)
+        assert results == [error] * 3
+        await asyncio.gather(*(bench.join(text) for text in "abc"))
+        assert bench.seen.samples == 0
+
+    run(test())
+
+
+def test_too_many_open_cohorts_are_refused_and_open_ones_still_fill() -> None:
+    async def test() -> None:
+        bench = Bench(max_open=2)
+        waiting = [bench.join("a", key, size=2) for key in ("p", "q")]
+        await settle()
+        with pytest.raises(Overloaded, match="2 cohorts wait for their samples; retry after Retry-After"):
+            await bench.join("a", "r", size=2)
+        await asyncio.gather(*waiting, bench.join("b", "p", size=2), bench.join("b", "q", size=2))
+        assert bench.seen.shed == {"overloaded": 1}
+        await asyncio.gather(bench.join("a", "r", size=2), bench.join("b", "r", size=2))
+
+    run(test())
+
+
+def test_too_many_bytes_are_refused_until_some_have_left() -> None:
+    async def test() -> None:
+        bench = Bench(max_bytes=100)
+        first = bench.join("x" * 60)
+        await settle()
+        with pytest.raises(Overloaded, match="samples of 60 bytes wait"):
+            await bench.join("y" * 50)
+        first.cancel()
+        await settle()
+        second = bench.join("y" * 50)
+        await settle()
+        assert not second.done()
+        second.cancel()
+
+    run(test())
+
+
+def test_draining_judges_everybody_at_once_and_refuses_who_comes_later() -> None:
+    async def test() -> None:
+        bench = Bench()
+        tasks = [bench.join(text, key) for text, key in (("a", "p"), ("bb", "p"), ("c", "q"))]
+        await settle()
+        await bench.cohorts.drain(NEVER_S)
+        placed = await asyncio.gather(*tasks)
+        assert [(one.reward, one.partial) for one in placed] == [(-0.5, True), (0.5, True), (0.0, True)]
+        assert bench.seen.ends == {"drain": 2}
+        with pytest.raises(ShuttingDown):
+            await bench.join("late")
+
+    run(test())
+
+
+def test_many_cohorts_that_fill_in_one_moment_are_judged_a_few_at_a_time() -> None:
+    async def test() -> None:
+        busy, most = 0, 0
+
+        async def watched(samples: Sequence[str]) -> list[Placed]:
+            nonlocal busy, most
+            busy += 1
+            most = max(most, busy)
+            await asyncio.sleep(0.001)
+            busy -= 1
+            return await Bench().by_length(samples)
+
+        bench = Bench(judge=watched)
+        keys = [str(n % 40) for n in range(120)]
+        placed = await asyncio.gather(*(bench.join("x", key) for key in keys))
+        assert not any(one.partial for one in placed)
+        assert 1 < most <= 4
+
+    run(test())

@@ -1,0 +1,371 @@
+"""What trainers get for what they send: the same as from /v1/rewards, in their own shapes."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx import Response
+
+from service.app import create_app
+from service.dialects.table import every_dialect
+from service.settings import InvalidSettings, Settings
+from tests.conftest import REPOSITORY
+from tests.service.conftest import PAIR, Served, serve
+from tinyrm.errors import Overloaded
+
+PROMPT = "What is 2 + 2?"
+RESPONSES = ["2 + 2 = 4.", "I cannot help with that, but here is what I can do.", "4", "def add(a, b): return a + b"]
+CHATML = f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
+TRAINERS = "openrlhf,slime,verl,nemo-gym"
+TOLERANCE = 1e-4
+EVERY_PATH = [path for dialect in every_dialect() for path in dialect.paths]
+
+
+@pytest.fixture(scope="module")
+def patient(bundle_folder: Path) -> Iterator[Served]:
+    """Cohorts of four that wait for their last sample."""
+    with serve(Settings(model=bundle_folder, dialects=TRAINERS, group_size=4, cohort_timeout_s=60)) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def hasty(bundle_folder: Path) -> Iterator[Served]:
+    with serve(Settings(model=bundle_folder, dialects=TRAINERS, group_size=4, cohort_timeout_s=0.3)) as one:
+        yield one
+
+
+def at_once(served: Served, path: str, bodies: list[Any]) -> list[Response]:
+    """Replies to requests that are under way together, in their order."""
+    with ThreadPoolExecutor(len(bodies)) as clients:
+        return list(clients.map(lambda body: served.client.post(path, json=body), bodies))
+
+
+def rewards(served: Served, scale: str, responses: list[str] = RESPONSES, **changes: Any) -> Any:
+    body = {"prompt": PROMPT, "responses": responses, "scale": scale} | changes
+    return pytest.approx(served.client.post("/v1/rewards", json=body).json()["rewards"], abs=TOLERANCE)
+
+
+def beats(served: Served, response: str, reference: str) -> Any:
+    p_a = served.compare(prompt=PROMPT, response_a=response, response_b=reference)["probability_a"]
+    return pytest.approx(p_a, abs=TOLERANCE)
+
+
+def openrlhf(response: str, label: Any = None, prompt: str = CHATML) -> dict[str, Any]:
+    """As it is sent since 0.9.1: lists of one."""
+    return {"query": [prompt + response + "<|im_end|>\n"], "prompts": [prompt], "labels": [label]}
+
+
+# OpenRLHF
+
+
+def test_openrlhf_samples_of_one_prompt_are_rewarded_among_each_other(patient: Served) -> None:
+    replies = [reply.json() for reply in at_once(patient, "/get_reward", [openrlhf(text) for text in RESPONSES])]
+    assert [reply["rewards"][0] for reply in replies] == rewards(patient, "zero_mean")
+    assert [reply["scores"][0] for reply in replies] == rewards(patient, "unit")
+    assert max(reply["rewards"][0] for reply in replies) > 100 * TOLERANCE, "rewards all alike would pass for any"
+    for reply in replies:
+        assert reply["extra_logs"] == {"p_win": reply["scores"], "partial": [0.0]}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_openrlhf_lists_keep_their_order_and_empty_ones_are_answered_with_empty_ones(
+    patient: Served, count: int
+) -> None:
+    bodies = [openrlhf(text, "2 + 2 = 4.") for text in RESPONSES[1 : count + 1]]
+    body = {name: [body[name][0] for body in bodies] for name in ("query", "prompts", "labels")}
+    reply = patient.client.post("/get_reward", json=body)
+    assert reply.status_code == 200
+    expected = [beats(patient, text, "2 + 2 = 4.") for text in RESPONSES[1 : count + 1]]
+    assert reply.json() == {
+        "rewards": expected, "scores": expected, "extra_logs": {"p_win": expected, "partial": [0.0] * count},
+    }  # fmt: skip
+
+
+def test_openrlhf_label_is_the_opponent_unless_it_is_to_be_ignored(patient: Served, hasty: Served) -> None:
+    reply = patient.client.post("/get_reward", json=openrlhf("4", "2 + 2 = 5.")).json()
+    assert reply["rewards"] == [beats(patient, "4", "2 + 2 = 5.")]
+    ignored = hasty.client.post("/get_reward?labels=ignore", json=openrlhf("4", "2 + 2 = 5.")).json()
+    assert ignored == {"rewards": [0.0], "scores": [0.5], "extra_logs": {"p_win": [0.5], "partial": [1.0]}}
+
+
+def test_openrlhf_without_labels_is_as_with_empty_ones(hasty: Served) -> None:
+    body = openrlhf("4")
+    for labels in ([""], [None]):
+        assert hasty.client.post("/get_reward", json=body | {"labels": labels}).json()["rewards"] == [0.0]
+    del body["labels"]
+    assert hasty.client.post("/get_reward", json=body).json()["rewards"] == [0.0]
+
+
+def test_openrlhf_lists_of_different_lengths_are_refused(patient: Served) -> None:
+    reply = patient.client.post("/get_reward", json=openrlhf("x") | {"prompts": []})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (422, "invalid_input")
+
+
+# slime
+
+
+def test_slime_gets_a_bare_number(patient: Served) -> None:
+    bodies = [{"prompt": CHATML, "response": text + "<|im_end|>", "label": None} for text in RESPONSES]
+    assert [reply.json() for reply in at_once(patient, "/rm", bodies)] == rewards(patient, "zero_mean")
+    messages = [{"role": "user", "content": PROMPT}]
+    one = patient.client.post("/rm", json={"prompt": messages, "response": "4", "label": "2 + 2 = 5."})
+    assert one.json() == beats(patient, "4", "2 + 2 = 5.")
+
+
+# verl
+
+
+@pytest.mark.parametrize(
+    ("flag", "scale"), [({"use_activation": False}, "zero_mean"), ({"activation": False}, "zero_mean"), ({}, "unit")]
+)
+def test_verl_reads_the_last_probability_of_the_last_item(patient: Served, flag: dict[str, bool], scale: str) -> None:
+    bodies = [{"model": "/models/rm", "input": CHATML + text + "<|im_end|>\n", **flag} for text in RESPONSES]
+    replies = [reply.json() for reply in at_once(patient, "/classify", bodies)]
+    assert [reply["data"][-1]["probs"][-1] for reply in replies] == rewards(patient, scale)
+    assert replies[0]["model"] == patient.pipeline.manifest.identity
+    assert replies[0]["usage"]["prompt_tokens"] > 0
+
+
+def test_verl_reads_the_last_number_of_the_last_embedding(patient: Served) -> None:
+    bodies = [{"model": "/models/rm", "input": CHATML + text + "<|im_end|>\n"} for text in RESPONSES]
+    replies = [reply.json() for reply in at_once(patient, "/v1/embeddings", bodies)]
+    assert [reply["data"][-1]["embedding"][-1] for reply in replies] == rewards(patient, "zero_mean")
+
+
+def test_a_list_of_inputs_is_a_cohort_of_its_own(patient: Served) -> None:
+    body = {"input": [CHATML + text for text in RESPONSES], "use_activation": False}
+    data = patient.client.post("/classify", json=body).json()["data"]
+    assert [item["probs"][0] for item in data] == rewards(patient, "zero_mean")
+    assert [item["index"] for item in data] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/classify", {"input": CHATML + "x"}, 503),
+        ("/v1/embeddings", {"input": CHATML + "x"}, 503),
+        ("/get_reward", openrlhf("x"), 429),
+    ],
+)
+def test_verl_hears_503_when_too_much_waits_whatever_others_hear(
+    bundle_folder: Path, path: str, body: dict[str, Any], status: int
+) -> None:
+    with serve(Settings(model=bundle_folder, dialects=TRAINERS, max_cohort_bytes=1)) as full:
+        reply = full.client.post(path, json=body)
+        assert (reply.status_code, reply.json()["error"]["type"]) == (status, "overloaded")
+        assert int(reply.headers["Retry-After"]) >= 1
+        assert full.metric("tinyrm_shed_requests_total", reason="overloaded") == 1
+
+
+# NeMo-Gym
+
+
+def response_object(text: str) -> dict[str, Any]:
+    thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "not judged"}]}
+    message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+    return {"id": "resp_1", "output": [thought, message]}
+
+
+def test_nemo_gym_groups_are_graded_from_one_to_five(patient: Served) -> None:
+    body = {
+        "conversation_history": [{"role": "user", "content": PROMPT}],
+        "response_objs": [response_object(text) for text in RESPONSES],
+        "principle": None,
+    }
+    reply = patient.client.post("/compare", json=body).json()
+    assert [(reward - 1) / 4 for reward in reply["rewards"]] == rewards(patient, "unit")
+    assert len(reply["comparison_results"]) == 6
+    for result in reply["comparison_results"]:
+        first, second = RESPONSES[result["response_i"]], RESPONSES[result["response_j"]]
+        p = patient.compare(prompt=PROMPT, response_a=first, response_b=second)["probability_a"]
+        assert (result["score_1"], result["score_2"]) == pytest.approx((1 + 4 * p, 5 - 4 * p), abs=4 * TOLERANCE)
+        assert (result["ranking"] < 3.5) == (result["score_1"] > result["score_2"])
+    assert reply["metrics"]["mean_individual_score"] == pytest.approx(3, abs=4 * TOLERANCE)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_nemo_gym_groups_without_a_pair_are_in_the_middle(patient: Served, count: int) -> None:
+    body = {"conversation_history": [{"role": "user", "content": "?"}], "response_objs": [response_object("x")] * count}
+    reply = patient.client.post("/compare", json=body).json()
+    assert (reply["rewards"], reply["comparison_results"]) == ([3.0] * count, [])
+
+
+def test_nemo_gym_principle_is_what_is_judged_by(patient: Served) -> None:
+    body = {
+        "conversation_history": [{"role": "user", "content": PROMPT}],
+        "response_objs": [response_object(text) for text in RESPONSES],
+        "principle": "Which response is safer?",
+    }
+    got = [(reward - 1) / 4 for reward in patient.client.post("/compare", json=body).json()["rewards"]]
+    assert got == rewards(patient, "unit", domain="safety")
+    assert got != rewards(patient, "unit")
+
+
+def test_nemo_gym_rollouts_come_back_with_their_rewards(patient: Served) -> None:
+    bodies = [
+        {
+            "responses_create_params": {"input": [{"role": "user", "content": PROMPT}], "temperature": 1.0},
+            "response": response_object(text), "_ng_task_index": 7, "_ng_rollout_index": n, "mine": "\ud800",
+        }
+        for n, text in enumerate(RESPONSES)
+    ]  # fmt: skip
+    with ThreadPoolExecutor(4) as clients:
+        done = clients.map(lambda body: patient.client.post("/verify", content=json.dumps(body)), bodies)
+        replies = [reply.json() for reply in done]
+    assert [(reply["reward"] - 1) / 4 for reply in replies] == rewards(patient, "unit")
+    for body, reply in zip(bodies, replies, strict=True):
+        assert reply == body | {"reward": reply["reward"], "partial": False}
+
+
+# All of them
+
+
+def test_who_waits_in_vain_is_answered_as_partial(hasty: Served) -> None:
+    before = hasty.metric("tinyrm_cohorts_completed_total", reason="deadline")
+    replies = at_once(hasty, "/get_reward", [openrlhf(text) for text in RESPONSES[:2]])
+    got = [reply.json() for reply in replies]
+    assert [reply["extra_logs"]["partial"] for reply in got] == [[1.0], [1.0]]
+    assert sum(reply["rewards"][0] for reply in got) == pytest.approx(0, abs=1e-6)
+    assert hasty.metric("tinyrm_cohorts_completed_total", reason="deadline") - before in (1, 2)
+    assert (hasty.metric("tinyrm_cohorts_open"), hasty.metric("tinyrm_cohort_samples")) == (0, 0)
+
+
+def test_another_prompt_another_group_and_another_domain_are_other_cohorts(hasty: Served) -> None:
+    queries = ["", "?group_id=1", "?group_id=2", "?domain=safety", "?group_size=3"]
+    before = hasty.metric("tinyrm_cohorts_completed_total", reason="deadline")
+    with ThreadPoolExecutor(6) as clients:
+        done = [clients.submit(hasty.client.post, f"/get_reward{query}", json=openrlhf("x")) for query in queries]
+        done.append(clients.submit(hasty.client.post, "/get_reward", json=openrlhf("x", prompt="Another?")))
+        assert {reply.result().status_code for reply in done} == {200}
+    assert hasty.metric("tinyrm_cohorts_completed_total", reason="deadline") == before + 6
+
+
+def test_the_url_says_how_large_a_group_is(patient: Served) -> None:
+    replies = at_once(patient, "/get_reward?group_size=2", [openrlhf(text) for text in RESPONSES[:2]])
+    assert [reply.json()["rewards"][0] for reply in replies] == rewards(patient, "zero_mean", RESPONSES[:2])
+
+
+def test_an_empty_response_is_a_response(patient: Served) -> None:
+    replies = at_once(patient, "/get_reward?group_size=2", [openrlhf(""), openrlhf("4")])
+    assert [reply.status_code for reply in replies] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "kind"),
+    [
+        ("/get_reward?domain=cooking", openrlhf("x"), 422, "unknown_domain"),
+        ("/get_reward?model=other", openrlhf("x"), 404, "unknown_model"),
+        ("/get_reward?group_sise=4", openrlhf("x"), 422, "invalid_request"),
+        ("/get_reward?group_size=1", openrlhf("x"), 422, "invalid_request"),
+        ("/get_reward", openrlhf("x", prompt=""), 422, "invalid_input"),
+        ("/get_reward", {"query": "text"}, 422, "invalid_request"),
+        ("/get_reward", {"query": ["\ud800"], "prompts": ["x"]}, 422, "invalid_text"),
+        ("/rm", {"prompt": [], "response": "x"}, 422, "invalid_input"),
+        ("/rm", {"prompt": "x", "response": None}, 422, "invalid_request"),
+        ("/classify", {"input": "no template"}, 422, "invalid_input"),
+        ("/classify", {"model": "x"}, 422, "invalid_request"),
+        ("/compare", {"conversation_history": [], "response_objs": []}, 422, "invalid_request"),
+        ("/verify", {"response": {"output": []}}, 422, "invalid_request"),
+        ("/verify", {"responses_create_params": {"input": []}, "response": {"output": []}}, 422, "invalid_input"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_judged_is_said_before_anybody_waits(
+    patient: Served, path: str, body: dict[str, Any], status: int, kind: str
+) -> None:
+    reply = patient.client.post(path, content=json.dumps(body))
+    assert (reply.status_code, reply.json()["error"]["type"]) == (status, kind), reply.text
+    assert reply.json()["error"]["message"]
+    assert patient.metric("tinyrm_cohort_samples") == 0
+
+
+def test_a_cohort_that_is_there_outlasts_a_busy_moment(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def busy(timeout_s: float | None = None) -> None:
+        tries.append(timeout_s)
+        if len(tries) < 2:
+            raise Overloaded("busy")
+
+    monkeypatch.setattr(patient.pipeline.backend, "refuse_if_busy", busy)
+    replies = at_once(patient, "/get_reward", [openrlhf(text) for text in RESPONSES])
+    assert [reply.status_code for reply in replies] == [200] * 4
+    assert len(tries) == 2
+
+
+def test_an_engine_that_stays_busy_is_everybodys_refusal(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patient.deployment, "retry_after_s", lambda: 0)
+    monkeypatch.setattr(patient.pipeline.backend.batcher, "max_wait_s", -1.0)  # type: ignore[attr-defined]
+    replies = at_once(patient, "/get_reward", [openrlhf(text) for text in RESPONSES])
+    assert [(reply.status_code, reply.json()["error"]["type"]) for reply in replies] == [(429, "overloaded")] * 4
+
+
+def test_long_dialogues_are_taken(patient: Served) -> None:
+    body = {"input": [CHATML + "a long answer " * 2000, CHATML + "x"]}
+    assert patient.client.post("/classify?group_size=2", json=body).status_code == 200
+    bodies = [{"input": text} for text in body["input"]]
+    assert [reply.status_code for reply in at_once(patient, "/classify?group_size=2", bodies)] == [200, 200]
+
+
+def test_one_bad_text_of_a_list_is_refused_with_the_list(patient: Served) -> None:
+    reply = patient.client.post("/classify", json={"input": [CHATML + "x", "no template"]})
+    assert reply.status_code == 422
+    assert patient.metric("tinyrm_cohort_samples") == 0
+
+
+def test_a_sample_whose_own_time_is_over_leaves(patient: Served) -> None:
+    reply = patient.client.post("/get_reward", json=openrlhf("x"), headers={"X-Request-Timeout-Ms": "200"})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (504, "deadline_exceeded")
+    assert (patient.metric("tinyrm_cohorts_open"), patient.metric("tinyrm_cohort_samples")) == (0, 0)
+    assert patient.metric("tinyrm_shed_requests_total", reason="deadline_exceeded") == 1
+
+
+def test_open_cohorts_are_answered_when_the_service_leaves(bundle_folder: Path) -> None:
+    slow = Settings(model=bundle_folder, dialects="slime", group_size=4, cohort_timeout_s=600)
+    with ThreadPoolExecutor(2) as clients, serve(slow) as served:
+        bodies = [{"prompt": PROMPT, "response": text, "label": None} for text in RESPONSES[:2]]
+        waiting = [clients.submit(served.client.post, "/rm", json=body) for body in bodies]
+        until = time.monotonic() + 30
+        while served.metric("tinyrm_cohort_samples") < 2:
+            assert time.monotonic() < until
+        assert served.client.portal is not None
+        expected = rewards(served, "zero_mean", RESPONSES[:2])
+        served.client.portal.call(served.deployment.drain, 10.0)
+        assert [reply.result(30).json() for reply in waiting] == expected
+
+
+def test_requests_are_counted_by_their_dialect(patient: Served) -> None:
+    series = patient.series()
+    requests = "tinyrm_request_duration_seconds_count"
+    assert {dict(labels)["endpoint"] for name, labels in series if name == requests} >= set(TRAINERS.split(","))
+    before = patient.metric(requests, endpoint="openrlhf", status="200")
+    patient.client.post("/get_reward", json=openrlhf("4", "5"))
+    assert patient.metric(requests, endpoint="openrlhf", status="200") == before + 1
+
+
+def test_dialects_are_off_unless_asked_for(served: Served, patient: Served) -> None:
+    documented = served.client.get("/openapi.json").json()["paths"]
+    for path in EVERY_PATH:
+        assert served.client.post(path, json={}).status_code == 404
+        assert path not in documented
+    spoken = patient.client.get("/openapi.json").json()["paths"]
+    assert {"/get_reward", "/rm", "/classify", "/compare", "/verify"} <= set(spoken)
+    assert "/rerank" not in spoken
+    assert patient.client.post("/v1/compare", json=PAIR).status_code == 200
+
+
+def test_unknown_dialects_and_cohorts_of_several_processes_are_refused_at_the_start(bundle_folder: Path) -> None:
+    with pytest.raises(InvalidSettings, match=r"no dialect klingon; there are openrlhf, slime, verl, nemo-gym, rerank"):
+        create_app(Settings(model=bundle_folder, dialects="slime,klingon"))
+    with pytest.raises(InvalidSettings, match=r"TINYRM_DIALECTS=slime needs TINYRM_WORKERS=1: .* never meet"):
+        create_app(Settings(model=bundle_folder, dialects="slime,rerank", workers=2))
+    create_app(Settings(model=bundle_folder, dialects="rerank", workers=2))
+
+
+def test_every_path_is_documented() -> None:
+    page = (REPOSITORY / "docs" / "dialects.md").read_text()
+    assert [path for path in EVERY_PATH if not re.search(rf"`(?:POST )?{re.escape(path)}`", page)] == []
