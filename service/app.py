@@ -8,7 +8,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Scope
 
-from service import auth, docs, errors
+from service import auth, docs, errors, page
 from service.access import Access
 from service.auth import OPEN_PATHS, KeyRing, RequireKey
 from service.backend import Backend, OpenEngine, start_backend, start_engine
@@ -63,6 +63,7 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deploym
     )
     app.include_router(router)
     app.include_router(docs.router)
+    app.include_router(page.router)
     errors.install(app, lambda request: deployment_of(request).retry_after_s(), int(settings.overload_status))
     auth.declare(app.openapi(), required=keys is not None)
     # The last one added sees a request first.

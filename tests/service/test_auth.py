@@ -19,7 +19,7 @@ TOKENS: dict[str, frozenset[KeyScope]] = {
     "prometheus": frozenset(("metrics",)),
     "operator": frozenset(("score", "metrics", "admin")),
 }
-OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")
+OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/", "/page/app.js", "/page/style.css")
 NEEDS = {"/v1/compare": "score", "/v1/compare/batch": "score", "/v1/models": "score", "/metrics": "metrics"}
 
 
@@ -66,7 +66,9 @@ def test_open_paths_ask_for_no_key(guarded: Served, path: str, authorization: st
     assert ask(guarded, path, authorization).status_code == 200
 
 
-@pytest.mark.parametrize("path", [*NEEDS, "/admin/anything", "/nowhere", "/healthz/", "//healthz", "/healthz%2f"])
+@pytest.mark.parametrize(
+    "path", [*NEEDS, "/admin/anything", "/nowhere", "/healthz/", "http://testserver//healthz", "/page/", "/healthz%2f"]
+)
 @pytest.mark.parametrize(
     "authorization", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic scorer", "scorer", "Bearer \u00e9"]
 )
@@ -111,7 +113,7 @@ def test_openapi_declares_the_scheme_and_who_needs_it(guarded: Served, served: S
 
 
 def test_without_the_setting_everything_is_open(served: Served) -> None:
-    assert [ask(served, path, None).status_code for path in (*NEEDS, *OPEN)] == [200] * 8
+    assert [ask(served, path, None).status_code for path in (*NEEDS, *OPEN)] == [200] * len((*NEEDS, *OPEN))
 
 
 def test_new_and_revoked_keys_count_from_the_next_request_on(tmp_path: Path) -> None:
