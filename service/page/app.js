@@ -36,34 +36,24 @@ function headersNow() {
 
 /** {reply, roundTripMs, serviceMs}. Throws Refused, or AbortError if another call has taken its place. */
 async function call(path, body, signal) {
-  const begun = performance.now();
-  const { response, reply } = await send(path, body, signal);
-  if (!response.ok || reply === null) throw refusalOf(response, reply);
-  return { reply, roundTripMs: performance.now() - begun, serviceMs: serviceMs(response) };
-}
-
-/** reply: null if it is no JSON, as from a proxy. */
-async function send(path, body, signal) {
   const options = body ? { method: "POST", body: JSON.stringify(body) } : {};
+  const begun = performance.now();
   try {
     const response = await fetch(addressOf(path), { ...options, headers: headersNow(), signal });
-    return { response, reply: parsed(await response.text()) };
+    const reply = isJson(response) ? await response.json() : null;
+    if (!response.ok || !reply) throw refusalOf(response, reply);
+    return { reply, roundTripMs: performance.now() - begun, serviceMs: serviceMs(response) };
   } catch (error) {
-    if (error.name === "AbortError") throw error;
+    if (error instanceof Refused || error.name === "AbortError") throw error;
     throw new Refused("no_answer", `The service gave no answer (${error.message}). Is it running?`);
   }
 }
 
-function parsed(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
-}
+/** A proxy may answer in the service's place, with a page. */
+const isJson = (response) => response.headers.get("Content-Type")?.startsWith("application/json");
 
 function refusalOf(response, reply) {
-  const { type, message } = reply?.error ?? { type: `status ${response.status}`, message: response.statusText };
+  const { type, message } = reply?.error ?? { type: `status_${response.status}`, message: response.statusText };
   const wait = response.headers.get("Retry-After");
   return new Refused(type, wait ? `${message} (try again in ${wait} s)` : message);
 }
@@ -205,7 +195,7 @@ async function answer(question, signal) {
   $("pair").hidden = !isPair;
   $("ranking").hidden = isPair;
   (isPair ? showPair : showRanking)(answered.reply, question.answers);
-  showFacts(answered, question.answers);
+  showFacts(answered);
   $("curl").textContent = curlOf(path, body);
   reveal(answered.roundTripMs);
   if (isPair) await showOrders(question, signal);
@@ -295,46 +285,48 @@ function orderRow(name, share) {
 
 function showRanking({ order, strengths, standard_errors }, answers) {
   $("verdict").textContent = `${nameOf(order[0])} is the best of ${answers.length}`;
-  $("surety").textContent = "Every answer was read against others, in both orders.";
-  const axis = axisOf(strengths, standard_errors);
-  $("ranks").replaceChildren(...order.map((index, place) => {
-    const row = rankRow(index, answers[index], strengths[index], standard_errors[index], axis);
-    const next = order[place + 1];
-    if (next !== undefined) {
-      const chance = 1 / (1 + Math.exp(strengths[next] - strengths[index]));
-      row.querySelector(".odds").textContent = `${percent(chance)} to beat ${LETTERS[next]}`;
-    }
+  $("surety").textContent = "Every answer was read beside others, in both orders.";
+  const errors = standard_errors.map((error) => error ?? 0);
+  const axis = axisOf(strengths, errors);
+  const rows = order.map((index, place) => {
+    const row = rankRow(nameOf(index), answers[index], strengths[index], errors[index], axis);
+    row.querySelector(".odds").textContent = oddsText(strengths, index, order[place + 1]);
     return row;
-  }));
+  });
+  $("ranks").replaceChildren(...rows);
+}
+
+function oddsText(strengths, index, next) {
+  if (next === undefined) return "";
+  return `${percent(1 / (1 + Math.exp(strengths[next] - strengths[index])))} to beat ${LETTERS[next]}`;
 }
 
 /** Strength -> place in percent, with room for every whisker. */
 function axisOf(strengths, errors) {
-  const ends = strengths.flatMap((strength, i) => [strength - (errors[i] ?? 0), strength + (errors[i] ?? 0)]);
-  const [low, high] = [Math.min(...ends), Math.max(...ends)];
+  const low = Math.min(...strengths.map((strength, i) => strength - errors[i]));
+  const high = Math.max(...strengths.map((strength, i) => strength + errors[i]));
   return (strength) => `${high > low ? 4 + (92 * (strength - low)) / (high - low) : 50}%`;
 }
 
-function rankRow(index, text, strength, error, axis) {
+function rankRow(name, text, strength, error, axis) {
   const row = fromTemplate("rank-row");
-  row.querySelector(".name").textContent = nameOf(index);
+  row.querySelector(".name").textContent = name;
   row.querySelector(".text").textContent = text.slice(0, 200);
-  row.querySelector(".figure").textContent = error == null ? signed(strength) : `${signed(strength)} ± ${error.toFixed(2)}`;
-  const places = { "--at": strength, "--from": strength - (error ?? 0), "--to": strength + (error ?? 0), "--zero": 0 };
-  for (const [name, value] of Object.entries(places)) row.style.setProperty(name, axis(value));
+  row.querySelector(".figure").textContent = `${signed(strength)} ± ${error.toFixed(2)}`;
+  const places = { "--at": strength, "--from": strength - error, "--to": strength + error, "--zero": 0 };
+  for (const [property, value] of Object.entries(places)) row.style.setProperty(property, axis(value));
   return row;
 }
 
-function showFacts({ reply, roundTripMs, serviceMs: inside }, answers) {
-  const cycles = reply.cycle_rate ?? null;
+function showFacts({ reply, roundTripMs, serviceMs: inside }) {
   const facts = [
     ["Latency", `${roundTripMs.toFixed(1)} ms`],
     inside !== null && ["In the service", `${inside.toFixed(1)} ms`],
     reply.comparisons !== undefined && ["Comparisons", count(reply.comparisons)],
     ["Tokens", count(reply.usage.tokens)],
     ["Compute", `${reply.usage.gflops.toFixed(2)} GFLOPs`],
-    ["Cut to fit", cutText(reply, answers)],
-    cycles !== null && ["Cycles", percent(cycles)],
+    ["Cut to fit", cutText(reply)],
+    reply.cycle_rate != null && ["Cycles", percent(reply.cycle_rate)],
     ["Model", reply.model],
   ];
   $("facts").replaceChildren(...facts.filter(Boolean).map(factOf));
@@ -349,9 +341,8 @@ function factOf([name, value]) {
 
 /** Tokens that the model did not see. */
 function cutText({ truncated, truncated_tokens }) {
-  const parts = truncated
-    ? Object.entries(truncated).map(([part, tokens]) => [part.replace("response_a", "A").replace("response_b", "B"), tokens])
-    : [["", truncated_tokens]];
+  const { prompt, response_a: A, response_b: B } = truncated ?? {};
+  const parts = Object.entries(truncated ? { prompt, A, B } : { "": truncated_tokens });
   const cut = parts.filter(([, tokens]) => tokens > 0).map(([part, tokens]) => `${part} ${count(tokens)}`.trim());
   return cut.length ? `${cut.join(", ")} tokens` : "nothing";
 }
@@ -364,7 +355,8 @@ const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 function curlOf(path, body) {
   const lines = [`curl -s ${quoted(addressOf(path))}`, `-H ${quoted("Content-Type: application/json")}`];
   if ($("key").value.trim()) lines.push('-H "Authorization: Bearer $TINYRM_API_KEY"');
-  return [...lines, `-d ${quoted(JSON.stringify(body, null, 2))}`].join(" \\\n  ");
+  const json = JSON.stringify(body, null, 2).replaceAll("\n", "\n  ");
+  return [...lines, `-d ${quoted(json)}`].join(" \\\n  ");
 }
 
 async function copyCurl() {

@@ -24,14 +24,14 @@ def chromium_path() -> str | None:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*options: str) -> Iterator[Browser]:
     """Headless. Skips the test where there is none."""
     path = chromium_path()
     if path is None:
         pytest.skip("no Chromium on this machine; `make browser` installs one with apt")
     with sync_playwright() as playwright:
         # Containers rarely allow Chromium its sandbox; the only page it opens here is ours.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *options])
         try:
             yield browser
         finally:

@@ -132,16 +132,19 @@ def test_an_answer_can_go_again_and_names_close_up(page: Page) -> None:
     page.get_by_role("button", name="Remove answer B").click()
     boxes = page.get_by_role("textbox", name="Answer ")
     assert [box.input_value() for box in boxes.all()] == [THREE[0], THREE[2]]
-    expect(page.get_by_label("Answer B")).to_have_value(THREE[2])
-    expect(page.get_by_label("Answer B")).to_be_focused()
+    expect(page.get_by_role("textbox", name="Answer B")).to_have_value(THREE[2])
+    expect(page.get_by_role("textbox", name="Answer B")).to_be_focused()
     expect(page.get_by_role("button", name="Remove")).to_have_count(0)
 
 
-def test_what_was_cut_is_told(page: Page) -> None:
+def test_what_was_cut_is_told(page: Page, service: Process) -> None:
     fill(page, PROMPT, [PAIR[0], "and then some more " * 2000])
     compare(page)
-    expect(page.locator("#facts")).to_contain_text("tokens")
-    expect(page.locator("#facts dd", has_text="B ")).to_be_visible()
+    cut = service.post(
+        "/v1/compare", {"prompt": PROMPT, "response_a": PAIR[0], "response_b": "and then some more " * 2000}
+    ).json()["truncated"]
+    assert cut["response_b"] > 1000
+    expect(page.locator("#facts")).to_contain_text(f"B {cut['response_b']:,} tokens")
 
 
 @pytest.mark.parametrize("answers", [PAIR, THREE], ids=["compare", "rank"])
@@ -172,7 +175,7 @@ def test_markup_stays_text(page: Page, answers: int) -> None:
     compare(page)
     expect(page.locator("#curl")).to_contain_text("<script>window.pwned=1</script>")
     if answers == 3:
-        expect(page.locator("#ranks .text").first).to_contain_text("<img src=x" if answers else "")
+        expect(page.locator("#ranks")).to_contain_text("<img src=x")
     assert page.evaluate("window.pwned") is None
     assert page.locator("main img, main script").count() == 0
 
@@ -181,7 +184,7 @@ def test_a_changed_text_marks_the_result_as_old(page: Page) -> None:
     fill(page, PROMPT, PAIR)
     compare(page)
     expect(page.locator("#stale")).to_be_hidden()
-    page.get_by_label("Answer A").fill("Something else.")
+    page.get_by_role("textbox", name="Answer A").fill("Something else.")
     expect(page.locator("#stale")).to_be_visible()
     compare(page)
     expect(page.locator("#stale")).to_be_hidden()
