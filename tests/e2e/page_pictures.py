@@ -23,6 +23,7 @@ def take(browser: Browser, name: str, scheme: str, folder: str) -> None:
     # The second time is what it costs; the first call of an engine takes longer.
     compare(page)
     compare(page)
+    page.mouse.move(0, 0)
     suffix = "" if scheme == "light" else f"-{scheme}"
     page.screenshot(path=REPOSITORY / folder / f"page-{name}{suffix}.png", full_page=True)
     page.close()
