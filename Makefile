@@ -17,7 +17,7 @@ DEV := .venv/dev
 LOAD := .venv/load
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format audit train starter export evaluate bench bench-peers load chaos fuzz clean
+.PHONY: help install serve test lint format audit browser pictures train starter export evaluate bench bench-peers load chaos fuzz clean
 
 help:  ## list the chores
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -68,6 +68,18 @@ audit: .venv/audit/installed $(SERVE)/installed $(DEV)/installed  ## known vulne
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check 'pip-audit>=2.7,<3'
 	touch $@
+
+# Tests of the page skip without one; so nothing here fails, and nobody without root is asked for a password.
+browser:  ## a Chromium for the tests of the page, from apt, where root runs this
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		echo "installing chromium with apt-get"; \
+		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } \
+			> /dev/null 2>&1 || echo "chromium did not install; the tests of the page will be skipped"; \
+	else echo "no chromium, and no root with apt-get to install it; the tests of the page will be skipped"; fi
+
+pictures: $(DEV)/installed  ## the pictures of the page in docs/
+	$(DEV)/bin/python -m tests.e2e.page_pictures
 
 train: $(DEV)/installed  ## run RECIPE on DATA, going on where it stopped
 	$(DEV)/bin/python -m training $(RECIPE) --data $(DATA) --resume

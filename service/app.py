@@ -9,7 +9,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Lifespan, Scope
 
-from service import auth, docs, errors
+from service import auth, docs, errors, page
 from service.access import Access
 from service.auth import OPEN_PATHS, KeyRing, RequireKey
 from service.backend import Backend, OpenEngine, start_backend, start_engine
@@ -94,6 +94,7 @@ def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) ->
     app.include_router(docs.router)
     for dialect in spoken(settings):
         app.include_router(dialect.router)
+    app.include_router(page.router)
     errors.install(app, lambda request: deployment_of(request).retry_after_s(), overload_status_of(settings))
     auth.declare(app.openapi(), required=settings.api_keys_file is not None)
     return app

@@ -26,8 +26,8 @@ log = structlog.get_logger("tinyrm.auth")
 SCHEME = "bearer"
 KeyScope = Literal["score", "metrics", "admin"]
 
-# Open to all: what a load balancer asks, and the description of the API, which is as public as this code.
-OPEN_PATHS = frozenset(("/healthz", "/readyz", "/docs", "/openapi.json"))
+# Open to all: what a load balancer asks, and the API's description and the page, which are as public as this code.
+OPEN_PATHS = frozenset(("/healthz", "/readyz", "/docs", "/openapi.json", "/", "/page/app.js", "/page/style.css"))
 
 
 def scope_of(path: str) -> KeyScope | None:

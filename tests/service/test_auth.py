@@ -19,7 +19,7 @@ TOKENS: dict[str, frozenset[KeyScope]] = {
     "prometheus": frozenset(("metrics",)),
     "operator": frozenset(("score", "metrics", "admin")),
 }
-OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")
+OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/", "/page/app.js", "/page/style.css")
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/compare": PAIR,
     "/v1/compare/batch": {"items": [PAIR]},
@@ -71,7 +71,9 @@ def test_open_paths_ask_for_no_key(guarded: Served, path: str, authorization: st
     assert ask(guarded, path, authorization).status_code == 200
 
 
-@pytest.mark.parametrize("path", [*NEEDS, "/admin/anything", "/nowhere", "/healthz/", "//healthz", "/healthz%2f"])
+@pytest.mark.parametrize(
+    "path", [*NEEDS, "/admin/anything", "/nowhere", "/healthz/", "http://testserver//healthz", "/page/", "/healthz%2f"]
+)
 @pytest.mark.parametrize(
     "authorization", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic scorer", "scorer", "Bearer \u00e9"]
 )

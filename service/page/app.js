@@ -1,0 +1,389 @@
+// What people type reaches the document as textContent and value, never as markup.
+
+const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+const EXAMPLE = {
+  prompt: "Natalia sold 48 clips in April and half as many in May. How many in all?",
+  answers: [
+    "In May she sold 48 / 2 = 24. In all she sold 48 + 24 = 72 clips.",
+    "In May she sold 48 * 2 = 96. In all she sold 48 + 96 = 144 clips.",
+  ],
+};
+
+const $ = (id) => document.getElementById(id);
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const count = (number) => number.toLocaleString("en");
+const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(2)}`;
+const nameOf = (index) => `Answer ${LETTERS[index]}`;
+
+/** What the service, or what stands before it, said instead of an answer. */
+class Refused extends Error {
+  constructor(type, message) {
+    super(message);
+    this.type = type;
+  }
+}
+
+// Calls
+
+let underWay = new AbortController();
+
+const addressOf = (path) => new URL(path, document.baseURI).href;
+
+function headersNow() {
+  const key = $("key").value.trim();
+  return { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+}
+
+/** {reply, roundTripMs, serviceMs}. Throws Refused, or AbortError if another call has taken its place. */
+async function call(path, body, signal) {
+  const options = body ? { method: "POST", body: JSON.stringify(body) } : {};
+  const begun = performance.now();
+  try {
+    const response = await fetch(addressOf(path), { ...options, headers: headersNow(), signal });
+    const reply = isJson(response) ? await response.json() : null;
+    if (!response.ok || !reply) throw refusalOf(response, reply);
+    return { reply, roundTripMs: performance.now() - begun, serviceMs: serviceMs(response) };
+  } catch (error) {
+    if (error instanceof Refused || error.name === "AbortError") throw error;
+    throw new Refused("no_answer", `The service gave no answer (${error.message}). Is it running?`);
+  }
+}
+
+/** A proxy may answer in the service's place, with a page. */
+const isJson = (response) => response.headers.get("Content-Type")?.startsWith("application/json");
+
+function refusalOf(response, reply) {
+  const { type, message } = reply?.error ?? { type: `status_${response.status}`, message: response.statusText };
+  const wait = response.headers.get("Retry-After");
+  return new Refused(type, wait ? `${message} (try again in ${wait} s)` : message);
+}
+
+/** The service's own time, as its Server-Timing header has it. */
+function serviceMs(response) {
+  const total = /\btotal;dur=([\d.]+)/.exec(response.headers.get("Server-Timing") ?? "");
+  return total && Number(total[1]);
+}
+
+// The form
+
+const cards = () => [...$("answers").children];
+const boxOf = (card) => card.querySelector("textarea");
+const fromTemplate = (id) => $(id).content.firstElementChild.cloneNode(true);
+
+function addAnswer(text = "") {
+  const card = fromTemplate("answer-form");
+  boxOf(card).value = text;
+  card.querySelector("button").addEventListener("click", () => removeAnswer(card));
+  $("answers").append(card);
+  letter();
+  return card;
+}
+
+function removeAnswer(card) {
+  const at = cards().indexOf(card);
+  card.remove();
+  letter();
+  boxOf(cards()[Math.min(at, cards().length - 1)]).focus();
+  say(`${nameOf(at)} removed.`);
+  markStale();
+}
+
+/** Names follow places, so that they are always A, B, C without a gap. */
+function letter() {
+  const all = cards();
+  all.forEach((card, index) => {
+    const label = card.querySelector("label");
+    label.htmlFor = boxOf(card).id = `answer-${LETTERS[index]}`;
+    label.textContent = nameOf(index);
+    const remove = card.querySelector("button");
+    remove.setAttribute("aria-label", `Remove answer ${LETTERS[index]}`);
+    remove.hidden = all.length <= 2;
+  });
+  $("answers").classList.toggle("two", all.length === 2);
+  $("add").disabled = all.length >= LETTERS.length;
+}
+
+function fillExample() {
+  $("prompt").value = EXAMPLE.prompt;
+  cards().slice(2).forEach((card) => card.remove());
+  cards().forEach((card, index) => (boxOf(card).value = EXAMPLE.answers[index]));
+  letter();
+  chooseDomain("reasoning");
+  $("compare").focus();
+  markStale();
+}
+
+function asked() {
+  const domain = $("domain").value;
+  return { prompt: $("prompt").value, answers: cards().map((card) => boxOf(card).value), ...(domain && { domain }) };
+}
+
+const pairOf = ({ answers: [response_a, response_b], ...rest }) => ({ ...rest, response_a, response_b });
+
+function callOf({ answers, ...rest }) {
+  if (answers.length > 2) return ["v1/rank", { ...rest, responses: answers, swap: "on" }];
+  return ["v1/compare", { ...pairOf({ ...rest, answers }), swap: "on" }];
+}
+
+function bothOrders({ answers, ...rest }) {
+  const orders = [answers, [...answers].reverse()];
+  return { items: orders.map((order) => ({ ...pairOf({ ...rest, answers: order }), swap: "off" })) };
+}
+
+// What is served
+
+async function loadModels() {
+  try {
+    const { models } = (await call("v1/models")).reply;
+    showServing(models.find((model) => model.default));
+    showDomains(models);
+  } catch (error) {
+    $("serving").textContent = error.type === "unauthorized" ? "This service asks for an API key." : error.message;
+  }
+}
+
+function showServing({ name, revision, engine, precision }) {
+  $("serving").textContent = `${name}@${revision} on ${engine}, ${precision}`;
+}
+
+function showDomains(models) {
+  const chosen = $("domain").value || models.find((model) => model.default).default_domain;
+  const domains = [...new Set(models.flatMap((model) => Object.keys(model.domains)))];
+  $("domain").replaceChildren(...domains.map((domain) => optionOf(domain, models)));
+  chooseDomain(chosen);
+}
+
+/** Models may word a domain differently; which of them answers is the service's choice, so then nothing is said. */
+function optionOf(domain, models) {
+  const option = new Option(domain, domain);
+  const wordings = new Set(models.map((model) => model.domains[domain]).filter(Boolean));
+  option.dataset.instruction = wordings.size === 1 ? [...wordings][0] : "";
+  return option;
+}
+
+function chooseDomain(domain) {
+  const option = [...$("domain").options].find(({ value }) => value === domain);
+  if (option) option.selected = true;
+  showInstruction();
+}
+
+function showInstruction() {
+  const instruction = $("domain").selectedOptions[0]?.dataset.instruction;
+  $("instruction").textContent = instruction ? `Asks the model: “${instruction}”` : "";
+}
+
+// Comparing
+
+async function compare() {
+  underWay.abort();
+  const { signal } = (underWay = new AbortController());
+  const question = asked();
+  begin();
+  try {
+    await answer(question, signal);
+  } catch (error) {
+    if (error.name !== "AbortError") showError(error);
+  } finally {
+    if (!signal.aborted) document.body.removeAttribute("aria-busy");
+  }
+}
+
+async function answer(question, signal) {
+  const [path, body] = callOf(question);
+  const answered = await call(path, body, signal);
+  const isPair = question.answers.length === 2;
+  $("pair").hidden = !isPair;
+  $("ranking").hidden = isPair;
+  (isPair ? showPair : showRanking)(answered.reply, question.answers);
+  showFacts(answered);
+  $("curl").textContent = curlOf(path, body);
+  reveal(answered.roundTripMs);
+  if (isPair) await showOrders(question, signal);
+}
+
+function begin() {
+  document.body.setAttribute("aria-busy", "true");
+  $("error").hidden = true;
+  $("error").replaceChildren();
+  $("key").removeAttribute("aria-invalid");
+  say("Comparing…");
+}
+
+function reveal(ms) {
+  $("result").hidden = false;
+  $("stale").hidden = true;
+  $("result").classList.remove("stale");
+  say(`${$("verdict").textContent}. Answered in ${ms.toFixed(0)} ms.`);
+  $("result").scrollIntoView({ block: "nearest" });
+}
+
+const say = (text) => ($("status").textContent = text);
+
+function markStale() {
+  if ($("result").hidden) return;
+  $("stale").hidden = false;
+  $("result").classList.add("stale");
+}
+
+function showError({ type = "page_error", message }) {
+  const strong = document.createElement("strong");
+  strong.textContent = type;
+  $("error").replaceChildren(strong, ` ${message}`);
+  $("error").hidden = false;
+  say("");
+  markStale();
+  if (type !== "unauthorized") return;
+  $("key").setAttribute("aria-invalid", "true");
+  $("key").focus();
+}
+
+// Results
+
+function setShare(bar, share) {
+  bar.style.setProperty("--share", percent(share).replace(" ", ""));
+}
+
+function showPair({ preferred, probability_a, probability_b }) {
+  const isTie = preferred === "tie";
+  $("verdict").textContent = isTie ? "Neither answer is better" : `Answer ${preferred.toUpperCase()} is better`;
+  $("surety").textContent = `Probability ${percent(Math.max(probability_a, probability_b))}, both orders read.`;
+  $("share-a").textContent = `A ${percent(probability_a)}`;
+  $("share-b").textContent = `${percent(probability_b)} B`;
+  setShare($("bar"), probability_a);
+  $("orders").replaceChildren();
+  $("shift").textContent = "Reading each order by itself…";
+}
+
+/** How much of a verdict is its position: each order by itself, in one more call. */
+async function showOrders(question, signal) {
+  try {
+    const [forward, backward] = (await call("v1/compare/batch", bothOrders(question), signal)).reply.results;
+    const failed = forward.error ?? backward.error;
+    if (failed) throw new Refused(failed.type, failed.message);
+    const [aFirst, bFirst] = [forward.probability_a, backward.probability_b];
+    $("orders").replaceChildren(orderRow("A first", aFirst), orderRow("B first", bFirst));
+    $("shift").textContent = shiftText(aFirst - bFirst);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    $("shift").textContent = `Not read: ${error.type}, ${error.message}`;
+  }
+}
+
+function shiftText(shift) {
+  const points = `${(100 * Math.abs(shift)).toFixed(1)} points`;
+  if (Math.abs(shift) < 0.0005) return "The order makes no difference here.";
+  return `Being read ${shift > 0 ? "first" : "second"} gives an answer ${points} more here. Both orders together cancel that.`;
+}
+
+function orderRow(name, share) {
+  const row = fromTemplate("order-row");
+  row.querySelector(".name").textContent = name;
+  row.querySelector(".figure").textContent = `A ${percent(share)}`;
+  setShare(row.querySelector(".bar"), share);
+  return row;
+}
+
+function showRanking({ order, strengths, standard_errors }, answers) {
+  $("verdict").textContent = `${nameOf(order[0])} is the best of ${answers.length}`;
+  $("surety").textContent = "Every answer was read beside others, in both orders.";
+  const errors = standard_errors.map((error) => error ?? 0);
+  const axis = axisOf(strengths, errors);
+  const rows = order.map((index, place) => {
+    const row = rankRow(nameOf(index), answers[index], strengths[index], errors[index], axis);
+    row.querySelector(".odds").textContent = oddsText(strengths, index, order[place + 1]);
+    return row;
+  });
+  $("ranks").replaceChildren(...rows);
+}
+
+function oddsText(strengths, index, next) {
+  if (next === undefined) return "";
+  return `${percent(1 / (1 + Math.exp(strengths[next] - strengths[index])))} to beat ${LETTERS[next]}`;
+}
+
+/** Strength -> place in percent, with room for every whisker. */
+function axisOf(strengths, errors) {
+  const low = Math.min(...strengths.map((strength, i) => strength - errors[i]));
+  const high = Math.max(...strengths.map((strength, i) => strength + errors[i]));
+  return (strength) => `${high > low ? 4 + (92 * (strength - low)) / (high - low) : 50}%`;
+}
+
+function rankRow(name, text, strength, error, axis) {
+  const row = fromTemplate("rank-row");
+  row.querySelector(".name").textContent = name;
+  row.querySelector(".text").textContent = text.slice(0, 200);
+  row.querySelector(".figure").textContent = `${signed(strength)} ± ${error.toFixed(2)}`;
+  const places = { "--at": strength, "--from": strength - error, "--to": strength + error, "--zero": 0 };
+  for (const [property, value] of Object.entries(places)) row.style.setProperty(property, axis(value));
+  return row;
+}
+
+function showFacts({ reply, roundTripMs, serviceMs: inside }) {
+  const facts = [
+    ["Latency", `${roundTripMs.toFixed(1)} ms`],
+    inside !== null && ["In the service", `${inside.toFixed(1)} ms`],
+    reply.comparisons !== undefined && ["Comparisons", count(reply.comparisons)],
+    ["Tokens", count(reply.usage.tokens)],
+    ["Compute", `${reply.usage.gflops.toFixed(2)} GFLOPs`],
+    ["Cut to fit", cutText(reply)],
+    reply.cycle_rate != null && ["Cycles", percent(reply.cycle_rate)],
+    ["Model", reply.model],
+  ];
+  $("facts").replaceChildren(...facts.filter(Boolean).map(factOf));
+}
+
+function factOf([name, value]) {
+  const fact = fromTemplate("fact");
+  fact.querySelector("dt").textContent = name;
+  fact.querySelector("dd").textContent = value;
+  return fact;
+}
+
+/** Tokens that the model did not see. */
+function cutText({ truncated, truncated_tokens }) {
+  const { prompt, response_a: A, response_b: B } = truncated ?? {};
+  const parts = Object.entries(truncated ? { prompt, A, B } : { "": truncated_tokens });
+  const cut = parts.filter(([, tokens]) => tokens > 0).map(([part, tokens]) => `${part} ${count(tokens)}`.trim());
+  return cut.length ? `${cut.join(", ")} tokens` : "nothing";
+}
+
+// curl
+
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+/** For a POSIX shell. A key is named, not shown: what is copied is often pasted where others read it. */
+function curlOf(path, body) {
+  const lines = [`curl -s ${quoted(addressOf(path))}`, `-H ${quoted("Content-Type: application/json")}`];
+  if ($("key").value.trim()) lines.push('-H "Authorization: Bearer $TINYRM_API_KEY"');
+  const json = JSON.stringify(body, null, 2).replaceAll("\n", "\n  ");
+  return [...lines, `-d ${quoted(json)}`].join(" \\\n  ");
+}
+
+async function copyCurl() {
+  try {
+    await navigator.clipboard.writeText($("curl").textContent);
+    say("Copied.");
+  } catch {
+    // No clipboard outside of HTTPS and localhost: select it, so that the usual keys copy it.
+    getSelection().selectAllChildren($("curl"));
+    say("Selected; copy it with the keyboard.");
+  }
+}
+
+function start() {
+  addAnswer();
+  addAnswer();
+  $("form").addEventListener("submit", (event) => (event.preventDefault(), compare()));
+  $("form").addEventListener("input", markStale);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
+  });
+  $("add").addEventListener("click", () => boxOf(addAnswer()).focus());
+  $("example").addEventListener("click", fillExample);
+  $("copy").addEventListener("click", copyCurl);
+  $("domain").addEventListener("change", showInstruction);
+  $("key").addEventListener("change", loadModels);
+  loadModels();
+}
+
+start();
