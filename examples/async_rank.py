@@ -1,6 +1,6 @@
 """Several groups of responses ranked at once, with asyncio.
 
-    python examples/async_rank.py --url http://127.0.0.1:8000
+python examples/async_rank.py --url http://127.0.0.1:8000
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Best of n: the best of some responses to one prompt.
 
-    python examples/best_of_n.py --url http://127.0.0.1:8000
+python examples/best_of_n.py --url http://127.0.0.1:8000
 """
 
 import argparse

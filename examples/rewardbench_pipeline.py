@@ -1,9 +1,9 @@
 """RewardBench's "Custom Classifier", called as the harness calls it, on three pairs. In the harness itself:
 
-    REWARD_MODEL_CONFIG["tinyrm"] = model_config()        # in rewardbench/models/__init__.py
-    python scripts/run_rm.py --model tinyrm --tokenizer ANY_TOKENIZER --do_not_save
+REWARD_MODEL_CONFIG["tinyrm"] = model_config()        # in rewardbench/models/__init__.py
+python scripts/run_rm.py --model tinyrm --tokenizer ANY_TOKENIZER --do_not_save
 
-    python examples/rewardbench_pipeline.py --url http://127.0.0.1:8000        (needs torch)
+python examples/rewardbench_pipeline.py --url http://127.0.0.1:8000        (needs torch)
 """
 
 import argparse

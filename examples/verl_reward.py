@@ -1,9 +1,9 @@
 """The two reward functions for verl, called as verl calls them. In a run of verl this is configuration alone:
 
-    custom_reward_function.path=pkg://tinyrm.integrations.verl custom_reward_function.name=compute_score
-    +custom_reward_function.reward_kwargs.base_url=http://127.0.0.1:8000
+custom_reward_function.path=pkg://tinyrm.integrations.verl custom_reward_function.name=compute_score
++custom_reward_function.reward_kwargs.base_url=http://127.0.0.1:8000
 
-    python examples/verl_reward.py --url http://127.0.0.1:8000
+python examples/verl_reward.py --url http://127.0.0.1:8000
 """
 
 import argparse

@@ -47,7 +47,11 @@ class PreferenceFilter:
     def _item(self, batch: Batch, row: int) -> CompareItem:
         chosen, rejected = batch[self.chosen][row], batch[self.rejected][row]
         if self.prompt in batch:
-            texts = {"prompt": prompt_of(batch[self.prompt][row]), "response_a": response_of(chosen), "response_b": response_of(rejected)}
+            texts = {
+                "prompt": prompt_of(batch[self.prompt][row]),
+                "response_a": response_of(chosen),
+                "response_b": response_of(rejected),
+            }
         else:
             prompt, response = split_conversation(chosen)
             texts = {"prompt": prompt, "response_a": response, "response_b": split_conversation(rejected)[1]}

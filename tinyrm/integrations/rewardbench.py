@@ -32,7 +32,10 @@ class Pipeline:
         self.task, self.model, self.tokenizer = task, model, tokenizer
 
     def __call__(
-        self, candidates_A: Sequence[Sequence[Turn]], candidates_B: Sequence[Sequence[Turn]], **_: object  # noqa: N803
+        self,
+        candidates_A: Sequence[Sequence[Turn]],
+        candidates_B: Sequence[Sequence[Turn]],
+        **_: object,  # noqa: N803
     ) -> "torch.Tensor":
         """Bools, shape (pairs,). A tie is a loss.
 
