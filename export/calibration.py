@@ -1,21 +1,46 @@
-"""One temperature, so that a probability of 0.8 is right eight times in ten."""
+"""One temperature, so that a probability of 0.8 is right eight times in ten; and how sure one order has to be alone."""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from tinyrm.comparison import Preference
+from tinyrm.manifest import AutoSwap
 from tinyrm.pairs import PreferencePair
 from tinyrm.scorer import Scorer
 from tinyrm.spec import ClozeSpec
 
 LOG_TEMPERATURE_BOUNDS = (-4.0, 4.0)
+# As for a lower precision: what saves half of the work may change as little.
+MAX_FLIPS = 0.005
 
 
-def fit_temperature(scorer: Scorer, spec: ClozeSpec, pairs: list[PreferencePair]) -> float:
-    """The temperature of least negative log-likelihood on pairs the model did not learn from, both orders read."""
+def score_pairs(scorer: Scorer, spec: ClozeSpec, pairs: list[PreferencePair]) -> list[Preference]:
+    """Both orders of pairs the model did not learn from, the right response first."""
     instructions = [spec.instruction_for_pair(p.domain) for p in pairs]
-    preferences = scorer.score([p.comparison() for p in pairs], instructions)
-    return best_temperature(np.array([p.margin * scorer.temperature for p in preferences]))
+    return scorer.score([p.comparison() for p in pairs], instructions)
+
+
+def fit_temperature(preferences: list[Preference]) -> float:
+    """The temperature of least negative log-likelihood."""
+    return best_temperature(np.array([np.mean(p.order_margins) for p in preferences]))
+
+
+def fit_auto_swap(preferences: list[Preference], temperature: float, max_flips: float = MAX_FLIPS) -> AutoSwap:
+    """The least margin of one order at which leaving out the other changes at most `max_flips` of preferences.
+
+    Each pair counts twice, since either of its responses may be the one that stands first.
+    """
+    orders = np.array([p.order_margins for p in preferences]) / temperature
+    both = np.repeat(orders.mean(axis=1), 2)
+    one = orders.ravel()
+    descending = np.argsort(-np.abs(one), kind="stable")
+    flipped = np.cumsum((np.sign(one) != np.sign(both))[descending])
+    enough = int(np.searchsorted(flipped, max_flips * len(one), side="right"))
+    margin = float(np.abs(one)[descending][enough - 1]) if enough else float(np.abs(one).max(initial=0)) + 1
+    alone = np.abs(one) >= margin
+    flips = float((alone & (np.sign(one) != np.sign(both))).mean())
+    return AutoSwap(margin=margin, pairs=len(preferences), saved=float(alone.mean()), flips=flips, max_flips=max_flips)
 
 
 def best_temperature(margins: NDArray[np.float64]) -> float:

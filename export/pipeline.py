@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from transformers import ModernBertForMaskedLM, PreTrainedModel
 
-from export.calibration import fit_temperature
+from export.calibration import fit_auto_swap, fit_temperature, score_pairs
 from export.graph import write_onnx
 from export.merge import load_with_adapter, merge, plain
 from export.options import ExportOptions
@@ -23,7 +23,7 @@ from tinyrm.bundle import refuse_foreign, write_bundle
 from tinyrm.encoding import Encoder, SpecialTokens
 from tinyrm.errors import InvalidInput
 from tinyrm.forward import PreferenceModel
-from tinyrm.manifest import TOKENIZER_FILE, Gate, Manifest, Parity, Provenance
+from tinyrm.manifest import TOKENIZER_FILE, AutoSwap, Gate, Manifest, Parity, Provenance
 from tinyrm.pairs import read_pairs
 from tinyrm.runtimes.ort import OnnxRuntimeCpu, open_session
 from tinyrm.scorer import Scorer
@@ -46,7 +46,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
         written = Path(folder)
         onnx_file = written / MODEL_FILE
         masked_lm, graph, parity = compile_checked(options, encoder, onnx_file)
-        temperature = _calibrate(options, encoder, onnx_file)
+        temperature, auto_swap = _calibrate(options, encoder, onnx_file)
         lower = _lower_precisions(options, encoder, graph, onnx_file, temperature)
         tokenizer.save(str(written / TOKENIZER_FILE))
         if options.weights:
@@ -69,6 +69,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "gates": lower,
                 "weights": WEIGHTS_FILE if options.weights else None,
                 "temperature": temperature,
+                "auto_swap": auto_swap,
                 "provenance": _provenance(options),
                 "parity": parity,
                 "evaluation": _held_out(options),
@@ -163,16 +164,18 @@ def _file_of(precision: str) -> str:
     return MODEL_FILE if precision == "fp32" else MODEL_FILE.replace(".onnx", f".{precision}.onnx")
 
 
-def _calibrate(options: ExportOptions, encoder: Encoder, onnx_file: Path) -> float:
+def _calibrate(options: ExportOptions, encoder: Encoder, onnx_file: Path) -> tuple[float, AutoSwap | None]:
     path = options.calibration_pairs()
     if path is None:
         log.warning("no calibration pairs: the temperature stays 1 and probabilities are as the model gives them")
-        return 1.0
+        return 1.0, None
     pairs = read_pairs(path)
     if not pairs:
         raise InvalidInput(f"{path} holds no pairs to calibrate on")
     scorer = Scorer(encoder, OnnxRuntimeCpu(on_cpu(onnx_file), "fp32"))
-    return fit_temperature(scorer, options.spec(), pairs)
+    preferences = score_pairs(scorer, options.spec(), pairs)
+    temperature = fit_temperature(preferences)
+    return temperature, fit_auto_swap(preferences, temperature)
 
 
 def _provenance(options: ExportOptions) -> Provenance:

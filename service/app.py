@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Lifespan, Scope
 
 from service import auth, docs, errors
 from service.access import Access
@@ -50,6 +50,24 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deploym
             await tracing.close()
         log.info("stopped")
 
+    app = create_api(settings, lifespan)
+    # The last one added sees a request first.
+    app.add_middleware(RefuseMarked)
+    app.add_middleware(GiveUpWithClient)
+    app.add_middleware(
+        JsonBodies,
+        max_body_bytes=settings.max_body_bytes,
+        max_buffered_bytes=settings.max_buffered_bytes,
+        timeout_s=settings.body_timeout_s,
+        overload_status=int(settings.overload_status),
+    )
+    if keys:
+        app.add_middleware(RequireKey, keys=keys)
+    return _around(app, settings, tracing)
+
+
+def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """What is asked and answered, without what is around it."""
     app = FastAPI(
         title="TinyRM",
         version=__version__,
@@ -64,20 +82,8 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deploym
     app.include_router(router)
     app.include_router(docs.router)
     errors.install(app, lambda request: deployment_of(request).retry_after_s(), int(settings.overload_status))
-    auth.declare(app.openapi(), required=keys is not None)
-    # The last one added sees a request first.
-    app.add_middleware(RefuseMarked)
-    app.add_middleware(GiveUpWithClient)
-    app.add_middleware(
-        JsonBodies,
-        max_body_bytes=settings.max_body_bytes,
-        max_buffered_bytes=settings.max_buffered_bytes,
-        timeout_s=settings.body_timeout_s,
-        overload_status=int(settings.overload_status),
-    )
-    if keys:
-        app.add_middleware(RequireKey, keys=keys)
-    return _around(app, settings, tracing)
+    auth.declare(app.openapi(), required=settings.api_keys_file is not None)
+    return app
 
 
 def _around(app: FastAPI, settings: Settings, tracing: Tracing | None) -> ASGIApp:
@@ -116,6 +122,11 @@ async def deploy(
         if domain not in bundles[folder].manifest.spec.domains:
             raise InvalidSettings(
                 f"{bundles[folder].manifest.identity} knows no domain {domain!r}; it cannot answer it"
+            )
+    for bundle in bundles.values():
+        if settings.default_swap == "auto" and bundle.manifest.auto_swap is None:
+            raise InvalidSettings(
+                f"{bundle.manifest.identity} was exported without a margin for swap auto; use TINYRM_DEFAULT_SWAP=on"
             )
     pipelines = {
         folder: pipeline_of(settings, bundle, await backend_of(bundle), metrics) for folder, bundle in bundles.items()

@@ -9,7 +9,7 @@ import structlog
 
 from service.metrics import Metrics
 from service.pipeline import Pipeline
-from service.schemas import CompareRequest
+from service.schemas import Asked
 from tinyrm.bundle import Bundle
 from tinyrm.errors import TinyRMError, UnknownModel
 
@@ -35,7 +35,7 @@ class Deployment:
     def default(self) -> Pipeline:
         return next(iter(self.pipelines.values()))
 
-    def of(self, request: CompareRequest) -> Pipeline:
+    def of(self, request: Asked) -> Pipeline:
         """By the model that the request names, else by its domain. Raises UnknownModel."""
         if request.model is None:
             folder = self.specialists.get(request.domain or "")

@@ -31,7 +31,8 @@ def describe(api: dict[str, Any], deployment: Deployment, max_batch_items: int) 
     models = {name for manifest in manifests for name in (manifest.name, manifest.identity)}
     for field, values in (("domain", domains), ("model", models)):
         choice = {"anyOf": [{"type": "string", "enum": sorted(values)}, {"type": "null"}]}
-        schemas["CompareRequest"]["properties"][field] |= choice
+        for question in ("CompareRequest", "RankRequest", "RewardsRequest"):
+            schemas[question]["properties"][field] |= choice
     schemas["BatchRequest"]["properties"]["items"]["maxItems"] = max_batch_items
     return described
 

@@ -27,7 +27,7 @@ SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 M = TypeVar("M", Counter, Histogram)
 
-ENDPOINTS = ("compare", "compare_batch", "other")
+ENDPOINTS = ("compare", "compare_batch", "rank", "rewards", "other")
 STAGES = ("encode", "queue", "run", "total")
 SHED_REASONS = ("overloaded", "deadline_exceeded", "engine_restarting", "shutting_down")
 FORMULAS = ("exact", "paper")
@@ -112,6 +112,7 @@ class Metrics:
         self._batch_tokens.observe(report.padded_tokens)
         self._tokens.labels("real").inc(report.real_tokens)
         self._tokens.labels("padding").inc(report.padded_tokens - report.real_tokens)
+        self._engine_seconds.inc(report.run_s)
         self._engine_errors.inc(report.failed)
 
     def observe_run(self, gflops_per_s: float, peak_gflops_per_s: float) -> None:
@@ -170,6 +171,7 @@ class Metrics:
         self._batch_items = self._histogram("tinyrm_batch_items", "Readings in one engine run.", ITEMS)
         self._batch_tokens = self._histogram("tinyrm_batch_tokens", "Tokens of one engine run, padding too.", TOKENS)
         self._tokens = self._counter("tinyrm_tokens", "Tokens the engine computed.", kind=("real", "padding"))
+        self._engine_seconds = self._counter("tinyrm_engine_run_seconds", "Time the engine spent in runs.")
         self._engine_errors = self._counter("tinyrm_engine_errors", "Engine runs that failed.")
         self._mfu = self._gauge("tinyrm_engine_mfu_ratio", "Useful operations a second of the last run, to the peak.")
         self._queue_items = self._gauge("tinyrm_queue_items", "Comparisons waiting for the engine.")

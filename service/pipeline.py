@@ -2,19 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from service.backend import Backend
 from service.metrics import Metrics
-from service.schemas import CompareRequest
+from service.schemas import Asked, CompareRequest, SwapMode
 from service.waiting import Answered
-from tinyrm.comparison import Comparison, Preference
+from tinyrm.comparison import Preference
 from tinyrm.encoding import Encoder, Encoding, Truncation
-from tinyrm.errors import DeadlineExceeded, EngineFailed, Unavailable
+from tinyrm.errors import DeadlineExceeded, EngineFailed, InvalidInput, Unavailable
 from tinyrm.flops import exact_flops, paper_flops
 from tinyrm.manifest import Manifest
 from tinyrm.readout import read_out
@@ -39,14 +39,14 @@ class Pipeline:
     """Everything between a validated request and its answer, for one bundle on one engine."""
 
     def __init__(
-        self, manifest: Manifest, encoder: Encoder, backend: Backend, metrics: Metrics, *, default_swap: str
+        self, manifest: Manifest, encoder: Encoder, backend: Backend, metrics: Metrics, *, default_swap: SwapMode
     ) -> None:
         self.manifest = manifest
         self.backend = backend
         self.metrics = metrics
         self._encoder = encoder
         self._begun = 0
-        self._swap_by_default = default_swap == "on"
+        self._default_swap: SwapMode = default_swap
         self._encode_threads = ThreadPoolExecutor(thread_name_prefix="encode")
         # Two sums over all layers: lengths repeat.
         self._exact_gflops = lru_cache(maxsize=16384)(partial(_exact_gflops, manifest))
@@ -70,34 +70,81 @@ class Pipeline:
         flow: whose request this is; each gets its part of the engine. timeout_s: an answer later than that is not
         wanted. patient: it was accepted as part of a list, and waits for room.
         """
+        started = time.perf_counter()
+        with self.begun():
+            if not patient:
+                self.refuse_if_busy(timeout_s)
+            swap = self.swap_of(request)
+            (readings,) = await self.encode(request, [request.response_a, request.response_b], [(0, 1)], swap)
+            encode_s = time.perf_counter() - started
+            left_s = None if timeout_s is None else max(0.0, timeout_s - encode_s)
+            return await self.judge(readings, swap, encode_s, flow=flow, timeout_s=left_s, patient=patient)
+
+    async def encode(
+        self, asked: Asked, responses: Sequence[str], pairs: Sequence[tuple[int, int]], swap: SwapMode
+    ) -> list[tuple[Encoding, ...]]:
+        """The readings of comparisons of `responses`, named by their places. Raises InvalidInput's kinds."""
+        spec = self.manifest.spec
+        own_instruction = spec.instruction(asked.domain)
+        instruction = own_instruction if asked.instruction is None else asked.instruction
+        prompt = asked.prompt if isinstance(asked.prompt, str) else spec.template.render_messages(asked.prompt)
+        texts = (instruction, prompt, *responses)
+
+        def encode() -> list[tuple[Encoding, ...]]:
+            self.metrics.observe_special_tokens(sum(map(self._encoder.writes_special_token, texts)))
+            tokenized = self._encoder.tokenize(instruction, prompt, responses)
+            return [self._encoder.assemble(tokenized, a, b, swap=swap != "off") for a, b in pairs]
+
+        if self._begun == 1 and len(pairs) == 1 and sum(map(len, texts)) <= SHORT_CHARACTERS:
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(self._encode_threads, encode)
+
+    async def judge(
+        self, readings: tuple[Encoding, ...], swap: SwapMode, encode_s: float, *,
+        flow: Hashable, timeout_s: float | None, patient: bool,
+    ) -> Answer:  # fmt: skip
+        """The answer to encoded orders of one comparison; with swap auto, of the first alone if that is sure enough."""
+        started = time.perf_counter()
+        read = readings[:1] if swap == "auto" else readings
+        answered = await self._submit(read, flow, timeout_s, patient=patient)
+        preference = self._read_out(answered)
+        if len(read) < len(readings) and abs(preference.margin) < self._sure_margin():
+            left_s = None if timeout_s is None else max(0.0, timeout_s - (time.perf_counter() - started))
+            answered = answered.followed_by(await self._submit(readings[1:], flow, left_s, patient=True))
+            read, preference = readings, self._read_out(answered)
+        total_s = encode_s + time.perf_counter() - started
+        stages = {"encode": encode_s, "queue": answered.queue_s, "run": answered.run_s, "total": total_s}
+        return self._observed(preference, read, stages)
+
+    def swap_of(self, asked: Asked) -> SwapMode:
+        """As the request says, else as the settings do. Raises InvalidInput if the model cannot."""
+        swap = asked.swap or self._default_swap
+        if swap == "auto":
+            self._sure_margin()
+        return swap
+
+    def _sure_margin(self) -> float:
+        if self.manifest.auto_swap is None:
+            raise InvalidInput(f"{self.manifest.identity} was exported without a margin for swap auto; use on or off")
+        return self.manifest.auto_swap.margin
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Around everything that this pipeline has to finish before it may leave."""
         self._begun += 1
         try:
-            return await self._compare(request, flow, timeout_s, patient=patient)
+            yield
         finally:
             self._begun -= 1
 
-    async def _compare(
-        self, request: CompareRequest, flow: Hashable, timeout_s: float | None, *, patient: bool
-    ) -> Answer:
-        started = time.perf_counter()
-        if not patient:
-            self.refuse_if_busy(timeout_s)
-        readings = await self._encode(request)
-        encoded = time.perf_counter()
-        left_s = None if timeout_s is None else max(0.0, timeout_s - (encoded - started))
+    async def _submit(
+        self, readings: tuple[Encoding, ...], flow: Hashable, timeout_s: float | None, *, patient: bool
+    ) -> Answered:
         try:
-            answered = await self.backend.submit(readings, flow=flow, timeout_s=left_s, patient=patient)
+            return await self.backend.submit(readings, flow=flow, timeout_s=timeout_s, patient=patient)
         except Unavailable as error:
             self.metrics.observe_shed(error.type)
             raise
-        preference = self._read_out(answered)
-        stages = {
-            "encode": encoded - started,
-            "queue": answered.queue_s,
-            "run": answered.run_s,
-            "total": time.perf_counter() - started,
-        }
-        return self._observed(preference, readings, stages)
 
     async def retire(self, timeout_s: float) -> None:
         """Another takes its place: answer what has begun here, even if it is not in the queue yet, and leave."""
@@ -111,24 +158,6 @@ class Pipeline:
         """Take nothing more, answer what was accepted, leave."""
         await self.backend.drain(timeout_s)
         self._encode_threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _encode(self, request: CompareRequest) -> tuple[Encoding, ...]:
-        spec = self.manifest.spec
-        own_instruction = spec.instruction(request.domain)
-        instruction = own_instruction if request.instruction is None else request.instruction
-        prompt = request.prompt if isinstance(request.prompt, str) else spec.template.render_messages(request.prompt)
-        comparison = Comparison(prompt, request.response_a, request.response_b)
-        swap = self._swap_by_default if request.swap is None else request.swap == "on"
-
-        texts = (instruction, prompt, comparison.response_a, comparison.response_b)
-
-        def encode() -> tuple[Encoding, ...]:
-            self.metrics.observe_special_tokens(sum(map(self._encoder.writes_special_token, texts)))
-            return self._encoder.encode(comparison, instruction, swap=swap)
-
-        if self._begun == 1 and sum(map(len, texts)) <= SHORT_CHARACTERS:
-            return encode()
-        return await asyncio.get_running_loop().run_in_executor(self._encode_threads, encode)
 
     def _read_out(self, answered: Answered) -> Preference:
         try:

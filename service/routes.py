@@ -1,6 +1,7 @@
 """The endpoints. A handler turns a body into a call and an answer into a body, and nothing else."""
 
 import asyncio
+import math
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -13,6 +14,9 @@ from service.access import Notes, notes_of
 from service.deployment import Deployment
 from service.errors import body_of, error_response
 from service.pipeline import Answer, Pipeline
+from service.ranking import Ranked, rewards_of
+from service.ranking import rank as tournament
+from service.ranking_schemas import GroupRequest, RankReply, RankRequest, RewardsReply, RewardsRequest
 from service.schemas import (
     BatchReply,
     BatchRequest,
@@ -123,6 +127,50 @@ async def compare_batch(
     answered = [r.usage for r in results if isinstance(r, CompareReply)]
     usage = Usage(tokens=sum(u.tokens for u in answered), gflops=sum(u.gflops for u in answered))
     return BatchReply(results=results, usage=usage)
+
+
+@router.post("/v1/rank", responses={**ERRORS}, tags=["score"])
+async def rank(
+    body: RankRequest, request: Request, deployment: DeploymentOf, timeout_ms: Milliseconds = None
+) -> RankReply:
+    """The order of several responses, with strengths and how sure they are."""
+    pipeline = deployment.of(body)
+    ranked = await _ranked(body, request, pipeline, timeout_ms)
+    shown = [[None if math.isnan(p) else p for p in row] for row in ranked.probabilities.tolist()]
+    return RankReply(
+        order=ranked.strengths.order,
+        strengths=ranked.strengths.values.tolist(),
+        standard_errors=ranked.strengths.standard_errors.tolist(),
+        cycle_rate=ranked.cycle_rate,
+        win_matrix=shown if body.win_matrix else None,
+        comparisons=len(ranked.answers),
+        model=pipeline.manifest.identity,
+        usage=Usage(tokens=ranked.tokens, gflops=ranked.gflops),
+        truncated_tokens=ranked.truncated_tokens,
+    )
+
+
+@router.post("/v1/rewards", responses={**ERRORS}, tags=["score"])
+async def rewards(
+    body: RewardsRequest, request: Request, deployment: DeploymentOf, timeout_ms: Milliseconds = None
+) -> RewardsReply:
+    """A reward for each of several responses, from comparisons among them."""
+    pipeline = deployment.of(body)
+    ranked = await _ranked(body, request, pipeline, timeout_ms)
+    usage = Usage(tokens=ranked.tokens, gflops=ranked.gflops)
+    return RewardsReply(rewards=rewards_of(ranked, body), model=pipeline.manifest.identity, usage=usage)
+
+
+async def _ranked(body: GroupRequest, request: Request, pipeline: Pipeline, timeout_ms: int | None) -> Ranked:
+    ranked = await tournament(
+        pipeline, body, flow=flow_of(request), timeout_s=seconds(timeout_ms),
+        max_comparisons=request.state.max_batch_items,
+    )  # fmt: skip
+    notes = notes_of(request)
+    notes.items = len(ranked.answers)
+    for answer in ranked.answers:
+        notes.add(answer)
+    return ranked
 
 
 @router.get("/v1/models", tags=["about"], responses={**KEY_ERRORS})

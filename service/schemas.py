@@ -39,25 +39,36 @@ Prompt = Annotated[
 ]
 
 
-class CompareRequest(BaseModel):
+SwapMode = Literal["on", "off", "auto"]
+
+
+class Asked(BaseModel):
+    """What every question has: a prompt, and how its responses are to be judged."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: Prompt = Field(description="The request as text, or a dialogue as a list of chat messages.")
+    domain: Name | None = Field(default=None, description="One of the model's domains; each has its own instruction.")
+    instruction: NonEmpty | None = Field(default=None, description="Takes the place of the domain's instruction.")
+    swap: SwapMode | None = Field(
+        default=None,
+        description="on: read both orders, so that position cannot matter. off: one order, half the cost. "
+        "auto: the second order only where the first is not sure by itself.",
+    )
+    model: Name | None = Field(default=None, description="Name or name@revision; refused if another model is served.")
+
+
+class CompareRequest(Asked):
     """Which of two responses to one prompt is better?"""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [{"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "2 + 2 = 5."}]
         },
     )
 
-    prompt: Prompt = Field(description="The request as text, or a dialogue as a list of chat messages.")
     response_a: NonEmpty
     response_b: NonEmpty
-    domain: Name | None = Field(default=None, description="One of the model's domains; each has its own instruction.")
-    instruction: NonEmpty | None = Field(default=None, description="Takes the place of the domain's instruction.")
-    swap: Literal["on", "off"] | None = Field(
-        default=None, description="on: read both orders, so that position cannot matter. off: one order, half the cost."
-    )
-    model: Name | None = Field(default=None, description="Name or name@revision; refused if another model is served.")
 
 
 class Usage(BaseModel):

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.schemas import MOST_ITEMS
+from service.schemas import MOST_ITEMS, SwapMode
 from tinyrm.errors import TinyRMError
 
 PREFIX = "TINYRM_"
@@ -60,9 +60,10 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free one, named in the log.")
-    default_swap: Literal["on", "off"] = Field(
+    default_swap: SwapMode = Field(
         default="on",
-        description="Whether both orders are read when a request does not say: unbiased at twice the cost.",
+        description="Which orders are read when a request does not say. on: both, unbiased at twice the cost; "
+        "off: one; auto: the second where the first is not sure.",
     )
     max_batch_tokens: int = Field(
         default=0,

@@ -1,6 +1,6 @@
 """Comparison -> token ids under a budget. The mask survives every truncation, and what was cut is reported."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,6 +58,15 @@ class Encoding:
         return len(self.input_ids)
 
 
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Ids of the texts of any number of responses to one prompt, before anything is cut."""
+
+    instruction: list[int]
+    prompt: list[int]
+    responses: list[list[int]]
+
+
 class Encoder:
     """Turns comparisons into ids for one tokenizer, one template and one length.
 
@@ -89,23 +98,26 @@ class Encoder:
 
         Both orders keep the same tokens of each text. Raises InvalidText, InstructionTooLong.
         """
-        joints = self._joints
-        head, prompt, response_a, response_b = self._ids_of(
-            [
-                joints["instruction"] + instruction,
-                joints["prompt"] + comparison.prompt,
-                joints["response_a"] + comparison.response_a,
-                joints["response_b"] + comparison.response_b,
-            ]
-        )
-        texts = {"prompt": prompt, "response_a": response_a, "response_b": response_b}
-        kept, truncation = self._fit(texts, self._room_for_text(head))
-        kept["instruction"] = head
-        forward = Encoding(self._assemble(kept), truncation)
+        texts = self.tokenize(instruction, comparison.prompt, (comparison.response_a, comparison.response_b))
+        return self.assemble(texts, 0, 1, swap=swap)
+
+    def tokenize(self, instruction: str, prompt: str, responses: Sequence[str]) -> Tokenized:
+        """Each text once, for any number of comparisons of these responses. Raises InvalidText."""
+        joints = self._joints  # that of both responses is the same in every template
+        texts = [joints["instruction"] + instruction, joints["prompt"] + prompt]
+        head, asked, *answers = self._ids_of([*texts, *(joints["response_a"] + response for response in responses)])
+        return Tokenized(head, asked, answers)
+
+    def assemble(self, texts: Tokenized, a: int, b: int, *, swap: bool) -> tuple[Encoding, ...]:
+        """The comparison of responses number `a` and `b`, as of `encode`. Raises InstructionTooLong."""
+        slots = {"prompt": texts.prompt, "response_a": texts.responses[a], "response_b": texts.responses[b]}
+        kept, truncation = self._fit(slots, self._room_for_text(texts.instruction))
+        kept["instruction"] = texts.instruction
+        forward = Encoding(self._in_order(kept), truncation)
         if not swap:
             return (forward,)
         kept["response_a"], kept["response_b"] = kept["response_b"], kept["response_a"]
-        return forward, Encoding(self._assemble(kept), truncation.swapped())
+        return forward, Encoding(self._in_order(kept), truncation.swapped())
 
     def writes_special_token(self, text: str) -> bool:
         """Whether `text` contains the text of a special token. It stays text; somebody may have meant it not to."""
@@ -147,7 +159,7 @@ class Encoder:
         kept = {"prompt": prompt[len(prompt) - keep[0] :], "response_a": a[: keep[1]], "response_b": b[: keep[2]]}
         return kept, Truncation(len(prompt) - keep[0], len(a) - keep[1], len(b) - keep[2])
 
-    def _assemble(self, slots: dict[str, list[int]]) -> NDArray[np.int64]:
+    def _in_order(self, slots: dict[str, list[int]]) -> NDArray[np.int64]:
         return np.fromiter(self._ids_in_order(slots), dtype=np.int64)
 
     def _ids_in_order(self, slots: dict[str, list[int]]) -> Iterator[int]:

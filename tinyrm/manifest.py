@@ -43,6 +43,16 @@ class Gate(Frozen):
     alone_and_in_a_batch: float = Field(description="Largest difference of a logit that batch-mates made.")
 
 
+class AutoSwap(Frozen):
+    """When one order is enough: what calibration pairs say of a margin, each pair read from both sides."""
+
+    margin: float = Field(ge=0, description="Log-odds of the first order; from here on the second is not read.")
+    pairs: int
+    saved: float = Field(description="Share of second orders that were not needed.")
+    flips: float = Field(description="Share of pairs whose preferred response another order would have changed.")
+    max_flips: float = Field(description="The share allowed.")
+
+
 class Provenance(Frozen):
     """Where the weights come from."""
 
@@ -74,6 +84,7 @@ class Manifest(Frozen):
     )
     weights: FileName | None = Field(default=None, description="Weights for the torch engine, if exported.")
     temperature: float = Field(gt=0)
+    auto_swap: AutoSwap | None = None
     provenance: Provenance
     parity: tuple[Parity, ...] = ()
     gates: dict[str, Gate] = Field(default={}, description="Precision -> what it changed, for those below fp32.")
@@ -94,7 +105,9 @@ class Manifest(Frozen):
 
     def expected_revision(self) -> str:
         """A hash of every field but the evaluation results, which may be added later."""
-        content = self.model_dump_json(exclude={"revision", "evaluation"})
+        # A field of later days leaves the revisions of earlier ones alone.
+        later = {"auto_swap"} if self.auto_swap is None else set()
+        content = self.model_dump_json(exclude={"revision", "evaluation"} | later)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def with_revision(self) -> Self:

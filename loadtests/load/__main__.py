@@ -10,13 +10,13 @@ from typing import Any
 import uvloop
 
 from loadtests.bench import machine
-from loadtests.load import front, overload, report, server_rate
+from loadtests.load import front, overload, ranking, report, server_rate
 from loadtests.payloads import VALIDATION, Payloads, read_payloads
 from loadtests.record import DOCUMENT, write
 from loadtests.service_process import STARTER
 
 Measurement = Coroutine[Any, Any, dict[str, Any]]
-PARTS = ("overload", "mlperf", "ceiling", "overhead")
+PARTS = ("overload", "mlperf", "ceiling", "overhead", "rank")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,10 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
 def measurements(payloads: Payloads, options: argparse.Namespace) -> dict[str, Callable[[], Measurement]]:
     """With `--quick`, long enough to see that it runs, too short to say how fast."""
     serve: dict[str, object] = {"model": options.model}
-    plan, search, idle = (
+    plan, search, idle, groups = (
         overload.Overload(settings=serve),
         server_rate.Search(settings=serve),
         front.Front(settings=serve),
+        ranking.Ranking(settings=serve),
     )
     if options.quick:
         plan = overload.Overload(seconds=2, peak_seconds=0.5, settings=serve)
@@ -56,6 +57,7 @@ def measurements(payloads: Payloads, options: argparse.Namespace) -> dict[str, C
             trial_seconds=1, final_seconds=3, offline_seconds=1, steps=1, p99_bound_s=2, least_queries=1, settings=serve
         )
         idle = front.Front(seconds=0.5, idle_requests=20, settings=serve)
+        groups = ranking.Ranking(responses=3, calls=1, settings=serve)
 
     async def mlperf() -> dict[str, Any]:
         try:
@@ -71,6 +73,7 @@ def measurements(payloads: Payloads, options: argparse.Namespace) -> dict[str, C
         "mlperf": mlperf,
         "ceiling": ceiling,
         "overhead": lambda: front.overhead(idle),
+        "rank": lambda: ranking.measure(groups),
     }
 
 

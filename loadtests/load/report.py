@@ -21,6 +21,7 @@ def section(results: Mapping[str, Any]) -> str:
         ("mlperf", "MLPerf LoadGen", mlperf),
         ("ceiling", "The front alone", ceiling),
         ("overhead", "One request on an idle service", overhead),
+        ("rank", "One ranking on an idle service", ranking),
     ):
         if name in results:
             parts += [f"### {title}", results[name].get("reason") or written(results[name])]
@@ -92,6 +93,14 @@ def overhead(measured: Mapping[str, Any]) -> str:
         f"One caller, {measured['requests']} requests of /v1/compare; latency at the client less the `run` in the "
         f"reply's Server-Timing: p50 {milliseconds(measured['p50_s'])}, p99 {milliseconds(measured['p99_s'])} ms "
         f"(aim {milliseconds(measured['aim_s'])} ms)."
+    )
+    return text + targets(measured)
+
+
+def ranking(measured: Mapping[str, Any]) -> str:
+    text = (
+        f"{measured['calls']} calls of /v1/rank, {measured['responses']} responses, {measured['comparisons']} "
+        f"comparisons in both orders: p50 {milliseconds(measured['p50_s'])} ms."
     )
     return text + targets(measured)
 

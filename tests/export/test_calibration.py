@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.calibration import best_temperature, fit_temperature
+from export.calibration import best_temperature, fit_auto_swap, fit_temperature, score_pairs
 from tests.conftest import TOY_SPEC
+from tinyrm.comparison import Preference
 from tinyrm.pairs import PreferencePair
 from tinyrm.readout import sigmoid
 from tinyrm.scorer import Scorer
@@ -45,7 +46,38 @@ def test_fit_undoes_the_scorers_own_temperature(bundle_folder: Path) -> None:
         PreferencePair(prompt=f"Question {i}", chosen=answers[i % 3], rejected=answers[(i + 1) % 3], domain=domain)
         for i, domain in enumerate(["safety", "general", "chess", None] * 6)
     ]
-    fitted = fit_temperature(scorer, TOY_SPEC, pairs)
-    assert fitted == pytest.approx(fit_temperature(warmer, TOY_SPEC, pairs))
+    fitted = fit_temperature(score_pairs(scorer, TOY_SPEC, pairs))
+    assert fitted == pytest.approx(fit_temperature(score_pairs(warmer, TOY_SPEC, pairs)))
     preferences = scorer.score([p.comparison() for p in pairs], [TOY_SPEC.instruction()] * len(pairs))
     assert np.ptp([p.margin for p in preferences]) > 0.1
+
+
+def orders(first: float, second: float) -> Preference:
+    """Read in both orders at temperature 1."""
+    margin = (first + second) / 2
+    return Preference(sigmoid(margin), sigmoid(-margin), margin, (first, second))
+
+
+def test_one_order_is_enough_from_the_margin_that_keeps_its_promise() -> None:
+    """A judge with a bias of 1 for the first place: one order alone errs where the truth is less than that."""
+    rng = np.random.default_rng(0)
+    preferences = [orders(m + 1, m - 1) for m in rng.normal(scale=3, size=4000)]
+    for max_flips in (0.0, 0.005, 0.02):
+        auto = fit_auto_swap(preferences, 1.0, max_flips)
+        both = np.array([p.margin for p in preferences]).repeat(2)
+        one = np.array([p.order_margins for p in preferences]).ravel()
+        alone = np.abs(one) >= auto.margin
+        assert auto.saved == pytest.approx(alone.mean())
+        assert auto.saved > 0.3
+        assert auto.flips == pytest.approx((alone & (one * both < 0)).mean())
+        assert auto.flips <= max_flips
+    assert fit_auto_swap(preferences, 1.0, 0.0).margin == pytest.approx(1, abs=0.05), (
+        "beyond its bias it is never wrong"
+    )
+    assert fit_auto_swap(preferences, 2.0, 0.0).margin == pytest.approx(0.5, abs=0.05), "in log-odds"
+
+
+def test_a_judge_of_places_alone_is_always_asked_twice() -> None:
+    auto = fit_auto_swap([orders(5.0, -5.1)] * 100, 1.0)
+    assert (auto.saved, auto.flips) == (0.0, 0.0)
+    assert auto.margin > 5.1

@@ -1,0 +1,129 @@
+"""Strengths against an independent fit, on simulated games, and in the corners."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.stats import norm
+
+from tinyrm.ranking import PRIOR_GAMES, cycle_rate, fit
+
+Matrix = NDArray[np.float64]
+
+
+def simulated(strengths: Matrix, games: int, seed: int = 0) -> Matrix:
+    """Wins in `games` games of each pair."""
+    rng = np.random.default_rng(seed)
+    n = len(strengths)
+    wins = np.zeros((n, n))
+    for i in range(n):
+        for j in range(i):
+            wins[i, j] = rng.binomial(games, 1 / (1 + np.exp(strengths[j] - strengths[i])))
+            wins[j, i] = games - wins[i, j]
+    return wins
+
+
+def independent_fit(wins: Matrix) -> Matrix:
+    """The same maximum, by another way: quasi-Newton, gradients by differences."""
+
+    def loss(s: Matrix) -> float:
+        games = (wins * np.logaddexp(0, s[None, :] - s[:, None])).sum()
+        return float(games + PRIOR_GAMES / 2 * (np.logaddexp(0, s) + np.logaddexp(0, -s)).sum())
+
+    found = minimize(loss, np.zeros(len(wins)), method="BFGS", options={"gtol": 1e-9}).x
+    polished: Matrix = minimize(loss, found, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-14}).x
+    return polished - polished.mean()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("games", [1, 7])
+def test_strengths_match_an_independent_fit(seed: int, games: int) -> None:
+    rng = np.random.default_rng(seed)
+    wins = simulated(rng.normal(scale=1.5, size=6), games, seed)
+    wins[rng.random(wins.shape) < 0.2] = 0
+    assert np.abs(fit(wins).values - independent_fit(wins)).max() < 1e-6
+
+
+def test_probabilities_that_follow_strengths_give_them_back() -> None:
+    strengths = np.array([1.0, 0.2, -0.3, -0.9])
+    exact = 1 / (1 + np.exp(strengths[None, :] - strengths[:, None]))
+    np.fill_diagonal(exact, 0)
+    fitted = fit(exact, prior_games=1e-9)
+    assert np.abs(fitted.values - strengths).max() < 1e-6
+    assert fitted.order == [0, 1, 2, 3]
+
+
+def test_errors_are_as_large_as_they_say() -> None:
+    """Over many simulated tournaments, strengths scatter by their standard errors."""
+    truth = np.linspace(1, -1, 8)
+    fits = [fit(simulated(truth, 20, seed)) for seed in range(400)]
+    scatter = np.std([f.values for f in fits], axis=0)
+    stated = np.mean([f.standard_errors for f in fits], axis=0)
+    assert stated == pytest.approx(scatter, rel=0.12)
+    assert np.mean([f.values for f in fits], axis=0) == pytest.approx(truth, abs=0.08)
+
+
+@pytest.mark.parametrize("games", [4, 8, 32])
+def test_a_known_order_is_recovered_at_the_rate_theory_predicts(games: int) -> None:
+    """Two strengths d apart come out in order with probability Phi(d / se), se from the Fisher information."""
+    truth = np.linspace(1, -1, 8)
+    expected = 1 / (1 + np.exp(truth[None, :] - truth[:, None]))
+    information = -games * expected * (1 - expected)
+    np.fill_diagonal(information, 0)
+    np.fill_diagonal(information, -information.sum(axis=1))
+    covariance = np.linalg.pinv(information)
+    variances = [covariance[i, i] + covariance[i + 1, i + 1] - 2 * covariance[i, i + 1] for i in range(7)]
+    predicted = norm.cdf(-np.diff(truth) / np.sqrt(variances)).mean()
+    steps = np.array([np.diff(fit(simulated(truth, games, seed)).values) for seed in range(400)])
+    # Few games often leave two as good as each other, and then either order is right half of the time.
+    right = np.where(np.abs(steps) < 1e-9, 0.5, steps < 0)
+    assert right.mean() == pytest.approx(predicted, abs=0.02)
+
+
+def test_who_won_everything_has_a_finite_strength() -> None:
+    wins = np.triu(np.ones((4, 4)), 1)
+    fitted = fit(wins)
+    assert np.isfinite(fitted.values).all()
+    assert np.isfinite(fitted.standard_errors).all()
+    assert fitted.order == [0, 1, 2, 3]
+    assert fitted.values.sum() == pytest.approx(0, abs=1e-9)
+
+
+def test_equals_keep_their_places_and_strangers_are_average() -> None:
+    assert fit(np.zeros((3, 3))).order == [0, 1, 2]
+    wins = np.zeros((3, 3))
+    wins[0, 1] = wins[1, 0] = 0.5
+    assert fit(wins).values == pytest.approx([0, 0, 0], abs=1e-9)
+
+
+def test_a_reference_is_met_and_not_reported() -> None:
+    wins = np.zeros((4, 4))
+    for i, p in enumerate((0.9, 0.5, 0.2)):
+        wins[i, 3], wins[3, i] = p, 1 - p
+    fitted = fit(wins, ranked=3, prior_games=1e-9)
+    logits = np.log([9, 1, 0.25])
+    assert fitted.values == pytest.approx(logits - logits.mean(), abs=1e-6)
+    assert len(fitted.standard_errors) == 3
+
+
+@pytest.mark.parametrize("wins", [np.zeros((2, 3)), np.full((2, 2), np.nan), -np.ones((2, 2)), np.zeros(3)])
+def test_what_are_no_wins_is_refused(wins: Matrix) -> None:
+    with pytest.raises(ValueError, match="square matrix"):
+        fit(wins)
+
+
+def test_no_prior_is_refused() -> None:
+    with pytest.raises(ValueError, match="prior_games"):
+        fit(np.zeros((2, 2)), prior_games=0)
+
+
+def test_cycles_are_counted_among_triples_that_met() -> None:
+    order = np.array([[np.nan, 0.9, 0.8], [0.1, np.nan, 0.7], [0.2, 0.3, np.nan]])
+    assert cycle_rate(order) == 0
+    circle = np.array([[np.nan, 0.9, 0.1], [0.1, np.nan, 0.9], [0.9, 0.1, np.nan]])
+    assert cycle_rate(circle) == 1
+    assert cycle_rate(np.full((3, 3), np.nan)) is None
+    four = np.full((4, 4), np.nan)
+    four[:3, :3] = circle
+    four[3, 0], four[0, 3], four[3, 1], four[1, 3] = 0.9, 0.1, 0.9, 0.1
+    assert cycle_rate(four) == pytest.approx(1 / 2), "0 1 2 is a cycle, 0 1 3 is none, the others never met"
