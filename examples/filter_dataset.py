@@ -2,7 +2,7 @@
 
     python examples/filter_dataset.py --url http://127.0.0.1:8000 --min-probability 0.55 --out kept.jsonl
 
---pairs reads JSON lines with prompt, chosen and rejected; without it four pairs made up here are filtered.
+--pairs reads JSON lines with prompt, chosen and rejected; without it two pairs made up here are filtered.
 """
 
 import argparse
@@ -11,11 +11,13 @@ from datasets import Dataset
 
 from tinyrm.integrations.datasets import PreferenceFilter
 
+PROMPT = "Natalia sold 48 clips in April and half as many in May. How many in all?"
+RIGHT = "In May she sold 48 / 2 = 24. In all she sold 48 + 24 = 72 clips."
+WRONG = "In May she sold 48 * 2 = 96. In all she sold 48 + 96 = 144 clips."
+# The second pair is the first one with a wrong label.
 PAIRS = [
-    {"prompt": "What is 2 + 2?", "chosen": "2 + 2 = 4.", "rejected": "2 + 2 = 5."},
-    {"prompt": "What is 2 + 2?", "chosen": "2 + 2 = 5.", "rejected": "2 + 2 = 4."},
-    {"prompt": "Say hello.", "chosen": "Hello! How can I help you today?", "rejected": "No."},
-    {"prompt": "Say hello.", "chosen": "No.", "rejected": "Hello! How can I help you today?"},
+    {"prompt": PROMPT, "chosen": RIGHT, "rejected": WRONG},
+    {"prompt": PROMPT, "chosen": WRONG, "rejected": RIGHT},
 ]
 
 

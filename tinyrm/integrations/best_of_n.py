@@ -1,14 +1,16 @@
 """Best of n: of several responses to one prompt, the one to keep."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Unpack
+from dataclasses import dataclass
+from typing import Unpack
 
 from tinyrm.client import Client
 from tinyrm.client.calls import RankOptions
 from tinyrm.integrations.texts import Prompt, prompt_of, response_of
 
 
-class Best(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Best:
     """index: its place among the responses."""
 
     index: int

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinyrm.client import Client, CompareItem, CompareReply, ItemError
-from tinyrm.integrations.texts import prompt_of, response_of, split_conversation
+from tinyrm.integrations.texts import comparison, split_conversation
 
 Batch = Mapping[str, Sequence[Any]]
 
@@ -15,8 +15,8 @@ Batch = Mapping[str, Sequence[Any]]
 class PreferenceFilter:
     """`dataset.map(PreferenceFilter(url, min_probability=0.6), batched=True)` keeps what the model is that sure of.
 
-    Every kept row gets `column`: P(chosen is better than rejected), in [0, 1]; NaN for a pair that could not be compared,
-    which is kept only if everything is (min_probability 0, the default).
+    Every kept row gets `column`: P(chosen is better than rejected), in [0, 1]; NaN for a pair that could not be
+    compared, which is kept only if everything is (min_probability 0, the default).
 
     chosen, rejected, prompt: columns of texts or of chat messages. Without a prompt column, chosen and rejected are
         conversations that differ in their last message.
@@ -46,17 +46,11 @@ class PreferenceFilter:
 
     def _item(self, batch: Batch, row: int) -> CompareItem:
         chosen, rejected = batch[self.chosen][row], batch[self.rejected][row]
+        options = {**self.options, "domain": batch[self.domain][row]} if self.domain else self.options
         if self.prompt in batch:
-            texts = {
-                "prompt": prompt_of(batch[self.prompt][row]),
-                "response_a": response_of(chosen),
-                "response_b": response_of(rejected),
-            }
-        else:
-            prompt, response = split_conversation(chosen)
-            texts = {"prompt": prompt, "response_a": response, "response_b": split_conversation(rejected)[1]}
-        domain = {"domain": batch[self.domain][row]} if self.domain else {}
-        return CompareItem(**texts, **self.options, **domain)
+            return comparison(batch[self.prompt][row], chosen, rejected, options)
+        prompt, response = split_conversation(chosen)
+        return comparison(prompt, response, split_conversation(rejected)[1], options)
 
 
 def _probability(result: CompareReply | ItemError) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyrm.client import Client, CompareItem, CompareReply, ItemError
 from tinyrm.errors import InvalidInput
-from tinyrm.integrations.texts import Turn, split_conversation
+from tinyrm.integrations.texts import Turn, comparison, split_conversation
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +33,9 @@ class Pipeline:
 
     def __call__(
         self,
-        candidates_A: Sequence[Sequence[Turn]],
-        candidates_B: Sequence[Sequence[Turn]],
-        **_: object,  # noqa: N803
+        candidates_A: Sequence[Sequence[Turn]],  # noqa: N803  # the harness's names
+        candidates_B: Sequence[Sequence[Turn]],  # noqa: N803
+        **_: object,
     ) -> "torch.Tensor":
         """Bools, shape (pairs,). A tie is a loss.
 
@@ -52,13 +52,13 @@ class Pipeline:
         (prompt, response_a), (prompt_b, response_b) = split_conversation(a), split_conversation(b)
         if prompt != prompt_b:
             raise ValueError("the two conversations of a pair differ before their last message")
-        return CompareItem(prompt=prompt, response_a=response_a, response_b=response_b, **self.model.options)  # type: ignore[typeddict-item]
+        return comparison(prompt, response_a, response_b, self.model.options)
 
 
 def model_config(
     base_url: str = "http://127.0.0.1:8000", *, api_key: str | None = None, timeout_s: float = 30.0, **options: Any
 ) -> dict[str, Any]:
-    """The entry for the harness: `REWARD_MODEL_CONFIG["tinyrm"] = model_config()`, then `--model tinyrm --tokenizer ANY`.
+    """The entry for the harness: `REWARD_MODEL_CONFIG["tinyrm"] = model_config()`, then `--model tinyrm`.
 
     options: of `Client.compare`: domain, instruction, swap, model.
     """

@@ -1,9 +1,9 @@
 """Prompts and completions as trainers hand them over, as the texts and chat messages that the service takes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
-from tinyrm.client import Message
+from tinyrm.client import CompareItem, Message
 
 # One turn as datasets hold it: `content` is text, a list of parts, or nothing beside a tool call.
 Turn = Mapping[str, Any]
@@ -34,6 +34,12 @@ def split_conversation(turns: Sequence[Turn]) -> tuple[list[Message], str]:
     if len(turns) < 2:
         raise ValueError(f"a conversation is a prompt and a response, at least 2 messages; got {len(turns)}")
     return _spoken(turns[:-1]), response_of(turns[-1:])
+
+
+def comparison(prompt: Prompt, a: Completion, b: Completion, options: Mapping[str, Any]) -> CompareItem:
+    """options: of `Client.compare`, passed on as they are: what is wrong with them the service says."""
+    texts = {"prompt": prompt_of(prompt), "response_a": response_of(a), "response_b": response_of(b)}
+    return cast("CompareItem", texts | dict(options))
 
 
 def _spoken(turns: Sequence[Turn]) -> list[Message]:

@@ -7,9 +7,9 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
-from tinyrm.client import AsyncClient, Client, CompareItem, CompareReply, ItemError
+from tinyrm.client import AsyncClient, Client, CompareReply, ItemError
 from tinyrm.errors import CallFailed, CallRefused
-from tinyrm.integrations.texts import Completion, Prompt, prompt_of, response_of
+from tinyrm.integrations.texts import Completion, Prompt, comparison, prompt_of, response_of
 
 RewardFunc = Callable[..., Awaitable[list[float | None]]]
 OnFailure = Literal["skip", "raise"]
@@ -36,7 +36,7 @@ def reward_func(
     columns: options that differ by row, as {option: dataset column}, such as {"domain": "subject"} or, with
         strategy="reference", {"reference": "answer"}. A group takes the value of its first row.
     on_failure: "skip" gives the completions of a group that could not be ranked None, which the trainer leaves out,
-        and logs a warning; "raise" stops the training. A key, a domain or an option that the service refuses always does.
+        and logs a warning; "raise" stops the training. So does, always, a key, a domain or an option that is refused.
     options: of `Client.rewards`: strategy, swap, domain, instruction, model, scale.
 
     What it returns can be pickled, so it can be sent to the trainer's worker processes.
@@ -137,12 +137,9 @@ class PairwiseJudge:
         shuffle_order: bool = True,  # noqa: ARG002  # the contract's; both orders are read, so there is no need
     ) -> list[int]:
         """Which of its two completions is the better one for each prompt, 0 or 1; -1 if they could not be compared."""
-        items = [self._item(prompt, *pair) for prompt, pair in zip(prompts, completions, strict=True)]
+        options = self._options | {"swap": "on"}
+        items = [comparison(prompt, a, b, options) for prompt, (a, b) in zip(prompts, completions, strict=True)]
         return [_index_of_better(result) for result in self._client.compare_many(items)]
-
-    def _item(self, prompt: Prompt, first: Completion, second: Completion) -> CompareItem:
-        texts = {"prompt": prompt_of(prompt), "response_a": response_of(first), "response_b": response_of(second)}
-        return CompareItem(**texts, **self._options, swap="on")  # type: ignore[typeddict-item]
 
 
 def _index_of_better(result: CompareReply | ItemError) -> int:

@@ -100,8 +100,8 @@ def _prompt(extra_info: ExtraInfo | None, prompt_key: str) -> Prompt:
     prompt: Prompt | None = (extra_info or {}).get(prompt_key)
     if prompt is None:
         raise ValueError(
-            f"extra_info has no {prompt_key!r}, only {sorted(extra_info or {})}: set reward_kwargs.prompt_key to the field "
-            "that holds the prompt"
+            f"extra_info has no {prompt_key!r}, only {sorted(extra_info or {})}: set reward_kwargs.prompt_key to the "
+            "field that holds the prompt"
         )
     return prompt
 
