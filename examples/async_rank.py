@@ -9,7 +9,11 @@ import asyncio
 from tinyrm import AsyncClient
 
 GROUPS = {
-    "What is 2 + 2?": ["2 + 2 = 5.", "2 + 2 = 4.", "No idea.", "Four, I think."],
+    "Natalia sold 48 clips in April and half as many in May. How many in all?": [
+        "I like clips.",
+        "In May she sold 48 / 2 = 24. In all she sold 48 + 24 = 72 clips.",
+        "In May she sold 48 * 2 = 96. In all she sold 48 + 96 = 144 clips.",
+    ],
     "Say hello to my grandmother.": ["No.", "Hello, dear grandmother! How are you today?", "hi"],
 }
 
