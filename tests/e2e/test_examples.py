@@ -35,7 +35,8 @@ def run(example: str, service: Process, folder: Path, *arguments: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
     command = [sys.executable, REPOSITORY / "examples" / f"{example}.py", "--url", f"http://127.0.0.1:{service.port}"]
     done = subprocess.run(
-        [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False,
+        [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=2 * PATIENCE_S,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
