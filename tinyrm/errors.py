@@ -14,13 +14,20 @@ TinyRMError
 │   ├── EngineUnavailable     the engine asked for is not installed or not usable here
 │   └── EngineFailed          the engine raised, or returned something that is not two finite logits
 │       └── EngineHung        the engine did not answer in time
-└── Unavailable               the service cannot take or finish this work now
-    ├── Overloaded            too much is waiting
-    ├── DeadlineExceeded      the time that the request gave itself is over
-    ├── EngineRestarting      the engine failed as a whole, and another one is being started
-    └── ShuttingDown          the service is leaving
+├── Unavailable               the service cannot take or finish this work now
+│   ├── Overloaded            too much is waiting
+│   ├── DeadlineExceeded      the time that the request gave itself is over
+│   ├── EngineRestarting      the engine failed as a whole, and another one is being started
+│   └── ShuttingDown          the service is leaving
+└── CallFailed                a call of the client did not get what it asked for
+    ├── CallRefused           the service will not answer this call, however often it is repeated
+    ├── CallTimedOut          no answer within the time that the call had
+    ├── ServiceBusy           the service takes no work now, and did not in any of the tries
+    ├── ServiceFailed         the service failed on this call, or what answered is not the service
+    └── ServiceUnreachable    no connection, or it was lost, in all of the tries
 
-``type`` is the stable name that clients see; it never changes once released.
+``type`` is the stable name that clients see; it never changes once released. A CallFailed has the one that the
+service sent.
 """
 
 
@@ -98,3 +105,43 @@ class EngineRestarting(Unavailable):
 
 class ShuttingDown(Unavailable):
     type = "shutting_down"
+
+
+class CallFailed(TinyRMError):
+    """`type` is what the service called it, or else the name of the class.
+
+    status: the HTTP status, None if nothing was answered. request_id: what the service's log calls this call.
+    """
+
+    type = "call_failed"
+
+    def __init__(
+        self, message: str, *, kind: str | None = None, status: int | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.type = kind or type(self).type
+        self.status = status
+        self.request_id = request_id
+
+
+class CallRefused(CallFailed):
+    type = "call_refused"
+
+
+class CallTimedOut(CallFailed):
+    type = "call_timed_out"
+
+
+class ServiceBusy(CallFailed):
+    """retry_after_s: how long the service wants to be left alone; None if it did not say."""
+
+    type = "service_busy"
+    retry_after_s: float | None = None
+
+
+class ServiceFailed(CallFailed):
+    type = "service_failed"
+
+
+class ServiceUnreachable(CallFailed):
+    type = "service_unreachable"

@@ -1,0 +1,126 @@
+"""An HTTP server on a real socket that answers by script: errors, silence, lost connections."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+COMPARED = {
+    "preferred": "a", "probability_a": 0.75, "probability_b": 0.25, "margin": 1.0986, "model": "toy@1",
+    "usage": {"tokens": 10, "gflops": 0.1}, "truncated": {"prompt": 0, "response_a": 0, "response_b": 0},
+}  # fmt: skip
+USAGE = {"tokens": 1, "gflops": 0.1}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it arrived. at_s: on the monotonic clock."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: Any
+    at_s: float
+
+
+Handler = BaseHTTPRequestHandler
+Step = Callable[[Handler, Asked], None]
+
+
+@dataclass
+class ScriptedServer:
+    """script: a step for each request; the last one answers all that come later."""
+
+    script: list[Step]
+    asked: list[Asked] = field(default_factory=list)
+    url: str = ""
+
+    def next_step(self, asked: Asked) -> Step:
+        self.asked.append(asked)
+        return self.script[min(len(self.asked), len(self.script)) - 1]
+
+
+def answer(status: int, body: Any, **headers: str) -> Step:
+    def step(handler: Handler, _: Asked) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return step
+
+
+def error(status: int, kind: str, **headers: str) -> Step:
+    return answer(status, {"error": {"type": kind, "message": f"this is {kind}"}}, **headers)
+
+
+def compared() -> Step:
+    return answer(200, COMPARED)
+
+
+def batch(result_of: Callable[[Any], Any] = lambda item: COMPARED) -> Step:
+    def step(handler: Handler, asked: Asked) -> None:
+        answer(200, {"results": [result_of(item) for item in asked.body["items"]], "usage": USAGE})(handler, asked)
+
+    return step
+
+
+def item_error(kind: str) -> dict[str, Any]:
+    return {"error": {"type": kind, "message": f"this is {kind}"}}
+
+
+def hang_up(handler: Handler, _: Asked) -> None:
+    handler.close_connection = True
+
+
+def stall(seconds: float) -> Step:
+    return lambda handler, asked: time.sleep(seconds)
+
+
+def trickle(handler: Handler, _: Asked) -> None:
+    """A byte now and then, never the last one: no single wait is long."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    with suppress(OSError):
+        for _ in range(100):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.1)
+
+
+@contextmanager
+def scripted(*script: Step) -> Iterator[ScriptedServer]:
+    server = ScriptedServer(list(script))
+    lock = threading.Lock()
+
+    class OneRequest(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked = Asked(self.path, dict(self.headers), json.loads(text) if text else None, time.monotonic())
+            with lock:
+                step = server.next_step(asked)
+            step(self, asked)
+
+        do_GET = do_POST  # noqa: N815 - the names are the base class's
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+            """Nothing on the tests' standard error."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), OneRequest) as http:
+        http.daemon_threads = True
+        http.block_on_close = False
+        server.url = f"http://127.0.0.1:{http.server_port}"
+        threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        try:
+            yield server
+        finally:
+            http.shutdown()

@@ -1,0 +1,386 @@
+"""Both clients against a server that answers by script: what is asked, what is repeated, when, and what is raised."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from loadtests.service_process import free_port
+from tests.conftest import REPOSITORY
+from tests.scripted_server import (
+    COMPARED,
+    USAGE,
+    Asked,
+    ScriptedServer,
+    Step,
+    answer,
+    batch,
+    compared,
+    error,
+    hang_up,
+    item_error,
+    scripted,
+    stall,
+    trickle,
+)
+from tinyrm import AsyncClient, Client
+from tinyrm.client import CompareItem, ItemError, ModelCard
+from tinyrm.errors import (
+    CallFailed,
+    CallRefused,
+    CallTimedOut,
+    InvalidInput,
+    ServiceBusy,
+    ServiceFailed,
+    ServiceUnreachable,
+)
+
+Ask = Callable[..., Any]
+TEXTS = ("What is 2 + 2?", "4", "5")
+
+
+def item(number: int) -> CompareItem:
+    return {"prompt": f"p{number}", "response_a": "a", "response_b": "b"}
+
+
+def ask_plain(url: str, method: str, *arguments: Any, options: dict[str, Any] | None = None, **keywords: Any) -> Any:
+    with Client(url, **options or {}) as client:
+        answered = getattr(client, method)(*arguments, **keywords)
+        return list(answered) if method == "compare_many" else answered
+
+
+def ask_async(url: str, method: str, *arguments: Any, options: dict[str, Any] | None = None, **keywords: Any) -> Any:
+    async def run() -> Any:
+        async with AsyncClient(url, **options or {}) as client:
+            answered = getattr(client, method)(*arguments, **keywords)
+            return await collected(answered) if method == "compare_many" else await answered
+
+    return asyncio.run(run())
+
+
+async def collected(results: AsyncIterator[Any]) -> list[Any]:
+    return [result async for result in results]
+
+
+@pytest.fixture(params=[ask_plain, ask_async], ids=["plain", "async"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    chosen: Ask = request.param
+    return chosen
+
+
+def gaps_s(server: ScriptedServer) -> list[float]:
+    return [after.at_s - before.at_s for before, after in zip(server.asked, server.asked[1:], strict=False)]
+
+
+def test_compare_asks_what_it_was_given_and_nothing_else(ask: Ask) -> None:
+    with scripted(compared()) as server:
+        reply = ask(server.url, "compare", *TEXTS, domain="math", swap=None, options={"api_key": "k", "timeout_s": 20})
+    (asked,) = server.asked
+    assert asked.path == "/v1/compare"
+    assert asked.body == {"prompt": TEXTS[0], "response_a": "4", "response_b": "5", "domain": "math"}
+    assert asked.headers["Authorization"] == "Bearer k"
+    assert 18_000 < int(asked.headers["X-Request-Timeout-Ms"]) < 20_000
+    assert reply.model_dump() == COMPARED
+
+
+def test_messages_and_a_path_before_ours(ask: Ask) -> None:
+    turns = [{"role": "user", "content": "Hi"}]
+    with scripted(compared()) as server:
+        ask(server.url + "/behind/proxy/", "compare", turns, "a", "b")
+    assert server.asked[0].path == "/behind/proxy/v1/compare"
+    assert server.asked[0].body["prompt"] == turns
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        error(429, "overloaded", Retry_After="0"), error(503, "engine_restarting"), answer(502, b"<html>Bad gateway"),
+        answer(504, b"upstream is slow"), hang_up,
+    ],
+    ids=["429", "503", "502", "504", "hang_up"],
+)  # fmt: skip
+def test_passing_trouble_is_waited_out(ask: Ask, trouble: Step) -> None:
+    with scripted(trouble, trouble, compared()) as server:
+        assert ask(server.url, "compare", *TEXTS).preferred == "a"
+    assert len(server.asked) == 3
+    assert len({asked.headers["X-Request-Id"] for asked in server.asked}) == 1
+    left_ms = [int(asked.headers["X-Request-Timeout-Ms"]) for asked in server.asked]
+    assert left_ms == sorted(left_ms, reverse=True)
+
+
+def test_retry_after_is_heeded(ask: Ask) -> None:
+    with scripted(error(429, "overloaded", Retry_After="1"), compared()) as server:
+        ask(server.url, "compare", *TEXTS)
+    assert 1 <= gaps_s(server)[0] < 1.6
+
+
+def test_retry_after_may_be_a_date(ask: Ask) -> None:
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+    with scripted(error(503, "not_ready", Retry_After=at), compared()) as server:
+        ask(server.url, "compare", *TEXTS)
+    assert 0.7 <= gaps_s(server)[0] < 2.6
+
+
+def test_pauses_grow_and_are_random() -> None:
+    """Full jitter: the n-th pause is anywhere between 0 and 0.25 s times 2 to the n."""
+    troubles = [error(503, "not_ready")] * 3
+    first = []
+    for _ in range(5):
+        with scripted(*troubles, compared()) as server:
+            ask_plain(server.url, "compare", *TEXTS)
+        assert all(gap < 0.25 * 2**number + 0.3 for number, gap in enumerate(gaps_s(server)))
+        first.append(gaps_s(server)[0])
+    assert max(first) - min(first) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("step", "kind", "type_", "status"),
+    [
+        (error(422, "invalid_request"), CallRefused, "invalid_request", 422),
+        (error(401, "unauthorized"), CallRefused, "unauthorized", 401),
+        (error(404, "unknown_model"), CallRefused, "unknown_model", 404),
+        (error(500, "engine_failed"), ServiceFailed, "engine_failed", 500),
+        (error(504, "deadline_exceeded", Retry_After="1"), CallTimedOut, "deadline_exceeded", 504),
+        (answer(307, b"", Location="http://elsewhere/"), ServiceFailed, "http_error", 307),
+        (answer(200, b"<html>hello"), ServiceFailed, "unexpected_reply", 200),
+        (answer(200, {"preferred": "c"}), ServiceFailed, "unexpected_reply", 200),
+    ],
+)
+def test_what_repeating_does_not_mend_is_raised_at_once(
+    ask: Ask, step: Step, kind: type[CallFailed], type_: str, status: int
+) -> None:
+    with scripted(step) as server, pytest.raises(kind) as caught:
+        ask(server.url, "compare", *TEXTS)
+    assert (caught.value.type, caught.value.status) == (type_, status)
+    assert len(server.asked) == 1
+
+
+def test_error_has_the_request_id_and_the_message_of_the_service(ask: Ask) -> None:
+    with scripted(error(422, "invalid_text", X_Request_Id="r-1")) as server, pytest.raises(CallRefused) as caught:
+        ask(server.url, "compare", *TEXTS)
+    assert caught.value.request_id == "r-1"
+    assert str(caught.value) == "this is invalid_text (422 invalid_text)"
+
+
+def test_tries_are_bounded(ask: Ask) -> None:
+    with scripted(error(429, "overloaded")) as server, pytest.raises(ServiceBusy) as caught:
+        ask(server.url, "compare", *TEXTS, options={"max_retries": 2})
+    assert len(server.asked) == 3
+    assert (caught.value.type, caught.value.status) == ("overloaded", 429)
+
+
+def test_nobody_there_is_unreachable_and_says_what_to_do(ask: Ask) -> None:
+    with pytest.raises(ServiceUnreachable, match="is it running at that address") as caught:
+        ask(f"http://127.0.0.1:{free_port()}", "compare", *TEXTS, options={"max_retries": 1})
+    assert caught.value.status is None
+
+
+def test_a_wait_longer_than_the_time_left_is_not_begun(ask: Ask) -> None:
+    begun = time.monotonic()
+    with scripted(error(429, "overloaded", Retry_After="60")) as server, pytest.raises(ServiceBusy):
+        ask(server.url, "compare", *TEXTS, options={"timeout_s": 5})
+    assert time.monotonic() - begun < 2
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("step", [stall(5), trickle], ids=["silence", "trickle"])
+def test_the_time_of_a_call_is_its_own_however_it_is_spent(ask: Ask, step: Step) -> None:
+    begun = time.monotonic()
+    with scripted(step) as server, pytest.raises(CallTimedOut, match=r"within 0\.5 s"):
+        ask(server.url, "compare", *TEXTS, options={"timeout_s": 0.5})
+    assert 0.45 < time.monotonic() - begun < 1.5
+
+
+def test_tries_share_the_time(ask: Ask) -> None:
+    """Two tries that lose their connection after 0.4 s each leave 0.4 s at most for the third."""
+
+    def late(handler: Any, asked: Asked) -> None:
+        time.sleep(0.4)
+        hang_up(handler, asked)
+
+    begun = time.monotonic()
+    with scripted(late, late, stall(5)) as server, pytest.raises((CallTimedOut, ServiceUnreachable)):
+        ask(server.url, "compare", *TEXTS, options={"timeout_s": 1.2})
+    assert time.monotonic() - begun < 2
+
+
+def test_waiting_for_a_connection_counts() -> None:
+    """One connection, and somebody else has it."""
+
+    async def run() -> float:
+        async with AsyncClient(server.url, timeout_s=0.5, max_connections=1, max_retries=0) as client:
+            begun = time.monotonic()
+            calls = [client.compare(*TEXTS) for _ in range(4)]
+            assert all(isinstance(e, CallTimedOut) for e in await asyncio.gather(*calls, return_exceptions=True))
+            return time.monotonic() - begun
+
+    with scripted(stall(5)) as server:
+        assert asyncio.run(run()) < 1.5
+
+
+def test_batch_keeps_order_and_errors(ask: Ask) -> None:
+    def result_of(asked: Any) -> Any:
+        return item_error("unknown_domain") if asked["prompt"] == "p1" else COMPARED | {"model": asked["prompt"]}
+
+    with scripted(batch(result_of)) as server:
+        first, second, third = ask(server.url, "compare_batch", [item(0), item(1), item(2)])
+    assert (first.model, third.model) == ("p0", "p2")
+    assert second == ItemError(type="unknown_domain", message="this is unknown_domain")
+
+
+def test_only_the_items_that_may_be_answered_later_are_asked_again(ask: Ask) -> None:
+    def first_try(asked: Any) -> Any:
+        return {"p0": COMPARED, "p1": item_error("overloaded"), "p2": item_error("invalid_text")}[asked["prompt"]]
+
+    with scripted(batch(first_try), batch()) as server:
+        results = ask(server.url, "compare_batch", [item(0), item(1), item(2)])
+    assert [asked.body["items"] for asked in server.asked] == [[item(0), item(1), item(2)], [item(1)]]
+    assert [getattr(result, "type", "answered") for result in results] == ["answered", "answered", "invalid_text"]
+
+
+def test_items_that_stay_busy_keep_their_error_and_the_others_their_answer(ask: Ask) -> None:
+    with scripted(batch(lambda i: COMPARED if i["prompt"] == "p0" else item_error("shutting_down")), hang_up) as server:
+        first, second = ask(server.url, "compare_batch", [item(0), item(1)], options={"max_retries": 1})
+    assert first.preferred == "a"
+    assert second.type == "shutting_down"
+
+
+def test_batch_of_nothing_asks_nothing(ask: Ask) -> None:
+    assert ask("http://127.0.0.1:1", "compare_batch", []) == []
+
+
+def test_many_are_answered_in_order_whatever_is_slow(ask: Ask) -> None:
+    def slow_first(handler: Any, asked: Asked) -> None:
+        time.sleep(0.2 if asked.body["items"][0]["prompt"] in ("p0", "p20") else 0)
+        batch(lambda i: COMPARED | {"model": i["prompt"]})(handler, asked)
+
+    with scripted(slow_first) as server:
+        results = ask(server.url, "compare_many", (item(n) for n in range(47)), batch_items=5, concurrency=3)
+    assert [result.model for result in results] == [f"p{n}" for n in range(47)]
+    assert len(server.asked) == 10
+
+
+def test_many_takes_items_as_it_needs_them() -> None:
+    taken: list[int] = []
+
+    def items() -> Any:
+        for number in range(1000):
+            taken.append(number)
+            yield item(number)
+
+    with scripted(batch()) as server, Client(server.url) as client:
+        results = client.compare_many(items(), batch_items=5, concurrency=2)
+        next(results)
+        assert len(taken) <= 10
+        results.close()  # type: ignore[attr-defined]
+
+
+def test_a_batch_that_is_too_large_is_halved(ask: Ask) -> None:
+    def at_most_two(handler: Any, asked: Asked) -> None:
+        items = asked.body["items"]
+        too_much = len(items) > 2 or items[0]["prompt"] == "p3"
+        step = error(413, "body_too_large") if too_much else batch(lambda i: COMPARED | {"model": i["prompt"]})
+        step(handler, asked)
+
+    with scripted(at_most_two) as server:
+        results = ask(server.url, "compare_many", [item(n) for n in range(7)], batch_items=7)
+    assert [getattr(result, "model", "error") for result in results] == ["p0", "p1", "p2", "error", "p4", "p5", "p6"]
+    assert results[3].type == "body_too_large"
+
+
+def test_refusal_ends_a_long_list(ask: Ask) -> None:
+    with scripted(error(401, "unauthorized")) as server, pytest.raises(CallRefused, match="unauthorized"):
+        ask(server.url, "compare_many", [item(n) for n in range(100)], batch_items=5)
+
+
+def test_progress_shows_how_far_it_is(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted(batch()) as server:
+        ask(server.url, "compare_many", [item(n) for n in range(20)], batch_items=5, progress=True)
+    assert "20/20" in capsys.readouterr().err
+
+
+def test_progress_without_tqdm_says_what_to_install(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(InvalidInput, match=r"tinyrm\[progress\]"):
+        ask("http://127.0.0.1:1", "compare_many", [item(0)], progress=True)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_items": 0}, {"concurrency": 0}])
+def test_a_list_in_no_batches_is_refused(ask: Ask, wrong: dict[str, int]) -> None:
+    with pytest.raises(InvalidInput, match="at least 1"):
+        ask("http://127.0.0.1:1", "compare_many", [item(0)], **wrong)
+
+
+def test_rank_and_rewards(ask: Ask) -> None:
+    ranked = {
+        "order": [1, 0], "strengths": [-0.5, 0.5], "standard_errors": [0.1, 0.1], "cycle_rate": None,
+        "win_matrix": [[None, 0.3], [0.7, None]], "comparisons": 1, "model": "toy@1", "usage": USAGE,
+        "truncated_tokens": 0,
+    }  # fmt: skip
+    rewarded = {"rewards": [0.3, 0.7], "model": "toy@1", "usage": USAGE}
+    with scripted(answer(200, ranked), answer(200, rewarded)) as server:
+        reply = ask(server.url, "rank", "p", ["x", "y"], strategy="swiss", win_matrix=True)
+        assert reply.model_dump() == ranked
+        assert ask(server.url, "rewards", "p", ("x", "y"), scale="unit", swap="auto").rewards == [0.3, 0.7]
+    assert server.asked[0].body == {"prompt": "p", "responses": ["x", "y"], "strategy": "swiss", "win_matrix": True}
+    assert server.asked[1].body == {"prompt": "p", "responses": ["x", "y"], "scale": "unit", "swap": "auto"}
+    assert [asked.path for asked in server.asked] == ["/v1/rank", "/v1/rewards"]
+
+
+def test_models(ask: Ask) -> None:
+    card = {
+        "name": "toy", "revision": "1", "default": True, "domains": {"general": "Select."}, "default_domain": "general",
+        "template": "figure2", "max_tokens": 256, "parameters": 9, "temperature": 1.0, "engine": "null",
+        "precision": "fp32",
+    }  # fmt: skip
+    with scripted(answer(200, {"models": [card | {"of_a_newer_service": 1}]})) as server:
+        assert ask(server.url, "models") == [ModelCard.model_validate(card)]
+
+
+def test_is_ready_is_asked_once(ask: Ask) -> None:
+    with scripted(answer(200, {"status": "ready"}), error(503, "not_ready")) as server:
+        assert ask(server.url, "is_ready") is True
+        assert ask(server.url, "is_ready") is False
+    assert len(server.asked) == 2
+    assert ask(f"http://127.0.0.1:{free_port()}", "is_ready") is False
+
+
+def test_a_lone_surrogate_arrives_as_it_is(ask: Ask) -> None:
+    """So that the service can name the field; encoding it here would be a traceback."""
+    with scripted(compared()) as server:
+        ask(server.url, "compare", "\ud800", "ü", "b")
+    assert (server.asked[0].body["prompt"], server.asked[0].body["response_a"]) == ("\ud800", "ü")
+
+
+def test_what_is_no_json_is_refused_here(ask: Ask) -> None:
+    with pytest.raises(InvalidInput, match="JSON"):
+        ask("http://127.0.0.1:1", "compare", b"bytes", "a", "b")
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://host", "http://", "http://host:port", "http://host:99999", ""]
+)
+def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(InvalidInput, match="base_url"):
+            kind(url)
+
+
+@pytest.mark.parametrize("key", ["", "two words", "new\nline", "schlüssel"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(InvalidInput, match="api_key") as caught:
+        Client(api_key=key)
+    assert not key or key not in str(caught.value)
+
+
+def test_the_package_stays_light_until_a_client_is_asked_for() -> None:
+    loaded = "[name in sys.modules for name in ('httpx', 'numpy', 'tokenizers')]"
+    code = f"import sys, tinyrm; print({loaded}); tinyrm.Client; print({loaded})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[False, False, False]", "[True, False, False]"]
