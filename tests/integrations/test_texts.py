@@ -34,8 +34,9 @@ def test_a_completion_of_several_turns_is_all_their_text() -> None:
 
 
 @pytest.mark.parametrize("nothing", ["", [], [{"role": "assistant", "content": ""}]])
-def test_nothing_said_is_still_a_response(nothing: object) -> None:
+def test_nothing_said_is_still_a_response_and_a_prompt(nothing: object) -> None:
     assert response_of(nothing) == NOTHING_SAID  # type: ignore[arg-type]
+    assert prompt_of(nothing) == NOTHING_SAID  # type: ignore[arg-type]
 
 
 def test_a_conversation_ends_in_its_response() -> None:

@@ -16,7 +16,7 @@ NOTHING_SAID = " "
 
 def prompt_of(prompt: Prompt) -> str | list[Message]:
     """The prompt as the service takes it: text as it is, turns with their role and their text alone."""
-    return prompt or NOTHING_SAID if isinstance(prompt, str) else _spoken(prompt)
+    return (prompt if isinstance(prompt, str) else _spoken(prompt)) or NOTHING_SAID
 
 
 def response_of(completion: Completion) -> str:
