@@ -1,7 +1,8 @@
 """The two reward functions for verl, called as verl calls them. In a run of verl this is configuration alone:
 
-custom_reward_function.path=pkg://tinyrm.integrations.verl custom_reward_function.name=compute_score
-+custom_reward_function.reward_kwargs.base_url=http://127.0.0.1:8000
+reward.custom_reward_function.path=pkg://tinyrm.integrations.verl
+reward.custom_reward_function.name=compute_score
++reward.custom_reward_function.reward_kwargs.base_url=http://127.0.0.1:8000
 
 python examples/verl_reward.py --url http://127.0.0.1:8000
 """

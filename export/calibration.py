@@ -34,11 +34,14 @@ def fit_auto_swap(preferences: list[Preference], temperature: float, max_flips: 
     orders = np.array([p.order_margins for p in preferences]) / temperature
     both = np.repeat(orders.mean(axis=1), 2)
     one = orders.ravel()
-    descending = np.argsort(-np.abs(one), kind="stable")
+    sizes = np.abs(one)
+    descending = np.argsort(-sizes, kind="stable")
     flipped = np.cumsum((np.sign(one) != np.sign(both))[descending])
-    enough = int(np.searchsorted(flipped, max_flips * len(one), side="right"))
-    margin = float(np.abs(one)[descending][enough - 1]) if enough else float(np.abs(one).max(initial=0)) + 1
-    alone = np.abs(one) >= margin
+    # Equals are read alone together or not at all.
+    last_of_equals = np.append(np.diff(sizes[descending]) < 0, True)
+    enough = sizes[descending][last_of_equals & (flipped <= max_flips * len(one))]
+    margin = float(enough[-1]) if len(enough) else float(sizes.max(initial=0)) + 1
+    alone = sizes >= margin
     flips = float((alone & (np.sign(one) != np.sign(both))).mean())
     return AutoSwap(margin=margin, pairs=len(preferences), saved=float(alone.mean()), flips=flips, max_flips=max_flips)
 

@@ -101,7 +101,8 @@ class Batcher:
                 if patient:
                     await self._room()
                 item = Waiting(readings, asyncio.get_running_loop().create_future(), arrived, flow)
-                self.refuse_if_full(item.tokens, timeout_s)
+                # Who is patient may be waiting for others of its own call.
+                self.refuse_if_full(item.tokens, None if patient else timeout_s)
                 self._queue.add(item)
                 self._fill_soon()
                 return await item.answer

@@ -13,6 +13,7 @@ from tinyrm.errors import (
     EngineError,
     InvalidInput,
     Overloaded,
+    ShuttingDown,
     TinyRMError,
     Unavailable,
     UnknownModel,
@@ -74,7 +75,9 @@ def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_stat
 
     async def on_domain_error(request: Request, error: TinyRMError) -> JSONResponse:
         status = overload_status if isinstance(error, Overloaded) else status_of(error)
-        headers = {"Retry-After": str(retry_after_s(request))} if isinstance(error, Unavailable) else None
+        headers = {"Retry-After": str(retry_after_s(request))} if isinstance(error, Unavailable) else {}
+        if isinstance(error, ShuttingDown):
+            headers["Connection"] = "close"
         return error_response(status, body_of(error), headers)
 
     app.exception_handler(TinyRMError)(on_domain_error)

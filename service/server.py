@@ -14,15 +14,17 @@ from service.settings import Settings
 
 # uvicorn's own patience begins with ours and must not end before everybody has their answer.
 GRACE_S = 2
+# A request that was sent before its client could know gets an answer and not a closed door.
+LINGER_S = 0.5
 
 
 class Server(uvicorn.Server):
-    """Calls `drain` when asked to stop, and stops listening at once."""
+    """Calls `drain` when asked to stop, and listens until it is done: who still comes is told to go elsewhere."""
 
     def __init__(self, config: uvicorn.Config, drain: Callable[[], Coroutine[None, None, None]]) -> None:
         super().__init__(config)
         self._drain = drain
-        self._draining: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -35,10 +37,24 @@ class Server(uvicorn.Server):
 
     def stop(self) -> None:
         """The first signal drains, the second leaves at once."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
-        if self._draining is None:
-            self._draining = asyncio.get_running_loop().create_task(self._drain())
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self._leave())
+        else:
+            self.force_exit = self.should_exit = True
+
+    async def _leave(self) -> None:
+        self._keep_no_connection()
+        try:
+            await asyncio.gather(self._drain(), asyncio.sleep(LINGER_S))
+        finally:
+            self.should_exit = True
+
+    def _keep_no_connection(self) -> None:
+        """Each ends with the reply that is awaited on it: a request on one that is being closed would be lost."""
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle and not cycle.response_complete:
+                cycle.keep_alive = False
 
 
 def server_of(settings: Settings, deployment: Deployment) -> Server:

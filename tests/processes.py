@@ -46,9 +46,9 @@ class Process:
 
 
 @contextmanager
-def started(model: Path, **settings: object) -> Iterator[Process]:
-    """A service that is ready. Killed at the end if it still runs."""
-    service = launch({"model": model, **settings}, Path(os.devnull), free_port())
+def started(model: Path, port: int = 0, **settings: object) -> Iterator[Process]:
+    """A service that is ready. Killed at the end if it still runs. port: 0 for any free one."""
+    service = launch({"model": model, **settings}, Path(os.devnull), port or free_port())
     try:
         with new_client(service.port) as client:
             process = Process(service.popen, service.port, client)

@@ -102,6 +102,7 @@ def scripted(*script: Step) -> Iterator[ScriptedServer]:
 
     class OneRequest(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
             text = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -38,9 +38,7 @@ class Case:
     ours: bool = True
 
 
-# The soak first: what it is given is a share of the capacity that was measured just before.
 CASES = {
-    "soak": Case("soak", soak.soak),
     "vanishing": Case("clients vanish mid-request", clients.vanishing),
     "half-sent": Case("half-sent headers and bodies", clients.half_sent),
     "hostile": Case("hostile bytes", hostile.hostile),
@@ -52,6 +50,7 @@ CASES = {
     "deadlines": Case("deadlines pass in the queue", queue.deadlines),
     "terminated": Case("SIGTERM", process.terminated),
     "restarted": Case("SIGKILL and restart", process.killed_and_restarted),
+    "soak": Case("soak", soak.soak),
     "fuzz": Case("schemathesis", fuzz.fuzz),
     "infinity-overload": Case("infinity_emb: five times its capacity", peers.infinity_overload, ours=False),
     "infinity-vanishing": Case("infinity_emb: clients vanish mid-request", peers.infinity_vanishing, ours=False),

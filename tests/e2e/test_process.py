@@ -152,7 +152,10 @@ def test_second_signal_leaves_at_once(bundle_folder: Path) -> None:
         clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 500})
         wait_until_accepted(process, 500)
         process.popen.send_signal(signal.SIGTERM)
-        wait_until(lambda: not process.is_listening())
+        wait_until(lambda: process.get("/readyz").status_code == 503)
+        late = process.post("/v1/compare", PAIR)
+        assert (late.status_code, late.json()["error"]["type"]) == (503, "shutting_down")
+        assert late.headers["Connection"] == "close"
         assert process.popen.poll() is None, "nothing was left to do, so leaving at once proves nothing"
         assert process.stop(within_s=5) == 0
 

@@ -77,7 +77,15 @@ def test_one_order_is_enough_from_the_margin_that_keeps_its_promise() -> None:
     assert fit_auto_swap(preferences, 2.0, 0.0).margin == pytest.approx(0.5, abs=0.05), "in log-odds"
 
 
-def test_a_judge_of_places_alone_is_always_asked_twice() -> None:
+def test_equally_sure_orders_are_judged_together() -> None:
+    """The first place is always wrong here, and one of two hundred would be allowed: they are as sure as each other."""
     auto = fit_auto_swap([orders(5.0, -5.1)] * 100, 1.0)
-    assert (auto.saved, auto.flips) == (0.0, 0.0)
-    assert auto.margin > 5.1
+    assert (auto.margin, auto.saved, auto.flips) == (5.1, 0.5, 0.0)
+
+
+def test_a_judge_of_places_alone_is_always_asked_twice() -> None:
+    auto = fit_auto_swap([orders(5.0, -4.0), orders(4.0, -5.0)] * 100, 1.0)
+    assert (auto.saved, auto.flips) == (0.5, 0.0)
+    always_wrong = fit_auto_swap([orders(5.0, -5.0)] * 100, 1.0)
+    assert (always_wrong.saved, always_wrong.flips) == (0.0, 0.0)
+    assert always_wrong.margin > 5

@@ -157,9 +157,11 @@ def test_auto_reads_the_second_order_only_where_the_first_is_not_sure(fresh: Ser
     with_margin(fresh, abs(off["margin"]))
     assert fresh.compare(swap="auto") == off
     with_margin(fresh, abs(off["margin"]) * 1.01)
-    assert fresh.compare(swap="auto") == pytest.approx(on, abs=1e-6)
+    auto = fresh.compare(swap="auto")
+    assert auto["usage"] == on["usage"]
+    assert auto["margin"] == pytest.approx(on["margin"], abs=1e-5)
     with_margin(fresh, 1e9)
-    assert rank(fresh, swap="auto") == pytest.approx(rank(fresh), abs=1e-6)
+    assert rank(fresh, swap="auto")["strengths"] == pytest.approx(rank(fresh)["strengths"], abs=1e-4)
     with_margin(fresh, 0)
     assert rank(fresh, swap="auto")["usage"]["tokens"] * 2 == rank(fresh)["usage"]["tokens"]
 

@@ -59,7 +59,7 @@ def compute_score_batch(
     domains: Mapping[str, str] | None = None,
     **options: Any,
 ) -> list[float]:
-    """A reward for each response (`reward_manager=batch`): those to one prompt are ranked among each other.
+    """A reward for each response (the `batch` reward manager): those to one prompt are ranked among each other.
 
     options: of `Client.rewards`. With strategy="reference" each meets its ground truth instead, and the scale is "unit"
     unless it is given: rewards are those of `compute_score`. Without it a group needs two responses (`rollout.n`).

@@ -1,0 +1,253 @@
+"""The command line against a server that answers by script: what it prints, writes and exits with."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtests.service_process import free_port
+from tests.scripted_server import COMPARED, USAGE, Asked, answer, batch, compared, error, hang_up, item_error, scripted
+from tinyrm.command import main
+from tinyrm.command.scored_file import ScoredFile
+
+
+def pair(number: int) -> dict[str, Any]:
+    return {"id": f"x{number}", "prompt": f"p{number}", "chosen": "good", "rejected": "bad", "source": ["kept", number]}
+
+
+def write(path: Path, *lines: Any) -> Path:
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text()
+    assert not text or text.endswith("\n")
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def score(url: str, pairs: Path, out: Path, *options: str) -> int:
+    return main(["score", str(pairs), "--out", str(out), "--url", url, *options])
+
+
+def test_compare_says_which_is_better(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted(compared()) as server:
+        assert main(["compare", "q", "x", "y", "--url", server.url, "--domain", "math", "--swap", "off"]) == 0
+    assert capsys.readouterr().out == "A is better: P(A) 0.750, P(B) 0.250, toy@1\n"
+    texts = {"prompt": "q", "response_a": "x", "response_b": "y"}
+    assert server.asked[0].body == texts | {"domain": "math", "swap": "off"}
+
+
+def test_compare_as_json_and_what_was_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    reply = COMPARED | {"truncated": {"prompt": 7, "response_a": 0, "response_b": 0}}
+    with scripted(answer(200, reply)) as server:
+        assert main(["compare", "q", "x", "y", "--url", server.url, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == reply
+        main(["compare", "q", "x", "y", "--url", server.url])
+    assert "prompt 7" in capsys.readouterr().err
+
+
+def test_texts_come_from_files_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("from a file\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("from standard input"))
+    with scripted(compared()) as server:
+        assert main(["compare", "@@home", f"@{tmp_path / 'a.txt'}", "-", "--url", server.url]) == 0
+    assert list(server.asked[0].body.values()) == ["@home", "from a file\n", "from standard input"]
+
+
+def test_the_key_is_read_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("tinyrm_secret\n")
+    with scripted(compared()) as server:
+        main(["compare", "q", "x", "y", "--url", server.url, "--api-key-file", str(tmp_path / "key")])
+    assert server.asked[0].headers["Authorization"] == "Bearer tinyrm_secret"
+
+
+def test_rank_prints_the_best_first(capsys: pytest.CaptureFixture[str]) -> None:
+    ranked = {
+        "order": [1, 0], "strengths": [-0.5, 0.5], "standard_errors": [0.1, 0.1], "cycle_rate": None,
+        "win_matrix": None, "comparisons": 1, "model": "toy@1", "usage": USAGE, "truncated_tokens": 0,
+    }  # fmt: skip
+    with scripted(answer(200, ranked)) as server:
+        assert main(["rank", "q", "first", "second " * 30, "--url", server.url, "--strategy", "swiss"]) == 0
+    best, worst = capsys.readouterr().out.splitlines()
+    assert best.startswith("+0.500 ± 0.100  2: second second")
+    assert best.endswith("...")
+    assert worst == "-0.500 ± 0.100  1: first"
+    assert server.asked[0].body["strategy"] == "swiss"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compare", "q", "-", "-"], "standard input"),
+        (["compare", "q", "@missing.txt", "b"], "missing.txt cannot be read"),
+        (["compare", "q", "a", "b", "--url", "localhost:8000"], "http://host:port"),
+        (["compare", "q", "a", "b", "--api-key-file", "missing.key"], "missing.key cannot be read"),
+        (["score", "missing.jsonl", "--out", "out.jsonl"], "missing.jsonl cannot be read"),
+        (["score", "missing.jsonl", "--out", "no/such/folder"], "--out no/such/folder"),
+    ],
+)
+def test_a_command_that_cannot_be_run_is_one_line_and_code_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tinyrm: ")
+    assert said in line
+
+
+@pytest.mark.parametrize("words", [[], ["compare", "q"], ["dance"], ["score", "x"], ["models", "--timeout-s", "0"]])
+def test_wrong_words_are_code_2(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+
+
+def test_a_refusal_is_one_line_and_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted(error(422, "unknown_domain", X_Request_Id="r-7")) as server:
+        assert main(["compare", "q", "x", "y", "--url", server.url]) == 1
+    assert capsys.readouterr().err == "tinyrm: this is unknown_domain (422 unknown_domain) [request r-7]\n"
+
+
+def test_nobody_there_is_one_line_and_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--url", f"http://127.0.0.1:{free_port()}", "--timeout-s", "0.5"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is it running" in line
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz"])
+def test_score_writes_each_line_as_it_was_with_its_reply(tmp_path: Path, name: str) -> None:
+    pairs, out = write(tmp_path / name, *map(pair, range(10))), tmp_path / "out.jsonl"
+    with scripted(batch(lambda item: COMPARED | {"model": item["prompt"]})) as server:
+        assert score(server.url, pairs, out, "--batch-items", "3", "--domain", "math") == 0
+    for number, record in enumerate(records(out)):
+        assert record.pop("tinyrm") == {"index": number, "reply": COMPARED | {"model": f"p{number}"}}
+        assert record == pair(number)
+    assert {len(asked.body["items"]) for asked in server.asked} == {1, 3}
+    expected = {"prompt": "p0", "response_a": "good", "response_b": "bad", "domain": "math"}
+    assert expected in [item for asked in server.asked for item in asked.body["items"]]
+
+
+def test_bad_lines_get_an_error_and_their_neighbours_a_reply(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"prompt": "p", "response_a": "a", "response_b": "b", "domain": "own", "swap": "off"}
+    lines = [
+        pair(0),
+        "{",
+        "",
+        [1],
+        {"id": "x4", "prompt": "p"},
+        own,
+        {"prompt": "\ud800", "chosen": "c", "rejected": "r"},
+    ]
+    pairs, out = write(tmp_path / "pairs.jsonl", *lines), tmp_path / "out.jsonl"
+
+    def result_of(item: Any) -> Any:
+        return item_error("invalid_text") if item["prompt"] == "\ud800" else COMPARED
+
+    with scripted(batch(result_of)) as server:
+        assert score(server.url, pairs, out, "--domain", "math") == 1
+    found = records(out)
+    kinds = ["reply" if "reply" in r["tinyrm"] else r["tinyrm"]["error"]["type"] for r in found]
+    assert kinds == ["reply", *["invalid_request"] * 4, "reply", "invalid_text"]
+    assert [r["tinyrm"]["index"] for r in found] == list(range(7))
+    assert found[4]["id"] == "x4"
+    assert "line 5: response_a" in found[4]["tinyrm"]["error"]["message"]
+    assert own in server.asked[0].body["items"]
+    assert "7 lines" in (said := capsys.readouterr().err)
+    assert "5 with an error" in said
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"id": "x4", "tinyrm": {"ind'], ids=["whole", "torn"])
+def test_score_goes_on_after_the_last_whole_line(tmp_path: Path, torn: bytes) -> None:
+    pairs, out = write(tmp_path / "pairs.jsonl", *map(pair, range(10))), tmp_path / "out.jsonl"
+    first = write(tmp_path / "first.jsonl", *map(pair, range(4)))
+    with scripted(batch()) as server:
+        assert score(server.url, first, out) == 0
+        kept = out.read_bytes()
+        out.write_bytes(kept + torn)
+        assert score(server.url, pairs, out) == 0
+        assert [item["prompt"] for item in server.asked[1].body["items"]] == [f"p{n}" for n in range(4, 10)]
+        assert out.read_bytes().startswith(kept)
+        assert [r["id"] for r in records(out)] == [f"x{n}" for n in range(10)]
+        assert score(server.url, pairs, out) == 0
+        assert len(server.asked) == 2, "nothing is left to ask"
+
+
+def test_a_rerun_still_knows_of_the_errors_of_the_first(tmp_path: Path) -> None:
+    pairs, out = write(tmp_path / "pairs.jsonl", pair(0), "{"), tmp_path / "out.jsonl"
+    with scripted(batch()) as server:
+        assert [score(server.url, pairs, out) for _ in range(2)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a text that somebody needs\n", b'{"tinyrm": {"index": 5, "reply": 0}}\n', b'{"tinyrm": 1}\n', b"[]\n"],
+)
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    pairs, out = write(tmp_path / "pairs.jsonl", pair(0)), tmp_path / "out.jsonl"
+    out.write_bytes(content)
+    assert score("http://127.0.0.1:1", pairs, out) == 2
+    assert out.read_bytes() == content
+
+
+def test_scores_of_another_input_are_not_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.jsonl"
+    with scripted(batch()) as server:
+        score(server.url, write(tmp_path / "one.jsonl", pair(0), pair(1)), out)
+        before = out.read_bytes()
+        for others in ([pair(0), pair(7), pair(8)], [pair(0)]):
+            assert score(server.url, write(tmp_path / "other.jsonl", *others), out) == 2
+            assert "another input" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+def test_one_writer_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs, out = write(tmp_path / "pairs.jsonl", pair(0)), tmp_path / "out.jsonl"
+    with ScoredFile(out):
+        assert score("http://127.0.0.1:1", pairs, out) == 2
+    assert "another process" in capsys.readouterr().err
+
+
+def test_what_is_not_the_lines_fault_stops_and_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Written down, a passing trouble or a wrong option would be the line's result for ever."""
+
+    def second_batch(handler: Any, asked: Asked) -> None:
+        step = batch() if asked.body["items"][0]["prompt"] == "p0" else trouble
+        step(handler, asked)
+
+    pairs = write(tmp_path / "pairs.jsonl", *map(pair, range(6)))
+    for kind in ("overloaded", "deadline_exceeded", "unknown_model", "unknown_domain"):
+        trouble, out = batch(lambda item, kind=kind: item_error(kind)), tmp_path / f"{kind}.jsonl"
+        with scripted(second_batch) as server:
+            options = ("--batch-items", "2", "--concurrency", "1", "--timeout-s", "1")
+            assert score(server.url, pairs, out, *options) == 1
+            assert [r["id"] for r in records(out)] == ["x0", "x1"]
+            assert "stopped after 2 lines" in capsys.readouterr().err
+            trouble = batch()
+            assert score(server.url, pairs, out, *options) == 0
+            assert [r["id"] for r in records(out)] == [f"x{n}" for n in range(6)]
+
+
+def test_score_outlives_a_short_absence(tmp_path: Path) -> None:
+    pairs, out = write(tmp_path / "pairs.jsonl", *map(pair, range(6))), tmp_path / "out.jsonl"
+    with scripted(batch(), hang_up, error(503, "not_ready"), hang_up, batch()) as server:
+        assert score(server.url, pairs, out, "--batch-items", "2") == 0
+    assert [r["id"] for r in records(out)] == [f"x{n}" for n in range(6)]
+
+
+def test_an_input_that_breaks_off_keeps_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs, out = write(tmp_path / "pairs.jsonl.gz", *map(pair, range(400))), tmp_path / "out.jsonl"
+    pairs.write_bytes(pairs.read_bytes()[:-20])
+    with scripted(batch()) as server:
+        assert score(server.url, pairs, out, "--batch-items", "1", "--concurrency", "1") == 2
+    assert "cannot be read after line" in capsys.readouterr().err
+    assert len(records(out)) > 0

@@ -1,0 +1,5 @@
+import sys
+
+from tinyrm.command import main
+
+sys.exit(main())
