@@ -29,7 +29,7 @@ $(SERVE)/installed: pyproject.toml
 
 $(DEV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,otel,train,export,dev]'
+	$(DEV)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,otel,train,export,examples,dev]'
 	touch $@
 
 $(LOAD)/installed: pyproject.toml

@@ -1,0 +1,71 @@
+"""Every file of examples/ is run as its first lines say, against a live service, with no model hub in reach."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.processes import PATIENCE_S, STARTER, Process, started
+
+# What each prints when all went well.
+PRINTED = {
+    "async_rank": r"(?s)Natalia.*clips\.\n.*grandmother",
+    "best_of_n": r"^[0-2]: .+\n$",
+    "filter_dataset": r"^1 of 2 pairs kept\n0\.\d{3}  'Natalia",
+    "rewardbench_pipeline": r"^[0-3] of 3 pairs correct: \[(True|False), (True|False), (True|False)\]\n$",
+    "trl_grpo": r"step 1: reward_std 0\.\d+, grad_norm \d",
+    "verl_reward": r"^(beats the reference 0\.\d{3}  in its group [+-]\d\.\d{3}  .+\n){3}$",
+}
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Process]:
+    with started(STARTER) as running:
+        yield running
+
+
+def run(example: str, service: Process, folder: Path, *arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
+    command = [sys.executable, REPOSITORY / "examples" / f"{example}.py", "--url", f"http://127.0.0.1:{service.port}"]
+    done = subprocess.run(
+        [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=2 * PATIENCE_S,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_here() -> None:
+    assert sorted(file.stem for file in (REPOSITORY / "examples").glob("*.py")) == sorted(PRINTED)
+
+
+@pytest.mark.parametrize("example", sorted(PRINTED.keys() - {"trl_grpo"}))
+def test_it_runs_and_prints_its_result(example: str, service: Process, tmp_path: Path) -> None:
+    printed = run(example, service, tmp_path)
+    assert re.search(PRINTED[example], printed), printed
+
+
+def test_grpo_takes_a_step_with_the_rewards_of_the_service(service: Process, tmp_path: Path) -> None:
+    printed = run("trl_grpo", service, tmp_path, "--out", str(tmp_path / "grpo"))
+    assert re.search(PRINTED["trl_grpo"], printed), printed
+    (file,) = (tmp_path / "grpo" / "completions").glob("*.parquet")
+    step = pd.read_parquet(file)
+    assert len(step) == 8
+    assert np.isfinite(step["tinyrm_reward"]).all()
+    for _, group in step.groupby("prompt", sort=False):
+        assert len(group) == 4
+        assert group["tinyrm_reward"].nunique() > 1
+        body = {"prompt": group["prompt"].iloc[0], "responses": [c or " " for c in group["completion"]]}
+        expected = service.post("/v1/rewards", body | {"domain": "general"}).json()["rewards"]
+        assert list(group["tinyrm_reward"]) == pytest.approx(expected, abs=1e-4)
+        assert np.sign(group["advantage"]).tolist() == np.sign(np.subtract(expected, np.mean(expected))).tolist()
+    grad_norm = re.search(r"grad_norm (\S+)", printed)
+    assert grad_norm
+    assert float(grad_norm[1]) > 0

@@ -1,0 +1,18 @@
+"""One service on the starter model, and what its answers are without any integration between."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.processes import STARTER, Process, started
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Process]:
+    with started(STARTER) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def url(service: Process) -> str:
+    return f"http://127.0.0.1:{service.port}"

@@ -1,0 +1,113 @@
+"""The reward function and the judge, called as TRL calls them, against a live service."""
+
+import asyncio
+import inspect
+import logging
+import pickle
+from typing import Any
+
+import pytest
+
+from loadtests.service_process import free_port
+from tests.processes import Process
+from tinyrm.errors import CallRefused, ServiceUnreachable
+from tinyrm.integrations.trl import PairwiseJudge, reward_func
+
+SUM, HELLO = "What is 48 + 24?", "Say hello."
+SUMS, HELLOS = ["72, because 48 + 24 = 72.", "I like clips.", "96"], ["Hello!", "No.", "Good morning to you."]
+PROMPTS, COMPLETIONS = [SUM] * 3 + [HELLO] * 3, SUMS + HELLOS
+# Cannot be encoded as UTF-8, so the service refuses the text.
+UNENCODABLE = "\ud800"
+
+
+def call(func: Any, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+    """By keyword and with everything else that the trainer hands over."""
+    rest = {"completion_ids": [[1]] * len(prompts), "trainer_state": None, "log_extra": None, "log_metric": None}
+    return asyncio.run(func(prompts=prompts, completions=completions, **rest, **columns))
+
+
+def direct(service: Process, prompt: str, responses: list[str], **options: Any) -> list[float]:
+    reply = service.post("/v1/rewards", {"prompt": prompt, "responses": responses, **options})
+    assert reply.status_code == 200, reply.text
+    return list(reply.json()["rewards"])
+
+
+def test_each_group_is_ranked_against_itself(service: Process, url: str) -> None:
+    rewards = call(reward_func(3, url), PROMPTS, COMPLETIONS)
+    assert rewards == pytest.approx(direct(service, SUM, SUMS) + direct(service, HELLO, HELLOS), abs=1e-4)
+    assert len(set(rewards)) == 6
+
+
+def test_options_reach_the_service(service: Process, url: str) -> None:
+    rewards = call(reward_func(3, url, scale="unit", domain="reasoning", swap="off"), PROMPTS, COMPLETIONS)
+    expected = direct(service, SUM, SUMS, scale="unit", domain="reasoning", swap="off")
+    assert rewards[:3] == pytest.approx(expected, abs=1e-4)
+    assert expected != pytest.approx(direct(service, SUM, SUMS, scale="unit"), abs=1e-4)
+
+
+def test_columns_of_the_dataset_are_options_of_their_group(service: Process, url: str) -> None:
+    func = reward_func(3, url, columns={"domain": "subject", "reference": "answer"}, strategy="reference")
+    columns = {"subject": ["reasoning"] * 3 + ["chat"] * 3, "answer": ["72"] * 3 + ["Hi."] * 3, "other": [0] * 6}
+    expected = [
+        *direct(service, SUM, SUMS, strategy="reference", domain="reasoning", reference="72"),
+        *direct(service, HELLO, HELLOS, strategy="reference", domain="chat", reference="Hi."),
+    ]
+    assert call(func, PROMPTS, COMPLETIONS, **columns) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(ValueError, match="no column 'answer'"):
+        call(func, PROMPTS, COMPLETIONS, subject=columns["subject"])
+
+
+def test_chat_messages_mean_what_their_texts_mean(url: str) -> None:
+    func = reward_func(3, url)
+    prompts = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    completions = [[{"role": "assistant", "content": text, "tool_calls": None}] for text in COMPLETIONS]
+    assert call(func, prompts, completions) == pytest.approx(call(func, PROMPTS, COMPLETIONS), abs=1e-4)
+
+
+def test_an_empty_completion_has_a_reward(url: str) -> None:
+    rewards = call(reward_func(3, url), [SUM] * 3, [SUMS[0], "", SUMS[1]])
+    assert None not in rewards
+
+
+@pytest.mark.parametrize(("size", "completions"), [(4, 6), (2, 6)])
+def test_a_batch_that_is_not_whole_groups_is_an_error(size: int, completions: int, url: str) -> None:
+    with pytest.raises(ValueError, match=f"not groups of {size}"):
+        call(reward_func(size, url), PROMPTS[:completions], COMPLETIONS[:completions])
+
+
+def test_a_group_that_fails_is_skipped_alone(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    broken = [UNENCODABLE, *COMPLETIONS[1:]]
+    with caplog.at_level(logging.WARNING):
+        rewards = call(reward_func(3, url), PROMPTS, broken)
+    assert rewards[:3] == [None] * 3
+    assert None not in rewards[3:]
+    assert "3 completions have no reward: invalid_text" in caplog.text
+    with pytest.raises(CallRefused):
+        call(reward_func(3, url, on_failure="raise"), PROMPTS, broken)
+
+
+def test_no_service_is_no_reward_or_an_error() -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    assert call(reward_func(3, nowhere, timeout_s=1), PROMPTS, COMPLETIONS) == [None] * 6
+    with pytest.raises(ServiceUnreachable):
+        call(reward_func(3, nowhere, timeout_s=1, on_failure="raise"), PROMPTS, COMPLETIONS)
+
+
+@pytest.mark.parametrize("wrong", [{"domain": "cookery"}, {"stratagy": "swiss"}, {"model": "another"}])
+def test_a_wrong_option_is_never_skipped(wrong: dict[str, str], url: str) -> None:
+    with pytest.raises(CallRefused, match=r"cookery|stratagy|another"):
+        call(reward_func(3, url, **wrong), PROMPTS, COMPLETIONS)
+
+
+def test_the_trainer_can_recognise_and_pickle_it(url: str) -> None:
+    func = pickle.loads(pickle.dumps(reward_func(3, url, columns={"domain": "subject"})))
+    assert inspect.iscoroutinefunction(func)
+    assert None not in call(func, PROMPTS, COMPLETIONS, subject=["chat"] * 6)
+
+
+def test_the_judge_names_the_better_one(service: Process, url: str) -> None:
+    judge = PairwiseJudge(url, domain="reasoning")
+    body = {"prompt": SUM, "response_a": SUMS[0], "response_b": SUMS[2], "domain": "reasoning"}
+    better = int(service.post("/v1/compare", body).json()["preferred"] == "b")
+    assert judge.judge([SUM, SUM], [[SUMS[0], SUMS[2]], [SUMS[2], SUMS[0]]]) == [better, 1 - better]
+    assert judge.judge([SUM], [[SUMS[0], UNENCODABLE]], shuffle_order=False) == [-1]

@@ -1,0 +1,52 @@
+"""Both functions, called as verl calls them, against a live service."""
+
+import pytest
+
+from tests.processes import Process
+from tinyrm.integrations.verl import compute_score, compute_score_batch
+
+SUM, HELLO = "What is 48 + 24?", "Say hello."
+INFO = {"question": SUM, "index": 0, "num_turns": 2}
+REFERENCE = "48 + 24 = 72."
+
+
+def test_one_sample_is_compared_with_the_reference(service: Process, url: str) -> None:
+    body = {"prompt": SUM, "response_a": "I like clips.", "response_b": REFERENCE, "domain": "reasoning"}
+    expected = service.post("/v1/compare", body).json()["probability_a"]
+    score = compute_score(
+        data_source="gsm8k", solution_str="I like clips.", ground_truth=REFERENCE, extra_info=INFO,
+        reward_router_address=None, reward_model_tokenizer=None, base_url=url, domains={"gsm8k": "reasoning"},
+    )  # fmt: skip
+    assert score == pytest.approx(expected, abs=1e-5)
+    assert score != pytest.approx(compute_score("gsm8k", "I like clips.", REFERENCE, INFO, base_url=url), abs=1e-5)
+
+
+def test_a_batch_is_ranked_in_its_groups_wherever_they_stand(service: Process, url: str) -> None:
+    questions = [SUM, HELLO, SUM, HELLO]
+    responses = ["I like clips.", "Hello!", "It is 72.", "No."]
+    infos = [{"question": question} for question in questions]
+    scores = compute_score_batch(
+        data_sources=["x"] * 4, solution_strs=responses, ground_truths=[None] * 4, extra_infos=infos, base_url=url
+    )
+    for question, rows in ((SUM, [0, 2]), (HELLO, [1, 3])):
+        body = {"prompt": question, "responses": [responses[row] for row in rows]}
+        expected = service.post("/v1/rewards", body).json()["rewards"]
+        assert [scores[row] for row in rows] == pytest.approx(expected, abs=1e-4)
+    assert len(set(scores)) == 4
+
+
+def test_a_batch_against_references_scores_as_one_by_one(url: str) -> None:
+    responses = ["I like clips.", "It is 72."]
+    scores = compute_score_batch(
+        ["x"] * 2, responses, [REFERENCE] * 2, [INFO] * 2, base_url=url, strategy="reference"
+    )  # fmt: skip
+    alone = [compute_score("x", response, REFERENCE, INFO, base_url=url) for response in responses]
+    assert scores == pytest.approx(alone, abs=1e-4)
+
+
+def test_what_is_missing_is_said(url: str) -> None:
+    with pytest.raises(ValueError, match="no 'question', only \\['index'\\]"):
+        compute_score("x", "a", "b", {"index": 1}, base_url=url)
+    assert 0 < compute_score("x", "a", "b", {"text": "?"}, base_url=url, prompt_key="text") < 1
+    with pytest.raises(TypeError, match="ground_truth is dict"):
+        compute_score("x", "a", {"answer": "b"}, INFO, base_url=url)  # type: ignore[arg-type]

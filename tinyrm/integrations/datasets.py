@@ -1,0 +1,57 @@
+"""Hugging Face datasets: preference data judged and filtered by `Dataset.map`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinyrm.client import Client, CompareItem, CompareReply, ItemError
+from tinyrm.integrations.texts import comparison, split_conversation
+
+Batch = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class PreferenceFilter:
+    """`dataset.map(PreferenceFilter(url, min_probability=0.6), batched=True)` keeps what the model is that sure of.
+
+    Every kept row gets `column`: P(chosen is better than rejected), in [0, 1]; NaN for a pair that could not be
+    compared, which is kept only if everything is (min_probability 0, the default).
+
+    chosen, rejected, prompt: columns of texts or of chat messages. Without a prompt column, chosen and rejected are
+        conversations that differ in their last message.
+    domain: column with the domain of each row, if there is one. options: of `Client.compare`: domain, instruction,
+        swap, model; as a mapping, because map's cache has to see them.
+    """
+
+    base_url: str = "http://127.0.0.1:8000"
+    min_probability: float = 0.0
+    column: str = "probability_chosen"
+    prompt: str = "prompt"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    domain: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    api_key: str | None = field(default=None, repr=False)
+    timeout_s: float = 30.0
+
+    def __call__(self, batch: Batch) -> dict[str, list[Any]]:
+        """All columns of the rows that are kept, and the new one. A client per call: map copies this into processes."""
+        items = [self._item(batch, row) for row in range(len(batch[self.chosen]))]
+        with Client(self.base_url, self.api_key, timeout_s=self.timeout_s) as client:
+            probabilities = [_probability(result) for result in client.compare_many(items)]
+        kept = [row for row, p in enumerate(probabilities) if p >= self.min_probability or self.min_probability == 0]
+        columns = {**batch, self.column: probabilities}
+        return {name: [values[row] for row in kept] for name, values in columns.items()}
+
+    def _item(self, batch: Batch, row: int) -> CompareItem:
+        chosen, rejected = batch[self.chosen][row], batch[self.rejected][row]
+        options = {**self.options, "domain": batch[self.domain][row]} if self.domain else self.options
+        if self.prompt in batch:
+            return comparison(batch[self.prompt][row], chosen, rejected, options)
+        prompt, response = split_conversation(chosen)
+        return comparison(prompt, response, split_conversation(rejected)[1], options)
+
+
+def _probability(result: CompareReply | ItemError) -> float:
+    return math.nan if isinstance(result, ItemError) else result.probability_a

@@ -1,0 +1,81 @@
+"""RewardBench: a "Custom Classifier", for the harness's `REWARD_MODEL_CONFIG`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from tinyrm.client import Client, CompareItem, CompareReply, ItemError
+from tinyrm.errors import InvalidInput
+from tinyrm.integrations.texts import Turn, comparison, split_conversation
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """Stands where the harness keeps a model. It sets `config.pad_token_id`, which nothing here needs."""
+
+    client: Client
+    options: dict[str, Any]
+    config: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(pad_token_id=None))
+
+
+class Pipeline:
+    """Whether A is the better response of each pair.
+
+    tokenizer: the harness sets it up as it does any other; the service has its own.
+    """
+
+    def __init__(self, task: str, model: ServedModel, tokenizer: object = None) -> None:
+        self.task, self.model, self.tokenizer = task, model, tokenizer
+
+    def __call__(
+        self,
+        candidates_A: Sequence[Sequence[Turn]],  # noqa: N803  # the harness's names
+        candidates_B: Sequence[Sequence[Turn]],  # noqa: N803
+        **_: object,
+    ) -> "torch.Tensor":
+        """Bools, shape (pairs,). A tie is a loss.
+
+        candidates_A, candidates_B: conversations that differ in their last message, the response. Settings of a local
+        pipeline (batch_size, truncation, max_length, ...) have no meaning here and are ignored.
+        Raises what the client raises, ValueError if prompts differ, InvalidInput if a pair was refused.
+        """
+        import torch  # noqa: PLC0415  # what the harness is made of, and nothing else of this package
+
+        items = [self._item(a, b) for a, b in zip(candidates_A, candidates_B, strict=True)]
+        return torch.tensor([_a_wins(result) for result in self.model.client.compare_many(items)], dtype=torch.bool)
+
+    def _item(self, a: Sequence[Turn], b: Sequence[Turn]) -> CompareItem:
+        (prompt, response_a), (prompt_b, response_b) = split_conversation(a), split_conversation(b)
+        if prompt != prompt_b:
+            raise ValueError("the two conversations of a pair differ before their last message")
+        return comparison(prompt, response_a, response_b, self.model.options)
+
+
+def model_config(
+    base_url: str = "http://127.0.0.1:8000", *, api_key: str | None = None, timeout_s: float = 30.0, **options: Any
+) -> dict[str, Any]:
+    """The entry for the harness: `REWARD_MODEL_CONFIG["tinyrm"] = model_config()`, then `--model tinyrm`.
+
+    options: of `Client.compare`: domain, instruction, swap, model.
+    """
+
+    def build(*_: object, **__: object) -> ServedModel:
+        return ServedModel(Client(base_url, api_key, timeout_s=timeout_s), options)
+
+    return {
+        "model_builder": build,
+        "pipeline_builder": Pipeline,
+        "quantized": False,
+        "custom_dialogue": True,
+        "model_type": "Custom Classifier",
+    }
+
+
+def _a_wins(result: CompareReply | ItemError) -> bool:
+    if isinstance(result, ItemError):
+        raise InvalidInput(f"a pair cannot be compared: {result.type}: {result.message}")
+    return result.probability_a > result.probability_b

@@ -1,0 +1,117 @@
+"""verl: functions for `custom_reward_function`, one sample at a time or the whole batch."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+from tinyrm.client import Client
+from tinyrm.integrations.texts import Prompt, prompt_of, response_of
+
+ExtraInfo = Mapping[str, Any]
+
+# Groups under way at once, in compute_score_batch.
+CONCURRENCY = 16
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: ExtraInfo | None = None,
+    *,
+    base_url: str = "http://127.0.0.1:8000",
+    api_key: str | None = None,
+    timeout_s: float = 30.0,
+    prompt_key: str = "question",
+    domains: Mapping[str, str] | None = None,
+    reward_router_address: str | None = None,  # noqa: ARG001  # verl's own model, if it has one
+    reward_model_tokenizer: object = None,  # noqa: ARG001
+    **options: Any,
+) -> float:
+    """P(the response beats the reference), in [0, 1].
+
+    ground_truth: the reference, a response in full; against a bare "72" every explained answer wins.
+    prompt_key: where `extra_info` holds the prompt, because verl does not hand it over.
+    domains: {data_source: domain}. options: of `Client.compare`: domain, instruction, swap, model.
+
+    verl fills the keyword arguments from `custom_reward_function.reward_kwargs`.
+    """
+    prompt = _prompt(extra_info, prompt_key)
+    options = _with_domain(options, data_source, domains)
+    reply = _client(base_url, api_key, timeout_s).compare(
+        prompt_of(prompt), response_of(solution_str), _reference(ground_truth), **options
+    )
+    return reply.probability_a
+
+
+def compute_score_batch(
+    data_sources: Sequence[str],
+    solution_strs: Sequence[str],
+    ground_truths: Sequence[Any],
+    extra_infos: Sequence[ExtraInfo | None],
+    *,
+    base_url: str = "http://127.0.0.1:8000",
+    api_key: str | None = None,
+    timeout_s: float = 30.0,
+    prompt_key: str = "question",
+    domains: Mapping[str, str] | None = None,
+    **options: Any,
+) -> list[float]:
+    """A reward for each response (the `batch` reward manager): those to one prompt are ranked among each other.
+
+    options: of `Client.rewards`. With strategy="reference" each meets its ground truth instead, and the scale is "unit"
+    unless it is given: rewards are those of `compute_score`. Without it a group needs two responses (`rollout.n`).
+    Groups need not be contiguous. The other arguments are those of `compute_score`.
+    """
+    prompts = [_prompt(info, prompt_key) for info in extra_infos]
+    client = _client(base_url, api_key, timeout_s)
+
+    def group_rewards(rows: list[int]) -> list[float]:
+        asked = _with_domain(options, data_sources[rows[0]], domains)
+        if asked.get("strategy") == "reference":
+            asked = {"scale": "unit"} | asked | {"reference": _reference(ground_truths[rows[0]])}
+        responses = [response_of(solution_strs[row]) for row in rows]
+        return client.rewards(prompt_of(prompts[rows[0]]), responses, **asked).rewards
+
+    groups = _groups(data_sources, prompts, ground_truths)
+    with ThreadPoolExecutor(CONCURRENCY) as threads:
+        scored = list(threads.map(group_rewards, groups))
+    by_row = dict(zip(chain.from_iterable(groups), chain.from_iterable(scored), strict=True))
+    return [by_row[row] for row in range(len(prompts))]
+
+
+@lru_cache(maxsize=8)
+def _client(base_url: str, api_key: str | None, timeout_s: float) -> Client:
+    """One for each service and process: verl calls once a sample, from many threads, and never says that it is done."""
+    return Client(base_url, api_key, timeout_s=timeout_s)
+
+
+def _groups(data_sources: Sequence[str], prompts: Sequence[Prompt], ground_truths: Sequence[Any]) -> list[list[int]]:
+    """Rows that answer the same question, in the order of their first."""
+    groups: dict[str, list[int]] = {}
+    for row, question in enumerate(zip(data_sources, prompts, ground_truths, strict=True)):
+        groups.setdefault(repr(question), []).append(row)
+    return list(groups.values())
+
+
+def _prompt(extra_info: ExtraInfo | None, prompt_key: str) -> Prompt:
+    prompt: Prompt | None = (extra_info or {}).get(prompt_key)
+    if prompt is None:
+        raise ValueError(
+            f"extra_info has no {prompt_key!r}, only {sorted(extra_info or {})}: set reward_kwargs.prompt_key to the "
+            "field that holds the prompt"
+        )
+    return prompt
+
+
+def _reference(ground_truth: object) -> str:
+    if not isinstance(ground_truth, str):
+        raise TypeError(f"ground_truth is {type(ground_truth).__name__}; the reference response has to be text")
+    return response_of(ground_truth)
+
+
+def _with_domain(options: dict[str, Any], data_source: str, domains: Mapping[str, str] | None) -> dict[str, Any]:
+    domain = (domains or {}).get(data_source)
+    return options if domain is None else options | {"domain": domain}
