@@ -10,8 +10,7 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 
-from service.app import build_deployment, create_app, pipeline_builder
-from service.deployment import Reload
+from service.app import build_deployment, create_app
 from service.logs import configure
 from service.server import server_of
 from service.settings import PREFIX, Settings, refuse_unknown
@@ -53,8 +52,7 @@ async def _serve(settings: Settings) -> int:
     except TinyRMError as error:
         log.error("cannot start", type=error.type, reason=str(error))
         return 3
-    reload = Reload(lambda: deployment.reload(pipeline_builder(settings, deployment.metrics)))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.ask)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, deployment.ask_reload)
     await server.serve()
     return 0 if server.started else 3
 

@@ -9,12 +9,12 @@ import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Lifespan, Scope
 
-from service import auth, docs, errors, page
+from service import admin, auth, docs, errors, page
 from service.access import Access
 from service.auth import OPEN_PATHS, KeyRing, RequireKey
 from service.backend import Backend, OpenEngine, start_backend, start_engine
 from service.cohorts import CohortLimits, Cohorts
-from service.deployment import Deployment, folders_of, parse_specialists
+from service.deployment import Deployment, Reload, folders_of, parse_specialists
 from service.dialects.judging import Sample, judge_cohort
 from service.dialects.table import spoken
 from service.headers import Cors, SecurityHeaders
@@ -95,6 +95,8 @@ def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) ->
     for dialect in spoken(settings):
         app.include_router(dialect.router)
     app.include_router(page.router)
+    if settings.api_keys_file:
+        app.include_router(admin.router)
     errors.install(app, lambda request: deployment_of(request).retry_after_s(), overload_status_of(settings))
     auth.declare(app.openapi(), required=settings.api_keys_file is not None)
     return app
@@ -142,11 +144,16 @@ async def build_deployment(settings: Settings, open_engine: OpenEngine = start_e
     async def backend_of(bundle: Bundle) -> Backend:
         return await start_backend(settings, bundle, metrics, open_engine)
 
-    return await deploy(settings, metrics, backend_of)
+    reload = Reload(lambda: deployment.reload(pipeline_builder(settings, metrics)))
+    deployment = await deploy(settings, metrics, backend_of, reload.ask)
+    return deployment
 
 
 async def deploy(
-    settings: Settings, metrics: Metrics, backend_of: Callable[[Bundle], Awaitable[Backend]]
+    settings: Settings,
+    metrics: Metrics,
+    backend_of: Callable[[Bundle], Awaitable[Backend]],
+    ask_reload: Callable[[], None],
 ) -> Deployment:
     """The bundles that the settings name, each before its backend."""
     specialists = parse_specialists(settings.specialists)
@@ -164,7 +171,7 @@ async def deploy(
     pipelines = {
         folder: pipeline_of(settings, bundle, await backend_of(bundle), metrics) for folder, bundle in bundles.items()
     }
-    deployment = Deployment(pipelines, specialists, metrics, settings.drain_timeout_s)
+    deployment = Deployment(pipelines, specialists, metrics, settings.drain_timeout_s, ask_reload)
     deployment.describe()
     return deployment
 

@@ -24,6 +24,7 @@ class Deployment:
     """folders: of the bundles, the default first. specialists: domain -> the folder of the one that answers it.
 
     before_drain: what has to end before the models take nothing more, given the seconds that are left.
+    ask_reload: begins to look for new revisions; whose business that is depends on where the engines are.
 
     A request keeps the pipeline that it was given: another may take that one's place meanwhile.
     """
@@ -32,6 +33,7 @@ class Deployment:
     specialists: Mapping[str, Path]
     metrics: Metrics
     drain_timeout_s: float
+    ask_reload: Callable[[], None]
     before_drain: list[Callable[[float], Awaitable[None]]] = field(default_factory=list)
     _leaving: "set[asyncio.Task[None]]" = field(default_factory=set)
 

@@ -61,8 +61,17 @@ class Front:
     async def serve(self, listener: socket.socket) -> int:
         """Until asked to stop, or until an owner of a queue has gone."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's business, whoever it is sent to
+        parent = os.getppid()
+
+        def ask_parent() -> None:
+            if os.getppid() == parent:  # else it has gone, and this front is about to
+                os.kill(parent, signal.SIGHUP)
+
         self._deployment = await deploy(
-            self._settings, self._metrics, lambda bundle: self._connect(bundle.folder, self._hubs[bundle.folder])
+            self._settings,
+            self._metrics,
+            lambda bundle: self._connect(bundle.folder, self._hubs[bundle.folder]),
+            ask_parent,
         )
         server = server_of(self._settings, self._deployment)
         await server.serve([listener])

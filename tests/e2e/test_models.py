@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.test_process import PAIR, refused_start, total, wait_until
+from tests.e2e.test_process import PAIR, keys, refused_start, total, wait_until
 from tests.processes import Process, new_client, started
 from tinyrm.bundle import Bundle, write_bundle
 from tinyrm.manifest import MANIFEST_FILE
@@ -73,6 +73,24 @@ def test_a_new_revision_takes_over_without_a_failed_request(bundle_folder: Path,
         name, revision = new.split("@")
         assert total(service, f'tinyrm_model_info{{name="{name}",revision="{revision}"}}') == 1
     assert set(seen) == {(200, old), (200, new)}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_key_that_may_asks_for_the_new_revision(bundle_folder: Path, tmp_path: Path, workers: int) -> None:
+    folder, path = tmp_path / "toy", tmp_path / "keys.json"
+    shutil.copytree(bundle_folder, folder)
+    may_not = bearer(keys(path, "new", "--name", "trainer", "--scopes", "score"))
+    may = bearer(keys(path, "new", "--name", "operator", "--scopes", "score,admin"))
+    with started(folder, workers=workers, api_keys_file=path) as service, new_client(service.port) as client:
+        new = changed_copy(bundle_folder, folder, temperature=2.0)
+        assert client.post("/admin/reload", headers=may_not).status_code == 403
+        reply = client.post("/admin/reload", headers=may)
+        assert (reply.status_code, reply.json()) == (202, {"status": "accepted"})
+        wait_until(lambda: client.post("/v1/compare", json=PAIR, headers=may).json()["model"] == new)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
 
 
 def test_a_broken_revision_leaves_the_old_one_in_its_place(bundle_folder: Path, tmp_path: Path) -> None:
