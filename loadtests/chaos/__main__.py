@@ -123,7 +123,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="what to do to it")
     parser.add_argument("--minutes", type=float, default=10, help="of the soak")
-    parser.add_argument("--examples", type=int, default=10_000, help="of schemathesis, for each call with a body")
+    parser.add_argument("--examples", type=int, default=5_000, help="of schemathesis, for each call with a body")
     parser.add_argument(
         "--quick", action="store_true", help="a second or two each: counts, no bounds on time or memory"
     )

@@ -31,7 +31,7 @@ class Extent:
     load_s: float = 10
     soak_s: float = 600
     clients: int = 500
-    fuzz_examples: int = 10_000
+    fuzz_examples: int = 5_000
     unready_within_s: float = 2
     restart_within_s: float = 3
     most_growth: float = 0.03
