@@ -194,6 +194,7 @@ class Metrics:
         self._cohorts = self._gauge("tinyrm_cohorts_open", "Cohorts that wait for samples.")
         self._cohort_samples = self._gauge("tinyrm_cohort_samples", "Samples that wait for their cohort's answer.")
         self._cohort_ends = self._counter("tinyrm_cohorts_completed", "Cohorts judged, by why.", reason=COHORT_ENDS)
+        self.observe_cohorts(0, 0)  # among several processes, a gauge that nobody has set is not there
 
     def _declare_judgement(self) -> None:
         self._preferences = self._counter("tinyrm_preferences", "Verdicts.", preferred=("a", "b", "tie"))

@@ -228,6 +228,15 @@ def test_a_service_that_is_back_soon_is_waited_for(bundle_folder: Path, pairs: P
     check_each_line_once(out)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Jobs that a shell has put into the background ignore SIGINT, and so would what they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_a_killed_command_goes_on_where_it_was(
     bundle_folder: Path, pairs: Path, tmp_path: Path, sent: signal.Signals, code: int
