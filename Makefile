@@ -100,12 +100,11 @@ pictures: $(DEV)/installed  ## the pictures of the page and of the dashboards in
 train: $(DEV)/installed  ## run RECIPE on DATA, going on where it stopped
 	$(DEV)/bin/python -m training $(RECIPE) --data $(DATA) --resume
 
-CLEAN_PAIRS = $(DEV)/bin/python -m training.datasets jsonl:train.jsonl.gz --data $(DATA) \
-	--decontaminate $(DATA)/validation.jsonl.gz --drop 13
-
 starter-pairs: $(DEV)/installed  ## what the starter learns from: DATA without overlap with its validation pairs
-	$(CLEAN_PAIRS) --write runs/starter/data/train.jsonl
-	$(CLEAN_PAIRS) --write runs/starter/data/short.jsonl --max-characters 600
+	$(DEV)/bin/python -m training.datasets jsonl:train.jsonl.gz --data $(DATA) \
+		--decontaminate $(DATA)/validation.jsonl.gz --drop 13 --write runs/starter/data/train.jsonl
+	$(DEV)/bin/python -m training.datasets jsonl:train.jsonl --data runs/starter/data \
+		--max-characters 600 --write runs/starter/data/short.jsonl
 
 starter: $(DEV)/installed  ## the starter model from its five recipes on DATA (hours on a CPU)
 	for recipe in 1-tokenizer 2-pretrain; do $(DEV)/bin/python -m training starter/$$recipe --data $(DATA) --resume || exit 1; done

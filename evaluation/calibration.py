@@ -5,13 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.optimize import minimize_scalar
 
 from evaluation.judge import Judged
 from evaluation.statistics import calibration_error
 from tinyrm.errors import InvalidInput
-
-LOG_TEMPERATURE_BOUNDS = (-4.0, 4.0)
+from tinyrm.temperature import LOG_TEMPERATURE_BOUNDS, best_temperature
 
 
 class Calibration(BaseModel):
@@ -30,18 +28,13 @@ def fit_temperature(judged: Sequence[Judged]) -> float:
 
     Raises InvalidInput where there is no minimum: all pairs are judged rightly, or margins say nothing.
     """
-    margins = _margins(judged)
-
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -margins / np.exp(log_temperature)).mean())
-
-    log_temperature = float(minimize_scalar(loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded").x)
-    if abs(log_temperature) > max(LOG_TEMPERATURE_BOUNDS) - 0.01:
+    temperature = best_temperature(_margins(judged))
+    if abs(np.log(temperature)) > max(LOG_TEMPERATURE_BOUNDS) - 0.01:
         raise InvalidInput(
-            f"no temperature fits these {len(judged)} pairs: the likelihood grows up to {np.exp(log_temperature):.2g}; "
+            f"no temperature fits these {len(judged)} pairs: the likelihood grows up to {temperature:.2g}; "
             "take more pairs, of which some are judged wrongly"
         )
-    return float(np.exp(log_temperature))
+    return temperature
 
 
 def calibration_at(judged: Sequence[Judged], temperature: float) -> Calibration:

@@ -5,9 +5,10 @@ from typing import TypeVar
 
 from datasets import Dataset, DatasetDict, get_dataset_split_names, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from tinyrm.errors import InvalidInput
+from tinyrm.pairs import validated
 
 FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 PACKED = (".gz", ".xz", ".zst")
@@ -36,14 +37,7 @@ def load_rows(source: str, split: str, kind: type[AnyRow]) -> list[AnyRow]:
         raise InvalidInput(
             f"no split {split!r} of {source!r} could be read; name a hub id, a folder or a file: {error}"
         ) from error
-    rows = []
-    for number, record in enumerate(dataset):
-        try:
-            rows.append(kind.model_validate(record))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise InvalidInput(f"{source}, split {split}, row {number}: {field}: {first['msg']}") from error
+    rows = [validated(kind, record, f"{source}, split {split}, row {number}") for number, record in enumerate(dataset)]
     if not rows:
         raise InvalidInput(f"{source}, split {split}, holds no rows")
     return rows

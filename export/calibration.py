@@ -1,16 +1,14 @@
 """One temperature, so that a probability of 0.8 is right eight times in ten; and how sure one order has to be alone."""
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from tinyrm.comparison import Preference
 from tinyrm.manifest import AutoSwap
 from tinyrm.pairs import PreferencePair
 from tinyrm.scorer import Scorer
 from tinyrm.spec import ClozeSpec
+from tinyrm.temperature import best_temperature
 
-LOG_TEMPERATURE_BOUNDS = (-4.0, 4.0)
 # As for a lower precision: what saves half of the work may change as little.
 MAX_FLIPS = 0.005
 
@@ -44,12 +42,3 @@ def fit_auto_swap(preferences: list[Preference], temperature: float, max_flips: 
     alone = sizes >= margin
     flips = float((alone & (np.sign(one) != np.sign(both))).mean())
     return AutoSwap(margin=margin, pairs=len(preferences), saved=float(alone.mean()), flips=flips, max_flips=max_flips)
-
-
-def best_temperature(margins: NDArray[np.float64]) -> float:
-    """T minimising mean log(1 + exp(-margin / T)), margins towards the right answer (arXiv 1706.04599)."""
-
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -margins / np.exp(log_temperature)).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded").x))

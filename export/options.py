@@ -1,13 +1,12 @@
 """What to export, and what the folders already know."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tinyrm.bundle import weights_sha256
 from tinyrm.errors import InvalidInput
-from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, ClozeSpec
+from tinyrm.spec import HELD_OUT_FILE, SPEC_FILE, ClozeSpec, read_run, trained_head
 from tinyrm.template import TEMPLATES
 
 
@@ -52,13 +51,11 @@ class ExportOptions:
 
     def run(self) -> dict[str, Any]:
         """The record of the training run, empty for a model trained elsewhere."""
-        path = self.trained / RUN_FILE
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return record
+        return read_run(self.trained)
 
     def refuse_heads(self) -> None:
         """Raise InvalidInput for a model that reads the preference elsewhere than at the mask."""
-        head = self.run().get("recipe", {}).get("head", "cloze")
+        head = trained_head(self.trained)
         if head != "cloze":
             raise InvalidInput(f"{self.trained} was trained with head: {head}; only cloze models become bundles")
 

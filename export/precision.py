@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from scipy.special import expit
 
-from export.calibration import best_temperature
 from export.equalise import channel_maxima, equalise
 from export.graph import weights_of, write_onnx
 from export.parity import Run, run_alone, run_together, torch_run
@@ -21,6 +20,7 @@ from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import TinyRMError
 from tinyrm.manifest import Gate
 from tinyrm.runtimes.ort import OnnxRuntimeCpu
+from tinyrm.temperature import best_temperature
 
 # Ranges settle within a few dozen texts; the gate judges on the others.
 RANGE_TEXTS = 128

@@ -67,6 +67,18 @@ class Tokenized:
     responses: list[list[int]]
 
 
+def plain_text_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that neither pads nor cuts, and for which text that looks like a special token is text.
+
+    A copy, for its switches must not change a tokenizer that somebody else holds.
+    """
+    own = Tokenizer.from_str(tokenizer.to_str())
+    own.encode_special_tokens = True
+    own.no_padding()
+    own.no_truncation()
+    return own
+
+
 class Encoder:
     """Turns comparisons into ids for one tokenizer, one template and one length.
 
@@ -75,11 +87,7 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template, special: SpecialTokens, max_tokens: int) -> None:
-        # A private copy: the switches below must not change a tokenizer that somebody else holds.
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = plain_text_tokenizer(tokenizer)
         self.template = template
         self.special = special
         self.max_tokens = max_tokens

@@ -5,7 +5,7 @@ import json
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,6 +13,7 @@ from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidInput
 
 NonEmpty = Annotated[str, Field(min_length=1)]
+AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 
 
 class PreferencePair(BaseModel):
@@ -33,15 +34,23 @@ class PreferencePair(BaseModel):
 
 def read_pairs(path: Path) -> list[PreferencePair]:
     """All pairs of a file. Raises InvalidInput naming the line that is not a pair."""
-    pairs = []
-    for number, record in enumerate(read_jsonl(path), start=1):
-        try:
-            pairs.append(PreferencePair.model_validate(record))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise InvalidInput(f"{path}, line {number}: {field}: {first['msg']}") from error
-    return pairs
+    return read_records(path, PreferencePair)
+
+
+def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
+    """All lines of a file as what they should be. Raises InvalidInput naming the line that is not."""
+    records = enumerate(read_jsonl(path), start=1)
+    return [validated(kind, record, f"{path}, line {number}") for number, record in records]
+
+
+def validated(kind: type[AnyRecord], record: object, place: str) -> AnyRecord:
+    """A record as what it should be. Raises InvalidInput naming the place and the first field that does not fit."""
+    try:
+        return kind.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InvalidInput(f"{place}: {field}: {first['msg']}") from error
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """How a cloze model wants to be asked. Written beside the weights in training, carried into the bundle by export."""
 
+import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,19 @@ from tinyrm.template import FIGURE2, TEMPLATES, Template
 SPEC_FILE = "cloze.json"
 RUN_FILE = "training.json"
 HELD_OUT_FILE = "held_out.jsonl"
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The record that a training left in its folder; empty for a model trained elsewhere."""
+    path = folder / RUN_FILE
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return record
+
+
+def trained_head(folder: Path) -> str:
+    """What a model reads the preference with, cloze unless its training says otherwise."""
+    head: str = read_run(folder).get("recipe", {}).get("head", "cloze")
+    return head
 
 
 class ClozeSpec(BaseModel):

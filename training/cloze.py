@@ -1,6 +1,5 @@
 """The reward stage: preference pairs -> a checkpoint, or an adapter, that fills the mask with the better choice."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,18 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedModel, set_seed
 
 from tinyrm.backbone import load_masked_lm, load_tokenizer
-from tinyrm.bundle import sha256
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
-from tinyrm.spec import HELD_OUT_FILE, RUN_FILE
+from tinyrm.spec import HELD_OUT_FILE, read_run
 from training.adapter import add_dora, freeze_lowest
 from training.config import ClozeRecipe
-from training.data import EpochSampler, PairCollator, PairDataset, Showing, balanced, split_by_prompt
+from training.data import PairCollator, PairDataset, Showing, balanced, split_by_prompt
 from training.datasets import Mixture, load_all
 from training.heads import (
     Readout,
@@ -31,8 +28,8 @@ from training.heads import (
     swap_disagreement,
     two_way_loss,
 )
-from training.output import identity, prepare_output
-from training.trainer import DecoupledTrainer, JsonLog, training_arguments
+from training.output import file_hashes, identity, prepare_output, write_run
+from training.trainer import JsonLog, LengthGroupedTrainer, training_arguments
 
 
 def train_cloze(
@@ -43,7 +40,8 @@ def train_cloze(
     make_trainer: gets what `ClozeTrainer` would get and may change it; how other stages put in what they add.
     Returns the metrics of the held-out pairs.
     """
-    checkpoint = prepare_output(recipe, resume=resume, data=file_hashes(recipe, data_dir))
+    hashes = pair_hashes(recipe, data_dir)
+    checkpoint = prepare_output(recipe, hashes, resume=resume)
     set_seed(recipe.optimization.seed)
     refuse_other_head(recipe)
     tokenizer, special = load_tokenizer(recipe.model)
@@ -69,7 +67,7 @@ def train_cloze(
     metrics = trainer.evaluate()
     trainer.save_model()
     if trainer.is_world_process_zero():
-        _record(recipe, data_dir, mixture, held_out, metrics)
+        _record(recipe, hashes, mixture, held_out, metrics)
         _save_tokenizer(recipe)
     return metrics
 
@@ -101,7 +99,7 @@ def showing(recipe: ClozeRecipe) -> Showing:
     )
 
 
-class ClozeTrainer(DecoupledTrainer):
+class ClozeTrainer(LengthGroupedTrainer):
     """Cross-entropy at the mask, or what `read` makes of a batch.
 
     In evaluation rows come in pairs, chosen first and chosen second.
@@ -147,12 +145,6 @@ class ClozeTrainer(DecoupledTrainer):
         z = (logits[:, 0] - logits[:, 1]).float().view(-1, 2)
         return loss.detach(), z, torch.zeros(len(z), device=z.device)
 
-    def _get_train_sampler(self, _: Any = None) -> Sampler[int]:
-        """Pairs of similar length share a batch, so that little of it is padding."""
-        args = self.args
-        group = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return EpochSampler(self.train_dataset.lengths(), group, args.data_seed, lambda: int(self.state.epoch or 0))
-
 
 def preference_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """From z = logit(first) - logit(second), [pairs, 2]; right is + with the chosen first, - with it second."""
@@ -183,31 +175,29 @@ def _collator(recipe: ClozeRecipe, encoder: Encoder) -> PairCollator | RowCollat
 
 def _record(
     recipe: ClozeRecipe,
-    data_dir: Path,
+    hashes: Mapping[str, str],
     mixture: Mixture,
     held_out: list[PreferencePair],
     metrics: dict[str, float],
 ) -> None:
     """What export and the model card need to know of this run, and of the run that made its base."""
     recipe.spec.save(recipe.output_dir)
-    earlier = Path(recipe.model, RUN_FILE)
     run = {
-        **identity(recipe, file_hashes(recipe, data_dir)),
+        **identity(recipe, hashes),
         "recipe": recipe.model_dump(mode="json"),
         "data": {name: {"pairs": len(part.pairs), "dropped": part.dropped} for name, part in mixture.parts.items()},
         "dropped": mixture.loaded.dropped,
         "held_out": metrics,
-        "base": json.loads(earlier.read_text(encoding="utf-8")) if earlier.is_file() else None,
+        "base": read_run(Path(recipe.model)) or None,
     }
-    (recipe.output_dir / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    write_run(recipe.output_dir, run)
     with (recipe.output_dir / HELD_OUT_FILE).open("w", encoding="utf-8") as file:
         file.writelines(pair.model_dump_json() + "\n" for pair in held_out)
 
 
-def file_hashes(recipe: ClozeRecipe, data_dir: Path) -> dict[str, str]:
-    """Of the sources that are files; folders and the hub have revisions of their own."""
-    paths = [source.path for source in recipe.sources if source.path]
-    return {path: sha256(data_dir / path) for path in paths if (data_dir / path).is_file()}
+def pair_hashes(recipe: ClozeRecipe, data_dir: Path) -> dict[str, str]:
+    """Of the files that the recipe learns from."""
+    return file_hashes(data_dir, (source.path for source in recipe.sources))
 
 
 def _save_tokenizer(recipe: ClozeRecipe) -> None:

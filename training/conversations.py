@@ -1,18 +1,17 @@
 """Conversations -> token ids, with the assistant's tokens marked."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from tinyrm.encoding import SpecialTokens
-from tinyrm.errors import InvalidInput
-from tinyrm.pairs import read_jsonl
+from tinyrm.pairs import read_records
 from tinyrm.template import Message
+from training.data import draw
 
 
 class Conversation(BaseModel):
@@ -33,15 +32,7 @@ class EncodedConversation:
 
 def read_conversations(path: Path) -> list[Conversation]:
     """All conversations of a file. Raises InvalidInput naming the line that is not one."""
-    conversations = []
-    for number, record in enumerate(read_jsonl(path), start=1):
-        try:
-            conversations.append(Conversation.model_validate(record))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise InvalidInput(f"{path}, line {number}: {field}: {first['msg']}") from error
-    return conversations
+    return read_records(path, Conversation)
 
 
 def encode_conversation(
@@ -53,8 +44,8 @@ def encode_conversation(
 ) -> EncodedConversation | None:
     """[CLS], the turns as the reward template writes them, [SEP]; None where the assistant says nothing.
 
-    tokenizer: of `plain_text_tokenizer`. The text ends with the assistant's last turn. What is too long loses its
-    beginning, so that some of that turn is left.
+    tokenizer: of `tinyrm.encoding.plain_text_tokenizer`. The text ends with the assistant's last turn. What is too long
+    loses its beginning, so that some of that turn is left.
     """
     ids: list[int] = []
     assistant: list[bool] = []
@@ -82,19 +73,9 @@ def split_by_opening(
     """(learn from, held out). All conversations that open alike, as the branches of a tree do, fall on one side."""
 
     def is_held_out(conversation: Conversation) -> bool:
-        digest = hashlib.sha256(f"{seed}:{conversation.messages[0].content}".encode()).digest()
-        return int.from_bytes(digest[:8]) < fraction * 2**64
+        return draw(seed, conversation.messages[0].content) < fraction
 
     return [c for c in conversations if not is_held_out(c)], [c for c in conversations if is_held_out(c)]
-
-
-def plain_text_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy for which text that looks like a special token is text."""
-    own = Tokenizer.from_str(tokenizer.to_str())
-    own.encode_special_tokens = True
-    own.no_truncation()
-    own.no_padding()
-    return own
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -69,10 +69,8 @@ def split_by_prompt(
         subsets[pair.subset or pair.domain or ""].add(opening(pair.prompt))
     held_out: set[str] = set()
     for names in subsets.values():
-        drawn = {name for name in names if _draw(seed, name) < fraction}
-        held_out |= drawn or (
-            {min(names, key=lambda name: _draw(seed, name))} if fraction and len(names) > 1 else set()
-        )
+        drawn = {name for name in names if draw(seed, name) < fraction}
+        held_out |= drawn or ({min(names, key=lambda name: draw(seed, name))} if fraction and len(names) > 1 else set())
     sides = [opening(pair.prompt) in held_out for pair in pairs]
     return list(compress(pairs, [not side for side in sides])), list(compress(pairs, sides))
 
@@ -83,7 +81,7 @@ def opening(prompt: str) -> str:
     return prompt.partition(f"\n\n{names['assistant']}: ")[0].removeprefix(f"{names['user']}: ")
 
 
-def _draw(seed: int, prompt: str) -> float:
+def draw(seed: int, prompt: str) -> float:
     """In [0, 1), from the texts alone."""
     digest = hashlib.sha256(f"{seed}:{prompt}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8]) / 2**64

@@ -1,6 +1,5 @@
 """Specialists distilled into one model: a student learns what the specialist of each pair's domain would answer."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
-from tinyrm.backbone import LabelLogits, load_tokenizer
+from tinyrm.backbone import TorchEngine, load_tokenizer
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
 from tinyrm.scorer import Scorer
-from tinyrm.spec import RUN_FILE
+from tinyrm.spec import read_run
 from training.cloze import ClozeTrainer, preference_metrics, train_cloze
 from training.data import Orders, PairCollator, PairDataset
+from training.output import write_run
 from training.specialists import Opened
 from training.stages import DistilRecipe
 
@@ -145,8 +144,7 @@ def ask(teacher: Opened, domain: str, pairs: Sequence[PreferencePair], temperatu
     spec = teacher.spec
     tokenizer, special = load_tokenizer(teacher.tokenizer)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-    model = LabelLogits(teacher.model(), special.mask, encoder.label_ids)
-    scorer = Scorer(encoder, TorchLogits(model, "cuda" if torch.cuda.is_available() else "cpu"), temperature)
+    scorer = Scorer(encoder, TorchEngine.of(teacher.model(), special.mask, encoder.label_ids), temperature)
     instruction = spec.instruction_for_pair(domain)
     # A part at a time: the token ids of all pairs together could be larger than the model.
     return [
@@ -160,27 +158,6 @@ def batched(pairs: Sequence[PreferencePair], size: int) -> Iterator[Sequence[Pre
     return (pairs[start : start + size] for start in range(0, len(pairs), size))
 
 
-class TorchLogits:
-    """A checkpoint as an engine of the offline scorer."""
-
-    name = "torch"
-    precision = "fp32"
-    step = 0
-
-    def __init__(self, model: LabelLogits, device: str) -> None:
-        self._model = model.eval().to(device)
-        self._device = device
-
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Label logits [batch, 2] of ids [batch, tokens]."""
-        with torch.inference_mode():
-            ids, mask = (torch.from_numpy(array).to(self._device) for array in (input_ids, attention_mask))
-            logits: NDArray[np.float32] = self._model(ids, mask).float().cpu().numpy()
-        return logits
-
-
 def _record_teachers(recipe: DistilRecipe) -> None:
-    path = recipe.output_dir / RUN_FILE
-    run = json.loads(path.read_text(encoding="utf-8"))
-    run["teachers_sha256"] = {domain: Opened(teacher).sha256() for domain, teacher in recipe.teachers.items()}
-    path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    hashes = {domain: Opened(teacher).sha256() for domain, teacher in recipe.teachers.items()}
+    write_run(recipe.output_dir, read_run(recipe.output_dir) | {"teachers_sha256": hashes})

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from tinyrm.errors import InvalidInput, TinyRMError
 from tinyrm.pairs import read_pairs
-from tinyrm.spec import HELD_OUT_FILE, RUN_FILE
-from training.cloze import file_hashes, train_cloze
+from tinyrm.spec import HELD_OUT_FILE, read_run
+from training.cloze import pair_hashes, train_cloze
 from training.config import ClozeRecipe, Optimization
 from training.grid_merge import merge_and_measure, of_seed
 from training.grid_report import table
@@ -107,7 +107,7 @@ def run_all(runs: Sequence[Compared], data_dir: Path, out: Path) -> int:
 
     One that is refused is reported, and the others go on.
     """
-    done: list[Compared] = []
+    done = 0
     for number, recipe in enumerate(runs, start=1):
         try:
             todo = isinstance(recipe, MergeRecipe) or not is_finished(recipe, data_dir)
@@ -120,9 +120,9 @@ def run_all(runs: Sequence[Compared], data_dir: Path, out: Path) -> int:
         except (TinyRMError, OSError) as error:
             print(f"training.grid: {recipe.output_dir}: {error}", file=sys.stderr)
         else:
-            done.append(recipe)
-            write_results(done, out)
-    return len(runs) - len(done)
+            done += 1
+            add_result(recipe, out)
+    return len(runs) - done
 
 
 def is_finished(recipe: ClozeRecipe, data_dir: Path) -> bool:
@@ -130,9 +130,9 @@ def is_finished(recipe: ClozeRecipe, data_dir: Path) -> bool:
 
     Raises InvalidInput if its folder holds a run of another recipe, from another base or on other data.
     """
-    if not (recipe.output_dir / RUN_FILE).is_file():
+    record, ours = read_run(recipe.output_dir), identity(recipe, pair_hashes(recipe, data_dir))
+    if not record:
         return False
-    record, ours = _record(recipe.output_dir), identity(recipe, file_hashes(recipe, data_dir))
     record["recipe"].pop("output_dir")
     if any(record[key] != value for key, value in ours.items()):
         raise InvalidInput(
@@ -141,16 +141,14 @@ def is_finished(recipe: ClozeRecipe, data_dir: Path) -> bool:
     return True
 
 
-def write_results(done: Sequence[Compared], out: Path) -> None:
+def add_result(recipe: Compared, out: Path) -> None:
     """OUT/results.json: for each recipe the held-out metrics of each seed, their mean and standard deviation.
 
     Those of earlier calls stay, unless they are of a recipe and seed that ran again.
     """
-    earlier = read_results(out)
-    seeds: dict[str, dict[str, dict[str, float]]] = {name: dict(result["seeds"]) for name, result in earlier.items()}
-    for recipe in done:
-        of_recipe = seeds.setdefault(recipe.output_dir.parent.name, {})
-        of_recipe[recipe.output_dir.name.removeprefix("seed-")] = held_out_metrics(recipe.output_dir)
+    seeds = {name: result["seeds"] for name, result in read_results(out).items()}
+    of_recipe = seeds.setdefault(recipe.output_dir.parent.name, {})
+    of_recipe[recipe.output_dir.name.removeprefix("seed-")] = held_out_metrics(recipe.output_dir)
     results = {name: {"seeds": each, **_spread(list(each.values()))} for name, each in seeds.items()}
     fresh = out / f"{RESULTS_FILE}.new"
     fresh.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -161,7 +159,7 @@ def held_out_metrics(folder: Path) -> dict[str, float]:
     """What a finished run measured on the pairs it held out, and how many those were; nothing about speed."""
     metrics = {
         name.removeprefix("eval_"): value
-        for name, value in _record(folder)["held_out"].items()
+        for name, value in read_run(folder)["held_out"].items()
         if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second"))
     }
     return {"pairs": len(read_pairs(folder / HELD_OUT_FILE)), **metrics}
@@ -178,11 +176,6 @@ def read_results(out: Path) -> dict[str, Any]:
     path = out / RESULTS_FILE
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return results
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    return record
 
 
 def _spread(metrics: list[dict[str, float]]) -> dict[str, dict[str, float] | None]:

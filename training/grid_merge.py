@@ -1,19 +1,18 @@
 """Merging in a grid: the specialists of a seed become one model, measured on all that they held out."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from transformers import EvalPrediction
 
-from tinyrm.backbone import LabelLogits, load_masked_lm, load_tokenizer
+from tinyrm.backbone import TorchEngine, load_masked_lm, load_tokenizer
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
-from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
+from tinyrm.spec import HELD_OUT_FILE, ClozeSpec, read_run
 from training.cloze import preference_metrics
-from training.distil import TorchLogits
+from training.output import write_run
 from training.specialists import merge_specialists
 from training.stages import MergeRecipe
 
@@ -37,10 +36,8 @@ def merge_and_measure(recipe: MergeRecipe) -> None:
             "the specialists did not hold out pairs by one seed and share, so there are none to measure on"
         )
     metrics = measured(recipe.output_dir, read_pairs(held_out))
-    path = recipe.output_dir / RUN_FILE
-    record = json.loads(path.read_text(encoding="utf-8"))
-    record["held_out"] = {f"eval_{name}": value for name, value in metrics.items()}
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    named = {f"eval_{name}": value for name, value in metrics.items()}
+    write_run(recipe.output_dir, read_run(recipe.output_dir) | {"held_out": named})
 
 
 def measured(folder: Path, pairs: list[PreferencePair]) -> dict[str, float]:
@@ -48,9 +45,9 @@ def measured(folder: Path, pairs: list[PreferencePair]) -> dict[str, float]:
     spec = ClozeSpec.load(folder)
     tokenizer, special = load_tokenizer(str(folder))
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-    model = LabelLogits(load_masked_lm(str(folder)), special.mask, encoder.label_ids)
+    engine = TorchEngine.of(load_masked_lm(str(folder)), special.mask, encoder.label_ids)
     instructions = [spec.instruction_for_pair(pair.domain) for pair in pairs]
-    answers = Scorer(encoder, TorchLogits(model, "cpu")).score([pair.comparison() for pair in pairs], instructions)
+    answers = Scorer(encoder, engine).score([pair.comparison() for pair in pairs], instructions)
     margins = np.array([answer.order_margins for answer in answers])
     # A margin is towards the chosen response; training counts towards the one that stands first.
     return preference_metrics(EvalPrediction(margins * [1, -1], np.zeros(len(pairs))))

@@ -5,7 +5,6 @@ consistency term and held-out metrics are shared.
 """
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from transformers import (
 from tinyrm.batch import collate
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import InvalidInput
-from tinyrm.spec import RUN_FILE
+from tinyrm.spec import read_run, trained_head
 from training.config import ClozeRecipe, HeadKind
 from training.data import Encodes
 from training.responses import ResponseEncoder
@@ -77,7 +76,7 @@ def _architecture(head: HeadKind) -> Any:
 
 def load_trained_head(folder: Path) -> nn.Module:
     """What a run with a head left in its output folder, weights or adapter, ready to read pairs with."""
-    recipe = ClozeRecipe.model_validate(_run(folder)["recipe"])
+    recipe = ClozeRecipe.model_validate(read_run(folder)["recipe"])
     if recipe.dora is None:
         return load_head(recipe.head, str(folder)).eval()
     adapted: nn.Module = PeftModel.from_pretrained(load_head(recipe.head, recipe.model), str(folder))
@@ -89,19 +88,12 @@ def refuse_other_head(recipe: ClozeRecipe) -> None:
 
     A cloze model is a masked LM and may become anything.
     """
-    if not Path(recipe.model, RUN_FILE).is_file():
-        return
-    earlier = _run(Path(recipe.model))["recipe"].get("head", "cloze")
+    earlier = trained_head(Path(recipe.model))
     if earlier not in ("cloze", recipe.head):
         raise InvalidInput(
             f"{recipe.model} was trained with head: {earlier}, and head: {recipe.head} cannot go on from it; "
             f"say head: {earlier}, or start from a masked LM"
         )
-
-
-def _run(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    return record
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from transformers.trainer_utils import get_last_checkpoint
 
-from tinyrm.bundle import weights_sha256
+from tinyrm.bundle import sha256, weights_sha256
 from tinyrm.errors import InvalidInput
+from tinyrm.spec import RUN_FILE
 from training.config import ClozeRecipe, PretrainRecipe
 from training.stages import SftRecipe
 
@@ -19,7 +20,7 @@ RECIPE_FILE = "recipe.json"
 TrainingRecipe = PretrainRecipe | SftRecipe | ClozeRecipe
 
 
-def prepare_output(recipe: TrainingRecipe, *, resume: bool, data: Mapping[str, str] | None = None) -> str | None:
+def prepare_output(recipe: TrainingRecipe, data: Mapping[str, str], *, resume: bool) -> str | None:
     """The checkpoint to go on from, None to begin. Beginning removes checkpoints of an earlier run.
 
     data: file -> its hash. Raises InvalidInput if the checkpoints are of another recipe, another base or other data.
@@ -37,11 +38,21 @@ def prepare_output(recipe: TrainingRecipe, *, resume: bool, data: Mapping[str, s
     return None
 
 
-def identity(recipe: TrainingRecipe, data: Mapping[str, str] | None = None) -> dict[str, Any]:
+def identity(recipe: TrainingRecipe, data: Mapping[str, str]) -> dict[str, Any]:
     """The recipe, wherever it writes, and the hashes of what it starts from: weights in a folder, files of pairs."""
     base = weights_sha256(recipe.model) if isinstance(recipe.model, str) else None
     recipe_fields = recipe.model_dump(mode="json", exclude={"output_dir"})
-    return {"recipe": recipe_fields, "base_sha256": base, "data_sha256": dict(data or {})}
+    return {"recipe": recipe_fields, "base_sha256": base, "data_sha256": dict(data)}
+
+
+def file_hashes(data_dir: Path, paths: Iterable[str | None]) -> dict[str, str]:
+    """Of those that are files; folders and the hub have revisions of their own."""
+    return {path: sha256(data_dir / path) for path in paths if path and (data_dir / path).is_file()}
+
+
+def write_run(folder: Path, record: Mapping[str, Any]) -> None:
+    """What `tinyrm.spec.read_run` reads."""
+    (folder / RUN_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _refuse_other_run(folder: Path, ours: dict[str, Any]) -> None:

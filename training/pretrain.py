@@ -19,7 +19,7 @@ from transformers import (
 from tinyrm.backbone import load_masked_lm
 from tinyrm.errors import InvalidInput
 from training.config import NewModel, PretrainRecipe
-from training.output import prepare_output
+from training.output import file_hashes, prepare_output
 from training.texts import load_texts
 from training.trainer import DecoupledTrainer, JsonLog, training_arguments
 
@@ -49,7 +49,7 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
 
 def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool) -> None:
     """Train and write a checkpoint with its tokenizer to `recipe.output_dir`."""
-    checkpoint = prepare_output(recipe, resume=resume)
+    checkpoint = prepare_output(recipe, file_hashes(data_dir, (text.path for text in recipe.texts)), resume=resume)
     set_seed(recipe.optimization.seed)
     tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
     blocks = Blocks(load_texts(recipe.texts, data_dir, recipe.optimization.seed), tokenizer, recipe.block_tokens)

@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tinyrm.comparison import Comparison
-from tinyrm.encoding import MIN_TEXT_TOKENS, Encoder, Encoding, Truncation, fair_shares
+from tinyrm.encoding import MIN_TEXT_TOKENS, Encoder, Encoding, Truncation, fair_shares, plain_text_tokenizer
 from tinyrm.errors import InstructionTooLong, InvalidTemplate
 from tinyrm.template import SPECIAL_ROLES, split_slot
 
@@ -23,10 +23,7 @@ class ResponseEncoder:
         self._encoder = encoder
         self._marker_words = marker_words
         self._parts = (*map(split_slot, _up_to_first_response(encoder)), ("[SEP]", None))
-        # A private copy, as the pair encoder's: a tokenizer may come with padding switched on.
-        plain = Tokenizer.from_str(tokenizer.to_str())
-        plain.no_padding()
-        plain.no_truncation()
+        plain = plain_text_tokenizer(tokenizer)
         self._fixed = {text: _fixed_ids(text, encoder, plain) for text, slot in self._parts if slot is None}
 
     def encode(self, comparison: Comparison, instruction: str, *, swap: bool = False) -> tuple[Encoding, ...]:

@@ -1,15 +1,13 @@
 """The SFT stage: a masked LM reads conversations and fills in what the assistant said."""
 
 import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from transformers import (
     AutoTokenizer,
     DataCollatorForLanguageModeling,
@@ -19,22 +17,20 @@ from transformers import (
 )
 
 from tinyrm.backbone import load_masked_lm, load_tokenizer
-from tinyrm.bundle import sha256
+from tinyrm.encoding import plain_text_tokenizer
 from tinyrm.errors import InvalidInput
-from tinyrm.spec import RUN_FILE
 from training.adapter import freeze_lowest
 from training.conversations import (
     Conversation,
     EncodedConversation,
     encode_conversation,
-    plain_text_tokenizer,
     read_conversations,
     split_by_opening,
 )
-from training.data import IGNORED, EpochSampler
-from training.output import identity, prepare_output
+from training.data import IGNORED
+from training.output import file_hashes, identity, prepare_output, write_run
 from training.stages import SftRecipe
-from training.trainer import DecoupledTrainer, JsonLog, training_arguments
+from training.trainer import JsonLog, LengthGroupedTrainer, training_arguments
 
 Row = dict[str, Tensor]
 # What a dataset makes of a conversation: input_ids and labels, [tokens] each. The text says which draw it is.
@@ -43,14 +39,15 @@ Objective = Callable[[EncodedConversation, str], Row]
 
 def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool) -> None:
     """Train and write a checkpoint with its tokenizer and a record to `recipe.output_dir`."""
-    checkpoint = prepare_output(recipe, resume=resume)
+    hashes = file_hashes(data_dir, recipe.conversations)
+    checkpoint = prepare_output(recipe, hashes, resume=resume)
     set_seed(recipe.optimization.seed)
     tokenizer = AutoTokenizer.from_pretrained(recipe.model)
     learn, held_out = _datasets(recipe, data_dir, tokenizer)
     # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only.
     model = load_masked_lm(recipe.model, sparse_prediction=True)
     freeze_lowest(model, recipe.frozen_layers)
-    trainer = SftTrainer(
+    trainer = LengthGroupedTrainer(
         optimization=recipe.optimization,
         model=model,
         args=training_arguments(recipe.output_dir, recipe.optimization),
@@ -65,15 +62,7 @@ def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool) -> None:
     trainer.save_model()
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(recipe.output_dir)
-        _record(recipe, data_dir, metrics)
-
-
-class SftTrainer(DecoupledTrainer):
-    def _get_train_sampler(self, _: Any = None) -> Sampler[int]:
-        """Conversations of similar length share a batch."""
-        args = self.args
-        group = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return EpochSampler(self.train_dataset.lengths(), group, args.data_seed, lambda: int(self.state.epoch or 0))
+        _record(recipe, hashes, metrics)
 
 
 class Conversations(Dataset[Row]):
@@ -162,12 +151,11 @@ def _encode(conversations: list[Conversation], recipe: SftRecipe) -> list[Encode
     return [conversation for conversation in encoded if conversation]
 
 
-def _record(recipe: SftRecipe, data_dir: Path, metrics: dict[str, float]) -> None:
+def _record(recipe: SftRecipe, hashes: Mapping[str, str], metrics: dict[str, float]) -> None:
     """For the record of the reward stage, which keeps that of its base."""
     run = {
-        **identity(recipe),
+        **identity(recipe, hashes),
         "recipe": recipe.model_dump(mode="json"),
-        "data_sha256": {path: sha256(data_dir / path) for path in recipe.conversations},
         "held_out": metrics,
     }
-    (recipe.output_dir / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    write_run(recipe.output_dir, run)

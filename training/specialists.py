@@ -15,9 +15,10 @@ from tinyrm.adapter import load_with_adapter, merge
 from tinyrm.backbone import load_tokenizer
 from tinyrm.bundle import sha256, weights_sha256
 from tinyrm.errors import InvalidInput
-from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, ClozeSpec
+from tinyrm.spec import HELD_OUT_FILE, SPEC_FILE, ClozeSpec, read_run
 from training import merging
 from training.merging import State
+from training.output import write_run
 from training.stages import MergeRecipe, Specialist
 
 ADAPTER_FILE = "adapter_config.json"
@@ -54,9 +55,7 @@ class Opened:
     @cached_property
     def run(self) -> dict[str, Any]:
         """The record of its training, empty if there is none."""
-        path = self.folder / RUN_FILE
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return record
+        return read_run(self.folder)
 
     @cached_property
     def spec(self) -> ClozeSpec:
@@ -172,7 +171,7 @@ def _record(recipe: MergeRecipe, opened: Sequence[Opened]) -> None:
         "data_sha256": {path: digest for o in opened for path, digest in o.run.get("data_sha256", {}).items()},
         "specialists": {o.specialist.path: o.run or None for o in opened},
     }
-    (recipe.output_dir / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    write_run(recipe.output_dir, run)
     _write_held_out(recipe.output_dir / HELD_OUT_FILE, opened)
 
 

@@ -17,12 +17,13 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from transformers import AutoConfig, TrainerCallback
 
-from tinyrm.bundle import sha256, weights_sha256
+from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import read_pairs
-from training.cloze import ClozeTrainer, train_cloze
+from training.cloze import ClozeTrainer, pair_hashes, train_cloze
 from training.config import ClozeRecipe
 from training.data import PairDataset
+from training.output import identity
 from training.space import Space
 
 MARKS = (25, 50, 75)  # per cent of a trial's steps after which a hopeless one ends
@@ -204,8 +205,7 @@ def _identity(recipe: ClozeRecipe, space: Space, options: SweepOptions) -> dict[
     paper = options.paper_protocol
     selected_on = {"path": str(paper), "sha256": sha256(paper)} if paper else "pairs held out of the training data"
     return {
-        "recipe": recipe.model_dump(mode="json", exclude={"output_dir"}),
-        "base_sha256": weights_sha256(recipe.model),
+        **identity(recipe, pair_hashes(recipe, options.data_dir)),
         "space": space.model_dump(mode="json"),
         "objective": options.objective,
         "selected_on": selected_on,

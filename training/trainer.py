@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_wsd_schedule
 
 from tinyrm.errors import InvalidInput
 from training.config import Optimization
+from training.data import EpochSampler
 
 
 class DecoupledTrainer(Trainer):
@@ -34,6 +36,15 @@ class DecoupledTrainer(Trainer):
                 optimizer or self.create_optimizer(), self.optimization, num_training_steps
             )
         return self.lr_scheduler
+
+
+class LengthGroupedTrainer(DecoupledTrainer):
+    """Items of similar length share a batch, so that little of it is padding; the dataset says their `lengths()`."""
+
+    def _get_train_sampler(self, _: Any = None) -> Sampler[int]:
+        args = self.args
+        group = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return EpochSampler(self.train_dataset.lengths(), group, args.data_seed, lambda: int(self.state.epoch or 0))
 
 
 def decoupled_adamw(model: torch.nn.Module, optimization: Optimization) -> torch.optim.AdamW:

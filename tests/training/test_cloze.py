@@ -166,5 +166,5 @@ def test_checkpoints_of_another_recipe_are_not_gone_on_from(toy: Toy, tmp_path: 
 
 def test_a_new_run_removes_the_checkpoints_of_the_old(toy: Toy, tmp_path: Path) -> None:
     (tmp_path / "checkpoint-999").mkdir()
-    assert prepare_output(toy.recipe(tmp_path, {}), resume=False) is None
+    assert prepare_output(toy.recipe(tmp_path, {}), {}, resume=False) is None
     assert not (tmp_path / "checkpoint-999").exists()

@@ -29,7 +29,7 @@ from training.stages import DistilRecipe
 HEADS: list[HeadKind] = ["pair-cls", "pair-mean", "pointwise", "tokens"]
 ONE_BY_ONE: list[HeadKind] = ["pointwise", "tokens"]
 Train = Callable[[ClozeRecipe], nn.Module]
-LEARNS = {"peak_lr": 1e-2, "max_steps": 160, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
+LEARNS = {"peak_lr": 1e-2, "max_steps": 200, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
 PARTS: list[dict[str, Any]] = [
     {"head": head, "dora": dora} for head in HEADS for dora in (None, {"rank": 2, "alpha": 2})
 ]
@@ -59,7 +59,7 @@ def log_sigmoid(x: float) -> float:
 def test_a_head_learns_the_toy_preference(toy: Toy, tmp_path: Path, head: HeadKind) -> None:
     train_cloze(toy.recipe(tmp_path, LEARNS, head=head), toy.data, resume=False)
     assert read_log(tmp_path)[-1]["eval_accuracy_one_order"] > 0.95
-    assert read_log(tmp_path)[-1]["eval_loss"] < 0.4, "a coin has 0.69"
+    assert read_log(tmp_path)[-1]["eval_loss"] < 0.3
 
 
 @pytest.mark.parametrize("head", HEADS)

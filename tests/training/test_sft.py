@@ -13,14 +13,13 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.training.conftest import Toy, read_log
 from tinyrm.backbone import load_masked_lm
-from tinyrm.encoding import SpecialTokens
+from tinyrm.encoding import SpecialTokens, plain_text_tokenizer
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
 from training.conversations import (
     Conversation,
     EncodedConversation,
     encode_conversation,
-    plain_text_tokenizer,
     read_conversations,
     split_by_opening,
 )

@@ -14,7 +14,7 @@ from export.options import ExportOptions
 from tests.conftest import SENTENCES
 from tests.training.conftest import BETTER, SPEC, WORSE, Toy, toy_pairs
 from tinyrm.adapter import load_with_adapter, merge
-from tinyrm.backbone import LabelLogits, load_masked_lm, load_tokenizer
+from tinyrm.backbone import TorchEngine, load_masked_lm, load_tokenizer
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair, read_pairs
@@ -22,7 +22,6 @@ from tinyrm.scorer import Scorer
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
 from training.cloze import train_cloze
 from training.config import Dora, NewModel
-from training.distil import TorchLogits
 from training.pretrain import initial_model
 from training.specialists import Opened, merge_specialists, state_of, union
 from training.stages import MergeRecipe, Specialist
@@ -63,7 +62,7 @@ def answers(folder: Path, domain: str, pairs: list[PreferencePair]) -> list[floa
     tokenizer, special = load_tokenizer(str(folder))
     spec = ClozeSpec.load(folder)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-    engine = TorchLogits(LabelLogits(load_masked_lm(str(folder)), special.mask, encoder.label_ids), "cpu")
+    engine = TorchEngine.of(load_masked_lm(str(folder)), special.mask, encoder.label_ids)
     instructions = [spec.instruction(domain)] * len(pairs)
     return [p.p_a for p in Scorer(encoder, engine).score([pair.comparison() for pair in pairs], instructions)]
 
