@@ -50,7 +50,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("training.grid: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    print_summary(arguments.out)
+    print_summary(arguments.out, variants)
     return 1 if failed else 0
 
 
@@ -165,10 +165,11 @@ def held_out_metrics(folder: Path) -> dict[str, float]:
     return {"pairs": len(read_pairs(folder / HELD_OUT_FILE)), **metrics}
 
 
-def print_summary(out: Path) -> None:
-    """A table with a row for each recipe."""
-    if results := read_results(out):
-        print(table(results))
+def print_summary(out: Path, names: Iterable[str]) -> None:
+    """A table of the recipes asked for, in that order, so that what the others are compared with is the caller's."""
+    results = read_results(out)
+    if asked := {name: results[name] for name in names if name in results}:
+        print(table(asked))
 
 
 def read_results(out: Path) -> dict[str, Any]:

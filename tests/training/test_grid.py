@@ -18,12 +18,13 @@ from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
 from training import grid
 from training.config import ClozeRecipe
-from training.grid import RESULTS_FILE, Compared, load_all, main, planned, run_all, varied
+from training.grid import RESULTS_FILE, Compared, load_all, main, planned, print_summary, run_all, varied
 from training.recipe_files import recipe_names
 from training.stages import MergeRecipe
 from training.trainer import JsonLog
 
 EXPERIMENTS = [Path(name).name for name in recipe_names() if name.startswith("experiments/")]
+ACCURACIES = (("cloze", 0.65), ("pair", 0.6), ("tokens", 0.7))
 MERGES = [name for name in EXPERIMENTS if name.startswith("merged-")]
 
 
@@ -173,6 +174,16 @@ def test_command_sums_up_in_a_row_for_each_recipe(
     assert main() == 0
     mean = results(tmp_path / "out")["pair"]["mean"]["accuracy"]
     assert f"| pair | 2 | {100 * mean:.1f} ± " in capsys.readouterr().out
+
+
+def test_the_table_is_of_what_was_asked_for_and_compares_with_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds = {name: {"1": {"accuracy": a, "accuracy_one_order": a, "swap_consistency": 1.0}} for name, a in ACCURACIES}
+    (tmp_path / RESULTS_FILE).write_text(json.dumps({name: {"seeds": each} for name, each in seeds.items()}))
+    print_summary(tmp_path, ["pair", "tokens", "none"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[:4] for row in rows] == [["| pair", "1", "60.0", ""], ["| tokens", "1", "70.0", "+10.0"]]
 
 
 def test_command_runs_as_a_module_and_fails_in_one_line(tmp_path: Path) -> None:
