@@ -130,9 +130,10 @@ def is_finished(recipe: ClozeRecipe, data_dir: Path) -> bool:
 
     Raises InvalidInput if its folder holds a run of another recipe, from another base or on other data.
     """
-    record, ours = read_run(recipe.output_dir), identity(recipe, pair_hashes(recipe, data_dir))
+    record = read_run(recipe.output_dir)
     if not record:
         return False
+    ours = identity(recipe, pair_hashes(recipe, data_dir))
     record["recipe"].pop("output_dir")
     if any(record[key] != value for key, value in ours.items()):
         raise InvalidInput(

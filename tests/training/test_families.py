@@ -173,6 +173,7 @@ def test_a_runs_data_are_shown_as_the_recipe_says(toy: Toy, data: Path, tmp_path
     apart = Counter(pair.domain for pair in held_out.pairs)
     left = {domain: 40 + 20 * number - apart[domain] for number, domain in enumerate(DOMAINS)}
     assert dict(counts) == {domain: round((left["chat"] * count) ** 0.5) for domain, count in left.items()}
+    assert dict(counts) == {"chat": 31, "reasoning": 40, "safety": 42}
     assert left["chat"] < counts["reasoning"] < left["reasoning"]
     drawn = {(domain, said) for domain, pool in ours.prefixes.items() for said in pool}
     assert drawn <= instructions(learn)
