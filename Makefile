@@ -32,7 +32,7 @@ $(SERVE)/installed: pyproject.toml
 
 $(DEV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,otel,train,export,examples,dev]'
+	$(DEV)/bin/pip install --quiet --disable-pip-version-check --editable '.[serve,otel,train,export,examples,ray,dev]'
 	touch $@
 
 $(LOAD)/installed: pyproject.toml

@@ -1,0 +1,185 @@
+"""A Ray cluster of real nodes on this machine, started with --block and stopped by pid, and the application on it."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from loadtests.service_process import free_port
+from tests.conftest import REPOSITORY
+from tests.processes import new_client
+
+CONFIG = REPOSITORY / "deploy" / "ray" / "serve.yaml"
+# Starting Ray on a busy machine of two cores takes most of a minute.
+PATIENCE_S = 120
+SCRIPTS = Path(sys.executable).parent
+OBJECT_STORE_BYTES = 100 * 2**20
+
+
+class Cluster:
+    """nodes: the processes of `ray start`, the head first. port: of the proxy, which only the head has: both nodes are
+    one machine, and a port is there once."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        self.port, self.gcs_port, self.dashboard_port = free_port(), free_port(), free_port()
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TINYRM_"))},
+            "PYTHONPATH": str(REPOSITORY),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            # Who may use the cluster; Ray would keep one for all clusters of a user in their home.
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+            **environment,
+        }
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.gcs_port}"
+
+    def start_head(self, cpus: int = 2) -> None:
+        self._start(
+            "--head", f"--port={self.gcs_port}", f"--dashboard-port={self.dashboard_port}", f"--num-cpus={cpus}",
+            "--dashboard-host=127.0.0.1", "--include-dashboard=true", f"--ray-client-server-port={free_port()}",
+            f"--temp-dir={self.folder}", "--resources={\"head\": 1}",
+        )  # fmt: skip
+        self.wait(self._answers, "the head does not answer")
+
+    def add_node(self, cpus: int = 1) -> subprocess.Popen[bytes]:
+        return self._start(f"--address={self.address}", f"--num-cpus={cpus}")
+
+    def deploy(self, changes: Any = None, **scorer: Any) -> None:
+        """As serve.yaml has it, with those changes to the arguments and to the replicas; waits until it runs."""
+        config = config_with(self.port, changes or {}, scorer)
+        path = self.folder / "serve.yaml"
+        path.write_text(yaml.safe_dump(config))
+        said = subprocess.run(
+            [SCRIPTS / "serve", "deploy", path, "--address", self._dashboard],
+            env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        assert said.returncode == 0, said.stderr
+
+    def wait_until_running(self, replicas: int) -> None:
+        self.wait(lambda: self.is_running(replicas), f"no {replicas} replicas", self.status)
+
+    def is_running(self, replicas: int) -> bool:
+        application = self.status()
+        assert application.get("status") != "DEPLOY_FAILED", application
+        scorers = self.replicas()
+        states = [replica["state"] for replica in scorers]
+        return application.get("status") == "RUNNING" and states == ["RUNNING"] * replicas
+
+    def status(self) -> dict[str, Any]:
+        reply = self._applications()
+        application: dict[str, Any] = reply.json()["applications"].get("tinyrm", {})
+        return application
+
+    def replicas(self) -> list[dict[str, Any]]:
+        return list(self.status().get("deployments", {}).get("Scorer", {}).get("replicas", []))
+
+    def client(self) -> httpx.Client:
+        return new_client(self.port)
+
+    def wait(self, condition: Any, failure: str, more: Any = None) -> float:
+        """Seconds until it held."""
+        began = time.monotonic()
+        while time.monotonic() < began + PATIENCE_S:
+            for node in self.nodes:
+                assert node.poll() is None, f"a node left with {node.returncode}: {self._logs()}"
+            with suppress(httpx.TransportError, json.JSONDecodeError, KeyError):
+                if condition():
+                    return time.monotonic() - began
+            time.sleep(0.2)
+        pytest.fail(f"{failure}: {json.dumps(more(), indent=1)[-3000:] if more else ''}")
+
+    def kill(self, node: subprocess.Popen[bytes]) -> None:
+        """A node and everything on it, at once, as when its machine loses power."""
+        self.nodes.remove(node)
+        kill_family(node.pid)
+        node.wait()
+
+    def close(self) -> None:
+        for node in reversed(self.nodes):
+            kill_family(node.pid)
+            node.wait()
+        self.nodes.clear()
+
+    @property
+    def _dashboard(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    def _answers(self) -> bool:
+        return self._applications().status_code == httpx.codes.OK
+
+    def _applications(self) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        return httpx.get(f"{self._dashboard}/api/serve/applications/", headers=headers, timeout=30, trust_env=False)
+
+    def _logs(self) -> str:
+        return "\n".join(log.read_text()[-2000:] for log in sorted(self.folder.glob("node-*.log")))
+
+    def _start(self, *words: str) -> subprocess.Popen[bytes]:
+        common = (
+            "--block", f"--object-store-memory={OBJECT_STORE_BYTES}", f"--dashboard-agent-listen-port={free_port()}",
+        )  # fmt: skip
+        with (self.folder / f"node-{len(self.nodes)}.log").open("wb") as log:
+            node = subprocess.Popen(
+                [SCRIPTS / "ray", "start", *common, *words],
+                env=self.environment, cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self.nodes.append(node)
+        return node
+
+
+def kill_family(pid: int) -> None:
+    """Workers are the raylet's children and survive it for a while: all are stopped before one is killed."""
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        family = [root, *root.children(recursive=True)]
+        for sent in (signal.SIGSTOP, signal.SIGKILL):
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(sent)
+        psutil.wait_procs(family[1:], timeout=PATIENCE_S)
+
+
+def config_with(port: int, args: dict[str, Any], scorer: dict[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
+    config |= {"proxy_location": "HeadOnly", "http_options": {"host": "127.0.0.1", "port": port}}
+    (application,) = config["applications"]
+    application["args"] |= args
+    ingress, scorers = application["deployments"]
+    ingress["ray_actor_options"] = {"num_cpus": 0, "resources": {"head": 0.1}}
+    if "num_replicas" in scorer:
+        del scorers["autoscaling_config"]
+    scorers |= scorer
+    return config
+
+
+@contextmanager
+def cluster(**environment: str) -> Iterator[Cluster]:
+    """Nothing of it stays. In a short folder: the path of a Unix socket may have 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    running = Cluster(folder, **environment)
+    try:
+        yield running
+    finally:
+        running.close()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,54 @@
+"""Two nodes, a replica of the starter on each: made once, and made whole again by whoever breaks it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray", reason="no Ray; `make test` installs it")
+
+from tests.processes import STARTER, Process
+from tests.ray.cluster import Cluster, cluster
+
+# One replica a node. A test of the proxy must not wait for as long as a trainer may.
+REPLICAS = {"num_replicas": 2, "max_replicas_per_node": 1}
+SETTINGS = {"engine": "onnxruntime-cpu", "max_wait_s": 60}
+
+
+@dataclass
+class TwoNodes:
+    """The cluster, and the service on it as the tests of `python -m service` know one."""
+
+    cluster: Cluster
+    bundle: Path = STARTER
+
+    def serve(self, bundle: Path = STARTER, **args: object) -> None:
+        """What is served from now on; waits until it is."""
+        self.cluster.deploy({"bundle": str(bundle), "settings": SETTINGS, **args}, **REPLICAS)
+        self.cluster.wait_until_running(2)
+        self.bundle = bundle
+
+    def heal(self) -> None:
+        """As it was: two nodes, two replicas of the starter."""
+        while len(self.cluster.nodes) < 2:
+            self.cluster.add_node()
+        if self.bundle != STARTER:
+            self.serve()
+        self.cluster.wait_until_running(2)
+
+
+@pytest.fixture(scope="session")
+def two_nodes() -> Iterator[TwoNodes]:
+    with cluster() as running:
+        running.start_head(cpus=1)
+        running.add_node(cpus=1)
+        nodes = TwoNodes(running)
+        nodes.serve()
+        yield nodes
+
+
+@pytest.fixture(scope="session")
+def service(two_nodes: TwoNodes) -> Iterator[Process]:
+    with two_nodes.cluster.client() as client:
+        yield Process(two_nodes.cluster.nodes[0], two_nodes.cluster.port, client)

@@ -1,0 +1,160 @@
+"""What needs no cluster: options, addresses of bundles, one page of metrics out of many, the manifests."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+from starlette.types import Receive, Scope, Send
+
+from deploy.ray.exposition import labelled, merged
+from deploy.ray.hosted import Hosted, RawRequest
+from deploy.ray.ingress import headers_of
+from deploy.ray.options import Options
+from deploy.ray.store import local_bundle
+from service.metrics import Metrics
+from tests.conftest import REPOSITORY
+from tinyrm.bundle import Bundle
+from tinyrm.errors import DeadlineExceeded, InvalidBundle, TamperedBundle
+
+FOLDER = REPOSITORY / "deploy" / "ray"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"bundel": "x"}, "bundel"),
+        ({"settings": {"port": 80}}, "Serve has its own"),
+        ({"settings": {"max_wait": 1}}, "max_wait"),
+        ({"settings": {"max_wait_s": "soon"}}, "max_wait_s"),
+        ({"settings": {"dialects": "verl"}}, "one process"),
+        ({"settings": {"dialects": "klingon"}}, "klingon"),
+        ({"max_tries": 0}, "max_tries"),
+    ],
+)
+def test_wrong_arguments_are_told(args: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Options.model_validate(args)
+
+
+def test_rerank_needs_no_cohort_and_is_allowed() -> None:
+    assert Options(settings={"dialects": "rerank"}).settings == {"dialects": "rerank"}
+
+
+def test_one_page_of_many(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = []
+    for replica, requests in (("x1", 2), ("x2", 3)):
+        metrics = Metrics()
+        for _ in range(requests):
+            metrics.observe_request("compare", 200, 0.1)
+        pages.append(labelled(metrics.expose().decode(), replica))
+    families = {family.name: family for family in text_string_to_metric_families(merged(pages))}
+    assert set(families) == {family.name for family in text_string_to_metric_families(Metrics().expose().decode())}
+    counts = {
+        sample.labels["replica"]: sample.value
+        for sample in families["tinyrm_requests"].samples
+        if sample.labels["endpoint"] == "compare" and sample.labels["status"] == "200"
+    }
+    assert counts == {"x1": 2, "x2": 3}
+    assert merged(pages).count("# HELP tinyrm_requests_total ") == 1
+    assert labelled('a 1\nb{c="}"} 2\n', "r") == 'a{replica="r"} 1\nb{replica="r",c="}"} 2\n'
+
+
+def test_a_bundle_at_an_address_is_fetched_once_and_verified(bundle_folder: Path, tmp_path: Path) -> None:
+    address, store = f"file://{bundle_folder}", tmp_path / "store"
+    folder = local_bundle(address, store)
+    assert Bundle.open(folder).manifest.identity == Bundle.open(bundle_folder).manifest.identity
+    before = (folder / "model.onnx").stat().st_ino
+    assert local_bundle(f"{address}/", store) == folder
+    assert (folder / "model.onnx").stat().st_ino == before
+    assert local_bundle(str(bundle_folder), store) == bundle_folder
+
+
+def test_what_cannot_be_fetched_leaves_nothing(bundle_folder: Path, tmp_path: Path) -> None:
+    broken, store = shutil.copytree(bundle_folder, tmp_path / "broken"), tmp_path / "store"
+    with (broken / "model.onnx").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(TamperedBundle, match=r"model\.onnx"):
+        local_bundle(f"file://{broken}", store)
+    for address in (f"file://{tmp_path}/nothing", "klingon://x", f"file://{store}"):
+        with pytest.raises(InvalidBundle, match=address):
+            local_bundle(address, store)
+    assert [path.name for path in store.iterdir()] == [".lock"]
+
+
+def test_what_is_left_of_a_requests_own_time_goes_on_with_it() -> None:
+    def passed_on(text: bytes, arrived: float) -> bytes:
+        headers = [(b"x-request-timeout-ms", text), (b"a", b"b")]
+        return dict(headers_of({"headers": headers, "state": {"arrived": arrived}}))[b"x-request-timeout-ms"]
+
+    now = asyncio.new_event_loop().time()  # the same clock as time.perf_counter's on Linux
+    assert 8000 < int(passed_on(b"10000", now - 1)) <= 9000
+    assert passed_on(b"soon", now) == b"soon"
+    with pytest.raises(DeadlineExceeded):
+        passed_on(b"10", now - 1)
+
+
+def test_a_caller_who_leaves_takes_the_work_along() -> None:
+    left: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for kind in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{kind}.complete"})
+            return
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            left.append(scope["path"])
+            raise
+
+    async def ask() -> None:
+        hosted = Hosted(app)
+        await hosted.start()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(hosted.answer(RawRequest("POST", "/v1/compare", b"", [])), 0.05)
+        await hosted.stop()
+
+    asyncio.run(ask())
+    assert left == ["/v1/compare"]
+
+
+def test_serve_takes_the_configuration() -> None:
+    config = ServeDeploySchema.model_validate(yaml.safe_load((FOLDER / "serve.yaml").read_text()))
+    (application,) = config.applications
+    Options.model_validate(application.args)
+    assert {deployment.name for deployment in application.deployments} == {"Ingress", "Scorer"}
+
+
+def test_kuberay_gets_the_same_configuration_and_pods_that_kubernetes_takes() -> None:
+    service = yaml.safe_load((FOLDER / "rayservice.yaml").read_text())
+    assert (service["apiVersion"], service["kind"]) == ("ray.io/v1", "RayService")
+    assert yaml.safe_load(service["spec"]["serveConfigV2"]) == yaml.safe_load((FOLDER / "serve.yaml").read_text())
+    cluster = service["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"] | {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}
+        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+        (container,) = pod["spec"]["containers"]
+        assert container["resources"]["limits"]["memory"]
+
+
+def test_the_image_is_built_as_its_linter_wants() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, FOLDER / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_nothing_else_of_the_product_imports_ray() -> None:
+    code = "import json, sys, service.app, tinyrm.command, tinyrm.client; print(json.dumps([*sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert not {"ray", "pyarrow", "fsspec"} & set(json.loads(done.stdout))

@@ -1,0 +1,108 @@
+"""Two Ray nodes with a replica each: asked as `python -m service` is, they answer as it does, bit for bit."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from loadtests.payloads import synthetic
+from tests.e2e.test_client import (  # noqa: F401 - the tests of the service, on this one
+    test_both_clients_say_what_the_service_says,
+    test_commands_answer,
+    test_ranking,
+    test_real_pairs_are_scored_into_a_file,
+    test_refusals_name_the_field_and_the_request,
+    test_the_service_learns_how_long_the_client_waits,
+)
+from tests.processes import STARTER, Process, started
+from tests.ray.conftest import TwoNodes
+
+COMPARISONS = synthetic(40)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Process]:
+    with started(STARTER, engine="onnxruntime-cpu", threads=1) as running:
+        yield running
+
+
+def total(service: Process, metric: str, **labels: str) -> dict[str, float]:
+    """By replica."""
+    sums: dict[str, float] = {}
+    for family in text_string_to_metric_families(service.get("/metrics").text):
+        for sample in family.samples:
+            if sample.name == metric and labels.items() <= sample.labels.items():
+                replica = sample.labels["replica"]
+                sums[replica] = sums.get(replica, 0) + sample.value
+    return sums
+
+
+def test_one_replica_on_each_node(two_nodes: TwoNodes) -> None:
+    assert len({replica["node_id"] for replica in two_nodes.cluster.replicas()}) == 2
+
+
+def test_answers_are_those_of_one_machine_bit_for_bit(service: Process, alone: Process) -> None:
+    before = total(service, "tinyrm_requests_total", endpoint="compare", status="200")
+    for body in COMPARISONS:
+        here, there = (each.post("/v1/compare", body) for each in (alone, service))
+        assert (here.status_code, here.json()) == (there.status_code, there.json())
+        assert set(there.headers) - set(here.headers) == {"server"}, "which Serve's proxy says"
+    after = total(service, "tinyrm_requests_total", endpoint="compare", status="200")
+    answered = {replica: after[replica] - before[replica] for replica in after}
+    assert len(answered) == 2
+    assert all(answered.values()), "both replicas were asked"
+    assert sum(answered.values()) == len(COMPARISONS)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/v1/models", "/healthz", "/readyz", "/nowhere"])
+def test_every_page_is_the_same(service: Process, alone: Process, path: str) -> None:
+    here, there = alone.get(path), service.get(path)
+    assert (here.status_code, here.content) == (there.status_code, there.content)
+    assert here.headers["content-type"] == there.headers["content-type"]
+
+
+def test_the_two_pages_of_metrics_are_one(service: Process, alone: Process) -> None:
+    here, there = alone.get("/metrics"), service.get("/metrics")
+    assert here.headers["content-type"] == there.headers["content-type"]
+    families = [list(text_string_to_metric_families(page.text)) for page in (here, there)]
+    assert [family.name for family in families[0]] == [family.name for family in families[1]]
+    assert {family.type for family in families[1]} == {family.type for family in families[0]}
+    assert len(families[1][0].samples) == 2 * len(families[0][0].samples)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "kind"),
+    [
+        (b"{", {}, 400, "invalid_json"),
+        (b"[" * 500, {}, 400, "invalid_json"),
+        (b"{}", {}, 422, "invalid_request"),
+        (b" " * (9 * 2**20), {}, 413, "body_too_large"),
+        (json.dumps(COMPARISONS[0]).encode(), {"X-Request-Timeout-Ms": "soon"}, 422, "invalid_request"),
+        (json.dumps(COMPARISONS[0]).encode(), {"X-Request-Timeout-Ms": "-1"}, 422, "invalid_request"),
+        (json.dumps(COMPARISONS[0] | {"model": "other"}).encode(), {}, 404, "unknown_model"),
+    ],
+)
+def test_wrong_requests_are_told_the_same(
+    service: Process, alone: Process, *, content: bytes, headers: dict[str, str], status: int, kind: str
+) -> None:
+    said = [
+        each.client.post("/v1/compare", content=content, headers={**headers, "X-Request-Id": "mine"})
+        for each in (alone, service)
+    ]
+    assert [reply.status_code for reply in said] == [status] * 2
+    assert said[0].json() == said[1].json()
+    assert said[1].json()["error"]["type"] == kind
+    assert said[1].headers["x-request-id"] == "mine"
+
+
+def test_a_request_whose_own_time_is_over_is_dropped(service: Process) -> None:
+    items = [{"prompt": "long " * 2000, "response_a": "a", "response_b": "b"}] * 100
+    late = service.client.post("/v1/compare/batch", json={"items": items}, headers={"X-Request-Timeout-Ms": "300"})
+    kinds = {result.get("error", {}).get("type") for result in _results(late.json())}
+    assert "deadline_exceeded" in kinds
+
+
+def _results(said: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(said.get("results", [said]))
