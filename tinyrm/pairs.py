@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidInput
@@ -30,6 +30,26 @@ class PreferencePair(BaseModel):
     def comparison(self) -> Comparison:
         """The chosen response as A."""
         return Comparison(self.prompt, self.chosen, self.rejected)
+
+
+class AskedPair(BaseModel):
+    """What a line asks to be scored. Only which texts there are is looked at; who scores it judges the texts."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str | list[dict[str, Any]]
+    response_a: str
+    response_b: str
+    domain: str | None = None
+    instruction: str | None = None
+    swap: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _chosen_is_a(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "response_a" not in fields and "chosen" in fields:
+            return fields | {"response_a": fields["chosen"], "response_b": fields.get("rejected")}
+        return fields
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:

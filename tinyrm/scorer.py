@@ -1,16 +1,17 @@
 """Comparisons in, preferences out: render, encode, collate, run, read out. The service uses the same functions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyrm.batch import collate, pack
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison, Preference
-from tinyrm.encoding import Encoder
+from tinyrm.encoding import Encoder, Encoding
 from tinyrm.readout import read_out
 from tinyrm.runtimes import Engine, open_engine
 
@@ -39,9 +40,15 @@ class Scorer:
             for comparison, instruction in zip(comparisons, instructions, strict=True)
             for reading in self.encoder.encode(comparison, instruction, swap=swap)
         ]
+        orders = 2 if swap else 1
+        return [read_out(rows, self.temperature) for rows in self.logits(readings).reshape(-1, orders, 2)]
+
+    def logits(self, readings: Sequence[Encoding], seen: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+        """Label logits [readings, 2], in order. seen: told of the readings of each batch that is done."""
         logits = np.empty((len(readings), 2), dtype=np.float32)
         for indices in pack([len(reading) for reading in readings], self.max_batch_tokens):
             batch = collate([readings[i] for i in indices], self.encoder.special.pad)
             logits[indices] = self.engine.run(batch.input_ids, batch.attention_mask)
-        orders = 2 if swap else 1
-        return [read_out(rows, self.temperature) for rows in logits.reshape(-1, orders, 2)]
+            if seen:
+                seen(len(indices))
+        return logits

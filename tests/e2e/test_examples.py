@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.processes import PATIENCE_S, STARTER, Process, started
+from tinyrm.pairs import read_jsonl
 
 # What each prints when all went well.
 PRINTED = {
@@ -32,10 +33,14 @@ def service() -> Iterator[Process]:
 
 
 def run(example: str, service: Process, folder: Path, *arguments: str) -> str:
+    return run_alone(example, folder, "--url", f"http://127.0.0.1:{service.port}", *arguments)
+
+
+def run_alone(example: str, folder: Path, *arguments: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
-    command = [sys.executable, REPOSITORY / "examples" / f"{example}.py", "--url", f"http://127.0.0.1:{service.port}"]
+    command = [sys.executable, REPOSITORY / "examples" / f"{example}.py", *arguments]
     done = subprocess.run(
-        [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=2 * PATIENCE_S,
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=2 * PATIENCE_S,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -43,13 +48,27 @@ def run(example: str, service: Process, folder: Path, *arguments: str) -> str:
 
 
 def test_every_example_is_here() -> None:
-    assert sorted(file.stem for file in (REPOSITORY / "examples").glob("*.py")) == sorted(PRINTED)
+    without_a_service = ["clean_preferences"]
+    here = sorted(file.stem for file in (REPOSITORY / "examples").glob("*.py"))
+    assert here == sorted([*PRINTED, *without_a_service])
 
 
 @pytest.mark.parametrize("example", sorted(PRINTED.keys() - {"trl_grpo"}))
 def test_it_runs_and_prints_its_result(example: str, service: Process, tmp_path: Path) -> None:
     printed = run(example, service, tmp_path)
     assert re.search(PRINTED[example], printed), printed
+
+
+def test_preferences_are_cleaned_without_a_service(tmp_path: Path) -> None:
+    """Of the two pairs made up there, the second has the first one's label turned round."""
+    printed = run_alone("clean_preferences", tmp_path, "--bundle", str(STARTER), "--scores", str(tmp_path / "scores"))
+    assert re.search(r"^1 pairs where the model prefers the rejected response\n  0\.\d{3}  row 1  'In May", printed)
+    assert printed.endswith("2 of 2 pairs kept in clean.jsonl\n")
+    (sure,) = pd.read_parquet(tmp_path / "scores").query("row == 0")["probability_a"]
+    doubted = ("--bundle", str(STARTER), "--min-probability", str(1 - sure + 0.01), "--out", "sure.jsonl")
+    assert run_alone("clean_preferences", tmp_path, *doubted).endswith("1 of 2 pairs kept in sure.jsonl\n")
+    (kept,) = read_jsonl(tmp_path / "sure.jsonl")
+    assert kept["chosen"].endswith("72 clips.")
 
 
 def test_grpo_takes_a_step_with_the_rewards_of_the_service(service: Process, tmp_path: Path) -> None:

@@ -9,33 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError
 
 from tinyrm.client import CompareItem, CompareReply, ItemError
 from tinyrm.client.calls import CompareOptions
 from tinyrm.errors import InvalidInput
+from tinyrm.pairs import AskedPair
 
 OWN_FIELD = "tinyrm"
-
-
-class _Asked(BaseModel):
-    """What a line says. Only which texts there are is looked at here: the service judges the texts."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    prompt: str | list[dict[str, Any]]
-    response_a: str
-    response_b: str
-    domain: str | None = None
-    instruction: str | None = None
-    swap: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _chosen_is_a(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and "response_a" not in fields and "chosen" in fields:
-            return fields | {"response_a": fields["chosen"], "response_b": fields.get("rejected")}
-        return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +68,7 @@ def line_of(index: int, text: bytes, defaults: CompareOptions) -> Line:
     if not isinstance(fields, dict):
         return Line(index, None, None, f"line {index + 1} is not a JSON object")
     try:
-        said = _Asked.model_validate(fields).model_dump(exclude_none=True)
+        said = AskedPair.model_validate(fields).model_dump(exclude_none=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         return Line(index, fields, None, f"line {index + 1}: {first['loc'][0]}: {first['msg']}")

@@ -1,8 +1,6 @@
 """`tinyrm score`: a file of pairs into a file of scores, from where the last run stopped."""
 
 import asyncio
-import importlib.util
-import sys
 from argparse import Namespace
 from collections import deque
 from collections.abc import Iterator
@@ -13,29 +11,51 @@ from pathlib import Path
 from tinyrm.client import AsyncClient, CompareReply, ItemError
 from tinyrm.client.many import Bar, in_order_async, progress_bar
 from tinyrm.command.ask import key_of, question_of
+from tinyrm.command.bar import is_shown, say
 from tinyrm.command.lines import Line, count_lines, read_lines
+from tinyrm.command.offline import score_offline
 from tinyrm.command.scored_file import ScoredFile
 from tinyrm.errors import CallFailed, CallRefused, CallTimedOut, InvalidInput, ServiceBusy
 
 # With pauses of up to 8 s, a service may be away for about half a minute before the command gives up.
 MAX_RETRIES = 10
 
+OF_A_SERVICE = {"--url", "--api-key-file", "--timeout-s", "--swap", "--model", "--batch-items", "--concurrency"}
+OF_A_CLUSTER = {"--cpus-per-engine", "--gpus-per-engine", "--engines"}
+OF_A_BUNDLE = {"--engine", "--precision", "--threads", "--rows-per-part", "--ray"} | OF_A_CLUSTER
+
 Scored = tuple[Line, CompareReply | ItemError]
 
 
 def score(options: Namespace) -> int:
+    """With a service or with a bundle. Raises InvalidInput for an option of the other one."""
+    if options.bundle is not None:
+        _refuse(options, OF_A_SERVICE, "asks a service, and --bundle needs none: leave one of them out")
+        if options.ray is None:
+            _refuse(options, OF_A_CLUSTER, "needs --ray")
+        else:
+            _refuse(options, {"--threads"}, "is --cpus-per-engine with --ray")
+        return score_offline(options)
+    _refuse(options, OF_A_BUNDLE, "needs --bundle")
+    if len(options.pairs) > 1:
+        raise InvalidInput("a service is asked for one file at a time; several need --bundle")
+    options.pairs = Path(options.pairs[0])
+    return score_with_service(options)
+
+
+def score_with_service(options: Namespace) -> int:
     """0 if every line of the file has a reply, 1 if some have an error."""
     with ScoredFile(options.out) as scored:
         before = scored.lines
         try:
             asyncio.run(_score(options, scored))
         except KeyboardInterrupt:
-            _say(f"interrupted after {scored.lines} lines; run it again to go on")
+            say(f"interrupted after {scored.lines} lines; run it again to go on")
             raise
         except CallFailed:
-            _say(f"stopped after {scored.lines} lines; run it again to go on")
+            say(f"stopped after {scored.lines} lines; run it again to go on")
             raise
-        _say(
+        say(
             f"{scored.lines} lines in {options.out}, {scored.lines - before} of them new, {scored.errors} with an error"
         )
         return 1 if scored.errors else 0
@@ -96,11 +116,12 @@ def remaining(lines: Iterator[Line], scored: ScoredFile) -> Iterator[Line]:
     return lines
 
 
+def _refuse(options: Namespace, others: set[str], why: str) -> None:
+    for option in options.said:
+        if option in others:
+            raise InvalidInput(f"{option} {why}")
+
+
 def bar_of(pairs: Path, done: int) -> AbstractContextManager[Bar]:
-    """A bar where a person looks on; without tqdm the command does its work all the same."""
-    shown = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+    shown = is_shown()
     return progress_bar(count_lines(pairs) if shown else None, shown=shown, done=done)
-
-
-def _say(text: str) -> None:
-    print(f"tinyrm: {text}", file=sys.stderr)

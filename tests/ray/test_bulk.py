@@ -1,0 +1,146 @@
+"""`tinyrm score --ray`: the tables that one process writes, whatever dies meanwhile."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.bulk_run import pair, run, stamps, table, words_of, write
+from tests.conftest import REPOSITORY
+from tests.processes import PATIENCE_S
+from tinyrm.command import main
+
+pytest.importorskip("ray.data")
+
+ROWS, ROWS_PER_PART = 1000, 20
+# Ray and its workers start in this time too.
+RAY_PATIENCE_S = 3 * PATIENCE_S
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Seconds of work for the toy, with one row in the middle that is no pair."""
+    rows = [{**pair(n), "prompt": f"What is {n}? " * 9} for n in range(ROWS)]
+    rows[ROWS // 2]["rejected"] = ""
+    return write(tmp_path / "pairs.jsonl", *rows)
+
+
+def on_ray(bundle: Path, out: Path, pairs: Path, *words: str) -> list[str]:
+    common = words_of(bundle, out, pairs, "--rows-per-part", ROWS_PER_PART)
+    threads = common.index("--threads")
+    del common[threads : threads + 2]
+    return [sys.executable, "-m", "tinyrm.command", *common, "--ray", *words]
+
+
+def started(command: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process: "subprocess.Popen[str]", what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + RAY_PATIENCE_S
+    while not what():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def finished(process: "subprocess.Popen[str]") -> str:
+    _, said = process.communicate(timeout=RAY_PATIENCE_S)
+    assert process.returncode == 1, said
+    assert "Traceback" not in said
+    return said
+
+
+def clear_away(family: list[psutil.Process]) -> None:
+    for process in family:
+        if process.is_running():
+            process.kill()
+    psutil.wait_procs(family, PATIENCE_S)
+
+
+def check_against_one_process(bundle: Path, tmp_path: Path, pairs: Path, out: Path) -> None:
+    assert main(words_of(bundle, tmp_path / "here", pairs, "--rows-per-part", ROWS_PER_PART)) == 1
+    here, there = table(tmp_path / "here"), table(out)
+    assert there.equals(here), "bit for bit"
+    assert there["id"].tolist() == [f"x{n}" for n in range(ROWS)]
+    assert there.index[there["error"].notna()].tolist() == [ROWS // 2]
+    assert there["margin"].nunique() > 10
+    assert stamps(out).keys() == stamps(tmp_path / "here").keys()
+
+
+def test_a_killed_worker_costs_no_row(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = started(on_ray(bundle_folder, out, pairs))
+    family: list[psutil.Process] = []
+    try:
+        wait_for(process, lambda: len(stamps(out)) >= 2)
+        family = psutil.Process(process.pid).children(recursive=True)
+        worker = next(one for one in family if "MapWorker" in " ".join(one.cmdline()))
+        worker.kill()
+        assert len(stamps(out)) < ROWS / ROWS_PER_PART
+        said = finished(process)
+    finally:
+        process.kill()
+        clear_away(family)
+    assert f"{ROWS} rows in {out}, {ROWS} of them new, 1 with an error" in said
+    check_against_one_process(bundle_folder, tmp_path, pairs, out)
+
+
+def test_a_killed_command_goes_on_where_it_was(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = on_ray(bundle_folder, out, pairs, "--engines", "1")
+    process = started(command)
+    family: list[psutil.Process] = []
+    try:
+        wait_for(process, lambda: len(stamps(out)) >= 2)
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        clear_away(family)
+    before = stamps(out)
+    assert len(before) < ROWS / ROWS_PER_PART
+    said = finished(started(command))
+    assert f"{ROWS - ROWS_PER_PART * len(before)} of them new, 1 with an error" in said
+    assert before.items() <= stamps(out).items()
+    check_against_one_process(bundle_folder, tmp_path, pairs, out)
+
+
+def test_an_engine_that_cannot_start_is_told_in_our_words(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
+    done = run(on_ray(bundle_folder, tmp_path / "out", pairs, "--engine", "abacus"))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("tinyrm: unknown engine 'abacus'; known: auto")
+
+
+def test_room_that_is_not_there_is_not_waited_for(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
+    done = run(on_ray(bundle_folder, tmp_path / "out", pairs, "--gpus-per-engine", "64"))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("tinyrm: --ray: no room for 1 engines of 1 CPUs and 64 GPUs each")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["127.0.0.1:1"], "--ray 127.0.0.1:1: nothing answers there"),
+        (["ray://127.0.0.1:10001"], "with --ray auto"),
+        (["nowhere"], "--ray nowhere: auto, or host:6379"),
+        (["local", "--domain", "cooking"], "no domain 'cooking'"),
+    ],
+)
+def test_ray_is_not_started_for_what_cannot_be_done(
+    bundle_folder: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, words: list[str], said: str
+) -> None:
+    assert main(on_ray(bundle_folder, tmp_path / "out", pairs, *words)[3:]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tinyrm: ")
+    assert said in line
+    assert not stamps(tmp_path / "out")

@@ -1,0 +1,151 @@
+"""`tinyrm score --bundle`: the scorer's own scores in Parquet, whatever the rows are packed in."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from tests.bulk_run import Score, pair, table, words_of, write
+from tests.conftest import TOY_SPEC
+from tinyrm.bulk.sources import SUFFIXES, Part, Reader, find, plan
+from tinyrm.bundle import Bundle
+from tinyrm.command import main
+from tinyrm.comparison import Comparison
+from tinyrm.errors import InvalidInput
+from tinyrm.flops import exact_flops
+from tinyrm.scorer import Scorer
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture
+def score(bundle_folder: Path, tmp_path: Path) -> Score:
+    """The command, into the folder `out`."""
+    return lambda *words: main(words_of(bundle_folder, tmp_path / "out", *words))
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz", "pairs.parquet", "pairs.txt"])
+def test_scores_are_those_of_the_scorer(
+    score: Score, bundle_folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [pair(n) for n in range(25)]
+    assert score(write(tmp_path / name, *rows), "--rows-per-part", 10) == 0
+    found = table(tmp_path / "out")
+    scorer, manifest = Scorer.open(bundle_folder, "onnxruntime-cpu"), Bundle.open(bundle_folder).manifest
+    comparisons = [Comparison(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
+    instruction = TOY_SPEC.instruction()
+    expected = scorer.score(comparisons, [instruction] * len(rows))
+    assert found["margin"].tolist() == pytest.approx([one.margin for one in expected], abs=TOLERANCE)
+    assert found["probability_a"].tolist() == pytest.approx([one.p_a for one in expected], abs=TOLERANCE)
+    for at, order in enumerate(("a_first", "b_first")):
+        margins = found[f"logit_a_reading_{order}"] - found[f"logit_b_reading_{order}"]
+        assert margins.tolist() == pytest.approx([one.order_margins[at] for one in expected], abs=TOLERANCE)
+    assert found["margin"].nunique() > 5
+    assert found["row"].tolist() == list(range(25))
+    assert found["id"].tolist() == [row["id"] for row in rows]
+    assert set(found["model"]) == {manifest.identity}
+    assert found["error"].isna().all()
+    lengths = [len(reading) for c in comparisons for reading in scorer.encoder.encode(c, instruction, swap=True)]
+    assert found["tokens"].tolist() == [a + b for a, b in zip(lengths[::2], lengths[1::2], strict=True)]
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 3
+    gflop = sum(exact_flops(manifest.geometry, length) for length in lengths) / 1e9
+    first, second = capsys.readouterr().err.splitlines()
+    assert f"25 rows in {tmp_path / 'out'}, 25 of them new, 0 with an error" in first
+    assert f"{gflop:.1f} GFLOP" in second
+
+
+def test_what_is_cut_is_counted(score: Score, tmp_path: Path) -> None:
+    long = {"prompt": "What is 1? " * 300, "response_a": "yes 1", "response_b": "no 0 " * 300}
+    assert score(write(tmp_path / "a.jsonl", long)) == 0
+    (row,) = table(tmp_path / "out").to_dict("records")
+    assert row["tokens"] == 2 * TOY_SPEC.max_tokens
+    assert row["truncated_prompt"] > 0
+    assert row["truncated_response_b"] > row["truncated_response_a"] == 0
+
+
+def test_a_folder_and_equal_names_in_different_folders(score: Score, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write(data / "one" / "pairs.jsonl", pair(1), pair(2))
+    write(data / "two" / "pairs.jsonl", pair(3))
+    write(data / "two" / "pairs.parquet", pair(4))
+    write(data / "_left" / "pairs.jsonl", pair(5))
+    (data / "README.md").write_text("not pairs")
+    single = write(tmp_path / "single.ndjson", pair(6))
+    assert score(data, single, data / "one" / "pairs.jsonl", tmp_path / "data" / "*" / "*.parquet") == 0
+    found = table(tmp_path / "out")
+    assert found["id"].tolist() == ["x1", "x2", "x3", "x4", "x6"]
+    assert found["source"].nunique() == 4
+
+
+def test_an_address_and_a_glob() -> None:
+    memory = MemoryFileSystem()
+    memory.pipe("/bulk/a.jsonl", b'{"a": 1}\n{"a": 2}')
+    try:
+        (name,) = find(["memory://bulk/*.jsonl"])
+        (part,) = plan(name, 5).parts
+        assert name == "memory:///bulk/a.jsonl"
+        assert Reader().read(part) == [b'{"a": 1}\n', b'{"a": 2}']
+    finally:
+        memory.rm("/bulk", recursive=True)
+
+
+@pytest.mark.parametrize("name", [f"pairs{suffix}" for suffix in SUFFIXES if not suffix.endswith(".xz")])
+def test_parts_can_be_read_in_any_order(tmp_path: Path, name: str) -> None:
+    source = plan(str(write(tmp_path / name, *[{"prompt": str(n)} for n in range(23)])), 5)
+    assert [(part.first_row, part.rows) for part in source.parts] == [(0, 5), (5, 5), (10, 5), (15, 5), (20, 3)]
+    reader = Reader()
+    for number in (0, 1, 4, 3, 3, 0, 2):
+        part = source.parts[number]
+        rows = [row if isinstance(row, dict) else json.loads(row) for row in reader.read(part)]
+        assert [row["prompt"] for row in rows] == [str(n) for n in range(part.first_row, part.first_row + part.rows)]
+    with pytest.raises(InvalidInput, match="shorter"):
+        reader.read(Part(source.name, 20, 5))
+
+
+BROKEN = [
+    ("{", "invalid_request", "not JSON"),
+    ("", "invalid_request", "not JSON"),
+    ("[1]", "invalid_request", "not a JSON object"),
+    ({"prompt": "p", "chosen": "c"}, "invalid_request", "response_b"),
+    ({"prompt": "p", "chosen": "c", "rejected": ""}, "invalid_request", "response_b: an empty text"),
+    ({"prompt": [], "chosen": "c", "rejected": "r"}, "invalid_request", "prompt"),
+    ({"prompt": [{"role": "bot", "content": "p"}], "chosen": "c", "rejected": "r"}, "invalid_request", "prompt.0.role"),
+    ({**pair(0), "domain": "cooking"}, "unknown_domain", "cooking"),
+    ({**pair(0), "instruction": "Which one? " * 300}, "instruction_too_long", "instruction"),
+    ({"prompt": "\ud800", "chosen": "c", "rejected": "r", "id": "\ud800"}, "invalid_text", "surrogate"),
+]
+
+
+def test_broken_rows_become_errors_and_their_neighbours_scores(
+    score: Score, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [pair(0), *(row for row, _, _ in BROKEN), {**pair(1), "swap": "off", "domain": "safety"}]
+    pairs = write(tmp_path / "pairs.jsonl", *rows)
+    assert score(pairs) == 1
+    assert f"{len(BROKEN)} with an error" in capsys.readouterr().err
+    found = table(tmp_path / "out")
+    assert found["row"].tolist() == list(range(len(rows)))
+    assert found["error"].tolist()[1:-1] == [kind for _, kind, _ in BROKEN]
+    for (_, _, said), message in zip(BROKEN, found["error_message"].tolist()[1:-1], strict=True):
+        assert said in message
+    assert found["margin"].notna().tolist() == [True, *[False] * len(BROKEN), True]
+    assert score(pairs) == 1, "what an earlier run found is still so"
+
+
+def test_messages_domains_and_instructions(score: Score, bundle_folder: Path, tmp_path: Path) -> None:
+    bare = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
+    safer = TOY_SPEC.domains["safety"]
+    rows = [
+        {**bare, "domain": "safety"},
+        {**bare, "instruction": safer},
+        {**bare, "prompt": [{"role": "user", "content": "Why?"}], "domain": "safety"},
+        bare,
+    ]
+    write(tmp_path / "a.jsonl", *rows)
+    write(tmp_path / "b.parquet", rows[2])
+    assert score(tmp_path / "a.jsonl", tmp_path / "b.parquet", "--domain", "safety") == 0
+    (expected,) = Scorer.open(bundle_folder).score([Comparison("Why?", "Because.", "No.")], [safer])
+    assert table(tmp_path / "out")["margin"].tolist() == pytest.approx([expected.margin] * 5, abs=TOLERANCE)
+    assert main(words_of(bundle_folder, tmp_path / "general", tmp_path / "a.jsonl")) == 0
+    assert abs(table(tmp_path / "general")["margin"][3] - expected.margin) > 10 * TOLERANCE

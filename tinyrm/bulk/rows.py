@@ -1,0 +1,111 @@
+"""A row of a file -> both readings of its comparison, or why there are none."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from tinyrm.comparison import Comparison
+from tinyrm.encoding import Encoder, Encoding, Truncation
+from tinyrm.errors import InvalidInput, InvalidText
+from tinyrm.pairs import AskedPair
+from tinyrm.spec import ClozeSpec
+from tinyrm.template import Message
+
+MESSAGES = TypeAdapter(list[Message])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """number: in its source, from 0. readings: A first, B first; none if there is an error (its type, its message)."""
+
+    number: int
+    id: str | None
+    readings: tuple[Encoding, ...] = ()
+    error: str | None = None
+    error_message: str | None = None
+
+    @property
+    def truncation(self) -> Truncation:
+        return self.readings[0].truncation if self.readings else Truncation()
+
+
+class MalformedRow(InvalidInput):
+    """A row that is not a pair; called as in the service."""
+
+    type = "invalid_request"
+
+
+@dataclass(frozen=True, slots=True)
+class RowEncoder:
+    """domain, instruction: of rows that do not say. Raises UnknownDomain, InstructionTooLong if they fit no row."""
+
+    encoder: Encoder
+    spec: ClozeSpec
+    domain: str | None = None
+    instruction: str | None = None
+
+    def __post_init__(self) -> None:
+        instruction = self.spec.instruction(self.domain) if self.instruction is None else self.instruction
+        if not instruction:
+            raise InvalidInput("an empty instruction; leave it out, and the domain's own is used")
+        self.encoder.encode(Comparison("prompt", "a", "b"), instruction)
+
+    def encode(self, number: int, raw: Any) -> Row:
+        """`raw`: a line, or the columns of a Parquet row. Never raises what is the row's own fault."""
+        name = None
+        try:
+            fields = _fields_of(raw)
+            name = _id_of(fields)
+            return Row(number, name, self._readings(fields))
+        except InvalidInput as error:
+            return Row(number, name, (), error.type, _printable(str(error)))
+
+    def _readings(self, fields: dict[str, Any]) -> tuple[Encoding, ...]:
+        asked = _validated(AskedPair.model_validate, fields)
+        texts = {"response_a": asked.response_a, "response_b": asked.response_b, "instruction": asked.instruction}
+        prompt = asked.prompt if isinstance(asked.prompt, str) else self._dialogue(asked.prompt)
+        empty = [name for name, text in {"prompt": prompt, **texts}.items() if text == ""]
+        if empty:
+            raise MalformedRow(f"{empty[0]}: an empty text")
+        # In the service, too, a domain has to exist even if an instruction takes its place.
+        own = self.spec.instruction(asked.domain if asked.domain is not None else self.domain)
+        instruction = next(text for text in (asked.instruction, self.instruction, own) if text is not None)
+        return self.encoder.encode(Comparison(prompt, asked.response_a, asked.response_b), instruction, swap=True)
+
+    def _dialogue(self, messages: list[dict[str, Any]]) -> str:
+        # A Parquet column gives every message the keys of all.
+        said = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        return self.spec.template.render_messages(_validated(MESSAGES.validate_python, said, "prompt"))
+
+
+def _fields_of(raw: Any) -> dict[str, Any]:
+    try:
+        fields = json.loads(raw) if isinstance(raw, bytes) else raw
+    except (ValueError, RecursionError) as error:
+        raise MalformedRow(f"not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise MalformedRow("not a JSON object")
+    # Both orders are read, whatever a row says of swap.
+    return {name: value for name, value in fields.items() if value is not None and name != "swap"}
+
+
+def _validated(validate: Any, value: Any, *within: str) -> Any:
+    try:
+        return validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, (*within, *first["loc"])))
+        kind = InvalidText if first["type"] == "string_unicode" else MalformedRow
+        raise kind(f"{place}: {first['msg']}") from error
+
+
+def _id_of(fields: dict[str, Any]) -> str | None:
+    given = fields.get("id")
+    return None if given is None else _printable(given if isinstance(given, str) else json.dumps(given, default=str))
+
+
+def _printable(text: str) -> str:
+    """A lone surrogate has no UTF-8, only its escape."""
+    return text.encode(errors="backslashreplace").decode()
