@@ -162,8 +162,9 @@ def section(legs: Sequence[Leg], origin: str, twice: int, missing: int) -> str:
     verdict = "met" if there.rate / here >= LEAST_SHARE else "**missed**"
     return "\n\n".join(
         [
-            f"Measured on {host['cpu']} (family {host['family']}, model {host['model']}), {host['cores']} cores: for one "
-            f"process with a thread for each, and for Ray, with an engine for each, and what it needs. Rows: {origin}.",
+            f"Measured on {host['cpu']} (family {host['family']}, model {host['model']}), {host['cores']} cores: for "
+            "one process with a thread for each, and for Ray, with an engine for each, and what it needs. "
+            f"Rows: {origin}.",
             table(("run", "rows", "pairs/s", "pairs/s with the start", "workers killed"), rows),
             f"Rows that were written twice: {twice}; missing: {missing}.",
             f"Target: the rate through Ray as a share of one process's {there.rate / here:.2f} "

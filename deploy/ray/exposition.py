@@ -6,6 +6,8 @@ https://prometheus.io/docs/instrumenting/exposition_formats/
 import re
 from collections.abc import Iterable
 
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+
 FAMILY = re.compile(r"^# HELP (\S+) ")
 SERIES = re.compile(r"^([A-Za-z_:][\w:]*)(\{?)(.*)$")
 
@@ -36,3 +38,20 @@ def merged(pages: Iterable[str]) -> str:
             if not (is_known and line.startswith("#")):
                 lines.append(line)
     return "".join(f"{line}\n" for lines in families.values() for line in lines)
+
+
+class Refusals:
+    """Requests that came to no replica, by the name under which replicas count theirs."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        names = ("endpoint", "status")
+        self._requests = Counter("tinyrm_requests", "Requests that ended.", names, registry=self._registry)
+
+    def observe(self, endpoint: str, status: int) -> None:
+        self._requests.labels(endpoint, str(status)).inc()
+
+    def expose(self) -> str:
+        """Without the series of creation times, which replicas do not have either."""
+        page = generate_latest(self._registry).decode()
+        return "".join(f"{line}\n" for line in page.splitlines() if "tinyrm_requests_created" not in line)

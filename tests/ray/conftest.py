@@ -12,7 +12,8 @@ from tests.processes import STARTER, Process
 from tests.ray.cluster import Cluster, cluster
 
 # One replica a node. A test of the proxy must not wait for as long as a trainer may.
-REPLICAS = {"num_replicas": 2, "max_replicas_per_node": 1}
+# Without room for a third, an old one leaves before a new one comes.
+REPLICAS = {"num_replicas": 2, "max_replicas_per_node": 1, "max_surge_percent": 0}
 SETTINGS = {"engine": "onnxruntime-cpu", "max_wait_s": 60}
 
 

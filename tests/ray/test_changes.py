@@ -1,9 +1,7 @@
 """What is lost and what is changed while requests come: each of them is answered."""
 
 import asyncio
-import os
 import shutil
-import signal
 import threading
 import time
 from collections import Counter
@@ -17,6 +15,8 @@ import psutil
 import pytest
 
 from loadtests.payloads import synthetic
+from tests.e2e.test_process import keys
+from tests.processes import STARTER
 from tests.ray.cluster import PATIENCE_S, Cluster
 from tests.ray.conftest import TwoNodes
 
@@ -94,7 +94,10 @@ def test_a_killed_replica_costs_no_answer(whole: TwoNodes) -> None:
     with load(cluster) as answers:
         wait_for_more(answers)
         victim = cluster.replicas()[0]
-        os.kill(victim["pid"], signal.SIGKILL)
+        replica = psutil.Process(victim["pid"])
+        family = [replica, *replica.children(recursive=True)]
+        assert len(family) > 1, "its engine is a process of its own"
+        replica.kill()
         cluster.wait(
             lambda: victim["actor_id"] not in {replica["actor_id"] for replica in cluster.replicas()},
             "nobody noticed",
@@ -102,7 +105,7 @@ def test_a_killed_replica_costs_no_answer(whole: TwoNodes) -> None:
         wait_for_more(answers)
         cluster.wait_until_running(2)
     assert set(answers.statuses) == {200}, answers.statuses
-    assert not psutil.pid_exists(victim["pid"])
+    cluster.wait(lambda: not any(map(is_alive, family)), "the replica's engine is still there")
 
 
 def test_a_killed_node_costs_no_answer(whole: TwoNodes, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,37 +145,76 @@ def test_another_bundle_is_rolled_out_without_a_failed_request(whole: TwoNodes, 
     assert set(cards) == {"toy"}
 
 
-def test_a_bundle_that_is_none_leaves_the_one_before(whole: TwoNodes, bundle_folder: Path, tmp_path: Path) -> None:
-    """A changed file: the rollout ends, with the reason where `serve status` shows it, and nothing else happens."""
+def test_with_room_another_replica_is_there_before_one_leaves(
+    whole: TwoNodes, bundle_folder: Path, tmp_path: Path
+) -> None:
+    """One replica, and callers who wait for two seconds: with a bundle that is none, then with one that is good."""
     broken = shutil.copytree(bundle_folder, tmp_path / "broken")
     with (broken / "tokenizer.json").open("a") as file:
         file.write(" ")
-    cluster = whole.cluster
+    cluster, settings = whole.cluster, {"engine": "onnxruntime-cpu", "max_wait_s": 2}
+    whole.bundle = Path("none")  # so that the starter is served again, whatever happens here
+    cluster.deploy({"bundle": str(STARTER), "settings": settings}, num_replicas=1)
+    cluster.wait_until_running(1)
     with load(cluster) as answers:
-        cluster.deploy({"bundle": str(broken)}, num_replicas=2, max_replicas_per_node=1)
+        cluster.deploy({"bundle": str(broken), "settings": settings}, num_replicas=1)
         cluster.wait(lambda: "tokenizer.json" in str(cluster.status()), "no reason is told", cluster.status)
         wait_for_more(answers)
+        assert {name.split("@")[0] for name in answers.models} == {"starter"}
+        cluster.deploy({"bundle": str(bundle_folder), "settings": settings}, num_replicas=1)
+        cluster.wait(lambda: any(name.startswith("toy@") for name in answers.models), "it is not served")
+        cluster.wait_until_running(1)
     assert set(answers.statuses) == {200}, answers.statuses
-    assert {name.split("@")[0] for name in answers.models} == {"starter"}
-    whole.serve()
 
 
 def test_without_a_replica_callers_are_told_when_to_come_again(whole: TwoNodes) -> None:
-    """Scaled to nothing: the first request is refused in time and starts a replica; a later one is answered."""
+    """Scaled to nothing, and one may wait. It is refused in time and starts a replica; a later one is answered."""
     cluster = whole.cluster
-    settings = {"engine": "onnxruntime-cpu", "max_wait_s": 0.5}
+    whole.bundle = Path("none")
     cluster.deploy(
-        {"settings": settings}, autoscaling_config={"min_replicas": 0, "max_replicas": 1, "upscale_delay_s": 0}
+        {"bundle": str(STARTER), "settings": {"engine": "onnxruntime-cpu", "max_wait_s": 0.5}},
+        autoscaling_config={
+            "min_replicas": 0,
+            "initial_replicas": 0,
+            "max_replicas": 1,
+            "upscale_delay_s": 0,
+            "downscale_delay_s": 1,
+        },
+        max_queued_requests=1,
     )
-    whole.bundle = Path("none")  # so that it is served again
-    cluster.wait(lambda: not cluster.replicas(), "replicas stay", cluster.status)
-    with cluster.client() as client:
-        refused = client.post("/v1/compare", json=synthetic(1)[0])
-        cluster.wait(
-            lambda: client.post("/v1/compare", json=synthetic(1)[0]).status_code == httpx.codes.OK, "it stays refused"
-        )
-    assert (refused.status_code, refused.json()["error"]["type"]) == (503, "unavailable")
-    assert int(refused.headers["retry-after"]) > 0
+    cluster.wait_until_running(0)
+
+    async def ask(calls: int) -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{cluster.port}", trust_env=False) as client:
+            body = synthetic(1)[0]
+            return await asyncio.gather(*(client.post("/v1/compare", json=body, timeout=60) for _ in range(calls)))
+
+    refused = asyncio.run(ask(6))
+    kinds = {(reply.status_code, reply.json()["error"]["type"]) for reply in refused}
+    assert kinds == {(429, "overloaded"), (503, "unavailable")}
+    assert all(int(reply.headers["retry-after"]) > 0 for reply in refused)
+    cluster.wait(lambda: asyncio.run(ask(1))[0].status_code == httpx.codes.OK, "it stays refused", cluster.status)
+
+
+def test_keys_are_asked_for_at_the_door(whole: TwoNodes, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    score, metrics = (keys(path, "new", "--name", scope, "--scopes", scope) for scope in ("score", "metrics"))
+    whole.bundle = Path("none")
+    settings = {"engine": "onnxruntime-cpu", "api_keys_file": str(path)}
+    whole.cluster.deploy({"bundle": str(STARTER), "settings": settings}, num_replicas=1)
+    with whole.cluster.client() as client:
+
+        def status(key: str, target: str = "/metrics") -> int:
+            return client.get(target, headers={"Authorization": f"Bearer {key}"} if key else {}).status_code
+
+        whole.cluster.wait(lambda: status("") == httpx.codes.UNAUTHORIZED, "no key is asked for")
+        whole.cluster.wait(lambda: status("", "/readyz") == httpx.codes.OK, "no replica")
+        assert [status(key) for key in ("unknown", score, metrics)] == [401, 403, 200]
+        assert [status(key, "/v1/models") for key in ("unknown", metrics, score)] == [401, 403, 200]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def running(cluster: Cluster) -> list[dict[str, object]]:

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 from starlette.types import Receive, Scope, Send
 
-from deploy.ray.exposition import labelled, merged
+from deploy.ray.exposition import Refusals, labelled, merged
 from deploy.ray.hosted import Hosted, RawRequest
-from deploy.ray.ingress import headers_of
 from deploy.ray.options import Options
+from deploy.ray.patience import Patience
 from deploy.ray.store import local_bundle
 from service.metrics import Metrics
 from tests.conftest import REPOSITORY
 from tinyrm.bundle import Bundle
-from tinyrm.errors import DeadlineExceeded, InvalidBundle, TamperedBundle
+from tinyrm.errors import DeadlineExceeded, InvalidBundle, TamperedBundle, Unavailable
 
 FOLDER = REPOSITORY / "deploy" / "ray"
 
@@ -57,14 +58,17 @@ def test_one_page_of_many(capsys: pytest.CaptureFixture[str]) -> None:
         for _ in range(requests):
             metrics.observe_request("compare", 200, 0.1)
         pages.append(labelled(metrics.expose().decode(), replica))
+    refusals = Refusals()
+    refusals.observe("compare", 401)
+    pages.append(labelled(refusals.expose(), "i1"))
     families = {family.name: family for family in text_string_to_metric_families(merged(pages))}
     assert set(families) == {family.name for family in text_string_to_metric_families(Metrics().expose().decode())}
     counts = {
         sample.labels["replica"]: sample.value
         for sample in families["tinyrm_requests"].samples
-        if sample.labels["endpoint"] == "compare" and sample.labels["status"] == "200"
+        if sample.labels["endpoint"] == "compare" and sample.labels["status"] in ("200", "401") and sample.value
     }
-    assert counts == {"x1": 2, "x2": 3}
+    assert counts == {"x1": 2, "x2": 3, "i1": 1}
     assert merged(pages).count("# HELP tinyrm_requests_total ") == 1
     assert labelled('a 1\nb{c="}"} 2\n', "r") == 'a{replica="r"} 1\nb{replica="r",c="}"} 2\n'
 
@@ -91,16 +95,36 @@ def test_what_cannot_be_fetched_leaves_nothing(bundle_folder: Path, tmp_path: Pa
     assert [path.name for path in store.iterdir()] == [".lock"]
 
 
-def test_what_is_left_of_a_requests_own_time_goes_on_with_it() -> None:
-    def passed_on(text: bytes, arrived: float) -> bytes:
-        headers = [(b"x-request-timeout-ms", text), (b"a", b"b")]
-        return dict(headers_of({"headers": headers, "state": {"arrived": arrived}}))[b"x-request-timeout-ms"]
+def patience_of(text: bytes | None, waited_s: float = 0) -> Patience:
+    headers = [] if text is None else [(b"x-request-timeout-ms", text)]
+    return Patience.of(headers, max_wait_s=60, arrived=time.perf_counter() - waited_s)
 
-    now = asyncio.new_event_loop().time()  # the same clock as time.perf_counter's on Linux
-    assert 8000 < int(passed_on(b"10000", now - 1)) <= 9000
-    assert passed_on(b"soon", now) == b"soon"
+
+def test_what_is_left_of_a_requests_own_time_goes_on_with_it() -> None:
+    headers = [(b"x-request-timeout-ms", b"900000"), (b"a", b"b")]
+    name, left_ms = patience_of(b"900000", waited_s=100).passed_on(headers)[-1]
+    assert name == b"x-request-timeout-ms"
+    assert 0 < int(left_ms) <= 800_000
+    assert len(patience_of(b"900000").passed_on(headers)) == 2
+
+
+@pytest.mark.parametrize("text", [None, b"soon", b"-1", b"0", b"9" * 5000, b"3600001", "²".encode("latin-1")])
+def test_a_time_that_is_none_is_left_to_the_replica_to_refuse(text: bytes | None) -> None:
+    headers = [(b"x-request-timeout-ms", text or b"")]
+    patience = patience_of(text, waited_s=100)
+    assert patience.passed_on(headers) == headers
+    assert patience.left_s() is None
+    assert type(patience.over()) is Unavailable
+
+
+def test_whose_time_is_over_is_told_so_and_not_that_no_replica_was_free() -> None:
+    patience = patience_of(b"900", waited_s=1)
+    assert patience.wait_s() < 0
+    assert type(patience.over()) is DeadlineExceeded
     with pytest.raises(DeadlineExceeded):
-        passed_on(b"10", now - 1)
+        patience.passed_on([])
+    assert 0 < patience_of(b"100000").wait_s() <= 60, "the shorter of the two"
+    assert patience_of(None, waited_s=100).wait_s() > 0, "a slow sender keeps the wait for a replica"
 
 
 def test_a_caller_who_leaves_takes_the_work_along() -> None:
@@ -134,6 +158,12 @@ def test_serve_takes_the_configuration() -> None:
     (application,) = config.applications
     Options.model_validate(application.args)
     assert {deployment.name for deployment in application.deployments} == {"Ingress", "Scorer"}
+
+
+def test_kuberay_asks_for_a_token() -> None:
+    """Else every pod that reaches the dashboard runs what it likes."""
+    service = yaml.safe_load((FOLDER / "rayservice.yaml").read_text())
+    assert service["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token"}
 
 
 def test_kuberay_gets_the_same_configuration_and_pods_that_kubernetes_takes() -> None:

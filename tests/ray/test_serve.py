@@ -1,9 +1,11 @@
 """Two Ray nodes with a replica each: asked as `python -m service` is, they answer as it does, bit for bit."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -16,7 +18,7 @@ from tests.e2e.test_client import (  # noqa: F401 - the tests of the service, on
     test_refusals_name_the_field_and_the_request,
     test_the_service_learns_how_long_the_client_waits,
 )
-from tests.processes import STARTER, Process, started
+from tests.processes import PATIENCE_S, STARTER, Process, started
 from tests.ray.conftest import TwoNodes
 
 COMPARISONS = synthetic(40)
@@ -50,7 +52,7 @@ def test_answers_are_those_of_one_machine_bit_for_bit(service: Process, alone: P
         assert (here.status_code, here.json()) == (there.status_code, there.json())
         assert set(there.headers) - set(here.headers) == {"server"}, "which Serve's proxy says"
     after = total(service, "tinyrm_requests_total", endpoint="compare", status="200")
-    answered = {replica: after[replica] - before[replica] for replica in after}
+    answered = {replica: after[replica] - before.get(replica, 0) for replica in after}
     assert len(answered) == 2
     assert all(answered.values()), "both replicas were asked"
     assert sum(answered.values()) == len(COMPARISONS)
@@ -69,7 +71,8 @@ def test_the_two_pages_of_metrics_are_one(service: Process, alone: Process) -> N
     families = [list(text_string_to_metric_families(page.text)) for page in (here, there)]
     assert [family.name for family in families[0]] == [family.name for family in families[1]]
     assert {family.type for family in families[1]} == {family.type for family in families[0]}
-    assert len(families[1][0].samples) == 2 * len(families[0][0].samples)
+    batches = [next(f for f in page if f.name == "tinyrm_batch_tokens") for page in families]
+    assert len(batches[1].samples) == 2 * len(batches[0].samples)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,7 @@ def test_the_two_pages_of_metrics_are_one(service: Process, alone: Process) -> N
         (b" " * (9 * 2**20), {}, 413, "body_too_large"),
         (json.dumps(COMPARISONS[0]).encode(), {"X-Request-Timeout-Ms": "soon"}, 422, "invalid_request"),
         (json.dumps(COMPARISONS[0]).encode(), {"X-Request-Timeout-Ms": "-1"}, 422, "invalid_request"),
+        (json.dumps(COMPARISONS[0]).encode(), {"X-Request-Timeout-Ms": "9" * 5000}, 422, "invalid_request"),
         (json.dumps(COMPARISONS[0] | {"model": "other"}).encode(), {}, 404, "unknown_model"),
     ],
 )
@@ -95,6 +99,39 @@ def test_wrong_requests_are_told_the_same(
     assert said[0].json() == said[1].json()
     assert said[1].json()["error"]["type"] == kind
     assert said[1].headers["x-request-id"] == "mine"
+
+
+def test_what_comes_to_no_replica_is_counted_all_the_same(service: Process) -> None:
+    replicas = set(total(service, "tinyrm_queue_items"))
+    before = total(service, "tinyrm_requests_total", endpoint="compare", status="413")
+    assert service.client.post("/v1/compare", content=b" " * (9 * 2**20)).status_code == 413
+    after = total(service, "tinyrm_requests_total", endpoint="compare", status="413")
+    (ingress,) = set(after) - replicas
+    assert after[ingress] - before.get(ingress, 0) == 1
+    assert sum(after.values()) - sum(before.values()) == 1
+
+
+def test_one_replica_does_not_reload_alone(service: Process) -> None:
+    refused = service.post("/admin/reload", {})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (404, "not_found")
+    assert "serve deploy" in refused.json()["error"]["message"]
+
+
+def test_a_caller_who_leaves_takes_the_work_along(service: Process) -> None:
+    def left() -> float:
+        return sum(total(service, "tinyrm_requests_total", endpoint="compare_batch", status="499").values())
+
+    before = left()
+    items = [{"prompt": "long " * 2000, "response_a": "a", "response_b": str(n)} for n in range(500)]
+    with pytest.raises(httpx.ReadTimeout):
+        service.client.post("/v1/compare/batch", json={"items": items}, timeout=1)
+    deadline = time.monotonic() + PATIENCE_S
+    while left() == before:
+        assert time.monotonic() < deadline, "the replica did not hear of it"
+        time.sleep(0.2)
+    while sum(total(service, "tinyrm_queue_items").values()):
+        assert time.monotonic() < deadline, "its work is still there"
+        time.sleep(0.2)
 
 
 def test_a_request_whose_own_time_is_over_is_dropped(service: Process) -> None:
