@@ -20,7 +20,9 @@ from tests.processes import STARTER
 from tests.ray.cluster import PATIENCE_S, Cluster
 from tests.ray.conftest import TwoNodes
 
-CLIENTS = 8
+# Callers of short requests, and of long ones: it is those that a replica is lost with.
+SHORT, LONG = 6, 3
+LONG_ITEMS = 12
 
 
 @dataclass
@@ -43,26 +45,29 @@ class Answers:
             self.statuses[type(reply).__name__] += 1
         else:
             self.statuses[reply.status_code] += 1
-            self.models[reply.json().get("model", "none")] += 1
+            said = reply.json()
+            self.models[said.get("results", [said])[0].get("model", "none")] += 1
         self.ends.append(time.monotonic())
 
 
 @contextmanager
-def load(cluster: Cluster) -> Iterator[Answers]:
+def load(cluster: Cluster, long_callers: int = LONG) -> Iterator[Answers]:
     """Callers who ask one thing after the other, without trying again, until the end."""
     answers, leave = Answers(), threading.Event()
+    long = {"items": [{"prompt": "long " * 2000, "response_a": "a", "response_b": "b"}] * LONG_ITEMS}
 
-    async def call(client: httpx.AsyncClient, body: object) -> None:
+    async def call(client: httpx.AsyncClient, path: str, body: object) -> None:
         while not leave.is_set():
             try:
-                answers.note(await client.post("/v1/compare", json=body))
+                answers.note(await client.post(path, json=body))
             except httpx.HTTPError as error:
                 answers.note(error)
 
     async def calls() -> None:
         base = f"http://127.0.0.1:{cluster.port}"
         async with httpx.AsyncClient(base_url=base, timeout=PATIENCE_S, trust_env=False) as client:
-            await asyncio.gather(*(call(client, body) for body in synthetic(CLIENTS)))
+            short = [call(client, "/v1/compare", body) for body in synthetic(SHORT)]
+            await asyncio.gather(*short, *(call(client, "/v1/compare/batch", long) for _ in range(long_callers)))
 
     thread = threading.Thread(target=lambda: asyncio.run(calls()))
     thread.start()
@@ -156,7 +161,7 @@ def test_with_room_another_replica_is_there_before_one_leaves(
     whole.bundle = Path("none")  # so that the starter is served again, whatever happens here
     cluster.deploy({"bundle": str(STARTER), "settings": settings}, num_replicas=1)
     cluster.wait_until_running(1)
-    with load(cluster) as answers:
+    with load(cluster, long_callers=0) as answers:
         cluster.deploy({"bundle": str(broken), "settings": settings}, num_replicas=1)
         cluster.wait(lambda: "tokenizer.json" in str(cluster.status()), "no reason is told", cluster.status)
         wait_for_more(answers)
