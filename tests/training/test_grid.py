@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from tests.conftest import REPOSITORY
 from tests.training.conftest import Toy, read_log
@@ -256,7 +258,12 @@ def test_a_merge_is_of_its_seeds_specialists_and_measured_as_they_are(
         record = json.loads((tmp_path / "merged-ties" / f"seed-{seed}" / RUN_FILE).read_text())
         assert all(path.endswith(f"/seed-{seed}") for path in record["specialists_sha256"])
         # Trained alike here, the three are one model, and so is their mean: it has to measure what they measured.
-        mean, chat = (results(tmp_path)[name]["seeds"][seed] for name in ("merged-mean", "specialist-chat"))
-        assert mean == pytest.approx({name: chat[name] for name in mean}, abs=1e-4)
+        merged, one = (tmp_path / name / f"seed-{seed}" for name in ("merged-mean", "specialist-chat"))
+        weights, expected = (load_file(folder / "model.safetensors") for folder in (merged, one))
+        torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)
+        mean, chat = (results(tmp_path)[folder.parent.name]["seeds"][seed] for folder in (merged, one))
+        # Of two steps: the orders cancel but for rounding, and which response that favours differs between machines.
+        steady = mean.keys() - {"accuracy"}
+        assert {name: mean[name] for name in steady} == pytest.approx({name: chat[name] for name in steady}, abs=1e-4)
     assert run_all(planned({"merged-mean": recipes["merged-mean"]}, tmp_path / "empty", (1,)), toy.data, tmp_path) == 1
     assert "cloze.json" in capsys.readouterr().err
