@@ -10,6 +10,7 @@ from service.engine_process import EngineProcess
 from service.metrics import Metrics
 from service.settings import Settings
 from service.waiting import Answered, Load
+from tinyrm.batch import BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoding
@@ -17,8 +18,6 @@ from tinyrm.errors import EngineRestarting
 from tinyrm.flops import exact_flops
 from tinyrm.manifest import Manifest
 
-# Rows of a CPU engine share nothing, so a larger batch only makes its first rows wait for its last.
-BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU = 1024, 16384
 # Settings that are the engine's own.
 ENGINE_SETTINGS = ("engine", "precision", "threads", "streams", "peak_gflops_per_s", "log_level", "log_format")
 

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from tinyrm.encoding import Encoding
 
+# Rows of a CPU engine share nothing, so a larger batch only makes its first rows wait for its last.
+BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU = 1024, 16_384
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

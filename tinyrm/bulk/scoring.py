@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tinyrm.batch import BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU
 from tinyrm.bulk.output import Done, table_of
 from tinyrm.bulk.rows import Row, RowEncoder
 from tinyrm.bulk.sources import Part, Reader
@@ -18,9 +19,6 @@ from tinyrm.flops import exact_flops
 from tinyrm.readout import read_out
 from tinyrm.runtimes import open_engine
 from tinyrm.scorer import Scorer
-
-# As in the service. A CPU gains nothing from more; an engine that fills rows to the longest is one of a GPU.
-BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU = 1024, 16_384
 
 Seen = Callable[[int], None]
 
@@ -61,6 +59,7 @@ class PartScorer:
         job, self.bundle = self.job, self.job.open_bundle()
         self._rows = job.row_encoder(self.bundle)
         engine = open_engine(self.bundle, job.engine, precision=job.precision, threads=job.threads)
+        # As in the service: an engine that fills rows to the longest is one of a GPU.
         tokens = BATCH_TOKENS_ON_CPU if engine.step else BATCH_TOKENS_ON_GPU
         self._scorer = Scorer(self._rows.encoder, engine, self.bundle.manifest.temperature, tokens)
         # A sum over all layers, and lengths repeat.
