@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.flops import Geometry, exact_flops, paper_flops
-from tinyrm.runtimes import Engine, open_engine
+from tinyrm.runtimes import Engine, EngineInfo, open_engine
 from tinyrm.scorer import Scorer
 from tinyrm.spec import ClozeSpec
 
@@ -87,16 +87,8 @@ class MeteredEngine:
     meter: Meter
 
     @property
-    def name(self) -> str:
-        return self.engine.name
-
-    @property
-    def precision(self) -> str:
-        return self.engine.precision
-
-    @property
-    def step(self) -> int:
-        return self.engine.step
+    def info(self) -> EngineInfo:
+        return self.engine.info
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         for tokens in attention_mask.sum(axis=1).tolist():
@@ -168,4 +160,4 @@ def open_bundle(folder: Path, engine: str = "auto") -> Subject:
     manifest, meter = bundle.manifest, Meter()
     metered = MeteredEngine(open_engine(bundle, engine), manifest.geometry, manifest.parameters, meter)
     scorer = Scorer(bundle.encoder(), metered, manifest.temperature)
-    return Subject(manifest.identity, metered.name, manifest.spec, LocalReader(scorer), meter)
+    return Subject(manifest.identity, metered.info.name, manifest.spec, LocalReader(scorer), meter)

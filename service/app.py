@@ -48,8 +48,8 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deploym
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         deployment = await (build or build_deployment)(settings)
         for pipeline in deployment.pipelines.values():
-            greeting = pipeline.backend.greeting
-            log.info("ready", model=pipeline.manifest.identity, engine=greeting.name, precision=greeting.precision)
+            engine = pipeline.backend.greeting.info
+            log.info("ready", model=pipeline.manifest.identity, engine=engine.name, precision=engine.precision)
         cohorts = cohorts_of(settings, deployment)
         deployment.before_drain.append(cohorts.drain)
         role = "front" if settings.workers > 1 else "service"

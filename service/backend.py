@@ -10,7 +10,6 @@ from service.engine_process import EngineProcess
 from service.metrics import Metrics
 from service.settings import Settings
 from service.waiting import Answered, Load
-from tinyrm.batch import BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoding
@@ -72,14 +71,15 @@ class LocalBackend:
 
     def __init__(self, settings: Settings, manifest: Manifest, engine: RunningEngine, metrics: Metrics) -> None:
         self.greeting, self.engine = engine.greeting, engine
-        on_gpu = self.greeting.step == 0
-        suits = BATCH_TOKENS_ON_GPU if on_gpu else BATCH_TOKENS_ON_CPU
-        # A GPU finds its next batch prepared. A CPU would only commit itself earlier to what it does next.
-        in_flight = settings.streams + on_gpu
         self.batcher = Batcher(
-            engine.run, settings.max_batch_tokens or suits, settings.max_queue_tokens, settings.max_wait_s,
-            self._observe, self.greeting.step, in_flight, self.greeting.tokens_per_s,
-        )  # fmt: skip
+            engine.run,
+            self.greeting.info,
+            settings.max_queue_tokens,
+            settings.max_wait_s,
+            self._observe,
+            max_batch_tokens=settings.max_batch_tokens,
+            tokens_per_s=self.greeting.tokens_per_s,
+        )
         self.submit = self.batcher.submit
         self.retry_after_s = self.batcher.retry_after_s
         self._metrics = metrics

@@ -15,6 +15,7 @@ from service.waiting import Answered, FairQueue, Waiting
 from tinyrm.batch import padded_cost
 from tinyrm.encoding import Encoding
 from tinyrm.errors import DeadlineExceeded, EngineError, EngineFailed, Overloaded, ShuttingDown, Unavailable
+from tinyrm.runtimes.base import EngineInfo
 
 log = structlog.get_logger("tinyrm")
 
@@ -52,20 +53,19 @@ class BatchReport:
 
 @dataclass
 class Batcher:
-    """Runs `run` on batch after batch, on `streams` at once.
+    """Runs `run` on batch after batch, `engine.runs_in_flight` at once.
 
-    on_batch: told of every run. step: as of the engine. tokens_per_s: of one stream, to begin with; kept up to date.
-    max_wait_s: work that would wait longer is refused, and accepted work is given up
+    on_batch: told of every run. max_batch_tokens: 0 takes the engine's. tokens_per_s: of one run, to begin with; kept
+    up to date. max_wait_s: work that would wait longer is refused, and accepted work is given up
     after twice that. Every accepted item gets exactly one answer or error.
     """
 
     run: Run
-    max_batch_tokens: int
+    engine: EngineInfo
     max_queue_tokens: int
     max_wait_s: float = math.inf
     on_batch: Callable[[BatchReport], None] = lambda _: None
-    step: int = 0
-    streams: int = 1
+    max_batch_tokens: int = 0
     tokens_per_s: float = 0.0
     _queue: FairQueue = field(init=False)
     _running: set[Waiting] = field(default_factory=set)
@@ -75,7 +75,8 @@ class Batcher:
     _closing: bool = False
 
     def __post_init__(self) -> None:
-        self._queue = FairQueue(self.max_batch_tokens, self.step)
+        self.max_batch_tokens = self.max_batch_tokens or self.engine.max_batch_tokens
+        self._queue = FairQueue(self.max_batch_tokens, pads=self.engine.pads)
 
     @property
     def queue_items(self) -> int:
@@ -142,7 +143,7 @@ class Batcher:
     def estimated_wait_s(self) -> float:
         """Seconds until the engine could begin with new work, at the rate of the last runs."""
         ahead = self.queue_tokens + sum(item.tokens for item in self._running) / 2
-        return ahead / (self.tokens_per_s * self.streams) if self.tokens_per_s else 0.0
+        return ahead / (self.tokens_per_s * self.engine.runs_in_flight) if self.tokens_per_s else 0.0
 
     async def _room(self) -> None:
         """Wait until the queue is far from its bounds."""
@@ -175,14 +176,14 @@ class Batcher:
 
     def _fill_soon(self) -> None:
         """Not at once: what arrives together runs together."""
-        if not self._is_filling and len(self._runs) < self.streams:
+        if not self._is_filling and len(self._runs) < self.engine.runs_in_flight:
             self._is_filling = True
             asyncio.get_running_loop().call_soon(self._fill)
 
     def _fill(self) -> None:
         """Give every free stream a batch."""
         self._is_filling = False
-        while len(self._runs) < self.streams and self.queue_items:
+        while len(self._runs) < self.engine.runs_in_flight and self.queue_items:
             batch = self._queue.take()
             if batch:
                 run = asyncio.get_running_loop().create_task(self._answer(batch))
@@ -255,4 +256,5 @@ class Batcher:
 
     def _report(self, batch: list[Waiting], run_s: float, *, failed: bool = False) -> None:
         lengths = [len(reading) for item in batch for reading in item.readings]
-        self.on_batch(BatchReport(lengths, padded_cost(lengths, self.step), run_s, failed))
+        padded = padded_cost(lengths, pads=self.engine.pads, length_multiple=self.engine.length_multiple)
+        self.on_batch(BatchReport(lengths, padded, run_s, failed))

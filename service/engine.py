@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from tinyrm.batch import collate
 from tinyrm.bundle import Bundle
 from tinyrm.errors import TinyRMError
 from tinyrm.peak import matrix_product_gflops_per_s
-from tinyrm.runtimes import Engine, open_engine, warm_up
+from tinyrm.runtimes import Engine, EngineInfo, open_engine, warm_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,15 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What the engine says of itself once it has run."""
+    """What the engine is, and what was measured when it ran first."""
 
-    name: str
-    precision: str
-    step: int
+    info: EngineInfo
     tokens_per_s: float
     peak_gflops_per_s: float
+
+    @classmethod
+    def parse(cls, fields: dict[str, Any]) -> Self:
+        return cls(**fields | {"info": EngineInfo(**fields["info"])})
 
 
 def main() -> int:
@@ -91,7 +94,7 @@ def serve(connection: socket.socket, options: EngineOptions) -> int:
         connection.sendall(messages.message({"error": error.type, "message": str(error)}))
         return 3
     connection.sendall(messages.message(asdict(hello)))
-    Worker(connection, engine, bundle.manifest.special_tokens.pad).run(options.streams)
+    Worker(connection, engine, bundle.manifest.special_tokens.pad).run()
     return 0
 
 
@@ -103,7 +106,7 @@ def _greeting(engine: Engine, bundle: Bundle, options: EngineOptions) -> Greetin
     warm_up(engine, tokens, manifest.special_tokens.pad)
     rate = (tokens + min(64, tokens)) / (time.perf_counter() - started)
     peak = options.peak_gflops_per_s or matrix_product_gflops_per_s()
-    return Greeting(engine.name, engine.precision, engine.step, rate, peak)
+    return Greeting(engine.info, rate, peak)
 
 
 class Worker:
@@ -114,9 +117,10 @@ class Worker:
         self._incoming = connection.makefile("rb")
         self._writing = threading.Lock()
 
-    def run(self, streams: int) -> None:
-        """Until the service closes its end. One stream needs no thread beside this one."""
-        pool = ThreadPoolExecutor(streams, thread_name_prefix="engine") if streams > 1 else None
+    def run(self) -> None:
+        """Until the service closes its end. One run at a time needs no thread beside this one."""
+        runs = self._engine.info.runs_in_flight
+        pool = ThreadPoolExecutor(runs, thread_name_prefix="engine") if runs > 1 else None
         while payload := self._read():
             if pool:
                 pool.submit(self._answer, payload)
@@ -138,7 +142,7 @@ class Worker:
             reply = {"number": head["number"], "seconds": time.perf_counter() - started}
             frame = messages.message(reply, answer.tobytes())
         except Exception as error:  # noqa: BLE001  # carried to the service, which fails this run alone
-            why = f"{self._engine.name}: {type(error).__name__}: {error}"
+            why = f"{self._engine.info.name}: {type(error).__name__}: {error}"
             frame = messages.message({"number": head["number"], "error": why})
         with self._writing, suppress(ConnectionError):  # the next read ends this process
             self._connection.sendall(frame)

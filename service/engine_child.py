@@ -62,7 +62,7 @@ class EngineChild:
         fields, _ = first
         if "error" in fields:
             raise EngineUnavailable(fields["message"])
-        self.greeting = Greeting(**fields)
+        self.greeting = Greeting.parse(fields)
         self.tokens_per_s = self.greeting.tokens_per_s
 
     def send(self, readings: Sequence[Encoding]) -> Sent:

@@ -124,7 +124,7 @@ class EngineProcess:
         child = await EngineChild.start(self._options, self._start_timeout_s)
         self._child = child
         self._up.set()
-        log.info("engine ready", engine=child.greeting.name, precision=child.greeting.precision)
+        log.info("engine ready", engine=child.greeting.info.name, precision=child.greeting.info.precision)
         return child
 
     async def _keep(self, child: EngineChild) -> None:

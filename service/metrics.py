@@ -232,7 +232,7 @@ class Present(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         models = [{"name": manifest.name, "revision": manifest.revision} for manifest, _ in self._served]
-        engines = [{"engine": greeting.name, "precision": greeting.precision} for _, greeting in self._served]
+        engines = [{"engine": greeting.info.name, "precision": greeting.info.precision} for _, greeting in self._served]
         yield _info("tinyrm_build_info", "Version of the service.", [{"version": __version__}])
         yield _info("tinyrm_model_info", "A served model.", models)
         yield _info("tinyrm_engine_info", "What a model runs on.", engines)

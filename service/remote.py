@@ -43,7 +43,7 @@ class RemoteBackend:
         first = await messages.read(self._reader)
         if first is None:
             raise ConnectionResetError("the owner of the queue left")
-        self.greeting = Greeting(**first[0]["greeting"])
+        self.greeting = Greeting.parse(first[0]["greeting"])
         self._hear(first)
         self._listening = asyncio.create_task(self._listen())
 

@@ -226,7 +226,7 @@ def pipelines_of(items: Iterable[CompareRequest | RejectedItem], deployment: Dep
 
 
 def card_of(pipeline: Pipeline, deployment: Deployment) -> ModelCard:
-    manifest, spec, greeting = pipeline.manifest, pipeline.manifest.spec, pipeline.backend.greeting
+    manifest, spec, engine = pipeline.manifest, pipeline.manifest.spec, pipeline.backend.greeting.info
     return ModelCard(
         name=manifest.name,
         revision=manifest.revision,
@@ -237,8 +237,8 @@ def card_of(pipeline: Pipeline, deployment: Deployment) -> ModelCard:
         max_tokens=spec.max_tokens,
         parameters=manifest.parameters,
         temperature=manifest.temperature,
-        engine=greeting.name,
-        precision=greeting.precision,
+        engine=engine.name,
+        precision=engine.precision,
     )
 
 

@@ -71,11 +71,11 @@ class FairQueue:
     thousand items is served beside single requests that come later, and not before them; one flow alone is served in
     the order of arrival. What goes next is the item whose turn is first, so nobody starves.
 
-    step: as of the engine. Above 0 its rows share no padding, and a batch is simply who comes next.
+    pads: as of the engine. If its rows share no padding, a batch is simply who comes next.
     """
 
-    def __init__(self, max_batch_tokens: int, step: int = 0) -> None:
-        self.max_batch_tokens, self.step = max_batch_tokens, step
+    def __init__(self, max_batch_tokens: int, *, pads: bool) -> None:
+        self.max_batch_tokens, self.pads = max_batch_tokens, pads
         self.tokens = 0
         self._items: list[Waiting] = []
         self._now = 0.0
@@ -93,7 +93,7 @@ class FairQueue:
 
     def take(self) -> list[Waiting]:
         """The next batch; empty if nobody waits. Items nobody waits for any more are dropped on the way."""
-        batch, seen = (_in_turn if self.step else _of_similar_length)(self._items, self.max_batch_tokens)
+        batch, seen = (_of_similar_length if self.pads else _in_turn)(self._items, self.max_batch_tokens)
         if batch:
             self._now = batch[0].turn
         chosen = set(map(id, batch))

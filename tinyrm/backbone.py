@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTra
 from tinyrm.encoding import SpecialTokens
 from tinyrm.errors import InvalidInput, InvalidTemplate
 from tinyrm.flops import Geometry
+from tinyrm.runtimes.base import EngineInfo, cpu_info, gpu_info
 
 
 class LabelLogits(nn.Module):
@@ -63,8 +64,6 @@ class TorchEngine:
 
     model: LabelLogits
     device: str
-    precision: str = "fp32"
-    step: int = 0
 
     @classmethod
     def of(
@@ -75,8 +74,9 @@ class TorchEngine:
         return cls(LabelLogits(masked_lm, mask_id, label_ids).eval().to(device), device)
 
     @property
-    def name(self) -> str:
-        return f"torch-{self.device}"
+    def info(self) -> EngineInfo:
+        name = f"torch-{self.device}"
+        return (cpu_info if self.device == "cpu" else gpu_info)(name, "fp32", pads=True)
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Label logits [batch, 2] of ids [batch, tokens]."""

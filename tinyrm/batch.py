@@ -8,9 +8,6 @@ from numpy.typing import NDArray
 
 from tinyrm.encoding import Encoding
 
-# Rows of a CPU engine share nothing, so a larger batch only makes its first rows wait for its last.
-BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU = 1024, 16_384
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -40,14 +37,14 @@ def collate(encodings: Sequence[Encoding], pad_id: int) -> Batch:
     return Batch(input_ids, attention_mask)
 
 
-def padded_cost(lengths: Sequence[int], step: int = 0) -> int:
-    """Tokens computed for items of these lengths by an engine that fills each to a multiple of `step`.
+def padded_cost(lengths: Sequence[int], *, pads: bool = True, length_multiple: int = 1) -> int:
+    """Tokens computed for sequences of these lengths.
 
-    0: items share a batch and are filled to the longest.
+    pads: all are filled to the longest; otherwise each is filled to a multiple of `length_multiple`.
     """
-    if step:
-        return sum(-(-length // step) * step for length in lengths)
-    return max(lengths, default=0) * len(lengths)
+    if pads:
+        return max(lengths, default=0) * len(lengths)
+    return sum(-(-length // length_multiple) * length_multiple for length in lengths)
 
 
 def pack(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """Comparisons in, preferences out: render, encode, collate, run, read out. The service uses the same functions."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -23,7 +24,7 @@ class Scorer:
     encoder: Encoder
     engine: Engine
     temperature: float = 1.0
-    max_batch_tokens: int = 8192
+    max_batch_tokens: int = 0  # 0: what suits the engine
 
     @classmethod
     def open(cls, folder: Path, engine: str = "auto") -> Self:
@@ -46,9 +47,17 @@ class Scorer:
     def logits(self, readings: Sequence[Encoding], seen: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         """Label logits [readings, 2], in order. seen: told of the readings of each batch that is done."""
         logits = np.empty((len(readings), 2), dtype=np.float32)
-        for indices in pack([len(reading) for reading in readings], self.max_batch_tokens):
+        batches = pack(
+            [len(reading) for reading in readings], self.max_batch_tokens or self.engine.info.max_batch_tokens
+        )
+
+        def run(indices: list[int]) -> NDArray[np.float32]:
             batch = collate([readings[i] for i in indices], self.encoder.special.pad)
-            logits[indices] = self.engine.run(batch.input_ids, batch.attention_mask)
-            if seen:
-                seen(len(indices))
+            return self.engine.run(batch.input_ids, batch.attention_mask)
+
+        with ThreadPoolExecutor(self.engine.info.runs_in_flight, thread_name_prefix="engine") as pool:
+            for indices, rows in zip(batches, pool.map(run, batches), strict=True):
+                logits[indices] = rows
+                if seen:
+                    seen(len(indices))
         return logits

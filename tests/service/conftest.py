@@ -64,7 +64,7 @@ class EngineHere:
     def __init__(self, settings: Settings) -> None:
         bundle = Bundle.open(settings.model)
         self.engine = open_engine(bundle)
-        self.greeting = Greeting(self.engine.name, self.engine.precision, self.engine.step, 10_000, 100)
+        self.greeting = Greeting(self.engine.info, 10_000, 100)
         self._pad_id = bundle.manifest.special_tokens.pad
 
     def trouble(self) -> str | None:

@@ -19,7 +19,7 @@ class FaultyEngine:
     def __init__(self, real: Any) -> None:
         self._real = real
         self._mad = False
-        self.name, self.precision, self.step = real.name, real.precision, real.step
+        self.info = real.info
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         if (input_ids == CRASHES).any():

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +19,9 @@ from service.batcher import Batcher, BatchReport, Ran
 from service.waiting import Answered
 from tinyrm.encoding import Encoding, Truncation
 from tinyrm.errors import DeadlineExceeded, EngineFailed, EngineRestarting, Overloaded, ShuttingDown
+from tinyrm.runtimes.base import EngineInfo
 
+ENGINE = EngineInfo("test", "cpu", "fp32", max_batch_tokens=1000, runs_in_flight=1, pads=True)
 # Generous: it is only ever reached by a waiter that nobody answers.
 HANGS_S = 10
 
@@ -60,8 +62,10 @@ def on_a_thread(run: Run) -> Callable[[Sequence[Encoding]], Awaitable[Ran]]:
 
 
 @asynccontextmanager
-async def running(run: Run, *, max_queue_tokens: int = 100_000, **options: Any) -> AsyncIterator[Batcher]:
-    batcher = Batcher(on_a_thread(run), 1000, max_queue_tokens, **options)
+async def running(
+    run: Run, *, max_queue_tokens: int = 100_000, engine: EngineInfo = ENGINE, **options: Any
+) -> AsyncIterator[Batcher]:
+    batcher = Batcher(on_a_thread(run), engine, max_queue_tokens, **options)
     yield batcher
     await batcher.drain(HANGS_S)
 
@@ -241,7 +245,7 @@ def test_drain_finishes_what_was_accepted_and_takes_nothing_more() -> None:
 
 def test_idle_service_drains_at_once() -> None:
     async def scenario() -> None:
-        batcher = Batcher(on_a_thread(logits_of), max_batch_tokens=100, max_queue_tokens=100)
+        batcher = Batcher(on_a_thread(logits_of), ENGINE, max_queue_tokens=100, max_batch_tokens=100)
         await asyncio.sleep(0)
         started = time.perf_counter()
         await batcher.drain(HANGS_S)
@@ -288,7 +292,7 @@ def test_drain_timeout_reaches_items_that_wait_to_be_run_alone() -> None:
 def test_every_run_is_reported_with_its_tokens_and_padding() -> None:
     async def scenario() -> list[BatchReport]:
         reports: list[BatchReport] = []
-        batcher = Batcher(on_a_thread(logits_of), 1000, 1000, on_batch=reports.append)
+        batcher = Batcher(on_a_thread(logits_of), ENGINE, 1000, on_batch=reports.append)
         await outcomes([submit(batcher, 0, tokens=100), submit(batcher, 1, tokens=90)])
         await batcher.drain(HANGS_S)
         return reports
@@ -358,7 +362,7 @@ def test_who_waits_far_longer_than_promised_is_told_and_what_runs_is_waited_for(
 def test_as_many_runs_at_once_as_there_are_streams() -> None:
     async def scenario() -> None:
         engine = Gated()
-        async with running(engine.run, streams=2) as batcher:
+        async with running(engine.run, engine=replace(ENGINE, runs_in_flight=2)) as batcher:
             tasks = [submit(batcher, name, tokens=900) for name in range(3)]
             await until(lambda: len(engine.ran) == 2)
             await asyncio.sleep(0.02)

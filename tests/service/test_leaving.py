@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from service.server import Server
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served
 from tinyrm.errors import ShuttingDown
+from tinyrm.runtimes.base import cpu_info
 
 # Encoded in a thread, as everything is that is not short.
 LONG = CompareRequest(**PAIR | {"prompt": "x" * (SHORT_CHARACTERS + 1)})
@@ -85,7 +87,7 @@ def test_a_front_that_leaves_sends_nothing_more_to_the_queue(tmp_path: Path) -> 
 
 async def asked_after_the_drain(path: Path) -> None:
     load = {"queue_items": 0, "queue_tokens": 0, "wait_s": 0.0, "restarts": 0, "is_up": True, "trouble": None}
-    greeting = {"name": "null", "precision": "fp32", "step": 1, "tokens_per_s": 0.0, "peak_gflops_per_s": 0.0}
+    greeting = {"info": asdict(cpu_info("null", "fp32")), "tokens_per_s": 0.0, "peak_gflops_per_s": 0.0}
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(messages.message({"greeting": greeting, "load": load}))

@@ -29,7 +29,6 @@ entries = st.lists(
     st.builds(Entry, st.integers(1, 300), st.integers(1, 2), st.booleans(), st.integers(0, 2)), max_size=12
 )
 budgets = st.integers(1, 2000)
-steps = st.sampled_from([0, 1, 16])
 
 
 def reading(length: int, name: int = 0) -> Encoding:
@@ -44,9 +43,9 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def line_up(
-    loop: asyncio.AbstractEventLoop, entries: list[Entry], budget: int, step: int = 0
+    loop: asyncio.AbstractEventLoop, entries: list[Entry], budget: int, *, pads: bool = True
 ) -> tuple[FairQueue, list[Waiting]]:
-    queue, items = FairQueue(budget, step), []
+    queue, items = FairQueue(budget, pads=pads), []
     for number, entry in enumerate(entries):
         readings = (reading(entry.length),) * entry.readings
         items.append(Waiting(readings, loop.create_future(), arrived=number, flow=entry.flow))
@@ -65,11 +64,11 @@ def lengths(batch: list[Waiting]) -> list[int]:
     return [len(r) for item in batch for r in item.readings]
 
 
-@given(queue=entries, budget=budgets, step=steps)
+@given(queue=entries, budget=budgets, pads=st.booleans())
 def test_every_item_that_somebody_waits_for_is_taken_exactly_once(
-    loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int, step: int
+    loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int, pads: bool
 ) -> None:
-    waiting, items = line_up(loop, queue, budget, step)
+    waiting, items = line_up(loop, queue, budget, pads=pads)
     taken: list[Waiting] = []
     while len(waiting):
         batch = waiting.take()
@@ -80,18 +79,18 @@ def test_every_item_that_somebody_waits_for_is_taken_exactly_once(
     assert waiting.tokens == 0
 
 
-@given(queue=entries, budget=budgets, step=steps)
+@given(queue=entries, budget=budgets, pads=st.booleans())
 def test_whose_turn_is_first_always_goes(
-    loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int, step: int
+    loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int, pads: bool
 ) -> None:
-    waiting, items = line_up(loop, queue, budget, step)
+    waiting, items = line_up(loop, queue, budget, pads=pads)
     alive = [item for item in items if not item.is_abandoned]
     assert waiting.take()[:1] == sorted(alive, key=lambda item: (item.turn, item.arrived))[:1]
 
 
 @given(lengths=st.lists(st.integers(1, 300), max_size=12))
 def test_one_flow_alone_is_served_in_the_order_of_arrival(loop: asyncio.AbstractEventLoop, lengths: list[int]) -> None:
-    waiting, items = line_up(loop, [Entry(n) for n in lengths], budget=1, step=1)
+    waiting, items = line_up(loop, [Entry(n) for n in lengths], budget=1, pads=False)
     assert [item for _ in items for item in waiting.take()] == items
 
 
@@ -100,7 +99,7 @@ def test_no_flow_that_waits_falls_behind_another_by_more_than_one_item_of_each(
     loop: asyncio.AbstractEventLoop, work: list[tuple[int, int]]
 ) -> None:
     """The bound of start-time fair queueing: served tokens of two waiting flows differ by less than two items."""
-    waiting, items = line_up(loop, [Entry(length, flow=flow) for length, flow in work], budget=1, step=1)
+    waiting, items = line_up(loop, [Entry(length, flow=flow) for length, flow in work], budget=1, pads=False)
     left = {flow: sum(item.flow == flow for item in items) for flow in range(4)}
     served = dict.fromkeys(range(4), 0)
     always_waiting = [flow for flow in left if left[flow]]
@@ -120,7 +119,7 @@ def test_what_nobody_waits_for_leaves_no_tokens_behind(loop: asyncio.AbstractEve
 
 
 def test_rows_that_share_no_padding_go_in_turn_whatever_their_length(loop: asyncio.AbstractEventLoop) -> None:
-    waiting, items = line_up(loop, [Entry(300), Entry(3), Entry(100), Entry(650), Entry(5)], budget=1000, step=1)
+    waiting, items = line_up(loop, [Entry(300), Entry(3), Entry(100), Entry(650), Entry(5)], budget=1000, pads=False)
     assert waiting.take() == items[:3]
 
 

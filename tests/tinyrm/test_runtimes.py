@@ -54,7 +54,7 @@ def test_an_engine_the_build_lacks_says_what_to_install(bundle: Bundle, cpu_buil
 
 def test_auto_takes_the_cpu_where_there_is_nothing_else(bundle: Bundle, cpu_build: None) -> None:
     engine = open_engine(bundle)
-    assert (engine.name, engine.precision) == ("onnxruntime-cpu", "fp32")
+    assert (engine.info.name, engine.info.precision) == ("onnxruntime-cpu", "fp32")
 
 
 def test_engines_are_offered_fastest_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_auto_prefers_the_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
     monkeypatch.setattr(onnxruntime, "InferenceSession", SessionOnGpu)
-    assert open_engine(bundle).name == "onnxruntime-cuda"
+    assert open_engine(bundle).info.name == "onnxruntime-cuda"
 
 
 def test_auto_passes_over_what_does_not_start_and_says_so(
@@ -90,7 +90,7 @@ def test_auto_passes_over_what_does_not_start_and_says_so(
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(ort.PROVIDERS.values()))
     monkeypatch.setattr(onnxruntime, "InferenceSession", SessionThatFellBack)
-    assert open_engine(bundle).name == "onnxruntime-cpu"
+    assert open_engine(bundle).info.name == "onnxruntime-cpu"
     assert [record.args[0] for record in caplog.records if record.args] == ["torch-cuda", "onnxruntime-cuda"]
 
 

@@ -10,6 +10,7 @@ from tinyrm.bundle import Bundle, write_bundle
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.errors import EngineFailed, InvalidText
 from tinyrm.readout import read_out
+from tinyrm.runtimes.base import cpu_info
 from tinyrm.scorer import Scorer
 
 # The same numbers in another order of summation; see the engine's own parity tolerance.
@@ -119,7 +120,7 @@ def test_text_that_is_not_unicode_is_refused(scorer: Scorer) -> None:
 
 
 class BrokenEngine:
-    name, precision = "broken", "fp32"
+    info = cpu_info("broken", "fp32")
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         return np.full((len(input_ids), 2), np.nan, dtype=np.float32)

@@ -106,7 +106,7 @@ def test_warm_up_runs(engine: TorchCudaEngine, encoder: Encoder) -> None:
 def test_bf16_answers_in_fp32(trained: Trained, encoder: Encoder) -> None:
     engine = cpu_engine(trained, encoder, "bf16")
     logits = engine.run(*rows(encoder, 20, 70))
-    assert (engine.precision, logits.dtype) == ("bf16", np.float32)
+    assert (engine.info.precision, logits.dtype) == ("bf16", np.float32)
     cos, _ = engine._model.rotary(local=True)
     assert (engine._model.table.dtype, cos.dtype) == (torch.bfloat16, torch.float32)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tinyrm.batch import BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU
 from tinyrm.bulk.output import Done, table_of
 from tinyrm.bulk.rows import Row, RowEncoder
 from tinyrm.bulk.sources import Part, Reader
@@ -59,16 +58,14 @@ class PartScorer:
         job, self.bundle = self.job, self.job.open_bundle()
         self._rows = job.row_encoder(self.bundle)
         engine = open_engine(self.bundle, job.engine, precision=job.precision, threads=job.threads)
-        # As in the service: an engine that fills rows to the longest is one of a GPU.
-        tokens = BATCH_TOKENS_ON_CPU if engine.step else BATCH_TOKENS_ON_GPU
-        self._scorer = Scorer(self._rows.encoder, engine, self.bundle.manifest.temperature, tokens)
+        self._scorer = Scorer(self._rows.encoder, engine, self.bundle.manifest.temperature)
         # A sum over all layers, and lengths repeat.
         geometry = self.bundle.manifest.geometry
         self._flops = lru_cache(maxsize=16_384)(lambda tokens: exact_flops(geometry, tokens))
 
     @property
     def engine(self) -> str:
-        return self._scorer.engine.name
+        return self._scorer.engine.info.name
 
     def encoded(self, part: Part) -> list[Row]:
         """One thread at a time. Raises InvalidInput if the source cannot be read."""

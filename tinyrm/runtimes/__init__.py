@@ -10,42 +10,21 @@ null                   none; every comparison is a tie, to measure what is aroun
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinyrm.errors import EngineUnavailable, InvalidBundle
+from tinyrm.runtimes.base import Engine, EngineInfo
 
 if TYPE_CHECKING:
     from tinyrm.bundle import Bundle
 
+__all__ = ["ENGINES", "Engine", "EngineInfo", "open_engine", "warm_up"]
+
 log = logging.getLogger(__name__)
 
 ENGINES = ("torch-cuda", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino-cpu", "onnxruntime-cpu", "null")
-
-
-class Engine(Protocol):
-    """Runs the graph of one bundle.
-
-    Safe for as many concurrent calls as it has streams; more wait. A caller has to reckon with three failures: `run`
-    raises EngineFailed, `run` returns logits that are not finite (`tinyrm.readout` refuses them), or `run` does not
-    return, which only the caller's own clock can tell.
-    """
-
-    @property
-    def name(self) -> str:
-        """Runtime and device, such as `onnxruntime-cpu`."""
-
-    @property
-    def precision(self) -> str: ...
-
-    @property
-    def step(self) -> int:
-        """What a row's length is filled to a multiple of; 0: rows of a batch are filled to the longest."""
-
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Label logits [batch, 2] of right-padded ids [batch, tokens]. Raises EngineFailed."""
 
 
 def open_engine(
@@ -87,7 +66,7 @@ def _candidates(precision: str) -> list[str]:
 
 
 def _chosen(engine: Engine) -> Engine:
-    log.info("engine %s, precision %s", engine.name, engine.precision)
+    log.info("engine %s, precision %s", engine.info.name, engine.info.precision)
     return engine
 
 

@@ -28,7 +28,7 @@ def main() -> int:
     except TinyRMError as error:
         _say({"ready": False, "reason": str(error)})
         return 1
-    _say({"ready": True, "name": engine.name, "detail": engine.precision})
+    _say({"ready": True, "name": engine.info.name, "detail": engine.info.precision})
     for line in sys.stdin:
         try:
             _say(_timed(engine, **json.loads(line)))

@@ -3,15 +3,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyrm.runtimes.base import cpu_info
+
 
 class NullEngine:
     """Every comparison is a tie. Never chosen by `auto`."""
 
-    name = "null"
-    step = 1
-
     def __init__(self, precision: str) -> None:
-        self.precision = precision
+        self.info = cpu_info("null", precision)
 
     def run(self, input_ids: NDArray[np.int64], _: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.zeros((len(input_ids), 2), dtype=np.float32)

@@ -9,6 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from tinyrm.errors import EngineFailed, EngineUnavailable
+from tinyrm.runtimes.base import cpu_info, gpu_info
 from tinyrm.runtimes.cpus import usable_cpus
 from tinyrm.runtimes.ragged import Run, run_by_length
 from tinyrm.runtimes.streams import Streams
@@ -32,26 +33,21 @@ def available() -> list[str]:
 class OnnxRuntimeCpu:
     """Rows of one length at a time, on `streams` sessions of `threads` threads each."""
 
-    name = "onnxruntime-cpu"
-    step = 1
-
     def __init__(self, model_file: Path, precision: str, threads: int = 0, streams: int = 1) -> None:
-        self.precision = precision
+        self.info = cpu_info("onnxruntime-cpu", precision, streams=streams)
         threads = threads or max(1, usable_cpus() // streams)
         self._sessions = Streams.of(lambda: open_session(model_file, threads=threads), streams)
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         with self._sessions.take() as run:
-            return run_by_length(run, input_ids, attention_mask, step=self.step)
+            return run_by_length(run, input_ids, attention_mask)
 
 
 class OnnxRuntimeGpu:
     """Padded batches on CUDA or TensorRT, filled to a bucket so that few shapes are ever seen."""
 
-    step = 0
-
     def __init__(self, model_file: Path, name: str, precision: str, cache: Path) -> None:
-        self.name, self.precision = name, precision
+        self.info = gpu_info(name, precision, pads=True)
         self._run = open_session(model_file, name, provider_options=_gpu_options(name, cache))
 
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -8,24 +8,22 @@ import openvino
 from numpy.typing import NDArray
 
 from tinyrm.errors import EngineFailed, EngineUnavailable
+from tinyrm.runtimes.base import cpu_info
 from tinyrm.runtimes.cpus import usable_cpus
 from tinyrm.runtimes.ragged import run_by_length
 from tinyrm.runtimes.streams import Streams
 
-# Kernels are made for each shape: lengths are filled to steps, and only this many shapes' kernels are kept.
-STEP = 16
+# Kernels are made for each shape: lengths are filled to a multiple, and only this many shapes' kernels are kept.
+LENGTH_MULTIPLE = 16
 KERNEL_CACHE = 2048
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class OpenVinoCpu:
-    """Rows of one step of lengths at a time. One set of weights, `streams` requests of `threads` threads each."""
-
-    name = "openvino-cpu"
-    step = STEP
+    """Rows of one filled length at a time. One set of weights, `streams` requests of `threads` threads each."""
 
     def __init__(self, model_file: Path, precision: str, threads: int = 0, streams: int = 1) -> None:
-        self.precision = precision
+        self.info = cpu_info("openvino-cpu", precision, streams=streams, length_multiple=LENGTH_MULTIPLE)
         threads = threads or max(1, usable_cpus() // streams)
         compiled = _compile(model_file, precision, threads, streams)
         self._requests: Streams[Any] = Streams.of(compiled.create_infer_request, streams)
@@ -37,10 +35,10 @@ class OpenVinoCpu:
                 try:
                     logits = request.infer({"input_ids": ids, "attention_mask": mask}, share_inputs=True)["logits"]
                 except Exception as error:  # OpenVINO raises RuntimeError and pybind's own kinds
-                    raise EngineFailed(f"{self.name}: {error}") from error
+                    raise EngineFailed(f"{self.info.name}: {error}") from error
                 return np.array(logits, dtype=np.float32)
 
-            return run_by_length(run, input_ids, attention_mask, step=self.step)
+            return run_by_length(run, input_ids, attention_mask, step=LENGTH_MULTIPLE)
 
 
 def _compile(model_file: Path, precision: str, threads: int, streams: int) -> Any:

@@ -20,6 +20,7 @@ from tinyrm.errors import EngineFailed, EngineUnavailable
 from tinyrm.forward import PreferenceModel
 from tinyrm.manifest import Manifest
 from tinyrm.packed import PackedAttention, reference_kernel, varlen_kernel
+from tinyrm.runtimes.base import cpu_info, gpu_info
 from tinyrm.runtimes.packing import Bucket, Packed, fill, pack_rows
 from tinyrm.weights import load_weights
 
@@ -67,14 +68,13 @@ class TorchCudaEngine:
     layers through torch.compile. Raises EngineUnavailable.
     """
 
-    step = 1
-
     def __init__(
         self, model: PreferenceModel, *, mask_id: int, precision: str, device: str = "cuda",
         buckets: Sequence[int] = BUCKETS, compiled: bool = False,
     ) -> None:  # fmt: skip
-        self.name, self.precision = f"torch-{device}", precision
         self._device = torch.device(device)
+        name, on_gpu = f"torch-{device}", self._device.type == "cuda"
+        self.info = gpu_info(name, precision, pads=False) if on_gpu else cpu_info(name, precision)
         self._model = _placed(model, self._device, precision)
         self._mask_id = mask_id
         self._buckets = [Bucket.of(tokens, model.max_tokens) for tokens in sorted(buckets)]
@@ -95,7 +95,7 @@ class TorchCudaEngine:
 
         Raises EngineFailed, also for a batch beyond the largest bucket.
         """
-        with _failures(self.name):
+        with _failures(self.info.name):
             packed = pack_rows(input_ids, attention_mask, self._mask_id)
             bucket = self._bucket(packed)
             flat = torch.from_numpy(fill(packed, bucket).flat())
@@ -104,14 +104,14 @@ class TorchCudaEngine:
 
     def result(self, ticket: Ticket) -> NDArray[np.float32]:
         """Logits [texts, 2] of a step, when it is done. Raises EngineFailed."""
-        with _failures(self.name):
+        with _failures(self.info.name):
             if ticket.logits is None:
                 ticket.slot.wait()
             with self._lock:
                 return self._settled(ticket)
 
     def _submit_all(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> list[Ticket]:
-        with _failures(self.name):
+        with _failures(self.info.name):
             rows = len(attention_mask)
             whole = rows < 2 or self._buckets[-1].takes(int(attention_mask.sum()), rows)
         if whole:

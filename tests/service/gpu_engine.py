@@ -1,0 +1,42 @@
+"""`service.engine` with the engine of a GPU that is not there: it states what suits a GPU.
+
+A run with the id TOGETHER in it returns only when another one has begun beside it, so a caller that keeps one run in
+flight gets an error.
+"""
+
+import sys
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import engine
+from tinyrm.runtimes.base import gpu_info
+
+TOGETHER = 60
+TOGETHER_S = 5.0
+
+
+class GpuEngine:
+    """Every comparison is a tie. together: ids of which one makes a run wait for another; none: every run waits."""
+
+    def __init__(self, *together: int) -> None:
+        self.info = gpu_info("fake-gpu", "bf16", pads=False)
+        self.most_tokens = 0
+        self._together = together
+        self._two = threading.Barrier(2, timeout=TOGETHER_S)
+
+    def run(self, input_ids: NDArray[np.int64], _: NDArray[np.int64]) -> NDArray[np.float32]:
+        self.most_tokens = max(self.most_tokens, input_ids.size)
+        if not self._together or np.isin(input_ids, self._together).any():
+            self._two.wait()
+        return np.zeros((len(input_ids), 2), dtype=np.float32)
+
+
+def main() -> int:
+    engine.open_engine = lambda *_, **__: GpuEngine(TOGETHER)  # type: ignore[assignment]
+    return engine.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What suits an engine is what the engine states: a GPU gets a GPU's batch and two runs in flight."""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.backend import LocalBackend, start_backend
+from service.engine import EngineOptions
+from service.engine_process import EngineProcess
+from service.metrics import Metrics
+from service.settings import Settings
+from tests.bulk_run import pair, write
+from tests.service.gpu_engine import TOGETHER, GpuEngine
+from tinyrm.bulk import scoring
+from tinyrm.bulk.scoring import Job, PartScorer
+from tinyrm.bulk.sources import plan
+from tinyrm.bundle import Bundle
+from tinyrm.comparison import Comparison
+from tinyrm.encoding import Encoding, Truncation
+
+GPU_BATCH_TOKENS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class OnGpu(EngineOptions):
+    def command(self, descriptor: int) -> list[str]:
+        _, _, _, *options = EngineOptions.command(self, descriptor)
+        return [sys.executable, "-m", "tests.service.gpu_engine", *options]
+
+
+def test_the_service_gives_a_gpu_its_batch_and_two_runs(bundle_folder: Path) -> None:
+    bundle = Bundle.open(bundle_folder)
+    (probe,) = bundle.encoder().encode(Comparison("a", "b", "c"), bundle.manifest.spec.instruction(None))
+    sequence = Encoding(np.array([1, TOGETHER, 4, 2]), Truncation())
+
+    async def start(settings: Settings, bundle: Bundle) -> EngineProcess:
+        engine = EngineProcess(OnGpu(str(bundle.folder)), probe, timeout_s=60)
+        await engine.start()
+        return engine
+
+    async def scenario() -> LocalBackend:
+        settings = Settings(model=bundle_folder)
+        backend = await start_backend(settings, bundle, Metrics(), start)
+        try:
+            calls = [backend.submit((sequence,), flow=flow, timeout_s=60, patient=False) for flow in "ab"]
+            first = asyncio.create_task(calls[0])
+            await asyncio.sleep(0.05)  # it runs, alone: the second needs a run of its own
+            answers = await asyncio.gather(first, calls[1])
+        finally:
+            await backend.drain(0)
+        assert [answer.logits.tolist() for answer in answers] == [[[0.0, 0.0]]] * 2
+        return backend
+
+    backend = asyncio.run(scenario())
+    assert backend.greeting.info.name == "fake-gpu"
+    assert backend.batcher.max_batch_tokens == GPU_BATCH_TOKENS
+
+
+def test_bulk_scoring_gives_a_gpu_its_batch_and_two_runs(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = GpuEngine()
+    monkeypatch.setattr(scoring, "open_engine", lambda *_, **__: engine)
+    # Two sequences of 256 tokens each, and two full runs of all.
+    rows = [pair(n) | {"prompt": "Why? " * 300} for n in range(64)]
+    scorer = PartScorer(Job(bundle_folder, tmp_path / "out"))
+    (part,) = plan(str(write(tmp_path / "pairs.jsonl", *rows)), 64).parts
+    table, done = scorer.table(part, scorer.encoded(part))
+    assert (table.num_rows, done.errors, done.tokens) == (64, 0, 2 * GPU_BATCH_TOKENS)
+    assert engine.most_tokens == GPU_BATCH_TOKENS
