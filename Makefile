@@ -90,20 +90,20 @@ prometheus:  ## a Prometheus for the tests of dashboards and alerts, from apt, w
 			> /dev/null 2>&1 || echo "prometheus did not install; the tests with it will be skipped"; \
 	else echo "no prometheus, and no root with apt-get to install it; the tests with it will be skipped"; fi
 
-dashboards: $(DEV)/installed  ## deploy/grafana/dashboards/ from dashboards/
-	$(DEV)/bin/python -m dashboards
+dashboards: $(DEV)/installed  ## deploy/grafana/dashboards/ from tools/dashboards/
+	$(DEV)/bin/python -m tools.dashboards
 
 pictures: $(DEV)/installed  ## the pictures of the page and of the dashboards in docs/
-	$(DEV)/bin/python -m tests.e2e.page_pictures
-	$(DEV)/bin/python -m tests.e2e.dashboard_pictures
+	$(DEV)/bin/python -m tools.page_pictures
+	$(DEV)/bin/python -m tools.dashboard_pictures
 
 train: $(DEV)/installed  ## run RECIPE on DATA, going on where it stopped
 	$(DEV)/bin/python -m training $(RECIPE) --data $(DATA) --resume
 
 starter-pairs: $(DEV)/installed  ## what the starter learns from: DATA without overlap with its validation pairs
-	$(DEV)/bin/python -m training.datasets jsonl:train.jsonl.gz --data $(DATA) \
+	$(DEV)/bin/python -m training.data jsonl:train.jsonl.gz --data $(DATA) \
 		--decontaminate $(DATA)/validation.jsonl.gz --drop 13 --write runs/starter/data/train.jsonl
-	$(DEV)/bin/python -m training.datasets jsonl:train.jsonl --data runs/starter/data \
+	$(DEV)/bin/python -m training.data jsonl:train.jsonl --data runs/starter/data \
 		--max-characters 600 --write runs/starter/data/short.jsonl
 
 starter: $(DEV)/installed  ## the starter model from its five recipes on DATA (hours on a CPU)

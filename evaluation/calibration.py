@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluation.judge import Judged
 from evaluation.statistics import calibration_error
+from tinyrm.calibration import LOG_TEMPERATURE_BOUNDS, best_temperature
 from tinyrm.errors import InvalidInput
-from tinyrm.temperature import LOG_TEMPERATURE_BOUNDS, best_temperature
 
 
 class Calibration(BaseModel):

@@ -10,7 +10,7 @@ from tinyrm.spec import ClozeSpec
 
 
 class ScoresPairs(Protocol):
-    """What `tinyrm.scorer.Scorer` and `evaluation.subject.Subject` do."""
+    """What `tinyrm.scorer.Scorer` and `evaluation.target.Subject` do."""
 
     def score(
         self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True

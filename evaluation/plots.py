@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from evaluation.anchors import anchors_of
 from evaluation.judge import Judged
 from evaluation.statistics import BINS, Share, calibration_error, reliability
-from evaluation.subject import Cost
+from evaluation.target import Cost
 
 OURS, OTHERS = "tab:blue", "0.45"
 

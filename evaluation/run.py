@@ -12,7 +12,7 @@ from evaluation.card import refuse_without_markers, update_card
 from evaluation.judge import judge
 from evaluation.plots import plot_compute, plot_reliability
 from evaluation.report import Report, grid
-from evaluation.subject import Cost, Subject, open_bundle
+from evaluation.target import Cost, Subject, open_bundle
 from tinyrm.bundle import record_evaluation, record_temperature, sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import CARD_FILE
@@ -141,11 +141,11 @@ def open_subject(options: Options) -> Subject:
     if options.bundle:
         return open_bundle(options.bundle, options.engine)
     if options.checkpoint:
-        from evaluation.checkpoint import open_checkpoint
+        from evaluation.targets.checkpoint import open_checkpoint
 
         return open_checkpoint(options.checkpoint)
     if options.service:
-        from evaluation.remote import open_service
+        from evaluation.targets.service import open_service
 
         return open_service(options.service, options.api_key)
     raise InvalidInput("name what to judge with --bundle, --checkpoint or --service")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tinyrm.command import main as tinyrm
+from tinyrm.cli import main as tinyrm
 from tinyrm.pairs import open_text, read_jsonl
 
 PROMPT = "Natalia sold 48 clips in April and half as many in May. How many in all?"

@@ -14,7 +14,7 @@ def main() -> int:
     options = _parser().parse_args()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("export").setLevel(logging.INFO)
-    from export.options import ExportOptions
+    from export.config import ExportOptions
     from export.pipeline import export_bundle
     from tinyrm.errors import TinyRMError
 

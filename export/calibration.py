@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from tinyrm.calibration import best_temperature
 from tinyrm.comparison import Preference
 from tinyrm.manifest import AutoSwap
 from tinyrm.pairs import PreferencePair
 from tinyrm.scorer import Scorer
 from tinyrm.spec import ClozeSpec
-from tinyrm.temperature import best_temperature
 
 # As for a lower precision: what saves half of the work may change as little.
 MAX_FLIPS = 0.005

@@ -8,7 +8,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
 from torch.export import Dim
 
-from tinyrm.attention import BlockedModel
+from tinyrm.modernbert.blocked import BlockedModel
 
 EXAMPLE_SHAPE = (2, 250)  # longer than three blocks of a window, so that nothing of it is traced away
 # From 23 on rotation and attention are operators of their own, which the optimised pass calls. For other models the

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyrm.batch import collate
+from tinyrm.batching import collate
 from tinyrm.encoding import Encoding, SpecialTokens, Truncation
 from tinyrm.errors import TinyRMError
 from tinyrm.manifest import Parity

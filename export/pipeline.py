@@ -11,23 +11,23 @@ from torch import nn
 from transformers import ModernBertForMaskedLM, PreTrainedModel
 
 from export.calibration import fit_auto_swap, fit_temperature, score_pairs
+from export.config import ExportOptions
+from export.cpu_graph import ENGINE, branch_on_padding, on_cpu
 from export.graph import write_onnx
-from export.options import ExportOptions
 from export.parity import LENGTHS, check, probes, run_alone, run_together, torch_run
 from export.precision import lower_precision
-from export.unpadded import ENGINE, branch_on_padding, on_cpu
-from tinyrm.adapter import load_with_adapter, merge, plain
-from tinyrm.attention import BlockedModel
-from tinyrm.backbone import LabelLogits, geometry_of, load_tokenizer
 from tinyrm.bundle import refuse_foreign, write_bundle
 from tinyrm.encoding import Encoder, SpecialTokens
+from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu, open_session
 from tinyrm.errors import InvalidInput
-from tinyrm.forward import PreferenceModel
 from tinyrm.manifest import TOKENIZER_FILE, AutoSwap, Gate, Manifest, Parity, Provenance
+from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
+from tinyrm.modernbert.blocked import BlockedModel
+from tinyrm.modernbert.checkpoint import LabelLogits, geometry_of, load_tokenizer
+from tinyrm.modernbert.model import PreferenceModel
+from tinyrm.modernbert.weights import save_weights
 from tinyrm.pairs import read_pairs
-from tinyrm.runtimes.ort import OnnxRuntimeCpu, open_session
 from tinyrm.scorer import Scorer
-from tinyrm.weights import save_weights
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "weights.safetensors"

@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from scipy.special import expit
 
-from export.equalise import channel_maxima, equalise
+from export.cpu_graph import branch_on_padding, on_cpu
 from export.graph import weights_of, write_onnx
 from export.parity import Run, run_alone, run_together, torch_run
-from export.unpadded import branch_on_padding, on_cpu
-from tinyrm.attention import BlockedModel
-from tinyrm.batch import collate
+from export.smoothquant import channel_maxima, equalise
+from tinyrm.batching import collate
+from tinyrm.calibration import best_temperature
 from tinyrm.encoding import Encoder, Encoding
+from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
 from tinyrm.errors import TinyRMError
 from tinyrm.manifest import Gate
-from tinyrm.runtimes.ort import OnnxRuntimeCpu
-from tinyrm.temperature import best_temperature
+from tinyrm.modernbert.blocked import BlockedModel
 
 # Ranges settle within a few dozen texts; the gate judges on the others.
 RANGE_TEXTS = 128

@@ -119,7 +119,7 @@ def leg(
     name: str, pairs: Path, out: Path, words: Sequence[object], meanwhile: Callable[[int], int] | None = None
 ) -> Leg:
     """meanwhile: given the command's pid, does harm and says how often."""
-    command = [sys.executable, "-m", "tinyrm.command", "score", pairs, "--out", out]
+    command = [sys.executable, "-m", "tinyrm.cli", "score", pairs, "--out", out]
     print(f"measuring: {name}", flush=True)
     began, killed = time.monotonic(), 0
     process = subprocess.Popen([*map(str, [*command, *words])], stderr=subprocess.PIPE, text=True)  # noqa: S603

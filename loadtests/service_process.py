@@ -21,7 +21,7 @@ import psutil
 from loadtests.wire import Client, status_of
 
 START_TIMEOUT_S = 120
-ENGINE_MODULE = "service.engine"
+ENGINE_MODULE = "service.engine.worker"
 STARTER = Path("models/starter")
 COMMAND = (sys.executable, "-m", "service")
 SETTING = re.compile(r"^\| `TINYRM_([A-Z0-9_]+)` \| `([^`]*)` \|", flags=re.MULTILINE)

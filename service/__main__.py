@@ -11,10 +11,10 @@ import uvicorn
 from pydantic import ValidationError
 
 from service.app import build_deployment, create_app
+from service.http.server import server_of
 from service.logs import configure
-from service.server import server_of
 from service.settings import PREFIX, Settings, refuse_unknown
-from service.workers import serve_with_workers
+from service.workers.supervisor import serve_with_workers
 from tinyrm.errors import TinyRMError
 
 log = structlog.get_logger("tinyrm")

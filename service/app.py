@@ -10,23 +10,25 @@ import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Lifespan, Scope
 
-from service import admin, auth, docs, errors, page
-from service.access import Access
-from service.auth import OPEN_PATHS, KeyRing, RequireKey
-from service.backend import Backend, OpenEngine, start_backend, start_engine
-from service.cohorts import CohortLimits, Cohorts
-from service.deployment import Deployment, Reload, folders_of, parse_specialists
-from service.dialects.judging import Sample, judge_cohort
+from service import errors
+from service.api import admin, docs, page
+from service.api.routes import deployment_of, router
+from service.dialects.context import Sample, judge_cohort
 from service.dialects.table import spoken
-from service.headers import Cors, SecurityHeaders
-from service.limits import RefuseMarked
+from service.engine.backend import Backend, OpenEngine, start_backend, start_engine
+from service.http import auth
+from service.http.access_log import Access
+from service.http.auth import OPEN_PATHS, KeyRing, RequireKey
+from service.http.body import GiveUpWithClient, JsonBodies
+from service.http.connections import RefuseMarked
+from service.http.headers import Cors, SecurityHeaders
+from service.http.tracing import TraceRequests, Tracing
 from service.metrics import ENDPOINTS, Metrics
-from service.middleware import GiveUpWithClient, JsonBodies
-from service.pipeline import Pipeline
-from service.routes import deployment_of, router
+from service.process_metrics import Watch
+from service.scoring.groups import CohortLimits, Cohorts
+from service.scoring.models import Deployment, Reload, folders_of, parse_specialists
+from service.scoring.pipeline import Pipeline
 from service.settings import InvalidSettings, Settings, split_list
-from service.tracing import TraceRequests, Tracing
-from service.usage import Watch
 from tinyrm import __version__
 from tinyrm.bundle import Bundle
 
@@ -90,7 +92,7 @@ def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) ->
         summary="Which of two responses is better, in milliseconds.",
         lifespan=lifespan,
         redirect_slashes=False,
-        openapi_url=None,  # service/docs.py
+        openapi_url=None,  # service/api/docs.py
         docs_url=None,
         redoc_url=None,
         license_info={"name": "Apache-2.0"},

@@ -14,7 +14,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from service.auth import ApiKey, ApiKeys, InvalidKeys, KeyScope, digest_of
+from service.http.auth import ApiKey, ApiKeys, InvalidKeys, KeyScope, digest_of
 from service.settings import Settings
 
 # So that scanners of repositories and logs know a key when they see one.

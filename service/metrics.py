@@ -16,11 +16,11 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from service.batcher import BatchReport
-from service.cohorts import DEADLINE, DRAIN, FULL
-from service.engine import Greeting
+from service.engine.batcher import BatchReport
+from service.engine.queue import Load
+from service.engine.worker import Greeting
 from service.errors import STATUSES
-from service.waiting import Load
+from service.scoring.groups import DEADLINE, DRAIN, FULL
 from tinyrm import __version__
 from tinyrm.comparison import Preference
 from tinyrm.encoding import Truncation

@@ -8,8 +8,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.ranking_schemas import MOST_RESPONSES
-from service.schemas import MOST_ITEMS, SwapMode
+from service.api.ranking_schemas import MOST_RESPONSES
+from service.api.schemas import MOST_ITEMS, SwapMode
 from tinyrm.errors import TinyRMError
 
 PREFIX = "TINYRM_"

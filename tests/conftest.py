@@ -9,16 +9,16 @@ from hypothesis import settings
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from export.options import ExportOptions
+from export.config import ExportOptions
 from export.pipeline import export_bundle
-from tinyrm.backbone import load_masked_lm
 from tinyrm.encoding import Encoder, SpecialTokens
+from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.spec import ClozeSpec
 from tinyrm.template import FIGURE2
-from training.adapter import add_dora
 from training.config import Dora, NewModel
-from training.pretrain import initial_model
-from training.tokenizer import train_bpe, wrap
+from training.model.adapter import add_dora
+from training.stages.pretrain import initial_model
+from training.stages.tokenizer import train_bpe, wrap
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -60,7 +60,7 @@ def fast_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def special() -> SpecialTokens:
-    """As training/tokenizer.py numbers them."""
+    """As training/stages/tokenizer.py numbers them."""
     return SpecialTokens(cls=1, sep=2, pad=3, mask=4)
 
 

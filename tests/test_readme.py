@@ -12,7 +12,7 @@ import pytest
 
 from service.__main__ import settings_table
 from tests.conftest import REPOSITORY
-from tests.processes import STARTER, Process, started
+from tests.support.processes import STARTER, Process, started
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -57,7 +57,7 @@ def test_python_blocks_run(
 def test_tinyrm_commands_run(command: str, service: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "Say hello.", "chosen": "Hello!", "rejected": "No."}\n')
-    words = [sys.executable, "-m", "tinyrm.command", *shlex.split(command)[1:]]
+    words = [sys.executable, "-m", "tinyrm.cli", *shlex.split(command)[1:]]
     words += ["--url", f"http://127.0.0.1:{service.port}"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr

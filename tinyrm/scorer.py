@@ -9,12 +9,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyrm.batch import collate, pack
+from tinyrm.batching import collate, pack
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoder, Encoding
+from tinyrm.engines import Engine, open_engine
 from tinyrm.readout import read_out
-from tinyrm.runtimes import Engine, open_engine
 
 
 @dataclass(frozen=True, slots=True)

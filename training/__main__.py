@@ -12,7 +12,7 @@ from tinyrm.errors import TinyRMError
 from training.config import ClozeRecipe, PretrainRecipe
 from training.recipe import load_recipe
 from training.recipe_files import find_recipe
-from training.stages import DistilRecipe, MergeRecipe, SftRecipe
+from training.stage_recipes import DistilRecipe, MergeRecipe, SftRecipe
 
 
 def main() -> int:
@@ -45,27 +45,27 @@ def run(recipe_path: Path, data_dir: Path, *, resume: bool) -> None:
     """Run one recipe. Stages import what they need, so that a tokenizer is trained without loading a model."""
     recipe = load_recipe(recipe_path)
     if isinstance(recipe, DistilRecipe):  # before ClozeRecipe, which it is one of
-        from training.distil import train_distil
+        from training.stages.distil import train_distil
 
         train_distil(recipe, data_dir, resume=resume)
     elif isinstance(recipe, ClozeRecipe):
-        from training.cloze import train_cloze
+        from training.stages.cloze import train_cloze
 
         train_cloze(recipe, data_dir, resume=resume)
     elif isinstance(recipe, PretrainRecipe):
-        from training.pretrain import pretrain
+        from training.stages.pretrain import pretrain
 
         pretrain(recipe, data_dir, resume=resume)
     elif isinstance(recipe, SftRecipe):
-        from training.sft import train_sft
+        from training.stages.sft import train_sft
 
         train_sft(recipe, data_dir, resume=resume)
     elif isinstance(recipe, MergeRecipe):
-        from training.specialists import merge_specialists
+        from training.stages.specialists import merge_specialists
 
         merge_specialists(recipe)
     else:
-        from training.tokenizer import train_tokenizer
+        from training.stages.tokenizer import train_tokenizer
 
         train_tokenizer(recipe, data_dir)
 
@@ -74,8 +74,8 @@ def dry_run(recipe_path: Path, data_dir: Path) -> None:
     """Print the plan of a cloze recipe; of another, the recipe as it is understood."""
     recipe = load_recipe(recipe_path)
     if isinstance(recipe, ClozeRecipe):
-        from training.plan import plan
-        from training.plan_text import render
+        from training.experiments.plan import plan
+        from training.experiments.plan_text import render
 
         print(render(plan(recipe, data_dir), recipe_path))
     else:

@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyrm.spec import ClozeSpec
-from training.datasets.source import Source
+from training.data.source import Source
 
 HeadKind = Literal["cloze", "pair-cls", "pair-mean", "pointwise", "tokens"]
 

@@ -13,7 +13,7 @@ from tinyrm.bundle import sha256, weights_sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
 from training.config import ClozeRecipe, PretrainRecipe
-from training.stages import SftRecipe
+from training.stage_recipes import SftRecipe
 
 RECIPE_FILE = "recipe.json"
 

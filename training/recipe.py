@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter
 
 from training.config import ClozeRecipe, PretrainRecipe, TokenizerRecipe
 from training.recipe_files import read_recipe
-from training.stages import DistilRecipe, MergeRecipe, SftRecipe
+from training.stage_recipes import DistilRecipe, MergeRecipe, SftRecipe
 
 AnyRecipe = TokenizerRecipe | PretrainRecipe | ClozeRecipe | SftRecipe | DistilRecipe | MergeRecipe
 Recipe = Annotated[AnyRecipe, Field(discriminator="task")]

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, get_wsd_sc
 
 from tinyrm.errors import InvalidInput
 from training.config import Optimization
-from training.data import EpochSampler
+from training.data.collate import EpochSampler
 
 
 class DecoupledTrainer(Trainer):

@@ -12,7 +12,7 @@ from evaluation.judge import Judged, judge
 from evaluation.loading import Row, load_rows
 from evaluation.report import Report, grid, orders_and_length
 from evaluation.statistics import Estimate, Share
-from evaluation.subject import Subject
+from evaluation.target import Subject
 from tinyrm.pairs import PreferencePair
 
 NAME: Final = "judge-bench"

@@ -5,7 +5,7 @@ from pathlib import Path
 from evaluation.judge import judge
 from evaluation.report import Report, orders_and_length, table
 from evaluation.statistics import by_domain
-from evaluation.subject import Subject
+from evaluation.target import Subject
 from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import read_pairs

@@ -19,7 +19,7 @@ from evaluation.judge import Judged, judge_each_once
 from evaluation.loading import Row, has_split, load_rows
 from evaluation.report import Report, grid, orders_and_length
 from evaluation.statistics import Estimate, Share, combine, mean
-from evaluation.subject import Subject
+from evaluation.target import Subject
 from tinyrm.pairs import PreferencePair
 
 NAME: Final = "reward-bench"

@@ -18,7 +18,7 @@ from evaluation.judge import Judged
 from evaluation.loading import Row, load_rows
 from evaluation.report import Report, grid, orders_and_length
 from evaluation.statistics import Estimate, Share, mean
-from evaluation.subject import Subject
+from evaluation.target import Subject
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import ClozeSpec

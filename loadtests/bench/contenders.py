@@ -55,7 +55,7 @@ def contenders(
     for name in (known for known in names() if known in chosen):
         if name in RUNTIMES:
             title, engine, precision, needs = RUNTIMES[name]
-            python, arguments = DEV, ["tinyrm.runtimes", str(prepared.paths[needs]), "--engine", engine]
+            python, arguments = DEV, ["tinyrm.engines", str(prepared.paths[needs]), "--engine", engine]
         else:
             title, python, module, precision, needs = PEER_WORKERS[name]
             arguments = [f"loadtests.bench.workers.{module}", "--model", str(prepared.paths[needs])]

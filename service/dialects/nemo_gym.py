@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api.ranking_schemas import MOST_RESPONSES
+from service.api.routes import ERRORS
+from service.api.schemas import NonEmpty
 from service.dialects.chat import Turn, prompt_of, stripped, text_of
-from service.dialects.judging import CohortOptionsOf, DeskOf, Options, OptionsOf, Standing
-from service.ranking_schemas import MOST_RESPONSES
-from service.routes import ERRORS
-from service.schemas import NonEmpty
+from service.dialects.context import CohortOptionsOf, DeskOf, Options, OptionsOf, Standing
 
 router = APIRouter(tags=["nemo-gym"])
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from service.cohorts import Placed
+from service.api.routes import ERRORS
+from service.api.schemas import MOST_ITEMS
 from service.dialects.chat import Prompt, prompt_of, response_in
-from service.dialects.judging import CohortOptions, Desk, DeskOf
-from service.routes import ERRORS
-from service.schemas import MOST_ITEMS
+from service.dialects.context import CohortOptions, Desk, DeskOf
+from service.scoring.groups import Placed
 from tinyrm.errors import InvalidInput
 
 router = APIRouter(tags=["openrlhf"])

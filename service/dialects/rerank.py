@@ -15,12 +15,12 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from service.cohorts import Placed
-from service.dialects.judging import Desk, DeskOf, Options, OptionsOf
+from service.api.ranking_schemas import MOST_RESPONSES
+from service.api.routes import ERRORS
+from service.api.schemas import DOCUMENTS, TEXTS, Name, NonEmpty
+from service.dialects.context import Desk, DeskOf, Options, OptionsOf
 from service.errors import reply_to
-from service.ranking_schemas import MOST_RESPONSES
-from service.routes import ERRORS
-from service.schemas import DOCUMENTS, TEXTS, Name, NonEmpty
+from service.scoring.groups import Placed
 from tinyrm.errors import TinyRMError
 
 # What a client has to hear whatever the shape of the body.

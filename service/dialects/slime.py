@@ -3,10 +3,10 @@
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from service.api.routes import ERRORS
 from service.dialects.chat import Turn, prompt_of, stripped
-from service.dialects.judging import DeskOf
+from service.dialects.context import DeskOf
 from service.dialects.openrlhf import Label, LabelOptionsOf, place
-from service.routes import ERRORS
 
 router = APIRouter(tags=["slime"])
 

@@ -10,12 +10,12 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import AliasChoices, BaseModel, Field
 
-from service.cohorts import Placed
+from service.api.routes import ERRORS
+from service.api.schemas import MOST_ITEMS
 from service.dialects.chat import last_turn
-from service.dialects.judging import CohortOptions, CohortOptionsOf, Desk, DeskOf
+from service.dialects.context import CohortOptions, CohortOptionsOf, Desk, DeskOf
 from service.dialects.openrlhf import together
-from service.routes import ERRORS
-from service.schemas import MOST_ITEMS
+from service.scoring.groups import Placed
 from tinyrm.errors import InvalidInput
 
 router = APIRouter(tags=["verl"])

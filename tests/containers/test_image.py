@@ -86,7 +86,7 @@ def test_it_answers_on_its_published_port(service: Container) -> None:
     reply = service.client.post("/v1/compare", json=PAIR)
     assert reply.status_code == 200
     assert reply.json()["model"].startswith("starter@")
-    service.engine.figures["service, memory after start"] = service.memory()
+    service.engine.figures["service, memory after start"] = service.engine.memory()
 
 
 def test_it_is_nobody_and_may_do_nothing(service: Container) -> None:

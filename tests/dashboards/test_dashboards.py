@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from dashboards import bounds
-from dashboards.__main__ import main, written
 from service.metrics import Metrics
 from tests.conftest import REPOSITORY
-from tests.prometheus import DASHBOARDS, RULES, asked, dashboards
+from tests.support.prometheus import DASHBOARDS, RULES, asked, dashboards
+from tools.dashboards import bounds
+from tools.dashboards.__main__ import main, written
 
 GRAFANA = REPOSITORY / "deploy" / "grafana"
 PROVISIONING = GRAFANA / "provisioning"

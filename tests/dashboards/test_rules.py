@@ -10,7 +10,7 @@ import yaml
 
 from tests.conftest import REPOSITORY
 from tests.dashboards.test_dashboards import exposed, names
-from tests.prometheus import RULES, tool
+from tests.support.prometheus import RULES, tool
 
 TESTS = RULES.with_name("rules_test.yml")
 OPERATIONS = (REPOSITORY / "docs" / "operations.md").read_text()

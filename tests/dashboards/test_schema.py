@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jsonschema_rs import Draft7Validator
 
-from tests.prometheus import dashboards
+from tests.support.prometheus import dashboards
 
 PACKAGES = ("@grafana/schema@13.2.3", "ts-json-schema-generator@2.9.0")
 TYPES = "./node_modules/@grafana/schema/dist/types/raw"

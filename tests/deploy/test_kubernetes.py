@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from service.app import create_api
-from service.auth import OPEN_PATHS, scope_of
 from service.dialects.table import spoken
-from service.server import GRACE_S, LINGER_S
+from service.http.auth import OPEN_PATHS, scope_of
+from service.http.server import GRACE_S, LINGER_S
 from service.settings import PREFIX, Settings, refuse_unknown
 from tests.conftest import REPOSITORY
 from tests.deploy.manifests import (

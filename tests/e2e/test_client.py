@@ -16,7 +16,7 @@ import pytest
 from loadtests.service_process import free_port
 from tests.conftest import REPOSITORY
 from tests.e2e.test_process import keys
-from tests.processes import PATIENCE_S, STARTER, Process, started
+from tests.support.processes import PATIENCE_S, STARTER, Process, started
 from tinyrm import AsyncClient, Client
 from tinyrm.client import CompareItem, ItemError
 from tinyrm.errors import CallRefused, CallTimedOut
@@ -50,7 +50,7 @@ def url_of(service: Process) -> str:
 
 
 def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "tinyrm.command", *map(str, words)]
+    return [sys.executable, "-m", "tinyrm.cli", *map(str, words)]
 
 
 def run(*words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.processes import PATIENCE_S, STARTER, Process, started
+from tests.support.processes import PATIENCE_S, STARTER, Process, started
 from tinyrm.pairs import read_jsonl
 
 # What each prints when all went well.

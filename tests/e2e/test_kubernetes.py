@@ -14,12 +14,12 @@ import httpx
 import psutil
 import pytest
 
-from service.server import GRACE_S
+from service.http.server import GRACE_S
 from service.settings import PREFIX
 from tests.conftest import REPOSITORY
 from tests.deploy.manifests import applied, container_of, environment_of
 from tests.e2e.test_process import LONG, wait_until, wait_until_accepted
-from tests.processes import PATIENCE_S, Process, started
+from tests.support.processes import PATIENCE_S, Process, started
 
 POD = applied()["Deployment"]["spec"]["template"]["spec"]
 CONTAINER = container_of(applied()["Deployment"])

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.e2e.test_process import PAIR, keys, refused_start, total, wait_until
-from tests.processes import Process, new_client, started
+from tests.support.processes import Process, new_client, started
 from tinyrm.bundle import Bundle, write_bundle
 from tinyrm.manifest import MANIFEST_FILE
 
@@ -59,7 +59,9 @@ def test_a_new_revision_takes_over_without_a_failed_request(bundle_folder: Path,
     old = Bundle.open(folder).manifest.identity
     with started(folder, workers=workers) as service, asking(service) as seen:
         engines = {
-            p.pid for p in psutil.Process(service.popen.pid).children() if "service.engine" in " ".join(p.cmdline())
+            p.pid
+            for p in psutil.Process(service.popen.pid).children()
+            if "service.engine.worker" in " ".join(p.cmdline())
         }
         wait_until(lambda: seen[200, old] > 10)
         new = changed_copy(bundle_folder, folder, temperature=2.0)

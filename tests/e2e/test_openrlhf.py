@@ -24,7 +24,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.processes import PATIENCE_S, STARTER, Process, started
+from tests.support.processes import PATIENCE_S, STARTER, Process, started
 
 GROUPS, GROUP_SIZE = 8, 8
 WHEEL = "openrlhf-0.11.2-cp311-cp311-manylinux1_x86_64.whl"

@@ -11,9 +11,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from service.auth import ApiKey, ApiKeys, digest_of
+from service.http.auth import ApiKey, ApiKeys, digest_of
 from tests.e2e.browser import DESKTOP, EXAMPLE, PHONE, chromium, compare, fill
-from tests.processes import STARTER, Process, started
+from tests.support.processes import STARTER, Process, started
 
 PROMPT, ANSWERS = EXAMPLE["prompt"], EXAMPLE["answers"]
 PAIR, THREE = ANSWERS[:2], ANSWERS

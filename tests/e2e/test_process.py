@@ -20,7 +20,7 @@ import pytest
 
 from loadtests.service_process import environment
 from tests.conftest import REPOSITORY
-from tests.processes import PATIENCE_S, STARTER, Process, started
+from tests.support.processes import PATIENCE_S, STARTER, Process, started
 from tinyrm.bundle import Bundle
 from tinyrm.pairs import read_pairs
 from tinyrm.scorer import Scorer

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from tests.e2e.traffic import traffic
-from tests.processes import STARTER, Process, started
-from tests.prometheus import RULES, Asked, Prometheus, asked, scraping, tool
+from tests.support.processes import STARTER, Process, started
+from tests.support.prometheus import RULES, Asked, Prometheus, asked, scraping, tool
 
 # Rates need several scrapes in their window, and the window has to be full of load.
 WINDOW_S, LOAD_S = 10, 20

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.e2e.test_process import LONG, PAIR, total, wait_until, wait_until_accepted
-from tests.processes import Process, started
+from tests.support.processes import Process, started
 
 
 def processes(service: Process, what: str) -> list[psutil.Process]:

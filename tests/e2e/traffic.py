@@ -8,7 +8,7 @@ from itertools import cycle
 from typing import Any
 
 from loadtests.payloads import synthetic
-from tests.processes import Process
+from tests.support.processes import Process
 
 LONG = "a word " * 2000
 

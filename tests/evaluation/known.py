@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from evaluation.subject import Subject
+from evaluation.target import Subject
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.readout import read_out
 from tinyrm.spec import ClozeSpec

@@ -6,11 +6,11 @@ import pytest
 from evaluation.calibration import calibration_at, fit_temperature
 from evaluation.judge import Judged
 from evaluation.statistics import by_length, reliability
+from tinyrm.calibration import best_temperature
 from tinyrm.comparison import Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
 from tinyrm.readout import sigmoid
-from tinyrm.temperature import best_temperature
 
 
 def judged(z: float, temperature: float = 1.0, chosen: str = "yes") -> Judged:

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from evaluation.benchmarks.rewardbench import RewardBenchRow
 from evaluation.judge import judge
 from evaluation.loading import Row, has_split, load_rows
-from evaluation.subject import open_bundle
+from evaluation.target import open_bundle
 from tests.evaluation.conftest import reward_bench_row
 from tinyrm.errors import InvalidInput
 

@@ -10,7 +10,7 @@ from evaluation.anchors import ANCHORS, LARGE_PARAMETERS, MODERNBERT_LARGE, anch
 from evaluation.benchmarks.rewardbench import run
 from evaluation.plots import plot_compute, plot_reliability
 from evaluation.statistics import Share
-from evaluation.subject import Cost
+from evaluation.target import Cost
 from tests.evaluation.known import coin, subject
 from tinyrm.flops import exact_flops, paper_flops
 

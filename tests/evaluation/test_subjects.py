@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.checkpoint import open_checkpoint
 from evaluation.judge import Judged, judge
-from evaluation.remote import open_service
-from evaluation.subject import Cost, Meter, Subject, open_bundle
+from evaluation.target import Cost, Meter, Subject, open_bundle
+from evaluation.targets.checkpoint import open_checkpoint
+from evaluation.targets.service import open_service
 from tests.conftest import TOY_SPEC, Trained
-from tests.processes import Process, started
+from tests.support.processes import Process, started
 from tinyrm.bundle import Bundle, record_temperature
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import exact_flops, paper_flops
@@ -99,7 +99,7 @@ def test_a_checkpoint_answers_as_the_bundle_made_of_it(bundle_folder: Path, trai
 
 def test_long_lists_are_read_in_parts(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = margins(answers(open_bundle(bundle_folder)))
-    monkeypatch.setattr("evaluation.subject.PART", 4)
+    monkeypatch.setattr("evaluation.target.PART", 4)
     subject = open_bundle(bundle_folder)
     assert margins(answers(subject)) == pytest.approx(whole, abs=1e-5)
     assert subject.meter.pairs == len(PAIRS)

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from export.calibration import fit_auto_swap, fit_temperature, score_pairs
 from tests.conftest import TOY_SPEC
+from tinyrm.calibration import best_temperature
 from tinyrm.comparison import Preference
 from tinyrm.pairs import PreferencePair
 from tinyrm.readout import sigmoid
 from tinyrm.scorer import Scorer
-from tinyrm.temperature import best_temperature
 
 
 def simulated(overconfidence: float, count: int = 40_000) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from tests.conftest import REPOSITORY
 from tinyrm.bundle import Bundle
-from tinyrm.runtimes.ort import OnnxRuntimeCpu
+from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from export.__main__ import main
-from export.options import ExportOptions
+from export.config import ExportOptions
 from export.pipeline import export_bundle
 from tests.conftest import REPOSITORY, TOY_SPEC, Trained
 from tests.export.conftest import RUN
-from tinyrm.backbone import load_masked_lm
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidBundle, InvalidInput, InvalidTemplate
+from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.scorer import Scorer
 from tinyrm.template import ANSWER_COLON
 

@@ -8,21 +8,21 @@ import onnx
 import pytest
 import torch
 
-from export.equalise import channel_maxima, equalise
-from export.options import ExportOptions
+from export.config import ExportOptions
 from export.parity import TOLERANCE, probes, run_alone, run_together, torch_run
 from export.pipeline import export_bundle
 from export.precision import PrecisionRefused, gate
+from export.smoothquant import channel_maxima, equalise
 from tests.conftest import TOY_SPEC, Trained
-from tinyrm.adapter import load_with_adapter, merge
-from tinyrm.attention import BlockedModel
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder, Encoding
+from tinyrm.engines import open_engine
+from tinyrm.engines.torch_gpu import open_torch_cuda
 from tinyrm.errors import InvalidInput
-from tinyrm.forward import PreferenceModel
+from tinyrm.modernbert.adapter import load_with_adapter, merge
+from tinyrm.modernbert.blocked import BlockedModel
+from tinyrm.modernbert.model import PreferenceModel
 from tinyrm.pairs import PreferencePair
-from tinyrm.runtimes import open_engine
-from tinyrm.runtimes.torch_cuda import open_torch_cuda
 
 WORDS = ["yes", "no", "add", "return", "option", "safer", "I cannot help with that.", "2 + 2 = 4."]
 

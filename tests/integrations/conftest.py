@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.processes import STARTER, Process, started
+from tests.support.processes import STARTER, Process, started
 
 
 @pytest.fixture(scope="session")

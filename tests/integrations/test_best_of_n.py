@@ -3,7 +3,7 @@
 import pytest
 
 from loadtests.service_process import free_port
-from tests.processes import Process
+from tests.support.processes import Process
 from tinyrm import Client
 from tinyrm.integrations.best_of_n import Best, best_of_n
 

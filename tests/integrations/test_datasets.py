@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 
-from tests.processes import Process
+from tests.support.processes import Process
 from tinyrm.integrations.datasets import PreferenceFilter
 
 PROMPT, RIGHT, WRONG = "What is 48 + 24?", "48 + 24 = 72, so it is 72.", "I like clips."

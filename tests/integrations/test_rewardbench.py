@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.processes import Process
+from tests.support.processes import Process
 from tinyrm.errors import InvalidInput
 from tinyrm.integrations.rewardbench import Pipeline, model_config
 

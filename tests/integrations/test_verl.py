@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.processes import Process
+from tests.support.processes import Process
 from tinyrm.integrations.verl import compute_score, compute_score_batch
 
 SUM, HELLO = "What is 48 + 24?", "Say hello."

@@ -33,7 +33,9 @@ class StandIn:
                     self.engine.kill()
                     self.engine.wait()
                     await asyncio.sleep(0.2)
-                self.engine = psutil.Popen([sys.executable, "-c", "import time; time.sleep(99)", "service.engine"])
+                self.engine = psutil.Popen(
+                    [sys.executable, "-c", "import time; time.sleep(99)", "service.engine.worker"]
+                )
                 self.ready = True
             await asyncio.sleep(0.02)
 
@@ -83,7 +85,7 @@ async def main(behaviour: str) -> None:
     stand_in = StandIn(behaviour)
     keeper = asyncio.create_task(stand_in.keep_engine()) if behaviour == "keeps-engine" else None
     if behaviour == "forgets-engine":
-        psutil.Popen([sys.executable, "-c", "import time; time.sleep(99)", "service.engine"])
+        psutil.Popen([sys.executable, "-c", "import time; time.sleep(99)", "service.engine.worker"])
     server = await asyncio.start_server(stand_in.serve, "127.0.0.1", int(os.environ["TINYRM_PORT"]))
     await asyncio.gather(server.serve_forever(), *([keeper] if keeper else []))
 

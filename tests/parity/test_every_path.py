@@ -6,11 +6,11 @@ import numpy as np
 
 from export.parity import TOLERANCE, probes, run_alone, run_together, torch_run
 from tests.conftest import Trained
-from tinyrm.adapter import load_with_adapter, merge, plain
-from tinyrm.backbone import LabelLogits
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder
-from tinyrm.runtimes import open_engine
+from tinyrm.engines import open_engine
+from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
+from tinyrm.modernbert.checkpoint import LabelLogits
 
 
 def test_bundle_answers_as_the_unmerged_adapter(trained: Trained, bundle_folder: Path, encoder: Encoder) -> None:

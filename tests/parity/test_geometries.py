@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
+from export.cpu_graph import branch_on_padding, on_cpu
 from export.graph import write_onnx
 from export.parity import TOLERANCE, Run, run_alone, run_together, torch_run
-from export.unpadded import branch_on_padding, on_cpu
-from tinyrm.attention import BlockedModel
-from tinyrm.backbone import LabelLogits
 from tinyrm.encoding import Encoding, Truncation
-from tinyrm.forward import PreferenceModel
-from tinyrm.runtimes.ort import open_session
+from tinyrm.engines.onnx_runtime import open_session
+from tinyrm.modernbert.blocked import BlockedModel
+from tinyrm.modernbert.checkpoint import LabelLogits
+from tinyrm.modernbert.model import PreferenceModel
 
 MASK, PAD, LABELS = 4, 1, (7, 8)
 SHORT = (8, 63, 64, 65, 66, 127, 128, 129, 130, 191, 192, 193)

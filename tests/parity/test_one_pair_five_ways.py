@@ -12,12 +12,12 @@ from export.parity import TOLERANCE, run_together, torch_run
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import TOY_SPEC, Trained
-from tinyrm.adapter import load_with_adapter, merge, plain
-from tinyrm.backbone import LabelLogits
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoder
+from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
+from tinyrm.modernbert.checkpoint import LabelLogits
 from tinyrm.scorer import Scorer
-from training.data import PairCollator
+from training.data.collate import PairCollator
 
 PAIR = Comparison("What is 2 + 2?", "2 + 2 = 4.", "I cannot help with that.")
 OTHERS = [Comparison("x", "y", "z"), Comparison("Which response is safer? " * 9, "no", "def add(a, b): return a + b")]

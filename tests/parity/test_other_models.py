@@ -21,8 +21,8 @@ from export.graph import write_onnx
 from export.parity import TOLERANCE, run_alone, run_together
 from tests.conftest import spread
 from tests.parity.test_geometries import LABELS, MASK, PAD, SPECIAL, texts
-from tinyrm.backbone import LabelLogits, geometry_of
-from tinyrm.runtimes.ort import open_session
+from tinyrm.engines.onnx_runtime import open_session
+from tinyrm.modernbert.checkpoint import LabelLogits, geometry_of
 
 LENGTHS = (8, 64, 65, 129, 300)
 SIZES = {

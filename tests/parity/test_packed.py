@@ -10,14 +10,14 @@ from transformers import PreTrainedModel
 
 from export.parity import TOLERANCE, run_alone, torch_run
 from tests.conftest import Trained
-from tinyrm.backbone import LabelLogits, load_masked_lm
-from tinyrm.batch import collate
+from tinyrm.batching import collate
 from tinyrm.encoding import Encoder, Encoding, Truncation
+from tinyrm.engines.packing import Bucket, Packed, fill, pack_rows
 from tinyrm.errors import InvalidBundle
-from tinyrm.forward import PreferenceModel
-from tinyrm.packed import PackedAttention, reference_kernel
-from tinyrm.runtimes.packing import Bucket, Packed, fill, pack_rows
-from tinyrm.weights import load_weights, save_weights
+from tinyrm.modernbert.checkpoint import LabelLogits, load_masked_lm
+from tinyrm.modernbert.model import PreferenceModel
+from tinyrm.modernbert.packed import PackedAttention, reference_kernel
+from tinyrm.modernbert.weights import load_weights, save_weights
 
 LENGTHS = (3, 8, 63, 64, 65, 66, 127, 128, 129, 130, 191, 192, 193, 257, 512, 1000)
 # bf16 keeps 8 bits: each of the layers' roundings is up to 0.4 % of values whose logits span some units.

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from export.parity import TOLERANCE, Run, run_alone, run_together
 from tests.conftest import Trained
-from tinyrm.adapter import load_with_adapter
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoder, Encoding, Truncation
+from tinyrm.engines import open_engine
+from tinyrm.modernbert.adapter import load_with_adapter
 from tinyrm.readout import read_out
-from tinyrm.runtimes import open_engine
 from tinyrm.scorer import Scorer
 
 # The window reaches 64 tokens to each side; 129 is its full width, 193 the first length with tokens outside of both

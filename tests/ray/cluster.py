@@ -21,7 +21,7 @@ import yaml
 
 from loadtests.service_process import free_port
 from tests.conftest import REPOSITORY
-from tests.processes import new_client
+from tests.support.processes import new_client
 
 CONFIG = REPOSITORY / "deploy" / "ray" / "serve.yaml"
 # Starting Ray on a busy machine of two cores takes most of a minute.

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("ray", reason="no Ray; `make test` installs it")
 
-from tests.processes import STARTER, Process
 from tests.ray.cluster import Cluster, cluster
+from tests.support.processes import STARTER, Process
 
 # One replica a node. A test of the proxy must not wait for as long as a trainer may.
 # Without room for a third, an old one leaves before a new one comes.

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.bulk_run import pair, run, stamps, table, words_of, write
 from tests.conftest import REPOSITORY
-from tests.processes import PATIENCE_S
-from tinyrm.command import main
+from tests.support.bulk_run import pair, run, stamps, table, words_of, write
+from tests.support.processes import PATIENCE_S
+from tinyrm.cli import main
 
 pytest.importorskip("ray.data")
 
@@ -35,7 +35,7 @@ def on_ray(bundle: Path, out: Path, pairs: Path, *words: str) -> list[str]:
     common = words_of(bundle, out, pairs, "--rows-per-part", ROWS_PER_PART)
     threads = common.index("--threads")
     del common[threads : threads + 2]
-    return [sys.executable, "-m", "tinyrm.command", *common, "--ray", *words]
+    return [sys.executable, "-m", "tinyrm.cli", *common, "--ray", *words]
 
 
 def started(command: list[str]) -> "subprocess.Popen[str]":

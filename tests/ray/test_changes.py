@@ -16,9 +16,9 @@ import pytest
 
 from loadtests.payloads import synthetic
 from tests.e2e.test_process import keys
-from tests.processes import STARTER
 from tests.ray.cluster import PATIENCE_S, Cluster
 from tests.ray.conftest import TwoNodes
+from tests.support.processes import STARTER
 
 # Callers of short requests, and of long ones: it is those that a replica is lost with.
 SHORT, LONG = 6, 3

@@ -17,12 +17,12 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 from starlette.types import Receive, Scope, Send
 
-from deploy.ray.exposition import Refusals, labelled, merged
-from deploy.ray.hosted import Hosted, RawRequest
-from deploy.ray.options import Options
-from deploy.ray.patience import Patience
-from deploy.ray.store import local_bundle
 from service.metrics import Metrics
+from service_ray.exposition import Refusals, labelled, merged
+from service_ray.hosted import Hosted, RawRequest
+from service_ray.options import Options
+from service_ray.patience import Patience
+from service_ray.store import local_bundle
 from tests.conftest import REPOSITORY
 from tinyrm.bundle import Bundle
 from tinyrm.errors import DeadlineExceeded, InvalidBundle, TamperedBundle, Unavailable
@@ -185,6 +185,6 @@ def test_the_image_is_built_as_its_linter_wants() -> None:
 
 
 def test_nothing_else_of_the_product_imports_ray() -> None:
-    code = "import json, sys, service.app, tinyrm.command, tinyrm.client; print(json.dumps([*sys.modules]))"
+    code = "import json, sys, service.app, tinyrm.cli, tinyrm.client; print(json.dumps([*sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert not {"ray", "pyarrow", "fsspec"} & set(json.loads(done.stdout))

@@ -18,8 +18,8 @@ from tests.e2e.test_client import (  # noqa: F401 - the tests of the service, on
     test_refusals_name_the_field_and_the_request,
     test_the_service_learns_how_long_the_client_waits,
 )
-from tests.processes import PATIENCE_S, STARTER, Process, started
 from tests.ray.conftest import TwoNodes
+from tests.support.processes import PATIENCE_S, STARTER, Process, started
 
 COMPARISONS = synthetic(40)
 

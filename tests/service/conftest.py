@@ -13,15 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service.app import build_deployment, create_app
-from service.batcher import Ran
-from service.deployment import Deployment
-from service.engine import Greeting
-from service.pipeline import Pipeline
+from service.engine.batcher import Ran
+from service.engine.worker import Greeting
+from service.scoring.models import Deployment
+from service.scoring.pipeline import Pipeline
 from service.settings import Settings
-from tinyrm.batch import collate
+from tinyrm.batching import collate
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoding
-from tinyrm.runtimes import Engine, open_engine
+from tinyrm.engines import Engine, open_engine
 from tinyrm.scorer import Scorer
 
 Series = tuple[str, frozenset[tuple[str, str]]]

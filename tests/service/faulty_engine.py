@@ -1,4 +1,4 @@
-"""`service.engine` with an engine that misbehaves when it reads certain ids: a real process doing real harm."""
+"""`service.engine.worker` with an engine that misbehaves when it reads certain ids: a real process doing real harm."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service import engine
+from service.engine import worker as engine
 
 RAISES, CRASHES, HANGS, ANSWERS_NAN, GOES_MAD, WRONG_SHAPE = 40, 41, 42, 43, 44, 45
 

@@ -1,4 +1,4 @@
-"""`service.engine` with the engine of a GPU that is not there: it states what suits a GPU.
+"""`service.engine.worker` with the engine of a GPU that is not there: it states what suits a GPU.
 
 A run with the id TOGETHER in it returns only when another one has begun beside it, so a caller that keeps one run in
 flight gets an error.
@@ -10,8 +10,8 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from service import engine
-from tinyrm.runtimes.base import gpu_info
+from service.engine import worker as engine
+from tinyrm.engines.base import gpu_info
 
 TOGETHER = 60
 TOGETHER_S = 5.0

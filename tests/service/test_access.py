@@ -13,9 +13,9 @@ import pytest
 import structlog
 from starlette.testclient import TestClient
 
-from service.access import Access, Notes
+from service.http.access_log import Access, Notes
 from service.logs import configure
-from service.pipeline import Answer
+from service.scoring.pipeline import Answer
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 from tests.service.test_auth import entry, write

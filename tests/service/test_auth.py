@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from service.auth import ApiKey, ApiKeys, InvalidKeys, KeyRing, KeyScope, digest_of, scope_of
+from service.http.auth import ApiKey, ApiKeys, InvalidKeys, KeyRing, KeyScope, digest_of, scope_of
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service import schemas
-from service.schemas import MOST_ITEMS, BatchRequest, CompareRequest, ErrorBody
+from service.api import schemas
+from service.api.schemas import MOST_ITEMS, BatchRequest, CompareRequest, ErrorBody
 from tests.service.conftest import PAIR, Served
 
 COMPARE, BATCH = "/v1/compare", "/v1/compare/batch"

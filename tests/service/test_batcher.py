@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.batcher import Batcher, BatchReport, Ran
-from service.waiting import Answered
+from service.engine.batcher import Batcher, BatchReport, Ran
+from service.engine.queue import Answered
 from tinyrm.encoding import Encoding, Truncation
+from tinyrm.engines.base import EngineInfo
 from tinyrm.errors import DeadlineExceeded, EngineFailed, EngineRestarting, Overloaded, ShuttingDown
-from tinyrm.runtimes.base import EngineInfo
 
 ENGINE = EngineInfo("test", "cpu", "fp32", max_batch_tokens=1000, runs_in_flight=1, pads=True)
 # Generous: it is only ever reached by a waiter that nobody answers.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.cohorts import CohortLimits, Cohorts, Placed
+from service.scoring.groups import CohortLimits, Cohorts, Placed
 from tinyrm.errors import EngineFailed, Overloaded, ShuttingDown
 
 # Long enough for everything that does not wait for it.

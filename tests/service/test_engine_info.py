@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.backend import LocalBackend, start_backend
-from service.engine import EngineOptions
-from service.engine_process import EngineProcess
+from service.engine.backend import LocalBackend, start_backend
+from service.engine.supervisor import EngineProcess
+from service.engine.worker import EngineOptions
 from service.metrics import Metrics
 from service.settings import Settings
-from tests.bulk_run import pair, write
 from tests.service.gpu_engine import TOGETHER, GpuEngine
+from tests.support.bulk_run import pair, write
 from tinyrm.bulk import scoring
 from tinyrm.bulk.scoring import Job, PartScorer
 from tinyrm.bulk.sources import plan

@@ -14,14 +14,14 @@ import numpy as np
 import psutil
 import pytest
 
-from service.engine import EngineOptions
-from service.engine_process import EngineProcess
+from service.engine.supervisor import EngineProcess
+from service.engine.worker import EngineOptions
 from tests.service import faulty_engine as fault
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoding, Truncation
+from tinyrm.engines import open_engine
 from tinyrm.errors import EngineError, EngineFailed, EngineHung, EngineUnavailable
-from tinyrm.runtimes import open_engine
 
 PATIENCE_S = 60
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import service.auth
+import service.http.auth
 import service.settings  # noqa: F401  # so that their errors are among the subclasses
 from service.errors import REFUSALS, STATUS_OF, STATUSES, TYPE_OF_STATUS, body_of, status_of
-from service.pipeline import SHORT_CHARACTERS
+from service.scoring.pipeline import SHORT_CHARACTERS
 from tests.service.conftest import PAIR, Served
 from tinyrm.errors import CallFailed, EngineFailed, TinyRMError
 

@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import HTMLResponse
 from starlette.testclient import TestClient
 
-from service.headers import SecurityHeaders
+from service.http.headers import SecurityHeaders
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 from tests.service.test_auth import entry, write

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.auth import ApiKeys, KeyRing
+from service.http.auth import ApiKeys, KeyRing
 from service.keys import _change, main
 from tests.service.test_auth import entry
 

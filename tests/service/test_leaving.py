@@ -12,15 +12,15 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
-from service import messages
-from service.pipeline import SHORT_CHARACTERS, Answer
-from service.remote import RemoteBackend
-from service.schemas import CompareRequest
-from service.server import Server
+from service.api.schemas import CompareRequest
+from service.engine import messages
+from service.http.server import Server
+from service.scoring.pipeline import SHORT_CHARACTERS, Answer
 from service.settings import Settings
+from service.workers.queue_client import RemoteBackend
 from tests.service.conftest import PAIR, Served
+from tinyrm.engines.base import cpu_info
 from tinyrm.errors import ShuttingDown
-from tinyrm.runtimes.base import cpu_info
 
 # Encoded in a thread, as everything is that is not short.
 LONG = CompareRequest(**PAIR | {"prompt": "x" * (SHORT_CHARACTERS + 1)})

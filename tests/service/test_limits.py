@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
 from service.app import create_app
-from service.limits import OTHER_FILES, SURPLUS_CONNECTIONS, LimitedProtocol, Limits, allow_open_files
+from service.http.connections import OTHER_FILES, SURPLUS_CONNECTIONS, LimitedProtocol, Limits, allow_open_files
 from service.settings import Settings
 from tests.service.conftest import PAIR
 
@@ -345,7 +345,7 @@ def test_requests_beyond_the_connections_get_a_503_and_probes_their_answer(bundl
 
 
 def test_far_beyond_they_are_told_before_they_ask(monkeypatch: pytest.MonkeyPatch, bundle_folder: Path) -> None:
-    monkeypatch.setattr("service.limits.SURPLUS_CONNECTIONS", 1)
+    monkeypatch.setattr("service.http.connections.SURPLUS_CONNECTIONS", 1)
     settings = Settings(model=bundle_folder)
     with listening(create_app(settings), limits(max_connections=1)) as number, ExitStack() as stack:
         for _ in range(2):

@@ -3,9 +3,9 @@
 import psutil
 import pytest
 
+from service.engine.queue import Load
 from service.errors import STATUSES
 from service.metrics import ENDPOINTS, FORMULAS, SHED_REASONS, STAGES, Metrics
-from service.waiting import Load
 from tests.service.conftest import PAIR, Series, Served
 from tinyrm.errors import EngineFailed, Unavailable
 from tinyrm.flops import exact_flops, paper_flops

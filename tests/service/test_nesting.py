@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import nesting
-from service.nesting import MAX_NESTING, is_too_deep
+from service.http import nesting
+from service.http.nesting import MAX_NESTING, is_too_deep
 
 
 def depth(value: Any) -> int:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from service.reference import documents
 from tests.conftest import REPOSITORY
+from tools.api_reference import documents
 
 
 @pytest.mark.parametrize("name", ["openapi.json", "api.md"])
 def test_stored_description_is_current(name: str) -> None:
     stored = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
-    assert stored == documents()[name], "run `python -m service.reference docs`"
+    assert stored == documents()[name], "run `python -m tools.api_reference docs`"
 
 
 def test_every_operation_has_a_chapter_and_its_errors() -> None:
@@ -24,8 +24,8 @@ def test_every_operation_has_a_chapter_and_its_errors() -> None:
 
 
 def test_written_by_a_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service.reference"]
+    command = [sys.executable, "-m", "tools.api_reference"]
     subprocess.run([*command, str(tmp_path)], cwd=REPOSITORY, check=True)
     assert {path.name for path in tmp_path.iterdir()} == {"openapi.json", "api.md"}
     wrong = subprocess.run([*command, "nowhere"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert (wrong.returncode, wrong.stderr) == (2, "usage: python -m service.reference FOLDER\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "usage: python -m tools.api_reference FOLDER\n")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from service.http.tracing import Tracing
 from service.settings import InvalidSettings, Settings
-from service.tracing import Tracing
 from tests.conftest import REPOSITORY
 from tests.service.conftest import PAIR, serve
 

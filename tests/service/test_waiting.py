@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.waiting import MAX_PADDING_SHARE, FairQueue, Waiting
-from tinyrm.batch import padded_cost
+from service.engine.queue import MAX_PADDING_SHARE, FairQueue, Waiting
+from tinyrm.batching import padded_cost
 from tinyrm.encoding import Encoding, Truncation
 
 

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from export.parity import TOLERANCE
 from tests.conftest import Trained
-from tinyrm.adapter import TiedWeightChanged, load_with_adapter, merge, plain
-from tinyrm.backbone import load_masked_lm
+from tinyrm.modernbert.adapter import TiedWeightChanged, load_with_adapter, merge, plain
+from tinyrm.modernbert.checkpoint import load_masked_lm
 
 
 def logits(model: PreTrainedModel | PeftModel) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyrm.batch import collate, pack, padded_cost
+from tinyrm.batching import collate, pack, padded_cost
 from tinyrm.encoding import Encoding, Truncation
 
 PAD = 3

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from tests.bulk_run import Score, pair, table, words_of, write
 from tests.conftest import TOY_SPEC
+from tests.support.bulk_run import Score, pair, table, words_of, write
 from tinyrm.bulk.sources import SUFFIXES, Part, Reader, find, plan
 from tinyrm.bundle import Bundle
-from tinyrm.command import main
+from tinyrm.cli import main
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import exact_flops

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.bulk_run import Score, complaint, pair, run, stamps, table, words_of, write
 from tests.conftest import REPOSITORY
-from tests.processes import PATIENCE_S
+from tests.support.bulk_run import Score, complaint, pair, run, stamps, table, words_of, write
+from tests.support.processes import PATIENCE_S
 from tinyrm.bulk.output import locked
-from tinyrm.command import main
+from tinyrm.cli import main
 
 
 @pytest.fixture
@@ -130,9 +130,7 @@ def test_options_of_a_bundle_need_one(words: list[str], said: str, capsys: pytes
 @pytest.mark.parametrize(("module", "extra"), [("pyarrow", "bulk"), ("fsspec", "bulk"), ("ray", "ray")])
 def test_what_is_not_installed_is_named(bundle_folder: Path, tmp_path: Path, module: str, extra: str) -> None:
     words = words_of(bundle_folder, tmp_path / "out", write(tmp_path / "pairs.jsonl", pair(0)))[:-2]
-    hidden = (
-        f"import sys; sys.modules[{module!r}] = None; from tinyrm.command import main; sys.exit(main(sys.argv[1:]))"
-    )
+    hidden = f"import sys; sys.modules[{module!r}] = None; from tinyrm.cli import main; sys.exit(main(sys.argv[1:]))"
     done = run([sys.executable, "-c", hidden, *words, *(["--ray"] if extra == "ray" else [])])
     assert done.returncode == 2
     assert done.stderr == f"tinyrm: {'--ray' if extra == 'ray' else '--bundle'} needs {module}: " + (
@@ -142,7 +140,7 @@ def test_what_is_not_installed_is_named(bundle_folder: Path, tmp_path: Path, mod
 
 def test_the_command_itself_loads_none_of_it() -> None:
     heavy = ("numpy", "pyarrow", "fsspec", "ray", "tokenizers", "pandas")
-    code = f"import sys, tinyrm.command.score; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, tinyrm.cli.score; print([name for name in {heavy} if name in sys.modules])"
     assert run([sys.executable, "-c", code]).stdout == "[]\n"
 
 
@@ -153,7 +151,7 @@ def test_a_killed_run_goes_on_where_it_was(
     rows, out = 1500, tmp_path / "out"
     pairs = write(tmp_path / "pairs.jsonl", *({**pair(n), "prompt": f"What is {n}? " * 9} for n in range(rows)))
     words = words_of(bundle_folder, out, pairs, "--rows-per-part", 10)
-    command = [sys.executable, "-m", "tinyrm.command", *words]
+    command = [sys.executable, "-m", "tinyrm.cli", *words]
     # Jobs that a shell has put into the background ignore SIGINT, and so would what they start.
     ignoring, stop = signal.signal(signal.SIGINT, signal.default_int_handler), time.monotonic() + PATIENCE_S
     try:

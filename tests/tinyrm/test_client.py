@@ -13,7 +13,7 @@ import pytest
 
 from loadtests.service_process import free_port
 from tests.conftest import REPOSITORY
-from tests.scripted_server import (
+from tests.support.scripted_server import (
     COMPARED,
     USAGE,
     Asked,

@@ -9,9 +9,20 @@ from typing import Any
 import pytest
 
 from loadtests.service_process import free_port
-from tests.scripted_server import COMPARED, USAGE, Asked, answer, batch, compared, error, hang_up, item_error, scripted
-from tinyrm.command import main
-from tinyrm.command.scored_file import ScoredFile
+from tests.support.scripted_server import (
+    COMPARED,
+    USAGE,
+    Asked,
+    answer,
+    batch,
+    compared,
+    error,
+    hang_up,
+    item_error,
+    scripted,
+)
+from tinyrm.cli import main
+from tinyrm.cli.scored_file import ScoredFile
 
 
 def pair(number: int) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from export.parity import TOLERANCE, probes
 from tests.conftest import REPOSITORY
-from tinyrm.batch import collate
+from tinyrm.batching import collate
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder
+from tinyrm.engines import Engine, open_engine
 from tinyrm.errors import EngineUnavailable
-from tinyrm.runtimes import Engine, open_engine
 
 CPU_ENGINES = ("onnxruntime-cpu", "openvino-cpu")
 
@@ -74,7 +74,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from tinyrm.bundle import Bundle
-from tinyrm.runtimes import open_engine
+from tinyrm.engines import open_engine
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1])

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ModernBertForMaskedLM, PreTrainedTokenizerFast
 
-from tinyrm.attention import BlockedAttention, BlockedModel
-from tinyrm.backbone import LabelLogits, geometry_of
 from tinyrm.encoding import SpecialTokens
 from tinyrm.flops import Geometry, block_pairs, exact_flops, executed_flops, paper_flops, window_pairs
-from tinyrm.forward import PreferenceModel
+from tinyrm.modernbert.blocked import BlockedAttention, BlockedModel
+from tinyrm.modernbert.checkpoint import LabelLogits, geometry_of
+from tinyrm.modernbert.model import PreferenceModel
 from training.config import NewModel
-from training.pretrain import initial_model
+from training.stages.pretrain import initial_model
 
 BASE = Geometry(
     layers=22,

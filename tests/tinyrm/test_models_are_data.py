@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from export.options import ExportOptions
+from export.config import ExportOptions
 from export.pipeline import export_bundle
 from tests.conftest import REPOSITORY, Trained
 from tests.test_architecture import shipped_files
@@ -32,8 +32,8 @@ sys.addaudithook(watch)
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
 from tinyrm.scorer import Scorer
-from tinyrm.runtimes import torch_cuda
-import tinyrm.runtimes.ort
+from tinyrm.engines import torch_gpu as torch_cuda
+import tinyrm.engines.onnx_runtime
 watching = True
 bundle = Bundle.open(Path(folder))
 if sys.argv[2] == "torch":

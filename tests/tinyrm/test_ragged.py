@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyrm.runtimes.ragged import MAX_TOKENS, run_by_length
+from tinyrm.engines.by_length import MAX_TOKENS, run_by_length
 
 
 class Recorder:

@@ -9,8 +9,9 @@ import pytest
 
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder
+from tinyrm.engines import Engine, open_engine, warm_up
+from tinyrm.engines import onnx_runtime as ort
 from tinyrm.errors import EngineFailed, EngineUnavailable, InvalidBundle
-from tinyrm.runtimes import Engine, open_engine, ort, warm_up
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 
 from tinyrm.bundle import Bundle, write_bundle
 from tinyrm.comparison import Comparison, Preference
+from tinyrm.engines.base import cpu_info
 from tinyrm.errors import EngineFailed, InvalidText
 from tinyrm.readout import read_out
-from tinyrm.runtimes.base import cpu_info
 from tinyrm.scorer import Scorer
 
 # The same numbers in another order of summation; see the engine's own parity tolerance.

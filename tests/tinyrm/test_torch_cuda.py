@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 
 from export.parity import TOLERANCE, torch_run
 from tests.conftest import Trained
-from tinyrm.attention import BlockedModel
-from tinyrm.backbone import load_masked_lm
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder
+from tinyrm.engines import torch_gpu as torch_cuda
+from tinyrm.engines import warm_up
+from tinyrm.engines.packing import Bucket, fill, pack_rows
+from tinyrm.engines.torch_gpu import TorchCudaEngine, open_torch_cuda
 from tinyrm.errors import EngineFailed, EngineUnavailable
-from tinyrm.forward import PreferenceModel
-from tinyrm.runtimes import torch_cuda, warm_up
-from tinyrm.runtimes.packing import Bucket, fill, pack_rows
-from tinyrm.runtimes.torch_cuda import TorchCudaEngine, open_torch_cuda
-from tinyrm.weights import save_weights
+from tinyrm.modernbert.blocked import BlockedModel
+from tinyrm.modernbert.checkpoint import load_masked_lm
+from tinyrm.modernbert.model import PreferenceModel
+from tinyrm.modernbert.weights import save_weights
 
 Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 MAX_TOKENS = 300

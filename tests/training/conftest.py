@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import ClozeSpec
-from training import cloze
 from training.config import ClozeRecipe, NewModel
-from training.pretrain import initial_model
+from training.stages import cloze
+from training.stages.pretrain import initial_model
 
 BETTER, WORSE = "correct", "safer"
 PAIRS = {"dataset": "jsonl", "path": "pairs.jsonl"}

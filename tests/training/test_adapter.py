@@ -9,11 +9,11 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from tests.training.conftest import Toy, weights
-from tinyrm.backbone import load_masked_lm
 from tinyrm.errors import InvalidInput
-from training.adapter import dora_targets, freeze_lowest
-from training.cloze import learning_model
+from tinyrm.modernbert.checkpoint import load_masked_lm
 from training.config import ClozeRecipe, Dora
+from training.model.adapter import dora_targets, freeze_lowest
+from training.stages.cloze import learning_model
 
 Train = Callable[[ClozeRecipe], nn.Module]
 

@@ -9,7 +9,7 @@ import yaml
 
 from tests.conftest import REPOSITORY
 from tests.training.conftest import PAIRS, Toy
-from tinyrm.backbone import load_masked_lm
+from tinyrm.modernbert.checkpoint import load_masked_lm
 from training.__main__ import main, run
 
 

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from tests.training.conftest import SPEC, Toy, read_log, toy_pairs, weights
-from tinyrm.backbone import load_masked_lm
 from tinyrm.encoding import Encoding
 from tinyrm.errors import InvalidInput
+from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.pairs import read_pairs
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
-from training import cloze
-from training.cloze import train_cloze
 from training.config import ClozeRecipe, Dora
-from training.data import PairCollator, split_by_prompt
+from training.data.collate import PairCollator, split_by_prompt
 from training.output import RECIPE_FILE, prepare_output
+from training.stages import cloze
+from training.stages.cloze import train_cloze
 
 Train = Callable[[ClozeRecipe], nn.Module]
 # 64 pairs less the held-out ones make about a dozen steps of 4 pairs: step 16 lies inside the second epoch.

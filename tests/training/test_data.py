@@ -9,7 +9,7 @@ from tests.training.conftest import SPEC, toy_pairs
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import ClozeSpec
-from training.data import (
+from training.data.collate import (
     IGNORED,
     EpochSampler,
     PairCollator,

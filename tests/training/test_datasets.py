@@ -13,7 +13,7 @@ from tests.training import published
 from tests.training.published import jsonl, oasst2_row, parquet, pku_row, skywork_row, webgpt_row
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
-from training.datasets import Source, load, load_all, load_conversations, published_pairs
+from training.data import Source, load, load_all, load_conversations, published_pairs
 
 TRAIN = "data/train-00000-of-00001.parquet"
 

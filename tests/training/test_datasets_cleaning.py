@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.datasets.cleaning import Raw, clean, normalise
+from training.data.cleaning import Raw, clean, normalise
 
 
 def raw(prompt: str, chosen: str, rejected: str, domain: str | None = None) -> Raw:

@@ -1,4 +1,4 @@
-"""`python -m training.datasets`: the tables, the pairs that it writes, and errors in one line."""
+"""`python -m training.data`: the tables, the pairs that it writes, and errors in one line."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ import yaml
 from tests.training import published
 from tests.training.published import jsonl, oasst2_row, parquet, webgpt_row
 from tinyrm.pairs import read_jsonl
-from training.datasets.__main__ import main
+from training.data.__main__ import main
 from training.recipe_files import find_recipe
 
 SHORT = {"prompt": "Is it?", "chosen": "Yes.", "rejected": "No."}
@@ -31,7 +31,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path | int) -> int:
-    monkeypatch.setattr(sys, "argv", ["training.datasets", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["training.data", *map(str, arguments)])
     return main()
 
 
@@ -130,5 +130,5 @@ def test_errors_are_one_line(
     assert call(monkeypatch, *arguments, "--data", data) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line and "examples" not in line]
     assert len(lines) == 1
-    assert lines[0].startswith("training.datasets: ")
+    assert lines[0].startswith("training.data: ")
     assert said in lines[0]

@@ -12,8 +12,8 @@ from tests.training import published
 from tests.training.published import jsonl, parquet
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
-from training import decontamination
-from training.decontamination import SIZES, decontaminate, read_prompts
+from training.data import decontamination
+from training.data.decontamination import SIZES, decontaminate, read_prompts
 
 NUMBERS = [
     "one", "two", "three", "four", "five", "six", "seven",

@@ -14,9 +14,10 @@ from tests.training.conftest import Toy, read_log, toy_pairs
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
-from training.cloze import train_cloze
-from training.data import PairCollator
-from training.distil import (
+from training.data.collate import PairCollator
+from training.stage_recipes import DistilRecipe, Specialist
+from training.stages.cloze import train_cloze
+from training.stages.distil import (
     SoftCollator,
     SoftPair,
     distil_metrics,
@@ -24,8 +25,7 @@ from training.distil import (
     teacher_probabilities,
     train_distil,
 )
-from training.specialists import Opened
-from training.stages import DistilRecipe, Specialist
+from training.stages.specialists import Opened
 
 STEPS = {"peak_lr": 1e-2, "max_steps": 60, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
 
@@ -62,7 +62,7 @@ def test_probabilities_do_not_depend_on_how_many_pairs_are_asked_at_once(
     toy: Toy, tmp_path: Path, teachers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = teacher_probabilities(toy_pairs(10), recipe(toy, tmp_path, teachers))
-    monkeypatch.setattr("training.distil.PAIRS_AT_ONCE", 2)
+    monkeypatch.setattr("training.stages.distil.PAIRS_AT_ONCE", 2)
     assert teacher_probabilities(toy_pairs(10), recipe(toy, tmp_path, teachers)) == pytest.approx(at_once, abs=1e-5)
 
 

@@ -18,11 +18,11 @@ from tests.conftest import REPOSITORY
 from tests.training.conftest import Toy, read_log
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
-from training import grid
 from training.config import ClozeRecipe
-from training.grid import RESULTS_FILE, Compared, load_all, main, planned, print_summary, run_all, varied
+from training.experiments import grid
+from training.experiments.grid import RESULTS_FILE, Compared, load_all, main, planned, print_summary, run_all, varied
 from training.recipe_files import recipe_names
-from training.stages import MergeRecipe
+from training.stage_recipes import MergeRecipe
 from training.trainer import JsonLog
 
 EXPERIMENTS = [Path(name).name for name in recipe_names() if name.startswith("experiments/")]
@@ -189,10 +189,10 @@ def test_the_table_is_of_what_was_asked_for_and_compares_with_the_first(
 
 
 def test_command_runs_as_a_module_and_fails_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training.grid", "none.yaml", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "training.experiments.grid", "none.yaml", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("training.grid: ")
+    assert done.stderr.strip().splitlines()[-1].startswith("training.experiments.grid: ")
     assert "Traceback" not in done.stderr
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.grid_report import Mean, difference, table
+from training.experiments.grid_report import Mean, difference, table
 
 
 def seeds(*accuracies: float) -> dict[str, dict[str, float]]:

@@ -15,16 +15,16 @@ from transformers import BertConfig, BertForMaskedLM, EvalPrediction
 
 from tests.conftest import Trained
 from tests.training.conftest import SPEC, Toy, read_log, toy_pairs
-from tinyrm.backbone import load_masked_lm
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
-from training import cloze
-from training.cloze import learning_model, preference_metrics, train_cloze
+from tinyrm.modernbert.checkpoint import load_masked_lm
 from training.config import ClozeRecipe, Dora, HeadKind
-from training.heads import RowCollator, load_head, load_trained_head, readout, swap_disagreement
+from training.data.responses import ResponseEncoder
+from training.model.heads import RowCollator, load_head, load_trained_head, readout, swap_disagreement
 from training.output import RECIPE_FILE
-from training.responses import ResponseEncoder
-from training.stages import DistilRecipe
+from training.stage_recipes import DistilRecipe
+from training.stages import cloze
+from training.stages.cloze import learning_model, preference_metrics, train_cloze
 
 HEADS: list[HeadKind] = ["pair-cls", "pair-mean", "pointwise", "tokens"]
 ONE_BY_ONE: list[HeadKind] = ["pointwise", "tokens"]

@@ -11,12 +11,12 @@ from transformers import EvalPrediction
 
 from tests.conftest import Trained
 from tests.training.conftest import Toy
-from tinyrm.backbone import load_masked_lm
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
-from training.cloze import ClozeTrainer, learning_model, preference_metrics
+from tinyrm.modernbert.checkpoint import load_masked_lm
 from training.config import ClozeRecipe
-from training.data import IGNORED, PairCollator
-from training.heads import two_way_loss
+from training.data.collate import IGNORED, PairCollator
+from training.model.heads import two_way_loss
+from training.stages.cloze import ClozeTrainer, learning_model, preference_metrics
 from training.trainer import training_arguments
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from training import merging
-from training.merging import State
+from training.model import merging
+from training.model.merging import State
 
 Arrays = dict[str, NDArray[np.float64]]
 

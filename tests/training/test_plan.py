@@ -11,16 +11,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.training.conftest import PAIRS, SPEC, Toy, read_log
-from tinyrm.backbone import geometry_of, load_masked_lm
+from tinyrm.modernbert.checkpoint import geometry_of, load_masked_lm
 from tinyrm.pairs import read_pairs
 from tinyrm.spec import HELD_OUT_FILE
 from training.__main__ import main
-from training.cloze import train_cloze, with_learning_parts
 from training.config import ClozeRecipe, Dora
-from training.estimate import Learning, learning_parts, memory_bytes, training_flops
-from training.plan import Plan, differences, plan
-from training.plan_text import operations
+from training.experiments.estimate import Learning, learning_parts, memory_bytes, training_flops
+from training.experiments.plan import Plan, differences, plan
+from training.experiments.plan_text import operations
 from training.recipe_files import find_recipe
+from training.stages.cloze import train_cloze, with_learning_parts
 
 DORA = Dora(rank=4, alpha=4)
 LORA = Dora(rank=4, alpha=4, magnitude=False)

@@ -10,8 +10,8 @@ import yaml
 
 from tests.conftest import REPOSITORY
 from tests.training.conftest import Toy, read_log, weights
-from tinyrm.backbone import load_masked_lm
-from training.cloze import train_cloze
+from tinyrm.modernbert.checkpoint import load_masked_lm
+from training.stages.cloze import train_cloze
 
 # Gradients are summed in another order (within a process, then across), which Adam carries on for a few steps.
 TOLERANCE = 1e-5

@@ -3,11 +3,11 @@
 import pytest
 
 from training.config import ClozeRecipe
-from training.plan import Plan, plan
-from training.published import empty_model, planned_config, published_models
+from training.experiments.plan import Plan, plan
+from training.experiments.published import empty_model, planned_config, published_models
 from training.recipe import load_recipe
 from training.recipe_files import RECIPES, find_recipe, recipe_names
-from training.stages import SftRecipe
+from training.stage_recipes import SftRecipe
 
 PAIRWISE = [
     name

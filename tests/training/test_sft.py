@@ -12,21 +12,21 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
 from tests.training.conftest import Toy, read_log
-from tinyrm.backbone import load_masked_lm
 from tinyrm.encoding import SpecialTokens, plain_text_tokenizer
 from tinyrm.errors import InvalidInput
+from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.spec import RUN_FILE
-from training.conversations import (
+from training.data.collate import IGNORED
+from training.data.conversations import (
     Conversation,
     EncodedConversation,
     encode_conversation,
     read_conversations,
     split_by_opening,
 )
-from training.data import IGNORED
 from training.output import RECIPE_FILE
-from training.sft import Conversations, MaskAssistant, copy_assistant, train_sft
-from training.stages import SftRecipe
+from training.stage_recipes import SftRecipe
+from training.stages.sft import Conversations, MaskAssistant, copy_assistant, train_sft
 
 NAMES = {"system": "System", "user": "Human", "assistant": "Assistant"}
 LONG = "Which response is correct? " * 8

@@ -10,22 +10,22 @@ import torch
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
-from export.options import ExportOptions
+from export.config import ExportOptions
 from tests.conftest import SENTENCES
 from tests.training.conftest import BETTER, SPEC, WORSE, Toy, toy_pairs
-from tinyrm.adapter import load_with_adapter, merge
-from tinyrm.backbone import TorchEngine, load_masked_lm, load_tokenizer
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
+from tinyrm.modernbert.adapter import load_with_adapter, merge
+from tinyrm.modernbert.checkpoint import TorchEngine, load_masked_lm, load_tokenizer
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
-from training.cloze import train_cloze
 from training.config import Dora, NewModel
-from training.pretrain import initial_model
-from training.specialists import Opened, merge_specialists, state_of, union
-from training.stages import MergeRecipe, Specialist
-from training.tokenizer import train_bpe, wrap
+from training.stage_recipes import MergeRecipe, Specialist
+from training.stages.cloze import train_cloze
+from training.stages.pretrain import initial_model
+from training.stages.specialists import Opened, merge_specialists, state_of, union
+from training.stages.tokenizer import train_bpe, wrap
 
 STEPS = {"peak_lr": 1e-2, "max_steps": 60, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
 CHAT = SPEC.model_copy(update={"domains": {"general": SPEC.domains["general"]}, "max_tokens": 110})

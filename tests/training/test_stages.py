@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from tests.training.conftest import SPEC, Toy
-from tinyrm.backbone import load_masked_lm
+from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.spec import RUN_FILE
 from training.__main__ import run
 

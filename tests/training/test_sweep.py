@@ -20,12 +20,12 @@ from tests.conftest import REPOSITORY
 from tests.training.conftest import Toy, toy_pairs
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
-from training import study as sweeping
 from training.config import ClozeRecipe, Dora
+from training.experiments import study as sweeping
+from training.experiments.space import Space
+from training.experiments.study import ReportAtMarks, SweepOptions, new_sampler, open_study, sweep
+from training.experiments.sweep import main
 from training.recipe import load_recipe
-from training.space import Space
-from training.study import ReportAtMarks, SweepOptions, new_sampler, open_study, sweep
-from training.sweep import main
 
 SPACES = sorted((REPOSITORY / "training" / "spaces").rglob("*.yaml"))
 SHORT = {"max_steps": 8, "batch_size": 8, "micro_batch_size": 8}
@@ -117,7 +117,14 @@ def test_a_study_of_something_else_is_not_gone_on_with(
 def test_a_killed_sweep_goes_on(toy: Toy, recipe: ClozeRecipe, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     storage = f"sqlite:///{tmp_path}/sweep.db"
-    command = [sys.executable, "-m", "training.sweep", str(tmp_path / "recipe.yaml"), "--data", str(toy.data)]
+    command = [
+        sys.executable,
+        "-m",
+        "training.experiments.sweep",
+        str(tmp_path / "recipe.yaml"),
+        "--data",
+        str(toy.data),
+    ]
     with subprocess.Popen(
         [*command, "--storage", storage, "--trials", "1000"], cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}
     ) as process:
@@ -265,7 +272,7 @@ def command(toy: Toy, recipe: ClozeRecipe, tmp_path: Path, monkeypatch: pytest.M
     def run(*more: str) -> int:
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
         known = ["--data", str(toy.data), "--trials", "1", "--storage", f"sqlite:///{tmp_path}/sweep.db"]
-        monkeypatch.setattr("sys.argv", ["training.sweep", str(tmp_path / "recipe.yaml"), *known, *more])
+        monkeypatch.setattr("sys.argv", ["training.experiments.sweep", str(tmp_path / "recipe.yaml"), *known, *more])
         return main()
 
     return run
@@ -295,7 +302,7 @@ def test_the_command_ends_with_one_line_where_it_cannot_run(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str], storage: str
 ) -> None:
     assert command("--storage", storage) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("training.sweep: ")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("training.experiments.sweep: ")
 
 
 def test_only_the_reward_stage_is_swept(

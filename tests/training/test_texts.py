@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.training.conftest import toy_pairs
 from training.config import Texts
-from training.texts import load_texts, render_pair
+from training.data.texts import load_texts, render_pair
 
 
 def write_documents(path: Path, texts: list[str]) -> None:

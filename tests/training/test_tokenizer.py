@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import SENTENCES
 from training.config import Texts, TokenizerRecipe
-from training.tokenizer import SPECIAL_NAMES, train_bpe, train_tokenizer, wrap
+from training.stages.tokenizer import SPECIAL_NAMES, train_bpe, train_tokenizer, wrap
 
 # Built here and not in a fixture: hypothesis runs one test many times. The numbers are frequent enough that a
 # vocabulary which could join their digits would.

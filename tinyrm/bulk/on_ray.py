@@ -23,9 +23,9 @@ from tinyrm.bulk.job import Progress
 from tinyrm.bulk.output import Done, done, write
 from tinyrm.bulk.scoring import Job, PartScorer
 from tinyrm.bulk.sources import Part
+from tinyrm.engines.cpus import usable_cpus
 from tinyrm.errors import EngineFailed, InvalidInput, TinyRMError
 from tinyrm.manifest import Manifest
-from tinyrm.runtimes.cpus import usable_cpus
 
 LOCAL = "local"
 # Each block of parts is an object in Ray's store: a set of any size is a bounded number of them.

@@ -13,10 +13,10 @@ from tinyrm.bulk.rows import Row, RowEncoder
 from tinyrm.bulk.sources import Part, Reader
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Preference
+from tinyrm.engines import open_engine
 from tinyrm.errors import EngineFailed, InvalidBundle
 from tinyrm.flops import exact_flops
 from tinyrm.readout import read_out
-from tinyrm.runtimes import open_engine
 from tinyrm.scorer import Scorer
 
 Seen = Callable[[int], None]

@@ -1,1 +1,0 @@
-"""Grafana's dashboards as code: `python -m dashboards` writes deploy/grafana/dashboards/."""

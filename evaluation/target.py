@@ -1,0 +1,163 @@
+"""What is judged: a bundle, a checkpoint or a running service, asked in one way, with a meter on what it costs."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from tinyrm.bundle import Bundle
+from tinyrm.comparison import Comparison, Preference
+from tinyrm.engines import Engine, EngineInfo, open_engine
+from tinyrm.flops import Geometry, exact_flops, paper_flops
+from tinyrm.scorer import Scorer
+from tinyrm.spec import ClozeSpec
+
+log = logging.getLogger(__name__)
+
+# Enough that texts of one length meet in a batch.
+PART = 1024
+
+
+class Reads(Protocol):
+    """What scores: `tinyrm.scorer.Scorer`, or a service asked through the client. A dataclass, as Scorer is."""
+
+    @property
+    def temperature(self) -> float: ...
+
+    def score(
+        self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
+    ) -> list[Preference]: ...
+
+    def at(self, temperature: float) -> "Reads":
+        """The same, with its probabilities read at another temperature."""
+
+
+@dataclass(slots=True)
+class Meter:
+    """What was spent so far, by every reading. paper_flops: None where the geometry is not known."""
+
+    pairs: int = 0
+    tokens: int = 0
+    exact_flops: float = 0.0
+    paper_flops: float | None = 0.0
+    seconds: float = 0.0
+
+    def reset(self) -> None:
+        """Forget what was spent."""
+        self.pairs, self.tokens, self.exact_flops, self.seconds = 0, 0, 0.0, 0.0
+        self.paper_flops = None if self.paper_flops is None else 0.0
+
+
+class Cost(BaseModel):
+    """Per decided pair, which is two readings. GFLOPs of matrix products (tinyrm/flops.py); paper: by its formula."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pairs: int
+    tokens_per_pair: float
+    gflops_per_pair: float
+    paper_gflops_per_pair: float | None
+    pairs_per_second: float
+
+    @classmethod
+    def of(cls, meter: Meter) -> Self:
+        pairs = max(meter.pairs, 1)
+        return cls(
+            pairs=meter.pairs,
+            tokens_per_pair=meter.tokens / pairs,
+            gflops_per_pair=meter.exact_flops / pairs / 1e9,
+            paper_gflops_per_pair=None if meter.paper_flops is None else meter.paper_flops / pairs / 1e9,
+            pairs_per_second=meter.pairs / meter.seconds if meter.seconds else 0.0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredEngine:
+    """An engine that notes the length of every text it reads; padding costs nothing here."""
+
+    engine: Engine
+    geometry: Geometry
+    parameters: int
+    meter: Meter
+
+    @property
+    def info(self) -> EngineInfo:
+        return self.engine.info
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        for tokens in attention_mask.sum(axis=1).tolist():
+            self.meter.tokens += tokens
+            self.meter.exact_flops += exact_flops(self.geometry, tokens)
+            spent = paper_flops(self.parameters, self.geometry, tokens)
+            self.meter.paper_flops = (self.meter.paper_flops or 0.0) + spent
+        return self.engine.run(input_ids, attention_mask)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReader:
+    """A scorer in this process."""
+
+    scorer: Scorer
+
+    @property
+    def temperature(self) -> float:
+        return self.scorer.temperature
+
+    def score(
+        self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
+    ) -> list[Preference]:
+        return self.scorer.score(comparisons, instructions, swap=swap)
+
+    def at(self, temperature: float) -> "LocalReader":
+        return LocalReader(replace(self.scorer, temperature=temperature))
+
+
+def _nothing() -> None:
+    """What is in this process needs no end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """identity: name and revision, for reports. engine: what computes. spec: instructions, by domain.
+
+    close: to be called when there is nothing more to ask.
+    """
+
+    identity: str
+    engine: str
+    spec: ClozeSpec
+    reader: Reads
+    meter: Meter = field(default_factory=Meter)
+    close: Callable[[], None] = _nothing
+
+    def score(
+        self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
+    ) -> list[Preference]:
+        """As `Scorer.score`, against the clock, in parts: only one part is held at once, and the log sees it."""
+        preferences: list[Preference] = []
+        for start in range(0, len(comparisons), PART):
+            part = slice(start, start + PART)
+            started = time.perf_counter()
+            preferences += self.reader.score(comparisons[part], instructions[part], swap=swap)
+            self.meter.seconds += time.perf_counter() - started
+            log.info("%d of %d pairs", len(preferences), len(comparisons))
+        self.meter.pairs += len(comparisons)
+        return preferences
+
+    def at(self, temperature: float) -> "Subject":
+        return replace(self, reader=self.reader.at(temperature))
+
+
+def open_bundle(folder: Path, engine: str = "auto") -> Subject:
+    """A bundle on an engine of this machine. Raises what `Bundle.open` and `open_engine` raise."""
+    bundle = Bundle.open(folder)
+    manifest, meter = bundle.manifest, Meter()
+    metered = MeteredEngine(open_engine(bundle, engine), manifest.geometry, manifest.parameters, meter)
+    scorer = Scorer(bundle.encoder(), metered, manifest.temperature)
+    return Subject(manifest.identity, metered.info.name, manifest.spec, LocalReader(scorer), meter)

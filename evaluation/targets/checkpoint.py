@@ -1,0 +1,57 @@
+"""A trained checkpoint, before export: judged with torch as `transformers` computes it."""
+
+from pathlib import Path
+
+from peft import PeftConfig
+from transformers import PreTrainedModel
+
+from evaluation.target import LocalReader, Meter, MeteredEngine, Subject
+from tinyrm.encoding import Encoder
+from tinyrm.errors import InvalidInput
+from tinyrm.modernbert.adapter import load_with_adapter, merge
+from tinyrm.modernbert.checkpoint import TorchEngine, geometry_of, load_masked_lm, load_tokenizer
+from tinyrm.scorer import Scorer
+from tinyrm.spec import SPEC_FILE, ClozeSpec, trained_head
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+def open_checkpoint(folder: Path, device: str | None = None) -> Subject:
+    """What training left in a folder: weights, or an adapter that names its base; tokenizer and cloze.json.
+
+    Probabilities are uncalibrated (temperature 1). device: a GPU if there is one. Raises InvalidInput.
+    """
+    if not (folder / SPEC_FILE).is_file():
+        raise InvalidInput(f"{folder} has no {SPEC_FILE}; name the output folder of a cloze training")
+    _refuse_heads(folder)
+    spec = ClozeSpec.load(folder)
+    try:
+        tokenizer, special = load_tokenizer(str(folder))
+        masked_lm = _load(folder)
+    except (OSError, ValueError) as error:  # files that are missing, or of another kind of model
+        raise InvalidInput(f"{folder} cannot be loaded as a masked LM: {error}") from error
+    encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
+    meter = Meter()
+    engine = TorchEngine.of(masked_lm, special.mask, encoder.label_ids, device)
+    metered = MeteredEngine(engine, geometry_of(masked_lm.config), masked_lm.num_parameters(), meter)
+    return Subject(folder.name, engine.info.name, spec, LocalReader(Scorer(encoder, metered)), meter)
+
+
+def _refuse_heads(folder: Path) -> None:
+    """A baseline's adapter fits the masked LM, too, and would answer without the head that it learned with."""
+    head = trained_head(folder)
+    if head != "cloze":
+        raise InvalidInput(
+            f"{folder} was trained with head: {head}; only cloze models are judged, export and serving too"
+        )
+
+
+def _load(folder: Path) -> PreTrainedModel:
+    """The masked LM, with an adapter merged into its base in memory.
+
+    `transformers` would load an adapter by itself, but starts a DoRA's magnitudes anew.
+    """
+    if not (folder / ADAPTER_FILE).is_file():
+        return load_masked_lm(str(folder))
+    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    return merge(load_with_adapter(base, folder))

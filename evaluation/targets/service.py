@@ -1,0 +1,72 @@
+"""A running service, judged through its client: what is measured is what its callers get."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from evaluation.target import Meter, Subject
+from tinyrm.client import Client, CompareItem, CompareReply, ItemError
+from tinyrm.comparison import Comparison, Preference
+from tinyrm.errors import InvalidInput
+from tinyrm.readout import read_out
+from tinyrm.spec import ClozeSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteReader:
+    """Asks for each order by itself, so that both can be reported; together they are what `swap: on` answers.
+
+    served: the temperature that the service's margins are divided by. temperature: the one they are read at here.
+    """
+
+    client: Client
+    model: str
+    served: float
+    temperature: float
+    meter: Meter
+
+    def score(
+        self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
+    ) -> list[Preference]:
+        """Raises CallFailed, and InvalidInput for a pair that the service refuses."""
+        orders = 2 if swap else 1
+        items = [
+            self._item(order, instruction)
+            for comparison, instruction in zip(comparisons, instructions, strict=True)
+            for order in (comparison, comparison.swapped())[:orders]
+        ]
+        z = [self._margin(reply) for reply in self.client.compare_many(items)]
+        # The first choice's logit is z and the second's 0: only their difference is ever read.
+        return [read_out([[m, 0.0] for m in z[i : i + orders]], self.temperature) for i in range(0, len(z), orders)]
+
+    def at(self, temperature: float) -> "RemoteReader":
+        return replace(self, temperature=temperature)
+
+    def _item(self, comparison: Comparison, instruction: str) -> CompareItem:
+        return {
+            "prompt": comparison.prompt,
+            "response_a": comparison.response_a,
+            "response_b": comparison.response_b,
+            "instruction": instruction,
+            "swap": "off",
+            "model": self.model,
+        }
+
+    def _margin(self, reply: CompareReply | ItemError) -> float:
+        """Uncalibrated log-odds that what stands first is better."""
+        if isinstance(reply, ItemError):
+            raise InvalidInput(f"the service refused a pair: {reply.type}: {reply.message}")
+        self.meter.tokens += reply.usage.tokens
+        self.meter.exact_flops += reply.usage.gflops * 1e9
+        return reply.margin * self.served
+
+
+def open_service(url: str, api_key: str | None = None) -> Subject:
+    """The default model of a running service. Raises CallFailed."""
+    client = Client(url, api_key, timeout_s=600.0)
+    card = next(card for card in client.models() if card.default)
+    identity = f"{card.name}@{card.revision}"
+    # The service keeps its template to itself; only instructions are read from this one.
+    spec = ClozeSpec(domains=card.domains, default_domain=card.default_domain, max_tokens=card.max_tokens)
+    meter = Meter(paper_flops=None)
+    reader = RemoteReader(client, identity, card.temperature, card.temperature, meter)
+    return Subject(identity, f"{card.engine} at {url}", spec, reader, meter, client.close)

@@ -1,0 +1,1 @@
+"""TinyRM's own endpoints."""

@@ -1,0 +1,1 @@
+"""The queue, and the engine behind it in a process of its own."""

@@ -1,0 +1,1 @@
+"""Several front processes before one queue and one engine."""

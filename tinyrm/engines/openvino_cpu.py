@@ -1,0 +1,57 @@
+"""OpenVINO on CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from tinyrm.engines.base import cpu_info
+from tinyrm.engines.by_length import run_by_length
+from tinyrm.engines.cpus import usable_cpus
+from tinyrm.engines.streams import Streams
+from tinyrm.errors import EngineFailed, EngineUnavailable
+
+# Kernels are made for each shape: lengths are filled to a multiple, and only this many shapes' kernels are kept.
+LENGTH_MULTIPLE = 16
+KERNEL_CACHE = 2048
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class OpenVinoCpu:
+    """Rows of one filled length at a time. One set of weights, `streams` requests of `threads` threads each."""
+
+    def __init__(self, model_file: Path, precision: str, threads: int = 0, streams: int = 1) -> None:
+        self.info = cpu_info("openvino-cpu", precision, streams=streams, length_multiple=LENGTH_MULTIPLE)
+        threads = threads or max(1, usable_cpus() // streams)
+        compiled = _compile(model_file, precision, threads, streams)
+        self._requests: Streams[Any] = Streams.of(compiled.create_infer_request, streams)
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        with self._requests.take() as request:
+
+            def run(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+                try:
+                    logits = request.infer({"input_ids": ids, "attention_mask": mask}, share_inputs=True)["logits"]
+                except Exception as error:  # OpenVINO raises RuntimeError and pybind's own kinds
+                    raise EngineFailed(f"{self.info.name}: {error}") from error
+                return np.array(logits, dtype=np.float32)
+
+            return run_by_length(run, input_ids, attention_mask, step=LENGTH_MULTIPLE)
+
+
+def _compile(model_file: Path, precision: str, threads: int, streams: int) -> Any:
+    core = openvino.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EngineUnavailable("this CPU has no bf16 arithmetic; use fp32 or int8")
+    options = {
+        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads * streams,
+        "NUM_STREAMS": streams,
+        "CPU_RUNTIME_CACHE_CAPACITY": KERNEL_CACHE,
+    }
+    try:
+        return core.compile_model(str(model_file), "CPU", options)
+    except Exception as error:  # as above
+        raise EngineUnavailable(f"openvino-cpu could not open {model_file}: {error}") from error

@@ -1,0 +1,1 @@
+"""ModernBERT in torch: the model, its attention strategies, checkpoints and adapters."""

@@ -1,0 +1,49 @@
+"""The adapter folded into the weights it adapts, for export and for merging specialists."""
+
+from pathlib import Path
+
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tinyrm.errors import TinyRMError
+from tinyrm.modernbert.checkpoint import load_masked_lm
+
+
+class TiedWeightChanged(TinyRMError):
+    """Merging changed the token embedding; the adapter targets the decoder, which is tied to it."""
+
+    type = "tied_weight_changed"
+
+
+def load_with_adapter(model: str, adapter: Path | None) -> PreTrainedModel | PeftModel:
+    """The masked LM in evaluation mode, its adapter active but not merged."""
+    masked_lm = load_masked_lm(model)
+    if adapter is None:
+        return masked_lm.eval()
+    return PeftModel.from_pretrained(masked_lm, str(adapter)).eval()
+
+
+def plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The masked LM itself; with an unmerged adapter its adapted layers are still in place."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def merge(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Fold the adapter in; each DoRA weight becomes m * (W + sBA) / ||W + sBA||. Changes `model`.
+
+    Raises TiedWeightChanged if that would move the embedding.
+    """
+    if not isinstance(model, PeftModel):
+        return model
+    before = _embedding(plain(model)).clone()
+    merged: PreTrainedModel = model.merge_and_unload()
+    if not _embedding(merged).equal(before):
+        raise TiedWeightChanged(
+            "the adapter changes the token embedding through the tied decoder; train it without `decoder`"
+        )
+    return merged
+
+
+def _embedding(model: PreTrainedModel) -> Tensor:
+    return model.get_input_embeddings().weight.detach()

@@ -1,0 +1,88 @@
+"""Attention in blocks, for a graph over a padded batch: local layers cost their window, not the square of the length.
+
+A local layer lets a token see `half_window` tokens to each side. Queries are taken in blocks of `half_window`; a block
+sees at most its own, the previous and the next block's keys, three blocks together, so one gather with indices that
+depend on the length alone makes all windows. The first and last windows are moved inwards instead of padded, and a text
+shorter than a window is its own: no operator ever runs on more keys than there are.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.onnx import ops
+
+from tinyrm.modernbert.model import PreferenceModel
+
+# Large enough that exp() of it is 0 after any softmax in fp32, small enough for bf16 and fp16.
+NEVER = -1e4
+
+
+class BlockedAttention:
+    """For ids and attention_mask [batch, tokens]. Biases, indices and rotary slices are made once for all layers."""
+
+    def __init__(self, model: PreferenceModel, input_ids: Tensor, attention_mask: Tensor, mask_id: int) -> None:
+        self.heads, self.hidden = model.heads, model.hidden
+        self.batch, self.tokens = input_ids.shape
+        self._mask_at = (input_ids == mask_id).int().argmax(dim=1)
+        self._rotary = {local: model.rotary(local=local) for local in (False, True)}
+        padding = (1.0 - attention_mask.to(model.table.dtype)) * NEVER
+        self._key_bias = padding[:, None, None, :]
+        self._make_blocks(model.half_window, padding)
+
+    def _make_blocks(self, half_window: int, padding: Tensor) -> None:
+        tokens, block = self.tokens, half_window
+        self._block = torch.sym_min(tokens, block)  # type: ignore[no-untyped-call]
+        self._span = torch.sym_min(tokens, 3 * block)  # type: ignore[no-untyped-call]
+        self._blocks = (tokens + block - 1) // block
+        start = torch.arange(self._blocks, device=padding.device) * block
+        queries = start[:, None] + torch.arange(self._block, device=padding.device)
+        window = (start - block).clamp(min=0).clamp(max=tokens - self._span)
+        keys = window[:, None] + torch.arange(self._span, device=padding.device)
+        self._query_at = queries.clamp(max=tokens - 1).reshape(-1)
+        self._key_at = keys.reshape(-1)
+        far = (queries[:, :, None] - keys[:, None, :]).abs() > half_window
+        seen = padding[:, self._key_at].view(self.batch, self._blocks, 1, self._span)
+        bias = far.to(padding.dtype) * NEVER + seen
+        self._local_bias = bias.view(self.batch * self._blocks, 1, self._block, self._span)
+
+    def rotate(self, x: Tensor, *, heads: int, local: bool) -> Tensor:
+        half = self.hidden // heads // 2
+        shape = (self.batch, self.tokens, half)
+        cos, sin = (table[: self.tokens].expand(shape) for table in self._rotary[local])
+        return ops.rotary_embedding(x, cos, sin, num_heads=heads)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, local: bool) -> Tensor:
+        if not local:
+            # Written out: the operator takes no mask of one row for many queries.
+            whole = self._key_bias.expand(self.batch, 1, self.tokens, self.tokens)
+            return self._attention(q, k, v, whole)
+        q = q.index_select(1, self._query_at).view(self.batch * self._blocks, self._block, self.hidden)
+        k, v = (
+            x.index_select(1, self._key_at).view(self.batch * self._blocks, self._span, self.hidden) for x in (k, v)
+        )
+        attended = self._attention(q, k, v, self._local_bias)
+        return attended.view(self.batch, self._blocks * self._block, self.hidden)[:, : self.tokens]
+
+    def at_mask(self, x: Tensor) -> Tensor:
+        return x[torch.arange(self.batch, device=x.device), self._mask_at][:, None]
+
+    def rotate_at_mask(self, q: Tensor, *, heads: int) -> Tensor:
+        cos, sin = (nn.functional.embedding(self._mask_at[:, None], table) for table in self._rotary[False])
+        return ops.rotary_embedding(q, cos, sin, num_heads=heads)
+
+    def attend_from_mask(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._attention(q, k, v, self._key_bias)
+
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        return ops.attention(q, k, v, bias, q_num_heads=self.heads, kv_num_heads=self.heads, scale=1.0)[0]
+
+
+class BlockedModel(nn.Module):
+    """What is exported: ids and attention_mask [batch, tokens] -> label logits [batch, 2]."""
+
+    def __init__(self, model: PreferenceModel, mask_id: int) -> None:
+        super().__init__()
+        self.model, self.mask_id = model, mask_id
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids, BlockedAttention(self.model, input_ids, attention_mask, self.mask_id))
+        return logits

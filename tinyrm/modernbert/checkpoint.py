@@ -1,0 +1,124 @@
+"""The torch side of a cloze model, for training, export and parity checks. The only torch import of the core.
+
+Nothing else in `tinyrm` imports this file, so that serving needs no torch.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from tinyrm.encoding import SpecialTokens
+from tinyrm.engines.base import EngineInfo, cpu_info, gpu_info
+from tinyrm.errors import InvalidInput, InvalidTemplate
+from tinyrm.flops import Geometry
+
+
+class LabelLogits(nn.Module):
+    """Any masked LM with its head at the mask only: ids [batch, tokens] -> label logits [batch, 2].
+
+    The mask is found in the ids (there is exactly one in each row), so no index can disagree with them.
+    """
+
+    def __init__(self, masked_lm: PreTrainedModel, mask_id: int, label_ids: tuple[int, int]) -> None:
+        super().__init__()
+        self.masked_lm = masked_lm
+        self.mask_id = mask_id
+        self.head = _label_head(masked_lm, label_ids)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        body = self.masked_lm.base_model
+        hidden = body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask_index = (input_ids == self.mask_id).int().argmax(dim=1)
+        features = hidden[torch.arange(hidden.shape[0], device=hidden.device), mask_index]
+        logits: Tensor = self.head(features)
+        return logits
+
+
+def _label_head(masked_lm: PreTrainedModel, label_ids: tuple[int, int]) -> nn.Module:
+    """Beside its body a masked LM has its head and nothing else; a copy of it, its decoder cut to the label rows."""
+    body = masked_lm.base_model
+    head = copy.deepcopy(nn.Sequential(*(module for module in masked_lm.children() if module is not body)))
+    decoders = [n for n, m in head.named_modules() if getattr(m, "out_features", 0) == masked_lm.config.vocab_size]
+    if len(decoders) != 1:
+        raise InvalidTemplate(f"{type(masked_lm).__name__} has {len(decoders)} vocabulary-sized decoders, not one")
+    whole: Any = head.get_submodule(decoders[0])
+    rows = nn.Linear(whole.in_features, len(label_ids), bias=whole.bias is not None)
+    with torch.no_grad():
+        rows.weight.copy_(whole.weight[list(label_ids)])
+        if whole.bias is not None:
+            rows.bias.copy_(whole.bias[list(label_ids)])
+    head.set_submodule(decoders[0], rows)
+    return head
+
+
+@dataclass(frozen=True, slots=True)
+class TorchEngine:
+    """A checkpoint as an engine of the offline scorer: label logits as `transformers` computes them, in fp32."""
+
+    model: LabelLogits
+    device: str
+
+    @classmethod
+    def of(
+        cls, masked_lm: PreTrainedModel, mask_id: int, label_ids: tuple[int, int], device: str | None = None
+    ) -> Self:
+        """device: a GPU if there is one."""
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(LabelLogits(masked_lm, mask_id, label_ids).eval().to(device), device)
+
+    @property
+    def info(self) -> EngineInfo:
+        name = f"torch-{self.device}"
+        return (cpu_info if self.device == "cpu" else gpu_info)(name, "fp32", pads=True)
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Label logits [batch, 2] of ids [batch, tokens]."""
+        with torch.inference_mode():
+            arrays = (torch.from_numpy(array).to(self.device) for array in (input_ids, attention_mask))
+            logits: NDArray[np.float32] = self.model(*arrays).float().cpu().numpy()
+        return logits
+
+
+def load_masked_lm(model: str, **options: object) -> PreTrainedModel:
+    """A masked LM from a folder or a hub id, in fp32.
+
+    Raises InvalidInput for a classifier, whose missing decoder would be drawn at random.
+    """
+    architectures = AutoConfig.from_pretrained(model).architectures or []
+    if any(name.endswith("Classification") for name in architectures):
+        raise InvalidInput(f"{model} is a {architectures[0]} and no masked LM: it cannot fill a mask")
+    loaded: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(model, dtype=torch.float32, **options)
+    return loaded
+
+
+def load_tokenizer(model: str) -> tuple[Tokenizer, SpecialTokens]:
+    """The fast tokenizer of a folder or a hub id and the ids of its special tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    mask, pad = tokenizer.mask_token_id, tokenizer.pad_token_id
+    if None in (cls, sep, mask, pad):
+        raise InvalidTemplate(f"the tokenizer of {model} lacks one of the CLS, SEP, MASK and PAD tokens")
+    return tokenizer.backend_tokenizer, SpecialTokens(cls=cls, sep=sep, mask=mask, pad=pad)
+
+
+def geometry_of(config: PreTrainedConfig) -> Geometry:
+    """The sizes of a masked LM. One without layer types has global layers only and an MLP without a gate."""
+    layers = config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None)
+    return Geometry(
+        layers=layers,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        heads=config.num_attention_heads,
+        window=config.local_attention if kinds else 2 * config.max_position_embeddings,
+        global_layers=tuple(i for i in range(layers) if not kinds or kinds[i] == "full_attention"),
+        vocab=config.vocab_size,
+        gated=kinds is not None,
+    )

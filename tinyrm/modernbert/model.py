@@ -1,0 +1,185 @@
+"""ModernBERT's forward pass, computing only what the two label logits need. One pass for export and for the GPU.
+
+Exact, not approximate; against the model as `transformers` runs it:
+
+* the label rows only, at the mask only, instead of a vocabulary-sized head at every token;
+* a last layer that is global computes keys and values for all tokens and everything else for the mask's row;
+* what attends to what is left to a strategy (`tinyrm.modernbert.blocked`): blocks for a graph, packed tokens for a GPU;
+* the embedding's norm is folded into the table, the attention's scale into the query weights, both once.
+
+Serves every size of the family (ModernBERT, Ettin, mmBERT). Layers, norms and biases follow the configuration.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+
+
+class Attention(Protocol):
+    """Where tokens stand and what they see. Tensors are [rows, tokens, heads * head_dim]."""
+
+    def rotate(self, x: Tensor, *, heads: int, local: bool) -> Tensor:
+        """Turn queries or keys by their positions."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, local: bool) -> Tensor:
+        """What each token takes from those it sees."""
+
+    def at_mask(self, x: Tensor) -> Tensor:
+        """The mask's row of each text: [texts, 1, width]."""
+
+    def rotate_at_mask(self, q: Tensor, *, heads: int) -> Tensor:
+        """Turn the mask's queries [texts, 1, width] by their positions in a global layer."""
+
+    def attend_from_mask(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What the mask [texts, 1, width] takes from all tokens of its text."""
+
+
+class Projection(nn.Module):
+    """Linear maps of one input, weights [in, out]: separate products for a graph, one product for a GPU.
+
+    Separate ones need no copy of the parts of their result; one large product keeps a GPU busier.
+    """
+
+    def __init__(self, linear: nn.Linear, parts: int = 1, *, fused: bool = False) -> None:
+        super().__init__()
+        self.parts, self.fused = parts, fused
+        pieces = 1 if fused else parts
+        weights = linear.weight.detach().T.chunk(pieces, dim=1)
+        self.weights = nn.ParameterList([nn.Parameter(w.contiguous(), requires_grad=False) for w in weights])
+        biases = () if linear.bias is None else linear.bias.detach().chunk(pieces)
+        self.biases = nn.ParameterList([nn.Parameter(b.clone(), requires_grad=False) for b in biases])
+
+    def forward(self, x: Tensor, only: Iterable[int] | None = None) -> list[Tensor]:
+        """The parts asked for, in order; all of them by default."""
+        wanted = list(range(self.parts) if only is None else only)
+        if not self.fused:
+            return [self._product(x, i) for i in wanted]
+        if len(wanted) == self.parts:
+            return list(self._product(x, 0).chunk(self.parts, dim=-1))
+        first, last = min(wanted), max(wanted) + 1  # parts that are asked for stand side by side
+        width = self.weights[0].shape[1] // self.parts
+        weight = self.weights[0][:, first * width : last * width]
+        y = x @ weight
+        if len(self.biases):
+            y = y + self.biases[0][first * width : last * width]
+        return list(y.chunk(last - first, dim=-1))
+
+    def _product(self, x: Tensor, i: int) -> Tensor:
+        y: Tensor = x @ self.weights[i]
+        return y + self.biases[i] if len(self.biases) else y
+
+
+class Layer(nn.Module):
+    """One encoder layer. The first layer's attention has no norm of its own: the embedding's stands before it."""
+
+    def __init__(self, source: Any, heads: int, *, fused: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.local = source.attention_type == "sliding_attention"
+        self.attention_norm = source.attn_norm
+        self.mlp_norm = source.mlp_norm
+        self.qkv = Projection(source.attn.Wqkv, 3, fused=fused)
+        self.out = Projection(source.attn.Wo)
+        self.gate_up = Projection(source.mlp.Wi, 2, fused=fused)
+        self.down = Projection(source.mlp.Wo)
+        self.activation = source.mlp.act
+
+    def forward(self, x: Tensor, attention: Attention) -> Tensor:
+        q, k, v = self.qkv(self.attention_norm(x))
+        q = attention.rotate(q, heads=self.heads, local=self.local)
+        k = attention.rotate(k, heads=self.heads, local=self.local)
+        return self._rest(x, attention.attend(q, k, v, local=self.local))
+
+    def at_mask(self, x: Tensor, attention: Attention) -> Tensor:
+        """A global layer of which only the mask's row is wanted: [texts, 1, hidden]."""
+        normed = self.attention_norm(x)
+        k, v = self.qkv(normed, only=(1, 2))
+        (q,) = self.qkv(attention.at_mask(normed), only=(0,))
+        q = attention.rotate_at_mask(q, heads=self.heads)
+        k = attention.rotate(k, heads=self.heads, local=False)
+        return self._rest(attention.at_mask(x), attention.attend_from_mask(q, k, v))
+
+    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.out(attended)[0]
+        gate, up = self.gate_up(self.mlp_norm(x))
+        added: Tensor = self.down(self.activation(gate) * up)[0]
+        return x + added
+
+
+class PreferenceModel(nn.Module):
+    """ids -> the two label logits at each mask. Takes over the weights of `masked_lm`, which is not to be used after.
+
+    max_tokens: longest text, at most what the model was made for. fused: one product for q, k and v and one for the
+    gate and its input, as suits a GPU.
+    """
+
+    def __init__(
+        self, masked_lm: PreTrainedModel, label_ids: tuple[int, int], *,
+        max_tokens: int | None = None, fused: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        config = masked_lm.config
+        self.hidden, self.heads = config.hidden_size, config.num_attention_heads
+        self.half_window = config.sliding_window
+        self.max_tokens = max_tokens or config.max_position_embeddings
+        body = masked_lm.base_model
+        _fold_scale(body, self.hidden, (self.hidden // self.heads) ** -0.5)
+        with torch.no_grad():
+            table = body.embeddings.norm(body.embeddings.tok_embeddings.weight)
+            labels = list(label_ids)
+            self.label_weight = nn.Parameter(masked_lm.decoder.weight[labels].clone(), requires_grad=False)
+            bias = masked_lm.decoder.bias
+            self.label_bias = None if bias is None else nn.Parameter(bias[labels].clone(), requires_grad=False)
+        self.table = nn.Parameter(table, requires_grad=False)
+        self.layers = nn.ModuleList([Layer(source, self.heads, fused=fused) for source in body.layers])
+        self.final_norm, self.head = body.final_norm, masked_lm.head
+        _exact_activations(self, config)
+        for kind in ("full_attention", "sliding_attention"):
+            cos, sin = _rotary_tables(body.rotary_emb, self.max_tokens, kind)
+            self.register_buffer(f"{kind}_cos", cos, persistent=False)
+            self.register_buffer(f"{kind}_sin", sin, persistent=False)
+
+    def rotary(self, *, local: bool) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [max_tokens, head_dim / 2]."""
+        kind = "sliding_attention" if local else "full_attention"
+        return getattr(self, f"{kind}_cos"), getattr(self, f"{kind}_sin")
+
+    def forward(self, input_ids: Tensor, attention: Attention) -> Tensor:
+        """Logits [texts, 2] in fp32, whatever the precision of the layers."""
+        x = nn.functional.embedding(input_ids, self.table)
+        layers: list[Any] = list(self.layers)
+        *first, last = layers
+        for layer in first:
+            x = layer(x, attention)
+        x = attention.at_mask(last(x, attention)) if last.local else last.at_mask(x, attention)
+        features = self.head(self.final_norm(x[:, 0]))
+        logits: Tensor = nn.functional.linear(features, self.label_weight, self.label_bias)
+        return logits.float()
+
+
+def _fold_scale(body: Any, hidden: int, scale: float) -> None:
+    with torch.no_grad():
+        for layer in body.layers:
+            linear = layer.attn.Wqkv
+            linear.weight[:hidden] *= scale
+            if linear.bias is not None:
+                linear.bias[:hidden] *= scale
+
+
+def _rotary_tables(rotary: Any, tokens: int, kind: str) -> tuple[Tensor, Tensor]:
+    """From the model's own module, so that every kind of scaling it knows is kept. Both halves turn alike."""
+    positions = torch.arange(tokens)[None]
+    cos, sin = rotary(torch.zeros(1, dtype=torch.float32), positions, kind)
+    half = cos.shape[-1] // 2
+    return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
+
+
+def _exact_activations(model: PreferenceModel, config: Any) -> None:
+    """Plain `gelu` modules export as one operator."""
+    for layer in model.layers:
+        layer.activation = nn.GELU() if config.hidden_activation == "gelu" else ACT2FN[config.hidden_activation]
+    model.head.act = nn.GELU() if config.classifier_activation == "gelu" else ACT2FN[config.classifier_activation]

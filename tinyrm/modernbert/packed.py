@@ -1,0 +1,114 @@
+"""Attention over packed tokens, for a GPU: all texts of a batch side by side, no padding, no masks in memory.
+
+The layers see one row [1, tokens, width]; what keeps the texts apart are the boundaries that the kernel is given. A
+text of no tokens is allowed: it fills a place where a captured graph wants a fixed number of texts.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+
+from tinyrm.modernbert.model import PreferenceModel
+
+
+class Bounds(NamedTuple):
+    """Where the texts' queries and keys begin and the last ones end, int32 [texts + 1]; the most that a text has."""
+
+    cu_q: Tensor
+    cu_k: Tensor
+    max_q: int
+    max_k: int
+
+
+# (q, k, v, bounds, half_window | None) -> o; q, k, v, o: [tokens, heads, head_dim]. Scores are not scaled: the scale is
+# in the query weights. Tokens up to half_window apart see each other. A text without keys gives zeros.
+Kernel = Callable[[Tensor, Tensor, Tensor, Bounds, int | None], Tensor]
+
+
+class PackedAttention:
+    """For ids [1, tokens] on one device.
+
+    cu_seqlens: int32 [texts + 1]. positions: int64 [tokens]. mask_rows: int64 [texts], each text's mask among the
+    tokens. max_tokens: no text is longer; a kernel may leave out what is beyond.
+    """
+
+    def __init__(
+        self, model: PreferenceModel, *,
+        cu_seqlens: Tensor, positions: Tensor, mask_rows: Tensor, max_tokens: int, kernel: Kernel,
+    ) -> None:  # fmt: skip
+        self.heads, self.half_window = model.heads, model.half_window
+        one_each = torch.arange(len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device)
+        self._all = Bounds(cu_seqlens, cu_seqlens, max_tokens, max_tokens)
+        self._masks = Bounds(one_each, cu_seqlens, 1, max_tokens)
+        self._mask_rows = mask_rows
+        self._kernel = kernel
+        # [tokens, 1, head_dim / 2]: looked up once for all layers, alike for all heads.
+        self._turns = {local: _looked_up(model.rotary(local=local), positions) for local in (False, True)}
+        self._turns_at_mask = _looked_up(model.rotary(local=False), positions[mask_rows][:, None])
+
+    def rotate(self, x: Tensor, *, heads: int, local: bool) -> Tensor:
+        return _rotated(x, heads, *self._turns[local])
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, local: bool) -> Tensor:
+        o = self._kernel(*self._by_head(q, k, v), self._all, self.half_window if local else None)
+        return o.reshape(q.shape)
+
+    def at_mask(self, x: Tensor) -> Tensor:
+        return x[0, self._mask_rows][:, None]
+
+    def rotate_at_mask(self, q: Tensor, *, heads: int) -> Tensor:
+        return _rotated(q, heads, *self._turns_at_mask)
+
+    def attend_from_mask(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._kernel(*self._by_head(q, k, v), self._masks, None).reshape(q.shape)
+
+    def _by_head(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[rows, tokens, width] -> [rows * tokens, heads, head_dim]."""
+        shape = (-1, self.heads, q.shape[-1] // self.heads)
+        return q.reshape(shape), k.reshape(shape), v.reshape(shape)
+
+
+def varlen_kernel(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, half_window: int | None) -> Tensor:
+    """The FlashAttention that torch brings: CUDA, bf16 or fp16."""
+    reach = -1 if half_window is None else half_window
+    # One split: the order of summation, and so the last digit, does not depend on batch-mates.
+    o = varlen_attn(q, k, v, *bounds, scale=1.0, window_size=(reach, reach), num_splits=1)
+    assert isinstance(o, Tensor)  # noqa: S101 - a pair only if the sums are asked for
+    return o
+
+
+def reference_kernel(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, half_window: int | None) -> Tensor:
+    """Text by text, in plain operators: any device and precision, slow."""
+    o = torch.zeros_like(q)
+    spans = (pairwise(cu.tolist()) for cu in (bounds.cu_q, bounds.cu_k))
+    for (q_from, q_to), (k_from, k_to) in zip(*spans, strict=True):
+        if q_from == q_to or k_from == k_to:
+            continue
+        one, two, three = (x.transpose(0, 1) for x in (q[q_from:q_to], k[k_from:k_to], v[k_from:k_to]))
+        seen = None if half_window is None else _within(half_window, q_to - q_from, k_to - k_from, q.device)
+        attended = nn.functional.scaled_dot_product_attention(one, two, three, attn_mask=seen, scale=1.0)
+        o[q_from:q_to] = attended.transpose(0, 1)
+    return o
+
+
+def _within(half_window: int, queries: int, keys: int, device: torch.device) -> Tensor:
+    """Whether query i sees key j: bool [queries, keys]."""
+    apart = torch.arange(queries, device=device)[:, None] - torch.arange(keys, device=device)
+    return apart.abs() <= half_window
+
+
+def _looked_up(tables: tuple[Tensor, Tensor], positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [*positions, 1, head_dim / 2]."""
+    cos, sin = tables
+    return cos[positions][..., None, :], sin[positions][..., None, :]
+
+
+def _rotated(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [rows, tokens, heads * head_dim] turned in fp32 and given back in its own precision, as transformers does."""
+    one, two = x.reshape(*x.shape[:-1], heads, -1).float().chunk(2, dim=-1)
+    turned = torch.cat((one * cos - two * sin, two * cos + one * sin), dim=-1)
+    return turned.flatten(-2).to(x.dtype)

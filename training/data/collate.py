@@ -1,0 +1,186 @@
+"""Preference pairs -> model inputs."""
+
+import hashlib
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, compress
+from typing import Protocol
+
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from tinyrm.batching import collate
+from tinyrm.comparison import Comparison
+from tinyrm.encoding import Encoding
+from tinyrm.pairs import PreferencePair
+from tinyrm.spec import ClozeSpec
+from tinyrm.template import FIGURE2
+
+IGNORED = -100  # torch's cross-entropy skips this label
+
+# Encodings with the chosen response first and second; None is an order that is not read.
+Orders = tuple[Encoding | None, Encoding | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """How a pair is shown: under which instruction, in which order. Each draw follows from `seed` and the pair's place.
+
+    default_rate: share of the pairs shown under the default domain's instruction. prefixes: domain -> instructions to
+    draw from. coin_pairs: None shows both orders; otherwise one, by a coin that so many neighbours share.
+    """
+
+    spec: ClozeSpec
+    seed: int
+    default_rate: float = 0.0
+    prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    coin_pairs: int | None = None
+
+    def instruction(self, index: int, domain: str | None) -> str:
+        draw = random.Random(f"{self.seed}:{index}")
+        if draw.random() < self.default_rate:
+            domain = None
+        pool = self.prefixes.get(domain if domain in self.spec.domains else self.spec.default_domain)
+        return draw.choice(pool) if pool else self.spec.instruction_for_pair(domain)
+
+    def kept(self, index: int, orders: tuple[Encoding, ...]) -> Orders:
+        first, second = orders
+        if self.coin_pairs is None:
+            return first, second
+        heads = random.Random(f"{self.seed}:coin:{index // self.coin_pairs}").random() < 0.5
+        return (first, None) if heads else (None, second)
+
+
+def split_by_prompt(
+    pairs: list[PreferencePair], fraction: float, seed: int
+) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """(learn from, held out). All pairs of one prompt fall on the same side, whatever the order of the file.
+
+    So do all dialogues with the same opening: a later turn of one repeats the earlier. Each opening is drawn by its own
+    digest with probability `fraction`, so that one seed holds out the same ones whatever else is learnt from. A subset
+    (a domain, where there are no subsets) that would have none gives the one of the smallest digest, so that small
+    sources are heard.
+    """
+    subsets: dict[str, set[str]] = defaultdict(set)
+    for pair in pairs:
+        subsets[pair.subset or pair.domain or ""].add(opening(pair.prompt))
+    held_out: set[str] = set()
+    for names in subsets.values():
+        drawn = {name for name in names if draw(seed, name) < fraction}
+        held_out |= drawn or ({min(names, key=lambda name: draw(seed, name))} if fraction and len(names) > 1 else set())
+    sides = [opening(pair.prompt) in held_out for pair in pairs]
+    return list(compress(pairs, [not side for side in sides])), list(compress(pairs, sides))
+
+
+def opening(prompt: str) -> str:
+    """The first message of a rendered dialogue; any other prompt is its own opening."""
+    names = FIGURE2.turn_names
+    return prompt.partition(f"\n\n{names['assistant']}: ")[0].removeprefix(f"{names['user']}: ")
+
+
+def draw(seed: int, prompt: str) -> float:
+    """In [0, 1), from the texts alone."""
+    digest = hashlib.sha256(f"{seed}:{prompt}".encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) / 2**64
+
+
+def balanced_counts(counts: Mapping[str, int], exponent: float) -> dict[str, int]:
+    """Pairs to take of each domain: proportional to count^exponent, as many as can be had without repeating any."""
+    smallest = min(counts.values())
+    return {domain: round(smallest * (count / smallest) ** exponent) for domain, count in counts.items()}
+
+
+def balanced(pairs: list[PreferencePair], exponent: float, seed: int) -> list[PreferencePair]:
+    """A random part of the pairs with `balanced_counts` of each domain, in the order they came."""
+    if exponent == 1 or not pairs:
+        return pairs
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, pair in enumerate(pairs):
+        places[pair.domain or ""].append(place)
+    take = balanced_counts({domain: len(p) for domain, p in places.items()}, exponent)
+    kept = [
+        i for domain, p in sorted(places.items()) for i in random.Random(f"{seed}:{domain}").sample(p, take[domain])
+    ]
+    return [pairs[i] for i in sorted(kept)]
+
+
+class Encodes(Protocol):
+    """Encoder, or another way from a comparison to two texts."""
+
+    def encode(self, comparison: Comparison, instruction: str, *, swap: bool = False) -> tuple[Encoding, ...]: ...
+
+
+class PairDataset(Dataset[Orders]):
+    """Pair i -> its two texts: with the chosen response first and second, or of each response alone."""
+
+    def __init__(self, pairs: list[PreferencePair], encoder: Encodes, showing: Showing) -> None:
+        self.pairs = pairs
+        self._encoder = encoder
+        self._showing = showing
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Orders:
+        pair = self.pairs[index]
+        instruction = self._showing.instruction(index, pair.domain)
+        return self._showing.kept(index, self._encoder.encode(pair.comparison(), instruction, swap=True))
+
+    def lengths(self) -> list[int]:
+        """Characters of each pair: near enough to tokens for grouping, and free."""
+        return [len(p.prompt) + len(p.chosen) + len(p.rejected) for p in self.pairs]
+
+    def of(self, pairs: list[PreferencePair]) -> "PairDataset":
+        """Other pairs, read in the same way."""
+        return PairDataset(pairs, self._encoder, self._showing)
+
+
+class EpochSampler(Sampler[int]):
+    """Pairs of similar length in the same batch, the batches in random order.
+
+    Grouping alone leaves them sorted: long texts, then short ones, over and over. Length goes with the kind of text, so
+    the model would be pulled to and fro.
+
+    The order follows from seed and epoch alone, so that a run resumed in a later epoch reads on where it stopped.
+    The epoch is asked for, not set: a data loader that skips batches hides its sampler.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int, epoch: Callable[[], int]) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        indices = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
+        size = self.batch_size
+        whole = len(indices) // size
+        order = torch.randperm(whole, generator=generator).tolist()
+        return chain(*(indices[i * size : (i + 1) * size] for i in order), indices[whole * size :])
+
+
+@dataclass(frozen=True, slots=True)
+class PairCollator:
+    """Pairs -> rows (pair 0 chosen first, pair 0 chosen second, pair 1 chosen first, ...), without those not read.
+
+    labels [rows, tokens] hold the right label word at the mask and IGNORED elsewhere.
+    """
+
+    pad_id: int
+    mask_id: int
+    label_ids: tuple[int, int]
+
+    def __call__(self, pairs: Sequence[Sequence[Encoding | None]]) -> dict[str, torch.Tensor]:
+        rows = [(row, label) for pair in pairs for row, label in zip(pair, self.label_ids, strict=True) if row]
+        batch = collate([row for row, _ in rows], self.pad_id)
+        input_ids = torch.from_numpy(batch.input_ids)
+        answers = torch.tensor([label for _, label in rows]).unsqueeze(1)
+        labels = torch.where(input_ids == self.mask_id, answers, IGNORED)
+        return {"input_ids": input_ids, "attention_mask": torch.from_numpy(batch.attention_mask), "labels": labels}

@@ -1,0 +1,87 @@
+"""OpenAssistant Conversations 2 (arXiv 2304.07327): trees of messages, with ranks among the replies to one message."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+from tinyrm.template import Message
+from training.data.cleaning import Raw, Reason
+from training.data.dialogue import message, render
+from training.data.rows import Published, Row, rows
+from training.data.source import Source
+
+PUBLISHED = Published(
+    "OpenAssistant/oasst2",
+    ("message_id", "parent_id", "text", "role", "lang", "review_result", "deleted", "rank"),
+)
+
+
+class Forest:
+    """All messages that were not deleted and did not fail review, linked to the replies to them."""
+
+    def __init__(self, messages: Iterator[Row]) -> None:
+        good = (row for row in messages if not row["deleted"] and row["review_result"] is not False)
+        self.by_id = {row["message_id"]: row for row in good}
+        self.replies: dict[str | None, list[Row]] = defaultdict(list)
+        for row in self.by_id.values():
+            self.replies[row["parent_id"]].append(row)
+
+    def thread(self, row: Row) -> list[Message] | None:
+        """The messages from the root of the tree to this one; None if one is missing or blank."""
+        turns: list[Message] = []
+        current: Row | None = row
+        while current is not None:
+            turn = message(current["role"], current["text"])
+            if turn is None:
+                return None
+            turns.append(turn)
+            parent = current["parent_id"]
+            if parent is None:
+                return turns[::-1]
+            current = self.by_id.get(parent)
+        return None
+
+
+def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
+    """Each two ranked replies of the assistant to one message are a pair; the lower rank is the better one."""
+    forest = _forest(source, data_dir)
+    for parent_id, replies in forest.replies.items():
+        ranked = [row for row in replies if row["role"] == "assistant" and row["rank"] is not None]
+        if parent_id is None or len(ranked) < 2:
+            continue
+        thread = forest.thread(forest.by_id[parent_id]) if parent_id in forest.by_id else None
+        for better, worse in combinations(sorted(ranked, key=lambda row: row["rank"]), 2):
+            yield _pair(thread, better, worse)
+
+
+def conversations(source: Source, data_dir: Path) -> Iterator[list[Message]]:
+    """Every thread from a root to a reply of the assistant that the assistant says nothing after.
+
+    Threads of one tree share their first messages.
+    """
+    forest = _forest(source, data_dir)
+    for row in forest.by_id.values():
+        if row["role"] == "assistant" and not _goes_on(forest, row):
+            thread = forest.thread(row)
+            if thread:
+                yield thread
+
+
+def _goes_on(forest: Forest, row: Row) -> bool:
+    """Whether the assistant speaks again below this reply: then the longer thread holds this one."""
+    questions = [q for q in forest.replies.get(row["message_id"], []) if q["text"].strip()]
+    return any(answer["text"].strip() for q in questions for answer in forest.replies.get(q["message_id"], []))
+
+
+def _forest(source: Source, data_dir: Path) -> Forest:
+    found = rows(PUBLISHED, source, data_dir)
+    return Forest(row for row in found if source.part in (None, row["lang"]))
+
+
+def _pair(thread: list[Message] | None, better: Row, worse: Row) -> Raw | Reason:
+    if thread is None:
+        return "unlinked"
+    if better["rank"] == worse["rank"]:
+        return "tie"
+    return Raw(render(thread), better["text"], worse["text"], domain="chat", origin=f"oasst2:{better['lang']}")

@@ -1,0 +1,21 @@
+"""PKU-SafeRLHF-30K (arXiv 2307.04657): two answers to a question that invites harm. CC BY-NC 4.0: not for commerce."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from training.data.cleaning import Raw, Reason
+from training.data.rows import Published, rows
+from training.data.source import Source
+
+
+def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
+    """People said which answer is safer and, apart from that, which is better. Safer is read unless part is better."""
+    verdict = f"{source.part or 'safer'}_response_id"
+    published = Published("PKU-Alignment/PKU-SafeRLHF-30K", ("prompt", "response_0", "response_1", verdict))
+    for row in rows(published, source, data_dir):
+        winner = row[verdict]
+        if winner not in (0, 1):
+            yield "tie"
+            continue
+        responses = (row["response_0"], row["response_1"])
+        yield Raw(row["prompt"], responses[winner], responses[1 - winner], domain="safety", origin="pku-saferlhf")

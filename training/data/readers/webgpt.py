@@ -1,0 +1,32 @@
+"""WebGPT comparisons (arXiv 2112.09332): two answers to a question, written with a browser, and a preference."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from training.data.cleaning import Raw, Reason
+from training.data.rows import Published, rows
+from training.data.source import Source
+
+# main holds a script, and `datasets` runs none; the hub keeps its output on a branch of its own. The columns that are
+# not read, quotes and tokens, are nine tenths of it.
+PUBLISHED = Published(
+    "openai/webgpt_comparisons",
+    ("question", "answer_0", "score_0", "answer_1", "score_1"),
+    files=("default/train/*.parquet",),
+    revision="refs/convert/parquet",
+)
+_CITATION = re.compile(r"\s?\[\d+(?:,\s*\d+)*\]")
+
+
+def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
+    """The scores of a row add up to 0; both are 0 where neither answer was preferred."""
+    for row in rows(PUBLISHED, source, data_dir):
+        if row["score_0"] == row["score_1"]:
+            yield "tie"
+            continue
+        better = int(row["score_1"] > row["score_0"])
+        answers = [row["answer_0"], row["answer_1"]]
+        if source.part == "without-citations":
+            answers = [_CITATION.sub("", answer) for answer in answers]
+        yield Raw(row["question"]["full_text"], answers[better], answers[1 - better], domain="chat", origin="webgpt")

@@ -1,0 +1,1 @@
+"""Many runs compared: grids, sweeps, plans."""

@@ -1,0 +1,91 @@
+"""Masked-LM pre-training: a small base from plain text."""
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Subset
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    ModernBertConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from tinyrm.errors import InvalidInput
+from tinyrm.modernbert.checkpoint import load_masked_lm
+from training.config import NewModel, PretrainRecipe
+from training.data.texts import load_texts
+from training.output import file_hashes, prepare_output
+from training.trainer import DecoupledTrainer, JsonLog, training_arguments
+
+VALIDATION_BLOCKS = 64
+
+
+class Blocks(Dataset[dict[str, torch.Tensor]]):
+    """Texts joined by [SEP] and cut into blocks of equal length: no padding, one shape."""
+
+    def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerFast, block_tokens: int) -> None:
+        # Text that happens to contain "[MASK]" stays text.
+        rows = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        stream = torch.tensor(
+            list(chain.from_iterable([*row, tokenizer.sep_token_id] for row in rows)), dtype=torch.int32
+        )
+        body = block_tokens - 1
+        count = len(stream) // body
+        first = torch.full((count, 1), tokenizer.cls_token_id, dtype=torch.int32)
+        self.blocks = torch.cat([first, stream[: count * body].view(count, body)], dim=1)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.blocks[index].long()}
+
+
+def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool) -> None:
+    """Train and write a checkpoint with its tokenizer to `recipe.output_dir`."""
+    checkpoint = prepare_output(recipe, file_hashes(data_dir, (text.path for text in recipe.texts)), resume=resume)
+    set_seed(recipe.optimization.seed)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
+    blocks = Blocks(load_texts(recipe.texts, data_dir, recipe.optimization.seed), tokenizer, recipe.block_tokens)
+    if len(blocks) <= VALIDATION_BLOCKS:
+        raise InvalidInput(
+            f"{len(blocks)} blocks of text are too few; {VALIDATION_BLOCKS} of them are kept for validation"
+        )
+    trainer = DecoupledTrainer(
+        optimization=recipe.optimization,
+        model=initial_model(recipe.model, tokenizer),
+        args=training_arguments(recipe.output_dir, recipe.optimization),
+        train_dataset=Subset(blocks, range(VALIDATION_BLOCKS, len(blocks))),
+        eval_dataset=Subset(blocks, range(VALIDATION_BLOCKS)),
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=recipe.mask_rate),
+        callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(recipe.output_dir)
+
+
+def initial_model(model: NewModel | str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """A fresh model of the given geometry, or a pre-trained one to continue."""
+    # The vocabulary-sized head runs at the masked positions only.
+    if isinstance(model, str):
+        return load_masked_lm(model, sparse_prediction=True)
+    return AutoModelForMaskedLM.from_config(new_config(model, tokenizer))
+
+
+def new_config(model: NewModel, tokenizer: PreTrainedTokenizerFast) -> ModernBertConfig:
+    ids: dict[str, Any] = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "cls_token_id": tokenizer.cls_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+    }
+    return ModernBertConfig(vocab_size=len(tokenizer), sparse_prediction=True, **ids, **model.model_dump())
