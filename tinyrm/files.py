@@ -1,0 +1,49 @@
+"""Files that are never seen half-written, locks between processes, and text that may be compressed."""
+
+import fcntl
+import gzip
+import lzma
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO, cast
+
+
+def open_text(path: Path) -> TextIO:
+    """Open UTF-8 text for reading; `.gz` and `.xz` are unpacked. Raises OSError and what the format raises."""
+    if path.suffix == ".gz":
+        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8"))
+    if path.suffix == ".xz":
+        return cast("TextIO", lzma.open(path, "rt", encoding="utf-8"))
+    return path.open(encoding="utf-8")
+
+
+def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` in one step: a reader sees the old content or the new, also after a crash of the machine."""
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path`, which is created and stays.
+
+    The kernel releases the lock when the process ends, however it ends. Raises BlockingIOError if another process holds
+    it and `wait` is false.
+    """
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
