@@ -20,7 +20,7 @@ DEV := .venv/dev
 LOAD := .venv/load
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format audit browser prometheus dashboards pictures train starter starter-pairs export evaluate bench bench-peers load chaos fuzz scaling lock stack-packages stack-test clean
+.PHONY: help install serve test test-all lint format audit browser prometheus dashboards pictures train starter starter-pairs export evaluate bench bench-peers load chaos fuzz scaling lock stack-packages stack-test clean
 
 help:  ## list the chores
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -45,8 +45,14 @@ install: $(SERVE)/installed $(DEV)/installed  ## both environments
 serve: $(SERVE)/installed  ## serve BUNDLE on PORT
 	TINYRM_MODEL=$(BUNDLE) TINYRM_PORT=$(PORT) $(SERVE)/bin/python -m service
 
-test: $(DEV)/installed $(SERVE)/installed  ## all tests
-	$(DEV)/bin/python -m pytest
+# One process a core; each takes whole files of tests (tests/conftest.py).
+PYTEST = $(DEV)/bin/python -m pytest --numprocesses logical --maxprocesses 8
+
+test: $(DEV)/installed $(SERVE)/installed  ## the tests that take minutes together: the tier for every change
+	$(PYTEST) -m "not slow"
+
+test-all: $(DEV)/installed $(SERVE)/installed  ## all tests, also on Ray, in containers and in a browser
+	STACK_TEST=1 $(PYTEST)
 
 lint: $(DEV)/installed  ## formatting, lint, types and import rules
 	$(DEV)/bin/ruff format --check .

@@ -1,26 +1,30 @@
-"""A toy tokenizer, a small random model, an adapter and a complete bundle, all made here: no network, no weights."""
+"""A toy tokenizer, a small random model, an adapter and a complete bundle, all made here: no network, no weights.
+
+This file is read before every test, so it imports torch, transformers and the exporter only where they are needed.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from hypothesis import settings
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from export.config import ExportOptions
-from export.pipeline import export_bundle
+from tests.support.kept import REPOSITORY, kept
 from tinyrm.encoding import Encoder, SpecialTokens
-from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.spec import ClozeSpec
 from tinyrm.template import FIGURE2
-from training.config import Dora, NewModel
-from training.model.adapter import add_dora
-from training.stages.pretrain import initial_model
-from training.stages.tokenizer import train_bpe, wrap
 
-REPOSITORY = Path(__file__).parents[1]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+__all__ = ["REPOSITORY", "SENTENCES", "TOY_SPEC", "Trained", "spread"]
+
+# Work that takes longest begins first, so that no process is left with a long file at the end.
+LONGEST_FIRST = ("tests/ray", "tests/e2e", "tests/containers", "tests/training", "tests/export", "tests/parity")
 
 # No deadline: on a shared machine the slowest example says more about the neighbours than about the code.
 settings.register_profile("tinyrm", max_examples=60, deadline=None)
@@ -40,6 +44,28 @@ TOY_SPEC = ClozeSpec(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        folder = next((folder for folder in LONGEST_FIRST if item.nodeid.startswith(folder)), None)
+        return LONGEST_FIRST.index(folder) if folder else len(LONGEST_FIRST)
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one process, which makes the file's fixtures once, and all of tests/ray to one: one cluster."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/ray" if nodeid.startswith("tests/ray/") else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
 @dataclass(frozen=True)
 class Trained:
     """Folders of a base model and of an adapter trained on it."""
@@ -49,13 +75,25 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return wrap(train_bpe(SENTENCES * 20, vocab_size=420))
+def tokenizer_folder(pytestconfig: pytest.Config) -> Path:
+    def make(folder: Path) -> None:
+        from training.stages.tokenizer import train_bpe, wrap
+
+        wrap(train_bpe(SENTENCES * 20, vocab_size=420)).save_pretrained(folder)
+
+    return kept(pytestconfig, "tokenizer", make)
 
 
 @pytest.fixture(scope="session")
-def fast_tokenizer(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    return tokenizer.backend_tokenizer
+def tokenizer(tokenizer_folder: Path) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
+
+
+@pytest.fixture(scope="session")
+def fast_tokenizer(tokenizer_folder: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
 
 
 @pytest.fixture(scope="session")
@@ -70,39 +108,63 @@ def encoder(fast_tokenizer: Tokenizer, special: SpecialTokens) -> Encoder:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Trained:
-    """A random base, and an adapter whose every matrix is random too, so that merging it changes the answer."""
-    folder = tmp_path_factory.mktemp("trained")
-    torch.manual_seed(0)
-    geometry = NewModel(num_hidden_layers=4, hidden_size=32, intermediate_size=48, num_attention_heads=2)
-    base = initial_model(geometry, tokenizer)
-    spread(base)
-    base.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
-    adapted = add_dora(load_masked_lm(str(folder / "base")), Dora(rank=4, alpha=8), frozen_layers=1)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(parameter, mean=1.0 if "magnitude" in name else 0.0, std=0.3)
-    adapted.save_pretrained(folder / "adapter")
-    tokenizer.save_pretrained(folder / "adapter")
-    TOY_SPEC.save(folder / "adapter")
+def trained(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Trained:
+    """A random base, and an adapter with random matrices throughout, so that merging it changes the scores."""
+
+    def make(folder: Path) -> None:
+        import torch
+
+        from tinyrm.modernbert.checkpoint import load_masked_lm
+        from training.config import Dora, NewModel
+        from training.model.adapter import add_dora
+        from training.stages.pretrain import initial_model
+
+        tokenizer = request.getfixturevalue("tokenizer")
+        torch.manual_seed(0)
+        geometry = NewModel(num_hidden_layers=4, hidden_size=32, intermediate_size=48, num_attention_heads=2)
+        base = initial_model(geometry, tokenizer)
+        spread(base)
+        base.save_pretrained(folder / "base")
+        tokenizer.save_pretrained(folder / "base")
+        adapted = add_dora(load_masked_lm(str(folder / "base")), Dora(rank=4, alpha=8), frozen_layers=1)
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, mean=1.0 if "magnitude" in name else 0.0, std=0.3)
+        adapted.save_pretrained(folder / "adapter")
+        tokenizer.save_pretrained(folder / "adapter")
+        TOY_SPEC.save(folder / "adapter")
+
+    folder = kept(pytestconfig, "trained", make)
     return Trained(folder / "base", folder / "adapter")
 
 
 def spread(model: PreTrainedModel) -> None:
-    """Weights large enough that a wrong mask or a lost token moves the logits by far more than any tolerance."""
+    """Draw weights so large that a wrong mask or a lost token moves the logits by far more than any tolerance."""
+    import torch
+
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(std=0.3)
 
 
+def export_toy(trained: Trained, out: Path, **options: Any) -> None:
+    from export.config import ExportOptions
+    from export.pipeline import export_bundle
+
+    export_bundle(ExportOptions(model=str(trained.base), adapter=trained.adapter, out=out, **options))
+
+
 @pytest.fixture(scope="session")
-def bundle_folder(tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> Path:
+def bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
     """The adapter merged and exported: a complete bundle. Tests must not write into it."""
-    out = tmp_path_factory.mktemp("store") / "toy"
-    export_bundle(ExportOptions(model=str(trained.base), adapter=trained.adapter, out=out))
-    return out
+    return kept(pytestconfig, "bundle", lambda folder: export_toy(trained, folder / "toy")) / "toy"
+
+
+@pytest.fixture(scope="session")
+def weights_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
+    """The same with the weights that the torch engine reads. Tests must not write into it."""
+    return kept(pytestconfig, "weights", lambda folder: export_toy(trained, folder / "toy", weights=True)) / "toy"
 
 
 @pytest.fixture(scope="session")
