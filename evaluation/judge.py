@@ -58,7 +58,7 @@ class Judged:
 
 def judge(scorer: ScoresPairs, spec: ClozeSpec, pairs: Sequence[PreferencePair]) -> list[Judged]:
     """Every pair in both orders, each under the instruction of its domain."""
-    instructions = [spec.instruction_for_pair(pair.domain) for pair in pairs]
+    instructions = [spec.instruction(pair.domain, or_default=True) for pair in pairs]
     preferences = scorer.score([pair.comparison() for pair in pairs], instructions)
     return [Judged(pair, preference) for pair, preference in zip(pairs, preferences, strict=True)]
 

@@ -159,5 +159,5 @@ def open_bundle(folder: Path, engine: str = "auto") -> Subject:
     bundle = Bundle.open(folder)
     manifest, meter = bundle.manifest, Meter()
     metered = MeteredEngine(open_engine(bundle, engine), manifest.geometry, manifest.parameters, meter)
-    scorer = Scorer(bundle.encoder(), metered, manifest.temperature)
+    scorer = Scorer(bundle.encoder(), metered, manifest.spec, manifest.temperature)
     return Subject(manifest.identity, metered.info.name, manifest.spec, LocalReader(scorer), meter)

@@ -15,7 +15,7 @@ MAX_FLIPS = 0.005
 
 def score_pairs(scorer: Scorer, spec: ClozeSpec, pairs: list[PreferencePair]) -> list[Preference]:
     """Both orders of pairs the model did not learn from, the right response first."""
-    instructions = [spec.instruction_for_pair(p.domain) for p in pairs]
+    instructions = [spec.instruction(p.domain, or_default=True) for p in pairs]
     return scorer.score([p.comparison() for p in pairs], instructions)
 
 

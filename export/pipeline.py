@@ -144,7 +144,7 @@ def _lower_precisions(
     readings = [
         reading
         for pair in read_pairs(path)
-        for reading in encoder.encode(pair.comparison(), spec.instruction_for_pair(pair.domain), swap=True)
+        for reading in encoder.encode(pair.comparison(), spec.instruction(pair.domain, or_default=True), swap=True)
     ]
     return {
         precision: lower_precision(
@@ -173,7 +173,7 @@ def _calibrate(options: ExportOptions, encoder: Encoder, onnx_file: Path) -> tup
     pairs = read_pairs(path)
     if not pairs:
         raise InvalidInput(f"{path} holds no pairs to calibrate on")
-    scorer = Scorer(encoder, OnnxRuntimeCpu(on_cpu(onnx_file), "fp32"))
+    scorer = Scorer(encoder, OnnxRuntimeCpu(on_cpu(onnx_file), "fp32"), options.spec())
     preferences = score_pairs(scorer, options.spec(), pairs)
     temperature = fit_temperature(preferences)
     return temperature, fit_auto_swap(preferences, temperature)

@@ -25,8 +25,9 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Verify and open. Raises InvalidBundle, UnknownSchema, TamperedBundle."""
+    def open(cls, folder: str | Path) -> Self:
+        """Verify every file and open. Raises InvalidBundle, UnknownSchema, TamperedBundle."""
+        folder = Path(folder)
         manifest = _read_manifest(folder)
         if manifest.revision != manifest.expected_revision():
             raise TamperedBundle(f"{folder / MANIFEST_FILE} was changed after it was written; export the bundle again")
@@ -126,6 +127,8 @@ def weights_sha256(model: str) -> str | None:
 
 
 def _read_manifest(folder: Path) -> Manifest:
+    if not folder.is_dir():
+        raise InvalidBundle(f"{folder} is not a folder; name a bundle, such as models/starter")
     try:
         content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         version = content["schema_version"]

@@ -1,4 +1,4 @@
-"""Comparisons in, preferences out: render, encode, collate, run, read out. The service uses the same functions."""
+"""Score comparisons in this process: encode, run in batches, read out. The service uses the same functions."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,49 +15,104 @@ from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.engines import Engine, open_engine
 from tinyrm.readout import read_out
+from tinyrm.spec import ClozeSpec
+from tinyrm.template import Message
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Offline scoring with any engine."""
+    """A model on an engine of this process.
+
+    temperature: divides margins; the bundle's own unless calibrated again.
+    max_batch_tokens: tokens of one batch; 0 for what suits the engine.
+    """
 
     encoder: Encoder
     engine: Engine
+    spec: ClozeSpec
     temperature: float = 1.0
-    max_batch_tokens: int = 0  # 0: what suits the engine
+    max_batch_tokens: int = 0
 
     @classmethod
-    def open(cls, folder: Path, engine: str = "auto") -> Self:
-        """A scorer over a bundle."""
+    def open(cls, folder: str | Path, engine: str = "auto", *, precision: str = "fp32", threads: int = 0) -> Self:
+        """Open the bundle in `folder`.
+
+        engine: its name, or `auto` for the fastest one that starts on this machine.
+        threads: of one run; 0 for all usable processors.
+
+        Raises InvalidBundle and its kinds, EngineUnavailable.
+        """
         bundle = Bundle.open(folder)
-        return cls(bundle.encoder(), open_engine(bundle, engine), bundle.manifest.temperature)
+        running = open_engine(bundle, engine, precision=precision, threads=threads)
+        return cls(bundle.encoder(), running, bundle.manifest.spec, bundle.manifest.temperature)
+
+    def compare(
+        self,
+        prompt: str | Sequence[Message],
+        response_a: str,
+        response_b: str,
+        *,
+        domain: str | None = None,
+        instruction: str | None = None,
+        swap: bool = True,
+    ) -> Preference:
+        """Return which of two responses is better, and how surely.
+
+        domain: selects the instruction; None selects the model's default domain.
+        instruction: replaces the domain's own.
+        swap: read both orders and average them, so that the first position has no advantage.
+
+        Raises UnknownDomain, InstructionTooLong, InvalidText, EngineFailed.
+        """
+        instruction, prompt = self.spec.resolve(prompt, domain, instruction)
+        (preference,) = self.score([Comparison(prompt, response_a, response_b)], [instruction], swap=swap)
+        return preference
 
     def score(
-        self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
+        self,
+        comparisons: Sequence[Comparison],
+        instructions: Sequence[str] | None = None,
+        *,
+        domain: str | None = None,
+        swap: bool = True,
     ) -> list[Preference]:
-        """One preference for each comparison, in order; `swap` reads both orders."""
-        readings = [
-            reading
+        """Return one preference for each comparison, in order.
+
+        instructions: one for each comparison; None uses that of `domain` for all.
+        """
+        if instructions is None:
+            instructions = [self.spec.instruction(domain)] * len(comparisons)
+        sequences = [
+            sequence
             for comparison, instruction in zip(comparisons, instructions, strict=True)
-            for reading in self.encoder.encode(comparison, instruction, swap=swap)
+            for sequence in self.encoder.encode(comparison, instruction, swap=swap)
         ]
         orders = 2 if swap else 1
-        return [read_out(rows, self.temperature) for rows in self.logits(readings).reshape(-1, orders, 2)]
+        return [read_out(rows, self.temperature) for rows in self.logits(sequences).reshape(-1, orders, 2)]
 
-    def logits(self, readings: Sequence[Encoding], seen: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """Label logits [readings, 2], in order. seen: told of the readings of each batch that is done."""
-        logits = np.empty((len(readings), 2), dtype=np.float32)
-        batches = pack(
-            [len(reading) for reading in readings], self.max_batch_tokens or self.engine.info.max_batch_tokens
-        )
+    def logits(
+        self, sequences: Sequence[Encoding], on_batch: Callable[[int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Return label logits [sequences, 2], in order.
+
+        on_batch: called with the number of sequences after each batch.
+        """
+        logits = np.empty((len(sequences), 2), dtype=np.float32)
+        lengths = [len(sequence) for sequence in sequences]
+        batches = pack(lengths, self.max_batch_tokens or self.engine.info.max_batch_tokens)
 
         def run(indices: list[int]) -> NDArray[np.float32]:
-            batch = collate([readings[i] for i in indices], self.encoder.special.pad)
+            batch = collate([sequences[i] for i in indices], self.encoder.special.pad)
             return self.engine.run(batch.input_ids, batch.attention_mask)
 
         with ThreadPoolExecutor(self.engine.info.runs_in_flight, thread_name_prefix="engine") as pool:
             for indices, rows in zip(batches, pool.map(run, batches), strict=True):
                 logits[indices] = rows
-                if seen:
-                    seen(len(indices))
+                if on_batch:
+                    on_batch(len(indices))
         return logits
+
+
+def load(folder: str | Path, engine: str = "auto", *, precision: str = "fp32", threads: int = 0) -> Scorer:
+    """Open the bundle in `folder` for scoring in this process; as `Scorer.open`."""
+    return Scorer.open(folder, engine, precision=precision, threads=threads)

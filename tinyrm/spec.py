@@ -1,31 +1,42 @@
-"""How a cloze model wants to be asked. Written beside the weights in training, carried into the bundle by export."""
+"""What a cloze model reads: template, token budget, instructions. Training writes it, export puts it into the bundle.
+
+`ClozeSpec.resolve` is the only place where domain, instruction and prompt become the text that is read.
+"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tinyrm.errors import UnknownDomain
-from tinyrm.template import FIGURE2, TEMPLATES, Template
+from tinyrm.template import FIGURE2, TEMPLATES, Message, Template
 
-# What training leaves beside the weights, and export looks for.
+# Files that training writes beside the weights.
 SPEC_FILE = "cloze.json"
 RUN_FILE = "training.json"
 HELD_OUT_FILE = "held_out.jsonl"
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The record that a training left in its folder; empty for a model trained elsewhere."""
+    """Return the record of the training run in its folder; empty for a model trained elsewhere."""
     path = folder / RUN_FILE
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return record
 
 
 def trained_head(folder: Path) -> str:
-    """What a model reads the preference with, cloze unless its training says otherwise."""
+    """Return the head that the model in `folder` was trained with; `cloze` if there is no record."""
     head: str = read_run(folder).get("recipe", {}).get("head", "cloze")
     return head
+
+
+class Resolved(NamedTuple):
+    """The two texts that a model reads beside the responses."""
+
+    instruction: str
+    prompt: str
 
 
 class ClozeSpec(BaseModel):
@@ -43,7 +54,7 @@ class ClozeSpec(BaseModel):
     @field_validator("template", mode="before")
     @classmethod
     def _template_by_name(cls, value: Any) -> Any:
-        """A recipe may name one of those that ship; files that travel hold the whole template."""
+        """Accept the name of a built-in template, as recipes use it; saved specs hold the whole template."""
         if isinstance(value, str) and value not in TEMPLATES:
             raise ValueError(f"no template {value!r}; there are: {', '.join(sorted(TEMPLATES))}")
         return TEMPLATES[value] if isinstance(value, str) else value
@@ -54,16 +65,34 @@ class ClozeSpec(BaseModel):
             raise ValueError(f"default_domain {self.default_domain!r} is not among domains {sorted(self.domains)}")
         return self
 
-    def instruction(self, domain: str | None = None) -> str:
-        """The instruction of a domain, of the default domain for None. Raises UnknownDomain."""
-        name = self.default_domain if domain is None else domain
+    def resolve(
+        self,
+        prompt: str | Sequence[Message],
+        domain: str | None = None,
+        instruction: str | None = None,
+        *,
+        or_default: bool = False,
+    ) -> Resolved:
+        """Return the instruction and the prompt text that the model reads.
+
+        prompt: a text, or chat messages, which the template renders.
+        domain: selects the instruction; None selects the default domain.
+        instruction: replaces the domain's own; the domain must exist all the same.
+        or_default: use the default domain in place of an unknown one. For pairs that were labelled elsewhere.
+
+        Raises UnknownDomain.
+        """
+        name = self.default_domain if domain is None or (or_default and domain not in self.domains) else domain
         if name not in self.domains:
             raise UnknownDomain(f"no domain {name!r} in this model; it has: {', '.join(sorted(self.domains))}")
-        return self.domains[name]
+        return Resolved(
+            self.domains[name] if instruction is None else instruction,
+            prompt if isinstance(prompt, str) else self.template.render_messages(list(prompt)),
+        )
 
-    def instruction_for_pair(self, domain: str | None) -> str:
-        """As `instruction`, but a domain this model was not made for is asked under the default one."""
-        return self.instruction(domain if domain in self.domains else None)
+    def instruction(self, domain: str | None = None, *, or_default: bool = False) -> str:
+        """Return the instruction of a domain, as `resolve` does."""
+        return self.resolve("", domain, or_default=or_default).instruction
 
     def save(self, folder: Path) -> None:
         (folder / SPEC_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -45,7 +45,7 @@ class RewardBench2Row(Row):
     subset: str
 
     def question(self, spec: ClozeSpec) -> Question:
-        instruction = spec.instruction_for_pair(DOMAINS.get(self.subset, "chat"))
+        instruction = spec.instruction(DOMAINS.get(self.subset, "chat"), or_default=True)
         return Question(self.prompt, (*self.chosen, *self.rejected), instruction)
 
     def judged(self, tournament: Tournament) -> list[Judged]:

@@ -34,7 +34,7 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Subject:
     meter = Meter()
     engine = TorchEngine.of(masked_lm, special.mask, encoder.label_ids, device)
     metered = MeteredEngine(engine, geometry_of(masked_lm.config), masked_lm.num_parameters(), meter)
-    return Subject(folder.name, engine.info.name, spec, LocalReader(Scorer(encoder, metered)), meter)
+    return Subject(folder.name, engine.info.name, spec, LocalReader(Scorer(encoder, metered, spec)), meter)
 
 
 def _refuse_heads(folder: Path) -> None:

@@ -91,10 +91,7 @@ class Pipeline:
         self, asked: Asked, responses: Sequence[str], pairs: Sequence[tuple[int, int]], swap: SwapMode
     ) -> list[tuple[Encoding, ...]]:
         """The readings of comparisons of `responses`, named by their places. Raises InvalidInput's kinds."""
-        spec = self.manifest.spec
-        own_instruction = spec.instruction(asked.domain)
-        instruction = own_instruction if asked.instruction is None else asked.instruction
-        prompt = asked.prompt if isinstance(asked.prompt, str) else spec.template.render_messages(asked.prompt)
+        instruction, prompt = self.manifest.spec.resolve(asked.prompt, asked.domain, asked.instruction)
         texts = (instruction, prompt, *responses)
 
         def encode() -> list[tuple[Encoding, ...]]:

@@ -71,7 +71,9 @@ def test_serves_refuses_and_leaves_as_asked(model: str, bundle_folder: Path) -> 
 def test_real_pairs_over_http_answer_as_offline(data_dir: Path) -> None:
     pairs = read_pairs(data_dir / "validation.jsonl.gz")[::120]
     scorer, spec = Scorer.open(STARTER), Bundle.open(STARTER).manifest.spec
-    expected = scorer.score([p.comparison() for p in pairs], [spec.instruction_for_pair(p.domain) for p in pairs])
+    expected = scorer.score(
+        [p.comparison() for p in pairs], [spec.instruction(p.domain, or_default=True) for p in pairs]
+    )
     with started(STARTER) as process:
         for pair, preference in zip(pairs, expected, strict=True):
             texts = {"prompt": pair.prompt, "response_a": pair.chosen, "response_b": pair.rejected}

@@ -54,7 +54,9 @@ def test_cost_is_that_of_both_readings(bundle_folder: Path) -> None:
     subject = open_bundle(bundle_folder)
     answers(subject)
     manifest, encoder = Bundle.open(bundle_folder).manifest, Bundle.open(bundle_folder).encoder()
-    lengths = [len(encoder.encode(p.comparison(), manifest.spec.instruction_for_pair(p.domain))[0]) for p in PAIRS]
+    lengths = [
+        len(encoder.encode(p.comparison(), manifest.spec.instruction(p.domain, or_default=True))[0]) for p in PAIRS
+    ]
     cost = Cost.of(subject.meter)
     assert cost.pairs == len(PAIRS)
     assert cost.tokens_per_pair == 2 * sum(lengths) / len(PAIRS)

@@ -1,5 +1,6 @@
 """One temperature: found where there is one, and no more than that."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_a_judge_always_right_gets_a_finite_temperature() -> None:
 
 def test_fit_undoes_the_scorers_own_temperature(bundle_folder: Path) -> None:
     scorer = Scorer.open(bundle_folder)
-    warmer = Scorer(scorer.encoder, scorer.engine, temperature=7.0)
+    warmer = dataclasses.replace(scorer, temperature=7.0)
     answers = ("the first of the answers", "a longer one of the answers", "nothing")
     pairs = [
         PreferencePair(prompt=f"Question {i}", chosen=answers[i % 3], rejected=answers[(i + 1) % 3], domain=domain)

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tinyrm
 from tinyrm.bundle import Bundle, write_bundle
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.engines.base import cpu_info
-from tinyrm.errors import EngineFailed, InvalidText
+from tinyrm.errors import EngineFailed, InvalidBundle, InvalidText, UnknownDomain
 from tinyrm.readout import read_out
 from tinyrm.scorer import Scorer
 
@@ -102,6 +103,43 @@ def test_the_bundles_temperature_is_used(bundle_folder: Path, tmp_path: Path, sc
     (hot,), (cool,) = score(scorer, [comparison]), score(Scorer.open(tmp_path / "cool"), [comparison])
     assert cool.margin == pytest.approx(hot.margin * scorer.temperature / 4, abs=TOLERANCE)
     assert cool.order_margins == pytest.approx(hot.order_margins, abs=TOLERANCE)
+
+
+def test_the_front_door_takes_a_domain_or_an_instruction(bundle_folder: Path, scorer: Scorer) -> None:
+    loaded = tinyrm.load(str(bundle_folder), "onnxruntime-cpu")
+    comparison = Comparison("Why?", "Because.", "No.")
+    default, safety = (loaded.spec.instruction(domain) for domain in (None, "safety"))
+    assert default != safety
+    for instruction, options in (
+        (default, {}),
+        (safety, {"domain": "safety"}),
+        ("Kinder?", {"instruction": "Kinder?"}),
+    ):
+        (expected,) = scorer.score([comparison], [instruction])
+        assert loaded.compare("Why?", "Because.", "No.", **options).margin == pytest.approx(
+            expected.margin, abs=TOLERANCE
+        )
+    (by_domain,), (expected,) = loaded.score([comparison], domain="safety"), scorer.score([comparison], [safety])
+    assert by_domain.margin == pytest.approx(expected.margin, abs=TOLERANCE)
+    assert len(loaded.compare("Why?", "Because.", "No.", swap=False).order_margins) == 1
+
+
+def test_the_front_door_refuses_an_unknown_domain(scorer: Scorer) -> None:
+    with pytest.raises(UnknownDomain, match="no domain 'cooking'"):
+        scorer.compare("Why?", "Because.", "No.", domain="cooking")
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_missing_folder_is_named(tmp_path: Path, kind: type) -> None:
+    with pytest.raises(InvalidBundle, match="nothing is not a folder"):
+        tinyrm.load(kind(tmp_path / "nothing"))
+
+
+def test_the_package_lists_what_it_loads_lazily() -> None:
+    assert set(tinyrm.__all__) <= set(dir(tinyrm))
+    assert all(getattr(tinyrm, name) is not None for name in tinyrm.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Judge'"):
+        tinyrm.Judge  # noqa: B018
 
 
 @pytest.mark.parametrize("swap", [True, False])

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from tinyrm.errors import UnknownDomain
 from tinyrm.spec import SPEC_FILE, ClozeSpec
-from tinyrm.template import ANSWER_COLON
+from tinyrm.template import ANSWER_COLON, Message
 
 SPEC = ClozeSpec(
     template=ANSWER_COLON, max_tokens=300, domains={"safety": "Safer?", "math": "Right?"}, default_domain="math"
@@ -23,6 +23,35 @@ def test_a_domain_has_its_instruction(domain: str | None, instruction: str) -> N
 def test_an_unknown_domain_is_refused_and_the_known_ones_named(domain: str) -> None:
     with pytest.raises(UnknownDomain, match="math, safety"):
         SPEC.instruction(domain)
+
+
+@pytest.mark.parametrize(
+    ("domain", "own", "instruction"),
+    [("safety", None, "Safer?"), (None, None, "Right?"), ("safety", "Kinder?", "Kinder?"), (None, "", "")],
+)
+def test_an_instruction_takes_the_place_of_the_domains_own(
+    domain: str | None, own: str | None, instruction: str
+) -> None:
+    assert SPEC.resolve("2 + 2?", domain, own) == (instruction, "2 + 2?")
+
+
+def test_a_domain_must_exist_even_if_an_instruction_takes_its_place() -> None:
+    with pytest.raises(UnknownDomain, match="no domain 'code'"):
+        SPEC.resolve("2 + 2?", "code", "Better?")
+
+
+def test_an_unknown_domain_becomes_the_default_only_if_the_caller_wants_so() -> None:
+    assert SPEC.resolve("p", "code", or_default=True).instruction == "Right?"
+    assert SPEC.resolve("p", "safety", or_default=True).instruction == "Safer?"
+    assert SPEC.instruction("code", or_default=True) == "Right?"
+
+
+def test_messages_become_the_prompt_as_the_template_renders_them() -> None:
+    messages = [Message(role="system", content="Be brief."), Message(role="user", content="Why?")]
+    assert (
+        SPEC.resolve(messages).prompt == SPEC.template.render_messages(messages) == "System: Be brief.\n\nHuman: Why?"
+    )
+    assert SPEC.resolve(messages[1:]).prompt == "Why?"
 
 
 def test_the_default_domain_must_exist() -> None:

@@ -64,7 +64,7 @@ def answers(folder: Path, domain: str, pairs: list[PreferencePair]) -> list[floa
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     engine = TorchEngine.of(load_masked_lm(str(folder)), special.mask, encoder.label_ids)
     instructions = [spec.instruction(domain)] * len(pairs)
-    return [p.p_a for p in Scorer(encoder, engine).score([pair.comparison() for pair in pairs], instructions)]
+    return [p.p_a for p in Scorer(encoder, engine, spec).score([pair.comparison() for pair in pairs], instructions)]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class RowEncoder:
     instruction: str | None = None
 
     def __post_init__(self) -> None:
-        instruction = self.spec.instruction(self.domain) if self.instruction is None else self.instruction
+        instruction, _ = self.spec.resolve("", self.domain, self.instruction)
         if not instruction:
             raise InvalidInput("an empty instruction; leave it out, and the domain's own is used")
         self.encoder.encode(Comparison("prompt", "a", "b"), instruction)
@@ -65,19 +65,22 @@ class RowEncoder:
     def _readings(self, fields: dict[str, Any]) -> tuple[Encoding, ...]:
         asked = _validated(AskedPair.model_validate, fields)
         texts = {"response_a": asked.response_a, "response_b": asked.response_b, "instruction": asked.instruction}
-        prompt = asked.prompt if isinstance(asked.prompt, str) else self._dialogue(asked.prompt)
-        empty = [name for name, text in {"prompt": prompt, **texts}.items() if text == ""]
+        given = asked.prompt if isinstance(asked.prompt, str) else self._messages(asked.prompt)
+        empty = [name for name, text in {"prompt": given, **texts}.items() if text in ("", [])]
         if empty:
             raise MalformedRow(f"{empty[0]}: an empty text")
-        # In the service, too, a domain has to exist even if an instruction takes its place.
-        own = self.spec.instruction(asked.domain if asked.domain is not None else self.domain)
-        instruction = next(text for text in (asked.instruction, self.instruction, own) if text is not None)
+        instruction, prompt = self.spec.resolve(
+            given,
+            self.domain if asked.domain is None else asked.domain,
+            self.instruction if asked.instruction is None else asked.instruction,
+        )
         return self.encoder.encode(Comparison(prompt, asked.response_a, asked.response_b), instruction, swap=True)
 
-    def _dialogue(self, messages: list[dict[str, Any]]) -> str:
+    def _messages(self, messages: list[dict[str, Any]]) -> list[Message]:
         # A Parquet column gives every message the keys of all.
         said = [{key: value for key, value in message.items() if value is not None} for message in messages]
-        return self.spec.template.render_messages(_validated(MESSAGES.validate_python, said, "prompt"))
+        validated: list[Message] = _validated(MESSAGES.validate_python, said, "prompt")
+        return validated
 
 
 def _fields_of(raw: Any) -> dict[str, Any]:

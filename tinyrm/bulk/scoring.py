@@ -58,7 +58,7 @@ class PartScorer:
         job, self.bundle = self.job, self.job.open_bundle()
         self._rows = job.row_encoder(self.bundle)
         engine = open_engine(self.bundle, job.engine, precision=job.precision, threads=job.threads)
-        self._scorer = Scorer(self._rows.encoder, engine, self.bundle.manifest.temperature)
+        self._scorer = Scorer(self._rows.encoder, engine, self.bundle.manifest.spec, self.bundle.manifest.temperature)
         # A sum over all layers, and lengths repeat.
         geometry = self.bundle.manifest.geometry
         self._flops = lru_cache(maxsize=16_384)(lambda tokens: exact_flops(geometry, tokens))
@@ -73,7 +73,7 @@ class PartScorer:
         return [self._rows.encode(number, line) for number, line in enumerate(raw, start=part.first_row)]
 
     def table(self, part: Part, rows: Sequence[Row], seen: Seen | None = None) -> tuple[pa.Table, Done]:
-        """seen: told of the readings of each batch that is done. Raises EngineFailed."""
+        """seen: called with the number of sequences after each batch. Raises EngineFailed."""
         readings = [reading for row in rows for reading in row.readings]
         logits = self._scorer.logits(readings, seen).reshape(-1, 2, 2)
         scored = iter(zip(logits, map(self._preference, logits), strict=True))

@@ -44,7 +44,7 @@ class Showing:
         if draw.random() < self.default_rate:
             domain = None
         pool = self.prefixes.get(domain if domain in self.spec.domains else self.spec.default_domain)
-        return draw.choice(pool) if pool else self.spec.instruction_for_pair(domain)
+        return draw.choice(pool) if pool else self.spec.instruction(domain, or_default=True)
 
     def kept(self, index: int, orders: tuple[Encoding, ...]) -> Orders:
         first, second = orders

@@ -46,8 +46,8 @@ def measured(folder: Path, pairs: list[PreferencePair]) -> dict[str, float]:
     tokenizer, special = load_tokenizer(str(folder))
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     engine = TorchEngine.of(load_masked_lm(str(folder)), special.mask, encoder.label_ids)
-    instructions = [spec.instruction_for_pair(pair.domain) for pair in pairs]
-    answers = Scorer(encoder, engine).score([pair.comparison() for pair in pairs], instructions)
+    instructions = [spec.instruction(pair.domain, or_default=True) for pair in pairs]
+    answers = Scorer(encoder, engine, spec).score([pair.comparison() for pair in pairs], instructions)
     margins = np.array([answer.order_margins for answer in answers])
     # A margin is towards the chosen response; training counts towards the one that stands first.
     return preference_metrics(EvalPrediction(margins * [1, -1], np.zeros(len(pairs))))

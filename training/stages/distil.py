@@ -144,8 +144,8 @@ def ask(teacher: Opened, domain: str, pairs: Sequence[PreferencePair], temperatu
     spec = teacher.spec
     tokenizer, special = load_tokenizer(teacher.tokenizer)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-    scorer = Scorer(encoder, TorchEngine.of(teacher.model(), special.mask, encoder.label_ids), temperature)
-    instruction = spec.instruction_for_pair(domain)
+    scorer = Scorer(encoder, TorchEngine.of(teacher.model(), special.mask, encoder.label_ids), spec, temperature)
+    instruction = spec.instruction(domain, or_default=True)
     # A part at a time: the token ids of all pairs together could be larger than the model.
     return [
         preference.p_a
