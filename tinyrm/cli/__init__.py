@@ -1,35 +1,69 @@
-"""The command `tinyrm`: what the client does, from a shell.
+"""The command `tinyrm`: one verb for each thing that can be done, from training a model to calling the service.
 
-Exit codes: 0 done; 1 the service did not answer as asked, or a line could not be scored; 2 the command cannot be run as
-it is written; 130 interrupted.
+Exit codes: 0 done; 1 the work failed, in part or as a whole; 2 the command cannot be run as it is written; 3 the
+service could not start; 130 interrupted.
 """
 
+import importlib
 import sys
 from collections.abc import Sequence
 
-from tinyrm.cli.options import parser
+import tinyrm
 from tinyrm.errors import CallFailed, InvalidInput, TinyRMError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
+# What a verb does, and the module whose `main` does it, imported when the verb is run: `tinyrm --help` is fast.
+VERBS = {
+    "serve": ("serve a bundle over HTTP; settings are environment variables, TINYRM_*", "service.__main__"),
+    "train": ("run a training recipe", "training.__main__"),
+    "export": ("turn a trained model into a bundle", "export.__main__"),
+    "evaluate": ("measure how good a bundle, a checkpoint or a service is", "evaluation.__main__"),
+    "compare": ("ask a service which of two responses is better", "tinyrm.cli.options"),
+    "rank": ("ask a service for the order of several responses, best first", "tinyrm.cli.options"),
+    "score": ("score files of pairs, with a service or with a bundle", "tinyrm.cli.options"),
+    "models": ("list the models of a service", "tinyrm.cli.options"),
+    "keys": ("make, list and revoke API keys of a service", "service.keys"),
+}
+
 
 def main(words: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(words)
+    """Run one verb and return the exit code. Exits with 2 if there is no such verb, or its options do not fit."""
+    verb, *rest = (sys.argv[1:] if words is None else words) or ["missing"]
+    if verb in ("-h", "--help", "--version"):
+        print(f"tinyrm {tinyrm.__version__}" if verb == "--version" else usage())
+        return DONE
+    if verb not in VERBS:
+        print(f"{usage()}\n\ntinyrm: {verb!r} is not one of the commands", file=sys.stderr)
+        raise SystemExit(USAGE)
     try:
-        done: int = options.run(options)
+        return _run(verb, rest)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read the answers has left; Python would complain about it at its end
+        sys.stderr.close()  # the reader of our output has gone; Python would complain about it at exit
         return FAILED
-    except InvalidInput as error:
-        return _complain(error, USAGE)
     except (TinyRMError, OSError) as error:
-        return _complain(error, FAILED)
-    return done
+        request = f" [request {error.request_id}]" if isinstance(error, CallFailed) and error.status else ""
+        print(f"tinyrm: {' '.join(str(error).split())}{request}", file=sys.stderr)
+        return USAGE if isinstance(error, InvalidInput) else FAILED
 
 
-def _complain(error: Exception, code: int) -> int:
-    request = f" [request {error.request_id}]" if isinstance(error, CallFailed) and error.status else ""
-    print(f"tinyrm: {' '.join(str(error).split())}{request}", file=sys.stderr)
+def usage() -> str:
+    """Return the help of the command as a whole: every verb with one line."""
+    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, (summary, _) in VERBS.items())
+    return (
+        "usage: tinyrm COMMAND ...\n\n"
+        "Tiny reward models that say which of two responses is better: train, export, serve, evaluate, ask.\n\n"
+        f"{verbs}\n\n"
+        "`tinyrm COMMAND --help` lists the options of a command; `tinyrm --version` prints the version."
+    )
+
+
+def _run(verb: str, words: Sequence[str]) -> int:
+    _, module = VERBS[verb]
+    if not module.startswith("tinyrm."):
+        code: int = importlib.import_module("tinyrm.cli.applications").run(module, verb, words)
+    else:
+        code = importlib.import_module(module).main([verb, *words])
     return code

@@ -1,6 +1,7 @@
 """The words of the command line."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
     Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no other name
 
 TEXT_HELP = "text; @FILE reads it from a file, - from standard input, @@ stands for an @ at the beginning"
+
+
+def main(words: Sequence[str]) -> int:
+    options = parser().parse_args(words)
+    code: int = options.run(options)
+    return code
 
 
 def parser() -> argparse.ArgumentParser:

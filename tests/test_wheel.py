@@ -1,0 +1,179 @@
+"""The wheel, installed outside the checkout: it serves, it scores, and it takes no common name."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from loadtests.service_process import free_port
+from tests.conftest import REPOSITORY
+from tests.support.processes import PATIENCE_S
+
+SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
+FOLDERS = ("evaluation", "export", "models/starter", "service", "tinyrm", "training")
+README_REQUEST = {
+    "prompt": "Natalia sold 48 clips in April and half as many in May. How many in all?",
+    "response_a": "In May she sold 48 / 2 = 24. In all she sold 48 + 24 = 72 clips.",
+    "response_b": "In May she sold 48 * 2 = 96. In all she sold 48 + 96 = 144 clips.",
+}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """wheel: the file. environment: a virtual environment with the wheel. elsewhere: a folder outside the checkout."""
+
+    wheel: Path
+    environment: Path
+    elsewhere: Path
+
+    def command(self, name: str) -> str:
+        return str(self.environment / "bin" / name)
+
+    def run(self, name: str, *words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [self.command(name), *words], cwd=self.elsewhere, env=clean_environment(), capture_output=True, text=True,
+            timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """The environment of a user: nothing in it points at the checkout."""
+    kept = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("TINYRM_")
+    }
+    return kept | extra
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Build as pip does, from a copy of the sources, and install without dependencies.
+
+    The packages that the `serve` extra brings are lent by the serving environment, which has the same ones; a path in
+    a .pth file of a folder that was itself added by one is not read, so its editable TinyRM stays out of sight.
+    """
+    folder = tmp_path_factory.mktemp("wheel")
+    source, environment, elsewhere = folder / "source", folder / "environment", folder / "elsewhere"
+    elsewhere.mkdir()
+    for name in FOLDERS:
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in SOURCES:
+        shutil.copy(REPOSITORY / name, source / name)
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, check=True)
+    (wheel,) = folder.glob("*.whl")
+    serving = REPOSITORY / ".venv" / "serve" / "bin" / "python"
+    python = str(serving) if serving.exists() else sys.executable
+    subprocess.run([python, "-m", "venv", "--without-pip", environment], check=True)
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    lent = subprocess.run(where, capture_output=True, text=True, check=True).stdout
+    site_packages(environment).joinpath("lent.pth").write_text(lent)
+    install = ["-m", "pip", "--python", environment, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run([sys.executable, *install], capture_output=True, check=True)
+    return Installed(wheel, environment, elsewhere)
+
+
+def site_packages(environment: Path) -> Path:
+    return Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))
+
+
+@contextmanager
+def serving(installed: Installed) -> Iterator[str]:
+    """`tinyrm serve` as a process that is ready; its address."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    process = subprocess.Popen(
+        [installed.command("tinyrm"), "serve"], cwd=installed.elsewhere, env=clean_environment(TINYRM_PORT=str(port)),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not ready(address):
+            if process.poll() is not None:
+                pytest.fail(process.communicate()[0])
+            assert time.monotonic() < deadline, "not ready in time"
+            time.sleep(0.05)
+        yield address
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ready(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/readyz", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_wheel_brings_no_other_top_level_name(installed: Installed) -> None:
+    brought = {path.name for path in site_packages(installed.environment).iterdir()} - {"lent.pth"}
+    assert brought == {"tinyrm", "tinyrm-0.1.0.dist-info"}
+
+
+def test_the_wheel_holds_types_licence_page_recipes_and_starter(installed: Installed) -> None:
+    names = set(zipfile.ZipFile(installed.wheel).namelist())
+    starter = REPOSITORY / "models" / "starter"
+    assert names >= {
+        "tinyrm/py.typed",
+        "tinyrm-0.1.0.dist-info/licenses/LICENSE",
+        *(f"tinyrm/_apps/service/page/{name}" for name in ("index.html", "app.js", "style.css")),
+        *(f"tinyrm/_apps/models/starter/{file.name}" for file in starter.iterdir()),
+        *(
+            f"tinyrm/_apps/{file.relative_to(REPOSITORY).as_posix()}"
+            for file in (REPOSITORY / "training" / "recipes").rglob("*.yaml")
+        ),
+    }
+
+
+def test_tinyrm_serve_answers_the_readme_comparison_with_the_starter(installed: Installed) -> None:
+    with serving(installed) as address:
+        reply = httpx.post(f"{address}/v1/compare", json=README_REQUEST, trust_env=False)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["preferred"] == "a"
+        assert reply.json()["model"].startswith("starter@")
+        assert "<html" in httpx.get(address, trust_env=False).text
+        texts = list(README_REQUEST.values())
+        asked = installed.run("tinyrm", "compare", *texts, "--url", address, "--json")
+        assert json.loads(asked.stdout)["margin"] == pytest.approx(reply.json()["margin"], abs=1e-4), asked.stderr
+
+
+def test_the_starter_scores_without_a_service(installed: Installed) -> None:
+    code = (
+        "import tinyrm.starter; from tinyrm.bundle import Bundle; import tinyrm\n"
+        "assert '_apps' in str(tinyrm.starter.resolve('models/starter'))\n"
+        "print(Bundle.open(tinyrm.starter.resolve('models/starter')).manifest.identity)"
+    )
+    done = installed.run("python", "-c", code)
+    assert done.stdout.startswith("starter@"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"), [(["train", "starter/4-cloze"], "train"), (["export", "--model", "x", "--out", "y"], "export")]
+)
+def test_a_missing_extra_is_one_line_that_says_what_to_install(
+    installed: Installed, words: list[str], extra: str
+) -> None:
+    hidden = f"import sys; sys.modules['torch'] = None; from tinyrm.cli import main; sys.exit(main({words}))"
+    done = installed.run("python", "-c", hidden)
+    assert done.returncode == 2
+    assert done.stderr == f"tinyrm: tinyrm {words[0]} needs torch: pip install 'tinyrm[{extra}]'\n"
+
+
+def test_applications_of_the_checkout_are_found_beside_the_library(installed: Installed) -> None:
+    code = "import tinyrm.starter; print(tinyrm.starter.root())"
+    there = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert Path(there.stdout.strip()) == REPOSITORY
+    here = installed.run("python", "-c", code)
+    assert Path(here.stdout.strip()) == site_packages(installed.environment) / "tinyrm" / "_apps"
