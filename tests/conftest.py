@@ -115,8 +115,8 @@ def trained(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Trai
         import torch
 
         from tinyrm.modernbert.checkpoint import load_masked_lm
-        from training.config import Dora, NewModel
         from training.model.adapter import add_dora
+        from training.recipe import Dora, NewModel
         from training.stages.pretrain import initial_model
 
         tokenizer = request.getfixturevalue("tokenizer")

@@ -9,10 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from tinyrm.errors import TinyRMError
-from training.config import ClozeRecipe, PretrainRecipe
-from training.recipe import load_recipe
-from training.recipe_files import find_recipe
-from training.stage_recipes import DistilRecipe, MergeRecipe, SftRecipe
+from training.loading import find_recipe, load_recipe
+from training.recipe import ClozeRecipe, DistilRecipe, MergeRecipe, PretrainRecipe, SftRecipe
 
 
 def main() -> int:
@@ -61,7 +59,7 @@ def run(recipe_path: Path, data_dir: Path, *, resume: bool) -> None:
 
         train_sft(recipe, data_dir, resume=resume)
     elif isinstance(recipe, MergeRecipe):
-        from training.stages.specialists import merge_specialists
+        from training.stages.merge import merge_specialists
 
         merge_specialists(recipe)
     else:

@@ -12,8 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from tinyrm.bundle import sha256, weights_sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
-from training.config import ClozeRecipe, PretrainRecipe
-from training.stage_recipes import SftRecipe
+from training.recipe import ClozeRecipe, PretrainRecipe, SftRecipe
 
 RECIPE_FILE = "recipe.json"
 

@@ -1,19 +1,301 @@
-"""Any recipe, told by its `task`."""
+"""What a training recipe may say. One YAML file is one run; unknown keys are errors.
+
+Relative data paths are taken from the data folder given on the command line, all others from the working
+directory, so a recipe can move between machines.
+"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from training.config import ClozeRecipe, PretrainRecipe, TokenizerRecipe
-from training.recipe_files import read_recipe
-from training.stage_recipes import DistilRecipe, MergeRecipe, SftRecipe
+from tinyrm.spec import ClozeSpec
+from tinyrm.template import FIGURE2
+from training.data.source import Source, Texts
+
+HeadKind = Literal["cloze", "pair-cls", "pair-mean", "pointwise", "tokens"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Optimization(Section):
+    """One optimizer for every stage: decoupled AdamW, linear warm-up, linear decay to a floor."""
+
+    peak_lr: float = Field(gt=0)
+    weight_decay: float = Field(
+        default=1e-5, ge=0, description="Fraction a weight loses per step at the peak learning rate."
+    )
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
+    floor_ratio: float = Field(default=0.02, ge=0, le=1, description="Last learning rate as a share of the peak.")
+    max_grad_norm: float = 1.0
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int = Field(default=-1, description="Stop here instead of after `epochs`; -1: no such limit.")
+    batch_size: int = Field(default=256, gt=0, description="Sequences per optimizer step, over all devices.")
+    micro_batch_size: int = Field(default=32, gt=0, description="Sequences per forward pass on one device.")
+    precision: Literal["fp32", "bf16"] = "bf16"
+    compile: bool = Field(default=False, description="torch.compile; pays off at a constant length.")
+    save_steps: int = Field(default=200, gt=0)
+    eval_steps: int = Field(default=200, gt=0)
+    seed: int = 17
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size={self.micro_batch_size} has to divide batch_size={self.batch_size}")
+        return self
+
+
+class TokenizerRecipe(Section):
+    """Train a byte-level BPE vocabulary."""
+
+    task: Literal["tokenizer"]
+    output_dir: Path
+    vocab_size: int = Field(gt=300)
+    texts: tuple[Texts, ...]
+    seed: int = 17
+
+
+class NewModel(Section):
+    """Geometry of a ModernBERT made from scratch; every third layer is global, as in the published sizes."""
+
+    num_hidden_layers: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    max_position_embeddings: int = 8192
+
+
+class PretrainRecipe(Section):
+    """Masked-LM pre-training of a small base."""
+
+    task: Literal["pretrain"]
+    output_dir: Path
+    tokenizer: str
+    model: NewModel | str = Field(description="A geometry to start from nothing, or a folder or hub id to continue.")
+    texts: tuple[Texts, ...]
+    block_tokens: int = Field(default=512, gt=8)
+    mask_rate: float = Field(default=0.3, gt=0, lt=1)
+    optimization: Optimization
+
+
+class Dora(Section):
+    """DoRA on the linear layers of every layer that is not frozen, and on the head's dense layer."""
+
+    rank: int = Field(default=128, gt=0)
+    alpha: int = Field(default=128, gt=0, description="Scale is alpha / rank.")
+    dropout: float = 0.0
+    magnitude: bool = Field(default=True, description="Without it this is plain LoRA.")
+
+
+class ClozeRecipe(Section):
+    """The reward objective: cross-entropy at the mask of a text that shows both responses."""
+
+    task: Literal["cloze"]
+    output_dir: Path
+    model: str = Field(description="Folder or hub id of a masked LM of the ModernBERT family.")
+    spec: ClozeSpec
+    sources: tuple[Source, ...] = Field(min_length=1, description="Where the pairs come from, and their domains.")
+    balance: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of domain d is proportional to (its pairs)^balance, by leaving pairs out: 1 takes all, 0 as "
+        "many of each domain as the smallest has.",
+    )
+    orders: Literal["both", "coin"] = Field(
+        default="both", description="Each pair once in each order, or once in an order by a seeded coin."
+    )
+    coin_pairs: int = Field(default=1, gt=0, description="Neighbouring pairs that share one throw of the coin.")
+    prefixes: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="Domain -> instructions to draw from for each of its pairs while training, by seed. A domain that "
+        "is not here has the spec's one.",
+    )
+    train_max_tokens: int | None = Field(
+        default=None, description="Token budget while training, where it is smaller than the spec's."
+    )
+    held_out_fraction: float = Field(
+        default=0.02,
+        gt=0,
+        lt=0.5,
+        description="Share of prompts kept for validation and calibration, never trained on.",
+    )
+    default_instruction_rate: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of pairs shown under the default domain's instruction, not their own.",
+    )
+    head: HeadKind = Field(default="cloze", description="What reads the preference; all but cloze are baselines.")
+    loss: Literal["vocabulary", "labels"] = Field(
+        default="vocabulary",
+        description="Of the cloze: cross-entropy over the whole vocabulary (paper), or over the two labels.",
+    )
+    consistency_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight in the loss of the squared z(A,B) + z(B,A), which swapping should make 0.",
+    )
+    frozen_layers: int = Field(
+        default=0, ge=0, description="Lowest layers that do not learn; the embeddings go with them."
+    )
+    freeze_embeddings: bool = Field(default=True, description="Whether they do go with them.")
+    dora: Dora | None = None
+    optimization: Optimization
+
+    notes: tuple[str, ...] = Field(default=(), description="What a reader has to know; a dry run prints it.")
+
+    @property
+    def rows_per_pair(self) -> int:
+        """Sequences that one pair makes in training."""
+        return 2 if self.orders == "both" else 1
+
+    @model_validator(mode="after")
+    def _both_orders_fit(self) -> Self:
+        if self.orders == "both" and self.optimization.micro_batch_size % 2:
+            raise ValueError("micro_batch_size has to be even: both orders of a pair travel together")
+        if self.train_max_tokens and self.train_max_tokens > self.spec.max_tokens:
+            raise ValueError(f"train_max_tokens={self.train_max_tokens} is above the spec's {self.spec.max_tokens}")
+        return self
+
+    @model_validator(mode="after")
+    def _orders_suit_the_head(self) -> Self:
+        one_by_one = self.head in ("pointwise", "tokens")
+        if one_by_one and self.orders != "both":
+            raise ValueError(f"head: {self.head} scores responses one by one, there is no order; leave `orders` out")
+        if one_by_one and self.consistency_weight:
+            raise ValueError(
+                f"head: {self.head} scores responses one by one and is consistent; drop consistency_weight"
+            )
+        if self.consistency_weight and self.orders != "both":
+            raise ValueError("consistency_weight compares both orders of a pair: it needs orders: both")
+        return self
+
+    @model_validator(mode="after")
+    def _prefixes_are_of_domains_there_are(self) -> Self:
+        for domain, pool in self.prefixes.items():
+            if domain not in self.spec.domains:
+                raise ValueError(f"prefixes of {domain!r}, which is not among the spec's {sorted(self.spec.domains)}")
+            if not pool:
+                raise ValueError(f"no prefixes for {domain!r}; leave it out to use the spec's instruction")
+        return self
+
+
+class SftRecipe(Section):
+    """Masked-LM fine-tuning on the assistant's turns of conversations, before the reward stage.
+
+    The objective `copy` is what the paper's author coded: nothing is hidden, and the labels are the ids that the model
+    sees. It is here as an ablation: repeating is all that it asks for.
+    """
+
+    task: Literal["sft"]
+    output_dir: Path
+    model: str = Field(description="Folder or hub id of a masked LM.")
+    conversations: tuple[str, ...] = Field(min_length=1, description='JSONL of {"messages": [{"role", "content"}]}.')
+    turn_names: dict[str, str] = Field(default=dict(FIGURE2.turn_names), description="As the reward template has them.")
+    max_tokens: int = Field(default=512, gt=8, description="Longer conversations lose their beginning.")
+    objective: Literal["masked", "copy"] = "masked"
+    mask_rate: float = Field(default=0.3, gt=0, lt=1, description="Share of the assistant's tokens to predict.")
+    mask_replace_rate: float = Field(default=0.8, ge=0, le=1, description="Of those, the share that becomes [MASK].")
+    random_replace_rate: float = Field(default=0.1, ge=0, le=1, description="And a random token; the rest is kept.")
+    held_out_fraction: float = Field(default=0.02, gt=0, lt=0.5)
+    frozen_layers: int = Field(default=0, ge=0)
+    optimization: Optimization
+
+    @model_validator(mode="after")
+    def _shares_and_names(self) -> Self:
+        if missing := {"system", "user", "assistant"} - self.turn_names.keys():
+            raise ValueError(f"turn_names lacks {', '.join(sorted(missing))}")
+        if self.mask_replace_rate + self.random_replace_rate > 1:
+            raise ValueError(
+                "mask_replace_rate and random_replace_rate are shares of the same tokens: at most 1 together"
+            )
+        return self
+
+
+class Specialist(Section):
+    """A trained model: a folder with weights, or one with an adapter, whose base is then named in it or here."""
+
+    path: str = Field(description="Folder, or hub id of full weights.")
+    base: str | None = Field(default=None, description="Of an adapter, where not the base that it names itself.")
+
+
+class Merged(Specialist):
+    coefficient: float | None = Field(
+        default=None,
+        description="How much of it. Left out: equal shares in mean and ties, all of it in the sums of the others.",
+    )
+
+
+class MergeRecipe(Section):
+    """Specialists with one ancestor -> one model, in weight space, without training.
+
+    mean: the weighted mean. task_arithmetic (arXiv 2212.04089), ties (2306.01708) and dare (2311.03099) add up the
+    specialists' differences from `base`.
+    """
+
+    task: Literal["merge"]
+    output_dir: Path
+    method: Literal["mean", "task_arithmetic", "ties", "dare"]
+    specialists: tuple[Merged, ...] = Field(min_length=2)
+    base: str | None = Field(default=None, description="What all specialists were trained from. Not for `mean`.")
+    scale: float = Field(
+        default=1.0,
+        gt=0,
+        description="Factor on what is added to the base, lambda of all three papers. Sums of differences, "
+        "task_arithmetic and dare, need it said: 1 adds all of each, 1 / number of specialists is the mean.",
+    )
+    density: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="ties: share of each difference that is kept, the largest. dare: 1 - drop rate.",
+    )
+    default_domain: str | None = Field(default=None, description="The first specialist's if left out.")
+    seed: int = Field(default=17, description="Which values DARE drops.")
+
+    @model_validator(mode="after")
+    def _base_where_needed(self) -> Self:
+        if (self.method == "mean") == (self.base is not None):
+            raise ValueError(f"method {self.method!r} takes {'no base' if self.base else 'a base'}")
+        if self.method == "mean" and self.scale != 1:
+            raise ValueError("a mean has no scale")
+        if self.method in ("task_arithmetic", "dare") and "scale" not in self.model_fields_set:
+            raise ValueError(f"{self.method} adds up differences: say `scale`, to be tuned on held-out pairs")
+        return self
+
+    def coefficients(self) -> list[float]:
+        """One for each specialist, in order."""
+        share = 1 / len(self.specialists) if self.method in ("mean", "ties") else 1.0
+        return [share if s.coefficient is None else s.coefficient for s in self.specialists]
+
+
+class DistilRecipe(ClozeRecipe):
+    """Specialists -> one student, which learns each pair's probability from the specialist of the pair's domain.
+
+    `loss` is cross-entropy on that probability: over the whole vocabulary, or over the two labels. Less the teacher's
+    entropy, which no student can change, it is the KL divergence (arXiv 1503.02531).
+    """
+
+    task: Literal["distil"]  # type: ignore[assignment]
+    teachers: dict[str, Specialist] = Field(min_length=1, description="Domain -> its specialist.")
+    teacher_temperature: float = Field(default=1.0, gt=0, description="Divides the teachers' margins: above 1 softens.")
+    hard_rate: float = Field(
+        default=0.0, ge=0, le=1, description="Weight of the pair's own verdict beside the teacher's."
+    )
+
+    @model_validator(mode="after")
+    def _both_orders_are_asked(self) -> Self:
+        if self.orders != "both":
+            raise ValueError("a teacher answers for both orders; drop `orders`")
+        if self.head != "cloze" or self.consistency_weight:
+            raise ValueError("a student is a cloze model and has the teacher's loss; drop head and consistency_weight")
+        return self
+
 
 AnyRecipe = TokenizerRecipe | PretrainRecipe | ClozeRecipe | SftRecipe | DistilRecipe | MergeRecipe
 Recipe = Annotated[AnyRecipe, Field(discriminator="task")]
-
-
-def load_recipe(path: Path) -> AnyRecipe:
-    """Read a recipe and the files it extends, and validate it. Raises ValidationError naming each wrong key."""
-    adapter: TypeAdapter[AnyRecipe] = TypeAdapter(Recipe)
-    return adapter.validate_python(read_recipe(path))

@@ -11,8 +11,8 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_wsd_schedule
 
 from tinyrm.errors import InvalidInput
-from training.config import Optimization
 from training.data.collate import EpochSampler
+from training.recipe import Optimization
 
 
 class DecoupledTrainer(Trainer):

@@ -16,7 +16,7 @@ from tinyrm.flops import Geometry, block_pairs, exact_flops, executed_flops, pap
 from tinyrm.modernbert.blocked import BlockedAttention, BlockedModel
 from tinyrm.modernbert.checkpoint import LabelLogits, geometry_of
 from tinyrm.modernbert.model import PreferenceModel
-from training.config import NewModel
+from training.recipe import NewModel
 from training.stages.pretrain import initial_model
 
 BASE = Geometry(

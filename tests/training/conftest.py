@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import ClozeSpec
-from training.config import ClozeRecipe, NewModel
+from training.recipe import ClozeRecipe, NewModel
 from training.stages import cloze
 from training.stages.pretrain import initial_model
 

@@ -11,8 +11,8 @@ from torch import nn
 from tests.training.conftest import Toy, weights
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
-from training.config import ClozeRecipe, Dora
 from training.model.adapter import dora_targets, freeze_lowest
+from training.recipe import ClozeRecipe, Dora
 from training.stages.cloze import learning_model
 
 Train = Callable[[ClozeRecipe], nn.Module]

@@ -19,9 +19,10 @@ from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.pairs import read_pairs
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
-from training.config import ClozeRecipe, Dora
-from training.data.collate import PairCollator, split_by_prompt
+from training.data.collate import PairCollator
+from training.data.split import split_by_prompt
 from training.output import RECIPE_FILE, prepare_output
+from training.recipe import ClozeRecipe, Dora
 from training.stages import cloze
 from training.stages.cloze import train_cloze
 

@@ -8,9 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 from tinyrm.template import ANSWER_COLON
-from training.config import ClozeRecipe, Optimization
-from training.recipe import AnyRecipe, load_recipe
-from training.recipe_files import find_recipe, recipe_names
+from training.loading import find_recipe, load_recipe, recipe_names
+from training.recipe import AnyRecipe, ClozeRecipe, Optimization
 
 RECIPES = [find_recipe(name) for name in recipe_names()]
 CLOZE = {

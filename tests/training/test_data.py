@@ -9,16 +9,8 @@ from tests.training.conftest import SPEC, toy_pairs
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import ClozeSpec
-from training.data.collate import (
-    IGNORED,
-    EpochSampler,
-    PairCollator,
-    PairDataset,
-    Showing,
-    balanced,
-    balanced_counts,
-    split_by_prompt,
-)
+from training.data.collate import IGNORED, EpochSampler, PairCollator, PairDataset, Showing
+from training.data.split import balanced, balanced_counts, split_by_prompt
 
 
 def pair(prompt: str, answer: str = "yes", domain: str | None = None) -> PreferencePair:

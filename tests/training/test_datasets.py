@@ -13,7 +13,8 @@ from tests.training import published
 from tests.training.published import jsonl, oasst2_row, parquet, pku_row, skywork_row, webgpt_row
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
-from training.data import Source, load, load_all, load_conversations, published_pairs
+from training.data.mixture import load, load_all, load_conversations
+from training.data.source import Source, published_pairs
 
 TRAIN = "data/train-00000-of-00001.parquet"
 

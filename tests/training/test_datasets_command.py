@@ -12,7 +12,7 @@ from tests.training import published
 from tests.training.published import jsonl, oasst2_row, parquet, webgpt_row
 from tinyrm.pairs import read_jsonl
 from training.data.__main__ import main
-from training.recipe_files import find_recipe
+from training.loading import find_recipe
 
 SHORT = {"prompt": "Is it?", "chosen": "Yes.", "rejected": "No."}
 LONG = SHORT | {"chosen": "Yes, it is."}

@@ -15,7 +15,7 @@ from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
 from training.data.collate import PairCollator
-from training.stage_recipes import DistilRecipe, Specialist
+from training.recipe import DistilRecipe, Specialist
 from training.stages.cloze import train_cloze
 from training.stages.distil import (
     SoftCollator,
@@ -25,7 +25,7 @@ from training.stages.distil import (
     teacher_probabilities,
     train_distil,
 )
-from training.stages.specialists import Opened
+from training.stages.merge import Opened
 
 STEPS = {"peak_lr": 1e-2, "max_steps": 60, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
 

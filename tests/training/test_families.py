@@ -15,16 +15,14 @@ from safetensors.torch import load_file
 from tests.training.conftest import Toy, read_log, toy_pairs
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.spec import RUN_FILE, ClozeSpec
-from training.config import ClozeRecipe
 from training.data.collate import PairDataset
+from training.loading import find_recipe, load_recipe, merged, read_recipe, recipe_names
 from training.output import RECIPE_FILE
-from training.recipe import load_recipe
-from training.recipe_files import find_recipe, merged, read_recipe, recipe_names
-from training.stage_recipes import DistilRecipe, MergeRecipe, SftRecipe
+from training.recipe import ClozeRecipe, DistilRecipe, MergeRecipe, SftRecipe
 from training.stages.cloze import ClozeTrainer, train_cloze
 from training.stages.distil import train_distil
+from training.stages.merge import merge_specialists
 from training.stages.sft import train_sft
-from training.stages.specialists import merge_specialists
 
 # One of each kind: frozen, adapted, several domains, and each with every variant's way of showing pairs.
 FAMILIES = [

@@ -18,11 +18,10 @@ from tests.conftest import REPOSITORY
 from tests.training.conftest import Toy, read_log
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
-from training.config import ClozeRecipe
 from training.experiments import grid
 from training.experiments.grid import RESULTS_FILE, Compared, load_all, main, planned, print_summary, run_all, varied
-from training.recipe_files import recipe_names
-from training.stage_recipes import MergeRecipe
+from training.loading import recipe_names
+from training.recipe import ClozeRecipe, MergeRecipe
 from training.trainer import JsonLog
 
 EXPERIMENTS = [Path(name).name for name in recipe_names() if name.startswith("experiments/")]

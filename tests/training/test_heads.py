@@ -18,11 +18,10 @@ from tests.training.conftest import SPEC, Toy, read_log, toy_pairs
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
-from training.config import ClozeRecipe, Dora, HeadKind
-from training.data.responses import ResponseEncoder
 from training.model.heads import RowCollator, load_head, load_trained_head, readout, swap_disagreement
+from training.model.response_encoder import ResponseEncoder
 from training.output import RECIPE_FILE
-from training.stage_recipes import DistilRecipe
+from training.recipe import ClozeRecipe, DistilRecipe, Dora, HeadKind
 from training.stages import cloze
 from training.stages.cloze import learning_model, preference_metrics, train_cloze
 

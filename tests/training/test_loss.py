@@ -13,9 +13,9 @@ from tests.conftest import Trained
 from tests.training.conftest import Toy
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
 from tinyrm.modernbert.checkpoint import load_masked_lm
-from training.config import ClozeRecipe
 from training.data.collate import IGNORED, PairCollator
 from training.model.heads import two_way_loss
+from training.recipe import ClozeRecipe
 from training.stages.cloze import ClozeTrainer, learning_model, preference_metrics
 from training.trainer import training_arguments
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.config import Optimization
+from training.recipe import Optimization
 from training.trainer import decoupled_adamw, warmup_then_linear
 
 STEPS = 50

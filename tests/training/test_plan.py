@@ -15,11 +15,11 @@ from tinyrm.modernbert.checkpoint import geometry_of, load_masked_lm
 from tinyrm.pairs import read_pairs
 from tinyrm.spec import HELD_OUT_FILE
 from training.__main__ import main
-from training.config import ClozeRecipe, Dora
 from training.experiments.estimate import Learning, learning_parts, memory_bytes, training_flops
 from training.experiments.plan import Plan, differences, plan
 from training.experiments.plan_text import operations
-from training.recipe_files import find_recipe
+from training.loading import find_recipe
+from training.recipe import ClozeRecipe, Dora
 from training.stages.cloze import train_cloze, with_learning_parts
 
 DORA = Dora(rank=4, alpha=4)

@@ -11,8 +11,9 @@ from tests.conftest import SENTENCES
 from tests.training.conftest import read_log
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
-from training.config import NewModel, Optimization, PretrainRecipe, Texts
+from training.data.source import Texts
 from training.output import RECIPE_FILE
+from training.recipe import NewModel, Optimization, PretrainRecipe
 from training.stages.pretrain import Blocks, initial_model, pretrain
 
 GEOMETRY = NewModel(num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=2)

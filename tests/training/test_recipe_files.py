@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tinyrm.errors import InvalidInput
-from training.recipe_files import RECIPES, find_recipe, merged, read_recipe
+from training.loading import RECIPES, find_recipe, merged, read_recipe
 
 
 def write(folder: Path, **files: str) -> Path:

@@ -2,12 +2,10 @@
 
 import pytest
 
-from training.config import ClozeRecipe
 from training.experiments.plan import Plan, plan
 from training.experiments.published import empty_model, planned_config, published_models
-from training.recipe import load_recipe
-from training.recipe_files import RECIPES, find_recipe, recipe_names
-from training.stage_recipes import SftRecipe
+from training.loading import RECIPES, find_recipe, load_recipe, recipe_names
+from training.recipe import ClozeRecipe, SftRecipe
 
 PAIRWISE = [
     name

@@ -10,7 +10,7 @@ from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoder, SpecialTokens
 from tinyrm.errors import InstructionTooLong, InvalidTemplate
 from tinyrm.template import FIGURE2
-from training.data.responses import ResponseEncoder, split_words
+from training.model.response_encoder import ResponseEncoder, split_words
 
 ASKED = Comparison("What is 2 + 2?", "It is 4 and not 5.", "No idea.")
 INSTRUCTION = "Select the best response."

@@ -25,7 +25,7 @@ from training.data.conversations import (
     split_by_opening,
 )
 from training.output import RECIPE_FILE
-from training.stage_recipes import SftRecipe
+from training.recipe import SftRecipe
 from training.stages.sft import Conversations, MaskAssistant, copy_assistant, train_sft
 
 NAMES = {"system": "System", "user": "Human", "assistant": "Assistant"}

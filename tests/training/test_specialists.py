@@ -20,11 +20,10 @@ from tinyrm.modernbert.checkpoint import TorchEngine, load_masked_lm, load_token
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
-from training.config import Dora, NewModel
-from training.stage_recipes import MergeRecipe, Specialist
+from training.recipe import Dora, MergeRecipe, NewModel, Specialist
 from training.stages.cloze import train_cloze
+from training.stages.merge import Opened, merge_specialists, state_of, union
 from training.stages.pretrain import initial_model
-from training.stages.specialists import Opened, merge_specialists, state_of, union
 from training.stages.tokenizer import train_bpe, wrap
 
 STEPS = {"peak_lr": 1e-2, "max_steps": 60, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}

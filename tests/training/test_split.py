@@ -6,7 +6,7 @@ import pytest
 
 from tests.training.conftest import toy_pairs
 from tinyrm.pairs import PreferencePair
-from training.data.collate import opening, split_by_prompt
+from training.data.split import opening, split_by_prompt
 
 
 def pair(prompt: str) -> PreferencePair:

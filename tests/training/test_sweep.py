@@ -20,12 +20,12 @@ from tests.conftest import REPOSITORY
 from tests.training.conftest import Toy, toy_pairs
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
-from training.config import ClozeRecipe, Dora
 from training.experiments import study as sweeping
 from training.experiments.space import Space
 from training.experiments.study import ReportAtMarks, SweepOptions, new_sampler, open_study, sweep
 from training.experiments.sweep import main
-from training.recipe import load_recipe
+from training.loading import load_recipe
+from training.recipe import ClozeRecipe, Dora
 
 SPACES = sorted((REPOSITORY / "training" / "spaces").rglob("*.yaml"))
 SHORT = {"max_steps": 8, "batch_size": 8, "micro_batch_size": 8}

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 from tests.training.conftest import toy_pairs
-from training.config import Texts
-from training.data.texts import load_texts, render_pair
+from training.data.corpus import load_texts, render_pair
+from training.data.source import Texts
 
 
 def write_documents(path: Path, texts: list[str]) -> None:

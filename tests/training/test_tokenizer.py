@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import SENTENCES
-from training.config import Texts, TokenizerRecipe
+from training.data.source import Texts
+from training.recipe import TokenizerRecipe
 from training.stages.tokenizer import SPECIAL_NAMES, train_bpe, train_tokenizer, wrap
 
 # Built here and not in a fixture: hypothesis runs one test many times. The numbers are frequent enough that a

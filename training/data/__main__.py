@@ -17,14 +17,13 @@ from pydantic import ValidationError
 
 from tinyrm.errors import InvalidInput, TinyRMError
 from tinyrm.pairs import PreferencePair, open_text
-from training.config import ClozeRecipe
-from training.data.collate import split_by_prompt
 from training.data.decontamination import SIZES, decontaminate, read_prompts
-from training.data.loading import Mixture, load_all, load_conversations
+from training.data.mixture import Mixture, load_all, load_conversations
 from training.data.report import overlap_table, source_table
 from training.data.source import Source
-from training.recipe import load_recipe
-from training.recipe_files import find_recipe
+from training.data.split import split_by_prompt
+from training.loading import find_recipe, load_recipe
+from training.recipe import ClozeRecipe
 
 
 def main() -> int:

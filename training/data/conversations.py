@@ -11,7 +11,7 @@ from torch import Tensor
 from tinyrm.encoding import SpecialTokens
 from tinyrm.pairs import read_records
 from tinyrm.template import Message
-from training.data.collate import draw
+from training.data.split import draw
 
 
 class Conversation(BaseModel):

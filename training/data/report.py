@@ -5,7 +5,7 @@ from typing import get_args
 
 from training.data.cleaning import Loaded, Reason
 from training.data.decontamination import SIZES, Overlap
-from training.data.loading import Mixture
+from training.data.mixture import Mixture
 
 
 def source_table(mixture: Mixture) -> str:

@@ -89,6 +89,18 @@ class Source(BaseModel):
         return f"{self.dataset}:{self.part}" if self.part else self.dataset
 
 
+class Texts(BaseModel):
+    """Text to learn a vocabulary or a language from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    kind: Literal["documents", "pairs"] = Field(
+        description="documents: records with `text`. pairs: preference pairs, both responses in one text."
+    )
+    max_mb: float | None = Field(default=None, gt=0, description="Take a random part of about this many megabytes.")
+
+
 def published_pairs(source: Source) -> int | None:
     """How many pairs the published set gives before duplicates and the like are dropped; None where nobody says.
 

@@ -24,7 +24,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from tinyrm.flops import Geometry
-from training.config import ClozeRecipe
+from training.recipe import ClozeRecipe
 
 
 @dataclass(frozen=True, slots=True)

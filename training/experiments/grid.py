@@ -17,13 +17,11 @@ from pydantic import ValidationError
 from tinyrm.errors import InvalidInput, TinyRMError
 from tinyrm.pairs import read_pairs
 from tinyrm.spec import HELD_OUT_FILE, read_run
-from training.config import ClozeRecipe, Optimization
 from training.experiments.grid_merge import merge_and_measure, of_seed
 from training.experiments.grid_report import table
+from training.loading import find_recipe, load_recipe
 from training.output import identity
-from training.recipe import load_recipe
-from training.recipe_files import find_recipe
-from training.stage_recipes import MergeRecipe
+from training.recipe import ClozeRecipe, MergeRecipe, Optimization
 from training.stages.cloze import pair_hashes, train_cloze
 
 RESULTS_FILE = "results.json"

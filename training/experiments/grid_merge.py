@@ -12,9 +12,9 @@ from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
 from tinyrm.spec import HELD_OUT_FILE, ClozeSpec, read_run
 from training.output import write_run
-from training.stage_recipes import MergeRecipe
+from training.recipe import MergeRecipe
 from training.stages.cloze import preference_metrics
-from training.stages.specialists import merge_specialists
+from training.stages.merge import merge_specialists
 
 
 def of_seed(recipe: MergeRecipe, out: Path, name: str, seed: int) -> MergeRecipe:

@@ -12,14 +12,14 @@ from transformers import PreTrainedConfig
 
 from tinyrm.flops import Geometry, paper_flops
 from tinyrm.modernbert.checkpoint import geometry_of
-from training.config import ClozeRecipe
-from training.data import Source, load, published_pairs
-from training.data.collate import balanced_counts
+from training.data.mixture import load
+from training.data.source import Source, published_pairs
+from training.data.split import balanced_counts
 from training.experiments.estimate import Learning, learning_parts
 from training.experiments.published import empty_model, planned_config, published_models
+from training.loading import find_recipe, load_recipe, recipe_names
 from training.model.heads import empty_head
-from training.recipe import AnyRecipe, load_recipe
-from training.recipe_files import find_recipe, recipe_names
+from training.recipe import AnyRecipe, ClozeRecipe
 from training.stages.cloze import with_learning_parts
 from training.trainer import warmup_then_linear
 

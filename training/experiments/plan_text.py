@@ -7,11 +7,10 @@ from typing import Any
 
 import yaml
 
-from training.config import ClozeRecipe
 from training.experiments.estimate import memory_bytes, training_flops
 from training.experiments.plan import Plan, differences
-from training.recipe import AnyRecipe, load_recipe
-from training.recipe_files import RECIPES, find_recipe, recipe_names
+from training.loading import RECIPES, find_recipe, load_recipe, recipe_names
+from training.recipe import AnyRecipe, ClozeRecipe
 
 VARIANTS = ("paper", "author", "tinyrm")
 # What differs in every pair of variants and says nothing.

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, ModernBertConfig, PreTrainedConfig, PreTrainedModel
 
 from tinyrm.errors import InvalidInput
-from training.config import NewModel
+from training.recipe import NewModel
 
 VOCABULARY = 50_368
 

@@ -6,8 +6,8 @@ from typing import Self
 import optuna
 from pydantic import Field, model_validator
 
-from training.config import ClozeRecipe, Section
-from training.recipe_files import read_recipe
+from training.loading import read_recipe
+from training.recipe import ClozeRecipe, Section
 
 
 class Space(Section):

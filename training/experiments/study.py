@@ -20,10 +20,10 @@ from transformers import AutoConfig, TrainerCallback
 from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import read_pairs
-from training.config import ClozeRecipe
 from training.data.collate import PairDataset
 from training.experiments.space import Space
 from training.output import identity
+from training.recipe import ClozeRecipe
 from training.stages.cloze import ClozeTrainer, pair_hashes, train_cloze
 
 MARKS = (25, 50, 75)  # per cent of a trial's steps after which a hopeless one ends

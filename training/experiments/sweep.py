@@ -16,11 +16,10 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from tinyrm.errors import InvalidInput, TinyRMError
-from training.config import ClozeRecipe
 from training.experiments.space import Space
 from training.experiments.study import Sampler, SweepOptions, sweep
-from training.recipe import load_recipe
-from training.recipe_files import find_recipe
+from training.loading import find_recipe, load_recipe
+from training.recipe import ClozeRecipe
 
 PAPER_PROTOCOL = """\
 ########################################################################################################

@@ -6,7 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from tinyrm.errors import InvalidInput
-from training.config import Dora
+from training.recipe import Dora
 
 NEW_MODULE = "classifier"  # of a head, what no masked LM has and what therefore starts from a random draw
 

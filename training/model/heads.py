@@ -26,9 +26,9 @@ from tinyrm.batching import collate
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import read_run, trained_head
-from training.config import ClozeRecipe, HeadKind
 from training.data.collate import Encodes
-from training.data.responses import ResponseEncoder
+from training.model.response_encoder import ResponseEncoder
+from training.recipe import ClozeRecipe, HeadKind
 
 MARKER_WORDS = 100  # as the paper's author inserted [CLS] for token-level labels
 # Inputs of a batch -> (loss, label logits [rows, 2]).

@@ -14,9 +14,9 @@ from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import HELD_OUT_FILE, read_run
-from training.config import ClozeRecipe
-from training.data import Mixture, load_all
-from training.data.collate import PairCollator, PairDataset, Showing, balanced, split_by_prompt
+from training.data.collate import PairCollator, PairDataset, Showing
+from training.data.mixture import Mixture, load_all
+from training.data.split import balanced, split_by_prompt
 from training.model.adapter import add_dora, freeze_lowest
 from training.model.heads import (
     Readout,
@@ -29,6 +29,7 @@ from training.model.heads import (
     two_way_loss,
 )
 from training.output import file_hashes, identity, prepare_output, write_run
+from training.recipe import ClozeRecipe
 from training.trainer import JsonLog, LengthGroupedTrainer, training_arguments
 
 

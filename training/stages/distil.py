@@ -20,9 +20,9 @@ from tinyrm.scorer import Scorer
 from tinyrm.spec import read_run
 from training.data.collate import Orders, PairCollator, PairDataset
 from training.output import write_run
-from training.stage_recipes import DistilRecipe
+from training.recipe import DistilRecipe
 from training.stages.cloze import ClozeTrainer, preference_metrics, train_cloze
-from training.stages.specialists import Opened
+from training.stages.merge import Opened
 
 PAIRS_AT_ONCE = 4096
 

@@ -18,9 +18,9 @@ from transformers import (
 
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
-from training.config import NewModel, PretrainRecipe
-from training.data.texts import load_texts
+from training.data.corpus import load_texts
 from training.output import file_hashes, prepare_output
+from training.recipe import NewModel, PretrainRecipe
 from training.trainer import DecoupledTrainer, JsonLog, training_arguments
 
 VALIDATION_BLOCKS = 64

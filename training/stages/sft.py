@@ -29,7 +29,7 @@ from training.data.conversations import (
 )
 from training.model.adapter import freeze_lowest
 from training.output import file_hashes, identity, prepare_output, write_run
-from training.stage_recipes import SftRecipe
+from training.recipe import SftRecipe
 from training.trainer import JsonLog, LengthGroupedTrainer, training_arguments
 
 Row = dict[str, Tensor]

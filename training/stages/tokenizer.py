@@ -5,8 +5,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from training.config import TokenizerRecipe
-from training.data.texts import load_texts
+from training.data.corpus import load_texts
+from training.recipe import TokenizerRecipe
 
 SPECIAL_NAMES = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tinyrm.errors import InvalidInput
 from training.data.cleaning import Raw, Reason
-from training.data.dialogue import from_transcript, shared_prompt
+from training.data.readers.dialogue import from_transcript, shared_prompt
 from training.data.rows import Published, find_local, rows
 from training.data.source import HH_PAIRS, Source
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tinyrm.template import Message
 from training.data.cleaning import Raw, Reason
-from training.data.dialogue import message, render
+from training.data.readers.dialogue import message, render
 from training.data.rows import Published, Row, rows
 from training.data.source import Source
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tinyrm.errors import InvalidInput
 from training.data.cleaning import Raw, Reason
-from training.data.dialogue import from_messages, shared_prompt
+from training.data.readers.dialogue import from_messages, shared_prompt
 from training.data.rows import Published, rows
 from training.data.source import SKYWORK_PAIRS, SKYWORK_PARTS, Source
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
 from tinyrm.errors import InvalidInput
+from training.recipe import AnyRecipe, Recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -32,6 +34,12 @@ def recipe_names() -> list[str]:
     """Names of the shipped recipes."""
     files = (path for path in RECIPES.rglob("*.yaml") if not path.name.startswith("_"))
     return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in files)
+
+
+def load_recipe(path: Path) -> AnyRecipe:
+    """Read a recipe and the files it extends, and validate it. Raises ValidationError naming each wrong key."""
+    adapter: TypeAdapter[AnyRecipe] = TypeAdapter(Recipe)
+    return adapter.validate_python(read_recipe(path))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tinyrm.pairs import PreferencePair, read_jsonl, read_pairs
-from training.config import Texts
+from training.data.source import Texts
 
 
 def load_texts(sources: tuple[Texts, ...], data_dir: Path, seed: int) -> list[str]:

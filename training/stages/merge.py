@@ -19,7 +19,7 @@ from tinyrm.spec import HELD_OUT_FILE, SPEC_FILE, ClozeSpec, read_run
 from training.model import merging
 from training.model.merging import State
 from training.output import write_run
-from training.stage_recipes import MergeRecipe, Specialist
+from training.recipe import MergeRecipe, Specialist
 
 ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
