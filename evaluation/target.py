@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison, Preference
-from tinyrm.engines import Engine, EngineInfo, open_engine
+from tinyrm.encoding import Encoding
+from tinyrm.engines import Engine, EngineInfo, EngineOptions, open_engine
 from tinyrm.flops import Geometry, exact_flops, paper_flops
 from tinyrm.scorer import Scorer
 from tinyrm.spec import ClozeSpec
@@ -79,7 +80,7 @@ class Cost(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MeteredEngine:
-    """An engine that notes the length of every text it reads; padding costs nothing here."""
+    """An engine that counts the tokens and operations of every sequence; padding costs nothing here."""
 
     engine: Engine
     geometry: Geometry
@@ -90,13 +91,13 @@ class MeteredEngine:
     def info(self) -> EngineInfo:
         return self.engine.info
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        for tokens in attention_mask.sum(axis=1).tolist():
+    def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+        for tokens in map(len, sequences):
             self.meter.tokens += tokens
             self.meter.exact_flops += exact_flops(self.geometry, tokens)
             spent = paper_flops(self.parameters, self.geometry, tokens)
             self.meter.paper_flops = (self.meter.paper_flops or 0.0) + spent
-        return self.engine.run(input_ids, attention_mask)
+        return self.engine.run(sequences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,6 @@ def open_bundle(folder: Path, engine: str = "auto") -> Subject:
     """A bundle on an engine of this machine. Raises what `Bundle.open` and `open_engine` raise."""
     bundle = Bundle.open(folder)
     manifest, meter = bundle.manifest, Meter()
-    metered = MeteredEngine(open_engine(bundle, engine), manifest.geometry, manifest.parameters, meter)
+    metered = MeteredEngine(open_engine(bundle, EngineOptions(engine)), manifest.geometry, manifest.parameters, meter)
     scorer = Scorer(bundle.encoder(), metered, manifest.spec, manifest.temperature)
     return Subject(manifest.identity, metered.info.name, manifest.spec, LocalReader(scorer), meter)

@@ -9,6 +9,7 @@ from torch import nn
 
 from tinyrm.batching import collate
 from tinyrm.encoding import Encoding, SpecialTokens, Truncation
+from tinyrm.engines import Engine
 from tinyrm.errors import TinyRMError
 from tinyrm.manifest import Parity
 
@@ -52,12 +53,23 @@ def run_together(run: Run, encodings: Sequence[Encoding], pad_id: int) -> NDArra
 
 
 def torch_run(model: nn.Module) -> Run:
-    """A torch model behind the engines' contract."""
+    """Return a torch model as a function of ids and mask."""
 
     def run(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         with torch.inference_mode():
             logits: NDArray[np.float32] = model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask)).numpy()
         return logits
+
+    return run
+
+
+def engine_run(engine: Engine) -> Run:
+    """Return an engine, which takes sequences without padding, as a function of ids and mask."""
+
+    def run(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        lengths = attention_mask.sum(axis=1)
+        rows = zip(input_ids, lengths, strict=True)
+        return engine.run([Encoding(row[:length], Truncation()) for row, length in rows])
 
     return run
 

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from export.cpu_graph import branch_on_padding, on_cpu
 from export.graph import weights_of, write_onnx
-from export.parity import Run, run_alone, run_together, torch_run
+from export.parity import Run, engine_run, run_alone, run_together, torch_run
 from export.smoothquant import channel_maxima, equalise
 from tinyrm.batching import collate
 from tinyrm.calibration import best_temperature
@@ -57,12 +57,12 @@ def lower_precision(
     ranges = min(RANGE_TEXTS, len(readings) // 4 * 2)
     if precision == "int8":
         _write_int8(graph, readings[:ranges], pad_id, path)
-        run: Run = OnnxRuntimeCpu(on_cpu(path), "int8").run
+        run: Run = engine_run(OnnxRuntimeCpu(on_cpu(path), "int8"))
     else:
         write_onnx(graph.bfloat16(), path, graph.model.max_tokens)
         run = torch_run(graph)  # rounds where the graph does; ONNX Runtime has no bf16 arithmetic on CPUs
     return gate(
-        precision, run, OnnxRuntimeCpu(on_cpu(reference), "fp32").run, readings[ranges:],
+        precision, run, engine_run(OnnxRuntimeCpu(on_cpu(reference), "fp32")), readings[ranges:],
         pad_id=pad_id, temperature=temperature, max_flips=max_flips,
     )  # fmt: skip
 

@@ -1,46 +1,73 @@
-"""Encodings -> padded arrays, and what a batch costs in tokens."""
+"""Sequences -> what a device runs: padded rectangles, groups of one length, batches within a budget of tokens."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyrm.encoding import Encoding
+from tinyrm.errors import EngineFailed
+
+# Sequences of one length that run together: enough to spread the cost of a call, few enough to stay in the cache.
+MAX_GROUP_TOKENS = 1024
+# What pads a sequence to a multiple: any id of the vocabulary, since the mask hides it.
+HIDDEN_ID = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """int64 arrays [batch, tokens]; padding stands on the right, its attention_mask is 0."""
+class Batch(NamedTuple):
+    """A rectangle of ids, int64 [batch, tokens], padded on the right, and a mask that is 0 on the padding."""
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
 
-    @property
-    def real_tokens(self) -> int:
-        return int(self.attention_mask.sum())
 
-    @property
-    def padded_tokens(self) -> int:
-        """Tokens the engine computes, padding included."""
-        return self.input_ids.size
+# A graph as a function: ids and mask [batch, tokens] -> label logits [batch, 2].
+RunRectangle = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 
 
-def collate(encodings: Sequence[Encoding], pad_id: int) -> Batch:
-    """Right-pad to the longest encoding."""
-    shape = (len(encodings), max(len(e) for e in encodings))
+def collate(sequences: Sequence[Encoding], pad_id: int, *, length: int = 0) -> Batch:
+    """Return the sequences padded on the right to the longest of them, or to `length` if that is more.
+
+    Raises TypeError or ValueError for ids that are not a row of integers.
+    """
+    shape = (len(sequences), max(length, *(len(sequence) for sequence in sequences)))
     input_ids = np.full(shape, pad_id, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)
-    for row, encoding in enumerate(encodings):
-        input_ids[row, : len(encoding)] = encoding.input_ids
-        attention_mask[row, : len(encoding)] = 1
+    for row, sequence in enumerate(sequences):
+        np.copyto(input_ids[row, : len(sequence)], sequence.input_ids, casting="same_kind")
+        attention_mask[row, : len(sequence)] = 1
     return Batch(input_ids, attention_mask)
 
 
-def padded_cost(lengths: Sequence[int], *, pads: bool = True, length_multiple: int = 1) -> int:
-    """Tokens computed for sequences of these lengths.
+def run_by_length(run: RunRectangle, sequences: Sequence[Encoding], *, length_multiple: int = 1) -> NDArray[np.float32]:
+    """Return label logits [sequences, 2] in order, from runs of sequences of one length.
 
-    pads: all are filled to the longest; otherwise each is filled to a multiple of `length_multiple`.
+    A CPU is fully used by one sequence: a batch gains little there, and padding is pure loss. Without it, a score does
+    not depend on the sequences that happen to be in the same batch either.
+
+    length_multiple: sequences are padded to the next multiple of this many tokens.
+
+    Raises EngineFailed, also for ids that are not a row of integers.
+    """
+    lengths = np.array([-(-len(sequence) // length_multiple) * length_multiple for sequence in sequences], dtype=int)
+    logits = np.empty((len(sequences), 2), dtype=np.float32)
+    for length in np.unique(lengths):
+        places = np.flatnonzero(lengths == length)
+        group = max(1, MAX_GROUP_TOKENS // max(1, int(length)))
+        for chunk in np.split(places, range(group, len(places), group)):
+            try:
+                batch = collate([sequences[i] for i in chunk], HIDDEN_ID, length=int(length))
+            except (TypeError, ValueError) as error:
+                raise EngineFailed(f"the ids of a sequence must be integers in one row: {error}") from error
+            logits[chunk] = run(*batch)
+    return logits
+
+
+def padded_cost(lengths: Sequence[int], *, pads: bool = True, length_multiple: int = 1) -> int:
+    """Return the tokens computed for sequences of these lengths.
+
+    pads: all are padded to the longest; otherwise each is padded to a multiple of `length_multiple`.
     """
     if pads:
         return max(lengths, default=0) * len(lengths)
@@ -48,7 +75,7 @@ def padded_cost(lengths: Sequence[int], *, pads: bool = True, length_multiple: i
 
 
 def pack(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
-    """Split all items into batches of similar length within the budget; returns indices.
+    """Return the indices of all items, split into batches of similar length within the budget.
 
     An item longer than the budget gets a batch of its own.
     """

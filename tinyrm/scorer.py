@@ -9,11 +9,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyrm.batching import collate, pack
+from tinyrm.batching import pack
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoder, Encoding
-from tinyrm.engines import Engine, open_engine
+from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.readout import read_out
 from tinyrm.spec import ClozeSpec
 from tinyrm.template import Message
@@ -43,7 +43,7 @@ class Scorer:
         Raises InvalidBundle and its kinds, EngineUnavailable.
         """
         bundle = Bundle.open(folder)
-        running = open_engine(bundle, engine, precision=precision, threads=threads)
+        running = open_engine(bundle, EngineOptions(engine, precision, threads))
         return cls(bundle.encoder(), running, bundle.manifest.spec, bundle.manifest.temperature)
 
     def compare(
@@ -102,8 +102,7 @@ class Scorer:
         batches = pack(lengths, self.max_batch_tokens or self.engine.info.max_batch_tokens)
 
         def run(indices: list[int]) -> NDArray[np.float32]:
-            batch = collate([sequences[i] for i in indices], self.encoder.special.pad)
-            return self.engine.run(batch.input_ids, batch.attention_mask)
+            return self.engine.run([sequences[i] for i in indices])
 
         with ThreadPoolExecutor(self.engine.info.runs_in_flight, thread_name_prefix="engine") as pool:
             for indices, rows in zip(batches, pool.map(run, batches), strict=True):

@@ -7,9 +7,10 @@ from transformers import PreTrainedModel
 
 from evaluation.target import LocalReader, Meter, MeteredEngine, Subject
 from tinyrm.encoding import Encoder
+from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import load_with_adapter, merge
-from tinyrm.modernbert.checkpoint import TorchEngine, geometry_of, load_masked_lm, load_tokenizer
+from tinyrm.modernbert.checkpoint import geometry_of, load_masked_lm, load_tokenizer
 from tinyrm.scorer import Scorer
 from tinyrm.spec import SPEC_FILE, ClozeSpec, trained_head
 
@@ -32,7 +33,7 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Subject:
         raise InvalidInput(f"{folder} cannot be loaded as a masked LM: {error}") from error
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     meter = Meter()
-    engine = TorchEngine.of(masked_lm, special.mask, encoder.label_ids, device)
+    engine = TorchEngine(masked_lm, special, encoder.label_ids, device)
     metered = MeteredEngine(engine, geometry_of(masked_lm.config), masked_lm.num_parameters(), meter)
     return Subject(folder.name, engine.info.name, spec, LocalReader(Scorer(encoder, metered, spec)), meter)
 

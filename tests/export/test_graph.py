@@ -9,6 +9,7 @@ from onnx import numpy_helper
 
 from tests.conftest import REPOSITORY
 from tinyrm.bundle import Bundle
+from tinyrm.encoding import Encoding, Truncation
 from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
 
 
@@ -34,7 +35,7 @@ def test_any_batch_and_length_run(bundle_folder: Path, shape: tuple[int, int]) -
     engine = OnnxRuntimeCpu(bundle_folder / "model.onnx", "fp32")
     ids = np.full(shape, 9, dtype=np.int64)
     ids[:, -2] = 4
-    logits = engine.run(ids, np.ones_like(ids))
+    logits = engine.run([Encoding(row, Truncation()) for row in ids])
     assert logits.shape == (shape[0], 2)
     assert np.isfinite(logits).all()
 
@@ -80,7 +81,7 @@ def test_both_graphs_answer_alike(bundle_folder: Path, length: int) -> None:
     ids = np.random.default_rng(0).integers(9, 380, (2, length))
     ids[:, -2] = 4
     portable, own = (
-        OnnxRuntimeCpu(bundle_folder / name, "fp32").run(ids, np.ones_like(ids))
+        OnnxRuntimeCpu(bundle_folder / name, "fp32").run([Encoding(row, Truncation()) for row in ids])
         for name in ("model.onnx", "model.onnxruntime-cpu.onnx")
     )
     np.testing.assert_allclose(own, portable, atol=1e-4)

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from export.config import ExportOptions
-from export.parity import TOLERANCE, probes, run_alone, run_together, torch_run
+from export.parity import TOLERANCE, engine_run, probes, run_alone, run_together, torch_run
 from export.pipeline import export_bundle
 from export.precision import PrecisionRefused, gate
 from export.smoothquant import channel_maxima, equalise
 from tests.conftest import TOY_SPEC, Trained
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder, Encoding
-from tinyrm.engines import open_engine
+from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.engines.torch_gpu import open_torch_cuda
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import load_with_adapter, merge
@@ -69,18 +69,22 @@ def test_the_manifest_says_what_each_precision_changed(quantised: Bundle) -> Non
 
 def test_the_weights_give_the_graphs_answers(quantised: Bundle, readings: list[Encoding], encoder: Encoder) -> None:
     engine = open_torch_cuda(quantised.weights_file(), quantised.manifest, "fp32", device="cpu")
-    expected = run_alone(open_engine(quantised, "onnxruntime-cpu").run, readings, encoder.special.pad)
-    np.testing.assert_allclose(run_together(engine.run, readings, encoder.special.pad), expected, atol=TOLERANCE)
+    expected = run_alone(
+        engine_run(open_engine(quantised, EngineOptions("onnxruntime-cpu"))), readings, encoder.special.pad
+    )
+    np.testing.assert_allclose(
+        run_together(engine_run(engine), readings, encoder.special.pad), expected, atol=TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino-cpu"])
 def test_int8_scores_do_not_move_with_mates(
     name: str, quantised: Bundle, readings: list[Encoding], encoder: Encoder
 ) -> None:
-    run = open_engine(quantised, name, precision="int8").run
+    run = engine_run(open_engine(quantised, EngineOptions(name, precision="int8")))
     alone = run_alone(run, readings, encoder.special.pad)
     assert np.array_equal(run_together(run, readings, encoder.special.pad), alone)
-    exact = run_alone(open_engine(quantised, name).run, readings, encoder.special.pad)
+    exact = run_alone(engine_run(open_engine(quantised, EngineOptions(name))), readings, encoder.special.pad)
     assert 0 < np.abs(alone - exact).max() < np.ptp(exact) / 4, "rounded, but of the same opinion"
 
 

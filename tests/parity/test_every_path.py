@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from export.parity import TOLERANCE, probes, run_alone, run_together, torch_run
+from export.parity import TOLERANCE, engine_run, probes, run_alone, run_together, torch_run
 from tests.conftest import Trained
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder
-from tinyrm.engines import open_engine
+from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
 from tinyrm.modernbert.checkpoint import LabelLogits
 
@@ -18,7 +18,7 @@ def test_bundle_answers_as_the_unmerged_adapter(trained: Trained, bundle_folder:
     inputs = probes(encoder.special, plain(model).config.vocab_size, encoder.max_tokens)
     head = LabelLogits(plain(model), encoder.special.mask, encoder.label_ids)
     unmerged = run_alone(torch_run(head), inputs, encoder.special.pad)
-    run = open_engine(Bundle.open(bundle_folder), "onnxruntime-cpu").run
+    run = engine_run(open_engine(Bundle.open(bundle_folder), EngineOptions("onnxruntime-cpu")))
     assert np.ptp(unmerged) > 1, "a model whose logits hardly vary would pass any comparison"
     np.testing.assert_allclose(run_alone(run, inputs, encoder.special.pad), unmerged, atol=TOLERANCE)
     np.testing.assert_allclose(run_together(run, inputs, encoder.special.pad), unmerged, atol=TOLERANCE)

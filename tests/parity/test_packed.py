@@ -10,9 +10,8 @@ from transformers import PreTrainedModel
 
 from export.parity import TOLERANCE, run_alone, torch_run
 from tests.conftest import Trained
-from tinyrm.batching import collate
 from tinyrm.encoding import Encoder, Encoding, Truncation
-from tinyrm.engines.packing import Bucket, Packed, fill, pack_rows
+from tinyrm.engines.packing import Bucket, Packed, fill, pack_sequences
 from tinyrm.errors import InvalidBundle
 from tinyrm.modernbert.checkpoint import LabelLogits, load_masked_lm
 from tinyrm.modernbert.model import PreferenceModel
@@ -54,8 +53,7 @@ def expected(trained: Trained, inputs: list[Encoding], encoder: Encoder) -> NDAr
 
 
 def packed_rows(inputs: list[Encoding], encoder: Encoder) -> Packed:
-    batch = collate(inputs, encoder.special.pad)
-    return pack_rows(batch.input_ids, batch.attention_mask, encoder.special.mask)
+    return pack_sequences(inputs, encoder.special.mask)
 
 
 def logits_of(model: PreferenceModel, packed: Packed) -> NDArray[np.float32]:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export.parity import TOLERANCE, Run, run_alone, run_together
+from export.parity import TOLERANCE, Run, engine_run, run_alone, run_together
 from tests.conftest import Trained
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoder, Encoding, Truncation
-from tinyrm.engines import open_engine
+from tinyrm.engines import EngineOptions, open_engine
+from tinyrm.engines.onnx_runtime import open_session
 from tinyrm.modernbert.adapter import load_with_adapter
 from tinyrm.readout import read_out
 from tinyrm.scorer import Scorer
@@ -50,7 +51,7 @@ def whole_model(trained: Trained, encoder: Encoder) -> Run:
 
 @pytest.fixture(scope="module")
 def graph(bundle_folder: Path) -> Run:
-    return open_engine(Bundle.open(bundle_folder), "onnxruntime-cpu").run
+    return engine_run(open_engine(Bundle.open(bundle_folder), EngineOptions("onnxruntime-cpu")))
 
 
 def test_every_length_alone(inputs: list[Encoding], whole_model: Run, graph: Run, encoder: Encoder) -> None:
@@ -67,14 +68,17 @@ def test_all_lengths_in_one_padded_batch(
     np.testing.assert_allclose(together, expected, atol=TOLERANCE, rtol=0)
 
 
-def test_what_stands_in_the_padding_changes_nothing(inputs: list[Encoding], graph: Run, encoder: Encoder) -> None:
+def test_what_stands_in_the_padding_changes_nothing(
+    inputs: list[Encoding], bundle_folder: Path, encoder: Encoder
+) -> None:
+    run = open_session(Bundle.open(bundle_folder).model_file("fp32", "onnxruntime-cpu"))
     ids = np.full((2, 200), encoder.special.pad, dtype=np.int64)
     short = inputs[4].input_ids
     ids[:, : len(short)] = short
     ids[1, len(short) :] = 77
     mask = np.zeros_like(ids)
     mask[:, : len(short)] = 1
-    padded, scribbled = graph(ids, mask)
+    padded, scribbled = run(ids, mask)
     np.testing.assert_allclose(scribbled, padded, atol=TOLERANCE, rtol=0)
 
 

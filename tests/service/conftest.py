@@ -18,7 +18,6 @@ from service.engine.worker import Greeting
 from service.scoring.models import Deployment
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
-from tinyrm.batching import collate
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoding
 from tinyrm.engines import Engine, open_engine
@@ -65,15 +64,13 @@ class EngineHere:
         bundle = Bundle.open(settings.model)
         self.engine = open_engine(bundle)
         self.greeting = Greeting(self.engine.info, 10_000, 100)
-        self._pad_id = bundle.manifest.special_tokens.pad
 
     def trouble(self) -> str | None:
         return None
 
     async def run(self, readings: Sequence[Encoding]) -> Ran:
-        batch = collate(readings, self._pad_id)
         started = time.perf_counter()
-        logits = await asyncio.to_thread(self.engine.run, batch.input_ids, batch.attention_mask)
+        logits = await asyncio.to_thread(self.engine.run, readings)
         return Ran(logits, time.perf_counter() - started)
 
     async def stop(self) -> None:

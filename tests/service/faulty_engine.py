@@ -3,12 +3,14 @@
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine import worker as engine
+from tinyrm.encoding import Encoding
 
 RAISES, CRASHES, HANGS, ANSWERS_NAN, GOES_MAD, WRONG_SHAPE = 40, 41, 42, 43, 44, 45
 
@@ -21,18 +23,19 @@ class FaultyEngine:
         self._mad = False
         self.info = real.info
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        if (input_ids == CRASHES).any():
+    def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+        ids = set(np.concatenate([sequence.input_ids for sequence in sequences]).tolist())
+        if CRASHES in ids:
             os.abort()
-        if (input_ids == HANGS).any():
+        if HANGS in ids:
             time.sleep(3600)
-        if (input_ids == RAISES).any():
+        if RAISES in ids:
             raise ValueError("no device")
-        logits: NDArray[np.float32] = self._real.run(input_ids, attention_mask)
-        if (input_ids == WRONG_SHAPE).any():
+        logits: NDArray[np.float32] = self._real.run(sequences)
+        if WRONG_SHAPE in ids:
             return logits[:, :1]
-        self._mad = self._mad or bool((input_ids == GOES_MAD).any())
-        logits[(input_ids == ANSWERS_NAN).any(axis=1) | self._mad] = np.nan
+        self._mad = self._mad or GOES_MAD in ids
+        logits[[self._mad or ANSWERS_NAN in sequence.input_ids for sequence in sequences]] = np.nan
         return logits
 
 

@@ -6,11 +6,13 @@ flight gets an error.
 
 import sys
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine import worker as engine
+from tinyrm.encoding import Encoding
 from tinyrm.engines.base import gpu_info
 
 TOGETHER = 60
@@ -22,15 +24,16 @@ class GpuEngine:
 
     def __init__(self, *together: int) -> None:
         self.info = gpu_info("fake-gpu", "bf16", pads=False)
-        self.most_tokens = 0
+        self.max_tokens = 0
         self._together = together
         self._two = threading.Barrier(2, timeout=TOGETHER_S)
 
-    def run(self, input_ids: NDArray[np.int64], _: NDArray[np.int64]) -> NDArray[np.float32]:
-        self.most_tokens = max(self.most_tokens, input_ids.size)
-        if not self._together or np.isin(input_ids, self._together).any():
+    def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+        ids = np.concatenate([sequence.input_ids for sequence in sequences])
+        self.max_tokens = max(self.max_tokens, ids.size)
+        if not self._together or np.isin(ids, self._together).any():
             self._two.wait()
-        return np.zeros((len(input_ids), 2), dtype=np.float32)
+        return np.zeros((len(sequences), 2), dtype=np.float32)
 
 
 def main() -> int:

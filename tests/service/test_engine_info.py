@@ -71,4 +71,4 @@ def test_bulk_scoring_gives_a_gpu_its_batch_and_two_runs(
     (part,) = plan(str(write(tmp_path / "pairs.jsonl", *rows)), 64).parts
     table, done = scorer.table(part, scorer.encoded(part))
     assert (table.num_rows, done.errors, done.tokens) == (64, 0, 2 * GPU_BATCH_TOKENS)
-    assert engine.most_tokens == GPU_BATCH_TOKENS
+    assert engine.max_tokens == GPU_BATCH_TOKENS

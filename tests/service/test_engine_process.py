@@ -79,7 +79,7 @@ def test_it_answers_as_the_engine_itself_does(bundle_folder: Path, streams: int)
 
     *alone, together = asyncio.run(scenario())
     direct = open_engine(Bundle.open(bundle_folder))
-    expected = [direct.run(r.input_ids[None], np.ones((1, len(r)), dtype=np.int64)) for r in readings]
+    expected = [direct.run([r]) for r in readings]
     np.testing.assert_allclose(np.concatenate(alone), np.concatenate(expected), atol=1e-5)
     np.testing.assert_allclose(together, np.concatenate(expected), atol=1e-5)
 

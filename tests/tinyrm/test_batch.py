@@ -36,10 +36,17 @@ def test_padding_is_on_the_right_and_no_longer_than_needed(ids: list[list[int]])
 
 
 @given(rows)
-def test_a_batch_knows_its_real_and_its_padded_tokens(ids: list[list[int]]) -> None:
+def test_the_padded_cost_is_the_size_of_the_batch(ids: list[list[int]]) -> None:
     batch = collate(encodings(ids), PAD)
-    assert batch.real_tokens == sum(map(len, ids))
-    assert batch.padded_tokens == padded_cost([len(row) for row in ids])
+    assert batch.attention_mask.sum() == sum(map(len, ids))
+    assert batch.input_ids.size == padded_cost([len(row) for row in ids])
+
+
+@given(rows, st.integers(1, 50))
+def test_a_length_pads_further_and_never_truncates(ids: list[list[int]], length: int) -> None:
+    batch = collate(encodings(ids), PAD, length=length)
+    assert batch.input_ids.shape == (len(ids), max(length, *map(len, ids)))
+    assert batch.attention_mask.sum() == sum(map(len, ids))
 
 
 def test_arrays_are_what_the_graph_takes() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyrm.engines.cpus import usable_cpus
+from tinyrm.engines.base import usable_cpus
 
 
 @pytest.fixture(autouse=True)

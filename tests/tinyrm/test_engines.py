@@ -4,18 +4,15 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from export.parity import TOLERANCE, probes
 from tests.conftest import REPOSITORY
-from tinyrm.batching import collate
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder
-from tinyrm.engines import Engine, open_engine
+from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.errors import EngineUnavailable
 
 CPU_ENGINES = ("onnxruntime-cpu", "openvino-cpu")
@@ -28,45 +25,40 @@ def bundle(bundle_folder: Path) -> Bundle:
 
 @pytest.fixture(scope="module", params=CPU_ENGINES)
 def engine(bundle: Bundle, request: pytest.FixtureRequest) -> Engine:
-    return open_engine(bundle, request.param, threads=1)
-
-
-def together(engine: Engine, encodings: list[Any], pad_id: int) -> NDArray[np.float32]:
-    batch = collate(encodings, pad_id)
-    return engine.run(batch.input_ids, batch.attention_mask)
+    return open_engine(bundle, EngineOptions(request.param, threads=1))
 
 
 def test_the_engines_agree(bundle: Bundle, encoder: Encoder) -> None:
     encodings = probes(encoder.special, bundle.manifest.geometry.vocab, encoder.max_tokens)
-    one, other = (together(open_engine(bundle, name), encodings, encoder.special.pad) for name in CPU_ENGINES)
+    one, other = (open_engine(bundle, EngineOptions(name)).run(encodings) for name in CPU_ENGINES)
     assert np.ptp(one) > 1
     np.testing.assert_allclose(one, other, atol=TOLERANCE)
 
 
 def test_batch_mates_change_nothing(engine: Engine, bundle: Bundle, encoder: Encoder) -> None:
     encodings = probes(encoder.special, bundle.manifest.geometry.vocab, encoder.max_tokens)
-    alone = np.concatenate([together(engine, [e], encoder.special.pad) for e in encodings])
-    np.testing.assert_allclose(together(engine, encodings, encoder.special.pad), alone, atol=1e-5, rtol=0)
+    alone = np.concatenate([engine.run([e]) for e in encodings])
+    np.testing.assert_allclose(engine.run(encodings), alone, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", CPU_ENGINES)
 def test_streams_run_at_once_and_answer_alike(name: str, bundle: Bundle, encoder: Encoder) -> None:
-    engine = open_engine(bundle, name, threads=1, streams=2)
+    engine = open_engine(bundle, EngineOptions(name, threads=1, streams=2))
     encodings = probes(encoder.special, bundle.manifest.geometry.vocab, encoder.max_tokens) * 4
-    expected = [together(engine, [e], encoder.special.pad) for e in encodings]
+    expected = [engine.run([e]) for e in encodings]
     with ThreadPoolExecutor(6) as callers:
-        answers = list(callers.map(lambda e: together(engine, [e], encoder.special.pad), encodings))
+        answers = list(callers.map(lambda e: engine.run([e]), encodings))
     np.testing.assert_allclose(np.concatenate(answers), np.concatenate(expected), atol=1e-5)
 
 
 def test_bf16_needs_a_cpu_that_has_it(bundle: Bundle) -> None:
     if any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_bf16", "amx_bf16", "bf16 ")):
-        assert open_engine(bundle, "openvino-cpu", precision="bf16").precision == "bf16"
+        assert open_engine(bundle, EngineOptions("openvino-cpu", precision="bf16")).info.precision == "bf16"
     else:
         with pytest.raises(EngineUnavailable, match="bf16"):
-            open_engine(bundle, "openvino-cpu", precision="bf16")
+            open_engine(bundle, EngineOptions("openvino-cpu", precision="bf16"))
     with pytest.raises(EngineUnavailable, match="bf16"):
-        open_engine(bundle, "onnxruntime-cpu", precision="bf16")
+        open_engine(bundle, EngineOptions("onnxruntime-cpu", precision="bf16"))
 
 
 GROWTH = """
@@ -74,19 +66,20 @@ import sys
 from pathlib import Path
 import numpy as np
 from tinyrm.bundle import Bundle
-from tinyrm.engines import open_engine
+from tinyrm.encoding import Encoding, Truncation
+from tinyrm.engines import EngineOptions, open_engine
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1])
 
-engine = open_engine(Bundle.open(Path(sys.argv[1])), sys.argv[2], threads=1)
+engine = open_engine(Bundle.open(Path(sys.argv[1])), EngineOptions(sys.argv[2], threads=1))
 rng = np.random.default_rng(0)
 for request in range(10_000):
     if request == 1_000:
         before = resident()
-    ids = rng.integers(5, 300, (1, int(rng.integers(8, 257))))
-    ids[0, -2] = 4
-    engine.run(ids, np.ones_like(ids))
+    ids = rng.integers(5, 300, int(rng.integers(8, 257)))
+    ids[-2] = 4
+    engine.run([Encoding(ids, Truncation())])
 print(resident() / before)
 """
 

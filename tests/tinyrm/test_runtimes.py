@@ -1,5 +1,6 @@
 """An engine that was asked for runs or says why not; none is ever replaced by another."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,9 +9,10 @@ import onnxruntime
 import pytest
 
 from tinyrm.bundle import Bundle
-from tinyrm.encoding import Encoder
-from tinyrm.engines import Engine, open_engine, warm_up
+from tinyrm.encoding import Encoder, Encoding, Truncation
+from tinyrm.engines import Engine, EngineOptions, open_engine, warm_up
 from tinyrm.engines import onnx_runtime as ort
+from tinyrm.engines.base import cpu_info
 from tinyrm.errors import EngineFailed, EngineUnavailable, InvalidBundle
 
 
@@ -21,7 +23,7 @@ def bundle(bundle_folder: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def engine(bundle: Bundle) -> Engine:
-    return open_engine(bundle, "onnxruntime-cpu", threads=1)
+    return open_engine(bundle, EngineOptions("onnxruntime-cpu", threads=1))
 
 
 def probe(encoder: Encoder, rows: int, tokens: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -30,13 +32,17 @@ def probe(encoder: Encoder, rows: int, tokens: int) -> np.ndarray[Any, np.dtype[
     return ids
 
 
+def sequences(ids: Any) -> list[Encoding]:
+    return [Encoding(row, Truncation()) for row in ids]
+
+
 @pytest.mark.parametrize("name", ["", "cpu", "ONNXRUNTIME-CPU", "tensorflow"])
 def test_an_unknown_engine_is_refused_and_the_known_ones_named(bundle: Bundle, name: str) -> None:
     with pytest.raises(
         EngineUnavailable,
         match="known: auto, torch-cuda, onnxruntime-cuda, onnxruntime-tensorrt, openvino-cpu, onnxruntime-cpu",
     ):
-        open_engine(bundle, name)
+        open_engine(bundle, EngineOptions(name))
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
 def test_an_engine_the_build_lacks_says_what_to_install(bundle: Bundle, cpu_build: None, name: str) -> None:
     with pytest.raises(EngineUnavailable, match=r"lacks.*has: onnxruntime-cpu.*install the `gpu` extra"):
-        open_engine(bundle, name)
+        open_engine(bundle, EngineOptions(name))
 
 
 def test_auto_takes_the_cpu_where_there_is_nothing_else(bundle: Bundle, cpu_build: None) -> None:
@@ -99,63 +105,58 @@ def test_a_silent_fallback_of_the_runtime_is_an_error(bundle: Bundle, monkeypatc
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", SessionThatFellBack)
     with pytest.raises(EngineUnavailable, match="fell back"):
-        open_engine(bundle, "onnxruntime-cuda")
+        open_engine(bundle, EngineOptions("onnxruntime-cuda"))
 
 
 def test_an_unknown_precision_is_refused(bundle: Bundle) -> None:
     with pytest.raises(InvalidBundle, match="int3"):
-        open_engine(bundle, "onnxruntime-cpu", precision="int3")
+        open_engine(bundle, EngineOptions("onnxruntime-cpu", precision="int3"))
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 2), (1, 256), (3, 40)])
 def test_any_shape_gives_two_logits_for_each_row(engine: Engine, encoder: Encoder, rows: int, tokens: int) -> None:
     ids = probe(encoder, rows, tokens)
-    logits = engine.run(ids, np.ones_like(ids))
+    logits = engine.run(sequences(ids))
     assert (logits.shape, logits.dtype) == ((rows, 2), np.float32)
     assert np.isfinite(logits).all()
 
 
-def test_the_attention_mask_hides_padding(engine: Engine, encoder: Encoder) -> None:
+def test_the_attention_mask_hides_padding(bundle: Bundle, encoder: Encoder) -> None:
+    run = ort.open_session(bundle.model_file("fp32", "onnxruntime-cpu"), threads=1)
     ids = probe(encoder, 1, 40)
     padded = np.pad(ids, ((0, 0), (0, 20)), constant_values=17)
     mask = np.pad(np.ones_like(ids), ((0, 0), (0, 20)))
-    alone = engine.run(ids, np.ones_like(ids))
-    np.testing.assert_allclose(engine.run(padded, mask), alone, atol=1e-4)
-    assert np.abs(engine.run(padded, np.ones_like(padded)) - alone).max() > 1e-2, "padding that is seen must matter"
+    alone = run(ids, np.ones_like(ids))
+    np.testing.assert_allclose(run(padded, mask), alone, atol=1e-4)
+    assert np.abs(run(padded, np.ones_like(padded)) - alone).max() > 1e-2, "padding that is seen must matter"
 
 
 @pytest.mark.parametrize(
-    ("ids", "mask"),
-    [
-        (np.ones((1, 4), dtype=np.float32), np.ones((1, 4), dtype=np.int64)),
-        (np.ones(4, dtype=np.int64), np.ones(4, dtype=np.int64)),
-        (np.full((1, 4), 10**6), np.ones((1, 4), dtype=np.int64)),
-        ("text", "text"),
-    ],
+    "ids",
+    [np.ones(4, dtype=np.float32), np.ones((4, 4), dtype=np.int64), np.full(4, 10**6), "text"],
     ids=["dtype", "rank", "id outside the vocabulary", "no array"],
 )
-def test_an_input_the_graph_cannot_take_is_the_engines_failure(engine: Engine, ids: Any, mask: Any) -> None:
-    with pytest.raises(EngineFailed, match=r"onnxruntime-cpu|two arrays"):
-        engine.run(ids, mask)
+def test_an_input_the_graph_cannot_take_is_the_engines_failure(engine: Engine, ids: Any) -> None:
+    with pytest.raises(EngineFailed, match=r"onnxruntime-cpu|integers in one row"):
+        engine.run([Encoding(ids, Truncation())])
 
 
 class Recorder:
-    name, precision, step = "recorder", "fp32", 0
+    info = cpu_info("recorder", "fp32")
 
     def __init__(self) -> None:
-        self.shapes: list[tuple[int, ...]] = []
+        self.lengths: list[list[int]] = []
 
-    def run(self, input_ids: Any, attention_mask: Any) -> Any:
-        assert input_ids.shape == attention_mask.shape
-        self.shapes.append(input_ids.shape)
-        return np.zeros((len(input_ids), 2), dtype=np.float32)
+    def run(self, sequences: Sequence[Encoding]) -> Any:
+        self.lengths.append(list(map(len, sequences)))
+        return np.zeros((len(sequences), 2), dtype=np.float32)
 
 
-@pytest.mark.parametrize(("tokens", "shapes"), [(256, [(1, 64), (1, 256)]), (50, [(1, 50), (1, 50)])])
-def test_warm_up_runs_a_small_and_the_largest_shape(tokens: int, shapes: list[tuple[int, int]]) -> None:
+@pytest.mark.parametrize(("tokens", "lengths"), [(256, [[64], [256]]), (50, [[50], [50]])])
+def test_warm_up_runs_a_short_and_the_longest_sequence(tokens: int, lengths: list[list[int]]) -> None:
     recorder = Recorder()
     warm_up(recorder, tokens, pad_id=3)
-    assert recorder.shapes == shapes
+    assert recorder.lengths == lengths
 
 
 def test_warm_up_runs_on_the_true_engine(engine: Engine, encoder: Encoder) -> None:
@@ -190,7 +191,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("tensorrt")
 def test_tensorrt_has_a_profile_for_each_bucket_and_keeps_what_it_built(bundle: Bundle, tmp_path: Path) -> None:
-    open_engine(bundle, "onnxruntime-tensorrt")
+    open_engine(bundle, EngineOptions("onnxruntime-tensorrt"))
     ((provider, options),) = SessionOnTensorRt.opened
     assert provider == "TensorrtExecutionProvider"
     shapes = {which: options[f"trt_profile_{which}_shapes"].split(",") for which in ("min", "opt", "max")}
@@ -202,10 +203,10 @@ def test_tensorrt_has_a_profile_for_each_bucket_and_keeps_what_it_built(bundle: 
 
 @pytest.mark.usefixtures("tensorrt")
 def test_a_gpu_sees_few_shapes_and_every_row_is_answered(bundle: Bundle) -> None:
-    engine = open_engine(bundle, "onnxruntime-tensorrt")
+    engine = open_engine(bundle, EngineOptions("onnxruntime-tensorrt"))
     for rows, tokens in ((1, 3), (2, 64), (3, 65), (2 * ort.MAX_ROWS + 1, 200)):
         ids = np.repeat(np.arange(rows)[:, None], tokens, axis=1)
-        logits = engine.run(ids, np.ones_like(ids))
+        logits = engine.run(sequences(ids))
         assert logits.tolist() == [[row, tokens] for row in range(rows)]
     assert {tokens for _, tokens in SessionOnTensorRt.shapes} == {64, 128, 256}
     assert max(rows for rows, _ in SessionOnTensorRt.shapes) == ort.MAX_ROWS

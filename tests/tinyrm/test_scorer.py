@@ -1,6 +1,7 @@
 """Offline scoring: results in order, the same in any batch, and the same answer whichever response comes first."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import tinyrm
 from tinyrm.bundle import Bundle, write_bundle
 from tinyrm.comparison import Comparison, Preference
+from tinyrm.encoding import Encoding
 from tinyrm.engines.base import cpu_info
 from tinyrm.errors import EngineFailed, InvalidBundle, InvalidText, UnknownDomain
 from tinyrm.readout import read_out
@@ -78,10 +80,7 @@ def test_one_order_is_the_first_of_both(scorer: Scorer, comparisons: list[Compar
 
 def test_it_is_the_sum_of_its_parts(scorer: Scorer) -> None:
     comparison = Comparison("Why?", "Because.", "I cannot help with that.")
-    logits = [
-        scorer.engine.run(reading.input_ids[None], np.ones_like(reading.input_ids[None]))[0]
-        for reading in scorer.encoder.encode(comparison, INSTRUCTION, swap=True)
-    ]
+    logits = [scorer.engine.run([reading])[0] for reading in scorer.encoder.encode(comparison, INSTRUCTION, swap=True)]
     (preference,) = score(scorer, [comparison])
     assert preference.margin == pytest.approx(read_out(logits, scorer.temperature).margin, abs=TOLERANCE)
 
@@ -160,8 +159,8 @@ def test_text_that_is_not_unicode_is_refused(scorer: Scorer) -> None:
 class BrokenEngine:
     info = cpu_info("broken", "fp32")
 
-    def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-        return np.full((len(input_ids), 2), np.nan, dtype=np.float32)
+    def run(self, sequences: Sequence[Encoding]) -> np.ndarray:
+        return np.full((len(sequences), 2), np.nan, dtype=np.float32)
 
 
 def test_logits_that_are_not_finite_are_never_a_preference(scorer: Scorer) -> None:

@@ -1,6 +1,7 @@
 """The engine for packed tokens, on a CPU: the same steps, slots and buckets, without graphs and streams."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export.parity import TOLERANCE, torch_run
+from export.parity import TOLERANCE, run_together, torch_run
 from tests.conftest import Trained
 from tinyrm.bundle import Bundle
-from tinyrm.encoding import Encoder
+from tinyrm.encoding import Encoder, Encoding, Truncation
 from tinyrm.engines import torch_gpu as torch_cuda
 from tinyrm.engines import warm_up
-from tinyrm.engines.packing import Bucket, fill, pack_rows
+from tinyrm.engines.packing import Bucket, fill, pack_sequences
 from tinyrm.engines.torch_gpu import TorchCudaEngine, open_torch_cuda
 from tinyrm.errors import EngineFailed, EngineUnavailable
 from tinyrm.modernbert.blocked import BlockedModel
@@ -22,7 +23,6 @@ from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.modernbert.model import PreferenceModel
 from tinyrm.modernbert.weights import save_weights
 
-Rows = tuple[NDArray[np.int64], NDArray[np.int64]]
 MAX_TOKENS = 300
 
 
@@ -42,13 +42,12 @@ def engine(trained: Trained, encoder: Encoder) -> TorchCudaEngine:
     return cpu_engine(trained, encoder)
 
 
-def rows(encoder: Encoder, *lengths: int, seed: int = 0) -> Rows:
+def sequences(encoder: Encoder, *lengths: int, seed: int = 0) -> list[Encoding]:
     rng = np.random.default_rng(seed)
-    ids = rng.integers(5, 380, (len(lengths), max(lengths)))
-    attention_mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    ids[attention_mask == 0] = encoder.special.pad
-    ids[:, min(lengths) // 2] = encoder.special.mask
-    return ids, attention_mask
+    rows = [rng.integers(5, 380, length) for length in lengths]
+    for ids in rows:
+        ids[min(lengths) // 2] = encoder.special.mask
+    return [Encoding(ids, Truncation()) for ids in rows]
 
 
 @pytest.mark.parametrize(
@@ -60,29 +59,55 @@ def test_answers_as_the_padded_strategy(
     engine: TorchCudaEngine, trained: Trained, encoder: Encoder, lengths: tuple[int, ...]
 ) -> None:
     blocked = BlockedModel(preference_model(trained, encoder, fused=False), encoder.special.mask)
-    ids, mask = rows(encoder, *lengths)
-    logits = engine.run(ids, mask)
+    inputs = sequences(encoder, *lengths)
+    logits = engine.run(inputs)
     assert (logits.shape, logits.dtype) == ((len(lengths), 2), np.float32)
-    np.testing.assert_allclose(logits, torch_run(blocked)(ids, mask), atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(
+        logits, run_together(torch_run(blocked), inputs, encoder.special.pad), atol=TOLERANCE, rtol=0
+    )
 
 
 def test_steps_in_flight_do_not_mix(engine: TorchCudaEngine, encoder: Encoder) -> None:
     """More of them than there are slots, collected in another order than they were handed over."""
-    batches = [rows(encoder, 50 + i, 120, seed=i) for i in range(5)]
-    expected = [engine.run(*batch) for batch in batches]
+    batches = [sequences(encoder, 50 + i, 120, seed=i) for i in range(5)]
+    expected = [engine.run(batch) for batch in batches]
     assert np.abs(expected[0] - expected[1]).max() > 0.01
-    tickets = [engine.submit(*batch) for batch in batches]
+    tickets = [engine._submit(batch) for batch in batches]
     for i in (4, 0, 2, 1, 3, 0):
-        np.testing.assert_array_equal(engine.result(tickets[i]), expected[i])
+        np.testing.assert_array_equal(engine._result(tickets[i]), expected[i])
+
+
+class Meeting:
+    """In place of a slot's CUDA event: a step is done only when the step in the other slot is waited for, too."""
+
+    both = threading.Barrier(2, timeout=60)
+
+    def record(self) -> None:
+        self.is_met = False
+
+    def synchronize(self) -> None:
+        if not self.is_met:
+            self.both.wait()
+            self.is_met = True
+
+
+def test_two_callers_use_both_slots(trained: Trained, encoder: Encoder) -> None:
+    engine = cpu_engine(trained, encoder)
+    for slot in engine._slots:
+        slot.done = Meeting()  # type: ignore[assignment]
+    batches = [sequences(encoder, 30, seed=seed) for seed in range(2)]
+    with ThreadPoolExecutor(2) as callers:
+        answers = list(callers.map(engine.run, batches))
+    np.testing.assert_array_equal(answers, [cpu_engine(trained, encoder).run(batch) for batch in batches])
 
 
 def test_threads_get_their_own_answers(engine: TorchCudaEngine, encoder: Encoder) -> None:
-    batches = [rows(encoder, 30 + i, seed=i) for i in range(8)]
-    expected = [engine.run(*batch) for batch in batches]
+    batches = [sequences(encoder, 30 + i, seed=i) for i in range(8)]
+    expected = [engine.run(batch) for batch in batches]
     answers: dict[int, NDArray[np.float32]] = {}
 
     def ask(i: int) -> None:
-        answers[i] = engine.run(*batches[i])
+        answers[i] = engine.run(batches[i])
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(batches))]
     for thread in threads:
@@ -93,10 +118,10 @@ def test_threads_get_their_own_answers(engine: TorchCudaEngine, encoder: Encoder
 
 
 def test_an_answer_is_not_overwritten_by_later_steps(engine: TorchCudaEngine, encoder: Encoder) -> None:
-    first = engine.run(*rows(encoder, 50))
+    first = engine.run(sequences(encoder, 50))
     kept = first.copy()
     for seed in range(1, 4):
-        engine.run(*rows(encoder, 50, seed=seed))
+        engine.run(sequences(encoder, 50, seed=seed))
     np.testing.assert_array_equal(first, kept)
 
 
@@ -106,7 +131,7 @@ def test_warm_up_runs(engine: TorchCudaEngine, encoder: Encoder) -> None:
 
 def test_bf16_answers_in_fp32(trained: Trained, encoder: Encoder) -> None:
     engine = cpu_engine(trained, encoder, "bf16")
-    logits = engine.run(*rows(encoder, 20, 70))
+    logits = engine.run(sequences(encoder, 20, 70))
     assert (engine.info.precision, logits.dtype) == ("bf16", np.float32)
     cos, _ = engine._model.rotary(local=True)
     assert (engine._model.table.dtype, cos.dtype) == (torch.bfloat16, torch.float32)
@@ -151,40 +176,38 @@ def test_opens_saved_weights(trained: Trained, encoder: Encoder, bundle_folder: 
     save_weights(PreferenceModel(masked_lm, encoder.label_ids), masked_lm.config, file)
     manifest = Bundle.open(bundle_folder).manifest
     opened = open_torch_cuda(file, manifest, "fp32", device="cpu")
-    batch = rows(encoder, 200, 64)
-    expected = cpu_engine(trained, encoder).run(*batch)
-    np.testing.assert_allclose(opened.run(*batch), expected, atol=TOLERANCE, rtol=0)
+    batch = sequences(encoder, 200, 64)
+    expected = cpu_engine(trained, encoder).run(batch)
+    np.testing.assert_allclose(opened.run(batch), expected, atol=TOLERANCE, rtol=0)
     with pytest.raises(EngineFailed, match=f"at most {manifest.spec.max_tokens} tokens"):
-        opened.run(*rows(encoder, manifest.spec.max_tokens + 1))
+        opened.run(sequences(encoder, manifest.spec.max_tokens + 1))
 
 
 @pytest.mark.parametrize(
-    ("ids", "mask", "message"),
+    ("ids", "message"),
     [
-        (np.ones((1, 4), dtype=np.float32), np.ones((1, 4), dtype=np.int64), "arrays of integers"),
-        (np.ones(4, dtype=np.int64), np.ones(4, dtype=np.int64), "arrays of integers"),
-        (np.ones((2, 4), dtype=np.int64), np.ones((2, 3), dtype=np.int64), "one shape"),
-        (np.ones((1, 4), dtype=np.int64), np.array([[0, 1, 1, 1]]), "ones, at least one, and then zeros"),
-        (np.ones((1, 4), dtype=np.int64), np.zeros((1, 4), dtype=np.int64), "ones, at least one, and then zeros"),
-        (np.full((1, 4), 10**6), np.ones((1, 4), dtype=np.int64), "vocabulary"),
-        (np.full((1, 4), -1), np.ones((1, 4), dtype=np.int64), "vocabulary"),
-        (np.ones((1, MAX_TOKENS + 1), dtype=np.int64), np.ones((1, MAX_TOKENS + 1), dtype=np.int64), "at most 300"),
-        ("text", "text", "torch-cpu"),
+        (np.ones(4, dtype=np.float32), "integers in one row"),
+        (np.ones((4, 4), dtype=np.int64), "integers in one row"),
+        (np.ones(0, dtype=np.int64), "at least one"),
+        (np.full(4, 10**6), "vocabulary"),
+        (np.full(4, -1), "vocabulary"),
+        (np.ones(MAX_TOKENS + 1, dtype=np.int64), "at most 300"),
+        ("text", "torch-cpu"),
     ],
 )
 def test_an_input_it_cannot_take_is_the_engines_failure(
-    engine: TorchCudaEngine, ids: NDArray[np.int64], mask: NDArray[np.int64], message: str
+    engine: TorchCudaEngine, ids: NDArray[np.int64], message: str
 ) -> None:
     with pytest.raises(EngineFailed, match=message):
-        engine.run(ids, mask)
+        engine.run([Encoding(ids, Truncation())])
 
 
 def test_an_exception_inside_is_the_engines_failure_and_the_next_step_is_right(
     monkeypatch: pytest.MonkeyPatch, trained: Trained, encoder: Encoder
 ) -> None:
     engine = cpu_engine(trained, encoder)
-    batch = rows(encoder, 70)
-    expected = engine.run(*batch)
+    batch = sequences(encoder, 70)
+    expected = engine.run(batch)
 
     def out_of_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -192,14 +215,14 @@ def test_an_exception_inside_is_the_engines_failure_and_the_next_step_is_right(
     with monkeypatch.context() as broken:
         broken.setattr(torch_cuda, "_logits", out_of_memory)
         with pytest.raises(EngineFailed, match="torch-cpu: CUDA out of memory"):
-            engine.run(*batch)
-    np.testing.assert_array_equal(engine.run(*batch), expected)
+            engine.run(batch)
+    np.testing.assert_array_equal(engine.run(batch), expected)
 
 
-def test_packed_rows_keep_order_positions_and_masks(encoder: Encoder) -> None:
-    ids, mask = rows(encoder, 4, 2, 3)
-    packed = pack_rows(ids, mask, encoder.special.mask)
-    np.testing.assert_array_equal(packed.ids, np.concatenate([ids[0], ids[1, :2], ids[2, :3]]))
+def test_packed_sequences_keep_order_positions_and_masks(encoder: Encoder) -> None:
+    inputs = sequences(encoder, 4, 2, 3)
+    packed = pack_sequences(inputs, encoder.special.mask)
+    np.testing.assert_array_equal(packed.ids, np.concatenate([one.input_ids for one in inputs]))
     assert packed.cu_seqlens.tolist() == [0, 4, 6, 9]
     assert packed.cu_seqlens.dtype == np.int32
     assert packed.positions.tolist() == [0, 1, 2, 3, 0, 1, 0, 1, 2]
@@ -211,9 +234,9 @@ def test_packed_rows_keep_order_positions_and_masks(encoder: Encoder) -> None:
 @pytest.mark.parametrize("max_tokens", [48, 1000, 8192])
 def test_what_fills_a_bucket_is_never_longer_than_its_texts(encoder: Encoder, tokens: int, max_tokens: int) -> None:
     bucket = Bucket.of(tokens, max_tokens)
-    for texts in (1, bucket.max_texts):
-        packed = pack_rows(*rows(encoder, *[1] * texts), encoder.special.mask)
+    for count in (1, bucket.max_sequences):
+        packed = pack_sequences(sequences(encoder, *[1] * count), encoder.special.mask)
         filled = fill(packed, bucket)
         lengths = np.diff(filled.cu_seqlens)
-        assert (len(filled.ids), len(lengths), lengths.sum()) == (tokens, bucket.texts, tokens)
+        assert (len(filled.ids), len(lengths), lengths.sum()) == (tokens, bucket.places, tokens)
         assert 0 <= lengths.min() <= lengths.max() <= bucket.longest

@@ -14,9 +14,10 @@ from export.config import ExportOptions
 from tests.conftest import SENTENCES
 from tests.training.conftest import BETTER, SPEC, WORSE, Toy, toy_pairs
 from tinyrm.encoding import Encoder
+from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import load_with_adapter, merge
-from tinyrm.modernbert.checkpoint import TorchEngine, load_masked_lm, load_tokenizer
+from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
@@ -61,7 +62,7 @@ def answers(folder: Path, domain: str, pairs: list[PreferencePair]) -> list[floa
     tokenizer, special = load_tokenizer(str(folder))
     spec = ClozeSpec.load(folder)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-    engine = TorchEngine.of(load_masked_lm(str(folder)), special.mask, encoder.label_ids)
+    engine = TorchEngine(load_masked_lm(str(folder)), special, encoder.label_ids)
     instructions = [spec.instruction(domain)] * len(pairs)
     return [p.p_a for p in Scorer(encoder, engine, spec).score([pair.comparison() for pair in pairs], instructions)]
 

@@ -23,7 +23,7 @@ from tinyrm.bulk.job import Progress
 from tinyrm.bulk.output import Done, done, write
 from tinyrm.bulk.scoring import Job, PartScorer
 from tinyrm.bulk.sources import Part
-from tinyrm.engines.cpus import usable_cpus
+from tinyrm.engines.base import usable_cpus
 from tinyrm.errors import EngineFailed, InvalidInput, TinyRMError
 from tinyrm.manifest import Manifest
 

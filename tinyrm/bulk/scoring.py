@@ -13,7 +13,7 @@ from tinyrm.bulk.rows import Row, RowEncoder
 from tinyrm.bulk.sources import Part, Reader
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Preference
-from tinyrm.engines import open_engine
+from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.errors import EngineFailed, InvalidBundle
 from tinyrm.flops import exact_flops
 from tinyrm.readout import read_out
@@ -57,7 +57,7 @@ class PartScorer:
     def __post_init__(self) -> None:
         job, self.bundle = self.job, self.job.open_bundle()
         self._rows = job.row_encoder(self.bundle)
-        engine = open_engine(self.bundle, job.engine, precision=job.precision, threads=job.threads)
+        engine = open_engine(self.bundle, EngineOptions(job.engine, job.precision, job.threads))
         self._scorer = Scorer(self._rows.encoder, engine, self.bundle.manifest.spec, self.bundle.manifest.temperature)
         # A sum over all layers, and lengths repeat.
         geometry = self.bundle.manifest.geometry

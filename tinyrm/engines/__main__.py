@@ -1,67 +1,66 @@
-"""python -m tinyrm.engines BUNDLE: run an engine on token ids from standard input, and say how long it took.
+"""Run an engine on token ids from standard input and measure how long it takes: python -m tinyrm.engines BUNDLE.
 
 Each line in is {"input_ids": [[...]], "attention_mask": [[...]], "warmup": 1, "repeat": 5}, each line out
-{"seconds": [...], "logits": [[z0, z1], ...]}. The first line out says whether the engine is ready.
+{"seconds": [...], "logits": [[z0, z1], ...]}. The first line out states whether the engine is ready.
 """
 
-import argparse
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 from tinyrm.bundle import Bundle
-from tinyrm.engines import ENGINES, Engine, open_engine
+from tinyrm.command_line import parse
+from tinyrm.encoding import Encoding, Truncation
+from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.errors import TinyRMError
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(EngineOptions):
+    __doc__ = __doc__
+
+    bundle: Annotated[Path, tyro.conf.Positional]
+    """Folder of the bundle."""
+
+
 def main() -> int:
-    options = _parser().parse_args()
+    options = parse(Options, prog="python -m tinyrm.engines")
     try:
-        engine = open_engine(
-            Bundle.open(options.bundle), options.engine,
-            precision=options.precision, threads=options.threads, streams=options.streams,
-        )  # fmt: skip
+        engine = open_engine(Bundle.open(options.bundle), options)
     except TinyRMError as error:
-        _say({"ready": False, "reason": str(error)})
+        _print({"ready": False, "reason": str(error)})
         return 1
-    _say({"ready": True, "name": engine.info.name, "detail": engine.info.precision})
+    _print({"ready": True, "name": engine.info.name, "detail": engine.info.precision})
     for line in sys.stdin:
         try:
-            _say(_timed(engine, **json.loads(line)))
+            _print(measure(engine, **json.loads(line)))
         except (TinyRMError, ValueError, TypeError) as error:
-            _say({"error": str(error), "seconds": [], "logits": None})
+            _print({"error": str(error), "seconds": [], "logits": None})
     return 0
 
 
-def _timed(
+def measure(
     engine: Engine, input_ids: list[list[int]], attention_mask: list[list[int]], warmup: int = 1, repeat: int = 5
 ) -> dict[str, Any]:
-    ids, mask = np.array(input_ids, dtype=np.int64), np.array(attention_mask, dtype=np.int64)
+    """Run padded rows, without their padding, and return the seconds of each run and the logits."""
+    rows = zip(input_ids, map(sum, attention_mask), strict=True)
+    sequences = [Encoding(np.array(ids[:length], dtype=np.int64), Truncation()) for ids, length in rows]
     seconds = []
     for _ in range(warmup + repeat):
         started = time.perf_counter()
-        logits = engine.run(ids, mask)
+        logits = engine.run(sequences)
         seconds.append(time.perf_counter() - started)
     return {"seconds": seconds[warmup:], "logits": logits.tolist()}
 
 
-def _say(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tinyrm.engines", description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--engine", default="auto", help=f"auto, {', '.join(ENGINES)}")
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--threads", type=int, default=0, help="of one run; 0: the usable processors")
-    parser.add_argument("--streams", type=int, default=1, help="runs at once")
-    return parser
+def _print(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,27 @@
-"""What every engine is: a description of itself, and `run`."""
+"""What every engine is: a description of itself, and `run`. What several engines share: processors and a pool."""
 
+import math
+import os
+import queue
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Rows of a CPU engine share nothing, so a larger batch only makes its first rows wait for its last.
+from tinyrm.encoding import Encoding
+
+R = TypeVar("R")
+
+# Sequences share nothing on a CPU engine, so a larger batch only makes its first ones wait for its last.
 BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU = 1024, 16_384
 # A GPU finds its next batch prepared. A CPU would only commit itself earlier to what it does next.
 RUNS_IN_FLIGHT_ON_GPU = 2
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +29,10 @@ class EngineInfo:
     """What an engine is and what suits it. An engine states this; nothing else may be inferred from it.
 
     name: runtime and device, such as `onnxruntime-cpu`.
-    max_batch_tokens: tokens of one run that keep the device busy without making its first rows wait.
+    max_batch_tokens: tokens of one run that keep the device busy without making its first sequences wait.
     runs_in_flight: concurrent calls of `run` that make it faster.
-    pads: a batch is filled to its longest sequence, so that sequences of similar length belong together.
-    length_multiple: otherwise, each sequence is filled to a multiple of this many tokens.
+    pads: a batch is padded to its longest sequence, so that sequences of similar length belong together.
+    length_multiple: otherwise, each sequence is padded to a multiple of this many tokens.
     """
 
     name: str
@@ -35,25 +47,60 @@ class EngineInfo:
 def cpu_info(
     name: str, precision: str, *, streams: int = 1, pads: bool = False, length_multiple: int = 1
 ) -> EngineInfo:
-    """An engine on a CPU, with `streams` runs at once."""
+    """Describe an engine on a CPU, with `streams` runs at once."""
     return EngineInfo(name, "cpu", precision, BATCH_TOKENS_ON_CPU, streams, pads, length_multiple)
 
 
 def gpu_info(name: str, precision: str, *, pads: bool) -> EngineInfo:
-    """An engine on a GPU."""
+    """Describe an engine on a GPU."""
     return EngineInfo(name, "gpu", precision, BATCH_TOKENS_ON_GPU, RUNS_IN_FLIGHT_ON_GPU, pads)
 
 
 class Engine(Protocol):
-    """Runs the graph of one bundle.
+    """Runs the model of one bundle.
 
-    Safe for `info.runs_in_flight` concurrent calls; more wait. A caller has to reckon with three failures: `run`
+    Safe for `info.runs_in_flight` concurrent calls; further calls wait. A caller must expect three failures: `run`
     raises EngineFailed, `run` returns logits that are not finite (`tinyrm.readout` refuses them), or `run` does not
-    return, which only the caller's own clock can tell.
+    return, which only the caller's own clock can detect.
     """
 
     @property
     def info(self) -> EngineInfo: ...
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Label logits [batch, 2] of right-padded ids [batch, tokens]. Raises EngineFailed."""
+    def run(self, sequences: Sequence[Encoding], /) -> NDArray[np.float32]:
+        """Return label logits [sequences, 2]. Raises EngineFailed."""
+
+
+class RunnerPool(Generic[R]):
+    """A fixed set of runners, such as sessions: a caller takes a free one, or waits for the first to be returned."""
+
+    def __init__(self, runners: Iterable[R]) -> None:
+        self._free: queue.SimpleQueue[R] = queue.SimpleQueue()
+        for runner in runners:
+            self._free.put(runner)
+
+    @contextmanager
+    def take(self) -> Iterator[R]:
+        runner = self._free.get()
+        try:
+            yield runner
+        finally:
+            self._free.put(runner)
+
+
+def usable_cpus(cgroup: Path = CGROUP) -> int:
+    """Return how many processors this process may use, at least 1: those of the system, within a container's quota.
+
+    Runtimes left to themselves count the machine's cores and thrash inside a smaller quota.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota_cpus = math.inf
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # cgroup v2, else v1
+        try:
+            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
+        except (OSError, ValueError):
+            continue
+        if quota not in ("max", "-1"):
+            quota_cpus = int(quota) / int(period)
+            break
+    return max(1, math.ceil(min(cores, quota_cpus)))

@@ -1,16 +1,19 @@
-"""An engine that knows nothing and says so at once: two equal logits. For measuring what is around an engine."""
+"""An engine that computes nothing: two equal logits, at once. It measures what is around an engine."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyrm.encoding import Encoding
 from tinyrm.engines.base import cpu_info
 
 
 class NullEngine:
-    """Every comparison is a tie. Never chosen by `auto`."""
+    """Returns a tie for every comparison. `auto` never chooses it."""
 
     def __init__(self, precision: str) -> None:
         self.info = cpu_info("null", precision)
 
-    def run(self, input_ids: NDArray[np.int64], _: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.zeros((len(input_ids), 2), dtype=np.float32)
+    def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+        return np.zeros((len(sequences), 2), dtype=np.float32)

@@ -1,17 +1,16 @@
 """ONNX Runtime on CPU, CUDA or TensorRT."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from tinyrm.engines.base import cpu_info, gpu_info
-from tinyrm.engines.by_length import Run, run_by_length
-from tinyrm.engines.cpus import usable_cpus
-from tinyrm.engines.streams import Streams
+from tinyrm.batching import RunRectangle, collate, run_by_length
+from tinyrm.encoding import Encoding
+from tinyrm.engines.base import RunnerPool, cpu_info, gpu_info, usable_cpus
 from tinyrm.errors import EngineFailed, EngineUnavailable
 
 PROVIDERS = {
@@ -19,50 +18,53 @@ PROVIDERS = {
     "onnxruntime-cuda": "CUDAExecutionProvider",
     "onnxruntime-cpu": "CPUExecutionProvider",
 }
-# Lengths a padded GPU batch is filled to. TensorRT has a profile for each, CUDA a kernel choice.
+# Lengths that a GPU batch is padded to. TensorRT has a profile for each, CUDA a kernel choice.
 TOKEN_BUCKETS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 MAX_ROWS = 64
 
 
 def available() -> list[str]:
-    """Engines that the installed build of ONNX Runtime offers, fastest first."""
+    """Return the engines that the installed build of ONNX Runtime offers, fastest first."""
     present = onnxruntime.get_available_providers()
     return [engine for engine, provider in PROVIDERS.items() if provider in present]
 
 
 class OnnxRuntimeCpu:
-    """Rows of one length at a time, on `streams` sessions of `threads` threads each."""
+    """Runs sequences of one length at a time, on `streams` sessions of `threads` threads each."""
 
     def __init__(self, model_file: Path, precision: str, threads: int = 0, streams: int = 1) -> None:
         self.info = cpu_info("onnxruntime-cpu", precision, streams=streams)
         threads = threads or max(1, usable_cpus() // streams)
-        self._sessions = Streams.of(lambda: open_session(model_file, threads=threads), streams)
+        self._sessions = RunnerPool(open_session(model_file, threads=threads) for _ in range(streams))
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
         with self._sessions.take() as run:
-            return run_by_length(run, input_ids, attention_mask)
+            return run_by_length(run, sequences)
 
 
 class OnnxRuntimeGpu:
-    """Padded batches on CUDA or TensorRT, filled to a bucket so that few shapes are ever seen."""
+    """Runs padded batches on CUDA or TensorRT, padded to a bucket so that few shapes are ever seen."""
 
-    def __init__(self, model_file: Path, name: str, precision: str, cache: Path) -> None:
+    def __init__(self, model_file: Path, name: str, precision: str, *, pad_id: int, cache: Path) -> None:
         self.info = gpu_info(name, precision, pads=True)
+        self._pad_id = pad_id
         self._run = open_session(model_file, name, provider_options=_gpu_options(name, cache))
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        tokens = input_ids.shape[1]
+    def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+        tokens = max(len(sequence) for sequence in sequences)
         bucket = next((b for b in TOKEN_BUCKETS if b >= tokens), tokens)
-        filled = [np.pad(array, ((0, 0), (0, bucket - tokens))) for array in (input_ids, attention_mask)]
-        chunks = range(0, len(input_ids), MAX_ROWS)
-        return np.concatenate([self._run(*(array[i : i + MAX_ROWS] for array in filled)) for i in chunks])
+        chunks = [sequences[i : i + MAX_ROWS] for i in range(0, len(sequences), MAX_ROWS)]
+        return np.concatenate([self._run(*collate(chunk, self._pad_id, length=bucket)) for chunk in chunks])
 
 
 def open_session(
-    model_file: Path, name: str = "onnxruntime-cpu", *, threads: int = 0,
+    model_file: Path,
+    name: str = "onnxruntime-cpu",
+    *,
+    threads: int = 0,
     provider_options: dict[str, str] | None = None,
-) -> Run:  # fmt: skip
-    """A session as a function of ids and mask. Raises EngineUnavailable; the function raises EngineFailed."""
+) -> RunRectangle:
+    """Open a session as a function of ids and mask. Raises EngineUnavailable; the function raises EngineFailed."""
     provider = PROVIDERS[name]
     if name not in available():
         raise EngineUnavailable(
@@ -71,9 +73,9 @@ def open_session(
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cpus()
-    # Shapes change with every batch: one plan for each would be kept forever.
+    # Shapes change with every batch: a plan for each would be kept for ever.
     options.enable_mem_pattern = False
-    # Threads that spin on after a run would take the processors from whoever waits for its answer.
+    # Threads that spin on after a run would take the processors from the process that handles its result.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(str(model_file), options, providers=[(provider, provider_options or {})])
@@ -83,17 +85,7 @@ def open_session(
         raise EngineUnavailable(
             f"{provider} could not be started and onnxruntime fell back; check driver and libraries"
         )
-    return _runner(session, name)
 
-
-def cache_folder(identity: str) -> Path:
-    """Where engines built for one bundle are kept, under the user's cache."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "tinyrm", identity)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _runner(session: Any, name: str) -> Run:
     def run(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         try:
             (logits,) = session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})
@@ -105,8 +97,15 @@ def _runner(session: Any, name: str) -> Run:
     return run
 
 
+def cache_folder(identity: str) -> Path:
+    """Return the folder of engines built for one bundle, under the user's cache; create it if it is missing."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "tinyrm", identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _gpu_options(name: str, cache: Path) -> dict[str, str]:
-    """TensorRT: a profile for each bucket, engines and timings kept on disk. Precision is the graph's own."""
+    """Return TensorRT's options: a profile for each bucket, engines and timings kept on disk. CUDA needs none."""
     if name != "onnxruntime-tensorrt":
         return {}
     return {

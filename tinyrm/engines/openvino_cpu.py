@@ -1,5 +1,6 @@
 """OpenVINO on CPU."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,28 +8,27 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from tinyrm.engines.base import cpu_info
-from tinyrm.engines.by_length import run_by_length
-from tinyrm.engines.cpus import usable_cpus
-from tinyrm.engines.streams import Streams
+from tinyrm.batching import run_by_length
+from tinyrm.encoding import Encoding
+from tinyrm.engines.base import RunnerPool, cpu_info, usable_cpus
 from tinyrm.errors import EngineFailed, EngineUnavailable
 
-# Kernels are made for each shape: lengths are filled to a multiple, and only this many shapes' kernels are kept.
+# Kernels are made for each shape: lengths are padded to a multiple, and only this many shapes' kernels are kept.
 LENGTH_MULTIPLE = 16
 KERNEL_CACHE = 2048
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class OpenVinoCpu:
-    """Rows of one filled length at a time. One set of weights, `streams` requests of `threads` threads each."""
+    """Runs sequences of one padded length at a time, in `streams` requests of `threads` threads each."""
 
     def __init__(self, model_file: Path, precision: str, threads: int = 0, streams: int = 1) -> None:
         self.info = cpu_info("openvino-cpu", precision, streams=streams, length_multiple=LENGTH_MULTIPLE)
         threads = threads or max(1, usable_cpus() // streams)
         compiled = _compile(model_file, precision, threads, streams)
-        self._requests: Streams[Any] = Streams.of(compiled.create_infer_request, streams)
+        self._requests: RunnerPool[Any] = RunnerPool(compiled.create_infer_request() for _ in range(streams))
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
         with self._requests.take() as request:
 
             def run(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -38,7 +38,7 @@ class OpenVinoCpu:
                     raise EngineFailed(f"{self.info.name}: {error}") from error
                 return np.array(logits, dtype=np.float32)
 
-            return run_by_length(run, input_ids, attention_mask, step=LENGTH_MULTIPLE)
+            return run_by_length(run, sequences, length_multiple=LENGTH_MULTIPLE)
 
 
 def _compile(model_file: Path, precision: str, threads: int, streams: int) -> Any:

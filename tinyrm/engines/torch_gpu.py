@@ -1,7 +1,8 @@
 """Packed tokens through torch on a GPU: bf16, fixed shapes, one captured graph for each, two steps in flight.
 
-A step's tokens are filled to the next bucket, so that a graph captured once serves it. While one step runs, the next is
-packed and its copies are queued; all of a step stands in one stream, so steps never see each other's tokens.
+A step's tokens are filled to the next bucket, so that a graph captured once serves it. Two threads may call `run`:
+while one step runs, the next is packed and its copies are queued. All steps are in one stream, so they never see each
+other's tokens.
 """
 
 import threading
@@ -16,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tinyrm.encoding import Encoding
 from tinyrm.engines.base import cpu_info, gpu_info
-from tinyrm.engines.packing import Bucket, Packed, fill, pack_rows
+from tinyrm.engines.packing import Bucket, Packed, fill, pack_sequences
 from tinyrm.errors import EngineFailed, EngineUnavailable
 from tinyrm.manifest import Manifest
 from tinyrm.modernbert.model import PreferenceModel
@@ -40,16 +42,19 @@ Step = Callable[[Tensor, Tensor], None]
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A step that was handed over; `logits` once it is known."""
+    """A step that was queued; `logits` once they are known."""
 
     slot: "Slot"
-    texts: int
+    sequences: int
     logits: NDArray[np.float32] | None = None
 
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """Host buffers of one step: `Packed.flat` in, logits [texts, 2] out. ticket: whose they are until it is settled."""
+    """Host buffers of one step: `Packed.flat` in, logits [places, 2] out.
+
+    ticket: the step that uses them, until its logits are read.
+    """
 
     flat: Tensor
     logits: Tensor
@@ -62,105 +67,105 @@ class Slot:
 
 
 class TorchCudaEngine:
-    """Takes over `model`, a fused one. Texts of up to `model.max_tokens`; several threads may call.
+    """Packed sequences of up to `model.max_tokens` on a fused model, which it takes over.
 
-    device: "cuda", "cuda:1"; "cpu" computes the same slowly, for tests. buckets: tokens of each fixed shape. compiled:
-    layers through torch.compile. Raises EngineUnavailable.
+    device: "cuda", "cuda:1"; "cpu" computes the same slowly, for tests.
+    buckets: tokens of each fixed shape.
+    compiled: layers through torch.compile.
+
+    Raises EngineUnavailable.
     """
 
     def __init__(
-        self, model: PreferenceModel, *, mask_id: int, precision: str, device: str = "cuda",
-        buckets: Sequence[int] = BUCKETS, compiled: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        model: PreferenceModel,
+        *,
+        mask_id: int,
+        precision: str,
+        device: str = "cuda",
+        buckets: Sequence[int] = BUCKETS,
+        compiled: bool = False,
+    ) -> None:
         self._device = torch.device(device)
         name, on_gpu = f"torch-{device}", self._device.type == "cuda"
         self.info = gpu_info(name, precision, pads=False) if on_gpu else cpu_info(name, precision)
-        self._model = _placed(model, self._device, precision)
+        self._model = _place(model, self._device, precision)
         self._mask_id = mask_id
         self._buckets = [Bucket.of(tokens, model.max_tokens) for tokens in sorted(buckets)]
         if compiled:
             for layer in model.layers:
                 layer.compile(dynamic=True)  # any bucket: one compilation for each kind of layer
-        self._cuda = CudaQueue(self._device) if self._device.type == "cuda" else None
+        self._cuda = CudaQueue(self._device) if on_gpu else None
         self._steps: dict[Bucket, Step] = {}
         self._slots = [self._slot(self._buckets[-1]) for _ in range(SLOTS)]
         self._lock = threading.Lock()
 
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """A batch beyond the largest bucket runs in several steps."""
-        return np.concatenate([self.result(ticket) for ticket in self._submit_all(input_ids, attention_mask)])
+    def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+        """Return label logits [sequences, 2]. What exceeds the largest bucket runs in several steps."""
+        with _engine_failures(self.info.name):
+            tickets = [self._submit(part) for part in self._split(sequences)]
+            return np.concatenate([self._result(ticket) for ticket in tickets])
 
-    def submit(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> Ticket:
-        """Queue one step and return at once, unless both slots are taken: then the older step is waited for.
+    def _split(self, sequences: Sequence[Encoding]) -> list[Sequence[Encoding]]:
+        """Halve the sequences until each part fits into the largest bucket, or is one sequence."""
+        count = len(sequences)
+        if count < 2 or self._buckets[-1].takes(sum(map(len, sequences)), count):
+            return [sequences]
+        return [*self._split(sequences[: count // 2]), *self._split(sequences[count // 2 :])]
 
-        Raises EngineFailed, also for a batch beyond the largest bucket.
-        """
-        with _failures(self.info.name):
-            packed = pack_rows(input_ids, attention_mask, self._mask_id)
-            bucket = self._bucket(packed)
-            flat = torch.from_numpy(fill(packed, bucket).flat())
-            with self._lock:
-                return self._queue(flat, bucket, len(packed.mask_rows))
-
-    def result(self, ticket: Ticket) -> NDArray[np.float32]:
-        """Logits [texts, 2] of a step, when it is done. Raises EngineFailed."""
-        with _failures(self.info.name):
-            if ticket.logits is None:
-                ticket.slot.wait()
-            with self._lock:
-                return self._settled(ticket)
-
-    def _submit_all(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> list[Ticket]:
-        with _failures(self.info.name):
-            rows = len(attention_mask)
-            whole = rows < 2 or self._buckets[-1].takes(int(attention_mask.sum()), rows)
-        if whole:
-            return [self.submit(input_ids, attention_mask)]
-        halves = (slice(rows // 2), slice(rows // 2, None))
-        return [ticket for half in halves for ticket in self._submit_all(input_ids[half], attention_mask[half])]
-
-    def _bucket(self, packed: Packed) -> Bucket:
-        """The smallest that takes it. An id the table lacks is refused here: a GPU would not recover from it."""
-        tokens, texts = len(packed.ids), len(packed.mask_rows)
-        vocabulary = len(self._model.table)
-        if tokens and not 0 <= packed.ids.min() <= packed.ids.max() < vocabulary:
-            raise ValueError(f"ids have to be within the vocabulary of {vocabulary}")
-        for bucket in self._buckets:
-            if bucket.takes(tokens, texts) and packed.max_tokens <= bucket.longest:
-                return bucket
-        raise ValueError(
-            f"{texts} texts of {tokens} tokens, the longest of {packed.max_tokens}, fit no step: a text has at most "
-            f"{self._model.max_tokens} tokens, a step at most {self._buckets[-1].tokens}; send smaller batches"
-        )
-
-    def _queue(self, flat: Tensor, bucket: Bucket, texts: int) -> Ticket:
-        slot = self._slots[0]
-        if slot.ticket is not None:
-            self._settled(slot.ticket)
-        with torch.inference_mode(), self._cuda.queue() if self._cuda else nullcontext():
+    def _submit(self, sequences: Sequence[Encoding]) -> Ticket:
+        """Queue one step and return at once, unless both slots are taken: then wait for the older step."""
+        packed = pack_sequences(sequences, self._mask_id)
+        bucket = self._bucket(packed)
+        flat = torch.from_numpy(fill(packed, bucket).flat())
+        with self._lock, torch.inference_mode(), self._cuda.queue() if self._cuda else nullcontext():
+            slot = self._slots[0]
+            if slot.ticket is not None:
+                self._settle(slot.ticket)
             if bucket not in self._steps:
                 self._steps[bucket] = self._step(bucket)
             host = slot.flat[: len(flat)]
             host.copy_(flat)
-            self._steps[bucket](host, slot.logits[: bucket.texts])
+            self._steps[bucket](host, slot.logits[: bucket.places])
             if slot.done is not None:
                 slot.done.record()
-        slot.ticket = Ticket(slot, texts)
-        self._slots.reverse()
-        return slot.ticket
+            slot.ticket = Ticket(slot, len(packed.mask_rows))
+            self._slots.reverse()
+            return slot.ticket
 
-    def _settled(self, ticket: Ticket) -> NDArray[np.float32]:
-        """The step's logits out of its slot, which is free from then on."""
+    def _result(self, ticket: Ticket) -> NDArray[np.float32]:
+        if ticket.logits is None:
+            ticket.slot.wait()  # without the lock: another thread queues the next step meanwhile
+        with self._lock:
+            return self._settle(ticket)
+
+    def _settle(self, ticket: Ticket) -> NDArray[np.float32]:
+        """Take the step's logits out of its slot, which is free from then on."""
         if ticket.logits is None:
             ticket.slot.wait()
-            ticket.logits = ticket.slot.logits[: ticket.texts].numpy().copy()
+            ticket.logits = ticket.slot.logits[: ticket.sequences].numpy().copy()
             ticket.slot.ticket = None
         return ticket.logits
+
+    def _bucket(self, packed: Packed) -> Bucket:
+        """Return the smallest that takes it. Refuse an id the table lacks: a GPU would not recover from it."""
+        tokens, sequences = len(packed.ids), len(packed.mask_rows)
+        vocabulary = len(self._model.table)
+        if not 0 <= packed.ids.min() <= packed.ids.max() < vocabulary:
+            raise ValueError(f"ids must be within the vocabulary of {vocabulary}")
+        for bucket in self._buckets:
+            if bucket.takes(tokens, sequences) and packed.max_tokens <= bucket.longest:
+                return bucket
+        raise ValueError(
+            f"{sequences} sequences of {tokens} tokens, the longest of {packed.max_tokens}, fit no step: a sequence "
+            f"has at most {self._model.max_tokens} tokens, a step at most {self._buckets[-1].tokens}; "
+            "send smaller batches"
+        )
 
     def _slot(self, largest: Bucket) -> Slot:
         on_cuda = self._cuda is not None
         flat = torch.zeros(largest.flat_size, dtype=torch.int64, pin_memory=on_cuda)
-        logits = torch.zeros(largest.texts, 2, dtype=torch.float32, pin_memory=on_cuda)
+        logits = torch.zeros(largest.places, 2, dtype=torch.float32, pin_memory=on_cuda)
         return Slot(flat, logits, torch.cuda.Event() if on_cuda else None)  # type: ignore[no-untyped-call]
 
     def _step(self, bucket: Bucket) -> Step:
@@ -171,7 +176,7 @@ class TorchCudaEngine:
 
 
 class CudaQueue:
-    """One stream, and one pool of memory for all graphs: they run one after the other, so they may share it."""
+    """One stream, and one pool of memory for all graphs, which may share it because they run one after the other."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -179,7 +184,7 @@ class CudaQueue:
         self._pool = torch.cuda.graph_pool_handle()
 
     def queue(self) -> AbstractContextManager[Any]:
-        """Whatever is called within goes to the stream, in order."""
+        """Return a context: what is called within goes to the stream, in order."""
         return torch.cuda.stream(self._stream)
 
     def captured(self, forward: Forward, flat_size: int) -> Step:
@@ -201,7 +206,7 @@ class CudaQueue:
 
 
 def open_torch_cuda(weights_file: Path, manifest: Manifest, precision: str, device: str = "cuda") -> TorchCudaEngine:
-    """Load and place a bundle's weights. Raises EngineUnavailable, InvalidBundle."""
+    """Load a bundle's weights and move them to the device. Raises EngineUnavailable, InvalidBundle."""
     _require(torch.device(device), precision)
     model = load_weights(weights_file, max_tokens=manifest.spec.max_tokens)
     return TorchCudaEngine(model, mask_id=manifest.special_tokens.mask, precision=precision, device=device)
@@ -215,8 +220,8 @@ def _eager(forward: Forward) -> Step:
 
 
 def _logits(model: PreferenceModel, flat: Tensor, bucket: Bucket) -> Tensor:
-    """Logits [texts, 2] of a filled bucket as `Packed.flat` lays it out."""
-    sizes = [bucket.tokens, bucket.tokens, bucket.texts, bucket.texts + 1]
+    """Return logits [places, 2] of a filled bucket as `Packed.flat` lays it out."""
+    sizes = [bucket.tokens, bucket.tokens, bucket.places, bucket.places + 1]
     ids, positions, mask_rows, cu_seqlens = torch.split(flat, sizes)
     attention = PackedAttention(
         model,
@@ -244,8 +249,8 @@ def _require(device: torch.device, precision: str) -> None:
         )
 
 
-def _placed(model: PreferenceModel, device: torch.device, precision: str) -> PreferenceModel:
-    """The weights in `precision`; the rotary tables stay in fp32, since rotation is computed in it."""
+def _place(model: PreferenceModel, device: torch.device, precision: str) -> PreferenceModel:
+    """Move the weights in `precision`; the rotary tables stay in fp32, since rotation is computed in it."""
     _require(device, precision)
     try:
         for parameter in model.parameters():
@@ -256,7 +261,7 @@ def _placed(model: PreferenceModel, device: torch.device, precision: str) -> Pre
 
 
 @contextmanager
-def _failures(name: str) -> Iterator[None]:
+def _engine_failures(name: str) -> Iterator[None]:
     try:
         yield
     except EngineFailed:

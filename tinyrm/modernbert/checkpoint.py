@@ -4,18 +4,14 @@ Nothing else in `tinyrm` imports this file, so that serving needs no torch.
 """
 
 import copy
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from tinyrm.encoding import SpecialTokens
-from tinyrm.engines.base import EngineInfo, cpu_info, gpu_info
 from tinyrm.errors import InvalidInput, InvalidTemplate
 from tinyrm.flops import Geometry
 
@@ -56,34 +52,6 @@ def _label_head(masked_lm: PreTrainedModel, label_ids: tuple[int, int]) -> nn.Mo
             rows.bias.copy_(whole.bias[list(label_ids)])
     head.set_submodule(decoders[0], rows)
     return head
-
-
-@dataclass(frozen=True, slots=True)
-class TorchEngine:
-    """A checkpoint as an engine of the offline scorer: label logits as `transformers` computes them, in fp32."""
-
-    model: LabelLogits
-    device: str
-
-    @classmethod
-    def of(
-        cls, masked_lm: PreTrainedModel, mask_id: int, label_ids: tuple[int, int], device: str | None = None
-    ) -> Self:
-        """device: a GPU if there is one."""
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(LabelLogits(masked_lm, mask_id, label_ids).eval().to(device), device)
-
-    @property
-    def info(self) -> EngineInfo:
-        name = f"torch-{self.device}"
-        return (cpu_info if self.device == "cpu" else gpu_info)(name, "fp32", pads=True)
-
-    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Label logits [batch, 2] of ids [batch, tokens]."""
-        with torch.inference_mode():
-            arrays = (torch.from_numpy(array).to(self.device) for array in (input_ids, attention_mask))
-            logits: NDArray[np.float32] = self.model(*arrays).float().cpu().numpy()
-        return logits
 
 
 def load_masked_lm(model: str, **options: object) -> PreTrainedModel:

@@ -6,8 +6,9 @@ import numpy as np
 from transformers import EvalPrediction
 
 from tinyrm.encoding import Encoder
+from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
-from tinyrm.modernbert.checkpoint import TorchEngine, load_masked_lm, load_tokenizer
+from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
 from tinyrm.spec import HELD_OUT_FILE, ClozeSpec, read_run
@@ -45,7 +46,7 @@ def measured(folder: Path, pairs: list[PreferencePair]) -> dict[str, float]:
     spec = ClozeSpec.load(folder)
     tokenizer, special = load_tokenizer(str(folder))
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-    engine = TorchEngine.of(load_masked_lm(str(folder)), special.mask, encoder.label_ids)
+    engine = TorchEngine(load_masked_lm(str(folder)), special, encoder.label_ids)
     instructions = [spec.instruction(pair.domain, or_default=True) for pair in pairs]
     answers = Scorer(encoder, engine, spec).score([pair.comparison() for pair in pairs], instructions)
     margins = np.array([answer.order_margins for answer in answers])

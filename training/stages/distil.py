@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
 from tinyrm.encoding import Encoder
+from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
-from tinyrm.modernbert.checkpoint import TorchEngine, load_tokenizer
+from tinyrm.modernbert.checkpoint import load_tokenizer
 from tinyrm.pairs import PreferencePair
 from tinyrm.scorer import Scorer
 from tinyrm.spec import read_run
@@ -144,7 +145,7 @@ def ask(teacher: Opened, domain: str, pairs: Sequence[PreferencePair], temperatu
     spec = teacher.spec
     tokenizer, special = load_tokenizer(teacher.tokenizer)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-    scorer = Scorer(encoder, TorchEngine.of(teacher.model(), special.mask, encoder.label_ids), spec, temperature)
+    scorer = Scorer(encoder, TorchEngine(teacher.model(), special, encoder.label_ids), spec, temperature)
     instruction = spec.instruction(domain, or_default=True)
     # A part at a time: the token ids of all pairs together could be larger than the model.
     return [

@@ -1,0 +1,38 @@
+"""A checkpoint as an engine, before it is exported: for training, evaluation and comparisons with an export."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from tinyrm.batching import collate
+from tinyrm.encoding import Encoding, SpecialTokens
+from tinyrm.engines.base import cpu_info, gpu_info
+from tinyrm.modernbert.checkpoint import LabelLogits
+
+
+class TorchEngine:
+    """Label logits as `transformers` computes them, in fp32.
+
+    device: None takes a GPU if there is one.
+    """
+
+    def __init__(
+        self,
+        masked_lm: PreTrainedModel,
+        special: SpecialTokens,
+        label_ids: tuple[int, int],
+        device: str | None = None,
+    ) -> None:
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.info = (cpu_info if self.device == "cpu" else gpu_info)(f"torch-{self.device}", "fp32", pads=True)
+        self._model = LabelLogits(masked_lm, special.mask, label_ids).eval().to(self.device)
+        self._pad_id = special.pad
+
+    def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            arrays = (torch.from_numpy(array).to(self.device) for array in collate(sequences, self._pad_id))
+            logits: NDArray[np.float32] = self._model(*arrays).float().cpu().numpy()
+        return logits
