@@ -10,8 +10,7 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 
-from service.app import build_deployment, create_app
-from service.http.server import server_of
+from service.app import build_deployment, create_app, server_of
 from service.logs import configure
 from service.settings import PREFIX, Settings, refuse_unknown
 from service.workers.supervisor import serve_with_workers
@@ -52,7 +51,10 @@ async def _serve(settings: Settings) -> int:
     except TinyRMError as error:
         log.error("cannot start", type=error.type, reason=str(error))
         return 3
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, deployment.ask_reload)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, deployment.ask_reload)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
     await server.serve()
     return 0 if server.started else 3
 

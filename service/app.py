@@ -12,30 +12,26 @@ from starlette.types import ASGIApp, Lifespan, Scope
 
 from service import errors
 from service.api import admin, docs, page
+from service.api.dependencies import AppState
 from service.api.routes import deployment_of, router
 from service.dialects.context import Sample, judge_cohort
 from service.dialects.table import spoken
 from service.engine.backend import Backend, OpenEngine, start_backend, start_engine
 from service.http import auth
-from service.http.access_log import Access
-from service.http.auth import OPEN_PATHS, KeyRing, RequireKey
-from service.http.body import GiveUpWithClient, JsonBodies
-from service.http.connections import RefuseMarked
-from service.http.headers import Cors, SecurityHeaders
-from service.http.tracing import TraceRequests, Tracing
-from service.metrics import ENDPOINTS, Metrics
+from service.http.auth import OPEN_PATHS
+from service.http.server import Server, make_server
+from service.http.stack import build_stack
+from service.http.tracing import Tracing
+from service.metrics import ENDPOINT_BY_PATH, Metrics
 from service.process_metrics import Watch
 from service.scoring.groups import CohortLimits, Cohorts
 from service.scoring.models import Deployment, Reload, folders_of, parse_specialists
 from service.scoring.pipeline import Pipeline
-from service.settings import InvalidSettings, Settings, split_list
+from service.settings import InvalidSettings, Settings
 from tinyrm import __version__
 from tinyrm.bundle import Bundle
 
 log = structlog.get_logger("tinyrm")
-
-# Labels come from a fixed set, whatever paths people try.
-ENDPOINT_OF_PATH = {f"/v1/{name.replace('_', '/')}": name for name in ENDPOINTS}
 
 
 def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deployment]] | None = None) -> ASGIApp:
@@ -43,7 +39,6 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deploym
 
     Raises InvalidKeys, InvalidSettings.
     """
-    keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
     tracing = Tracing(settings.otlp_endpoint) if settings.otlp_endpoint else None
 
     @asynccontextmanager
@@ -56,12 +51,7 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deploym
         deployment.before_drain.append(cohorts.drain)
         role = "front" if settings.workers > 1 else "service"
         watching = asyncio.create_task(Watch(deployment.metrics, role, deployment.engine_pids).run())
-        yield {
-            "deployment": deployment,
-            "cohorts": cohorts,
-            "group_size": settings.group_size,
-            "max_batch_items": settings.max_batch_items,
-        }
+        yield {"app": AppState(settings, deployment, cohorts)}
         await deployment.drain(settings.drain_timeout_s)
         watching.cancel()
         if tracing:
@@ -69,19 +59,15 @@ def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deploym
         log.info("stopped")
 
     app = create_api(settings, lifespan)
-    # The last one added sees a request first.
-    app.add_middleware(RefuseMarked)
-    app.add_middleware(GiveUpWithClient)
-    app.add_middleware(
-        JsonBodies,
-        max_body_bytes=settings.max_body_bytes,
-        max_buffered_bytes=settings.max_buffered_bytes,
-        timeout_s=settings.body_timeout_s,
+    return build_stack(
+        app,
+        settings,
+        paths=frozenset(app.openapi()["paths"]) | OPEN_PATHS,
+        observe=_observer(settings),
         overload_status=overload_status_of(settings),
+        is_logged=settings.access_log == "on",
+        tracing=tracing,
     )
-    if keys:
-        app.add_middleware(RequireKey, keys=keys)
-    return _around(app, settings, tracing)
 
 
 def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
@@ -105,27 +91,16 @@ def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) ->
     if settings.api_keys_file:
         app.include_router(admin.router)
     errors.install(app, lambda request: deployment_of(request).retry_after_s(), overload_status_of(settings))
-    auth.declare(app.openapi(), required=settings.api_keys_file is not None)
+    auth.declare_security(app.openapi(), required=settings.api_keys_file is not None)
     return app
 
 
-def _around(app: FastAPI, settings: Settings, tracing: Tracing | None) -> ASGIApp:
-    """What also holds for the answer to a bug, which Starlette gives outside of an application's middleware."""
-    paths = frozenset(app.openapi()["paths"]) | OPEN_PATHS
-    outer: ASGIApp = app
-    if settings.cors_origins:
-        outer = Cors(outer, split_list(settings.cors_origins))
-    if tracing:
-        outer = TraceRequests(outer, tracing.tracer, paths)
-    return Access(SecurityHeaders(outer), paths, _observer(settings), is_logged=settings.access_log == "on")
-
-
 def _observer(settings: Settings) -> Callable[[Scope, int, float], None]:
-    endpoint_of_path = ENDPOINT_OF_PATH | {path: d.name for d in spoken(settings) for path in d.paths}
+    endpoint_of_path = ENDPOINT_BY_PATH | {path: d.name for d in spoken(settings) for path in d.paths}
 
     def observe(scope: Scope, status: int, seconds: float) -> None:
         endpoint = endpoint_of_path.get(scope["path"], "other")
-        scope["state"]["deployment"].metrics.observe_request(endpoint, status, seconds)
+        scope["state"]["app"].deployment.metrics.observe_request(endpoint, status, seconds)
 
     return observe
 
@@ -194,3 +169,15 @@ def pipeline_builder(settings: Settings, metrics: Metrics) -> Callable[[Bundle],
 
 def pipeline_of(settings: Settings, bundle: Bundle, backend: Backend, metrics: Metrics) -> Pipeline:
     return Pipeline(bundle.manifest, bundle.encoder(), backend, metrics, default_swap=settings.default_swap)
+
+
+def server_of(settings: Settings, deployment: Deployment) -> Server:
+    """Return a server that is not started, over models that are."""
+
+    async def built(_: Settings) -> Deployment:
+        return deployment
+
+    async def drain() -> None:
+        await deployment.drain(settings.drain_timeout_s)
+
+    return make_server(create_app(settings, built), settings, drain)

@@ -1,6 +1,6 @@
-"""Domain error -> status and body, in one table and nowhere else."""
+"""The HTTP status and body of every error, in one table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,8 +19,8 @@ from tinyrm.errors import (
     UnknownModel,
 )
 
-# The first class of an error's ancestry that stands here decides.
-STATUS_OF: dict[type[TinyRMError], int] = {
+# The first class of an error's ancestry that is listed decides.
+STATUS_BY_ERROR: dict[type[TinyRMError], int] = {
     UnknownModel: 404,
     InvalidInput: 422,
     Overloaded: 429,
@@ -29,15 +29,15 @@ STATUS_OF: dict[type[TinyRMError], int] = {
     EngineError: 500,
     TinyRMError: 500,
 }
-# Path -> status of a refusal because too much waits: some trainers die of any 4xx, 429 included.
+# Path -> status of a refusal because of load: some trainers do not survive any 4xx, 429 included.
 OverloadStatus = Callable[[str], int]
-TYPE_OF_STATUS = {
+TYPE_BY_STATUS = {
     400: "invalid_json",
     404: "not_found",
     405: "method_not_allowed",
     413: "body_too_large",
 }
-# What is refused before any handler sees it.
+# Refusals before any handler sees the request: type -> status.
 REFUSALS = {
     "invalid_http": 400,
     "invalid_json": 400,
@@ -50,66 +50,70 @@ REFUSALS = {
     "headers_too_large": 431,
     "too_many_connections": 503,
 }
-# Logged and counted, never sent: nobody is there to read it.
+# Logged and counted, never sent: the client left before the reply began.
 CLIENT_LEFT = 499
-STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 431, CLIENT_LEFT, 500, 503, 504)
 
 
-def status_of(error: TinyRMError) -> int:
-    return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+def get_status(error: TinyRMError) -> int:
+    return next(STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_BY_ERROR)
 
 
-def body_of(error: TinyRMError) -> ErrorBody:
+def error_body(error: TinyRMError) -> ErrorBody:
     return ErrorBody(type=error.type, message=str(error))
 
 
-def error_response(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> JSONResponse:
+def error_response(status: int, body: ErrorBody, headers: Mapping[str, str] | None = None) -> JSONResponse:
     return JSONResponse(ErrorReply(error=body).model_dump(), status, headers)
 
 
-def refusal(kind: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The reply to what middleware or a connection's limits refuse; `kind` stands in REFUSALS."""
+def refusal(kind: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return the reply to a request that a layer or a connection's limits refuse; `kind` is one of REFUSALS."""
     return error_response(REFUSALS[kind], ErrorBody(type=kind, message=message), headers)
 
 
+def overload_response(status: int, message: str) -> JSONResponse:
+    """Return the reply to a request that is refused before it reaches the queue, which would know how long to wait."""
+    return error_response(status, ErrorBody(type=Overloaded.type, message=message), {"Retry-After": "1"})
+
+
+async def internal_error_response(_: Request, __: Exception) -> JSONResponse:
+    """Return the reply to a bug. The server logs the traceback; the client gets no details."""
+    return error_response(500, ErrorBody(type="internal_error", message="an unexpected error; the log has the details"))
+
+
 def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_status: OverloadStatus) -> None:
-    """Make every failure of `app` an ErrorReply."""
+    """Make every failure of `app` an ErrorReply.
+
+    retry_after_s: returns the value of the Retry-After header.
+    """
 
     async def on_domain_error(request: Request, error: TinyRMError) -> JSONResponse:
-        status = overload_status(request.url.path) if isinstance(error, Overloaded) else status_of(error)
+        status = overload_status(request.url.path) if isinstance(error, Overloaded) else get_status(error)
         headers = {"Retry-After": str(retry_after_s(request))} if isinstance(error, Unavailable) else {}
         if isinstance(error, ShuttingDown):
             headers["Connection"] = "close"
-        return error_response(status, body_of(error), headers)
+        return error_response(status, error_body(error), headers)
+
+    async def on_invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
+        errors = list(error.errors())
+        if errors[0]["type"] == "json_invalid":
+            message = f"the body is not JSON: {errors[0]['ctx']['error']}"
+            return error_response(400, ErrorBody(type="invalid_json", message=message))
+        return error_response(422, describe_first(errors))
+
+    async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
+        kind = TYPE_BY_STATUS.get(error.status_code, "http_error")
+        message = "the body is not JSON in UTF-8" if kind == "invalid_json" else error.detail
+        return error_response(error.status_code, ErrorBody(type=kind, message=message), error.headers)
 
     app.exception_handler(TinyRMError)(on_domain_error)
-    app.exception_handler(RequestValidationError)(_on_invalid_request)
-    app.exception_handler(HTTPException)(_on_http_error)
-    app.exception_handler(Exception)(_on_bug)
+    app.exception_handler(RequestValidationError)(on_invalid_request)
+    app.exception_handler(HTTPException)(on_http_error)
+    app.exception_handler(Exception)(internal_error_response)
 
 
-async def reply_to(request: Request, error: TinyRMError | RequestValidationError) -> JSONResponse:
-    """What the application answers, for a route that says it in another shape."""
+async def app_error_response(request: Request, error: TinyRMError | RequestValidationError) -> JSONResponse:
+    """Return what the application replies to `error`, for a route that sends it in another shape."""
     kind = TinyRMError if isinstance(error, TinyRMError) else RequestValidationError
     reply: JSONResponse = await request.app.exception_handlers[kind](request, error)
     return reply
-
-
-async def _on_invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
-    errors = list(error.errors())
-    if errors[0]["type"] == "json_invalid":
-        return error_response(
-            400, ErrorBody(type="invalid_json", message=f"the body is not JSON: {errors[0]['ctx']['error']}")
-        )
-    return error_response(422, describe_first(errors))
-
-
-async def _on_http_error(_: Request, error: HTTPException) -> JSONResponse:
-    kind = TYPE_OF_STATUS.get(error.status_code, "http_error")
-    message = "the body is not JSON in UTF-8" if kind == "invalid_json" else error.detail
-    return error_response(error.status_code, ErrorBody(type=kind, message=message), dict(error.headers or {}))
-
-
-async def _on_bug(_: Request, __: Exception) -> JSONResponse:
-    """The server logs the traceback; the client learns nothing of the inside."""
-    return error_response(500, ErrorBody(type="internal_error", message="an unexpected error; the log has the details"))

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from service.engine.batcher import BatchReport
 from service.engine.queue import Load
 from service.engine.worker import Greeting
-from service.errors import STATUSES
+from service.errors import CLIENT_LEFT
 from service.scoring.groups import DEADLINE, DRAIN, FULL
 from tinyrm import __version__
 from tinyrm.comparison import Preference
@@ -34,6 +34,9 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 Together = Literal["livesum", "livemax"]
 
 ENDPOINTS = ("compare", "compare_batch", "rank", "rewards", "other")
+# Labels come from a fixed set, whatever paths clients try.
+ENDPOINT_BY_PATH = {f"/v1/{name.replace('_', '/')}": name for name in ENDPOINTS}
+STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 431, CLIENT_LEFT, 500, 503, 504)
 STAGES = ("encode", "queue", "run", "total")
 SHED_REASONS = ("overloaded", "deadline_exceeded", "engine_restarting", "shutting_down")
 FORMULAS = ("exact", "paper")

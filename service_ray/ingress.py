@@ -5,7 +5,6 @@ request with its own tokenizer and its own limits.
 """
 
 import asyncio
-import time
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -15,17 +14,16 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.api.schemas import ErrorBody
-from service.app import ENDPOINT_OF_PATH, overload_status_of
-from service.errors import body_of, error_response, status_of
-from service.http.access_log import Access, request_id_of
-from service.http.auth import KeyRing, RequireKey
-from service.http.body import JsonBodies
-from service.http.headers import Cors, SecurityHeaders
+from service.app import overload_status_of
+from service.errors import error_body, error_response, get_status
+from service.http.access_log import get_request_id
+from service.http.context import get_context
+from service.http.stack import build_stack
 from service.logs import configure
-from service.settings import split_list
+from service.metrics import ENDPOINT_BY_PATH
 from service_ray.exposition import Refusals, labelled, merged
 from service_ray.hosted import RawReply, RawRequest, collected
 from service_ray.options import Options, settings_of
@@ -53,38 +51,31 @@ class Ingress:
         self._max_tries = options.max_tries
         self._scorers = scorers
         self._refusals = Refusals()
-        self._door = self._behind_door(self._answer)
+        # As in the service: requests without a key and large bodies do not reach a replica.
+        self._app = build_stack(
+            self._answer,
+            self._settings,
+            paths=frozenset(),
+            observe=self._observe,
+            overload_status=overload_status_of(self._settings),
+            is_logged=False,
+            has_connections=False,
+        )
 
     async def __call__(self, request: Request) -> Response:
         scope = request.scope
-        scope["state"] = {"arrived": time.perf_counter()}
+        scope["state"] = {}  # not Serve's
         # One id for every try and every log line, also where the caller's own is none that may stand in a log.
         others = [(name, value) for name, value in scope["headers"] if name != REQUEST_ID]
-        scope["headers"] = [*others, (REQUEST_ID, request_id_of(scope).encode())]
-        response = as_response(await collected(self._door, scope, request.receive))
+        scope["headers"] = [*others, (REQUEST_ID, get_request_id(scope).encode())]
+        response = as_response(await collected(self._app, scope, request.receive))
         del response.headers["x-request-id"]  # Serve's proxy adds the caller's, or the one that it made
         return response
 
-    def _behind_door(self, inside: ASGIApp) -> ASGIApp:
-        """As the service has it: strangers and large bodies do not come as far as a replica."""
-        settings = self._settings
-        app: ASGIApp = JsonBodies(
-            inside,
-            max_body_bytes=settings.max_body_bytes,
-            max_buffered_bytes=settings.max_buffered_bytes,
-            timeout_s=settings.body_timeout_s,
-            overload_status=overload_status_of(settings),
-        )
-        if settings.api_keys_file:
-            app = RequireKey(app, keys=KeyRing(settings.api_keys_file))
-        if settings.cors_origins:
-            app = Cors(app, split_list(settings.cors_origins))
-        return Access(SecurityHeaders(app), frozenset(), self._observe, is_logged=False)
-
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
         """What a replica answered, it has counted and logged itself."""
-        if "replied" not in scope["state"]:
-            endpoint = ENDPOINT_OF_PATH.get(scope["path"], "other")
+        if not get_context(scope).is_forwarded:
+            endpoint = ENDPOINT_BY_PATH.get(scope["path"], "other")
             self._refusals.observe(endpoint, status)
             log.info("not handed on", endpoint=endpoint, status=status, duration_s=round(seconds, 6))
 
@@ -92,7 +83,7 @@ class Ingress:
         """An ASGI application: the request that came through the door, answered by a replica."""
         try:
             response = as_response(await self._handed_on(scope, receive))
-            scope["state"]["replied"] = True
+            get_context(scope).is_forwarded = True
         except TinyRMError as error:
             response = self._refusal(error, scope["path"])
         except Exception:
@@ -103,8 +94,8 @@ class Ingress:
 
     def _refusal(self, error: TinyRMError, path: str) -> Response:
         is_overload = isinstance(error, Overloaded)
-        status = overload_status_of(self._settings)(path) if is_overload else status_of(error)
-        return error_response(status, body_of(error), {"Retry-After": RETRY_AFTER_S})
+        status = overload_status_of(self._settings)(path) if is_overload else get_status(error)
+        return error_response(status, error_body(error), {"Retry-After": RETRY_AFTER_S})
 
     async def _handed_on(self, scope: Scope, receive: Receive) -> RawReply:
         if scope["path"] == "/metrics" and scope["method"] == "GET":
@@ -112,7 +103,7 @@ class Ingress:
         if scope["path"].startswith("/admin/"):
             return elsewhere()
         body = (await receive())["body"] if scope["method"] == "POST" else b""
-        patience = Patience.of(scope["headers"], self._settings.max_wait_s, scope["state"]["arrived"])
+        patience = Patience.of(scope["headers"], self._settings.max_wait_s, get_context(scope).started)
         for attempt in range(self._max_tries):
             await asyncio.sleep(PAUSE_S * attempt)
             headers = patience.passed_on(scope["headers"])

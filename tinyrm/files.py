@@ -20,8 +20,11 @@ def open_text(path: Path) -> TextIO:
     return path.open(encoding="utf-8")
 
 
-def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` in one step: a reader sees the old content or the new, also after a crash of the machine."""
+def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644, keeps_owner: bool = False) -> None:
+    """Replace `path` in one step: a reader sees the old content or the new, also after a crash of the machine.
+
+    keeps_owner: run by root, leave an existing file to its owner.
+    """
     data = content.encode() if isinstance(content, str) else content
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
@@ -30,6 +33,8 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> 
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)
+            if keeps_owner and os.geteuid() == 0 and path.exists():
+                os.fchown(file.fileno(), path.stat().st_uid, path.stat().st_gid)
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
@@ -39,11 +44,14 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644) -> 
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`, which is created and stays.
+    """Hold an exclusive lock on `path`: a folder, or a file that is created if need be and stays.
 
     The kernel releases the lock when the process ends, however it ends. Raises BlockingIOError if another process holds
     it and `wait` is false.
     """
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
+    finally:
+        os.close(descriptor)

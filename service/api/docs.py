@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, JSONResponse
 
+from service.api.dependencies import get_state
 from service.scoring.models import Deployment
 
 SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/"
@@ -19,7 +20,8 @@ router = APIRouter()
 
 @router.get("/openapi.json", include_in_schema=False)
 async def openapi(request: Request) -> JSONResponse:
-    return JSONResponse(describe(request.app.openapi(), request.state.deployment, request.state.max_batch_items))
+    state = get_state(request)
+    return JSONResponse(describe(request.app.openapi(), state.deployment, state.settings.max_batch_items))
 
 
 def describe(api: dict[str, Any], deployment: Deployment, max_batch_items: int) -> dict[str, Any]:

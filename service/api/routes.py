@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service.api.dependencies import get_state
 from service.api.ranking_schemas import GroupRequest, RankReply, RankRequest, RewardsReply, RewardsRequest
 from service.api.schemas import (
     BatchReply,
@@ -25,8 +26,8 @@ from service.api.schemas import (
     Truncated,
     Usage,
 )
-from service.errors import body_of, error_response
-from service.http.access_log import Notes, notes_of
+from service.errors import error_body, error_response
+from service.http.context import RequestStats, get_context
 from service.scoring.models import Deployment
 from service.scoring.pipeline import Answer, Pipeline
 from service.scoring.ranking import Ranked, rewards_of
@@ -61,9 +62,7 @@ router = APIRouter()
 
 
 def deployment_of(request: Request) -> Deployment:
-    """The one that the application's lifespan built."""
-    deployment: Deployment = request.state.deployment
-    return deployment
+    return get_state(request).deployment
 
 
 async def _deployment_of(request: Request) -> Deployment:
@@ -92,11 +91,11 @@ async def compare(
     timeout_ms: Milliseconds = None,
 ) -> CompareReply:
     """Which of two responses is better, and how surely."""
-    notes = notes_of(request)
-    notes.items = 1
+    stats = get_context(request.scope).stats
+    stats.items = 1
     pipeline = deployment.of(body)
     answer = await pipeline.compare(body, flow=flow_of(request), timeout_s=seconds(timeout_ms))
-    notes.add(answer)
+    stats.add(answer.tokens, answer.stages)
     response.headers["Server-Timing"] = server_timing(answer.stages)
     return reply_of(answer, pipeline)
 
@@ -106,13 +105,13 @@ async def compare_batch(
     body: BatchRequest, request: Request, deployment: DeploymentOf, timeout_ms: Milliseconds = None
 ) -> BatchReply:
     """Many comparisons at once. Results keep the order of the items; a bad item fails alone."""
-    limit: int = request.state.max_batch_items
+    limit = get_state(request).settings.max_batch_items
     if len(body.items) > limit:
         raise InvalidInput(
             f"items: {len(body.items)} comparisons in one call, at most {limit} are taken; split the list"
         )
-    notes = notes_of(request)
-    notes.items = len(body.items)
+    stats = get_context(request.scope).stats
+    stats.items = len(body.items)
     ends_at = None if timeout_ms is None else time.perf_counter() + timeout_ms / 1e3
     for pipeline in {id(p): p for p in pipelines_of(body.items, deployment)}.values():
         pipeline.refuse_if_busy(seconds(timeout_ms))
@@ -121,7 +120,7 @@ async def compare_batch(
     async def result_of(item: CompareRequest | RejectedItem) -> CompareReply | ErrorReply:
         async with window:
             left_s = None if ends_at is None else ends_at - time.perf_counter()
-            return await _result_of(item, deployment, notes, flow, left_s)
+            return await _result_of(item, deployment, stats, flow, left_s)
 
     results = await asyncio.gather(*map(result_of, body.items))
     answered = [r.usage for r in results if isinstance(r, CompareReply)]
@@ -164,12 +163,12 @@ async def rewards(
 async def _ranked(body: GroupRequest, request: Request, pipeline: Pipeline, timeout_ms: int | None) -> Ranked:
     ranked = await tournament(
         pipeline, body, flow=flow_of(request), timeout_s=seconds(timeout_ms),
-        max_comparisons=request.state.max_batch_items,
+        max_comparisons=get_state(request).settings.max_batch_items,
     )  # fmt: skip
-    notes = notes_of(request)
-    notes.items = len(ranked.answers)
+    stats = get_context(request.scope).stats
+    stats.items = len(ranked.answers)
     for answer in ranked.answers:
-        notes.add(answer)
+        stats.add(answer.tokens, answer.stages)
     return ranked
 
 
@@ -199,7 +198,11 @@ async def metrics(deployment: DeploymentOf) -> Response:
 
 
 async def _result_of(
-    item: CompareRequest | RejectedItem, deployment: Deployment, notes: Notes, flow: Hashable, timeout_s: float | None
+    item: CompareRequest | RejectedItem,
+    deployment: Deployment,
+    stats: RequestStats,
+    flow: Hashable,
+    timeout_s: float | None,
 ) -> CompareReply | ErrorReply:
     if isinstance(item, RejectedItem):
         return ErrorReply(error=item.error)
@@ -207,14 +210,14 @@ async def _result_of(
         pipeline = deployment.of(item)
         answer = await pipeline.compare(item, flow=flow, timeout_s=timeout_s, patient=True)
     except TinyRMError as error:
-        return ErrorReply(error=body_of(error))
-    notes.add(answer)
+        return ErrorReply(error=error_body(error))
+    stats.add(answer.tokens, answer.stages)
     return reply_of(answer, pipeline)
 
 
 def flow_of(request: Request) -> Hashable:
     """Who shares the engine with whom: clients, if they are known by their keys, else single calls."""
-    return getattr(request.state, "client", None) or object()
+    return get_context(request.scope).client_id or object()
 
 
 def pipelines_of(items: Iterable[CompareRequest | RejectedItem], deployment: Deployment) -> Iterator[Pipeline]:

@@ -12,11 +12,12 @@ import numpy as np
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.api.dependencies import get_state
 from service.api.ranking_schemas import MOST_RESPONSES, RewardsRequest
-from service.api.routes import WINDOW_ITEMS, Milliseconds, deployment_of, flow_of, seconds
+from service.api.routes import WINDOW_ITEMS, Milliseconds, flow_of, seconds
 from service.api.schemas import Asked, CompareRequest, Name, NonEmpty, describe
 from service.dialects.chat import Prompt
-from service.http.access_log import Notes, notes_of
+from service.http.context import RequestStats, get_context
 from service.scoring.groups import ALONE, Cohorts, Placed
 from service.scoring.models import Deployment
 from service.scoring.ranking import Ranked, rank, rewards_of
@@ -84,7 +85,7 @@ class Desk:
 
     deployment: Deployment
     cohorts: Cohorts[Sample]
-    notes: Notes
+    stats: RequestStats
     client: str | None
     flow: Hashable
     timeout_s: float | None
@@ -100,7 +101,7 @@ class Desk:
         """Raises InvalidInput and its kinds, Unavailable and its kinds, EngineFailed."""
         asked = asked_of(options, prompt)
         standing = await stand(self.deployment, asked, responses, self.flow, self.timeout_s)
-        self.notes.items, self.notes.tokens = len(responses), standing.tokens
+        self.stats.items, self.stats.tokens = len(responses), standing.tokens
         return standing
 
     def model_name(self, options: Options) -> str:
@@ -126,8 +127,8 @@ class Desk:
         except TimeoutError:
             self.deployment.metrics.observe_shed(DeadlineExceeded.type)
             raise DeadlineExceeded(f"no cohort within the request's own {self.timeout_s:.3f} s; it left") from None
-        self.notes.items += 1
-        self.notes.tokens += placed.tokens
+        self.stats.items += 1
+        self.stats.tokens += placed.tokens
         return placed
 
     async def against(
@@ -143,17 +144,23 @@ class Desk:
             left_s = None if self.timeout_s is None else self.timeout_s - (time.perf_counter() - begun)
             pipeline = self.deployment.of(pair)
             answer = await pipeline.compare(pair, flow=self.flow, timeout_s=left_s, patient=patient)
-        self.notes.items += 1
-        self.notes.add(answer)
+        self.stats.items += 1
+        self.stats.add(answer.tokens, answer.stages)
         return Placed(answer.preference.p_a, answer.preference.p_a, answer.tokens)
 
 
 async def _desk_of(request: Request, timeout_ms: Milliseconds = None) -> Desk:
-    state = request.state
+    state, context = get_state(request), get_context(request.scope)
     return Desk(
-        deployment_of(request), state.cohorts, notes_of(request), getattr(state, "client", None), flow_of(request),
-        seconds(timeout_ms), state.group_size, state.max_batch_items,
-    )  # fmt: skip
+        state.deployment,
+        state.cohorts,
+        context.stats,
+        context.client_id,
+        flow_of(request),
+        seconds(timeout_ms),
+        state.settings.group_size,
+        state.settings.max_batch_items,
+    )
 
 
 DeskOf = Annotated[Desk, Depends(_desk_of)]

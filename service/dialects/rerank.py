@@ -19,7 +19,7 @@ from service.api.ranking_schemas import MOST_RESPONSES
 from service.api.routes import ERRORS
 from service.api.schemas import DOCUMENTS, TEXTS, Name, NonEmpty
 from service.dialects.context import Desk, DeskOf, Options, OptionsOf
-from service.errors import reply_to
+from service.errors import app_error_response
 from service.scoring.groups import Placed
 from tinyrm.errors import TinyRMError
 
@@ -105,7 +105,7 @@ class TeiErrors(APIRoute):
             try:
                 return await handle(request)
             except (TinyRMError, RequestValidationError) as error:
-                reply = await reply_to(request, error)
+                reply = await app_error_response(request, error)
                 return reply if _has_documents(await request.body()) else _as_tei(reply)
 
         return handle_as_tei

@@ -1,1 +1,1 @@
-"""The edge: every byte of HTTP passes here before a handler sees it, and on its way out."""
+"""The edge: every request passes these layers before a handler sees it. stack.py lists them in order."""

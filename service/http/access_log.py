@@ -1,61 +1,37 @@
-"""Each request has an id, in its reply and in every log line about it; its end is counted and logged."""
+"""Give every request an id, in its reply and in every log line about it; count and log its end."""
 
 import re
 import time
 import uuid
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from service.errors import CLIENT_LEFT
-from service.scoring.pipeline import Answer
+from service.http.context import RequestStats, get_context
 
 log = structlog.get_logger("tinyrm.access")
 
-# What other systems use as ids, and nothing that could break a log or a header.
-SANE_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
+# Covers what other systems use as ids; excludes whatever could break a log or a header.
+SAFE_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
+# Called at the end of each request with its scope, status and duration in seconds.
+Observe = Callable[[Scope, int, float], None]
 
-@dataclass(slots=True)
-class Notes:
-    """What a handler knows and the access log and the trace tell. stages: of the comparison that took longest.
 
-    status: of the reply, once it has begun.
+class AccessLogMiddleware:
+    """The outermost layer.
+
+    paths: path templates that the log may name; any other path is logged as `other`.
+    observe: called at the end of each request.
+    is_logged: whether each request leaves a line.
     """
 
-    status: int = CLIENT_LEFT
-    items: int = 0
-    tokens: int = 0
-    stages: dict[str, float] = field(default_factory=dict)
-    ended_ns: int = 0
-
-    def add(self, answer: Answer) -> None:
-        self.tokens += answer.tokens
-        if answer.stages["total"] > self.stages.get("total", 0):
-            self.stages, self.ended_ns = answer.stages, time.time_ns()
-
-
-def notes_of(request: Request) -> Notes:
-    notes: Notes = request.state.notes
-    return notes
-
-
-class Access:
-    """Outermost. paths: the templates that may be named in the log; what people invent is `other`.
-
-    observe: told of the end of each request, with its status and its seconds.
-    """
-
-    def __init__(
-        self, app: ASGIApp, paths: AbstractSet[str], observe: Callable[[Scope, int, float], None], *, is_logged: bool
-    ) -> None:
+    def __init__(self, app: ASGIApp, paths: AbstractSet[str], observe: Observe, *, is_logged: bool) -> None:
         self.app = app
         self.paths = paths
         self.observe = observe
@@ -65,48 +41,48 @@ class Access:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, request_id = time.perf_counter(), request_id_of(scope)
-        notes = scope.setdefault("state", {})["notes"] = Notes()
-        # Cleared first: on a kept connection, a request begins in the context of the one before it.
+        context, request_id = get_context(scope), get_request_id(scope)
+        # A request on a kept-alive connection starts in the log context of the previous one.
         clear_contextvars()
         bind_contextvars(request_id=request_id)
 
-        async def with_id(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                notes.status = message["status"]
+                context.stats.status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
         try:
-            await self.app(scope, receive, with_id)
+            await self.app(scope, receive, send_with_id)
         finally:
-            seconds = time.perf_counter() - started
-            self.observe(scope, notes.status, seconds)
+            seconds = time.perf_counter() - context.started
+            self.observe(scope, context.stats.status, seconds)
             if self.is_logged:
-                self._log(scope, notes, seconds)
+                self._log(scope, context.stats, seconds)
 
-    def _log(self, scope: Scope, notes: Notes, seconds: float) -> None:
-        counted = {name: count for name in ("items", "tokens") if (count := getattr(notes, name))}
+    def _log(self, scope: Scope, stats: RequestStats, seconds: float) -> None:
+        counts = {name: count for name, count in (("items", stats.items), ("tokens", stats.tokens)) if count}
         log.info(
             "request",
-            method=method_of(scope),
-            endpoint=endpoint_of(scope, self.paths),
-            status=notes.status,
+            method=get_method(scope),
+            endpoint=get_endpoint(scope, self.paths),
+            status=stats.status,
             duration_s=round(seconds, 6),
-            **counted,
+            **counts,
         )
 
 
-def endpoint_of(scope: Scope, paths: AbstractSet[str]) -> str:
-    """The path's template, also of a request that was refused before it came to a route."""
+def get_endpoint(scope: Scope, paths: AbstractSet[str]) -> str:
+    """Return the path's template, also for a request that was refused before it reached a route."""
     return scope["path"] if scope["path"] in paths else getattr(scope.get("route"), "path", "other")
 
 
-def method_of(scope: Scope) -> str:
+def get_method(scope: Scope) -> str:
+    """Return the method, or `other` for a name that a client invented."""
     return scope["method"] if scope["method"] in METHODS else "other"
 
 
-def request_id_of(scope: Scope) -> str:
-    """The caller's id if it is a sane one, else a new one."""
+def get_request_id(scope: Scope) -> str:
+    """Return the caller's id if it is safe to log, else a new one."""
     given = Headers(scope=scope).get("x-request-id", "")
-    return given if SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex

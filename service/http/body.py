@@ -1,35 +1,42 @@
-"""What happens around every request: its body is bounded and is JSON, and it is given up with its client."""
+"""Read request bodies whole, within limits of size, time and nesting, before anything parses them."""
 
 import asyncio
 from dataclasses import dataclass, field
 
+import numpy as np
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.schemas import ErrorBody
-from service.errors import OverloadStatus, error_response, refusal
-from service.http.nesting import MAX_NESTING, is_too_deep
+from service.errors import OverloadStatus, overload_response, refusal
 
 MIB = 2**20
-# A refused body is read to its end, or the client would see a broken connection instead of the answer.
+# A refused body is read to its end, or the client would see a broken connection instead of the reply.
 MAX_DISCARDED_BYTES = 64 * MIB
+# A batch of dialogues nests five deep.
+MAX_NESTING = 32
+
+NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
+NESTING_STEPS = np.zeros(256, dtype=np.int8)
+NESTING_STEPS[list(b"[{")], NESTING_STEPS[list(b"]}")] = 1, -1
 
 
 @dataclass(slots=True)
-class Body:
-    """What has arrived of one, and why the rest is thrown away, if it is."""
+class _Body:
+    """What has arrived of one body."""
 
     chunks: list[bytes] = field(default_factory=list)
     size: int = 0
-    held: int = 0
-    refused: Response | None = None
+    buffered: int = 0  # bytes of it that count towards max_buffered_bytes
+    refusal: Response | None = None  # why the rest is discarded
 
 
-class JsonBodies:
-    """Bodies up to `max_body_bytes`, taken as JSON whatever their declared type: plain `curl -d` declares a form.
+class BodyLimitMiddleware:
+    """Passes whole bodies on as JSON, whatever their declared type: plain `curl -d` declares a form.
 
-    Together they hold `max_buffered_bytes` at most, or many slow uploads would take all memory.
+    max_body_bytes: limit of one body.
+    max_buffered_bytes: limit of all bodies together, or many slow uploads would take all memory.
+    timeout_s: limit for one body to arrive.
     """
 
     def __init__(
@@ -51,62 +58,58 @@ class JsonBodies:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        body = Body()
+        body = _Body()
         try:
             async with asyncio.timeout(self.timeout_s):
                 await self._read(body, receive, scope["path"])
         except TimeoutError:
             message = f"the body was not complete after {self.timeout_s:g} s"
-            body.refused = refusal("body_timeout", message, {"Connection": "close"})
+            body.refusal = refusal("body_timeout", message, {"Connection": "close"})
         try:
-            await self._answer(body, scope, receive, send)
+            content = b"".join(body.chunks)
+            if not body.refusal and nests_too_deep(content):
+                body.refusal = refusal("invalid_json", f"the body nests deeper than {MAX_NESTING} levels")
+            if body.refusal:
+                await body.refusal(scope, receive, send)
+                return
+            body.chunks.clear()
+            MutableHeaders(scope=scope)["content-type"] = "application/json"
+            whole: Message = {"type": "http.request", "body": content, "more_body": False}
+            await self.app(scope, replay(whole, receive), send)
         finally:
             self._release(body)
 
-    async def _answer(self, body: Body, scope: Scope, receive: Receive, send: Send) -> None:
-        content = b"".join(body.chunks)
-        if not body.refused and is_too_deep(content):
-            body.refused = refusal("invalid_json", f"the body nests deeper than {MAX_NESTING} levels")
-        if body.refused:
-            await body.refused(scope, receive, send)
-            return
-        body.chunks.clear()
-        MutableHeaders(scope=scope)["content-type"] = "application/json"
-        whole: Message = {"type": "http.request", "body": content, "more_body": False}
-        await self.app(scope, _after(whole, receive), send)
-
-    async def _read(self, body: Body, receive: Receive, path: str) -> None:
-        """To its end, even if it is refused: see MAX_DISCARDED_BYTES."""
+    async def _read(self, body: _Body, receive: Receive, path: str) -> None:
+        """Read to the end, even if the body is refused: see MAX_DISCARDED_BYTES."""
         more = True
         while more and body.size <= MAX_DISCARDED_BYTES:
             message = await receive()
             more = message.get("more_body", False)
             self._take(body, message.get("body", b""), path)
 
-    def _take(self, body: Body, chunk: bytes, path: str) -> None:
+    def _take(self, body: _Body, chunk: bytes, path: str) -> None:
         body.size += len(chunk)
         if body.size > self.max_body_bytes:
             limit = f"{self.max_body_bytes / MIB:g} MiB"
-            body.refused = refusal("body_too_large", f"the body is larger than {limit}; send less at once")
+            body.refusal = refusal("body_too_large", f"the body is larger than {limit}; send less at once")
         elif self._buffered_bytes + len(chunk) > self.max_buffered_bytes:
-            message = f"{self._buffered_bytes} bytes of requests are being read or answered; retry after Retry-After"
-            overloaded = ErrorBody(type="overloaded", message=message)
-            body.refused = error_response(self.overload_status(path), overloaded, {"Retry-After": "1"})
-        if body.refused:
+            message = f"{self._buffered_bytes} bytes of requests are in memory already; retry after Retry-After"
+            body.refusal = overload_response(self.overload_status(path), message)
+        if body.refusal:
             self._release(body)
         else:
             body.chunks.append(chunk)
-            body.held += len(chunk)
+            body.buffered += len(chunk)
             self._buffered_bytes += len(chunk)
 
-    def _release(self, body: Body) -> None:
+    def _release(self, body: _Body) -> None:
         body.chunks.clear()
-        self._buffered_bytes -= body.held
-        body.held = 0
+        self._buffered_bytes -= body.buffered
+        body.buffered = 0
 
 
-def _after(first: Message, receive: Receive) -> Receive:
-    """That message once more, then whatever the server says next (a disconnect)."""
+def replay(first: Message, receive: Receive) -> Receive:
+    """Return a `receive` that yields `first` again, then what the server sends next (a disconnect)."""
     pending = [first]
 
     async def next_message() -> Message:
@@ -115,37 +118,16 @@ def _after(first: Message, receive: Receive) -> Receive:
     return next_message
 
 
-class GiveUpWithClient:
-    """Ends the handling of a request whose client has gone: what it waits for is dropped before it costs compute."""
+def nests_too_deep(text: bytes) -> bool:
+    """Return whether brackets outside of strings nest deeper than MAX_NESTING, in valid JSON or not.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        first = await receive()
-        this, has_left = asyncio.current_task(), False
-
-        def leave(_: "asyncio.Task[None]") -> None:
-            nonlocal has_left
-            has_left = True
-            if this:
-                this.cancel()
-
-        watching = asyncio.create_task(_gone(receive))
-        watching.add_done_callback(leave)
-        try:
-            await self.app(scope, _after(first, receive), send)
-        except asyncio.CancelledError:
-            if not has_left or (this and this.uncancel()):
-                raise
-        finally:
-            this = None  # `leave` may be on its way
-            watching.cancel()
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    Linear in the length and without recursion; a JSON parser would exhaust the stack on such a text.
+    """
+    if text.count(b"[") + text.count(b"{") <= MAX_NESTING:
+        return False
+    # Without escapes, every remaining quote begins or ends a string.
+    unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")
+    structure = np.frombuffer(unescaped.translate(None, NOT_STRUCTURE), dtype=np.uint8)
+    in_string = np.cumsum(structure == ord('"'), dtype=np.uint32) % 2 == 1
+    steps = np.where(in_string, np.int8(0), NESTING_STEPS[structure])
+    return bool(np.cumsum(steps, dtype=np.int32).max(initial=0) > MAX_NESTING)

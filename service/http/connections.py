@@ -1,69 +1,75 @@
-"""What a connection may cost before it is a request: bytes of headers, time to send them, and that it is there at all.
+"""What one connection may cost: bytes of headers, time to send them, and a place among the open connections.
 
-uvicorn bounds none of this with httptools, its parser here: a client that never ends its headers would be waited for
-without end, and its headers kept without end. Refusals that arrive as whole requests are marked and answered by
-`RefuseMarked`, with their place in metrics and log; the others are answered on the wire.
+uvicorn bounds none of this with httptools, its parser here: headers that never end would be read and kept without end.
+A refusal that arrives as a whole request is marked here and answered by `ConnectionRefusalMiddleware`, with its place
+in metrics and log; other refusals are written to the socket directly.
+
+This is the only file that relies on uvicorn's internals (HttpToolsProtocol's callbacks and attributes, its cycles and
+server state). uvicorn does not promise to keep them: tests/service/test_limits.py checks that they are there.
 """
 
 import asyncio
 import http
 import resource
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any
 
 import structlog
+import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import refusal
 from service.http.auth import OPEN_PATHS
+from service.http.context import get_context
 from service.http.headers import SECURITY_HEADERS
 
 log = structlog.get_logger("tinyrm")
 
-# Connections beyond the limit that are still told so; further ones are told before they ask.
+# Connections beyond the limit whose request still gets a reply; further ones are refused before they send any.
 SURPLUS_CONNECTIONS = 512
-# Connections that the kernel holds until they are accepted; those it does not hold wait for seconds without a word.
+# Connections that the kernel queues until they are accepted; without a place there, a client waits for seconds.
 MIN_BACKLOG = 2048
-# The model, the log, the collector, the engine.
+# Files for the model, the log, the collector and the engine.
 OTHER_FILES = 128
-# The application says what is wrong with a slow body; the connection ends only what the application does not wait for.
-PATIENCE_S = 1.0
+# The application answers a slow body itself; the connection ends only what the application does not wait for.
+GRACE_S = 1.0
 
-# A process that is full is still alive, and whoever watches it is told so.
+# Health checks and /metrics still answer when the connection limit is reached.
 ANSWERED_WHEN_FULL = OPEN_PATHS | {"/metrics"}
 
 MESSAGES = {
-    "invalid_http": "these bytes are no HTTP request",
-    "headers_too_large": "the request line and the headers are larger than this service takes",
+    "invalid_http": "this is not a valid HTTP request",
+    "headers_too_large": "the request line and the headers are larger than this service accepts",
     "header_timeout": "the headers were not complete in time",
     "too_many_connections": "too many connections are open; close some, or try again after Retry-After",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Of one process."""
+class ConnectionLimits:
+    """Limits of one process."""
 
     max_connections: int
     max_header_bytes: int
     header_timeout_s: float
     body_timeout_s: float
 
-    def options(self) -> dict[str, Any]:
-        """For uvicorn.Config."""
+    def uvicorn_options(self) -> dict[str, Any]:
+        """Return the arguments of uvicorn.Config that apply these limits."""
         return {
-            "http": partial(LimitedProtocol, self),
-            "ws": "none",  # nothing here speaks it
+            "http": partial(BoundedHttpProtocol, self),
+            "ws": "none",  # no endpoint uses WebSockets
             "backlog": max(self.max_connections, MIN_BACKLOG),
             "server_header": False,
         }
 
 
 def allow_open_files(max_connections: int) -> int:
-    """Raise the soft limit on open files as far as needed; how many connections fit under it."""
+    """Raise the soft limit on open files as far as needed, and return how many connections fit under it."""
     others = SURPLUS_CONNECTIONS + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < max_connections + others:
@@ -75,17 +81,17 @@ def allow_open_files(max_connections: int) -> int:
 
 
 class Stage(Enum):
-    """What is awaited from the client. IDLE: nothing; uvicorn closes a connection that stays so."""
+    """What the client must send next. IDLE: nothing; uvicorn closes a connection that stays idle."""
 
     HEADERS = "headers"
     BODY = "body"
     IDLE = "idle"
 
 
-class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's, which measures what arrives. A request that arrives in one piece never starts a timer."""
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with limits. A request that arrives in one piece starts no timer."""
 
-    def __init__(self, limits: Limits, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, limits: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
         self._stage = Stage.HEADERS
@@ -115,7 +121,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._stage is Stage.IDLE and not self._began and self._is_answered:
-            self._stage = Stage.HEADERS  # blank lines, which uvicorn takes for a sign of life
+            self._stage = Stage.HEADERS  # blank lines, which stop uvicorn's own keep-alive timer
         if self._stage is Stage.HEADERS and not self._began:
             self._count_headers(len(data))
         if self._stage is not Stage.IDLE and self._timer is None:
@@ -130,9 +136,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._enter(Stage.BODY)
         size = len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
         if size > self._limits.max_header_bytes:
-            self.scope["state"]["refused"] = "headers_too_large"
+            get_context(self.scope).refusal = "headers_too_large"  # type: ignore[arg-type]  # a TypedDict is a dict
         elif self._is_surplus:
-            self.scope["state"]["refused"] = "too_many_connections"
+            get_context(self.scope).refusal = "too_many_connections"  # type: ignore[arg-type]  # a TypedDict is a dict
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -140,7 +146,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def pause_writing(self) -> None:
-        """The client does not read. Its reply is given up when that lasts."""
+        """The client does not read its reply: abort the connection if that lasts."""
         super().pause_writing()
         self._write_timer = self.loop.call_later(self._limits.body_timeout_s, self.transport.abort)
 
@@ -148,7 +154,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_write_timer()
         super().resume_writing()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - a JSON error instead of that text
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # a JSON error replaces that text
         self._refuse("invalid_http")
 
     @property
@@ -160,15 +166,15 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stage = stage
 
     def _count_headers(self, received: int) -> None:
-        """httptools shows a header when it is complete; one that never is shows only here."""
+        """Count bytes as they arrive: httptools reports a header only once it is complete."""
         self._header_bytes += received
         if self._header_bytes > self._limits.max_header_bytes:
             self._refuse("headers_too_large")
 
     def _start_timer(self) -> None:
         limits = self._limits
-        patience = limits.header_timeout_s if self._stage is Stage.HEADERS else limits.body_timeout_s + PATIENCE_S
-        self._timer = self.loop.call_later(patience, self._on_timeout)
+        timeout_s = limits.header_timeout_s if self._stage is Stage.HEADERS else limits.body_timeout_s + GRACE_S
+        self._timer = self.loop.call_later(timeout_s, self._on_timeout)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -182,40 +188,58 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _on_timeout(self) -> None:
         if not self._is_answered:
-            self._start_timer()  # it is we who are late
+            self._start_timer()  # the reply is late, not the client
         elif self._stage is Stage.HEADERS and self.scope is not None:
             self._refuse("header_timeout")
         else:
             self.transport.close()
 
     def _refuse(self, kind: str) -> None:
-        """Answer on the wire and leave. While another answer is on its way, only leave."""
+        """Write the refusal to the socket and close it; while another reply is being written, only close."""
         if self._is_answered and not self.transport.is_closing():
-            self.transport.write(on_the_wire(kind))
+            self.transport.write(raw_refusal(kind))
         self.transport.close()
-        # An id that is bound here is of the request before.
+        # A request id that is bound here is the previous request's.
         structlog.contextvars.clear_contextvars()
         log.info("connection refused", reason=kind)
 
 
-def on_the_wire(kind: str) -> bytes:
-    """A whole HTTP reply."""
+def raw_refusal(kind: str) -> bytes:
+    """Return a whole HTTP reply."""
     reply = refusal(kind, MESSAGES[kind], {**SECURITY_HEADERS, "Connection": "close"})
     status = f"HTTP/1.1 {reply.status_code} {http.HTTPStatus(reply.status_code).phrase}".encode()
     headers = [name + b": " + value for name, value in reply.raw_headers]
     return b"\r\n".join([status, *headers, b"", bytes(reply.body)])
 
 
-class RefuseMarked:
-    """Answers what its connection marked. After the body was read: closing on unread bytes loses the reply."""
+class ConnectionRefusalMiddleware:
+    """Answers a request that its connection marked as refused.
+
+    Innermost, after the body was read: a connection that closes on unread bytes loses the reply.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope.get("state", {}).get("refused")
+        kind = get_context(scope).refusal if scope["type"] == "http" else None
         if kind is None or (kind == "too_many_connections" and scope["path"] in ANSWERED_WHEN_FULL):
             await self.app(scope, receive, send)
             return
         headers = {"Connection": "close"} | ({"Retry-After": "1"} if kind == "too_many_connections" else {})
         await refusal(kind, MESSAGES[kind], headers)(scope, receive, send)
+
+
+def make_protocol(server: uvicorn.Server) -> asyncio.Protocol:
+    """Return a protocol for one accepted connection, as uvicorn's own listener makes it."""
+    return server.config.http_protocol_class(  # type: ignore[call-arg]  # uvicorn's type is the base class
+        config=server.config, server_state=server.server_state, app_state=server.lifespan.state
+    )
+
+
+def end_keep_alive(connections: Iterable[Any]) -> None:
+    """Make each connection close after the reply it is waiting for: a later request on it would be lost."""
+    for connection in connections:
+        cycle = getattr(connection, "cycle", None)
+        if cycle and not cycle.response_complete:
+            cycle.keep_alive = False

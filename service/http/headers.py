@@ -1,6 +1,4 @@
-"""What every reply says to browsers and caches, and which pages of other origins may read it."""
-
-from collections.abc import Mapping
+"""Headers that every reply has for browsers and caches, and which pages of other origins may read it (CORS)."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -12,41 +10,36 @@ from service.errors import refusal
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    # Scores are of texts that may be private, and everything else is of this moment.
+    # Scores may be of private texts, and every other reply is only true at this moment.
     "Cache-Control": "no-store",
 }
-# For a page that brings no policy of its own: nothing runs and nobody frames it.
+# For a page without a policy of its own: it runs no script and cannot be framed.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
 }
 
 
-class SecurityHeaders:
-    """Adds what a reply does not set itself."""
+class SecurityHeadersMiddleware:
+    """Adds the headers that a reply does not set itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_headers(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                _add(headers, SECURITY_HEADERS)
-                if headers.get("content-type", "").startswith("text/html"):
-                    _add(headers, PAGE_HEADERS)
+                is_page = headers.get("content-type", "").startswith("text/html")
+                for name, value in {**SECURITY_HEADERS, **(PAGE_HEADERS if is_page else {})}.items():
+                    headers.setdefault(name, value)
             await send(message)
 
-        await self.app(scope, receive, with_headers)
+        await self.app(scope, receive, send_with_headers)
 
 
-def _add(headers: MutableHeaders, defaults: Mapping[str, str]) -> None:
-    for name, value in defaults.items():
-        headers.setdefault(name, value)
-
-
-class Cors(CORSMiddleware):
-    """Starlette's, for requests without cookies; what it refuses is a JSON error like every other."""
+class JsonCorsMiddleware(CORSMiddleware):
+    """Starlette's CORS for requests without cookies; a refused preflight gets a JSON error like every other refusal."""
 
     def __init__(self, app: ASGIApp, origins: list[str]) -> None:
         super().__init__(

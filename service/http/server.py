@@ -1,126 +1,99 @@
-"""uvicorn, leaving on SIGTERM as an orchestrator expects: drain, answer everybody, exit code 0."""
+"""uvicorn with the shutdown that an orchestrator expects: finish the accepted work, then exit with code 0."""
 
 import asyncio
 import os
-import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from service.app import create_app
-from service.http.connections import Limits, allow_open_files
-from service.scoring.models import Deployment
+from service.http.connections import ConnectionLimits, allow_open_files, end_keep_alive, make_protocol
 from service.settings import Settings
 
-# uvicorn's own patience begins with ours and must not end before everybody has their answer.
+# uvicorn's own timeout starts after ours and must not end before every request has its reply.
 GRACE_S = 2
-# A request that was sent before its client could know gets an answer and not a closed door.
+# A request that was sent before its client could know of the shutdown still gets a reply.
 LINGER_S = 0.5
-# A request is on its way to a connection that was just accepted.
-HEARING_S = 0.1
+# Time for the request on a connection that was only just accepted to arrive.
+LATE_REQUEST_S = 0.1
 
 
 class Server(uvicorn.Server):
-    """Calls `drain` when asked to stop, and listens until it is done: who still comes is told to go elsewhere."""
+    """A server that drains before it stops; while it drains it still listens, and new work is refused with a reply.
+
+    drain: finishes the accepted work.
+    """
 
     def __init__(self, config: uvicorn.Config, drain: Callable[[], Coroutine[None, None, None]]) -> None:
         super().__init__(config)
         self._drain = drain
-        self._leaving: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn raises the signal again after its shutdown, so that the process would die of it; a clean exit is what
-        # orchestrators expect of a clean shutdown.
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+        """Install no handlers: the command does, and calls `stop`.
+
+        uvicorn's would raise the signal again after the shutdown, so that the process ends as if it had been killed.
+        """
         yield
 
     def stop(self) -> None:
-        """The first signal drains, the second leaves at once."""
-        if self._leaving is None:
-            self._leaving = asyncio.get_running_loop().create_task(self._leave())
+        """Drain and stop; called a second time, stop at once."""
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain_and_stop())
         else:
             self.force_exit = self.should_exit = True
 
-    async def _leave(self) -> None:
-        self._keep_no_connection()
+    async def _drain_and_stop(self) -> None:
+        end_keep_alive(self.server_state.connections)
         try:
             await asyncio.gather(self._drain(), asyncio.sleep(LINGER_S))
         finally:
             self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, but whoever had connected is heard: it would reset their connections."""
-        late = self._close_doors(sockets or [])
+        """Do what uvicorn does, but first accept the connections that the kernel still holds: it would reset them."""
         loop = asyncio.get_running_loop()
-        for connection in late:
-            await loop.connect_accepted_socket(self._protocol, connection)
-        await asyncio.sleep(HEARING_S)
+        for connection in self._close_listeners(sockets or []):
+            await loop.connect_accepted_socket(partial(make_protocol, self), connection)
+        await asyncio.sleep(LATE_REQUEST_S)
         await super().shutdown(sockets)
 
-    def _close_doors(self, sockets: list[socket.socket]) -> list[socket.socket]:
-        """Stop listening. The connections that the kernel had made by then and nobody had accepted."""
-        # A copy holds a door open until nobody stands in it.
-        doors = [socket.socket(fileno=os.dup(door.fileno())) for server in self.servers for door in server.sockets]
+    def _close_listeners(self, sockets: list[socket.socket]) -> list[socket.socket]:
+        """Stop listening, and return the connections that the kernel had made by then but the server not accepted."""
+        # A duplicate keeps the kernel's queue of connections until it is empty.
+        copies = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
         for server in self.servers:
             server.close()
         for listener in sockets:
             listener.close()
-        return [connection for door in doors for connection in _last_ones(door)]
-
-    def _protocol(self) -> asyncio.Protocol:
-        config = self.config
-        return config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn itself does it
-            config=config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-
-    def _keep_no_connection(self) -> None:
-        """Each ends with the reply that is awaited on it: a request on one that is being closed would be lost."""
-        for connection in self.server_state.connections:
-            cycle = getattr(connection, "cycle", None)
-            if cycle and not cycle.response_complete:
-                cycle.keep_alive = False
+        connections = []
+        for copy in copies:
+            copy.setblocking(False)
+            with copy, suppress(BlockingIOError):
+                while True:
+                    connections.append(copy.accept()[0])
+        return connections
 
 
-def _last_ones(door: socket.socket) -> list[socket.socket]:
-    """Accept all who wait there, then close it."""
-    connections = []
-    door.setblocking(False)
-    with door, suppress(BlockingIOError):
-        while True:
-            connections.append(door.accept()[0])
-    return connections
-
-
-def server_of(settings: Settings, deployment: Deployment) -> Server:
-    """A server that is not started, over models that are."""
-
-    async def built(_: Settings) -> Deployment:
-        return deployment
-
-    async def drain() -> None:
-        await deployment.drain(settings.drain_timeout_s)
-
-    config = uvicorn.Config(
-        create_app(settings, built),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=int(settings.drain_timeout_s) + GRACE_S,
-        **limits_of(settings).options(),
-    )
-    return Server(config, drain)
-
-
-def limits_of(settings: Settings) -> Limits:
-    return Limits(
+def make_server(app: ASGIApp, settings: Settings, drain: Callable[[], Coroutine[None, None, None]]) -> Server:
+    """Return a server that is not started yet."""
+    limits = ConnectionLimits(
         max_connections=allow_open_files(settings.max_connections),
         max_header_bytes=settings.max_header_bytes,
         header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
     )
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(settings.drain_timeout_s) + GRACE_S,
+        **limits.uvicorn_options(),
+    )
+    return Server(config, drain)

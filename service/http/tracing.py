@@ -1,7 +1,7 @@
-"""OpenTelemetry: one trace a request, its stages as spans. Nothing of it is imported unless an endpoint is set.
+"""OpenTelemetry: one trace per request, its stages as spans. Imported only if a collector's address is set.
 
-Starlette has a middleware for this, experimental as yet, which records queries, paths, addresses and user agents; this
-one tells nothing that a client wrote.
+OpenTelemetry's own ASGI middleware records queries, paths, addresses and user agents; this one records nothing that a
+client wrote.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from service.http.access_log import Notes, endpoint_of, method_of
+from service.http.access_log import get_endpoint, get_method
+from service.http.context import RequestStats, get_context
 from service.settings import InvalidSettings
 from tinyrm import __version__
 
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
 
-# A collector that does not answer may hold up neither the exporter's thread nor a shutdown for longer.
+# A collector that does not answer delays the exporter's thread and a shutdown by at most this.
 EXPORT_TIMEOUT_S = 5
 STAGES_IN_ORDER = ("encode", "queue", "run")
 
 
 class Tracing:
-    """Sends spans to a collector, from a thread of its own. Raises InvalidSettings without the `otel` extra.
+    """Sends spans to a collector from its own thread. Raises InvalidSettings without the `otel` extra.
 
-    The SDK's own variables (OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_...) apply.
+    The SDK's variables (OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_...) apply.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -52,12 +53,15 @@ class Tracing:
         self.tracer: Tracer = self._provider.get_tracer("tinyrm", __version__)
 
     async def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         await asyncio.get_running_loop().run_in_executor(None, self._provider.shutdown)
 
 
-class TraceRequests:
-    """One server span a request, a child of the caller's `traceparent` if there is one."""
+class TracingMiddleware:
+    """One server span per request, a child of the caller's `traceparent` if there is one.
+
+    paths: path templates that a span may name.
+    """
 
     def __init__(self, app: ASGIApp, tracer: Tracer, paths: AbstractSet[str]) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -68,52 +72,47 @@ class TraceRequests:
         self._propagator = TraceContextTextMapPropagator()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from opentelemetry.trace import SpanKind
+
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        span = self._begun(scope)
+        parent = self._propagator.extract(Headers(scope=scope))
+        span = self.tracer.start_span("request", context=parent, kind=SpanKind.SERVER)
         bind_contextvars(trace_id=f"{span.get_span_context().trace_id:032x}")
         try:
             await self.app(scope, receive, send)
         finally:
             self._end(span, scope)
 
-    def _begun(self, scope: Scope) -> Span:
-        from opentelemetry.trace import SpanKind
-
-        parent = self._propagator.extract(Headers(scope=scope))
-        return self.tracer.start_span("request", context=parent, kind=SpanKind.SERVER)
-
     def _end(self, span: Span, scope: Scope) -> None:
         from opentelemetry.trace import Status, StatusCode
 
-        endpoint, notes = endpoint_of(scope, self.paths), scope["state"]["notes"]
-        span.update_name(f"{method_of(scope)} {endpoint}")
-        span.set_attributes(_attributes(scope, endpoint, notes))
-        if notes.status >= 500:
+        method, endpoint = get_method(scope), get_endpoint(scope, self.paths)
+        stats = get_context(scope).stats
+        span.update_name(f"{method} {endpoint}")
+        # OpenTelemetry's conventions where they have a name; nothing that the request says.
+        attributes: dict[str, Any] = {
+            "http.request.method": method,
+            "http.route": endpoint,
+            "http.response.status_code": stats.status,
+            "tinyrm.items": stats.items,
+            "tinyrm.tokens": stats.tokens,
+        }
+        span.set_attributes(attributes)
+        if stats.status >= 500:
             span.set_status(Status(StatusCode.ERROR))
-        if notes.stages:
-            self._stages(span, notes)
+        if stats.stages:
+            self._add_stages(span, stats)
         span.end()
 
-    def _stages(self, request: Span, notes: Notes) -> None:
-        """The stages of the comparison that took longest: how long each took is known when it has its answer."""
+    def _add_stages(self, request: Span, stats: RequestStats) -> None:
+        """Add the stages of the slowest comparison. Their durations are known only when it has ended."""
         from opentelemetry.trace import set_span_in_context
 
         context = set_span_in_context(request)
-        begin = notes.ended_ns - int(notes.stages["total"] * 1e9)
+        begin = stats.ended_ns - int(stats.stages["total"] * 1e9)
         for stage in STAGES_IN_ORDER:
-            end = begin + int(notes.stages[stage] * 1e9)
+            end = begin + int(stats.stages[stage] * 1e9)
             self.tracer.start_span(stage, context=context, start_time=begin).end(end)
             begin = end
-
-
-def _attributes(scope: Scope, endpoint: str, notes: Notes) -> dict[str, Any]:
-    """Named by OpenTelemetry's conventions where it has names. No text of a request."""
-    return {
-        "http.request.method": method_of(scope),
-        "http.route": endpoint,
-        "http.response.status_code": notes.status,
-        "tinyrm.items": notes.items,
-        "tinyrm.tokens": notes.tokens,
-    }

@@ -16,8 +16,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from service.app import deploy, metrics_of, pipeline_of
-from service.http.server import server_of
+from service.app import deploy, metrics_of, pipeline_of, server_of
 from service.logs import configure
 from service.scoring.models import Deployment
 from service.settings import Settings
@@ -74,6 +73,8 @@ class Front:
             ask_parent,
         )
         server = server_of(self._settings, self._deployment)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, server.stop)
         await server.serve([listener])
         return 0 if server.started else 3
 

@@ -11,7 +11,7 @@ import yaml
 
 from service.app import create_api
 from service.dialects.table import spoken
-from service.http.auth import OPEN_PATHS, scope_of
+from service.http.auth import OPEN_PATHS, required_scope
 from service.http.server import GRACE_S, LINGER_S
 from service.settings import PREFIX, Settings, refuse_unknown
 from tests.conftest import REPOSITORY
@@ -210,7 +210,7 @@ def test_prometheus_shows_a_key_and_scrapes_as_before() -> None:
     )  # fmt: skip
     assert guarded.pop("authorization")["credentials"].keys() == {"name", "key"}
     assert guarded == plain
-    assert scope_of(plain["path"]) == "metrics"
+    assert required_scope(plain["path"]) == "metrics"
     assert "--scopes metrics" in DOCUMENT.read_text()
 
 

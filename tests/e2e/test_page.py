@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from service.http.auth import ApiKey, ApiKeys, digest_of
+from service.keys import ApiKey, ApiKeys, hash_token
 from tests.e2e.browser import DESKTOP, EXAMPLE, PHONE, chromium, compare, fill
 from tests.support.processes import STARTER, Process, started
 
@@ -192,7 +192,7 @@ def test_a_changed_text_marks_the_result_as_old(page: Page) -> None:
 
 def test_an_error_of_the_service_is_told_and_a_key_mends_it(browser: Browser, tmp_path: Path) -> None:
     """The console is not looked at here: Chromium itself writes every 401 there."""
-    key = ApiKey(name="me", sha256=digest_of(b"sesame"), scopes=frozenset(("score",)), created=datetime.now(UTC))
+    key = ApiKey(name="me", sha256=hash_token(b"sesame"), scopes=frozenset(("score",)), created=datetime.now(UTC))
     keys = tmp_path / "keys.json"
     keys.write_text(ApiKeys(keys=(key,)).model_dump_json())
     with started(STARTER, api_keys_file=keys) as guarded:

@@ -6,16 +6,15 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import structlog
 from starlette.testclient import TestClient
 
-from service.http.access_log import Access, Notes
+from service.http.access_log import AccessLogMiddleware
+from service.http.context import RequestStats
 from service.logs import configure
-from service.scoring.pipeline import Answer
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 from tests.service.test_auth import entry, write
@@ -63,10 +62,10 @@ def test_a_batch_counts_its_items_and_tokens(served: Served, lines: Lines) -> No
 
 
 def test_of_a_batch_the_slowest_comparison_is_noted() -> None:
-    notes = Notes()
+    stats = RequestStats()
     for total in (0.2, 0.5, 0.3):
-        notes.add(cast("Answer", SimpleNamespace(tokens=7, stages={"total": total})))
-    assert (notes.tokens, notes.stages) == (21, {"total": 0.5})
+        stats.add(7, {"total": total})
+    assert (stats.tokens, stats.stages) == (21, {"total": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -145,7 +144,7 @@ def test_nothing_of_the_request_before_is_left(lines: Lines) -> None:
     async def two_in_one_context() -> None:
         for _ in range(2):
             structlog.contextvars.bind_contextvars(left="over")
-            await Access(app, frozenset(), nobody, is_logged=True)(dict(scope), None, None)  # type: ignore[arg-type]
+            await AccessLogMiddleware(app, frozenset(), nobody, is_logged=True)(dict(scope), None, None)  # type: ignore[arg-type]
 
     asyncio.run(two_in_one_context())
     assert [line.get("left") for line in of_requests(lines())] == [None, None]
@@ -168,7 +167,7 @@ def test_a_bug_tells_nothing_outside_and_its_id_is_in_the_reply() -> None:
     async def bug(scope: Any, receive: Any, send: Any) -> None:
         raise KeyError("secret")
 
-    client = TestClient(Access(bug, frozenset(), nobody, is_logged=True), raise_server_exceptions=False)
+    client = TestClient(AccessLogMiddleware(bug, frozenset(), nobody, is_logged=True), raise_server_exceptions=False)
     reply = client.get("/")
     assert reply.status_code == 500
     assert "secret" not in reply.text

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from service.http.auth import ApiKey, ApiKeys, InvalidKeys, KeyRing, KeyScope, digest_of, scope_of
+from service.http.auth import required_scope
+from service.keys import ApiKey, ApiKeys, InvalidKeys, KeyRing, KeyScope, hash_token
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 
@@ -30,7 +31,7 @@ NEEDS = dict.fromkeys([*BODIES, "/v1/models"], "score") | {"/metrics": "metrics"
 
 
 def entry(name: str, token: str | None = None, scopes: frozenset[KeyScope] = frozenset(("score",))) -> ApiKey:
-    digest = digest_of((token or name).encode())
+    digest = hash_token((token or name).encode())
     return ApiKey(name=name, sha256=digest, scopes=scopes, created=datetime(2026, 1, 1, tzinfo=UTC))
 
 
@@ -99,8 +100,8 @@ def test_a_key_does_what_its_scopes_say(guarded: Served, path: str, token: str) 
 def test_every_operation_is_in_the_tables_above(guarded: Served) -> None:
     paths = guarded.client.get("/openapi.json").json()["paths"]
     assert set(paths) - set(OPEN) == set(NEEDS)
-    assert {path: scope_of(path) for path in NEEDS} == NEEDS
-    assert scope_of("/admin/anything") == "admin"
+    assert {path: required_scope(path) for path in NEEDS} == NEEDS
+    assert required_scope("/admin/anything") == "admin"
 
 
 def test_a_key_is_asked_for_before_the_body_is_looked_at(guarded: Served) -> None:
@@ -126,11 +127,11 @@ def test_without_the_setting_everything_is_open_but_what_only_operators_may(serv
 def test_new_and_revoked_keys_count_from_the_next_request_on(tmp_path: Path) -> None:
     path = write(tmp_path / "keys.json", entry("old"))
     ring = KeyRing(path)
-    assert ring.holder(b"old") == entry("old")
-    assert ring.holder(b"new") is None
+    assert ring.find(b"old") == entry("old")
+    assert ring.find(b"new") is None
     write(path, entry("new"))
-    assert ring.holder(b"old") is None
-    assert ring.holder(b"new") == entry("new")
+    assert ring.find(b"old") is None
+    assert ring.find(b"new") == entry("new")
 
 
 @pytest.mark.parametrize("broken", ["", "{", '{"keys": [{"name": "x"}]}', '{"kyes": []}', None])
@@ -142,12 +143,12 @@ def test_broken_file_leaves_the_keys_and_an_error(tmp_path: Path, broken: str | 
     else:
         path.write_text(broken)
     with capture_logs() as lines:
-        assert ring.holder(b"one") == entry("one")
-        assert ring.holder(b"one") == entry("one")
+        assert ring.find(b"one") == entry("one")
+        assert ring.find(b"one") == entry("one")
     assert [line["log_level"] for line in lines] == ["error"], "said once, not at every request"
     assert "keys.json" in lines[0]["reason"]
     write(path, entry("two"))
-    assert ring.holder(b"two") == entry("two")
+    assert ring.find(b"two") == entry("two")
 
 
 def test_error_does_not_say_what_the_file_holds(tmp_path: Path) -> None:
@@ -180,8 +181,8 @@ def test_every_key_is_compared_in_constant_time(tmp_path: Path, monkeypatch: pyt
         return equal(a, b)
 
     monkeypatch.setattr(hmac, "compare_digest", counted)
-    assert ring.holder(b"a") == entry("a")
-    assert ring.holder(b"z") is None
+    assert ring.find(b"a") == entry("a")
+    assert ring.find(b"z") is None
     assert len(compared) == 6
 
 
@@ -202,10 +203,10 @@ def test_service_without_its_file_of_keys_does_not_start(bundle_folder: Path, tm
 def test_reading_costs_nothing_while_the_file_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ring = KeyRing(write(tmp_path / "keys.json", entry("one")))
     monkeypatch.setattr(ApiKeys, "read", None)
-    assert ring.holder(b"one")
+    assert ring.find(b"one")
     os.utime(tmp_path / "keys.json", ns=(0, 0))
     with pytest.raises(TypeError):
-        ring.holder(b"one")
+        ring.find(b"one")
 
 
 def test_the_engine_is_shared_among_keys(guarded: Served, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

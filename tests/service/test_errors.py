@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import service.http.auth
+import service.keys
 import service.settings  # noqa: F401  # so that their errors are among the subclasses
-from service.errors import REFUSALS, STATUS_OF, STATUSES, TYPE_OF_STATUS, body_of, status_of
+from service.errors import REFUSALS, STATUS_BY_ERROR, TYPE_BY_STATUS, error_body, get_status
+from service.metrics import STATUSES
 from service.scoring.pipeline import SHORT_CHARACTERS
 from tests.service.conftest import PAIR, Served
 from tinyrm.errors import CallFailed, EngineFailed, TinyRMError
@@ -57,10 +58,10 @@ EXPECTED = {
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_error_has_a_status_that_metrics_know_and_a_type(kind: type[TinyRMError]) -> None:
     error = kind("why")
-    assert status_of(error) in STATUSES
-    assert body_of(error).message == "why"
+    assert get_status(error) in STATUSES
+    assert error_body(error).message == "why"
     if kind.__module__ == "tinyrm.errors" or kind.__name__ in EXPECTED:
-        assert (status_of(error), body_of(error).type) == EXPECTED[kind.__name__]
+        assert (get_status(error), error_body(error).type) == EXPECTED[kind.__name__]
 
 
 def test_every_type_is_used_once() -> None:
@@ -68,7 +69,7 @@ def test_every_type_is_used_once() -> None:
 
 
 def test_every_status_in_the_tables_is_observed() -> None:
-    assert set(STATUS_OF.values()) | set(TYPE_OF_STATUS) | set(REFUSALS.values()) <= set(STATUSES)
+    assert set(STATUS_BY_ERROR.values()) | set(TYPE_BY_STATUS) | set(REFUSALS.values()) <= set(STATUSES)
 
 
 def error_of(served: Served) -> tuple[int, Any]:

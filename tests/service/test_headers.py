@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import HTMLResponse
 from starlette.testclient import TestClient
 
-from service.http.headers import SecurityHeaders
+from service.http.headers import SecurityHeadersMiddleware
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 from tests.service.test_auth import entry, write
@@ -74,7 +74,7 @@ def test_docs_may_run_what_they_need_and_nothing_else(served: Served) -> None:
 
 
 def test_page_without_a_policy_of_its_own_may_do_nothing() -> None:
-    client = TestClient(SecurityHeaders(HTMLResponse("<p>", headers={"Cache-Control": "max-age=60"})))
+    client = TestClient(SecurityHeadersMiddleware(HTMLResponse("<p>", headers={"Cache-Control": "max-age=60"})))
     reply = client.get("/")
     policy = directives(reply.headers["Content-Security-Policy"])
     assert policy["default-src"] == policy["frame-ancestors"] == ["'none'"]

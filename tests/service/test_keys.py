@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.http.auth import ApiKeys, KeyRing
-from service.keys import _change, main
+from service.keys import ApiKeys, KeyRing, change_keys, main
 from tests.service.test_auth import entry
 
 
@@ -32,7 +31,7 @@ def test_new_key_is_shown_once_works_and_is_not_in_the_file(
     assert re.fullmatch(r"tinyrm_[A-Za-z0-9_-]{43}", token)
     assert token.removeprefix("tinyrm_") not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    key = KeyRing(path).holder(token.encode())
+    key = KeyRing(path).find(token.encode())
     assert key
     assert (key.name, key.scopes) == ("trainer", {"score", "metrics"})
     assert [file.name for file in path.parent.iterdir()] == ["keys.json"]
@@ -58,10 +57,10 @@ def test_revoked_key_is_refused_and_the_others_stay(
         run(monkeypatch, "--file", path, "new", "--name", name, "--scopes", "score")
         tokens.append(capsys.readouterr().out.strip().encode())
     ring = KeyRing(path)
-    assert ring.holder(tokens[0])
+    assert ring.find(tokens[0])
     assert run(monkeypatch, "--file", path, "revoke", "--name", "a") == 0
-    assert ring.holder(tokens[0]) is None
-    assert ring.holder(tokens[1])
+    assert ring.find(tokens[0]) is None
+    assert ring.find(tokens[1])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +119,7 @@ def test_full_disk_loses_no_key_and_leaves_no_file(path: Path, monkeypatch: pyte
 
 def test_of_keys_made_at_once_none_is_lost(path: Path) -> None:
     def add(number: int) -> None:
-        _change(path, lambda keys: (*keys, entry(f"key{number}")))
+        change_keys(path, lambda keys: (*keys, entry(f"key{number}")))
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(add, range(40)))

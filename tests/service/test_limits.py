@@ -19,7 +19,13 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
 from service.app import create_app
-from service.http.connections import OTHER_FILES, SURPLUS_CONNECTIONS, LimitedProtocol, Limits, allow_open_files
+from service.http.connections import (
+    OTHER_FILES,
+    SURPLUS_CONNECTIONS,
+    BoundedHttpProtocol,
+    ConnectionLimits,
+    allow_open_files,
+)
 from service.settings import Settings
 from tests.service.conftest import PAIR
 
@@ -45,9 +51,11 @@ class Reply:
 
 
 @contextmanager
-def listening(app: ASGIApp, limits: Limits) -> Iterator[int]:
+def listening(app: ASGIApp, limits: ConnectionLimits) -> Iterator[int]:
     """uvicorn in a thread, with these limits; its port."""
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_keep_alive=60, **limits.options())
+    config = uvicorn.Config(
+        app, port=0, log_config=None, access_log=False, timeout_keep_alive=60, **limits.uvicorn_options()
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -66,8 +74,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def limits(max_connections: int = 100) -> Limits:
-    return Limits(max_connections, MAX_HEADER_BYTES, HEADER_TIMEOUT_S, BODY_TIMEOUT_S)
+def limits(max_connections: int = 100) -> ConnectionLimits:
+    return ConnectionLimits(max_connections, MAX_HEADER_BYTES, HEADER_TIMEOUT_S, BODY_TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")
@@ -371,8 +379,8 @@ def test_open_files_are_raised_to_what_the_connections_need(monkeypatch: pytest.
 
 def test_request_in_one_piece_starts_no_timer(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
-    start = LimitedProtocol._start_timer
-    monkeypatch.setattr(LimitedProtocol, "_start_timer", lambda self: started.append(self) or start(self))
+    start = BoundedHttpProtocol._start_timer
+    monkeypatch.setattr(BoundedHttpProtocol, "_start_timer", lambda self: started.append(self) or start(self))
     with connected(port) as connection:
         for _ in range(5):
             connection.sendall(POST + CONTENT)

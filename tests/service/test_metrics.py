@@ -4,8 +4,7 @@ import psutil
 import pytest
 
 from service.engine.queue import Load
-from service.errors import STATUSES
-from service.metrics import ENDPOINTS, FORMULAS, SHED_REASONS, STAGES, Metrics
+from service.metrics import ENDPOINTS, FORMULAS, SHED_REASONS, STAGES, STATUSES, Metrics
 from tests.service.conftest import PAIR, Series, Served
 from tinyrm.errors import EngineFailed, Unavailable
 from tinyrm.flops import exact_flops, paper_flops

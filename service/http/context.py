@@ -1,0 +1,45 @@
+"""What the layers around one request, its handler and its log line share."""
+
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.errors import CLIENT_LEFT
+
+
+@dataclass(slots=True)
+class RequestStats:
+    """Figures of one request for the access log and the trace."""
+
+    status: int = CLIENT_LEFT  # of the reply, once it has begun
+    items: int = 0
+    tokens: int = 0
+    stages: dict[str, float] = field(default_factory=dict)  # seconds by stage, of the slowest comparison
+    ended_ns: int = 0  # when the slowest comparison ended
+
+    def add(self, tokens: int, stages: dict[str, float]) -> None:
+        """Count one comparison."""
+        self.tokens += tokens
+        if stages["total"] > self.stages.get("total", 0):
+            self.stages, self.ended_ns = stages, time.time_ns()
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """The state of one request."""
+
+    started: float = field(default_factory=time.perf_counter)
+    client_id: str | None = None  # the name of its API key, if keys are required
+    refusal: str | None = None  # why its connection refuses it: a type of service.errors.REFUSALS
+    is_forwarded: bool = False  # another process replied, and counts and logs the request
+    stats: RequestStats = field(default_factory=RequestStats)
+
+
+def get_context(scope: MutableMapping[str, Any]) -> RequestContext:
+    """Return the context of the request; the first layer that needs it creates it."""
+    state = scope.setdefault("state", {})
+    if "context" not in state:
+        state["context"] = RequestContext()
+    context: RequestContext = state["context"]
+    return context
