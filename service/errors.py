@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from service.api.schemas import ErrorBody, ErrorReply, describe_first
+from tinyrm.api import ErrorBody, ErrorReply, describe_first
 from tinyrm.errors import (
     DeadlineExceeded,
     EngineError,

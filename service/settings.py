@@ -8,8 +8,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.api.ranking_schemas import MOST_RESPONSES
-from service.api.schemas import MOST_ITEMS, SwapMode
+from tinyrm.api import MAX_ITEMS, MAX_RESPONSES
+from tinyrm.comparison import SwapMode
 from tinyrm.errors import TinyRMError
 
 PREFIX = "TINYRM_"
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         default="429", description="Status of a refusal when too much waits; 503 for trainers that retry on 5xx only."
     )
     max_batch_items: int = Field(
-        default=2048, gt=0, le=MOST_ITEMS, description="Most comparisons in one call of /v1/compare/batch."
+        default=2048, gt=0, le=MAX_ITEMS, description="Most comparisons in one call of /v1/compare/batch."
     )
     max_body_bytes: int = Field(default=8 * 2**20, gt=0, description="Largest request body.")
     max_buffered_bytes: int = Field(
@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     group_size: int = Field(
         default=8,
         ge=2,
-        le=MOST_RESPONSES,
+        le=MAX_RESPONSES,
         description="Samples of one prompt that are judged together when a dialect sends them one by one: a cohort.",
     )
     cohort_timeout_s: float = Field(

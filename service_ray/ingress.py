@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.schemas import ErrorBody
 from service.app import overload_status_of
 from service.errors import error_body, error_response, get_status
 from service.http.access_log import get_request_id
@@ -28,6 +27,7 @@ from service_ray.exposition import Refusals, labelled, merged
 from service_ray.hosted import RawReply, RawRequest, collected
 from service_ray.options import Options, settings_of
 from service_ray.patience import Patience
+from tinyrm.api import ErrorBody
 from tinyrm.errors import Overloaded, TinyRMError, Unavailable
 
 log = structlog.get_logger("tinyrm.ingress")

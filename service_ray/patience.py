@@ -3,8 +3,8 @@
 import time
 from dataclasses import dataclass, field
 
-from service.api.routes import MOST_MS
 from service_ray.hosted import Headers
+from tinyrm.api import MAX_TIMEOUT_MS
 from tinyrm.errors import DeadlineExceeded, Unavailable
 
 TIMEOUT_MS = b"x-request-timeout-ms"
@@ -26,7 +26,7 @@ class Patience:
     def of(cls, headers: Headers, max_wait_s: float, arrived: float) -> "Patience":
         given = dict(headers).get(TIMEOUT_MS, b"")
         # What is no number of milliseconds goes on as it is, and the replica says what is wrong with it.
-        is_sensible = given.isdigit() and len(given) <= len(str(MOST_MS)) and 1 <= int(given) <= MOST_MS
+        is_sensible = given.isdigit() and len(given) <= len(str(MAX_TIMEOUT_MS)) and 1 <= int(given) <= MAX_TIMEOUT_MS
         return cls(max_wait_s, arrived, int(given) / 1e3 if is_sensible else None)
 
     def left_s(self) -> float | None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Verdict = Literal["a", "b", "tie"]
+SwapMode = Literal["on", "off", "auto"]
+Strategy = Literal["round_robin", "swiss", "knockout", "reference"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Generator
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyrm.comparison import Strategy
+
 Pair = tuple[int, int]
-Strategy = Literal["round_robin", "swiss", "knockout", "reference"]
 # Yields the pairs of a round; is sent the probabilities [n, n] so far, NaN where no pair met.
 Schedule = Generator[list[Pair], NDArray[np.float64], None]
 

@@ -15,9 +15,12 @@ in a space would leave a lone space token there instead.
 """
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tinyrm.chat import Message
 
 Slot = Literal["instruction", "prompt", "response_a", "response_b"]
 SPECIAL_ROLES = ("[CLS]", "[SEP]", "[MASK]")
@@ -50,20 +53,11 @@ class Template(BaseModel):
             raise ValueError("both responses need the same joining text; put the rest into segments of their own")
         return self
 
-    def render_messages(self, messages: "list[Message]") -> str:
+    def render_messages(self, messages: Sequence[Message]) -> str:
         """Chat messages as one prompt text; a single user message stays bare, as in the training pairs."""
-        if len(messages) == 1 and messages[0].role == "user":
-            return messages[0].content
-        return "\n\n".join(f"{self.turn_names[m.role]}: {m.content}" for m in messages)
-
-
-class Message(BaseModel):
-    """One turn of a dialogue."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    role: Literal["system", "user", "assistant"]
-    content: Annotated[str, Field(min_length=1)]
+        if len(messages) == 1 and messages[0]["role"] == "user":
+            return messages[0]["content"]
+        return "\n\n".join(f"{self.turn_names[m['role']]}: {m['content']}" for m in messages)
 
 
 def split_slot(segment: str) -> tuple[str, Slot | None]:

@@ -11,27 +11,32 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api.dependencies import get_state
-from service.api.ranking_schemas import GroupRequest, RankReply, RankRequest, RewardsReply, RewardsRequest
-from service.api.schemas import (
-    BatchReply,
-    BatchRequest,
-    CompareReply,
-    CompareRequest,
-    ErrorBody,
-    ErrorReply,
-    ModelCard,
-    ModelList,
-    RejectedItem,
-    Status,
-    Truncated,
-    Usage,
-)
 from service.errors import error_body, error_response
 from service.http.context import RequestStats, get_context
 from service.scoring.models import Deployment
 from service.scoring.pipeline import Answer, Pipeline
 from service.scoring.ranking import Ranked, rewards_of
 from service.scoring.ranking import rank as tournament
+from tinyrm.api import (
+    MAX_TIMEOUT_MS,
+    BatchReply,
+    BatchRequest,
+    CompareReply,
+    CompareRequest,
+    ErrorBody,
+    ErrorReply,
+    GroupRequest,
+    InvalidItem,
+    ModelCard,
+    ModelList,
+    RankReply,
+    RankRequest,
+    RewardsReply,
+    RewardsRequest,
+    Status,
+    Truncated,
+    Usage,
+)
 from tinyrm.errors import InvalidInput, TinyRMError
 
 ERRORS: Mapping[int | str, dict[str, Any]] = {
@@ -56,7 +61,6 @@ KEY_ERRORS: Mapping[int | str, dict[str, Any]] = {status: ERRORS[status] for sta
 # Items of one call that are encoded or wait at once: enough to keep an engine full, few enough that a long list does
 # not fill the queue for everybody.
 WINDOW_ITEMS = 256
-MOST_MS = 3_600_000
 
 router = APIRouter()
 
@@ -76,7 +80,7 @@ DeploymentOf = Annotated[Deployment, Depends(_deployment_of)]
 Milliseconds = Annotated[
     int | None,
     Header(
-        alias="X-Request-Timeout-Ms", ge=1, le=MOST_MS,
+        alias="X-Request-Timeout-Ms", ge=1, le=MAX_TIMEOUT_MS,
         description="An answer later than this is not wanted: the work is dropped, the reply is 504.",
     ),
 ]  # fmt: skip
@@ -117,7 +121,7 @@ async def compare_batch(
         pipeline.refuse_if_busy(seconds(timeout_ms))
     window, flow = asyncio.Semaphore(WINDOW_ITEMS), flow_of(request)
 
-    async def result_of(item: CompareRequest | RejectedItem) -> CompareReply | ErrorReply:
+    async def result_of(item: CompareRequest | InvalidItem) -> CompareReply | ErrorReply:
         async with window:
             left_s = None if ends_at is None else ends_at - time.perf_counter()
             return await _result_of(item, deployment, stats, flow, left_s)
@@ -198,13 +202,13 @@ async def metrics(deployment: DeploymentOf) -> Response:
 
 
 async def _result_of(
-    item: CompareRequest | RejectedItem,
+    item: CompareRequest | InvalidItem,
     deployment: Deployment,
     stats: RequestStats,
     flow: Hashable,
     timeout_s: float | None,
 ) -> CompareReply | ErrorReply:
-    if isinstance(item, RejectedItem):
+    if isinstance(item, InvalidItem):
         return ErrorReply(error=item.error)
     try:
         pipeline = deployment.of(item)
@@ -220,7 +224,7 @@ def flow_of(request: Request) -> Hashable:
     return get_context(request.scope).client_id or object()
 
 
-def pipelines_of(items: Iterable[CompareRequest | RejectedItem], deployment: Deployment) -> Iterator[Pipeline]:
+def pipelines_of(items: Iterable[CompareRequest | InvalidItem], deployment: Deployment) -> Iterator[Pipeline]:
     """Those that a list needs; an item that names no model that is served fails by itself, later."""
     for item in items:
         with suppress(TinyRMError):

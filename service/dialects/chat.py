@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from tinyrm.chat import Message
 from tinyrm.errors import InvalidInput
-from tinyrm.template import Message
 
 Prompt = str | list[Message]
 

@@ -13,17 +13,17 @@ from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.api.dependencies import get_state
-from service.api.ranking_schemas import MOST_RESPONSES, RewardsRequest
 from service.api.routes import WINDOW_ITEMS, Milliseconds, flow_of, seconds
-from service.api.schemas import Asked, CompareRequest, Name, NonEmpty, describe
 from service.dialects.chat import Prompt
 from service.http.context import RequestStats, get_context
 from service.scoring.groups import ALONE, Cohorts, Placed
 from service.scoring.models import Deployment
 from service.scoring.ranking import Ranked, rank, rewards_of
+from tinyrm.api import MAX_RESPONSES, CompareRequest, Name, NonEmpty, PromptRequest, RewardsRequest, describe
+from tinyrm.comparison import Strategy
 from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText, Overloaded
 from tinyrm.ranking import Matrix
-from tinyrm.schedules import Strategy, most_comparisons
+from tinyrm.schedules import most_comparisons
 
 # Up to this many responses everybody meets everybody; more are paired by their standings.
 ROUND_ROBIN_RESPONSES = 32
@@ -49,7 +49,7 @@ class CohortOptions(Options):
     """With whom a sample is compared."""
 
     group_size: int | None = Field(
-        default=None, ge=2, le=MOST_RESPONSES, description="Samples of one prompt; not given: TINYRM_GROUP_SIZE."
+        default=None, ge=2, le=MAX_RESPONSES, description="Samples of one prompt; not given: TINYRM_GROUP_SIZE."
     )
     group_id: Name | None = Field(
         default=None, description="Keeps groups of one and the same prompt apart, such as those of two trainings."
@@ -64,7 +64,7 @@ class Said(BaseModel):
 class Sample:
     """One response of a cohort. flow: whose part of the engine its comparisons are."""
 
-    asked: Asked
+    asked: PromptRequest
     response: str
     flow: Hashable
 
@@ -169,7 +169,11 @@ CohortOptionsOf = Annotated[CohortOptions, Query()]
 
 
 async def stand(
-    deployment: Deployment, asked: Asked, responses: Sequence[str], flow: Hashable, timeout_s: float | None = None
+    deployment: Deployment,
+    asked: PromptRequest,
+    responses: Sequence[str],
+    flow: Hashable,
+    timeout_s: float | None = None,
 ) -> Standing:
     """Where each of the responses stands among the others; one alone is as good as anybody."""
     said = [response or NOTHING for response in responses]
@@ -213,14 +217,14 @@ async def judge_cohort(deployment: Deployment, samples: Sequence[Sample]) -> lis
     return (await stand(deployment, first.asked, responses, first.flow)).placed
 
 
-def asked_of(options: Options, prompt: Prompt) -> Asked:
+def asked_of(options: Options, prompt: Prompt) -> PromptRequest:
     texts = {"domain": options.domain, "instruction": options.instruction, "model": options.model}
-    return checked(Asked, {"prompt": prompt, **texts})
+    return checked(PromptRequest, {"prompt": prompt, **texts})
 
 
-def question(kind: type[Q], asked: Asked, **fields: Any) -> Q:
+def question(kind: type[Q], asked: PromptRequest, **fields: Any) -> Q:
     """One of the service's own, about the same prompt. Raises InvalidInput."""
-    return checked(kind, {name: getattr(asked, name) for name in Asked.model_fields} | fields)
+    return checked(kind, {name: getattr(asked, name) for name in PromptRequest.model_fields} | fields)
 
 
 def checked(kind: type[Q], fields: Mapping[str, Any]) -> Q:
@@ -235,5 +239,5 @@ def checked(kind: type[Q], fields: Mapping[str, Any]) -> Q:
 
 def digest_of(prompt: Prompt) -> bytes:
     """The same for the same text, the same messages."""
-    plain = prompt if isinstance(prompt, str) else [(message.role, message.content) for message in prompt]
+    plain = prompt if isinstance(prompt, str) else [(message["role"], message["content"]) for message in prompt]
     return hashlib.sha256(json.dumps(plain).encode()).digest()

@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.ranking_schemas import MOST_RESPONSES
 from service.api.routes import ERRORS
-from service.api.schemas import NonEmpty
 from service.dialects.chat import Turn, prompt_of, stripped, text_of
 from service.dialects.context import CohortOptionsOf, DeskOf, Options, OptionsOf, Standing
+from tinyrm.api import MAX_RESPONSES, NonEmpty
 
 router = APIRouter(tags=["nemo-gym"])
 
@@ -45,7 +44,7 @@ class GroupCompareRequest(BaseModel):
     """principle: what to judge by, instead of the domain's instruction."""
 
     conversation_history: list[Turn] = Field(min_length=1)
-    response_objs: list[ResponseObject] = Field(max_length=MOST_RESPONSES)
+    response_objs: list[ResponseObject] = Field(max_length=MAX_RESPONSES)
     principle: NonEmpty | None = None
 
 

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from service.api.routes import ERRORS
-from service.api.schemas import MOST_ITEMS
 from service.dialects.chat import Prompt, prompt_of, response_in
 from service.dialects.context import CohortOptions, Desk, DeskOf
 from service.scoring.groups import Placed
+from tinyrm.api import MAX_ITEMS
 from tinyrm.errors import InvalidInput
 
 router = APIRouter(tags=["openrlhf"])
@@ -35,11 +35,9 @@ LabelOptionsOf = Annotated[LabelOptions, Query()]
 class RewardRequest(BaseModel):
     """Lists of one length, of which the trainer fills one place a request, or none."""
 
-    query: list[str] = Field(max_length=MOST_ITEMS, description="Prompt and response, with special tokens.")
-    prompts: list[str] = Field(max_length=MOST_ITEMS)
-    labels: list[Label] | None = Field(
-        default=None, max_length=MOST_ITEMS, description="Reference answers, or nothing."
-    )
+    query: list[str] = Field(max_length=MAX_ITEMS, description="Prompt and response, with special tokens.")
+    prompts: list[str] = Field(max_length=MAX_ITEMS)
+    labels: list[Label] | None = Field(default=None, max_length=MAX_ITEMS, description="Reference answers, or nothing.")
 
 
 class RewardReply(BaseModel):

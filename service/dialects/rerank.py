@@ -15,14 +15,14 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from service.api.ranking_schemas import MOST_RESPONSES
 from service.api.routes import ERRORS
-from service.api.schemas import DOCUMENTS, TEXTS, Name, NonEmpty
 from service.dialects.context import Desk, DeskOf, Options, OptionsOf
 from service.errors import app_error_response
 from service.scoring.groups import Placed
+from tinyrm.api import BRANCH, MAX_RESPONSES, Name, NonEmpty
 from tinyrm.errors import TinyRMError
 
+TEXTS, DOCUMENTS = f"{BRANCH}texts", f"{BRANCH}documents"
 # What a client has to hear whatever the shape of the body.
 KEPT_HEADERS = ("retry-after", "connection")
 # The kinds of error that text-embeddings-inference has, by our status.
@@ -33,7 +33,7 @@ class TeiRequest(BaseModel):
     """raw_scores: log-odds instead of probabilities. Texts are always cut to fit."""
 
     query: NonEmpty
-    texts: list[str] = Field(min_length=1, max_length=MOST_RESPONSES)
+    texts: list[str] = Field(min_length=1, max_length=MAX_RESPONSES)
     raw_scores: bool = False
     return_text: bool = False
 
@@ -53,7 +53,7 @@ class RerankRequest(BaseModel):
 
     model: Name | None = Field(default=None, description="Refused if another model is served.")
     query: NonEmpty
-    documents: list[str | Document] = Field(min_length=1, max_length=MOST_RESPONSES)
+    documents: list[str | Document] = Field(min_length=1, max_length=MAX_RESPONSES)
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool = False
     raw_scores: bool = False

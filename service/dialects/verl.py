@@ -11,11 +11,11 @@ from fastapi import APIRouter
 from pydantic import AliasChoices, BaseModel, Field
 
 from service.api.routes import ERRORS
-from service.api.schemas import MOST_ITEMS
 from service.dialects.chat import last_turn
 from service.dialects.context import CohortOptions, CohortOptionsOf, Desk, DeskOf
 from service.dialects.openrlhf import together
 from service.scoring.groups import Placed
+from tinyrm.api import MAX_ITEMS
 from tinyrm.errors import InvalidInput
 
 router = APIRouter(tags=["verl"])
@@ -28,7 +28,7 @@ class EmbeddingRequest(BaseModel):
     """
 
     model: str | None = None
-    input: str | Annotated[list[str], Field(max_length=MOST_ITEMS)]
+    input: str | Annotated[list[str], Field(max_length=MAX_ITEMS)]
 
     @property
     def inputs(self) -> list[str]:

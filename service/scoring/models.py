@@ -8,9 +8,9 @@ from pathlib import Path
 
 import structlog
 
-from service.api.schemas import Asked
 from service.metrics import Metrics
 from service.scoring.pipeline import Pipeline
+from tinyrm.api import PromptRequest
 from tinyrm.bundle import Bundle
 from tinyrm.errors import TinyRMError, UnknownModel
 
@@ -41,7 +41,7 @@ class Deployment:
     def default(self) -> Pipeline:
         return next(iter(self.pipelines.values()))
 
-    def of(self, request: Asked) -> Pipeline:
+    def of(self, request: PromptRequest) -> Pipeline:
         """By the model that the request names, else by its domain. Raises UnknownModel."""
         if request.model is None:
             folder = self.specialists.get(request.domain or "")

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TypeVar
 
-from service.api.schemas import Asked, CompareRequest, SwapMode
 from service.engine.backend import Backend
 from service.engine.memory import give_back_memory
 from service.engine.queue import Answered
 from service.metrics import Metrics
-from tinyrm.comparison import Preference
+from tinyrm.api import CompareRequest, PromptRequest
+from tinyrm.comparison import Preference, SwapMode
 from tinyrm.encoding import Encoder, Encoding, Truncation
 from tinyrm.errors import DeadlineExceeded, EngineFailed, InvalidInput, ShuttingDown, Unavailable
 from tinyrm.flops import exact_flops, paper_flops
@@ -88,7 +88,7 @@ class Pipeline:
             return await self.judge(readings, swap, encode_s, flow=flow, timeout_s=left_s, patient=patient)
 
     async def encode(
-        self, asked: Asked, responses: Sequence[str], pairs: Sequence[tuple[int, int]], swap: SwapMode
+        self, asked: PromptRequest, responses: Sequence[str], pairs: Sequence[tuple[int, int]], swap: SwapMode
     ) -> list[tuple[Encoding, ...]]:
         """The readings of comparisons of `responses`, named by their places. Raises InvalidInput's kinds."""
         instruction, prompt = self.manifest.spec.resolve(asked.prompt, asked.domain, asked.instruction)
@@ -140,7 +140,7 @@ class Pipeline:
         stages = {"encode": encode_s, "queue": answered.queue_s, "run": answered.run_s, "total": total_s}
         return self._observed(preference, read, stages)
 
-    def swap_of(self, asked: Asked) -> SwapMode:
+    def swap_of(self, asked: PromptRequest) -> SwapMode:
         """As the request says, else as the settings do. Raises InvalidInput if the model cannot."""
         swap = asked.swap or self._default_swap
         if swap == "auto":

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.api.ranking_schemas import GroupRequest, RewardsRequest
 from service.scoring.pipeline import Answer, Pipeline
+from tinyrm.api import GroupRequest, RewardsRequest
 from tinyrm.errors import InvalidInput
 from tinyrm.ranking import Matrix, Strengths, cycle_rate, fit
 from tinyrm.schedules import SCHEDULES, Pair, most_comparisons
@@ -45,12 +45,17 @@ class Ranked:
         return sum(answer.truncation.total for answer in self.answers)
 
 
+def participants(request: GroupRequest) -> list[str]:
+    """Return the responses and, last, the reference if there is one."""
+    return request.responses if request.reference is None else [*request.responses, request.reference]
+
+
 async def rank(
     pipeline: Pipeline, request: GroupRequest, *, flow: Hashable, timeout_s: float | None, max_comparisons: int
 ) -> Ranked:
     """Raises InvalidInput and its kinds, Unavailable and its kinds, EngineFailed. One comparison's failure is that of
     all: strengths from what is left would not be those that were asked for."""
-    n = len(request.participants)
+    n = len(participants(request))
     needed = most_comparisons(request.strategy, n)
     if needed > max_comparisons:
         raise InvalidInput(
@@ -67,12 +72,12 @@ class _Tournament:
         self.pipeline, self.request, self.flow = pipeline, request, flow
         self.ends_at = None if timeout_s is None else time.perf_counter() + timeout_s
         self.swap = pipeline.swap_of(request)
-        n = len(request.participants)
+        n = len(participants(request))
         self.probabilities = np.full((n, n), np.nan)
         self.answers: list[Answer] = []
 
     async def play(self) -> Ranked:
-        schedule = SCHEDULES[self.request.strategy](len(self.request.participants))
+        schedule = SCHEDULES[self.request.strategy](len(participants(self.request)))
         pairs = next(schedule)
         while pairs:
             for at in range(0, len(pairs), WINDOW_PAIRS):
@@ -87,7 +92,7 @@ class _Tournament:
 
     async def _meet(self, pairs: Sequence[Pair]) -> list[Answer]:
         started = time.perf_counter()
-        encoded = await self.pipeline.encode(self.request, self.request.participants, pairs, self.swap)
+        encoded = await self.pipeline.encode(self.request, participants(self.request), pairs, self.swap)
         encode_s = (time.perf_counter() - started) / len(pairs)
         left_s = None if self.ends_at is None else max(0.0, self.ends_at - time.perf_counter())
         try:

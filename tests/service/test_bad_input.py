@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.api import schemas
-from service.api.schemas import MOST_ITEMS, BatchRequest, CompareRequest, ErrorBody
 from tests.service.conftest import PAIR, Served
+from tinyrm import api
+from tinyrm.api import MAX_ITEMS, BatchRequest, CompareRequest, ErrorBody
 
 COMPARE, BATCH = "/v1/compare", "/v1/compare/batch"
 LIMIT = 8 * 2**20
@@ -168,10 +168,10 @@ def test_body_at_the_limit_is_read(served: Served) -> None:
 def test_far_too_many_items_are_refused_before_all_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Describing a million wrong items takes ten seconds, in which the service would answer nobody."""
     described = []
-    monkeypatch.setattr(schemas, "describe", lambda error: described.append(error) or ErrorBody(type="", message=""))
+    monkeypatch.setattr(api, "describe", lambda error: described.append(error) or ErrorBody(type="", message=""))
     with pytest.raises(ValidationError):
-        BatchRequest.model_validate({"items": [1] * 8 * MOST_ITEMS})
-    assert len(described) <= MOST_ITEMS + 1
+        BatchRequest.model_validate({"items": [1] * 8 * MAX_ITEMS})
+    assert len(described) <= MAX_ITEMS + 1
 
 
 def test_first_wrong_message_ends_the_reading() -> None:

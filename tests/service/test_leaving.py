@@ -12,13 +12,13 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
-from service.api.schemas import CompareRequest
 from service.engine import messages
 from service.http.server import Server
 from service.scoring.pipeline import SHORT_CHARACTERS, Answer
 from service.settings import Settings
 from service.workers.queue_client import RemoteBackend
 from tests.service.conftest import PAIR, Served
+from tinyrm.api import CompareRequest
 from tinyrm.engines.base import cpu_info
 from tinyrm.errors import ShuttingDown
 

@@ -3,10 +3,12 @@
 from itertools import pairwise
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from tinyrm.template import ANSWER_COLON, FIGURE2, TEMPLATES, Message, Template, split_slot
+from tinyrm.chat import Message
+from tinyrm.template import ANSWER_COLON, FIGURE2, TEMPLATES, Template, split_slot
 
+MESSAGE = TypeAdapter(Message)
 PARTS = ("[CLS]", "{instruction}", " {prompt}", " {response_a}", " {response_b}", "[MASK]", "[SEP]")
 
 
@@ -82,11 +84,11 @@ def test_a_dialogue_names_its_speakers() -> None:
 
 @pytest.mark.parametrize("role", ["system", "assistant"])
 def test_a_single_message_that_is_not_the_users_keeps_its_speaker(role: str) -> None:
-    message = Message.model_validate({"role": role, "content": "Hi"})
+    message = MESSAGE.validate_python({"role": role, "content": "Hi"})
     assert FIGURE2.render_messages([message]) == f"{FIGURE2.turn_names[role]}: Hi"
 
 
 @pytest.mark.parametrize("wrong", [{"role": "tool"}, {"content": ""}, {"name": "x"}])
 def test_a_message_of_another_shape_is_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(ValidationError):
-        Message.model_validate({"role": "user", "content": "Hi"} | wrong)
+        MESSAGE.validate_python({"role": "user", "content": "Hi"} | wrong)

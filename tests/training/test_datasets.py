@@ -218,7 +218,7 @@ def test_oasst2_pairs_ranked_siblings(tmp_path: Path) -> None:
 def test_oasst2_conversations_end_in_an_answer_and_hold_no_gap(tmp_path: Path) -> None:
     parquet(OASST2, published.OASST2, tmp_path / "oasst2" / TRAIN)
     threads = load_conversations(source("oasst2", part="en"), tmp_path)
-    said = [[turn.content for turn in thread] for thread in threads]
+    said = [[turn["content"] for turn in thread] for thread in threads]
     assert said == [
         ["Hello?", "middle"],
         ["Hello?", "worst"],
@@ -226,7 +226,7 @@ def test_oasst2_conversations_end_in_an_answer_and_hold_no_gap(tmp_path: Path) -
         ["Hello?", "best", "And then?", "as good"],
         ["Hello?", "best", "And then?", "as bad"],
     ]
-    assert [turn.role for turn in threads[-1]] == ["user", "assistant", "user", "assistant"]
+    assert [turn["role"] for turn in threads[-1]] == ["user", "assistant", "user", "assistant"]
     with pytest.raises(InvalidInput, match="oasst2"):
         load_conversations(source("webgpt"), tmp_path)
 

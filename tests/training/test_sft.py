@@ -200,7 +200,7 @@ def test_branches_of_one_tree_are_held_out_together() -> None:
     ]
     learn, held_out = split_by_opening(conversations, 0.3, seed=1)
     assert len(learn) + len(held_out) == 100
-    openings = [{c.messages[0].content for c in side} for side in (learn, held_out)]
+    openings = [{c.messages[0]["content"] for c in side} for side in (learn, held_out)]
     assert all(openings)
     assert not openings[0] & openings[1]
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from tinyrm.chat import Message
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoder, Encoding, Truncation
 from tinyrm.errors import InvalidInput, InvalidText
 from tinyrm.pairs import AskedPair
 from tinyrm.spec import ClozeSpec
-from tinyrm.template import Message
 
 MESSAGES = TypeAdapter(list[Message])
 

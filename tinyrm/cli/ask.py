@@ -4,9 +4,9 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from tinyrm.api import ModelList
 from tinyrm.client import Client, RankReply
 from tinyrm.client.calls import CompareOptions
-from tinyrm.client.replies import ModelList
 from tinyrm.errors import InvalidInput
 
 SHOWN_CHARACTERS = 60

@@ -5,9 +5,11 @@ and all tries together stay within `timeout_s`. What cannot be mended by repeati
 (tinyrm/errors.py).
 """
 
+from tinyrm.api import CompareReply, ModelCard, RankReply, RewardsReply, Truncated, Usage
+from tinyrm.api import ErrorBody as ItemError
+from tinyrm.chat import Message
 from tinyrm.client.asynchronous import AsyncClient
-from tinyrm.client.calls import CompareItem, Message, Prompt
-from tinyrm.client.replies import CompareReply, ItemError, ModelCard, RankReply, RewardsReply, Truncated, Usage
+from tinyrm.client.calls import CompareItem, Prompt
 from tinyrm.client.synchronous import Client
 
 __all__ = [

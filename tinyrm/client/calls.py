@@ -4,23 +4,16 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Literal, Required, TypedDict, TypeVar
 
-from tinyrm.client.replies import BatchReply, CompareReply, ErrorReply, ItemError, parse
+from pydantic import ValidationError
+
+from tinyrm.api import BatchReply, CompareReply, ErrorBody, ErrorReply, Reply, Scale
+from tinyrm.chat import Message
+from tinyrm.comparison import Strategy, SwapMode
 from tinyrm.errors import InvalidInput, ServiceBusy, ServiceFailed
 
-Swap = Literal["on", "off", "auto"]
-Strategy = Literal["round_robin", "swiss", "knockout", "reference"]
-Scale = Literal["zero_mean", "unit"]
-
-
-class Message(TypedDict):
-    """One turn of a dialogue."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
+AnyReply = TypeVar("AnyReply", bound=Reply)
 Prompt = str | Sequence[Message]
 
 
@@ -34,7 +27,7 @@ class CompareOptions(TypedDict, total=False):
 
     domain: str | None
     instruction: str | None
-    swap: Swap | None
+    swap: SwapMode | None
     model: str | None
 
 
@@ -55,7 +48,7 @@ class RewardsOptions(TypedDict, total=False):
 
     domain: str | None
     instruction: str | None
-    swap: Swap | None
+    swap: SwapMode | None
     model: str | None
     strategy: Strategy | None
     reference: str | None
@@ -67,7 +60,7 @@ class RankOptions(TypedDict, total=False):
 
     domain: str | None
     instruction: str | None
-    swap: Swap | None
+    swap: SwapMode | None
     model: str | None
     strategy: Strategy | None
     reference: str | None
@@ -106,6 +99,18 @@ def post(path: str, body: Mapping[str, Any]) -> Call:
         raise InvalidInput(f"the request cannot be written as JSON: {error}") from error
 
 
+def parse(kind: type[AnyReply], body: bytes) -> AnyReply:
+    """Return the body as a reply of this kind. Raises ServiceFailed if another program answers at this address."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise ServiceFailed(
+            f"unexpected response: not a TinyRM {kind.__name__} ({error.error_count()} errors); check base_url",
+            kind="unexpected_reply",
+            status=200,
+        ) from error
+
+
 def compare(prompt: Prompt, response_a: str, response_b: str, options: CompareOptions) -> Call:
     return post("/v1/compare", {"prompt": prompt, "response_a": response_a, "response_b": response_b, **options})
 
@@ -128,7 +133,7 @@ class Batch:
         self._request_id = new_id()
         self._items = [dict(item) for item in items]
         self._open = list(range(len(items)))
-        self.results: list[CompareReply | ItemError | None] = [None] * len(items)
+        self.results: list[CompareReply | ErrorBody | None] = [None] * len(items)
 
     def call(self) -> Call:
         call = post("/v1/compare/batch", {"items": [self._items[index] for index in self._open]})
@@ -147,11 +152,11 @@ class Batch:
         if self._open:
             raise ServiceBusy(f"{len(self._open)} items wait for a service that is less busy", kind="overloaded")
 
-    def answered(self) -> list[CompareReply | ItemError]:
+    def answered(self) -> list[CompareReply | ErrorBody]:
         """All results; empty as long as one has none."""
         results = [result for result in self.results if result is not None]
         return results if len(results) == len(self.results) else []
 
     @staticmethod
-    def _is_open(result: CompareReply | ItemError | None) -> bool:
-        return isinstance(result, ItemError) and result.is_transient
+    def _is_open(result: CompareReply | ErrorBody | None) -> bool:
+        return isinstance(result, ErrorBody) and result.is_transient

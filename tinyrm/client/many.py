@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from tinyrm.client.replies import ItemError
+from tinyrm.api import ErrorBody
 from tinyrm.errors import CallRefused, InvalidInput
 
 T = TypeVar("T")
@@ -106,8 +106,8 @@ def halves(items: list[T], error: CallRefused) -> tuple[list[T], list[T]] | None
     return (items[:middle], items[middle:]) if middle else None
 
 
-def as_item_error(error: CallRefused) -> ItemError:
-    return ItemError(type=error.type, message=str(error))
+def as_item_error(error: CallRefused) -> ErrorBody:
+    return ErrorBody(type=error.type, message=str(error))
 
 
 def _checked(concurrency: int) -> int:

@@ -9,10 +9,10 @@ from typing import Self, TypeVar, Unpack
 import httpx
 from tenacity import Retrying
 
+from tinyrm.api import CompareReply, ErrorBody, ModelCard, ModelList, RankReply, RewardsReply
 from tinyrm.client import calls
-from tinyrm.client.calls import Batch, Call, CompareItem, CompareOptions, Prompt, RankOptions, RewardsOptions
+from tinyrm.client.calls import Batch, Call, CompareItem, CompareOptions, Prompt, RankOptions, RewardsOptions, parse
 from tinyrm.client.many import BATCH_ITEMS, CONCURRENCY, as_item_error, halves, in_order, length_of, progress_bar
-from tinyrm.client.replies import CompareReply, ItemError, ModelCard, ModelList, RankReply, RewardsReply, parse
 from tinyrm.client.retry import policy
 from tinyrm.client.wire import (
     Deadline,
@@ -66,7 +66,7 @@ class Client:
         """Which of two responses is better, and how surely."""
         return parse(CompareReply, self._ask(calls.compare(prompt, response_a, response_b, options)))
 
-    def compare_batch(self, items: Sequence[CompareItem]) -> list[CompareReply | ItemError]:
+    def compare_batch(self, items: Sequence[CompareItem]) -> list[CompareReply | ErrorBody]:
         """One call for many comparisons. Results in order; an item that cannot be scored has an error in its place."""
         batch = Batch(items)
 
@@ -88,7 +88,7 @@ class Client:
         batch_items: int = BATCH_ITEMS,
         concurrency: int = CONCURRENCY,
         progress: bool = False,
-    ) -> Iterator[CompareReply | ItemError]:
+    ) -> Iterator[CompareReply | ErrorBody]:
         """A list of any length, `concurrency` batches under way at once. Results stream in order as they come.
 
         progress: a bar on standard error (extra `progress`). A batch that is too large for the service is halved.
@@ -118,7 +118,7 @@ class Client:
             return False
         return True
 
-    def _whole(self, items: list[CompareItem]) -> list[CompareReply | ItemError]:
+    def _whole(self, items: list[CompareItem]) -> list[CompareReply | ErrorBody]:
         try:
             return self.compare_batch(items)
         except CallRefused as error:

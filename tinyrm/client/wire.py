@@ -12,8 +12,8 @@ import httpx
 from pydantic import ValidationError
 
 import tinyrm
+from tinyrm.api import MAX_TIMEOUT_MS, ErrorBody, ErrorReply
 from tinyrm.client.calls import Call
-from tinyrm.client.replies import ErrorReply, ItemError
 from tinyrm.errors import (
     CallFailed,
     CallRefused,
@@ -25,7 +25,6 @@ from tinyrm.errors import (
 )
 
 CONNECT_TIMEOUT_S = 5.0  # a host that drops packets leaves time for another try
-MOST_MS = 3_600_000  # the service takes no longer X-Request-Timeout-Ms
 BUSY = (429, 502, 503, 504)
 
 
@@ -42,7 +41,7 @@ class Deadline:
     def header_ms(self) -> int:
         """For X-Request-Timeout-Ms: a little less than is left, for an answer in time has to travel yet."""
         left_s = self.left_s()
-        return min(MOST_MS, max(1, int(1000 * (left_s - min(0.5, left_s / 10)))))
+        return min(MAX_TIMEOUT_MS, max(1, int(1000 * (left_s - min(0.5, left_s / 10)))))
 
 
 class Left(dict[str, float]):
@@ -145,11 +144,11 @@ def _kind_of(status: int, type_: str) -> type[CallFailed]:
     return CallRefused if httpx.codes.is_client_error(status) else ServiceFailed
 
 
-def _error_in(body: bytes, status: int) -> ItemError:
+def _error_in(body: bytes, status: int) -> ErrorBody:
     try:
         return ErrorReply.model_validate_json(body).error
     except ValidationError:
-        return ItemError(type="http_error", message=f"an answer that is not TinyRM's, with status {status}")
+        return ErrorBody(type="http_error", message=f"an answer that is not TinyRM's, with status {status}")
 
 
 def _seconds(retry_after: str | None) -> float | None:

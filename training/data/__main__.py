@@ -103,7 +103,7 @@ def write_conversations(sources: Sequence[Source], data_dir: Path, path: Path | 
     threads = [thread for source in sources for thread in load_conversations(source, data_dir)]
     with open_text(path, "wt") as file:
         for thread in threads:
-            file.write(json.dumps({"messages": [turn.model_dump() for turn in thread]}) + "\n")
+            file.write(json.dumps({"messages": thread}) + "\n")
     print(f"{len(threads)} conversations in {path}")
 
 

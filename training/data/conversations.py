@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from tinyrm.chat import Message
 from tinyrm.encoding import SpecialTokens
 from tinyrm.pairs import read_records
-from tinyrm.template import Message
 from training.data.split import draw
 
 
@@ -52,11 +52,11 @@ def encode_conversation(
     end = 0
     for number, message in enumerate(conversation.messages):
         joint = "\n\n" if number else ""
-        name = _ids(tokenizer, f"{joint}{turn_names[message.role]}:")
-        said = _ids(tokenizer, f" {message.content}")
+        name = _ids(tokenizer, f"{joint}{turn_names[message['role']]}:")
+        said = _ids(tokenizer, f" {message['content']}")
         ids += name + said
-        assistant += [False] * len(name) + [message.role == "assistant"] * len(said)
-        if message.role == "assistant":
+        assistant += [False] * len(name) + [message["role"] == "assistant"] * len(said)
+        if message["role"] == "assistant":
             end = len(ids)
     if not end:
         return None
@@ -73,7 +73,7 @@ def split_by_opening(
     """(learn from, held out). All conversations that open alike, as the branches of a tree do, fall on one side."""
 
     def is_held_out(conversation: Conversation) -> bool:
-        return draw(seed, conversation.messages[0].content) < fraction
+        return draw(seed, conversation.messages[0]["content"]) < fraction
 
     return [c for c in conversations if not is_held_out(c)], [c for c in conversations if is_held_out(c)]
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyrm.chat import Message
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import read_jsonl
-from tinyrm.template import Message
 from training.data.cleaning import Loaded, Raw, Reason, clean, take, without_repetitions
 from training.data.readers import hh_rlhf, oasst2, pku_saferlhf, skywork, webgpt
 from training.data.source import DatasetName, Source

@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from tinyrm.chat import Message
 from tinyrm.errors import InvalidInput
-from tinyrm.template import FIGURE2, Message
+from tinyrm.template import FIGURE2
 
 Role = Literal["system", "user", "assistant"]
 ROLES: dict[str, Role] = {
@@ -30,7 +31,7 @@ def message(role: str, content: str) -> Message | None:
     known = ROLES.get(role.lower())
     if known is None:
         raise InvalidInput(f"a message has the role {role!r}; known are {', '.join(ROLES)}")
-    return Message.model_construct(role=known, content=content) if content.strip() else None
+    return Message(role=known, content=content) if content.strip() else None
 
 
 def from_messages(messages: Sequence[dict[str, Any]]) -> tuple[list[Message], str] | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
-from tinyrm.template import Message
+from tinyrm.chat import Message
 from training.data.cleaning import Raw, Reason
 from training.data.readers.dialogue import message, render
 from training.data.rows import Published, Row, rows

@@ -1,0 +1,292 @@
+"""Every body of the HTTP API, once, for the service and its clients.
+
+Requests refuse fields that they do not know, so that a misspelt option is an error. Replies ignore them, so that a
+client understands a newer service. The bodies of other programs' APIs stand in service/dialects.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic.config import JsonDict
+
+from tinyrm.chat import Message
+from tinyrm.comparison import Strategy, SwapMode, Verdict
+
+# The largest value of the setting max_batch_items. It is checked while a list is read: to validate a million invalid
+# items before the refusal would block the service for seconds.
+MAX_ITEMS = 16_384
+MAX_RESPONSES = 128
+MAX_TIMEOUT_MS = 3_600_000
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(max_length=200)]  # error messages repeat an unknown name
+Scale = Literal["zero_mean", "unit"]
+
+# Pydantic puts the tag of a union's branch into the path of an error. `describe` leaves out what starts with this.
+BRANCH = "branch:"
+TEXT, MESSAGES = f"{BRANCH}text", f"{BRANCH}messages"
+
+# Errors that do not depend on the item: a later try may succeed.
+TRANSIENT = frozenset(("overloaded", "unavailable", "engine_restarting", "shutting_down"))
+
+
+def _prompt_branch(prompt: Any) -> str:
+    """Choose the branch by type, so that an invalid message is not reported as an invalid string."""
+    return MESSAGES if isinstance(prompt, list) else TEXT
+
+
+Prompt = Annotated[
+    Annotated[NonEmpty, Tag(TEXT)] | Annotated[list[Message], Field(min_length=1, fail_fast=True), Tag(MESSAGES)],
+    Discriminator(_prompt_branch),
+]
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Reply(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+# Errors
+
+
+class ErrorBody(Reply):
+    """`type` is stable and meant for programs, `message` says what to do."""
+
+    type: str
+    message: str
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether a later try with the same item may succeed."""
+        return self.type in TRANSIENT
+
+
+class ErrorReply(Reply):
+    error: ErrorBody
+
+
+def describe(error: ValidationError) -> ErrorBody:
+    """Return the first error, without the value that was sent."""
+    return describe_first(list(error.errors(include_url=False, include_input=False)))
+
+
+def describe_first(errors: list[Any]) -> ErrorBody:
+    first = errors[0]
+    path = ".".join(str(part) for part in first["loc"] if part != "body" and not str(part).startswith(BRANCH))
+    path = path or ("body" if "body" in first["loc"] else "item")
+    kind = "invalid_text" if first["type"] == "string_unicode" else "invalid_request"
+    return ErrorBody(type=kind, message=f"{path}: {first['msg']}")
+
+
+# Parts of replies
+
+
+class Usage(Reply):
+    """Cost of a request. GFLOPs are what the model needs (tinyrm/flops.py), without padding."""
+
+    tokens: int
+    gflops: float
+
+
+class Truncated(Reply):
+    """Tokens dropped to fit the model's length: the prompt loses its beginning, a response its end."""
+
+    prompt: int
+    response_a: int
+    response_b: int
+
+
+# POST /v1/compare and /v1/compare/batch
+
+
+class PromptRequest(Request):
+    """A prompt, and how its responses are judged: the fields that all requests share."""
+
+    prompt: Prompt = Field(description="The request as text, or a dialogue as a list of chat messages.")
+    domain: Name | None = Field(default=None, description="One of the model's domains; each has its own instruction.")
+    instruction: NonEmpty | None = Field(default=None, description="Replaces the domain's instruction.")
+    swap: SwapMode | None = Field(
+        default=None,
+        description="on: score both orders, so that position cannot matter. off: one order, half the cost. "
+        "auto: the second order only if the first is not decisive.",
+    )
+    model: Name | None = Field(
+        default=None, description="Name or name@revision. A model that is not served is refused."
+    )
+
+
+class CompareRequest(PromptRequest):
+    """Which of two responses to one prompt is better?"""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "2 + 2 = 5."}]
+        },
+    )
+
+    response_a: NonEmpty
+    response_b: NonEmpty
+
+
+class CompareReply(Reply):
+    """`margin` is the log-odds that A is better; the probabilities follow from it and add up to 1."""
+
+    preferred: Verdict = Field(description="tie only if the margin is exactly 0, as for two equal responses.")
+    probability_a: float
+    probability_b: float
+    margin: float
+    model: str
+    usage: Usage
+    truncated: Truncated
+
+
+class InvalidItem(BaseModel):
+    """An item of a batch that is not a valid comparison; the other items are still scored."""
+
+    error: ErrorBody
+
+
+def _keep_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validate(value)
+    except ValidationError as error:
+        return InvalidItem(error=describe(error))
+
+
+class BatchRequest(Request):
+    """Many comparisons in one call."""
+
+    items: list[Annotated[CompareRequest, WrapValidator(_keep_error)]] = Field(min_length=1, max_length=MAX_ITEMS)
+
+
+class BatchReply(Reply):
+    """Results in the order of the items; an item that failed has an error in its place."""
+
+    results: list[CompareReply | ErrorReply]
+    usage: Usage
+
+
+# POST /v1/rank and /v1/rewards
+
+GROUP_EXAMPLE: JsonDict = {"prompt": "What is 2 + 2?", "responses": ["2 + 2 = 5.", "2 + 2 = 4.", "No idea."]}
+
+
+class GroupRequest(PromptRequest):
+    """Several responses to one prompt."""
+
+    responses: Annotated[list[NonEmpty], Field(min_length=1, max_length=MAX_RESPONSES)]
+    strategy: Strategy = Field(
+        default="round_robin",
+        description="Which pairs are compared. round_robin: all, n (n - 1) / 2 comparisons. swiss: neighbours in the "
+        "standings, at most n / 2 in each of log2(n) + 1 rounds. knockout: winners only, n - 1. reference: each "
+        "response with `reference` only, n.",
+    )
+    reference: NonEmpty | None = Field(
+        default=None, description="The response that each response is compared with; see `strategy`."
+    )
+
+    @model_validator(mode="after")
+    def _reference_and_strategy_agree(self) -> Self:
+        if (self.reference is None) == (self.strategy == "reference"):
+            raise ValueError("strategy reference needs a text in `reference`, and no other strategy takes one")
+        return self
+
+
+class RankRequest(GroupRequest):
+    """Which of several responses are better than which?"""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [GROUP_EXAMPLE]})
+
+    win_matrix: bool = Field(default=False, description="Whether the reply contains the result of each comparison.")
+
+    @model_validator(mode="after")
+    def _at_least_two_responses(self) -> Self:
+        if len(self.responses) < 2:
+            raise ValueError("responses: one response has no rank; send at least 2")
+        return self
+
+
+class RankReply(Reply):
+    """`strengths` are Bradley-Terry strengths: log-odds, mean 0. `order` holds indices into the request's responses."""
+
+    order: list[int] = Field(description="Best first.")
+    strengths: list[float]
+    standard_errors: list[float] = Field(description="Of the strengths, as if each comparison were one game.")
+    cycle_rate: float | None = Field(
+        description="Share of triples that contradict themselves; null if no triple was compared completely."
+    )
+    win_matrix: list[list[float | None]] | None = Field(
+        description="[i][j]: P(i beats j); null where i and j were not compared."
+    )
+    comparisons: int
+    model: str
+    usage: Usage
+    truncated_tokens: int = Field(description="Tokens dropped over all comparisons, each order counted once.")
+
+
+class RewardsRequest(GroupRequest):
+    """How good is each of several responses, relative to the others?"""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [GROUP_EXAMPLE]})
+
+    scale: Scale = Field(
+        default="zero_mean",
+        description="zero_mean: strengths, log-odds that add up to 0. unit: mean probability to beat the responses "
+        "it was compared with.",
+    )
+
+    @model_validator(mode="after")
+    def _something_to_compare_with(self) -> Self:
+        if len(self.responses) == 1 and not (self.strategy == "reference" and self.scale == "unit"):
+            raise ValueError(
+                "responses: one response alone has no reward; send at least 2, or a `reference` with scale unit"
+            )
+        return self
+
+
+class RewardsReply(Reply):
+    """A reward for each response, in the order of the request."""
+
+    rewards: list[float]
+    model: str
+    usage: Usage
+
+
+# GET /v1/models, /healthz and /readyz
+
+
+class ModelCard(Reply):
+    """A served model and the engine it runs on."""
+
+    name: str
+    revision: str
+    default: bool
+    domains: dict[str, str]
+    default_domain: str
+    template: str
+    max_tokens: int
+    parameters: int
+    temperature: float
+    engine: str
+    precision: str
+
+
+class ModelList(Reply):
+    models: list[ModelCard]
+
+
+class Status(Reply):
+    status: str
