@@ -56,14 +56,14 @@ def test_a_dialogue_keeps_its_turns_and_its_speakers() -> None:
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>tool\n42<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert [(turn.role, turn.content) for turn in turns_of(text)] == [
+    assert [(turn["role"], turn["content"]) for turn in turns_of(text)] == [
         ("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "42"),
     ]  # fmt: skip
 
 
 def test_what_deepseek_says_first_is_the_systems() -> None:
     text = f"Be brief.<{BAR}User{BAR}>Hi<{BAR}Assistant{BAR}>"
-    assert [turn.role for turn in turns_of(text)] == ["system", "user"]
+    assert [turn["role"] for turn in turns_of(text)] == ["system", "user"]
 
 
 @pytest.mark.parametrize(
