@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from tinyrm.batching import pack
 from tinyrm.bundle import Bundle
+from tinyrm.chat import Message
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.readout import read_out
 from tinyrm.spec import ClozeSpec
-from tinyrm.template import Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tinyrm.chat import Message
 from tinyrm.errors import UnknownDomain
-from tinyrm.template import FIGURE2, TEMPLATES, Message, Template
+from tinyrm.template import FIGURE2, TEMPLATES, Template
 
 # Files that training writes beside the weights.
 SPEC_FILE = "cloze.json"

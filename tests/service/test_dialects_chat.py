@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.dialects.chat import MIN_OVERLAP, Turn, last_turn, prompt_of, response_in, stripped, turns_of
+from tinyrm.chat import Message
 from tinyrm.errors import InvalidInput
-from tinyrm.template import Message
 
 BAR, LOW = "\uff5c", "\u2581"
 

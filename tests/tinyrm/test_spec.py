@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from tinyrm.chat import Message
 from tinyrm.errors import UnknownDomain
 from tinyrm.spec import SPEC_FILE, ClozeSpec
-from tinyrm.template import ANSWER_COLON, Message
+from tinyrm.template import ANSWER_COLON
 
 SPEC = ClozeSpec(
     template=ANSWER_COLON, max_tokens=300, domains={"safety": "Safer?", "math": "Right?"}, default_domain="math"
