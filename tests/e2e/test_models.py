@@ -12,8 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.e2e.test_process import PAIR, keys, refused_start, total, wait_until
+from tests.e2e.test_process import PAIR, keys, refused_start, total
 from tests.support.processes import Process, new_client, started
+from tests.support.waiting import wait_until
 from tinyrm.bundle import Bundle, write_bundle
 from tinyrm.manifest import MANIFEST_FILE
 
@@ -52,7 +53,7 @@ def served(service: Process) -> list[str]:
     return [f"{card['name']}@{card['revision']}" for card in service.get("/v1/models").json()["models"]]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_new_revision_takes_over_without_a_failed_request(bundle_folder: Path, tmp_path: Path, workers: int) -> None:
     folder = tmp_path / "toy"
     shutil.copytree(bundle_folder, folder)
@@ -78,7 +79,7 @@ def test_a_new_revision_takes_over_without_a_failed_request(bundle_folder: Path,
     assert set(seen) == {(200, old), (200, new)}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_key_that_may_asks_for_the_new_revision(bundle_folder: Path, tmp_path: Path, workers: int) -> None:
     folder, path = tmp_path / "toy", tmp_path / "keys.json"
     shutil.copytree(bundle_folder, folder)
@@ -112,7 +113,7 @@ def test_a_broken_revision_leaves_the_old_one_in_its_place(bundle_folder: Path, 
         assert service.stop() == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_domain_picks_the_specialist(bundle_folder: Path, tmp_path: Path, workers: int) -> None:
     specialist = changed_copy(bundle_folder, tmp_path / "safe", name="safe", temperature=3.0)
     with started(bundle_folder, specialists=f"safety={tmp_path / 'safe'}", workers=workers) as service:

@@ -168,6 +168,7 @@ def imported(source: bytes, folder: Path) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_openrlhf_itself_gets_rewards_of_mean_zero_in_each_group(
     trainers: Process, expected: list[list[float]], agent: ModuleType
 ) -> None:

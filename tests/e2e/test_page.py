@@ -15,6 +15,8 @@ from service.keys import ApiKey, ApiKeys, hash_token
 from tests.e2e.browser import DESKTOP, EXAMPLE, PHONE, chromium, compare, fill
 from tests.support.processes import STARTER, Process, started
 
+pytestmark = pytest.mark.slow
+
 PROMPT, ANSWERS = EXAMPLE["prompt"], EXAMPLE["answers"]
 PAIR, THREE = ANSWERS[:2], ANSWERS
 HOSTILE = """<img src=x onerror="window.pwned=1"><script>window.pwned=1</script> it's `id` $HOME \\ "ü" 😀\n&lt;b&gt;"""

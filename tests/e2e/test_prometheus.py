@@ -12,6 +12,8 @@ from tests.e2e.traffic import traffic
 from tests.support.processes import STARTER, Process, started
 from tests.support.prometheus import RULES, Asked, Prometheus, asked, scraping, tool
 
+pytestmark = pytest.mark.slow
+
 # Rates need several scrapes in their window, and the window has to be full of load.
 WINDOW_S, LOAD_S = 10, 20
 

@@ -13,7 +13,8 @@ from export.parity import TOLERANCE, engine_run, probes, run_alone, run_together
 from export.pipeline import export_bundle
 from export.precision import PrecisionRefused, gate
 from export.smoothquant import channel_maxima, equalise
-from tests.conftest import TOY_SPEC, Trained
+from tests.conftest import TOY_SPEC, Trained, export_toy
+from tests.support.kept import kept
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.engines import EngineOptions, open_engine
@@ -40,15 +41,15 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quantised(trained: Trained, pairs_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def quantised(trained: Trained, pairs_file: Path, pytestconfig: pytest.Config) -> Bundle:
     """The toy model in all precisions. Its weights are wild, so the gate is left wide open."""
-    out = tmp_path_factory.mktemp("store") / "quantised"
-    options = ExportOptions(
-        model=str(trained.base), adapter=trained.adapter, out=out, calibration=pairs_file,
-        precisions=("fp32", "int8", "bf16"), max_flips=1.0, weights=True,
-    )  # fmt: skip
-    export_bundle(options)
-    return Bundle.open(out)
+
+    def make(folder: Path) -> None:
+        precisions = ("fp32", "int8", "bf16")
+        out = folder / "quantised"
+        export_toy(trained, out, calibration=pairs_file, precisions=precisions, max_flips=1.0, weights=True)
+
+    return Bundle.open(kept(pytestconfig, "quantised", make) / "quantised")
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,7 @@ def test_int8_weights_are_integers_in_the_file(quantised: Bundle) -> None:
     assert sum(size for size in sizes.values() if size > 48) == 3 * (4 * 32 * 32 + 3 * 32 * 48) + 2 * 32 * 32
 
 
+@pytest.mark.slow
 def test_a_precision_that_flips_too_much_is_refused_and_nothing_written(
     trained: Trained, pairs_file: Path, tmp_path: Path
 ) -> None:

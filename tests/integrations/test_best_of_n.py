@@ -2,8 +2,7 @@
 
 import pytest
 
-from loadtests.service_process import free_port
-from tests.support.processes import Process
+from tests.support.processes import Process, free_port
 from tinyrm import Client
 from tinyrm.integrations.best_of_n import Best, best_of_n
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.service_process import free_port
-from tests.support.processes import Process
+from tests.support.processes import Process, free_port
 from tinyrm.errors import CallRefused, ServiceUnreachable
 from tinyrm.integrations.trl import PairwiseJudge, reward_func
 

@@ -10,6 +10,7 @@ pytest.importorskip("ray.data")
 from loadtests import bulk
 
 
+@pytest.mark.slow
 def test_every_row_is_there_once_and_the_section_says_so(tmp_path: Path) -> None:
     document = tmp_path / "scaling.md"
     document.write_text("# Scaling\n")

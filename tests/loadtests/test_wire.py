@@ -8,9 +8,9 @@ import uvloop
 
 from loadtests import wire
 from loadtests.arrivals import background, closed_loop, open_loop
-from loadtests.service_process import free_port
 from loadtests.tally import Tally
 from loadtests.wire import Client, NoAnswer, Reply, Unconnected, request
+from tests.support.processes import free_port
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Seen: yes\r\n\r\nhi"
 GET = request("/", method="GET")

@@ -80,11 +80,13 @@ def compiled_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ru
         file.unlink()
 
 
+@pytest.mark.slow
 def test_base_on_onnxruntime(compiled_base: tuple[Run, Run]) -> None:
     reference, run = compiled_base
     assert_equal_alone_and_together(run, reference, texts((*SHORT, 512)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(1000,), (2048,), (513, 700)])
 def test_long_texts_of_base_on_onnxruntime(compiled_base: tuple[Run, Run], lengths: tuple[int, ...]) -> None:
     """Long texts without padding take the graph's other way through its global layers, those with padding do not."""

@@ -19,9 +19,8 @@ import psutil
 import pytest
 import yaml
 
-from loadtests.service_process import free_port
 from tests.conftest import REPOSITORY
-from tests.support.processes import new_client
+from tests.support.processes import free_port, new_client
 
 CONFIG = REPOSITORY / "deploy" / "ray" / "serve.yaml"
 # Starting Ray on a busy machine of two cores takes most of a minute.

@@ -16,6 +16,8 @@ from tests.support.bulk_run import pair, run, stamps, table, words_of, write
 from tests.support.processes import PATIENCE_S
 from tinyrm.cli import main
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray.data")
 
 ROWS, ROWS_PER_PART = 1000, 20

@@ -20,6 +20,8 @@ from tests.ray.cluster import PATIENCE_S, Cluster
 from tests.ray.conftest import TwoNodes
 from tests.support.processes import STARTER
 
+pytestmark = pytest.mark.slow
+
 # Callers of short requests, and of long ones: it is those that a replica is lost with.
 SHORT, LONG = 6, 3
 LONG_ITEMS = 12

@@ -21,6 +21,8 @@ from tests.e2e.test_client import (  # noqa: F401 - the tests of the service, on
 from tests.ray.conftest import TwoNodes
 from tests.support.processes import PATIENCE_S, STARTER, Process, started
 
+pytestmark = pytest.mark.slow
+
 COMPARISONS = synthetic(40)
 
 

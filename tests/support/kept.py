@@ -2,10 +2,10 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -19,11 +19,13 @@ LIBRARIES = (
 MAX_STATES = 4  # of the sources; a folder takes a few megabytes
 
 
-def kept(config: pytest.Config, name: str, make: Callable[[Path], None]) -> Path:
+def kept(config: pytest.Config, name: str, make: FunctionType) -> Path:
     """Return the folder `name`, which `make` fills unless an earlier run or another test process has done so.
 
-    Tests must not write into it. A machine without a cache, as in CI, makes everything anew.
+    It is filled again when a source changes, or the file that defines `make`. Tests must not write into it. A machine
+    without a cache, as in CI, makes everything anew.
     """
+    name = f"{name}-{hashlib.sha256(Path(make.__code__.co_filename).read_bytes()).hexdigest()[:8]}"
     assert config.cache is not None
     states = config.cache.mkdir("toys")
     state = states / state_of_sources()

@@ -1,25 +1,25 @@
 """`python -m service` as a real process, for every test that needs one."""
 
-import os
+import random
 import signal
 import socket
 import subprocess
-import time
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
-from loadtests.service_process import free_port, launch
-from tests.conftest import REPOSITORY
+from loadtests.service_process import launch
+from tests.support.kept import REPOSITORY
+from tests.support.waiting import PATIENCE_S, wait_until
+
+__all__ = ["PATIENCE_S", "STARTER", "Process", "free_port", "new_client", "started"]
 
 STARTER = REPOSITORY / "models" / "starter"
-# The machine that runs the tests may be busy; nothing here takes as long by itself.
-PATIENCE_S = 60
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ class Process:
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(within_s)
 
+    def is_ready(self) -> bool:
+        try:
+            return self.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
     def is_listening(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
@@ -47,15 +53,35 @@ class Process:
 
 @contextmanager
 def started(model: Path, port: int = 0, **settings: object) -> Iterator[Process]:
-    """A service that is ready. Killed at the end if it still runs. port: 0 for any free one."""
-    service = launch({"model": model, **settings}, Path(os.devnull), port or free_port())
-    try:
-        with new_client(service.port) as client:
-            process = Process(service.popen, service.port, client)
-            wait_until_ready(process)
-            yield process
-    finally:
-        service.clear_away()
+    """Run a service that is ready, and kill it at the end if it still runs. A test that fails shows its log.
+
+    port: 0 for any free one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "service.log"
+        service = launch({"model": model, **settings}, log, port or free_port())
+        try:
+            with new_client(service.port) as client:
+                process = Process(service.popen, service.port, client)
+                wait_until(process.is_ready, "the service was ready", process=service.popen)
+                yield process
+        except Exception as error:
+            error.add_note(f"The log of the service:\n{log.read_text(errors='replace')[-4000:]}")
+            raise
+        finally:
+            service.clear_away()
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on, below those that the kernel gives to outgoing connections.
+
+    The kernel's own choice could be the source of another process's connection before the service binds it.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 def new_client(port: int) -> httpx.Client:
@@ -63,14 +89,3 @@ def new_client(port: int) -> httpx.Client:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     base = f"http://127.0.0.1:{port}"
     return httpx.Client(base_url=base, timeout=PATIENCE_S, limits=limits, trust_env=False)
-
-
-def wait_until_ready(process: Process) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        assert process.popen.poll() is None, f"left with {process.popen.returncode} before it was ready"
-        with suppress(httpx.TransportError):
-            if process.get("/readyz").status_code == 200:
-                return
-        time.sleep(0.05)
-    pytest.fail("not ready in time")

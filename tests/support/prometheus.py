@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from loadtests.service_process import free_port
 from tests.conftest import REPOSITORY
+from tests.support.processes import free_port
 
 RULES = REPOSITORY / "deploy" / "prometheus" / "rules.yml"
 DASHBOARDS = REPOSITORY / "deploy" / "grafana" / "dashboards"

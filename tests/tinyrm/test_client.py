@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from loadtests.service_process import free_port
 from tests.conftest import REPOSITORY
+from tests.support.processes import free_port
 from tests.support.scripted_server import (
     COMPARED,
     USAGE,

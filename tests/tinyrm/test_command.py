@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loadtests.service_process import free_port
+from tests.support.processes import free_port
 from tests.support.scripted_server import (
     COMPARED,
     USAGE,
