@@ -20,7 +20,7 @@ DEV := .venv/dev
 LOAD := .venv/load
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all lint format audit browser prometheus dashboards pictures train starter starter-pairs export evaluate bench bench-peers load chaos fuzz scaling lock stack-packages stack-test clean
+.PHONY: help install serve test test-all lint format audit browser prometheus dashboards pictures train starter starter-pairs export evaluate bench bench-peers load chaos fuzz lock stack-packages stack-test clean
 
 help:  ## list the chores
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -99,7 +99,7 @@ prometheus:  ## a Prometheus for the tests of dashboards and alerts, from apt, w
 dashboards: $(DEV)/installed  ## deploy/grafana/dashboards/ from tools/dashboards/
 	$(DEV)/bin/python -m tools.dashboards
 
-pictures: $(DEV)/installed  ## the pictures of the page and of the dashboards in docs/
+pictures: $(DEV)/installed  ## the pictures of the page and of the dashboards in docs/images/
 	$(DEV)/bin/python -m tools.page_pictures
 	$(DEV)/bin/python -m tools.dashboard_pictures
 
@@ -153,10 +153,6 @@ chaos: $(LOAD)/installed  ## kills, hangs, vanishing clients and a soak, into do
 
 fuzz: $(LOAD)/installed  ## 20,000 requests made up from the OpenAPI document
 	$(LOAD)/bin/python -m loadtests.chaos --no-write --cases fuzz $(LOADTEST)
-
-scaling: $(DEV)/installed $(LOAD)/installed  ## one replica's rate and cost, fleets of them, a whole preference set, into docs/scaling.md
-	$(LOAD)/bin/python -m loadtests.scaling
-	$(DEV)/bin/python -m loadtests.bulk
 
 # What the images install: every package by version and hash. LOCK=--upgrade takes the newest that pyproject.toml allows;
 # without it, what is locked stays. The CUDA libraries are those of the base image.

@@ -1,1 +1,1 @@
-"""Black-box measurements: drives commands and servers. Of ours it imports the reader of preference pairs alone."""
+"""Measurements from outside: commands and servers are started as processes, loaded, killed and timed."""

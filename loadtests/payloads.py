@@ -1,4 +1,4 @@
-"""What is sent: comparisons of the validation split, or where it is absent, texts made up of random words."""
+"""Comparisons to send: the validation split, or synthetic texts if it is absent."""
 
 import json
 import random
@@ -18,7 +18,9 @@ WORDS = ("the", "of", "river", "seven", "light", "answer", "small", "under", "gr
 
 @dataclass(frozen=True, slots=True)
 class Payloads:
-    """comparisons: bodies of /v1/compare. origin: what they are, for the report."""
+    """comparisons: bodies of /v1/compare.
+    origin: where they are from, for the report.
+    """
 
     comparisons: list[dict[str, Any]]
     origin: str
@@ -27,7 +29,7 @@ class Payloads:
         return [request(COMPARE, json.dumps(c).encode(), headers=headers) for c in self.comparisons]
 
     def batches(self, items: int) -> list[bytes]:
-        """The same comparisons in calls of `items` each; what is left over is dropped."""
+        """Return the same comparisons in calls of `items` each, without the incomplete last call."""
         chunks = [self.comparisons[at : at + items] for at in range(0, len(self.comparisons) - items + 1, items)]
         return [batch_request(chunk) for chunk in chunks]
 
@@ -37,7 +39,10 @@ def batch_request(comparisons: Sequence[dict[str, Any]]) -> bytes:
 
 
 def read_payloads(path: Path = VALIDATION) -> Payloads:
-    """In an order of chance: a short run sees what a long one does. The chosen response is A in half of them."""
+    """Return comparisons in random order, so that a short run sees what a long one does.
+
+    The chosen response is A in half of them.
+    """
     dice = random.Random(17)
     if not path.is_file():
         return Payloads(synthetic(SYNTHETIC), f"{SYNTHETIC} synthetic comparisons ({path} is absent)")
@@ -50,10 +55,10 @@ def read_payloads(path: Path = VALIDATION) -> Payloads:
 
 
 def synthetic(count: int) -> list[dict[str, Any]]:
-    """Prompts of 5 to 60 words, responses of 10 to 120."""
+    """Return prompts of 5 to 60 words with responses of 10 to 120."""
     dice = random.Random(17)
 
-    def text(least: int, most: int) -> str:
-        return " ".join(dice.choices(WORDS, k=dice.randint(least, most)))
+    def text(low: int, high: int) -> str:
+        return " ".join(dice.choices(WORDS, k=dice.randint(low, high)))
 
     return [{"prompt": text(5, 60), "response_a": text(10, 120), "response_b": text(10, 120)} for _ in range(count)]

@@ -1,9 +1,8 @@
-"""`python -m service` as a process: started, watched, measured and killed from outside."""
+"""Start `python -m service` as a process; watch, measure and kill it from outside."""
 
 import asyncio
 import json
 import os
-import re
 import resource
 import signal
 import socket
@@ -18,44 +17,46 @@ from pathlib import Path
 
 import psutil
 
-from loadtests.wire import Client, status_of
+from loadtests.wire import Client
 
 START_TIMEOUT_S = 120
 ENGINE_MODULE = "service.engine.worker"
 STARTER = Path("models/starter")
 COMMAND = (sys.executable, "-m", "service")
-SETTING = re.compile(r"^\| `TINYRM_([A-Z0-9_]+)` \| `([^`]*)` \|", flags=re.MULTILINE)
 
 
 class NotServing(Exception):
-    """The service left, or was not ready in time. The message is the last thing it said."""
+    """The service exited, or was not ready in time. The message is its last line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A started service. log: what it prints."""
+    """A started service.
+
+    log: the file that its output goes to.
+    """
 
     popen: "subprocess.Popen[bytes]"
     port: int
     log: Path
 
     async def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> float:
-        """Seconds until /readyz said yes. Raises NotServing."""
-        client, begun = Client(self.port, keep_alive=False, timeout_s=2), time.perf_counter()
-        while time.perf_counter() - begun < timeout_s:
+        """Return the seconds until /readyz returned 200. Raises NotServing."""
+        client, started_at = Client(self.port, keep_alive=False, timeout_s=2), time.perf_counter()
+        while time.perf_counter() - started_at < timeout_s:
             self.check_runs()
-            if await status_of(client, "/readyz") == 200:
-                return time.perf_counter() - begun
+            if await client.status("/readyz") == 200:
+                return time.perf_counter() - started_at
             await asyncio.sleep(0.02)
         raise NotServing(f"not ready within {timeout_s:g} s: {last_line(self.log)}")
 
     def check_runs(self) -> None:
-        """Raises NotServing if the process has ended."""
+        """Raise NotServing if the process has ended."""
         if self.popen.poll() is not None:
-            raise NotServing(f"left with {self.popen.returncode}: {last_line(self.log)}")
+            raise NotServing(f"exited with {self.popen.returncode}: {last_line(self.log)}")
 
     def tree(self) -> list[psutil.Process]:
-        """The process and all that it started and still runs. Empty once it ended: its number may be reused."""
+        """Return the service and its descendants. Empty once the service ended, as its pid may be reused."""
         if self.popen.poll() is not None:
             return []
         try:
@@ -65,7 +66,7 @@ class Service:
             return []
 
     def engine(self) -> psutil.Process | None:
-        """The child that runs the engine, if this service has one."""
+        """Return the child that runs the engine; None if there is none."""
         for process in self.tree()[1:]:
             with suppress(psutil.Error):
                 if ENGINE_MODULE in " ".join(process.cmdline()):
@@ -73,7 +74,7 @@ class Service:
         return None
 
     def rss_bytes(self) -> int:
-        """Resident memory of the whole tree; pages that processes share count once for each."""
+        """Return the resident memory of the whole tree. A page shared by two processes counts twice."""
         total = 0
         for process in self.tree():
             with suppress(psutil.Error):
@@ -81,21 +82,21 @@ class Service:
         return total
 
     def kill(self) -> list[psutil.Process]:
-        """SIGKILL to the service itself, as the kernel does it; its children are left to notice. Returns those."""
+        """Send SIGKILL to the service alone, as the kernel would. Return its children."""
         children = self.tree()[1:]
         self.popen.kill()
         self.popen.wait()
         return children
 
     async def stop(self, within_s: float) -> int | None:
-        """SIGTERM; the exit code, or None if it still runs after that time."""
+        """Send SIGTERM. Return the exit code, or None if the service still runs after `within_s`."""
         self.popen.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             return await asyncio.to_thread(self.popen.wait, within_s)
         return None
 
     def clear_away(self) -> None:
-        """Kill whatever still runs."""
+        """Kill every process that still runs."""
         for process in reversed(self.tree()):
             with suppress(psutil.Error):
                 process.kill()
@@ -103,27 +104,33 @@ class Service:
 
 
 def launch(settings: Mapping[str, object], log: Path, port: int) -> Service:
-    """Start the service and do not wait. settings: names without prefix, in lower case."""
-    # A connection for every request under way, and the service inherits the limit.
+    """Start the service and return at once.
+
+    settings: names without prefix, in lower case.
+    """
+    # One connection for each request under way; the service inherits the limit.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with log.open("ab") as output:
         popen = subprocess.Popen(  # noqa: S603  # the command above
-            COMMAND, env=environment({"port": port, **settings}),
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            COMMAND,
+            env=environment({"port": port, **settings}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     return Service(popen, port, log)
 
 
 def environment(settings: Mapping[str, object]) -> dict[str, str]:
-    """This one, with these settings and no others."""
+    """Return our environment with these settings of the service and no others."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("TINYRM_")}
     return others | {f"TINYRM_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 @asynccontextmanager
 async def started(**settings: object) -> AsyncIterator[Service]:
-    """A service that is ready; at the end nothing of it is left. Raises NotServing."""
+    """Run a service that is ready, and leave no process of it behind. Raises NotServing."""
     with tempfile.TemporaryDirectory() as folder:
         service = launch(settings, Path(folder) / "service.log", free_port())
         try:
@@ -133,24 +140,16 @@ async def started(**settings: object) -> AsyncIterator[Service]:
             service.clear_away()
 
 
-def known_settings() -> dict[str, str]:
-    """Names, in lower case and without prefix, and defaults: a setting the service does not know is an error there."""
-    command = [*COMMAND, "--settings"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    return {name.lower(): default for name, default in SETTING.findall(done.stdout)}
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 def last_line(log: Path) -> str:
-    """The last thing the service said, without the fields that every line of its log has."""
-    line = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+    """Return the last line of a log, of a JSON line only its event and reason."""
+    line = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["the log is empty"])[-1]
     with suppress(ValueError, AttributeError):
-        said = json.loads(line)
-        line = ": ".join(str(said[key]) for key in ("event", "reason") if key in said) or line
+        fields = json.loads(line)
+        line = ": ".join(str(fields[key]) for key in ("event", "reason") if key in fields) or line
     return line[:300]

@@ -1,30 +1,32 @@
-"""HTTP/1.1 to one port, cheap enough to offer a service several times what it can take from the same two cores."""
+"""An HTTP/1.1 client for one local port that sends bytes as they are.
+
+It is cheap enough to offer a service several times its capacity from the same two cores, and hostile requests, which no
+HTTP library would send, travel through it like any other.
+"""
 
 import asyncio
 import time
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import httptools
 
-# The service closes a connection that was idle for 5 s; one that is about to be closed must not be taken for a lost
-# request.
+# The service closes a connection after 5 s without a request. One that is about to be closed would look like a loss.
 MAX_IDLE_S = 2.0
 
 
 class Unconnected(Exception):
-    """Nobody listens: the request was never sent."""
+    """No process listens on the port: the request was never sent."""
 
 
 class NoAnswer(Exception):
-    """The request was sent, and the connection ended or the time ran out before there was an answer."""
+    """The request was sent, and the connection ended or the time ran out before the reply was complete."""
 
 
 @dataclass(slots=True)
 class Reply:
-    """Header names in lower case."""
+    """headers: names in lower case."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -32,49 +34,51 @@ class Reply:
 
 
 def request(path: str, body: bytes = b"", method: str = "POST", headers: dict[str, str] | None = None) -> bytes:
-    """A whole request as it travels."""
+    """Return a whole request as it travels."""
     fields = {"Host": "127.0.0.1", "Content-Length": str(len(body)), "Content-Type": "application/json"}
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in (fields | (headers or {})).items())]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time. The `on_` methods are what httptools calls."""
+    """One request at a time. httptools calls the `on_` methods."""
 
     def __init__(self) -> None:
-        self.idle_since = time.perf_counter()
-        self._transport: Any = None
-        self._parser: Any = None
+        self._idle_since = time.perf_counter()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
         self._reply = Reply()
-        self._answer: asyncio.Future[Reply] | None = None
+        self._result: asyncio.Future[Reply] | None = None
 
     @property
     def is_reusable(self) -> bool:
-        idle_s = time.perf_counter() - self.idle_since
+        idle_s = time.perf_counter() - self._idle_since
         return self._transport is not None and not self._transport.is_closing() and idle_s < MAX_IDLE_S
 
-    def ask(self, content: bytes) -> "asyncio.Future[Reply]":
+    def send(self, content: bytes) -> "asyncio.Future[Reply]":
+        if self._transport is None:
+            raise Unconnected("not connected")
         self._parser, self._reply = httptools.HttpResponseParser(self), Reply()
-        self._answer = asyncio.get_running_loop().create_future()
+        self._result = asyncio.get_running_loop().create_future()
         self._transport.write(content)
-        return self._answer
+        return self._result
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
 
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._end(NoAnswer(f"no HTTP: {error}"))
+            self._fail(f"not HTTP: {error}")
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(NoAnswer(f"the connection ended: {exc or 'closed'}"))
+        self._fail(f"the connection ended: {exc or 'closed'}")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._reply.headers[name.decode().lower()] = value.decode("latin-1")
@@ -84,32 +88,35 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._reply.status = self._parser.get_status_code()
-        self.idle_since = time.perf_counter()
+        self._idle_since = time.perf_counter()
         if not self._parser.should_keep_alive():
             self.close()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(self._reply)
+        if self._result is not None and not self._result.done():
+            self._result.set_result(self._reply)
 
-    def _end(self, error: NoAnswer) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
+    def _fail(self, reason: str) -> None:
+        if self._result is not None and not self._result.done():
+            self._result.set_exception(NoAnswer(reason))
 
 
 class Client:
-    """As many connections as there are requests under way. keep_alive: whether they serve more than one request."""
+    """Opens as many connections as there are requests under way.
+
+    keep_alive: whether a connection serves more than one request.
+    """
 
     def __init__(self, port: int, *, keep_alive: bool = True, timeout_s: float = 30) -> None:
         self.port = port
         self.timeout_s = timeout_s
         self._keep_alive = keep_alive
-        self._idle: deque[Connection] = deque()
+        self._idle: list[Connection] = []
 
-    async def ask(self, content: bytes) -> Reply:
-        """The answer, whatever its status. Raises Unconnected or NoAnswer."""
-        connection = self._reused() or await self._connected()
+    async def send(self, content: bytes) -> Reply:
+        """Return the reply, whatever its status. Raises Unconnected or NoAnswer."""
+        connection = await self._connection()
         try:
             async with asyncio.timeout(self.timeout_s):
-                reply = await connection.ask(content)
+                reply = await connection.send(content)
         except TimeoutError:
             connection.close()
             raise NoAnswer(f"no answer within {self.timeout_s:g} s") from None
@@ -122,30 +129,31 @@ class Client:
             connection.close()
         return reply
 
+    async def get(self, path: str) -> Reply:
+        """Return the reply to a GET. Raises Unconnected or NoAnswer."""
+        return await self.send(request(path, method="GET"))
+
+    async def status(self, path: str) -> int:
+        """Return the status of a GET; 0 if there is no reply."""
+        with suppress(Unconnected, NoAnswer):
+            return (await self.get(path)).status
+        return 0
+
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
 
-    def _reused(self) -> Connection | None:
+    async def _connection(self) -> Connection:
         while self._idle:
-            connection = self._idle.pop()  # the one used last: the others grow old and are closed
+            # The one used last: the others exceed MAX_IDLE_S and are closed.
+            connection = self._idle.pop()
             if connection.is_reusable:
                 return connection
             connection.close()
-        return None
-
-    async def _connected(self) -> Connection:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.timeout_s):
+                loop = asyncio.get_running_loop()
                 _, connection = await loop.create_connection(Connection, "127.0.0.1", self.port)
         except (OSError, TimeoutError) as error:
             raise Unconnected(str(error)) from error
         return connection
-
-
-async def status_of(client: Client, path: str) -> int:
-    """Status of a GET; 0 if there is no answer."""
-    with suppress(Unconnected, NoAnswer):
-        return (await client.ask(request(path, method="GET"))).status
-    return 0

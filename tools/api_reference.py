@@ -1,27 +1,39 @@
-"""`python -m tools.api_reference FOLDER` writes the API as openapi.json and api.md; a test compares what is stored."""
+"""python -m tools.api_reference FOLDER: write the API as openapi.json and api.md. A test compares what is stored."""
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from service.app import create_api
 from service.settings import Settings
+from tinyrm.command_line import parse
 
 HEAD = """# API
 
 Written by `python -m tools.api_reference docs` from the OpenAPI document beside it (`openapi.json`). A running service
-tells the same at `/openapi.json`, with its domains, models and limits, and at `/docs`.
+serves the same at `/openapi.json`, with its domains, models and limits, and at `/docs`.
 
-Every error has one shape: `{"error": {"type": "...", "message": "..."}}`. `type` is stable and meant for programs.
+Every error has one shape: `{"error": {"type": "...", "message": "..."}}`. `type` is stable: programs may rely on it.
 """
 
 
-def main() -> int:
-    folder = Path(sys.argv[1]) if len(sys.argv) == 2 else None
-    if folder is None or not folder.is_dir():
-        print("usage: python -m tools.api_reference FOLDER", file=sys.stderr)
+@dataclass(frozen=True)
+class Options:
+    """Write the API as openapi.json and api.md."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder for both files, which must exist."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    folder = parse(Options, arguments, prog="python -m tools.api_reference").folder
+    if not folder.is_dir():
+        print(f"{folder} is not a folder", file=sys.stderr)
         return 2
     for name, text in documents().items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -29,7 +41,7 @@ def main() -> int:
 
 
 def documents() -> dict[str, str]:
-    """File name -> content, for a service with default settings."""
+    """Return file name -> content, for a service with default settings."""
     api = create_api(Settings.model_construct()).openapi()
     api["info"]["version"] = "as installed"  # the rest changes when the API does
     return {"openapi.json": json.dumps(api, indent=1) + "\n", "api.md": "\n".join([HEAD, *pages(api)])}
@@ -69,17 +81,22 @@ def replies(api: Mapping[str, Any], operation: Mapping[str, Any]) -> Iterator[st
             yield fields(api, schema)
     errors = {status: reply for status, reply in operation["responses"].items() if status != "200"}
     if errors:
-        rows = [f"| {status} | {reply['description']} |" for status, reply in errors.items()]
-        yield "\n".join(["| status | when |", "|---|---|", *rows, ""])
+        yield table(("status", "when"), [(status, reply["description"]) for status, reply in errors.items()])
 
 
 def fields(api: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     required = schema.get("required", ())
     rows = [
-        f"| `{name}` | {kind(api, field)}{'' if name in required else ', optional'} | {about(field)} |"
+        (f"`{name}`", f"{kind(api, field)}{'' if name in required else ', optional'}", about(field))
         for name, field in schema["properties"].items()
     ]
-    return "\n".join(["| field | type | meaning |", "|---|---|---|", *rows, ""])
+    return table(("field", "type", "meaning"), rows)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose cells are not padded: descriptions are long."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(heads)}", *lines[1:], ""])
 
 
 def about(field: Mapping[str, Any]) -> str:
@@ -89,7 +106,7 @@ def about(field: Mapping[str, Any]) -> str:
 
 
 def kind(api: Mapping[str, Any], field: Mapping[str, Any]) -> str:
-    """A type in words."""
+    """Return a type in words."""
     if "$ref" in field:
         name = field["$ref"].rsplit("/", 1)[-1]
         inner = api["components"]["schemas"][name].get("properties", {})

@@ -1,29 +1,68 @@
 """python -m loadtests.bench: every engine at every length, side by side, and what this machine could do at best."""
 
-import argparse
 import json
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from loadtests.bench import machine, report
-from loadtests.bench.contenders import DEV, PEER_WORKERS, PEERS, RUNTIMES, contenders, environment, names
-from loadtests.bench.geometry import GEOMETRIES, Geometry, products, useful_flops
+from loadtests import machine, report
+from loadtests.bench import tables
+from loadtests.bench.contenders import CONTENDERS, DEV, PEERS, Contender, environment
 from loadtests.bench.harness import Entry, Limits, measure, parity_failures
-from loadtests.bench.prepare import prepare, read_special
+from loadtests.bench.prepare import Prepared, prepare, read_special
 from loadtests.bench.process import Worker, WorkerFailed
-from loadtests.bench.shapes import Shape, shapes_of
+from loadtests.bench.shapes import GEOMETRIES, TOKENS, Special, products, shapes
+from tinyrm.command_line import parse
+from tinyrm.flops import exact_flops
 
 ROOT = Path("runs/bench")
-DOCUMENT, RECORD, PLOT = Path("docs/performance.md"), Path("docs/bench.json"), Path("docs/bench.png")
-QUICK_TOKENS = (64, 256)
 LARGE_PRODUCT = (2048, 2048, 2048)
+NO_BF16 = "not measured: no bf16 (this CPU has neither avx512_bf16 nor amx_bf16)"
+
+GeometryName = Literal["starter", "base", "large"]
+ContenderName = Literal[
+    "ours-ort-fp32",
+    "ours-ort-int8",
+    "ours-ov-fp32",
+    "ours-ov-bf16",
+    "plain-ort-fp32",
+    "transformers-fp32",
+    "transformers-bf16",
+    "optimum-ort-fp32",
+    "infinity",
+    "cross-encoder",
+]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Time every engine at every length, side by side, and the matrix products that bound them."""
+
+    geometry: tuple[GeometryName, ...] = get_args(GeometryName)
+    """Sizes to measure."""
+    tokens: tuple[int, ...] = ()
+    """Lengths; by default those of each geometry."""
+    contenders: tuple[ContenderName, ...] = get_args(ContenderName)
+    """Engines to measure."""
+    threads: int = field(default_factory=machine.usable_cores)
+    """Threads of each contender; by default the cores of this machine."""
+    budget_s: float = 6
+    """Seconds for each contender and shape."""
+    cap_s: float = 20
+    """A contender that needs longer for one call is not given longer shapes."""
+    quick: bool = False
+    """The starter geometry, 64 and 256 tokens, a budget of at most 1 s."""
+    no_write: bool = False
+    """Print the tables, and leave the document as it is; the numbers go to runs/bench/bench.json."""
+    document: Path = Path("docs/performance.md")
+    """Markdown file to write the section into; numbers and plot go to results/ and images/ beside it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+    options = parse(Options, arguments, prog="python -m loadtests.bench")
     cpuinfo = machine.read_cpuinfo()
     results: dict[str, Any] = {
         "machine": machine.describe(cpuinfo),
@@ -32,85 +71,88 @@ def main(arguments: list[str] | None = None) -> int:
         "quick": options.quick,
         "geometries": {},
     }
-    failures = []
-    for name in options.geometry:
+    failures: list[str] = []
+    geometries: tuple[GeometryName, ...] = ("starter",) if options.quick else options.geometry
+    for name in geometries:
         print(f"geometry {name}", flush=True)
-        measured, entries = measure_geometry(GEOMETRIES[name], options, native_bf16=machine.has_native_bf16(cpuinfo))
+        measured, entries = measure_geometry(name, options, native_bf16=machine.has_native_bf16(cpuinfo))
         results["geometries"][name] = measured
         failures += [f"{name}: {failure}" for failure in parity_failures(entries)]
         results["parity_failures"] = failures
-        # After each geometry: a run takes hours, and one that is stopped has shown something too.
-        write(results, keep=not options.no_write)
+        # After each geometry: a run takes hours, and an interrupted one has results too.
+        write(results, options)
     for failure in failures:
         print(f"parity failed, {failure} from the full head", file=sys.stderr)
     return 1 if failures else 0
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.bench", description=__doc__)
-    parser.add_argument("--geometry", type=_listed(GEOMETRIES), default=list(GEOMETRIES), help="comma-separated")
-    parser.add_argument("--tokens", type=lambda text: tuple(map(int, text.split(","))), help="comma-separated lengths")
-    parser.add_argument("--contenders", type=_listed(names()), default=names(), help=", ".join(names()))
-    parser.add_argument("--threads", type=int, default=machine.usable_cores(), help="of each contender")
-    parser.add_argument("--budget-s", type=float, default=6, help="seconds per contender and shape")
-    parser.add_argument("--cap-s", type=float, default=20, help="slower than this: no longer shapes")
-    parser.add_argument("--quick", action="store_true", help="starter geometry, 64 and 256 tokens, budget 1 s")
-    parser.add_argument("--no-write", action="store_true", help="print, and leave docs/ as it is")
-    options = parser.parse_args(arguments)
-    if options.quick:
-        options.geometry, options.tokens = ["starter"], options.tokens or QUICK_TOKENS
-        options.budget_s = min(options.budget_s, 1)
-    return options
-
-
-def _listed(known: Any) -> Any:
-    def parsed(text: str) -> list[str]:
-        chosen = text.split(",")
-        unknown = sorted(set(chosen) - set(known))
-        if unknown:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} not among {', '.join(known)}")
-        return chosen
-
-    return parsed
-
-
-def measure_geometry(
-    geometry: Geometry, options: argparse.Namespace, *, native_bf16: bool
-) -> tuple[dict[str, Any], list[Entry]]:
-    """Prepare, find the machine's limit, then let the contenders take turns."""
-    tokens = options.tokens or geometry.tokens
-    shapes, special = shapes_of(tokens, mixed=not options.quick), read_special()
-    needs = {RUNTIMES[name][3] if name in RUNTIMES else PEER_WORKERS[name][4] for name in options.contenders}
-    needs -= set() if native_bf16 else {"bundle-bf16"}
-    prepared = prepare(geometry, ROOT, needs, max((*geometry.tokens, *tokens)), say)
-    logs = ROOT / "logs" / geometry.name
-    rates, errors = product_rates(geometry, tokens, options, logs, native_bf16=native_bf16)
-    chosen = contenders(options.contenders, prepared, special, options.threads, logs, native_bf16=native_bf16)
-    entries = measure(chosen, shapes, special, Limits(budget_s=options.budget_s, cap_s=options.cap_s), say)
-    measured = {
-        "shapes": [described(geometry, shape) for shape in shapes],
-        "limits": report.best_rates(rates),
+def measure_geometry(name: str, options: Options, *, native_bf16: bool) -> tuple[dict[str, Any], list[Entry]]:
+    """Prepare, find the limit of the machine, then let the contenders take turns."""
+    geometry = GEOMETRIES[name]
+    tokens = options.tokens or ((64, 256) if options.quick else TOKENS[name])
+    budget_s = min(options.budget_s, 1) if options.quick else options.budget_s
+    special, logs = read_special(), ROOT / "logs" / name
+    chosen = [CONTENDERS[one] for one in CONTENDERS if one in options.contenders]
+    needs = {one.artifact for one in chosen if native_bf16 or one.precision != "bf16"}
+    prepared = prepare(name, ROOT, wanted=needs, max_tokens=max((*TOKENS[name], *tokens)), log=print_line)
+    wanted = [LARGE_PRODUCT, *(product for length in tokens for product in products(geometry, length))]
+    rates, errors = product_rates(wanted, ["fp32", "int8", *(["bf16"] if native_bf16 else [])], options.threads, logs)
+    entries = [entry(one, prepared, special, options.threads, logs, native_bf16=native_bf16) for one in chosen]
+    chosen_shapes = shapes(tokens, mixed=not options.quick)
+    measure(entries, chosen_shapes, special, Limits(budget_s=budget_s, cap_s=options.cap_s), print_line)
+    measured: dict[str, Any] = {
+        "shapes": [
+            {
+                "label": shape.label,
+                "lengths": shape.lengths,
+                # Padding is not useful work.
+                "useful_flops": sum(exact_flops(geometry, length) for length in shape.lengths),
+            }
+            for shape in chosen_shapes
+        ],
+        "limits": tables.best_rates(rates),
         "products": rates,
         "product_errors": errors,
-        "contenders": [recorded(entry) for entry in entries],
+        "contenders": [
+            {
+                "name": entry.contender.name,
+                "title": entry.contender.title,
+                "precision": entry.contender.precision,
+                "detail": entry.detail,
+                "reason": entry.reason,
+                "cells": entry.cells,
+            }
+            for entry in entries
+        ],
     }
-    report.add_mfu(measured)
+    tables.add_mfu(measured)
     return measured, entries
 
 
+def entry(
+    contender: Contender, prepared: Prepared, special: Special, threads: int, logs: Path, *, native_bf16: bool
+) -> Entry:
+    """Return a contender with its command, and the reason if it cannot start."""
+    command = contender.command(prepared.paths[contender.artifact], special, threads)
+    reason = prepared.reasons.get(contender.artifact, "")
+    if not contender.python.exists():
+        reason = f"{contender.python.parent.parent} is not installed (`make bench-peers` makes it)"
+    if contender.precision == "bf16" and not native_bf16:
+        reason = NO_BF16
+    return Entry(contender, command, logs / f"{contender.name}.log", reason, environment(threads))
+
+
 def product_rates(
-    geometry: Geometry, tokens: tuple[int, ...], options: argparse.Namespace, logs: Path, *, native_bf16: bool
+    wanted: list[tuple[int, int, int]], precisions: list[str], threads: int, logs: Path
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rates of matrix products in operations a second, and what could not be measured."""
-    wanted = [LARGE_PRODUCT, *(product for length in tokens for product in products(geometry, length))]
-    precisions = ["fp32", "int8", *(["bf16"] if native_bf16 else [])]
-    request = {"products": wanted, "precisions": precisions, "seconds": 0.3, "threads": options.threads}
+    """Return rates of matrix products in operations a second, and what could not be measured."""
+    request = {"products": wanted, "precisions": precisions, "seconds": 0.3, "threads": threads}
     command = [str(DEV), "-m", "loadtests.bench.workers.products"]
     try:
-        worker = Worker(command, environment(options.threads), logs / "products.log")
+        worker = Worker(command, environment(threads), logs / "products.log")
         try:
             worker.wait_ready(60)
-            reply = worker.ask(request, timeout_s=900)
+            reply = worker.send(request, timeout_s=900)
         finally:
             worker.close()
     except WorkerFailed as failure:
@@ -118,34 +160,23 @@ def product_rates(
     return reply["rates"], reply["errors"]
 
 
-def described(geometry: Geometry, shape: Shape) -> dict[str, Any]:
-    """Padding is no useful work."""
-    work = sum(useful_flops(geometry, length) for length in shape.lengths)
-    return {"label": shape.label, "lengths": shape.lengths, "useful_flops": work}
-
-
-def recorded(entry: Entry) -> dict[str, Any]:
-    contender = entry.contender
-    named = {"name": contender.name, "title": contender.title, "precision": contender.precision}
-    return named | {"detail": entry.detail, "reason": entry.reason, "cells": entry.cells}
-
-
-def write(results: dict[str, Any], *, keep: bool) -> None:
-    """Print the tables; with `keep`, write them, the record and the plot to docs/."""
-    section = report.section(results)
+def write(results: dict[str, Any], options: Options) -> None:
+    """Print the tables; write them, the numbers and the plot."""
+    section = tables.section(results)
     print(section, flush=True)
-    record = RECORD if keep else ROOT / RECORD.name
-    record.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if keep:
-        DOCUMENT.write_text(report.with_section(DOCUMENT.read_text(encoding="utf-8"), section), encoding="utf-8")
-    plot = PLOT if keep else ROOT / PLOT.name
+    if options.no_write:
+        record, plot = ROOT / "bench.json", ROOT / "bench.png"
+        record.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    else:
+        record = report.write(results, "bench", tables.HEADING, section, options.document)
+        plot = options.document.parent / "images" / "bench.png"
     try:
         subprocess.run([PEERS, "-m", "loadtests.bench.plot", record, plot], check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"no plot: {error}", file=sys.stderr)
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     print(line, flush=True)
 
 

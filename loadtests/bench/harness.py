@@ -1,23 +1,29 @@
-"""Starts contenders, lets them take turns at each shape, and keeps what happened. Nobody is dropped in silence."""
+"""Start contenders, let them take turns at each shape, and record what happens. A failure is a result, not a gap."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from loadtests.bench.contenders import Contender
+import numpy as np
+
+from loadtests.bench.contenders import REFERENCE, Contender
 from loadtests.bench.process import Worker, WorkerFailed
 from loadtests.bench.shapes import Shape, Special
-from loadtests.bench.statistics import difference, plan, summary
 
-REFERENCE = "transformers-fp32"
 TOLERANCE = 1e-4
 READY_TIMEOUT_S = 300
+MIN_SAMPLES, MAX_SAMPLES = 3, 60
+
+Logits = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """budget_s: per contender and shape. cap_s: who needs longer for one call is not asked for longer shapes."""
+    """budget_s: for each contender and shape.
+    cap_s: a contender that needs longer for one call is not given longer shapes.
+    """
 
     budget_s: float = 6
     cap_s: float = 20
@@ -28,19 +34,39 @@ class Limits:
 
 @dataclass(slots=True)
 class Entry:
-    """One contender's course: its cells by shape label, and `reason`, why it was not measured or not to the end."""
+    """One contender and its results.
+
+    reason: why it was not measured, or not to the end.
+    cells: by shape label.
+    """
 
     contender: Contender
+    command: list[str]
+    log: Path
+    reason: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
     worker: Worker | None = None
     detail: str = ""
-    reason: str = ""
     cells: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def fail(self, reason: str) -> None:
+    def start(self) -> None:
+        try:
+            self.worker = Worker(self.command, self.environment, self.log)
+            self.detail = self.worker.wait_ready(READY_TIMEOUT_S)
+        except WorkerFailed as failure:
+            self.drop(str(failure))
+
+    def drop(self, reason: str) -> None:
         self.reason = reason
         if self.worker is not None:
             self.worker.close(timeout_s=1)
         self.worker = None
+
+    def fail(self, shape: Shape, failure: Exception) -> None:
+        """Note an error at one shape; a process that died takes no further turns."""
+        self.cells[shape.label] = {"note": f"failed: {failure}"}
+        if self.worker is not None and not self.worker.alive:
+            self.drop(f"{failure} (at {shape.label} tokens)")
 
 
 @dataclass(slots=True)
@@ -48,35 +74,37 @@ class _Turn:
     """One contender at one shape. logits: those of the first call."""
 
     entry: Entry
-    logits: list[list[float]] | None
+    logits: Logits | None
     warmup: int
     repeats: list[int]
     seconds: list[float] = field(default_factory=list)
 
 
 def measure(
-    contenders: Sequence[Contender],
-    shapes: Sequence[Shape],
-    special: Special,
-    limits: Limits,
-    say: Callable[[str], None],
-) -> list[Entry]:
-    """All contenders at all shapes. One after the other is started, so that their peaks of memory do not meet."""
-    entries = [Entry(contender, reason=contender.reason) for contender in contenders]
+    entries: Sequence[Entry], shapes: Sequence[Shape], special: Special, limits: Limits, log: Callable[[str], None]
+) -> None:
+    """Measure all contenders at all shapes. They start one after the other, so that their memory peaks do not meet."""
     try:
         for entry in entries:
-            _start(entry, say)
+            if not entry.reason:
+                entry.start()
+            log(f"  {entry.contender.name}: {entry.reason or 'ready, ' + entry.detail}")
         for shape in shapes:
-            _measure_shape(entries, shape, special, limits, say)
+            _measure_shape(entries, shape, special, limits)
+            medians = (
+                f"{e.contender.name} {e.cells[shape.label]['median_s'] * 1e3:.1f}"
+                for e in entries
+                if "median_s" in e.cells.get(shape.label, {})
+            )
+            log(f"  {shape.label} tokens, ms: {', '.join(medians)}")
     finally:
         for entry in entries:
             if entry.worker is not None:
                 entry.worker.close()
-    return entries
 
 
 def parity_failures(entries: Sequence[Entry]) -> list[str]:
-    """Who in fp32 is further than TOLERANCE from the reference, and where."""
+    """Return which contenders in fp32 are further than TOLERANCE from the reference, and where."""
     return [
         f"{entry.contender.name} at {label}: {cell['difference']:.1e}"
         for entry in entries
@@ -85,42 +113,36 @@ def parity_failures(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _start(entry: Entry, say: Callable[[str], None]) -> None:
-    contender = entry.contender
-    if not entry.reason:
-        try:
-            entry.worker = Worker(contender.command, contender.environment, contender.log)
-            entry.detail = entry.worker.wait_ready(READY_TIMEOUT_S)
-        except WorkerFailed as failure:
-            entry.fail(str(failure))
-    say(f"  {contender.name}: {entry.reason or 'ready, ' + entry.detail}")
-
-
-def _measure_shape(
-    entries: Sequence[Entry], shape: Shape, special: Special, limits: Limits, say: Callable[[str], None]
-) -> None:
+def _measure_shape(entries: Sequence[Entry], shape: Shape, special: Special, limits: Limits) -> None:
     request = shape.request(special)
-    first = [_first_call(entry, shape, request, limits) for entry in entries]
-    turns = [turn for turn in first if turn is not None]
+    turns = [turn for entry in entries if (turn := _first_call(entry, shape, request, limits)) is not None]
     for round_number in range(limits.rounds):
         for turn in turns:
-            if round_number < len(turn.repeats):
-                _take_turn(turn, shape, request, round_number, limits)
-    reference = next((t.logits for t in turns if t.entry.contender.name == REFERENCE), None)
+            if round_number < len(turn.repeats) and turn.entry.worker is not None:
+                time.sleep(limits.rest_s)
+                try:
+                    call = request | {"warmup": turn.warmup, "repeat": turn.repeats[round_number]}
+                    turn.seconds += turn.entry.worker.send(call, limits.answer_timeout_s)["seconds"]
+                except (WorkerFailed, KeyError) as failure:
+                    turn.seconds.clear()
+                    turn.entry.fail(shape, failure)
+    reference = next((turn.logits for turn in turns if turn.entry.contender.name == REFERENCE), None)
     for turn in turns:
         if turn.seconds:
-            cell = summary(turn.seconds) | {"seconds": turn.seconds, "logits": turn.logits}
-            comparable = turn.logits is not None and reference is not None
-            cell["difference"] = difference(turn.logits, reference) if comparable else None  # type: ignore[arg-type]
-            turn.entry.cells[shape.label] = cell
-    medians = (
-        f"{t.entry.contender.name} {t.entry.cells[shape.label]['median_s'] * 1e3:.1f}" for t in turns if t.seconds
-    )
-    say(f"  {shape.label} tokens, ms: {', '.join(medians)}")
+            p10_s, median_s, p90_s = map(float, np.percentile(turn.seconds, [10, 50, 90]))
+            turn.entry.cells[shape.label] = {
+                "median_s": median_s,
+                "p10_s": p10_s,
+                "p90_s": p90_s,
+                "samples": len(turn.seconds),
+                "seconds": turn.seconds,
+                "logits": turn.logits,
+                "difference": None if turn.logits is None or reference is None else difference(turn.logits, reference),
+            }
 
 
 def _first_call(entry: Entry, shape: Shape, request: dict[str, Any], limits: Limits) -> _Turn | None:
-    """Warms up, says how long a call takes and gives the logits to compare."""
+    """Warm up, plan the turns by the time of one call, and keep the logits to compare."""
     if entry.worker is None:
         return None
     slow = next((label for label, cell in entry.cells.items() if cell.get("median_s", 0) > limits.cap_s), None)
@@ -128,30 +150,26 @@ def _first_call(entry: Entry, shape: Shape, request: dict[str, Any], limits: Lim
         entry.cells[shape.label] = {"note": f"skipped: above {limits.cap_s:g} s at {slow}"}
         return None
     try:
-        reply = entry.worker.ask(request | {"warmup": 1, "repeat": 1}, limits.answer_timeout_s)
+        reply = entry.worker.send(request | {"warmup": 1, "repeat": 1}, limits.answer_timeout_s)
         (seconds,) = reply["seconds"]
     except (WorkerFailed, KeyError, ValueError) as failure:
-        _failed(entry, shape, failure)
+        entry.fail(shape, failure)
         return None
-    # A warm-up before each turn undoes what the others did to the caches; a long call does not notice.
+    # A warm-up before each turn undoes what the others did to the caches; a long call does not need it.
     warmup = 1 if seconds < limits.budget_s / 50 else 0
     return _Turn(entry, reply["logits"], warmup, plan(seconds, limits.budget_s, limits.rounds))
 
 
-def _take_turn(turn: _Turn, shape: Shape, request: dict[str, Any], round_number: int, limits: Limits) -> None:
-    if turn.entry.worker is None:
-        return
-    time.sleep(limits.rest_s)
-    try:
-        asked = request | {"warmup": turn.warmup, "repeat": turn.repeats[round_number]}
-        turn.seconds += turn.entry.worker.ask(asked, limits.answer_timeout_s)["seconds"]
-    except (WorkerFailed, KeyError) as failure:
-        turn.seconds.clear()
-        _failed(turn.entry, shape, failure)
+def plan(seconds: float, budget_s: float, rounds: int) -> list[int]:
+    """Return the samples of each round, at most `rounds`: as many as the budget allows at `seconds` each."""
+    samples = max(MIN_SAMPLES, min(MAX_SAMPLES, int(budget_s / max(seconds, 1e-6))))
+    rounds = min(rounds, samples)
+    return [samples // rounds + (turn < samples % rounds) for turn in range(rounds)]
 
 
-def _failed(entry: Entry, shape: Shape, failure: Exception) -> None:
-    """An error at one shape is noted there; a process that died is out."""
-    entry.cells[shape.label] = {"note": f"failed: {failure}"}
-    if entry.worker is not None and not entry.worker.alive:
-        entry.fail(f"{failure} (at {shape.label} tokens)")
+def difference(logits: Logits, reference: Logits) -> float:
+    """Return the largest absolute difference; infinity if the shapes differ or a value is not a number."""
+    a, b = np.asarray(logits), np.asarray(reference)
+    if a.shape != b.shape or np.isnan(a).any() or np.isnan(b).any():
+        return float("inf")
+    return float(np.abs(a - b).max())

@@ -1,12 +1,11 @@
-"""Random weights of one geometry: a masked LM and a sequence classifier on the same body. Runs in .venv/dev.
+"""Write random weights of one geometry: a masked LM and a sequence classifier on the same body. Runs in .venv/dev.
 
-The configuration is written so that transformers 4 and 5 read the same model from it, since two contenders bring
-transformers 4.
+Transformers 4 and 5 read the same model from the configuration, since two contenders bring transformers 4.
 """
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,27 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tinyrm.command_line import parse
+
 STD = 0.04  # spread enough that the logits of different texts differ by far more than the tolerance
 
 
+@dataclass(frozen=True)
+class Options:
+    """Write random weights of one geometry: a masked LM and a sequence classifier on the same body."""
+
+    geometry: str
+    """JSON with vocab, hidden, intermediate, layers and heads."""
+    bundle: Path
+    """Bundle to take the tokenizer and the special tokens from."""
+    masked_lm: Path
+    """Folder for the masked LM."""
+    classifier: Path
+    """Folder for the classifier."""
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--geometry", required=True, help="JSON: vocab, hidden, intermediate, layers, heads")
-    parser.add_argument("--bundle", type=Path, required=True, help="whose tokenizer and special tokens to take")
-    parser.add_argument("--masked-lm", type=Path, required=True)
-    parser.add_argument("--classifier", type=Path, required=True)
-    options = parser.parse_args()
+    options = parse(Options, prog="python -m loadtests.bench.make_models")
     make(json.loads(options.geometry), options.bundle, options.masked_lm, options.classifier)
     return 0
 
@@ -75,7 +85,7 @@ def _config(geometry: dict[str, Any], bundle: Path) -> Any:
 
 
 def _readable_by_transformers_4(folder: Path) -> None:
-    """Add the names that transformers 4 knows; transformers 5 has its own beside them."""
+    """Add the names that transformers 4 reads; those of transformers 5 stay beside them."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     rope = config["rope_parameters"]
     config |= {
@@ -84,7 +94,7 @@ def _readable_by_transformers_4(folder: Path) -> None:
         "local_rope_theta": rope["sliding_attention"]["rope_theta"],
         "torch_dtype": "float32",
         "reference_compile": False,
-        # The default, therefore left out by transformers; infinity takes a classifier without it for a re-ranker.
+        # Transformers leaves the default out, and infinity takes a classifier without it for a re-ranker.
         "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""docs/bench.json -> docs/bench.png. Runs where matplotlib is: .venv/bench-peers."""
+"""Draw docs/images/bench.png from docs/results/bench.json. Runs in .venv/bench-peers, which has matplotlib."""
 
 import json
 import sys
@@ -20,19 +20,19 @@ def main() -> int:
 
 
 def draw(results: dict[str, Any], out: Path) -> None:
-    """One panel for each geometry, side by side."""
+    """Draw one panel for each geometry, side by side."""
     count = len(results["geometries"])
     figure = Figure(figsize=(3 + 5.5 * count, 7.2))
     panels = figure.subplots(1, count, squeeze=False)
     names = [c["name"] for g in results["geometries"].values() for c in g["contenders"]]
-    colours = dict(zip(dict.fromkeys(names), colormaps["tab10"].colors, strict=False))
+    colours = dict(zip(dict.fromkeys(names), [colormaps["tab10"](place) for place in range(10)], strict=False))
     handles: dict[str, Any] = {}
     for panel, (name, geometry) in zip(panels[0], results["geometries"].items(), strict=True):
         draw_panel(panel, name, geometry, colours)
         lines, titles = panel.get_legend_handles_labels()
         handles |= dict(zip(titles, lines, strict=True))
     machine = results["machine"]
-    figure.suptitle(f"Time for one reading, batch 1\n{machine['cpu']}, {results['threads']} threads", fontsize=13)
+    figure.suptitle(f"Time for one sequence, batch 1\n{machine['cpu']}, {results['threads']} threads", fontsize=13)
     figure.legend(
         handles.values(), handles.keys(), loc="lower center", ncols=2 if count == 1 else 4, fontsize=8, frameon=False
     )
@@ -53,9 +53,9 @@ def draw_panel(panel: Any, name: str, geometry: dict[str, Any], colours: dict[st
                 *zip(*points, strict=True), style, lw=width, marker="o", ms=4, color=colour, label=contender["title"]
             )
     for limit in geometry["limits"]:
-        least = [shape["useful_flops"] / limit["flops_per_s"] * 1e3 for shape in single]
+        times = [shape["useful_flops"] / limit["flops_per_s"] * 1e3 for shape in single]
         dashes, label = LIMIT_DASHES[limit["precision"]], f"the machine's limit, {limit['precision']}"
-        panel.plot(tokens.values(), least, color="0.35", lw=1.4, dashes=dashes, label=label)
+        panel.plot(tokens.values(), times, color="0.35", lw=1.4, dashes=dashes, label=label)
     panel.set(xscale="log", yscale="log", xlabel="tokens", ylabel="ms per pair, one order", title=f"geometry {name}")
     panel.set_xticks(list(tokens.values()), [str(n) for n in tokens.values()])
     panel.xaxis.set_minor_formatter(NullFormatter())

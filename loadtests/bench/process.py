@@ -9,11 +9,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 
 class WorkerFailed(Exception):
-    """The worker could not start, died, answered nonsense or took too long. The message says which."""
+    """The worker could not start, died, sent something that is not JSON, or took too long. The message states which."""
 
 
 class Worker:
@@ -25,27 +25,30 @@ class Worker:
         try:
             with log.open("w", encoding="utf-8") as stderr:
                 self._popen = subprocess.Popen(  # noqa: S603  # the commands are those of contenders.py
-                    command, env=os.environ | dict(environment), text=True, bufsize=1,
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+                    command,
+                    env=os.environ | dict(environment),
+                    text=True,
+                    bufsize=1,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
                     start_new_session=True,  # a group of its own, so that servers it started end with it
-                )  # fmt: skip
+                )
         except OSError as error:
             raise WorkerFailed(f"cannot be started: {error.strerror}") from error
-        stdin, stdout = self._popen.stdin, self._popen.stdout
-        if stdin is None or stdout is None:  # never with PIPE, which the types do not know
-            raise WorkerFailed("has no pipes")
-        self._stdin = stdin
-        threading.Thread(target=self._read, args=(stdout,), daemon=True).start()
+        # Both are pipes, which the types of Popen do not show.
+        self._stdin = cast("IO[str]", self._popen.stdin)
+        threading.Thread(target=self._read, args=(self._popen.stdout,), daemon=True).start()
 
     def wait_ready(self, timeout_s: float) -> str:
-        """What the worker says of itself. Raises WorkerFailed with its reason if it cannot run."""
+        """Return the worker's description of itself. Raises WorkerFailed with its reason if it cannot run."""
         message = self._next(timeout_s)
         if not message.get("ready"):
-            raise WorkerFailed(str(message.get("reason", "said neither that it is ready nor why not")))
+            raise WorkerFailed(str(message.get("reason", "the first line states neither readiness nor a reason")))
         return str(message.get("detail", ""))
 
-    def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        """The reply to one request. Raises WorkerFailed if there is none, or if it is an error."""
+    def send(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Return the reply to one request. Raises WorkerFailed if there is none, or if it is an error."""
         try:
             self._stdin.write(json.dumps(request) + "\n")
             self._stdin.flush()
@@ -61,11 +64,14 @@ class Worker:
         return self._popen.poll() is None
 
     def close(self, timeout_s: float = 15) -> None:
-        """End of input lets it leave by itself; what is left of its group is killed."""
+        """Close its input, so that it exits by itself, and kill what is left of its group after `timeout_s`."""
         with suppress(OSError):
             self._stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(timeout_s)
+        self._kill()
+
+    def _kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
@@ -81,19 +87,17 @@ class Worker:
         try:
             line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
-            with suppress(ProcessLookupError):
-                os.killpg(self._popen.pid, signal.SIGKILL)
-            self._popen.wait()
+            self._kill()
             raise WorkerFailed(f"no answer within {timeout_s:.0f} s") from None
         if line is None:
             raise WorkerFailed(self._ending())
         try:
             message: dict[str, Any] = json.loads(line)
         except ValueError:
-            raise WorkerFailed(f"answered no JSON: {line[:80]!r}") from None
+            raise WorkerFailed(f"the reply is not JSON: {line[:80]!r}") from None
         return message
 
     def _ending(self) -> str:
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(5)
-        return f"its process ended with {self._popen.returncode}; its log says why"
+        return f"its process ended with {self._popen.returncode}; its log states why"

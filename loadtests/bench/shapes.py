@@ -1,16 +1,50 @@
-"""What is run: a batch of readings, each of a given number of tokens."""
+"""What is measured: geometries, and batches of sequences with given numbers of tokens."""
 
 import random
 from dataclasses import dataclass
 from typing import Any
 
+from tinyrm.flops import Geometry
+
 MIXED = (64, 128, 192, 256, 384, 512, 768, 1024)
 FIRST_ORDINARY = 300  # above the special tokens and the single bytes
 
 
+def modernbert(*, vocab: int, hidden: int, intermediate: int, layers: int, heads: int) -> Geometry:
+    """Return a geometry with ModernBERT's window and every third layer global."""
+    return Geometry(
+        layers=layers,
+        hidden=hidden,
+        intermediate=intermediate,
+        heads=heads,
+        window=128,
+        global_layers=tuple(range(0, layers, 3)),
+        vocab=vocab,
+    )
+
+
+GEOMETRIES = {
+    "starter": modernbert(vocab=16384, hidden=256, intermediate=384, layers=7, heads=4),
+    "base": modernbert(vocab=50368, hidden=768, intermediate=1152, layers=22, heads=12),
+    "large": modernbert(vocab=50368, hidden=1024, intermediate=2624, layers=28, heads=16),
+}
+# Lengths that are measured by default.
+TOKENS = {
+    "starter": (64, 256, 512, 1024, 2048),
+    "base": (64, 256, 512, 1024, 2048, 4096),
+    "large": (64, 256, 512, 1024, 2048, 4096),
+}
+
+
+def products(geometry: Geometry, tokens: int) -> list[tuple[int, int, int]]:
+    """Return two matrix products (rows, inner, columns) whose rates bound what a layer of this length can reach."""
+    h, i = geometry.hidden, geometry.intermediate
+    return [(tokens, h, 3 * h), (tokens, i, h)]
+
+
 @dataclass(frozen=True, slots=True)
 class Special:
-    """Ids that the model gives a meaning to, and how many ids the tokenizer has."""
+    """The ids of special tokens and label words, and the size of the tokenizer's vocabulary."""
 
     cls: int
     sep: int
@@ -28,7 +62,7 @@ class Shape:
     lengths: tuple[int, ...]
 
     def request(self, special: Special) -> dict[str, Any]:
-        """Ids and mask as lists, the same ones at every call: [CLS] ... [MASK] [SEP], padded."""
+        """Return ids and mask as lists, the same in every call: [CLS] ... [MASK] [SEP], padded."""
         rng = random.Random(f"{self.label} {self.lengths}")
         longest = max(self.lengths)
         rows, mask = [], []
@@ -40,7 +74,7 @@ class Shape:
         return {"input_ids": rows, "attention_mask": mask}
 
 
-def shapes_of(tokens: tuple[int, ...], *, mixed: bool) -> list[Shape]:
-    """One reading at each length, short ones first; then a batch of several lengths."""
-    shapes = [Shape(str(length), (length,)) for length in sorted(tokens)]
-    return [*shapes, Shape(f"{len(MIXED)} mixed", MIXED)] if mixed else shapes
+def shapes(tokens: tuple[int, ...], *, mixed: bool) -> list[Shape]:
+    """Return one sequence of each length, short ones first, and with `mixed` a batch of several lengths."""
+    single = [Shape(str(length), (length,)) for length in sorted(tokens)]
+    return [*single, Shape(f"{len(MIXED)} mixed", MIXED)] if mixed else single

@@ -1,1 +1,1 @@
-"""What breaks, is killed, hangs or misbehaves around the service, and what the service then owes everybody else."""
+"""What the service owes its clients when parts of it, or other clients, break, hang or misbehave."""

@@ -1,4 +1,4 @@
-"""Requests made up from the OpenAPI document, by schemathesis."""
+"""Requests made from the OpenAPI document, by schemathesis."""
 
 import asyncio
 import json
@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from loadtests.chaos.case import PATIENCE_S, Context, Outcome, is_well
+from loadtests.chaos.case import CLIENT_TIMEOUT_S, Context, Outcome, expect_well
 
 CONFIGURATION = Path(__file__).resolve().with_name("schemathesis.toml")
 LOGS = Path("runs/chaos")
-RESPONSE_WITHIN_S = 20
-# One seed's requests become alike, and slow to make: after some hundred nearly all are variations of one refusal.
+REPLY_WITHIN_S = 20
+# The requests of one seed become alike, and slow to make: after some hundred, nearly all are variations of one refusal.
 EXAMPLES_OF_A_SEED = 250
 FIRST_SEED = 17
 # Thousands of comparisons in one request are the overload's business; here they would only cost time.
@@ -19,57 +19,65 @@ MAX_BATCH_ITEMS = 64
 
 
 async def fuzz(context: Context) -> Outcome:
-    """Every check of schemathesis that applies; any 5xx is a failure, and so is an answer that takes too long."""
+    """Every check of schemathesis that applies; any 5xx is a failure, and so is a reply that takes too long."""
     outcome = Outcome()
+    full_seeds, rest = divmod(context.extent.fuzz_examples, EXAMPLES_OF_A_SEED)
     async with context.service(max_batch_items=MAX_BATCH_ITEMS) as service:
         outcome.rss_before_bytes = service.rss_bytes()
-        for seed, examples in enumerate(portions(context.extent.fuzz_examples), start=FIRST_SEED):
-            count(await report_of(service.port, examples, seed), outcome)
+        for seed, examples in enumerate([EXAMPLES_OF_A_SEED] * full_seeds + [rest] * bool(rest), start=FIRST_SEED):
+            count(await run_schemathesis(service.port, examples, seed), outcome)
         outcome.rss_after_bytes = service.rss_bytes()
-        await is_well(service, context.payloads, outcome)
+        await expect_well(service, context.payloads, outcome)
     return outcome
 
 
-def portions(examples: int) -> list[int]:
-    """Examples of each seed, for each call with a body."""
-    rest = examples % EXAMPLES_OF_A_SEED
-    return [EXAMPLES_OF_A_SEED] * (examples // EXAMPLES_OF_A_SEED) + [rest] * bool(rest)
+async def run_schemathesis(port: int, examples: int, seed: int) -> dict[str, Any]:
+    """Return its report for one seed. Raises RuntimeError if it could not run.
 
+    examples: for each operation with a body.
+    """
+    records, log = LOGS / f"fuzz-{seed}.json", LOGS / f"fuzz-{seed}.log"
+    # Phases that do not depend on the seed run with the first one.
+    phases = "examples,coverage,fuzzing" if seed == FIRST_SEED else "fuzzing"
+    options = {
+        "phases": phases,
+        "max-examples": examples,
+        "seed": seed,
+        "request-timeout": CLIENT_TIMEOUT_S,
+        "max-response-time": REPLY_WITHIN_S,
+        "suppress-health-check": "all",
+        "report": "json",
+        "report-json-path": records.name,
+    }
+    command = ["-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)]
+    command += ["run", f"http://127.0.0.1:{port}/openapi.json", "--continue-on-failure", "--no-color"]
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
-async def report_of(port: int, examples: int, seed: int) -> dict[str, Any]:
-    """What schemathesis found with one seed. Raises RuntimeError if it could not run."""
-    records = LOGS / f"fuzz-{seed}.json"
-    prepare(records)
-    code = await schemathesis(port, examples, seed, records)
+    def prepare() -> None:
+        LOGS.mkdir(parents=True, exist_ok=True)
+        records.unlink(missing_ok=True)
+
+    await asyncio.to_thread(prepare)
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=output, stderr=output, cwd=LOGS)
+        try:
+            code = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
     if code not in (0, 1):
-        raise RuntimeError(f"schemathesis left with {code}: {last_line(records.with_suffix('.log'))}")
+        lines = read(log).strip().splitlines() or ["its log is empty"]
+        raise RuntimeError(f"schemathesis exited with {code}: {lines[-1][:300]}")
     report: dict[str, Any] = json.loads(read(records))
     return report
 
 
-async def schemathesis(port: int, examples: int, seed: int, records: Path) -> int:
-    """Its exit code; the report goes to `records`, what it prints and keeps for itself beside it."""
-    # What does not depend on the seed is tried with the first one.
-    phases = "examples,coverage,fuzzing" if seed == FIRST_SEED else "fuzzing"
-    command = [
-        "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION), "run", f"http://127.0.0.1:{port}/openapi.json",
-        "--phases", phases, "--max-examples", str(examples), "--seed", str(seed), "--continue-on-failure", "--no-color",
-        "--request-timeout", str(PATIENCE_S), "--max-response-time", str(RESPONSE_WITHIN_S),
-        "--suppress-health-check", "all", "--report", "json", "--report-json-path", records.name,
-    ]  # fmt: skip
-    with records.with_suffix(".log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, stdout=log, stderr=log, cwd=records.parent
-        )
-        try:
-            return await process.wait()
-        finally:
-            if process.returncode is None:
-                process.kill()
+def read(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")
 
 
 def count(report: dict[str, Any], outcome: Outcome) -> None:
-    """Cases as requests: those with a failure failed, those without an answer were lost."""
+    """Count cases as requests: those with a failure failed, those without a reply were lost."""
     cases, tally = report["test_cases"], outcome.tally
     tally.sent += cases["generated"]
     tally.failed += cases["with_failures"]
@@ -80,16 +88,3 @@ def count(report: dict[str, Any], outcome: Outcome) -> None:
     outcome.broken += [f"schemathesis: {json.dumps(error)[:300]}" for error in report["errors"]]
     outcome.expect("schemathesis ran to its end", bool(report["complete"]))
     outcome.notes["operations"] = f"{report['operations']['tested']} of {report['operations']['total']}"
-
-
-def prepare(records: Path) -> None:
-    records.parent.mkdir(parents=True, exist_ok=True)
-    records.unlink(missing_ok=True)
-
-
-def read(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace")
-
-
-def last_line(log: Path) -> str:
-    return (read(log).strip().splitlines() or ["it said nothing"])[-1][:300]

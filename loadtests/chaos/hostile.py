@@ -1,9 +1,9 @@
-"""Bytes that no document would allow, as they travel."""
+"""Bytes that no document allows, as they travel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtests.chaos.case import PATIENCE_S, Context, Outcome, is_well
+from loadtests.chaos.case import CLIENT_TIMEOUT_S, Context, Outcome, expect_well
 from loadtests.payloads import BATCH, COMPARE
 from loadtests.wire import Client, NoAnswer, Unconnected, request
 
@@ -12,7 +12,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """statuses: those it may get; 0 stands for a connection that ends without an answer, as for what is no HTTP."""
+    """statuses: those that the reply may have; 0 is a connection that ends without one, as for what is not HTTP."""
 
     name: str
     content: bytes
@@ -34,7 +34,7 @@ def head(*lines: str) -> bytes:
 CORPUS: Sequence[Hostile] = (
     body("nothing", b"", 422),
     body("NUL bytes", bytes(1000), 400),
-    body("no UTF-8", text(b'"\xff\xfe"'), 400),
+    body("not UTF-8", text(b'"\xff\xfe"'), 400),
     body("overlong UTF-8", text(b'"\xc0\xaf"'), 400),
     body("UTF-16", '{"prompt": "q"}'.encode("utf-16"), 400, 422),
     body("byte order mark", b"\xef\xbb\xbf" + text(b'"y"'), 200, 400),
@@ -61,10 +61,10 @@ CORPUS: Sequence[Hostile] = (
     Hostile("header without a colon", head("Content-Length 2") + b"{}", (400, 0)),
     Hostile("header with NUL", head("X: a\0b", "Content-Length: 2") + b"{}", (400, 0, 422)),
     Hostile("negative length", head("Content-Length: -1") + b"{}", (400, 0)),
-    Hostile("length that is no number", head("Content-Length: two") + b"{}", (400, 0)),
+    Hostile("length that is not a number", head("Content-Length: two") + b"{}", (400, 0)),
     Hostile("two lengths", head("Content-Length: 2", "Content-Length: 3") + b"{}}", (400, 0)),
     Hostile("length and chunks", head("Content-Length: 2", "Transfer-Encoding: chunked") + b"0\r\n\r\n", (400, 422, 0)),
-    Hostile("chunk size that is no number", head("Transfer-Encoding: chunked") + b"zz\r\n{}\r\n0\r\n\r\n", (400, 0)),
+    Hostile("chunk size that is not a number", head("Transfer-Encoding: chunked") + b"zz\r\n{}\r\n0\r\n\r\n", (400, 0)),
     Hostile("chunk beyond 64 bits", head("Transfer-Encoding: chunked") + b"f" * 17 + b"\r\n", (400, 413, 0)),
     Hostile("a megabyte of headers", head(*(f"X-{n}: {'y' * 1000}" for n in range(1000))), (400, 413, 422, 431, 0)),
     Hostile("unknown content coding", head("Content-Encoding: zip", "Content-Length: 2") + b"{}", (400, 415, 422)),
@@ -72,7 +72,7 @@ CORPUS: Sequence[Hostile] = (
 
 
 async def hostile(context: Context) -> Outcome:
-    """Each gets a status that it deserves, or its connection ends where it is no HTTP; never a 5xx, never silence."""
+    """Each gets a fitting status, or its connection ends if it is not HTTP; never a 5xx, never silence."""
     outcome = Outcome()
     async with context.service() as service:
         outcome.rss_before_bytes = service.rss_bytes()
@@ -85,15 +85,15 @@ async def hostile(context: Context) -> Outcome:
                 outcome.tally.failed += 1
                 outcome.broken.append(f"{case.name}: expected one of {case.statuses}, was {status}")
         outcome.rss_after_bytes = service.rss_bytes()
-        await is_well(service, context.payloads, outcome)
+        await expect_well(service, context.payloads, outcome)
     return outcome
 
 
 async def status_for(port: int, case: Hostile) -> int:
-    """0 if the connection ended; -1 if nothing happened for too long."""
-    client = Client(port, keep_alive=False, timeout_s=PATIENCE_S)
+    """Return the status; 0 if the connection ended, -1 if nothing happened for too long."""
+    client = Client(port, keep_alive=False, timeout_s=CLIENT_TIMEOUT_S)
     try:
-        return (await client.ask(case.content)).status
+        return (await client.send(case.content)).status
     except NoAnswer as error:
         return -1 if str(error).startswith("no answer within") else 0
     except Unconnected:

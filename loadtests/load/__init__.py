@@ -1,1 +1,1 @@
-"""How much the service takes, how fast, and what it does with more than that."""
+"""What the service takes, how fast, and what it does with more than that."""

@@ -1,26 +1,61 @@
-"""python -m loadtests.load: the service under more load than it can take, and what its parts could take at best."""
+"""python -m loadtests.load: the service under more load than it can take, and the limits of its parts."""
 
-import argparse
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import uvloop
 
-from loadtests.bench import machine
-from loadtests.load import front, overload, ranking, report, scrape, server_rate
+from loadtests import machine
+from loadtests.load import front, idle, mlperf, overload, tables
 from loadtests.payloads import VALIDATION, Payloads, read_payloads
-from loadtests.record import DOCUMENT, write
+from loadtests.report import RELIABILITY, write
 from loadtests.service_process import STARTER
+from tinyrm.command_line import parse
 
-Measurement = Coroutine[Any, Any, dict[str, Any]]
-PARTS = ("overload", "mlperf", "ceiling", "overhead", "rank", "scrape")
+Part = Literal["overload", "mlperf", "ceiling", "overhead", "rank", "scrape"]
+
+QUICK: dict[Part, dict[str, Any]] = {
+    "overload": {"seconds": 2, "peak_seconds": 0.5},
+    "mlperf": {
+        "trial_seconds": 1,
+        "final_seconds": 3,
+        "offline_seconds": 1,
+        "steps": 1,
+        "p99_bound_s": 2,
+        "min_queries": 1,
+    },
+    "ceiling": {"seconds": 0.5},
+    "overhead": {"requests": 20},
+    "rank": {"responses": 3, "calls": 1},
+    "scrape": {"seconds": 2, "callers": 4, "workers": (1,)},
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Load the service with more than it can take, and measure the limits of its parts."""
+
+    model: Path = STARTER
+    """Bundle to serve."""
+    pairs: Path = VALIDATION
+    """Pairs to send; synthetic texts if the file is absent."""
+    parts: tuple[Part, ...] = ("overload", "mlperf", "ceiling", "overhead", "rank", "scrape")
+    """What to measure."""
+    quick: bool = False
+    """A few seconds for each part: shows whether it runs, not how fast."""
+    no_write: bool = False
+    """Print the section, and leave the document as it is."""
+    document: Path = RELIABILITY
+    """Markdown file to write the section into; the numbers go to results/load.json beside it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
+    options = parse(Options, arguments, prog="python -m loadtests.load")
     payloads = read_payloads(options.pairs)
     results: dict[str, Any] = {
         "machine": machine.describe(machine.read_cpuinfo()),
@@ -28,69 +63,33 @@ def main(arguments: list[str] | None = None) -> int:
         "quick": options.quick,
         "payloads": payloads.origin,
     }
-    for name, measure in measurements(payloads, options).items():
-        if name in options.parts:
-            print(f"measuring: {name}", flush=True)
-            results[name] = uvloop.run(measure())
-    text = report.section(results)
+    for part in options.parts:
+        print(f"measuring: {part}", flush=True)
+        results[part] = uvloop.run(measure(part, payloads, {"model": options.model}, quick=options.quick))
+    text = tables.section(results)
     print(text, flush=True)
     if not options.no_write:
-        write(results, "load", report.HEADING, text, options.document)
+        write(results, "load", tables.HEADING, text, options.document)
     broken = results.get("overload", {}).get("broken", [])
-    for line in [*broken, *report.missed(results)]:
+    for line in [*broken, *tables.missed(results)]:
         print(line, file=sys.stderr)
     return 1 if broken else 0
 
 
-def measurements(payloads: Payloads, options: argparse.Namespace) -> dict[str, Callable[[], Measurement]]:
-    """With `--quick`, long enough to see that it runs, too short to say how fast."""
-    serve: dict[str, object] = {"model": options.model}
-    plan, search, idle, groups, scrapes = (
-        overload.Overload(settings=serve),
-        server_rate.Search(settings=serve),
-        front.Front(settings=serve),
-        ranking.Ranking(settings=serve),
-        scrape.Scrapes(settings=serve),
-    )
-    if options.quick:
-        plan = overload.Overload(seconds=2, peak_seconds=0.5, settings=serve)
-        search = server_rate.Search(
-            trial_seconds=1, final_seconds=3, offline_seconds=1, steps=1, p99_bound_s=2, least_queries=1, settings=serve
-        )
-        idle = front.Front(seconds=0.5, idle_requests=20, settings=serve)
-        groups = ranking.Ranking(responses=3, calls=1, settings=serve)
-        scrapes = scrape.Scrapes(seconds=2, clients=4, workers=(1,), settings=serve)
-
-    async def mlperf() -> dict[str, Any]:
-        try:
-            return await server_rate.measure(payloads, search)
-        except ImportError as error:
-            return {"reason": f"not measured: {error}", "targets": []}
-
-    async def ceiling() -> dict[str, Any]:
-        return {"rows": await front.ceiling(payloads, idle), "targets": []}
-
-    return {
-        "overload": lambda: overload.measure(payloads, plan),
-        "mlperf": mlperf,
-        "ceiling": ceiling,
-        "overhead": lambda: front.overhead(idle),
-        "rank": lambda: ranking.measure(groups),
-        "scrape": lambda: scrape.measure(payloads, scrapes),
+async def measure(part: Part, payloads: Payloads, settings: dict[str, object], *, quick: bool) -> dict[str, Any]:
+    """Measure one part. With `quick`, long enough to see that it runs, too short to tell how fast."""
+    measures: dict[Part, Callable[..., Awaitable[dict[str, Any]]]] = {
+        "overload": partial(overload.measure, payloads),
+        "mlperf": partial(mlperf.measure, payloads),
+        "ceiling": partial(front.ceiling, payloads),
+        "overhead": idle.overhead,
+        "rank": idle.rank,
+        "scrape": partial(front.scrapes, payloads),
     }
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.load", description=__doc__)
-    parser.add_argument("--model", type=Path, default=STARTER, help="bundle to serve")
-    parser.add_argument(
-        "--pairs", type=Path, default=VALIDATION, help="what is sent; synthetic texts where it is absent"
-    )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
-    parser.add_argument("--quick", action="store_true", help="a few seconds each: whether it runs, not how fast")
-    parser.add_argument("--no-write", action="store_true", help="print, and leave the document as it is")
-    parser.add_argument("--document", type=Path, default=DOCUMENT, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    try:
+        return await measures[part](settings, **(QUICK[part] if quick else {}))
+    except ImportError as error:  # LoadGen's
+        return {"reason": f"not measured: {error}", "targets": []}
 
 
 if __name__ == "__main__":

@@ -1,103 +1,111 @@
-"""What the front costs: requests a second with an engine that does nothing, and what a request costs beside its run."""
+"""What the HTTP front takes at best, with an engine that does nothing, and what scrapes of /metrics cost under load."""
 
+import asyncio
+import http.client
 import re
-import socket
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loadtests.arrivals import closed_loop
-from loadtests.bench.statistics import percentile
-from loadtests.payloads import Payloads, synthetic
-from loadtests.service_process import NotServing, known_settings, started
-from loadtests.targets import Target
+import numpy as np
+
+from loadtests.payloads import Payloads
+from loadtests.report import Target
+from loadtests.service_process import started
+from loadtests.traffic import closed_loop
 from loadtests.wire import Client
 
-MOST_OVERHEAD_S, AIM_OVERHEAD_S = 1.5e-3, 1.0e-3
-RUN, LENGTH = re.compile(rb"\brun;dur=([0-9.]+)"), re.compile(rb"(?i)content-length: ([0-9]+)")
-# Between two requests of the one caller: what a service does after a reply is not part of the next one.
-PAUSE_S = 1e-3
+CALLERS, BATCH_ITEMS = 16, 32
+MAX_SCRAPE_S, MAX_SERIES = 20e-3, 1500
+# Far more often than a Prometheus scrapes, for enough samples.
+SCRAPE_EVERY_S = 0.1
+SERIES = re.compile(r"^(\w+?)(?:_bucket|_sum|_count)?[{ ]", flags=re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Front:
-    seconds: float = 10
-    clients: int = 16
-    batch_items: int = 32
-    workers: tuple[int, ...] = (1, 2)
-    idle_requests: int = 500
-    settings: dict[str, object] = field(default_factory=dict)
+async def ceiling(
+    payloads: Payloads, settings: Mapping[str, object], *, seconds: float = 10, workers: Sequence[int] = (1, 2)
+) -> dict[str, Any]:
+    """Measure one row for each number of front-end processes and each endpoint."""
+    rows = []
+    for count in workers:
+        async with started(**{**settings, "engine": "null", "workers": count}) as service:
+            for items, requests in ((1, payloads.singles()), (BATCH_ITEMS, payloads.batches(BATCH_ITEMS))):
+                client = Client(service.port)
+                await closed_loop(client, requests, CALLERS, seconds / 10)
+                tally = await closed_loop(client, requests, CALLERS, seconds)
+                client.close()
+                rate = tally.answered / seconds
+                row = {"workers": count, "items": items, "requests_per_s": rate, "comparisons_per_s": rate * items}
+                rows.append(row | tally.record() | {"broken": tally.broken()})
+    return {"rows": rows, "targets": []}
 
 
-async def ceiling(payloads: Payloads, plan: Front) -> list[dict[str, Any]]:
-    """One row for each number of front-end processes and endpoint; where it cannot run, the reason."""
-    known, rows = known_settings(), []
-    for workers in plan.workers:
-        if workers > 1 and "workers" not in known:
-            rows.append({"workers": workers, "reason": "this service has no setting TINYRM_WORKERS"})
-            continue
-        chosen = {"engine": "null"} | ({"workers": workers} if "workers" in known else {})
-        try:
-            async with started(**plan.settings | chosen) as service:
-                rows += await endpoints(service.port, payloads, workers, plan)
-        except NotServing as reason:
-            rows.append({"workers": workers, "reason": f"no engine that does nothing: {reason}"})
-    return rows
+async def scrapes(
+    payloads: Payloads,
+    settings: Mapping[str, object],
+    *,
+    seconds: float = 30,
+    callers: int = CALLERS,
+    workers: Sequence[int] = (1, 2),
+) -> dict[str, Any]:
+    """Measure one row for each number of front-end processes."""
+    rows = [await scrapes_under_load(payloads, {**settings, "workers": n}, seconds, callers) for n in workers]
+    targets = [Target("series", max(row["series_after"] for row in rows), MAX_SERIES, "at most")]
+    for row in rows:
+        front = f"{row['workers']} front-end processes"
+        what = f"scrape under {callers} callers, {front}, p50"
+        targets.append(Target(what, row["p50_s"] * 1e3, MAX_SCRAPE_S * 1e3, "at most", " ms"))
+        grown = row["series_after"] - row["series_before"]
+        targets.append(Target(f"series that came with load, {front}", grown, 0, "at most"))
+    return {"clients": callers, "rows": rows, "targets": [target.record() for target in targets]}
 
 
-async def endpoints(port: int, payloads: Payloads, workers: int, plan: Front) -> list[dict[str, Any]]:
-    rows, contents = [], {1: payloads.singles(), plan.batch_items: payloads.batches(plan.batch_items)}
-    for items, requests in contents.items():
-        client = Client(port)
-        await closed_loop(client, requests, plan.clients, plan.seconds / 10)
-        tally = await closed_loop(client, requests, plan.clients, plan.seconds)
+async def scrapes_under_load(
+    payloads: Payloads, settings: Mapping[str, object], seconds: float, callers: int
+) -> dict[str, Any]:
+    async with started(**settings) as service:
+        idle, before = await asyncio.to_thread(scrape, service.port, seconds / 10)
+        client = Client(service.port)
+        load = asyncio.create_task(closed_loop(client, payloads.singles(), callers, seconds))
+        await asyncio.sleep(seconds / 10)
+        busy, after = await asyncio.to_thread(scrape, service.port, seconds * 0.8)
+        tally = await load
         client.close()
-        rate = tally.answered / plan.seconds
-        row = {"workers": workers, "items": items, "requests_per_s": rate, "comparisons_per_s": rate * items}
-        rows.append(row | tally.figures() | {"broken": tally.broken()})
-    return rows
-
-
-async def overhead(plan: Front) -> dict[str, Any]:
-    """One caller at a time on an idle service: latency less the engine's run, as the reply itself states it.
-
-    The caller waits in a plain socket, since what a caller's own event loop costs is not the service's.
-    """
-    requests = Payloads(synthetic(plan.idle_requests), "synthetic").singles()
-    async with started(**plan.settings) as service:
-        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            warm_up = requests[: plan.idle_requests // 10]
-            outside = [beside_run(connection, content) for content in [*warm_up, *requests]][len(warm_up) :]
-    median = percentile(outside, 0.5)
+    series = series_by_metric(after)
+    p50_s, p99_s = map(float, np.percentile(busy, [50, 99]))
     return {
-        "p50_s": median,
-        "p99_s": percentile(outside, 0.99),
-        "requests": len(outside),
-        "aim_s": AIM_OVERHEAD_S,
-        "targets": [Target("p50 beside the engine", median * 1e3, MOST_OVERHEAD_S * 1e3, "at most", " ms").record()],
+        "workers": settings["workers"],
+        "requests_per_s": tally.answered / seconds,
+        "scrapes": len(busy),
+        "idle_p50_s": float(np.median(idle)),
+        "p50_s": p50_s,
+        "p99_s": p99_s,
+        "bytes": len(after),
+        "series_before": series_by_metric(before).total(),
+        "series_after": series.total(),
+        "families": len(series),
+        "largest": series.most_common(3),
     }
 
 
-def beside_run(connection: socket.socket, content: bytes) -> float:
-    """Seconds of one request that were not spent in the engine. Raises ValueError if the reply does not say."""
-    time.sleep(PAUSE_S)
-    begun = time.perf_counter()
-    connection.sendall(content)
-    reply = b""
-    while not is_whole(reply):
-        received = connection.recv(65536)
-        if not received:
-            raise ValueError("the connection ended before the reply did")
-        reply += received
-    took_s = time.perf_counter() - begun
-    stated = RUN.search(reply)
-    if stated is None:
-        raise ValueError(f"no run in Server-Timing of {reply[:100]!r}")
-    return took_s - float(stated.group(1)) / 1e3
+def scrape(port: int, seconds: float) -> tuple[list[float], str]:
+    """Scrape for `seconds`. Return the seconds of each scrape and the last page.
+
+    Blocking, so that the delays of an event loop are not counted.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    durations, text, end = [], "", time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started_at = time.perf_counter()
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        durations.append(time.perf_counter() - started_at)
+        time.sleep(SCRAPE_EVERY_S)
+    connection.close()
+    return durations, text
 
 
-def is_whole(reply: bytes) -> bool:
-    head, end, body = reply.partition(b"\r\n\r\n")
-    length = LENGTH.search(head)
-    return bool(end and length and len(body) >= int(length.group(1)))
+def series_by_metric(text: str) -> Counter[str]:
+    """Return how many series each metric has, buckets included."""
+    return Counter(SERIES.findall(text))

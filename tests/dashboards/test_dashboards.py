@@ -10,9 +10,9 @@ import yaml
 
 from service.metrics import Metrics
 from tests.conftest import REPOSITORY
-from tests.support.prometheus import DASHBOARDS, RULES, asked, dashboards
+from tests.support.prometheus import DASHBOARDS, RULES, dashboards, panel_queries
 from tools.dashboards import bounds
-from tools.dashboards.__main__ import main, written
+from tools.dashboards.__main__ import files, main
 
 GRAFANA = REPOSITORY / "deploy" / "grafana"
 PROVISIONING = GRAFANA / "provisioning"
@@ -41,7 +41,7 @@ def exposed() -> set[str]:
 
 def test_committed_dashboards_are_those_of_the_code(tmp_path: Path) -> None:
     committed = {file.name: file.read_text() for file in DASHBOARDS.iterdir()}
-    assert committed == written(), "run `make dashboards`"
+    assert committed == files(), "run `make dashboards`"
     assert main([str(tmp_path)]) == 0
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == committed
 
@@ -52,7 +52,7 @@ def test_the_five_dashboards_are_there() -> None:
     assert len(set(uids)) == 5
 
 
-@pytest.mark.parametrize("query", asked(), ids=str)
+@pytest.mark.parametrize("query", panel_queries(), ids=str)
 def test_queries_name_metrics_that_exist_and_the_instances_that_were_chosen(query: Any) -> None:
     expression = query.target["expr"]
     assert names(expression) <= exposed()
@@ -61,7 +61,7 @@ def test_queries_name_metrics_that_exist_and_the_instances_that_were_chosen(quer
 
 
 def test_every_metric_is_shown_somewhere() -> None:
-    shown = set().union(*(names(query.target["expr"]) for query in asked()))
+    shown = set().union(*(names(query.target["expr"]) for query in panel_queries()))
     families = {re.sub("_(bucket|count|sum)$", "", name) for name in exposed() | shown if name.startswith("tinyrm_")}
     assert families - {re.sub("_(bucket|count|sum)$", "", name) for name in shown} == set()
 

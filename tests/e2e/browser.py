@@ -1,7 +1,7 @@
-"""A real Chromium for the tests of the page: the machine's own, never a downloaded one."""
+"""A real Chromium for the tests of the page: the one of this machine, never a downloaded one."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -9,14 +9,16 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
 
-EXAMPLE = {
-    "prompt": "Natalia sold 48 clips in April and half as many in May. How many in all?",
-    "answers": [
+
+class Example:
+    """What the tests and the pictures type into the page."""
+
+    prompt = "Natalia sold 48 clips in April and half as many in May. How many in all?"
+    responses = (
         "In May she sold 48 / 2 = 24. In all she sold 48 + 24 = 72 clips.",
         "In May she sold 48 * 2 = 96. In all she sold 48 + 96 = 144 clips.",
         "I do not know.",
-    ],
-}
+    )
 
 
 def chromium_path() -> str | None:
@@ -25,7 +27,7 @@ def chromium_path() -> str | None:
 
 @contextmanager
 def chromium(*options: str) -> Iterator[Browser]:
-    """Headless. Skips the test where there is none."""
+    """Run it headless. Skips the test if this machine has none."""
     path = chromium_path()
     if path is None:
         pytest.skip("no Chromium on this machine; `make browser` installs one with apt")
@@ -38,17 +40,17 @@ def chromium(*options: str) -> Iterator[Browser]:
             browser.close()
 
 
-def fill(page: Page, prompt: str, answers: list[str]) -> None:
-    """Type a question, with as many boxes for answers as it takes."""
+def fill(page: Page, prompt: str, responses: Sequence[str]) -> None:
+    """Type a prompt and its responses, with as many boxes as that takes."""
     page.get_by_label("Prompt").fill(prompt)
     boxes = page.get_by_role("textbox", name="Answer ")
-    while boxes.count() < len(answers):
+    while boxes.count() < len(responses):
         page.get_by_role("button", name="Add an answer").click()
-    for index, answer in enumerate(answers):
-        boxes.nth(index).fill(answer)
+    for index, response in enumerate(responses):
+        boxes.nth(index).fill(response)
 
 
 def compare(page: Page) -> None:
-    """Press Compare and wait for all that comes of it."""
+    """Press Compare and wait until the page shows the result."""
     page.get_by_role("button", name="Compare").click()
     page.locator("body:not([aria-busy])").wait_for()

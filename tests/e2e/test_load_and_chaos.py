@@ -1,4 +1,4 @@
-"""Short versions of `make load` and `make chaos`. They promise counts; how fast, a test machine cannot say."""
+"""Quick forms of `make load` and `make chaos`. They promise counts; a test machine cannot show how fast."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,21 +6,28 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from loadtests.chaos.__main__ import CASES, outcome_of
+from loadtests.chaos.__main__ import CASES, Name, run_case
 from loadtests.chaos.case import Context, Extent
 from loadtests.load import __main__ as load
 from loadtests.load import mlperf, overload
 from loadtests.payloads import Payloads, synthetic
-from loadtests.service_process import known_settings, started
+from loadtests.service_process import started
 
 PAYLOADS = Payloads(synthetic(64), "synthetic")
 EXTENT = Extent(
-    load_s=1.5, soak_s=2, clients=60, fuzz_examples=100, unready_within_s=30, restart_within_s=60, most_growth=10,
+    load_s=1.5,
+    soak_s=2,
+    clients=60,
+    fuzz_examples=100,
+    unready_within_s=30,
+    restart_within_s=60,
+    max_growth=10,
     with_peers=False,
-)  # fmt: skip
-# One case shows in the fast tier that the harness works; what it kills is killed there by test_process.py, too.
+)
+# One case shows in the fast tier that the harness works; test_process.py kills and stops services there, too.
+QUICK: Name = "half-sent"
 OURS = [
-    pytest.param(name, marks=[] if name == "half-sent" else pytest.mark.slow)
+    pytest.param(name, marks=() if name == QUICK else pytest.mark.slow, id=name)
     for name, case in CASES.items()
     if case.ours
 ]
@@ -28,46 +35,44 @@ OURS = [
 
 @pytest.fixture(scope="module")
 def context(bundle_folder: Path) -> Context:
-    settings = {"model": bundle_folder, "max_batch_tokens": 512}
-    return Context(PAYLOADS, settings, known_settings(), capacity_per_s=40, extent=EXTENT)
+    return Context(PAYLOADS, {"model": bundle_folder, "max_batch_tokens": 512}, capacity_per_s=40, extent=EXTENT)
+
+
+def expect_no_loss(name: Name, context: Context) -> None:
+    record = run_case(CASES[name], context)
+    assert record["broken"] == []
+    assert record["lost"] == 0
+    assert record["answered"] > 0
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_nothing_is_lost(name: str, context: Context) -> None:
-    # The toy model is fast: what has to be too much for it is more than what the other cases need.
+def test_a_case_loses_no_request(name: Name, context: Context) -> None:
+    # The toy model is fast: too much for it is more than what the other cases need.
     flooded = name.startswith(("full", "deadlines"))
-    record = outcome_of(CASES[name], replace(context, capacity_per_s=300) if flooded else context)
-    if "reason" in record:
-        pytest.skip(record["reason"])
-    assert record["broken"] == []
-    assert record["lost"] == 0
-    assert record["answered"] > 0
+    expect_no_loss(name, replace(context, capacity_per_s=300) if flooded else context)
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_when_two_fronts_leave(context: Context) -> None:
-    """With an engine that takes no time, and so many arrivals that somebody stands in the door when it is closed."""
+def test_two_front_processes_exit_without_a_lost_request(context: Context) -> None:
+    """The engine takes no time, and so many requests arrive that some wait to be accepted when the listener closes."""
     settings = {**context.settings, "workers": 2, "engine": "null"}
-    record = outcome_of(CASES["terminated"], replace(context, settings=settings, capacity_per_s=500))
-    assert record["broken"] == []
-    assert record["lost"] == 0
-    assert record["answered"] > 0
+    expect_no_loss("terminated", replace(context, settings=settings, capacity_per_s=500))
 
 
 @pytest.mark.slow
-def test_overload_loses_nothing(bundle_folder: Path) -> None:
-    plan = overload.Overload(seconds=1, peak_seconds=0.3, settings={"model": bundle_folder})
-    measured = uvloop.run(overload.measure(PAYLOADS, plan))
+def test_overload_loses_no_request(bundle_folder: Path) -> None:
+    settings = {"model": bundle_folder}
+    measured = uvloop.run(overload.measure(PAYLOADS, settings, seconds=1, peak_seconds=0.3))
     assert measured["broken"] == []
     assert measured["sent"] == measured["answered"] + measured["refused"] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["Server", "Offline"])
-def test_loadgen_gets_an_answer_to_every_sample(scenario: mlperf.Scenario, bundle_folder: Path) -> None:
+def test_loadgen_gets_a_reply_to_every_sample(scenario: mlperf.Scenario, bundle_folder: Path) -> None:
     async def run() -> mlperf.Outcome:
         async with started(model=bundle_folder) as service:
-            return await mlperf.run(service.port, PAYLOADS, mlperf.Trial(scenario, 20, 1, p99_bound_s=60))
+            return await mlperf.run(service.port, PAYLOADS, scenario, rate=20, seconds=1, p99_bound_s=60)
 
     outcome = uvloop.run(run())
     assert outcome.unanswered == 0
@@ -76,19 +81,12 @@ def test_loadgen_gets_an_answer_to_every_sample(scenario: mlperf.Scenario, bundl
 
 
 @pytest.mark.slow
-def test_load_command_writes_its_section(bundle_folder: Path, tmp_path: Path) -> None:
+def test_the_load_command_writes_its_section(bundle_folder: Path, tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text("<!-- load: begin -->\n<!-- load: end -->\n")
-    options = [
-        "--quick",
-        "--model",
-        str(bundle_folder),
-        "--pairs",
-        str(tmp_path / "absent"),
-        "--document",
-        str(document),
-    ]
-    assert load.main([*options, "--parts", "ceiling", "overhead", "scrape"]) == 0
+    words = ["--quick", "--model", str(bundle_folder), "--pairs", str(tmp_path / "absent")]
+    words += ["--document", str(document), "--parts", "ceiling", "overhead", "rank", "scrape"]
+    assert load.main(words) == 0
     assert "### The front alone" in document.read_text()
     assert "### Scrapes" in document.read_text()
-    assert (tmp_path / "load.json").is_file()
+    assert (tmp_path / "results" / "load.json").is_file()

@@ -10,7 +10,7 @@ import yaml
 
 from tests.e2e.traffic import traffic
 from tests.support.processes import STARTER, Process, started
-from tests.support.prometheus import RULES, Asked, Prometheus, asked, scraping, tool
+from tests.support.prometheus import RULES, PanelQuery, Prometheus, panel_queries, scraping, tool
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +37,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         yield Watched(service, prometheus, at)
 
 
-@pytest.mark.parametrize("query", asked(), ids=str)
-def test_panels_have_data(query: Asked, watched: Watched) -> None:
+@pytest.mark.parametrize("query", panel_queries(), ids=str)
+def test_panels_have_data(query: PanelQuery, watched: Watched) -> None:
     expression = query.expression(f"{WINDOW_S}s")
     assert watched.prometheus.query(expression, watched.at), expression
 

@@ -1,17 +1,21 @@
-"""The command with real Ray, and a worker of it killed."""
+"""Bulk scoring with real Ray and a killed worker, and what its measurement notices."""
 
 import json
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("ray.data")
+pytest.importorskip("pyarrow")
 
-from loadtests import bulk
+from loadtests.load import bulk
 
 
 @pytest.mark.slow
-def test_every_row_is_there_once_and_the_section_says_so(tmp_path: Path) -> None:
+def test_every_row_is_written_once_although_a_worker_is_killed(tmp_path: Path) -> None:
+    pytest.importorskip("ray.data")
     document = tmp_path / "scaling.md"
     document.write_text("# Scaling\n")
     arguments = ["--rows", "480", "--pairs", "nowhere.jsonl", "--engines", "1", "--document", str(document)]
@@ -19,20 +23,38 @@ def test_every_row_is_there_once_and_the_section_says_so(tmp_path: Path) -> None
     text = document.read_text()
     assert bulk.HEADING in text
     assert "Rows that were written twice: 0; missing: 0." in text
-    before, there, after = json.loads((tmp_path / "bulk.json").read_text())["legs"]
-    assert (before["rows"], there["rows"], after["rows"]) == (240, 480, 240)
-    assert (before["killed"], there["killed"], after["killed"]) == (0, 1, 0)
-    assert all(leg["rate"] > 0 for leg in (before, there, after))
+    before, ray, after = json.loads((tmp_path / "results" / "bulk.json").read_text())["legs"]
+    assert (before["rows"], ray["rows"], after["rows"]) == (240, 480, 240)
+    assert (before["killed"], ray["killed"], after["killed"]) == (0, 1, 0)
+    assert all(run["rate"] > 0 for run in (before, ray, after))
 
 
-def test_what_is_lost_or_twice_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    legs = [bulk.Leg(name, 2, 1.0, 2.0) for name in ("a", "b", "c")]
-    for counts, code in (({("s", 0): 1, ("s", 1): 1}, 0), ({("s", 0): 2, ("s", 1): 1}, 1), ({("s", 0): 1}, 1)):
-        monkeypatch.setattr(bulk, "measure", lambda *_, counts=counts: (legs, counts))
-        assert bulk.main(["--rows", "2", "--pairs", "nowhere.jsonl", "--no-write"]) == code
+@pytest.mark.timeout(60)
+def test_a_command_that_ends_early_is_not_waited_for(tmp_path: Path) -> None:
+    """It is a zombie until it is reaped, which looks alive to psutil.pid_exists."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    assert bulk.kill_worker(process, tmp_path, 1) == 0
+    assert process.returncode == 0
 
 
-def test_a_rate_below_the_target_is_said() -> None:
-    slow = [bulk.Leg("here", 9, 10.0, 1.0), bulk.Leg("ray", 9, 8.9, 1.0), bulk.Leg("here", 9, 10.0, 1.0)]
-    assert "0.89 (at least 0.9: **missed**)" in bulk.section(slow, "x", 0, 0)
-    assert "1.00 (at least 0.9: met)" in bulk.section([*slow[:1], *slow[:1], *slow[2:]], "x", 0, 0)
+def test_a_command_that_fails_is_an_error_with_its_output(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    with pytest.raises(RuntimeError, match=r"exited with [12].*nowhere"):
+        bulk.score("x", tmp_path / "pairs.jsonl", tmp_path / "out", ["--bundle", "nowhere"], kill_after=1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "code"), [({("s", 0): 1, ("s", 1): 1}, 0), ({("s", 0): 2, ("s", 1): 1}, 1), ({("s", 0): 1}, 1)]
+)
+def test_a_lost_or_doubled_row_fails_the_command(
+    counts: dict[tuple[str, int], int], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [bulk.Run(name, 2, 1.0, 2.0) for name in ("a", "b", "c")]
+    monkeypatch.setattr(bulk, "measure", lambda *_: (runs, Counter(counts)))
+    assert bulk.main(["--rows", "2", "--pairs", "nowhere.jsonl", "--no-write"]) == code
+
+
+def test_a_rate_below_the_target_is_marked() -> None:
+    fast, slow = bulk.Run("one process", 9, 10.0, 1.0), bulk.Run("Ray", 9, 8.9, 1.0)
+    assert "0.89 (at least 0.9: **missed**)" in bulk.section([fast, slow, fast], "x", 0, 0)
+    assert "1.00 (at least 0.9: met)" in bulk.section([fast, fast, fast], "x", 0, 0)

@@ -1,37 +1,42 @@
-"""Turns, failures and parity, with stand-ins for the engines."""
+"""Contenders take turns, failures are results, and parity is checked, with stand-ins for the engines."""
 
 import json
+import math
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from loadtests import machine
 from loadtests.bench import __main__ as bench
-from loadtests.bench.contenders import Contender
-from loadtests.bench.harness import Entry, Limits, measure, parity_failures
+from loadtests.bench import tables
+from loadtests.bench.contenders import CONTENDERS, Contender
+from loadtests.bench.harness import Entry, Limits, difference, measure, parity_failures, plan
 from loadtests.bench.prepare import Prepared
 from loadtests.bench.process import Worker, WorkerFailed
-from loadtests.bench.shapes import Special, shapes_of
+from loadtests.bench.shapes import GEOMETRIES, MIXED, Special, shapes
+from tinyrm.flops import exact_flops
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 SPECIAL = Special(cls=1, sep=2, pad=3, mask=4, labels=(5, 6), vocab=1000)
 LIMITS = Limits(budget_s=0.1, cap_s=1, rounds=2, rest_s=0)
 
 
-def stand_in(folder: Path, behaviour: str, name: str = "", reason: str = "", precision: str = "fp32") -> Contender:
+def stand_in(folder: Path, behaviour: str, name: str = "", reason: str = "", precision: str = "fp32") -> Entry:
+    contender = Contender(name or behaviour, behaviour, precision, Path(sys.executable), "model", worker="stand_in")
     command = [sys.executable, str(STAND_IN), behaviour]
-    return Contender(name or behaviour, behaviour, precision, command, folder / f"{name or behaviour}.log", reason)
+    return Entry(contender, command, folder / f"{contender.name}.log", reason)
 
 
-def course(folder: Path, *behaviours: str, limits: Limits = LIMITS) -> dict[str, Entry]:
-    reference = stand_in(folder, "works", "transformers-fp32")
-    others = [stand_in(folder, behaviour) for behaviour in behaviours]
-    entries = measure([reference, *others], shapes_of((64, 128), mixed=False), SPECIAL, limits, lambda _: None)
+def run(folder: Path, *behaviours: str, limits: Limits = LIMITS) -> dict[str, Entry]:
+    entries = [stand_in(folder, "works", "transformers-fp32"), *(stand_in(folder, one) for one in behaviours)]
+    measure(entries, shapes((64, 128), mixed=False), SPECIAL, limits, lambda _: None)
     return {entry.contender.name: entry for entry in entries}
 
 
-def test_everyone_is_measured_at_every_shape(tmp_path: Path) -> None:
-    entries = course(tmp_path, "works")
+def test_every_contender_is_measured_at_every_shape(tmp_path: Path) -> None:
+    entries = run(tmp_path, "works")
     for entry in entries.values():
         assert [cell["median_s"] for cell in entry.cells.values()] == [0.01, 0.01]
         assert entry.cells["64"]["samples"] >= 3
@@ -39,84 +44,152 @@ def test_everyone_is_measured_at_every_shape(tmp_path: Path) -> None:
 
 
 def test_contenders_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, ask = [], Worker.ask
+    order, send = [], Worker.send
 
     def noted(worker: Worker, request: dict, timeout_s: float) -> dict:
-        asked.append(id(worker))
-        return ask(worker, request, timeout_s)
+        order.append(id(worker))
+        return send(worker, request, timeout_s)
 
-    monkeypatch.setattr(Worker, "ask", noted)
-    course(tmp_path, "works")
-    first, second = asked[:2]
+    monkeypatch.setattr(Worker, "send", noted)
+    run(tmp_path, "works")
+    first, second = order[:2]
     assert first != second
-    assert asked == [first, second] * (len(asked) // 2)
+    assert order == [first, second] * (len(order) // 2)
 
 
-def test_who_cannot_start_is_listed_with_the_reason(tmp_path: Path) -> None:
-    assert course(tmp_path, "refuses")["refuses"].reason == "no such engine here"
+def test_a_contender_that_cannot_start_has_a_reason(tmp_path: Path) -> None:
+    assert run(tmp_path, "refuses")["refuses"].reason == "no such engine here"
 
 
-def test_command_that_does_not_exist_is_a_reason(tmp_path: Path) -> None:
+def test_a_command_that_does_not_exist_is_a_reason(tmp_path: Path) -> None:
     with pytest.raises(WorkerFailed, match="cannot be started"):
         Worker([str(tmp_path / "nothing")], {}, tmp_path / "log")
 
 
-def test_who_was_not_prepared_is_not_started(tmp_path: Path) -> None:
-    (entry,) = measure([stand_in(tmp_path, "works", reason="no bf16")], [], SPECIAL, LIMITS, lambda _: None)
+def test_a_contender_that_was_not_prepared_is_not_started(tmp_path: Path) -> None:
+    entry = stand_in(tmp_path, "works", reason="no bf16")
+    measure([entry], [], SPECIAL, LIMITS, lambda _: None)
     assert (entry.reason, entry.worker) == ("no bf16", None)
 
 
-def test_who_dies_is_out_and_the_others_go_on(tmp_path: Path) -> None:
-    entries = course(tmp_path, "dies", "works")
+def test_a_contender_that_dies_takes_no_more_turns_and_the_others_do(tmp_path: Path) -> None:
+    entries = run(tmp_path, "dies", "works")
     assert "ended with 3" in entries["dies"].reason
     assert list(entries["works"].cells) == ["64", "128"]
     assert not any("median_s" in cell for cell in entries["dies"].cells.values())
 
 
-def test_error_at_one_shape_is_noted_there(tmp_path: Path) -> None:
-    entry = course(tmp_path, "stumbles")["stumbles"]
+def test_an_error_at_one_shape_is_noted_there(tmp_path: Path) -> None:
+    entry = run(tmp_path, "stumbles")["stumbles"]
     assert entry.cells["64"]["median_s"] == 0.01
     assert entry.cells["128"] == {"note": "failed: too long for me"}
     assert not entry.reason
 
 
-def test_no_answer_in_time_is_a_failure(tmp_path: Path) -> None:
-    entry = course(tmp_path, "hangs", limits=Limits(rounds=1, rest_s=0, answer_timeout_s=0.5))["hangs"]
+def test_a_worker_without_an_answer_in_time_is_a_failure(tmp_path: Path) -> None:
+    entry = run(tmp_path, "hangs", limits=Limits(rounds=1, rest_s=0, answer_timeout_s=0.5))["hangs"]
     assert "no answer within" in entry.reason
 
 
-def test_slow_ones_are_not_asked_for_longer_shapes(tmp_path: Path) -> None:
-    cells = course(tmp_path, "slow")["slow"].cells
+def test_a_slow_contender_is_not_given_longer_shapes(tmp_path: Path) -> None:
+    cells = run(tmp_path, "slow")["slow"].cells
     assert cells["64"]["samples"] == 3
     assert cells["128"] == {"note": "skipped: above 1 s at 64"}
 
 
-def test_parity_is_asked_of_fp32_only(tmp_path: Path) -> None:
-    shapes = shapes_of((64,), mixed=True)
+def test_parity_is_required_of_fp32_only(tmp_path: Path) -> None:
     chosen = [
         stand_in(tmp_path, "works", "transformers-fp32"),
         stand_in(tmp_path, "differs", "exact"),
         stand_in(tmp_path, "differs", "rough", precision="int8"),
     ]
-    entries = measure(chosen, shapes, SPECIAL, LIMITS, lambda _: None)
-    assert entries[2].cells["64"]["difference"] == 0.25
-    assert parity_failures(entries) == ["exact at 64: 2.5e-01", "exact at 8 mixed: 2.5e-01"]
+    measure(chosen, shapes((64,), mixed=True), SPECIAL, LIMITS, lambda _: None)
+    assert chosen[2].cells["64"]["difference"] == 0.25
+    assert parity_failures(chosen) == ["exact at 64: 2.5e-01", "exact at 8 mixed: 2.5e-01"]
 
 
 @pytest.mark.parametrize(("behaviour", "code"), [("works", 0), ("differs", 1)])
-def test_parity_failure_is_exit_1_after_writing(
+def test_a_parity_failure_is_exit_1_after_writing(
     behaviour: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = tmp_path / "performance.md"
     document.write_text("# Notes\n")
-    chosen = [stand_in(tmp_path, "works", "transformers-fp32"), stand_in(tmp_path, behaviour, "ours-ort-fp32")]
-    for name, value in {"DOCUMENT": document, "RECORD": tmp_path / "b.json", "PEERS": tmp_path / "absent"}.items():
-        monkeypatch.setattr(bench, name, value)
+    behaviours = {"transformers-fp32": "works", "ours-ort-fp32": behaviour}
+
+    def entry(contender: Contender, *_: object, **__: object) -> Entry:
+        return stand_in(tmp_path, behaviours[contender.name], contender.name)
+
+    monkeypatch.setattr(bench, "ROOT", tmp_path / "runs")
+    monkeypatch.setattr(bench, "PEERS", tmp_path / "absent")
     monkeypatch.setattr(bench, "read_special", lambda: SPECIAL)
-    monkeypatch.setattr(bench, "prepare", lambda *_: Prepared())
-    monkeypatch.setattr(bench, "product_rates", lambda *_, **__: ([], []))
-    monkeypatch.setattr(bench, "contenders", lambda *_, **__: chosen)
-    assert bench.main(["--quick", "--budget-s", "0.05"]) == code
-    assert "| works | 10.0 ± 0.00" in document.read_text()
-    assert len(json.loads((tmp_path / "b.json").read_text())["parity_failures"]) == 2 * code
+    monkeypatch.setattr(bench, "prepare", lambda *_, **__: Prepared())
+    monkeypatch.setattr(bench, "product_rates", lambda *_: ([], []))
+    monkeypatch.setattr(bench, "entry", entry)
+    words = ["--quick", "--budget-s", "0.05", "--document", str(document), "--contenders", *behaviours]
+    assert bench.main(words) == code
+    assert "10.0 ± 0.00 (1.00x)" in document.read_text()
+    record = json.loads((tmp_path / "results" / "bench.json").read_text())
+    assert len(record["parity_failures"]) == 2 * code
     assert ("parity failed, starter: ours-ort-fp32 at 64" in capsys.readouterr().err) == bool(code)
+
+
+def test_the_command_line_names_every_contender() -> None:
+    assert get_args(bench.ContenderName) == tuple(CONTENDERS)
+    assert get_args(bench.GeometryName) == tuple(GEOMETRIES)
+
+
+@pytest.mark.parametrize(
+    ("logits", "reference", "found"),
+    [([[1, 2]], [[1, 2.5]], 0.5), ([[1, 2]], [[1, 2], [3, 4]], math.inf), ([[math.nan, 2]], [[1, 2]], math.inf)],
+)
+def test_logits_differ_by_their_largest_distance(logits: list, reference: list, found: float) -> None:
+    assert difference(logits, reference) == found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "repeats"), [(1.0, [2, 2, 1, 1]), (100.0, [1, 1, 1]), (1e-9, [15, 15, 15, 15]), (1.5, [1, 1, 1, 1])]
+)
+def test_a_plan_keeps_to_the_budget(seconds: float, repeats: list[int]) -> None:
+    assert plan(seconds, budget_s=6, rounds=4) == repeats
+
+
+def test_shapes_hold_one_mask_a_row_and_pad_right() -> None:
+    *single, mixed = shapes((64, 256), mixed=True)
+    assert [shape.label for shape in single] == ["64", "256"]
+    request = mixed.request(SPECIAL)
+    assert [sum(row) for row in request["attention_mask"]] == list(MIXED)
+    for ids, mask in zip(request["input_ids"], request["attention_mask"], strict=True):
+        assert ids.count(SPECIAL.mask) == 1
+        assert mask == sorted(mask, reverse=True)
+        assert ids[sum(mask) :] == [SPECIAL.pad] * (len(ids) - sum(mask))
+    assert mixed.request(SPECIAL) == request
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "gflop"), [("base", 512, 117.3), ("base", 4096, 1255), ("large", 1024, 730.0)]
+)
+def test_useful_work_is_that_of_the_published_sizes(name: str, tokens: int, gflop: float) -> None:
+    """Worked out by hand from the full count less what pruning saves, 2(S-1)(2h^2+3hi) + 4h(S^2-S)."""
+    assert exact_flops(GEOMETRIES[name], tokens) / 1e9 == pytest.approx(gflop, rel=2e-3)
+
+
+def test_mfu_is_a_share_of_the_best_rate_of_its_precision() -> None:
+    rates = [{"precision": p, "flops_per_s": r} for p, r in (("fp32", 1e11), ("int8", 5e11), ("fp32", 2e11))]
+    limits = tables.best_rates(rates)
+    assert [(limit["precision"], limit["flops_per_s"]) for limit in limits] == [("fp32", 2e11), ("int8", 5e11)]
+    cell = {"median_s": 0.01}
+    measured = {
+        "shapes": [{"label": "64", "useful_flops": 1e9}],
+        "limits": limits,
+        "contenders": [{"precision": "fp32", "cells": {"64": cell}}],
+    }
+    tables.add_mfu(measured)
+    assert cell["mfu"] == pytest.approx(0.5)
+
+
+def test_bf16_needs_an_instruction_of_its_own() -> None:
+    cpuinfo = "model name\t: A CPU\nmodel\t\t: 85\nflags\t\t: fpu avx2 avx512_bf16 syscall\n"
+    described = machine.describe(cpuinfo)
+    assert (described["cpu"], described["model"], described["flags"]) == ("A CPU", "85", ["avx2", "avx512_bf16"])
+    assert machine.has_native_bf16(cpuinfo)
+    assert not machine.has_native_bf16(cpuinfo.replace("_bf16", "f"))

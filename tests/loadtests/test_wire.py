@@ -1,4 +1,4 @@
-"""The client: an answer, no answer and nobody there are three things."""
+"""The client and the loops: a reply, no reply and a closed port are three different outcomes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,8 +7,7 @@ import pytest
 import uvloop
 
 from loadtests import wire
-from loadtests.arrivals import background, closed_loop, open_loop
-from loadtests.tally import Tally
+from loadtests.traffic import Tally, background, closed_loop, open_loop
 from loadtests.wire import Client, NoAnswer, Reply, Unconnected, request
 from tests.support.processes import free_port
 
@@ -18,7 +17,7 @@ Scenario = Callable[[Client, list[int]], Awaitable[object]]
 
 
 def against(answer: bytes | None, scenario: Scenario, *, delay_s: float = 0, **options: object) -> object:
-    """Run a scenario against a server that answers every request like that; None: it hangs up. Counts connections."""
+    """Run a scenario against a server that sends `answer` to every request; None: it closes the connection."""
     accepted = [0]
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -43,7 +42,7 @@ def against(answer: bytes | None, scenario: Scenario, *, delay_s: float = 0, **o
 
 
 async def ask(client: Client, _: list[int]) -> Reply:
-    return await client.ask(GET)
+    return await client.send(GET)
 
 
 def test_reply_has_status_headers_and_body() -> None:
@@ -52,29 +51,29 @@ def test_reply_has_status_headers_and_body() -> None:
     assert (reply.status, reply.headers["x-seen"], reply.body) == (200, "yes", b"hi")
 
 
-def test_connection_that_ends_is_no_answer() -> None:
+def test_a_connection_that_ends_is_a_loss() -> None:
     with pytest.raises(NoAnswer, match="the connection ended"):
         against(None, ask)
 
 
-def test_answer_that_is_no_http_is_no_answer() -> None:
-    with pytest.raises(NoAnswer, match="no HTTP"):
+def test_a_reply_that_is_not_http_is_a_loss() -> None:
+    with pytest.raises(NoAnswer, match="not HTTP"):
         against(b"\x00\x01\x02", ask)
 
 
-def test_silence_is_no_answer() -> None:
+def test_silence_is_a_loss() -> None:
     with pytest.raises(NoAnswer, match=r"no answer within 0\.2 s"):
         against(OK, ask, delay_s=30, timeout_s=0.2)
 
 
-def test_nobody_there_is_unconnected() -> None:
+def test_a_closed_port_is_unconnected() -> None:
     with pytest.raises(Unconnected):
-        uvloop.run(Client(free_port()).ask(GET))
+        uvloop.run(Client(free_port()).send(GET))
 
 
-def test_what_nobody_listened_to_was_not_sent() -> None:
+def test_an_unconnected_request_is_not_counted_as_sent() -> None:
     tally = Tally()
-    uvloop.run(tally.ask(Client(free_port()), GET, due=0))
+    uvloop.run(tally.send(Client(free_port()), GET, due=0))
     assert (tally.sent, tally.unconnected, tally.broken()) == (0, 1, [])
 
 
@@ -82,7 +81,7 @@ def test_what_nobody_listened_to_was_not_sent() -> None:
 def test_connections_are_kept_if_wanted(keep_alive: bool, connections: int) -> None:
     async def three(client: Client, accepted: list[int]) -> int:
         for _ in range(3):
-            await client.ask(GET)
+            await client.send(GET)
         return accepted[0]
 
     assert against(OK, three, keep_alive=keep_alive) == connections
@@ -90,16 +89,16 @@ def test_connections_are_kept_if_wanted(keep_alive: bool, connections: int) -> N
 
 def test_idle_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def twice(client: Client, accepted: list[int]) -> int:
-        await client.ask(GET)
+        await client.send(GET)
         monkeypatch.setattr(wire, "MAX_IDLE_S", 0)
-        await client.ask(GET)
+        await client.send(GET)
         return accepted[0]
 
     assert against(OK, twice) == 2
 
 
 def test_open_loop_does_not_wait_for_answers() -> None:
-    """Each answer takes a second: one after the other, the last of thirty would come half a minute late."""
+    """Each reply takes a second: in a closed loop, one caller would send one request."""
 
     async def flood(client: Client, accepted: list[int]) -> Tally:
         tally = Tally()
@@ -108,15 +107,14 @@ def test_open_loop_does_not_wait_for_answers() -> None:
 
     tally = against(OK, flood, delay_s=1)
     assert isinstance(tally, Tally)
-    assert 15 < tally.sent < 60
+    assert tally.sent > 15
     assert tally.answered == tally.sent
     assert min(tally.seconds) > 0.99
-    assert max(tally.seconds) < 10
 
 
 def test_closed_loop_has_so_many_under_way() -> None:
     async def loop(client: Client, accepted: list[int]) -> tuple[int, int]:
-        tally = await closed_loop(client, [GET], clients=5, seconds=0.3)
+        tally = await closed_loop(client, [GET], callers=5, seconds=0.3)
         return accepted[0], tally.answered
 
     connections, answered = against(OK, loop, delay_s=0.01)  # type: ignore[misc]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tools.api_reference import documents
+from tools.api_reference import documents, main
 
 
 @pytest.mark.parametrize("name", ["openapi.json", "api.md"])
@@ -23,9 +23,12 @@ def test_every_operation_has_a_chapter_and_its_errors() -> None:
     assert "| 429 | Too much is waiting; see Retry-After. |" in page
 
 
-def test_written_by_a_command(tmp_path: Path) -> None:
+def test_a_command_writes_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.api_reference"]
     subprocess.run([*command, str(tmp_path)], cwd=REPOSITORY, check=True)
     assert {path.name for path in tmp_path.iterdir()} == {"openapi.json", "api.md"}
-    wrong = subprocess.run([*command, "nowhere"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert (wrong.returncode, wrong.stderr) == (2, "usage: python -m tools.api_reference FOLDER\n")
+
+
+def test_a_folder_that_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nowhere"]) == 2
+    assert capsys.readouterr().err == "nowhere is not a folder\n"

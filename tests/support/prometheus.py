@@ -1,4 +1,4 @@
-"""A real Prometheus, as Debian packages it, and what the dashboards would ask it."""
+"""A real Prometheus, as Debian packages it, and the queries of the dashboards."""
 
 import json
 import math
@@ -23,7 +23,7 @@ START_S = 30
 
 
 def tool(name: str) -> str:
-    """Path of `prometheus` or `promtool`. Skips the test where there is none."""
+    """Return the path of `prometheus` or `promtool`. Skips the test if this machine has none."""
     path = shutil.which(name)
     if path is None:
         pytest.skip(f"no {name} on this machine; `make prometheus` installs it with apt")
@@ -31,14 +31,15 @@ def tool(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A query of a panel, as Grafana would send it: with its own variables filled in."""
+class PanelQuery:
+    """A query of a panel."""
 
     dashboard: str
     panel: dict[str, Any]
     target: dict[str, Any]
 
     def expression(self, interval: str) -> str:
+        """Return PromQL as Grafana would send it, with its variables filled in."""
         filled = {"$__rate_interval": interval, "$__interval": interval, "$__range": "30m", "$instance": ".*"}
         text: str = self.target["expr"]
         for name, value in filled.items():
@@ -53,9 +54,9 @@ def dashboards() -> dict[str, dict[str, Any]]:
     return {file.stem: json.loads(file.read_text()) for file in sorted(DASHBOARDS.glob("*.json"))}
 
 
-def asked() -> list[Asked]:
+def panel_queries() -> list[PanelQuery]:
     return [
-        Asked(name, panel, target)
+        PanelQuery(name, panel, target)
         for name, dashboard in dashboards().items()
         for panel in dashboard["panels"]
         for target in panel["targets"]
@@ -64,24 +65,24 @@ def asked() -> list[Asked]:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """One that runs. Times are seconds since the epoch."""
+    """A running server. Times are seconds since the epoch."""
 
     client: httpx.Client
 
     def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
-        """Series that have a number at that time; NaN, which is what nothing divided by nothing gives, is none."""
+        """Return the series that have a number at that time. 0 / 0 is NaN, which is not one."""
         parameters = {"query": expression} | ({"time": str(at)} if at else {})
-        found = self._ask("/api/v1/query", parameters)["result"]
+        found = self._get("/api/v1/query", parameters)["result"]
         return [series for series in found if math.isfinite(float(series["value"][1]))]
 
     def query_range(self, expression: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
         parameters = {"query": expression, "start": str(start), "end": str(end), "step": str(step)}
-        return list(self._ask("/api/v1/query_range", parameters)["result"])
+        return list(self._get("/api/v1/query_range", parameters)["result"])
 
     def rules(self) -> list[dict[str, Any]]:
-        return [rule for group in self._ask("/api/v1/rules", {})["groups"] for rule in group["rules"]]
+        return [rule for group in self._get("/api/v1/rules", {})["groups"] for rule in group["rules"]]
 
-    def _ask(self, path: str, parameters: dict[str, str]) -> Any:
+    def _get(self, path: str, parameters: dict[str, str]) -> Any:
         reply = self.client.get(path, params=parameters)
         assert reply.status_code == 200, reply.text
         return reply.json()["data"]
@@ -89,7 +90,11 @@ class Prometheus:
 
 @contextmanager
 def scraping(port: int, folder: Path, interval: str = "1s") -> Iterator[Prometheus]:
-    """A Prometheus that scrapes the service on that port under the project's rules, and keeps its data in `folder`."""
+    """Run a Prometheus that scrapes a service under the project's rules.
+
+    port: of the service.
+    folder: for its configuration, log and data.
+    """
     own = free_port()
     config = {
         "global": {"scrape_interval": interval, "evaluation_interval": interval, "scrape_timeout": interval},
@@ -98,9 +103,12 @@ def scraping(port: int, folder: Path, interval: str = "1s") -> Iterator[Promethe
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))
     command = [
-        tool("prometheus"), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{own}", "--log.level=warn",
-    ]  # fmt: skip
+        tool("prometheus"),
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{own}",
+        "--log.level=warn",
+    ]
     with (folder / "prometheus.log").open("wb") as log:
         popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:

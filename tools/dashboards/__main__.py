@@ -1,32 +1,39 @@
-"""python -m tools.dashboards: write every dashboard as JSON, where Grafana is told to look for them."""
+"""python -m tools.dashboards: write every dashboard as JSON into the folder that Grafana reads."""
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
+from tinyrm.command_line import parse
 from tools.dashboards import cost, judgement, latency, load, process
 
-FOLDER = Path("deploy/grafana/dashboards")
 BOARDS = (latency, cost, load, judgement, process)
 
 
+@dataclass(frozen=True)
+class Options:
+    """Write every dashboard as JSON."""
+
+    folder: tyro.conf.Positional[Path] = Path("deploy/grafana/dashboards")
+    """Folder for the files."""
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.dashboards", description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
-    folder = parser.parse_args(arguments).folder
+    folder = parse(Options, arguments, prog="python -m tools.dashboards").folder
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in written().items():
+    for name, text in files().items():
         (folder / name).write_text(text, encoding="utf-8")
     return 0
 
 
-def written() -> dict[str, str]:
-    """File name -> content, the same each time."""
+def files() -> dict[str, str]:
+    """Return file name -> content, the same each time."""
     encoder = JSONEncoder(sort_keys=True, indent=2)
-    files = {board.__name__.rpartition(".")[2]: board.dashboard() for board in BOARDS}
-    return {f"{name}.json": encoder.encode(dashboard) + "\n" for name, dashboard in files.items()}
+    dashboards = {board.__name__.rpartition(".")[2]: board.dashboard() for board in BOARDS}
+    return {f"{name}.json": encoder.encode(dashboard) + "\n" for name, dashboard in dashboards.items()}
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 import sys
 
-from loadtests.bench.workers.protocol import Call, Prepare, arguments, serve
-from loadtests.bench.workers.texts import Texts
+from loadtests.bench.workers.protocol import Call, Prepare, Texts, arguments, serve
 
 
 def load() -> tuple[Prepare, str]:
@@ -17,7 +16,7 @@ def load() -> tuple[Prepare, str]:
 
     def prepare(ids: list[list[int]], mask: list[list[int]]) -> Call:
         del ids  # other tokens of the same number: the time does not depend on which
-        pairs = [texts.pair_of(sum(row)) for row in mask]
+        pairs = [texts.pair(sum(row)) for row in mask]
 
         def call() -> None:
             model.predict(pairs, batch_size=len(pairs), show_progress_bar=False)

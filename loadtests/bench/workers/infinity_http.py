@@ -11,26 +11,36 @@ from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from loadtests.bench.workers.protocol import Call, Prepare, arguments, serve
-from loadtests.bench.workers.texts import Texts
+from loadtests.bench.workers.protocol import Call, Prepare, Texts, arguments, serve
 
 START_TIMEOUT_S = 180
 RUN_TIMEOUT_S = 600
 
 
 class Server:
-    """`infinity_emb v2` on a free port of this machine; `close` ends it. python: of the environment that has it."""
+    """`infinity_emb v2` on a free local port; `close` ends it.
+
+    python: of the environment that has it.
+    """
 
     def __init__(self, model: Path, python: Path = Path(sys.executable)) -> None:
         self.port = free_port()
-        command = [
-            python.with_name("infinity_emb"), "v2", "--model-id", model, "--served-model-name", "bench",
-            "--engine", "torch", "--device", "cpu", "--dtype", "float32", "--no-compile", "--no-bettertransformer",
-            "--no-model-warmup", "--host", "127.0.0.1", "--port", self.port, "--log-level", "warning",
-        ]  # fmt: skip
+        options = {
+            "model-id": model,
+            "served-model-name": "bench",
+            "engine": "torch",
+            "device": "cpu",
+            "dtype": "float32",
+            "host": "127.0.0.1",
+            "port": self.port,
+            "log-level": "warning",
+        }
+        command = [str(python.with_name("infinity_emb")), "v2"]
+        command += ["--no-compile", "--no-bettertransformer", "--no-model-warmup"]
+        command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
         quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
         self._popen = subprocess.Popen(  # noqa: S603  # the command above
-            [str(part) for part in command], env=os.environ | quiet, stdin=subprocess.DEVNULL
+            command, env=os.environ | quiet, stdin=subprocess.DEVNULL
         )
 
     @property
@@ -38,11 +48,11 @@ class Server:
         return self._popen.pid
 
     def wait(self) -> None:
-        """Until it answers. Raises RuntimeError if it ends or does not start in time."""
+        """Wait until it answers. Raises RuntimeError if it ends or does not start in time."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._popen.poll() is not None:
-                raise RuntimeError(f"the server left with {self._popen.returncode}; see its log")
+                raise RuntimeError(f"the server exited with {self._popen.returncode}; see its log")
             with suppress(OSError, http.client.HTTPException):
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
                 connection.request("GET", "/health")
@@ -60,7 +70,7 @@ class Server:
 
 
 def classify(connection: http.client.HTTPConnection, body: bytes) -> None:
-    """One request; raises RuntimeError with what the server says unless it succeeds."""
+    """Send one request. Raises RuntimeError with the reply unless it succeeds."""
     connection.request("POST", "/classify", body, {"Content-Type": "application/json"})
     reply = connection.getresponse()
     text = reply.read()
@@ -71,8 +81,7 @@ def classify(connection: http.client.HTTPConnection, body: bytes) -> None:
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 def main() -> int:
@@ -92,7 +101,7 @@ def main() -> int:
             # The server hangs up on a connection that was idle while the others had their turns.
             connection.close()
             connection.connect()
-            body = json.dumps({"model": "bench", "input": [texts.of(sum(row)) for row in mask]}).encode()
+            body = json.dumps({"model": "bench", "input": [texts.single(sum(row)) for row in mask]}).encode()
             return lambda: classify(connection, body)
 
         return prepare, f"infinity_emb {version('infinity_emb')}, torch {version('torch')}, over HTTP"

@@ -2,8 +2,15 @@
 
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 from loadtests.bench.workers.protocol import Call, Prepare, arguments, mask_positions, serve
+
+
+def export(model: Path, out: Path) -> None:
+    from optimum.exporters.onnx import main_export
+
+    main_export(str(model), out, task="fill-mask", device="cpu", dtype="fp32", local_files_only=True)
 
 
 def load() -> tuple[Prepare, str]:
@@ -30,4 +37,8 @@ def load() -> tuple[Prepare, str]:
 
 
 if __name__ == "__main__":
+    chosen = arguments(__doc__)
+    if chosen.export_to:
+        export(chosen.model, chosen.export_to)
+        sys.exit()
     sys.exit(serve("optimum", load))

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: torch, ONNX Runtime, OpenVINO; fp32, bf16, int8. Runs in .venv/dev.
+"""Measure matrix products of this machine: torch, ONNX Runtime, OpenVINO; fp32, bf16, int8. Runs in .venv/dev.
 
 One line in, {"products": [[rows, inner, columns], ...], "precisions": [...], "seconds": s, "threads": n}; one line out,
 {"rates": [{"runtime", "precision", "shape", "flops_per_s"}, ...], "errors": [...]}. Rates are those of the best call.
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from loadtests.bench.workers.protocol import claim_stdout, say
+from loadtests.bench.workers.protocol import claim_stdout, write
 
 OPSET = 20
 Shape = tuple[int, int, int]
@@ -18,14 +18,14 @@ Shape = tuple[int, int, int]
 
 def main() -> int:
     channel = claim_stdout()
-    say(channel, {"ready": True, "name": "products", "detail": "torch, onnxruntime, openvino"})
+    write(channel, {"ready": True, "name": "products", "detail": "torch, onnxruntime, openvino"})
     for line in sys.stdin:
-        say(channel, measured(json.loads(line)))
+        write(channel, measured(json.loads(line)))
     return 0
 
 
 def measured(request: dict[str, Any]) -> dict[str, Any]:
-    """Every runtime in every precision at every product; what does not work is an entry of `errors`."""
+    """Measure every runtime in every precision at every product; what does not work is an entry of `errors`."""
     rates, errors = [], []
     makers = {"torch": torch_product, "onnxruntime": onnxruntime_product, "openvino": openvino_product}
     for shape in (tuple(product) for product in request["products"]):
@@ -44,10 +44,10 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def best_call(product: Callable[[], object], budget_s: float) -> float:
-    """Seconds of the fastest call within the budget, after one to warm up."""
+    """Return the seconds of the fastest call within the budget, after one to warm up."""
     product()
-    best, deadline = float("inf"), time.perf_counter() + budget_s
-    while best == float("inf") or time.perf_counter() < deadline:
+    best, end = float("inf"), time.perf_counter() + budget_s
+    while best == float("inf") or time.perf_counter() < end:
         started = time.perf_counter()
         product()
         best = min(best, time.perf_counter() - started)
@@ -97,19 +97,24 @@ def activations(shape: Shape) -> Any:
 
 
 def onnx_product(shape: Shape, precision: str) -> bytes:
-    """a @ w as an ONNX graph; in int8, u8 activations times s8 weights between quantize and dequantize nodes."""
+    """Return a @ w as an ONNX graph; in int8, u8 activations times s8 weights between quantize and dequantize nodes."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
     rows, inner, columns = shape
     weight = np.random.default_rng(17).random((inner, columns), dtype=np.float32)
-    nodes, constants = [helper.make_node("MatMul", ["a", "w"], ["y"])], {"w": weight}
+    nodes = [helper.make_node("MatMul", ["a", "w"], ["y"])]
+    constants: dict[str, Any] = {"w": weight}
     if precision == "int8":
         constants = {
-            "wq": (weight * 127).astype(np.int8), "ws": np.full(columns, 1 / 127, np.float32),
-            "wz": np.zeros(columns, np.int8), "as": np.float32(1 / 255), "az": np.uint8(0),
-            "ys": np.float32(inner / 255), "yz": np.uint8(0),
-        }  # fmt: skip
+            "wq": (weight * 127).astype(np.int8),
+            "ws": np.full(columns, 1 / 127, np.float32),
+            "wz": np.zeros(columns, np.int8),
+            "as": np.float32(1 / 255),
+            "az": np.uint8(0),
+            "ys": np.float32(inner / 255),
+            "yz": np.uint8(0),
+        }
         nodes = [
             helper.make_node("QuantizeLinear", ["a", "as", "az"], ["aq"]),
             helper.make_node("DequantizeLinear", ["aq", "as", "az"], ["ad"]),
@@ -119,11 +124,12 @@ def onnx_product(shape: Shape, precision: str) -> bytes:
             helper.make_node("DequantizeLinear", ["y1", "ys", "yz"], ["y"]),
         ]
     graph = helper.make_graph(
-        nodes, "product",
+        nodes,
+        "product",
         [helper.make_tensor_value_info("a", TensorProto.FLOAT, [rows, inner])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, columns])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     return bytes(model.SerializeToString())
 

@@ -1,4 +1,4 @@
-"""What the numbers were measured on. No names of hosts or users, no paths."""
+"""Describe the machine that was measured, without names of hosts or users and without paths."""
 
 import os
 import platform
@@ -7,24 +7,25 @@ from pathlib import Path
 from typing import Any
 
 CPUINFO = Path("/proc/cpuinfo")
-TELLING = re.compile(r"avx|amx|fma|f16c|vnni|bf16|asimd|sve|i8mm")
+# Flags that decide how fast matrix products can be.
+FLAGS = re.compile(r"avx|amx|fma|f16c|vnni|bf16|asimd|sve|i8mm")
+
+
+def read_cpuinfo() -> str:
+    return CPUINFO.read_text(encoding="utf-8") if CPUINFO.exists() else ""
 
 
 def describe(cpuinfo: str) -> dict[str, Any]:
-    """CPU model, usable cores, memory in GiB, and the flags that decide how fast matrix products can be."""
+    """Return CPU model, usable cores, memory in GiB and the flags that matter."""
     return {
         "cpu": _field(cpuinfo, "model name") or platform.machine(),
         "family": _field(cpuinfo, "cpu family"),
         "model": _field(cpuinfo, "model"),
         "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "flags": sorted(flag for flag in _flags(cpuinfo) if TELLING.search(flag)),
+        "flags": sorted(flag for flag in _flags(cpuinfo) if FLAGS.search(flag)),
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def read_cpuinfo() -> str:
-    return CPUINFO.read_text(encoding="utf-8") if CPUINFO.exists() else ""
 
 
 def usable_cores() -> int:
@@ -32,7 +33,7 @@ def usable_cores() -> int:
 
 
 def has_native_bf16(cpuinfo: str) -> bool:
-    """Whether matrix products in bf16 have instructions of their own; else they only cost."""
+    """Return whether the CPU has instructions for matrix products in bf16; without them bf16 is only slower."""
     return bool({"avx512_bf16", "amx_bf16"} & _flags(cpuinfo))
 
 
