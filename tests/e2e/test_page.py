@@ -13,6 +13,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from service.keys import ApiKey, ApiKeys, hash_token
 from tests.e2e.browser import DESKTOP, PHONE, Example, chromium, compare, fill
+from tests.support.processes import STARTER, Process, started
+
+pytestmark = pytest.mark.slow
+
+PROMPT, ANSWERS = Example.prompt, list(Example.responses)
 PAIR, THREE = ANSWERS[:2], ANSWERS
 HOSTILE = """<img src=x onerror="window.pwned=1"><script>window.pwned=1</script> it's `id` $HOME \\ "ü" 😀\n&lt;b&gt;"""
 
