@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tinyrm.cli.bar import is_shown, say
-from tinyrm.client.many import Bar, progress_bar
+from tinyrm.client.batches import Bar, progress_bar
 from tinyrm.errors import EngineUnavailable, InvalidInput
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import tinyrm
 from tinyrm.cli import ask
 from tinyrm.cli.score import score
-from tinyrm.client.many import BATCH_ITEMS, CONCURRENCY
+from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY
 
 if TYPE_CHECKING:
     Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - it has no other name

@@ -14,7 +14,7 @@ from tinyrm.cli.lines import Line, count_lines, read_lines
 from tinyrm.cli.offline import score_offline
 from tinyrm.cli.scored_file import ScoredFile
 from tinyrm.client import AsyncClient, CompareReply, ItemError
-from tinyrm.client.many import Bar, in_order_async, progress_bar
+from tinyrm.client.batches import Bar, in_order, progress_bar
 from tinyrm.errors import CallFailed, CallRefused, CallTimedOut, InvalidInput, ServiceBusy
 
 # With pauses of up to 8 s, a service may be away for about half a minute before the command gives up.
@@ -71,7 +71,9 @@ async def _score(options: Namespace, scored: ScoredFile) -> None:
         return await _score_batch(client, batch)
 
     async with client:
-        results = in_order_async(work, lines, batch_items=options.batch_items, concurrency=options.concurrency)
+        results = in_order(
+            client.transport, work, lines, batch_items=options.batch_items, concurrency=options.concurrency
+        )
         with bar_of(options.pairs, scored.lines) as bar:
             async with aclosing(results):
                 async for line, result in results:

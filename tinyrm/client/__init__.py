@@ -1,16 +1,16 @@
-"""The service from Python: Client for plain code, AsyncClient for asyncio. Both say and do the same.
+"""The service from Python: Client, and AsyncClient for asyncio, with the same methods.
 
-A call is repeated, with growing random pauses, while the service is busy or cannot be reached; `Retry-After` is heeded,
-and all tries together stay within `timeout_s`. What cannot be mended by repeating raises at once, as a CallFailed
+Both repeat a call, with growing random pauses, while the service is busy or cannot be reached; they honour
+`Retry-After`, and all tries together stay within `timeout_s`. Other errors are raised at once, as a kind of CallFailed
 (tinyrm/errors.py).
 """
 
 from tinyrm.api import CompareReply, ModelCard, RankReply, RewardsReply, Truncated, Usage
 from tinyrm.api import ErrorBody as ItemError
 from tinyrm.chat import Message
-from tinyrm.client.asynchronous import AsyncClient
+from tinyrm.client.async_client import AsyncClient
 from tinyrm.client.calls import CompareItem, Prompt
-from tinyrm.client.synchronous import Client
+from tinyrm.client.client import Client
 
 __all__ = [
     "AsyncClient",

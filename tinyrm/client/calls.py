@@ -1,28 +1,37 @@
-"""What the clients ask: a method, a path and a body."""
+"""Calls of the service's API: what is sent, and what a reply or an error means."""
 
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal, Required, TypedDict, TypeVar
 
+import httpx
 from pydantic import ValidationError
 
 from tinyrm.api import BatchReply, CompareReply, ErrorBody, ErrorReply, Reply, Scale
 from tinyrm.chat import Message
 from tinyrm.comparison import Strategy, SwapMode
-from tinyrm.errors import InvalidInput, ServiceBusy, ServiceFailed
+from tinyrm.errors import CallFailed, CallRefused, CallTimedOut, InvalidInput, ServiceBusy, ServiceFailed
 
 AnyReply = TypeVar("AnyReply", bound=Reply)
 Prompt = str | Sequence[Message]
 
+# Statuses of a service, or of a proxy before it, that takes no work now.
+BUSY = (429, 502, 503, 504)
+
 
 class CompareOptions(TypedDict, total=False):
-    """domain: one of the model's; each has its instruction. instruction: takes that one's place.
+    """Options of a comparison; what is missing or None is left to the service.
 
-    swap: on reads both orders, so that position cannot matter, off reads one at half the cost, auto the second one
-    only where the first is unsure.
-    model: name or name@revision. What is not given, or None, is the service's to choose.
+    domain: one of the model's domains; each has its own instruction.
+    instruction: replaces the domain's instruction.
+    swap: `on` scores both orders, so that position cannot matter; `off` one order at half the cost; `auto` the second
+        order only if the first is not decisive.
+    model: name or name@revision; a model that is not served is refused.
     """
 
     domain: str | None
@@ -39,62 +48,50 @@ class CompareItem(CompareOptions):
     response_b: Required[str]
 
 
-class RewardsOptions(TypedDict, total=False):
-    """domain, instruction, model, swap: as CompareOptions, for every comparison.
+class GroupOptions(CompareOptions, total=False):
+    """Options of a ranking; domain, instruction, swap and model hold for every comparison.
 
-    strategy: which pairs are compared; None: all. reference: the response that the strategy of that name compares with.
-    scale: zero_mean, strengths with mean 0, or unit, the mean probability to beat another response.
+    strategy: which pairs are compared; all unless given.
+    reference: the response that `strategy="reference"` compares with.
     """
 
-    domain: str | None
-    instruction: str | None
-    swap: SwapMode | None
-    model: str | None
     strategy: Strategy | None
     reference: str | None
+
+
+class RewardsOptions(GroupOptions, total=False):
+    """scale: `zero_mean` for strengths with mean 0, `unit` for the mean probability to beat another response."""
+
     scale: Scale | None
 
 
-class RankOptions(TypedDict, total=False):
-    """As RewardsOptions, without scale. win_matrix: whether the reply has the probabilities of all pairs."""
+class RankOptions(GroupOptions, total=False):
+    """win_matrix: whether the reply contains the probabilities of all pairs."""
 
-    domain: str | None
-    instruction: str | None
-    swap: SwapMode | None
-    model: str | None
-    strategy: Strategy | None
-    reference: str | None
     win_matrix: bool | None
 
 
-def new_id() -> str:
+def new_request_id() -> str:
+    """Return an id by which the service's log and ours name the same call."""
     return uuid.uuid4().hex
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """request_id: the same in all tries, so that the service's log shows them together."""
+    """One request. request_id: the same in all tries, so that the service's log shows them together."""
 
     method: Literal["GET", "POST"]
     path: str
     body: bytes | None = None
-    request_id: str = field(default_factory=new_id)
-
-
-def models() -> Call:
-    return Call("GET", "/v1/models")
-
-
-def ready() -> Call:
-    return Call("GET", "/readyz")
+    request_id: str = field(default_factory=new_request_id)
 
 
 def post(path: str, body: Mapping[str, Any]) -> Call:
-    """Fields that are None are left to the service. Raises InvalidInput if the body cannot be written as JSON."""
-    said = {name: value for name, value in body.items() if value is not None}
+    """Return a call without the fields that are None. Raises InvalidInput if the body cannot be written as JSON."""
+    given = {name: value for name, value in body.items() if value is not None}
     try:
-        # ASCII: a lone surrogate survives the way, and the service names the field it stands in.
-        return Call("POST", path, json.dumps(said, allow_nan=False).encode())
+        # ASCII: a lone surrogate reaches the service, and the service names the field that holds it.
+        return Call("POST", path, json.dumps(given, allow_nan=False).encode())
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"the request cannot be written as JSON: {error}") from error
 
@@ -111,52 +108,76 @@ def parse(kind: type[AnyReply], body: bytes) -> AnyReply:
         ) from error
 
 
-def compare(prompt: Prompt, response_a: str, response_b: str, options: CompareOptions) -> Call:
-    return post("/v1/compare", {"prompt": prompt, "response_a": response_a, "response_b": response_b, **options})
+def check(response: httpx.Response, body: bytes, call: Call) -> bytes:
+    """Return the body of a successful response. Raises the kind of CallFailed that its status and error stand for."""
+    status = response.status_code
+    if status == httpx.codes.OK:
+        return body
+    try:
+        error = ErrorReply.model_validate_json(body).error
+    except ValidationError:
+        error = ErrorBody(type="http_error", message=f"not a response of TinyRM, with status {status}")
+    if error.type == "deadline_exceeded":
+        kind: type[CallFailed] = CallTimedOut
+    elif status in BUSY:
+        kind = ServiceBusy
+    else:
+        kind = CallRefused if httpx.codes.is_client_error(status) else ServiceFailed
+    failure = kind(
+        f"{error.message} ({status} {error.type})",
+        kind=error.type,
+        status=status,
+        request_id=response.headers.get("X-Request-Id", call.request_id),
+    )
+    if isinstance(failure, ServiceBusy):
+        failure.retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
+    raise failure
 
 
-def rank(prompt: Prompt, responses: Sequence[str], options: RankOptions) -> Call:
-    return post("/v1/rank", {"prompt": prompt, "responses": list(responses), **options})
-
-
-def rewards(prompt: Prompt, responses: Sequence[str], options: RewardsOptions) -> Call:
-    return post("/v1/rewards", {"prompt": prompt, "responses": list(responses), **options})
+def _retry_after_s(header: str | None) -> float | None:
+    """Return Retry-After in seconds; it may be a date (RFC 9110, section 10.2.3)."""
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    with suppress(ValueError):
+        at = parsedate_to_datetime(header)
+        return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    return None
 
 
 class Batch:
-    """A list under way: what is answered, and what has to be asked, or asked again.
-
-    results: for each item its answer, or the error of the last try; None before the first.
-    """
+    """A list of comparisons over several tries: only the items whose error may pass are sent again."""
 
     def __init__(self, items: Sequence[CompareItem]) -> None:
-        self._request_id = new_id()
+        self._request_id = new_request_id()
         self._items = [dict(item) for item in items]
         self._open = list(range(len(items)))
-        self.results: list[CompareReply | ErrorBody | None] = [None] * len(items)
+        self._results: list[CompareReply | ErrorBody | None] = [None] * len(items)
 
     def call(self) -> Call:
+        """Return the call for the items that are open."""
         call = post("/v1/compare/batch", {"items": [self._items[index] for index in self._open]})
         return replace(call, request_id=self._request_id)
 
     def take(self, body: bytes) -> None:
-        """Keep a reply to `call`. Raises ServiceBusy if some items are to be asked again."""
+        """Keep the results of a call. Raises ServiceBusy if some items must be sent again."""
         results = parse(BatchReply, body).results
         if len(results) != len(self._open):
             raise ServiceFailed(
                 f"{len(results)} results for {len(self._open)} items", kind="unexpected_reply", status=200
             )
         for index, result in zip(self._open, results, strict=True):
-            self.results[index] = result.error if isinstance(result, ErrorReply) else result
-        self._open = [index for index in self._open if self._is_open(self.results[index])]
+            self._results[index] = result.error if isinstance(result, ErrorReply) else result
+        self._open = [
+            index
+            for index in self._open
+            if isinstance(result := self._results[index], ErrorBody) and result.is_transient
+        ]
         if self._open:
             raise ServiceBusy(f"{len(self._open)} items wait for a service that is less busy", kind="overloaded")
 
-    def answered(self) -> list[CompareReply | ErrorBody]:
-        """All results; empty as long as one has none."""
-        results = [result for result in self.results if result is not None]
-        return results if len(results) == len(self.results) else []
-
-    @staticmethod
-    def _is_open(result: CompareReply | ErrorBody | None) -> bool:
-        return isinstance(result, ErrorBody) and result.is_transient
+    def results(self) -> list[CompareReply | ErrorBody]:
+        """Return the result, or the error of the last try, of each item; nothing before the first reply."""
+        results = [result for result in self._results if result is not None]
+        return results if len(results) == len(self._results) else []

@@ -1,0 +1,158 @@
+"""The client's implementation: AsyncClient for asyncio, and what Client runs."""
+
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence, Sized
+from contextlib import aclosing
+from functools import partial
+from itertools import count
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+from tinyrm.api import CompareReply, ErrorBody, ModelCard, ModelList, RankReply, RewardsReply
+from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY, halves, in_order, progress_bar
+from tinyrm.client.calls import (
+    Batch,
+    Call,
+    CompareItem,
+    CompareOptions,
+    Prompt,
+    RankOptions,
+    RewardsOptions,
+    parse,
+    post,
+)
+from tinyrm.client.transport import AsyncTransport, CallDeadline, Transport
+from tinyrm.errors import CallFailed, CallRefused, ServiceBusy, ServiceUnreachable
+
+T = TypeVar("T")
+
+FIRST_PAUSE_S = 0.25  # upper bound of a random pause; doubles with each failure
+MAX_PAUSE_S = 8.0
+
+
+class AsyncClient:
+    """Calls to one service, for asyncio. Arguments, results and errors are those of Client."""
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        max_retries: int = 5,
+        max_connections: int = 64,
+        transport: Callable[[str, str | None, int], Transport] = AsyncTransport,
+    ) -> None:
+        """transport: how calls are sent and waited for; the default one suits asyncio."""
+        self._timeout_s, self._max_retries = timeout_s, max_retries
+        self.transport = transport(base_url, api_key, max_connections)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; calls that are running fail."""
+        await self.transport.close()
+
+    async def compare(
+        self, prompt: Prompt, response_a: str, response_b: str, **options: Unpack[CompareOptions]
+    ) -> CompareReply:
+        """Return which of two responses is better, and how surely."""
+        texts = {"prompt": prompt, "response_a": response_a, "response_b": response_b}
+        return parse(CompareReply, await self._send(post("/v1/compare", {**texts, **options})))
+
+    async def compare_batch(self, items: Sequence[CompareItem]) -> list[CompareReply | ErrorBody]:
+        """Compare many in one call. Results are in order; an item that cannot be scored has an error in its place."""
+        batch = Batch(items)
+
+        async def attempt(deadline: CallDeadline) -> None:
+            batch.take(await self.transport.send(batch.call(), deadline))
+
+        try:
+            if items:
+                await self._repeat(attempt)
+        except CallFailed:
+            if not batch.results():
+                raise
+        return batch.results()
+
+    async def compare_many(
+        self,
+        items: Iterable[CompareItem],
+        *,
+        batch_items: int = BATCH_ITEMS,
+        concurrency: int = CONCURRENCY,
+        progress: bool = False,
+    ) -> AsyncGenerator[CompareReply | ErrorBody, None]:
+        """Compare a list of any length, `concurrency` batches at once. Yields results in order, as they come.
+
+        progress: show a bar on standard error (extra `progress`).
+
+        A batch that is too large for the service is halved.
+        """
+        total = len(items) if isinstance(items, Sized) else None
+        results = in_order(
+            self.transport, self._compare_or_halve, items, batch_items=batch_items, concurrency=concurrency
+        )
+        with progress_bar(total, shown=progress) as bar:
+            async with aclosing(results):
+                async for result in results:
+                    yield result
+                    bar.update()
+
+    async def rank(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[RankOptions]) -> RankReply:
+        """Return the order of 2 to 128 responses, and how far apart they are."""
+        body = {"prompt": prompt, "responses": list(responses), **options}
+        return parse(RankReply, await self._send(post("/v1/rank", body)))
+
+    async def rewards(
+        self, prompt: Prompt, responses: Sequence[str], **options: Unpack[RewardsOptions]
+    ) -> RewardsReply:
+        """Return a number for each of 1 to 128 responses, compared with each other or with a reference."""
+        body = {"prompt": prompt, "responses": list(responses), **options}
+        return parse(RewardsReply, await self._send(post("/v1/rewards", body)))
+
+    async def models(self) -> list[ModelCard]:
+        """Return the models that are served."""
+        return parse(ModelList, await self._send(Call("GET", "/v1/models"))).models
+
+    async def is_ready(self) -> bool:
+        """Return whether the service takes work now. One try, without repetitions."""
+        try:
+            await self.transport.send(Call("GET", "/readyz"), CallDeadline.after(self._timeout_s))
+        except CallFailed:
+            return False
+        return True
+
+    async def _compare_or_halve(self, items: list[CompareItem]) -> list[CompareReply | ErrorBody]:
+        try:
+            return await self.compare_batch(items)
+        except CallRefused as error:
+            parts = halves(items, error)
+            if parts is None:
+                return [ErrorBody(type=error.type, message=str(error))]
+            return [result for part in parts for result in await self._compare_or_halve(part)]
+
+    async def _send(self, call: Call) -> bytes:
+        return await self._repeat(partial(self.transport.send, call))
+
+    async def _repeat(self, attempt: Callable[[CallDeadline], Awaitable[T]]) -> T:
+        """Try until it succeeds or repeating does not help. No pause is begun that would end after the deadline."""
+        deadline = CallDeadline.after(self._timeout_s)
+        for failures in count():
+            try:
+                return await attempt(deadline)
+            except (ServiceBusy, ServiceUnreachable) as error:
+                # Full jitter: clients that failed together do not come back together.
+                pause_s = random.uniform(0, min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**failures))
+                if isinstance(error, ServiceBusy) and error.retry_after_s:
+                    pause_s += error.retry_after_s
+                if failures == self._max_retries or pause_s >= deadline.left_s():
+                    raise
+            await self.transport.sleep(pause_s)
+        raise AssertionError("count() has no end")

@@ -1,0 +1,78 @@
+"""Long lists: in batches, several of them at once, with results in the order of the items."""
+
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from tinyrm.client.transport import Transport
+from tinyrm.errors import CallRefused, InvalidInput
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BATCH_ITEMS = 64
+CONCURRENCY = 4
+TOO_MUCH = (413, 422)  # an invalid item fails alone, so 422 can only mean the list
+
+
+class Bar(Protocol):
+    """What is used of tqdm."""
+
+    def update(self, n: float = 1) -> bool | None: ...
+
+
+class _NoBar:
+    def update(self, n: float = 1) -> None:
+        """Show nothing."""
+
+
+def progress_bar(total: int | None, *, shown: bool, done: int = 0) -> AbstractContextManager[Bar]:
+    """Return a bar on standard error. Raises InvalidInput if it must be shown and tqdm is missing."""
+    if not shown:
+        return nullcontext(_NoBar())
+    try:
+        from tqdm import tqdm  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise InvalidInput("a progress bar needs tqdm: pip install 'tinyrm[progress]'") from error
+    bar: AbstractContextManager[Bar] = tqdm(total=total, initial=done, unit="pair")
+    return bar
+
+
+async def in_order(
+    transport: Transport,
+    work: Callable[[list[T]], Coroutine[Any, Any, list[R]]],
+    items: Iterable[T],
+    *,
+    batch_items: int,
+    concurrency: int,
+) -> AsyncGenerator[R, None]:
+    """Yield what `work` returns for each batch. Items are taken as they are needed; the first error ends it all."""
+    for name, value in {"batch_items": batch_items, "concurrency": concurrency}.items():
+        if value < 1:
+            raise InvalidInput(f"{name}: {value}; at least 1")
+    running: deque[Awaitable[list[R]]] = deque()
+    async with transport.tasks(concurrency) as start:
+        for batch in _batches(items, batch_items):
+            running.append(start(work(batch)))
+            if len(running) == concurrency:
+                for result in await running.popleft():
+                    yield result
+        while running:
+            for result in await running.popleft():
+                yield result
+
+
+def _batches(items: Iterable[T], batch_items: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, batch_items)):
+        yield batch
+
+
+def halves(items: list[T], error: CallRefused) -> tuple[list[T], list[T]] | None:
+    """Split a list that was refused for its length or size; None if it is one item. Raises other refusals."""
+    if error.status not in TOO_MUCH:
+        raise error
+    middle = len(items) // 2
+    return (items[:middle], items[middle:]) if middle else None
