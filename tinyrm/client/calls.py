@@ -172,7 +172,7 @@ class Batch:
         self._open = [
             index
             for index in self._open
-            if isinstance(result := self._results[index], ErrorBody) and result.is_transient
+            if isinstance(latest := self._results[index], ErrorBody) and latest.is_transient
         ]
         if self._open:
             raise ServiceBusy(f"{len(self._open)} items wait for a service that is less busy", kind="overloaded")
