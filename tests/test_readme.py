@@ -15,14 +15,16 @@ from tests.conftest import REPOSITORY
 from tests.support.processes import STARTER, Process, started
 
 README = (REPOSITORY / "README.md").read_text()
+PAGES = {file.name: file.read_text() for file in sorted((REPOSITORY / "docs").glob("*.md"))}
+SETTINGS = PAGES["settings.md"]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def commands(first_word: str) -> list[str]:
-    joined = "\n".join(blocks("bash"))
+def commands(first_word: str, text: str = README) -> list[str]:
+    joined = "\n".join(blocks("bash", text))
     return [c for c in re.split(r"\n(?=[\w.])", joined) if c.split()[0] == first_word]
 
 
@@ -64,7 +66,7 @@ def test_tinyrm_commands_run(command: str, service: Process, tmp_path: Path, mon
     assert done.stdout or (tmp_path / "scored.jsonl").read_text()
 
 
-@pytest.mark.parametrize("command", commands("make"))
+@pytest.mark.parametrize("command", [*commands("make"), *commands("make", PAGES["training.md"])])
 def test_make_verbs_exist(command: str) -> None:
     subprocess.run([*shlex.split(command), "--dry-run"], cwd=REPOSITORY, check=True, capture_output=True)
 
@@ -76,15 +78,30 @@ def test_reply_has_the_keys_shown(service: Process) -> None:
 
 
 def test_settings_table_is_the_settings() -> None:
-    assert settings_table() in README
+    assert settings_table() in SETTINGS
 
 
-def test_every_named_path_exists() -> None:
-    headings = {
-        re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", README, re.MULTILINE)
-    }
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+def headings(text: str) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    return {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize(
+    "page", [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))], ids=lambda p: p.name
+)
+def test_links_and_named_paths_exist(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!http)([^)\s]+)\)", text):
         path, _, heading = target.partition("#")
-        assert (REPOSITORY / path).exists() if path else heading in headings, target
-    for path in re.findall(r"`((?:tinyrm|service|training|export|evaluation|tests|models)/[\w./-]*)`", README):
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        if heading and linked.suffix == ".md":
+            assert heading in headings(linked.read_text()), target
+    for path in re.findall(
+        r"`((?:tinyrm|service|service_ray|training|export|evaluation|tests|models|tools|deploy)/[\w./-]*)`", text
+    ):
         assert (REPOSITORY / path).exists(), path
+
+
+def test_the_index_lists_every_page() -> None:
+    assert set(PAGES) - {"index.md"} <= set(re.findall(r"\]\((\w[\w-]*\.md)\)", PAGES["index.md"]))
