@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.api.dependencies import get_state
 from service.api.routes import WINDOW_ITEMS, Milliseconds, flow_of, seconds
-from service.dialects.chat import Prompt
 from service.http.context import RequestStats, get_context
 from service.scoring.groups import ALONE, Cohorts, Placed
 from service.scoring.models import Deployment
 from service.scoring.ranking import Ranked, rank, rewards_of
 from tinyrm.api import MAX_RESPONSES, CompareRequest, Name, NonEmpty, PromptRequest, RewardsRequest, describe
+from tinyrm.chat import BLANK, Prompt
 from tinyrm.comparison import Strategy
 from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText, Overloaded
 from tinyrm.ranking import Matrix
@@ -29,8 +29,6 @@ from tinyrm.schedules import most_comparisons
 ROUND_ROBIN_RESPONSES = 32
 # How often a cohort asks an engine that is busy.
 MOST_TRIES = 5
-# A policy that says nothing has still given a response, and the others are better than it.
-NOTHING = " "
 
 Q = TypeVar("Q", bound=BaseModel)
 
@@ -115,7 +113,7 @@ class Desk:
         """
         asked = asked_of(options, prompt)
         self.deployment.of(asked).manifest.spec.instruction(asked.domain)
-        said = checked(Said, {"response": response or NOTHING}).response
+        said = checked(Said, {"response": response or BLANK}).response
         key = (self.client, options, group, digest_of(prompt))
         size_bytes = len(said.encode()) + len(json.dumps(asked.model_dump()["prompt"]))
         waiting = self.cohorts.join(
@@ -139,7 +137,7 @@ class Desk:
         patient: it is one of a list that was accepted, and waits for room in the queue.
         """
         asked, begun = asked_of(options, prompt), time.perf_counter()
-        pair = question(CompareRequest, asked, response_a=response or NOTHING, response_b=reference)
+        pair = question(CompareRequest, asked, response_a=response or BLANK, response_b=reference)
         async with self.window:
             left_s = None if self.timeout_s is None else self.timeout_s - (time.perf_counter() - begun)
             pipeline = self.deployment.of(pair)
@@ -176,7 +174,7 @@ async def stand(
     timeout_s: float | None = None,
 ) -> Standing:
     """Where each of the responses stands among the others; one alone is as good as anybody."""
-    said = [response or NOTHING for response in responses]
+    said = [response or BLANK for response in responses]
     pipeline = deployment.of(asked)
     if len(said) < 2:
         return Standing([ALONE] * len(said), np.full((len(said),) * 2, np.nan), pipeline.manifest.identity, 0)

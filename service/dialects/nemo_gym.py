@@ -12,9 +12,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.routes import ERRORS
-from service.dialects.chat import Turn, prompt_of, stripped, text_of
 from service.dialects.context import CohortOptionsOf, DeskOf, Options, OptionsOf, Standing
 from tinyrm.api import MAX_RESPONSES, NonEmpty
+from tinyrm.chat import Turn, join_parts, parse_prompt, strip_special
 
 router = APIRouter(tags=["nemo-gym"])
 
@@ -37,7 +37,7 @@ class ResponseObject(BaseModel):
 
     @property
     def text(self) -> str:
-        return stripped("\n".join(text_of(part.content) for part in self.output if part.type == "message"))
+        return strip_special("\n".join(join_parts(part.content) for part in self.output if part.type == "message"))
 
 
 class GroupCompareRequest(BaseModel):
@@ -99,7 +99,7 @@ async def compare(body: GroupCompareRequest, options: OptionsOf, desk: DeskOf) -
     """Rewards of a group's responses, from comparisons among them."""
     judged_by = _by(options, body.principle)
     texts = [response.text for response in body.response_objs]
-    standing = await desk.compare_all(judged_by, prompt_of(body.conversation_history), texts)
+    standing = await desk.compare_all(judged_by, parse_prompt(body.conversation_history), texts)
     results, rewards = _results(standing), [_graded(one.score) for one in standing.placed]
     metrics = {
         "mean_individual_score": statistics.fmean(rewards) if rewards else 0.0,
@@ -113,7 +113,7 @@ async def compare(body: GroupCompareRequest, options: OptionsOf, desk: DeskOf) -
 async def verify(body: VerifyRequest, request: Request, options: CohortOptionsOf, desk: DeskOf) -> Response:
     """One rollout's reward, when its cohort is there."""
     group = body.task_index, body.prompt_id
-    prompt = prompt_of(body.responses_create_params.input)
+    prompt = parse_prompt(body.responses_create_params.input)
     placed = await desk.join(_by(options, body.principle), prompt, body.response.text, group)
     reward = {"reward": _graded(placed.score), "partial": placed.partial}
     # What was sent goes back to the letter, what is not read here too.

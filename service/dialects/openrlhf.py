@@ -8,10 +8,10 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from service.api.routes import ERRORS
-from service.dialects.chat import Prompt, prompt_of, response_in
 from service.dialects.context import CohortOptions, Desk, DeskOf
 from service.scoring.groups import Placed
 from tinyrm.api import MAX_ITEMS
+from tinyrm.chat import Prompt, find_response, parse_prompt
 from tinyrm.errors import InvalidInput
 
 router = APIRouter(tags=["openrlhf"])
@@ -64,7 +64,7 @@ async def get_reward(body: RewardRequest, options: LabelOptionsOf, desk: DeskOf)
         desk.refuse_if_busy(options)
     placed = await together(
         [
-            place(desk, options, prompt_of(prompt), response_in(query, prompt), label, patient=is_list)
+            place(desk, options, parse_prompt(prompt), find_response(query, prompt), label, patient=is_list)
             for query, prompt, label in zip(body.query, body.prompts, labels, strict=True)
         ]
     )

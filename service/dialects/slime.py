@@ -4,9 +4,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from service.api.routes import ERRORS
-from service.dialects.chat import Turn, prompt_of, stripped
 from service.dialects.context import DeskOf
 from service.dialects.openrlhf import Label, LabelOptionsOf, place
+from tinyrm.chat import Turn, parse_prompt, strip_special
 
 router = APIRouter(tags=["slime"])
 
@@ -22,5 +22,5 @@ class SampleRequest(BaseModel):
 @router.post("/rm", responses={**ERRORS})
 async def rm(body: SampleRequest, options: LabelOptionsOf, desk: DeskOf) -> float:
     """The reward, a bare number: against the label, or within the sample's cohort."""
-    placed = await place(desk, options, prompt_of(body.prompt), stripped(body.response), body.label)
+    placed = await place(desk, options, parse_prompt(body.prompt), strip_special(body.response), body.label)
     return placed.reward

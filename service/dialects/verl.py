@@ -11,11 +11,11 @@ from fastapi import APIRouter
 from pydantic import AliasChoices, BaseModel, Field
 
 from service.api.routes import ERRORS
-from service.dialects.chat import last_turn
 from service.dialects.context import CohortOptions, CohortOptionsOf, Desk, DeskOf
 from service.dialects.openrlhf import together
 from service.scoring.groups import Placed
 from tinyrm.api import MAX_ITEMS
+from tinyrm.chat import split_dialogue
 from tinyrm.errors import InvalidInput
 
 router = APIRouter(tags=["verl"])
@@ -109,7 +109,7 @@ async def embeddings(body: EmbeddingRequest, options: CohortOptionsOf, desk: Des
 async def _placed(body: EmbeddingRequest, options: CohortOptions, desk: Desk) -> list[Placed]:
     if len(body.inputs) > desk.max_items:
         raise InvalidInput(f"input: {len(body.inputs)} texts in one call, at most {desk.max_items} are taken")
-    turns = [last_turn(text) for text in body.inputs]
+    turns = [split_dialogue(text) for text in body.inputs]
     return await together([desk.join(options, prompt, response) for prompt, response in turns])
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
+from tinyrm.chat import TextOrTurns, to_prompt, to_response
 from tinyrm.client import Client
 from tinyrm.client.calls import RankOptions
-from tinyrm.integrations.texts import Prompt, prompt_of, response_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Best:
     text: str
 
 
-def best_of_n(client: Client, prompt: Prompt, responses: Sequence[str], **options: Unpack[RankOptions]) -> Best:
+def best_of_n(client: Client, prompt: TextOrTurns, responses: Sequence[str], **options: Unpack[RankOptions]) -> Best:
     """The best of 1 to 128 responses. One alone is the best without being asked about.
 
     options: of `Client.rank`. By default every two are compared, n (n - 1) / 2 comparisons; strategy="knockout" needs
@@ -27,5 +27,5 @@ def best_of_n(client: Client, prompt: Prompt, responses: Sequence[str], **option
         raise ValueError("no responses to choose from")
     index = 0
     if len(responses) > 1:
-        index = client.rank(prompt_of(prompt), [response_of(r) for r in responses], **options).order[0]
+        index = client.rank(to_prompt(prompt), [to_response(r) for r in responses], **options).order[0]
     return Best(index, responses[index])

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tinyrm.chat import split_turns
 from tinyrm.client import Client, CompareItem, CompareReply, ItemError
-from tinyrm.integrations.texts import comparison, split_conversation
+from tinyrm.integrations import compare_item
 
 Batch = Mapping[str, Sequence[Any]]
 
@@ -48,9 +49,9 @@ class PreferenceFilter:
         chosen, rejected = batch[self.chosen][row], batch[self.rejected][row]
         options = {**self.options, "domain": batch[self.domain][row]} if self.domain else self.options
         if self.prompt in batch:
-            return comparison(batch[self.prompt][row], chosen, rejected, options)
-        prompt, response = split_conversation(chosen)
-        return comparison(prompt, response, split_conversation(rejected)[1], options)
+            return compare_item(batch[self.prompt][row], chosen, rejected, options)
+        prompt, response = split_turns(chosen)
+        return compare_item(prompt, response, split_turns(rejected)[1], options)
 
 
 def _probability(result: CompareReply | ItemError) -> float:

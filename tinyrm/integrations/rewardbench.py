@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from tinyrm.chat import Turns, split_turns
 from tinyrm.client import Client, CompareItem, CompareReply, ItemError
 from tinyrm.errors import InvalidInput
-from tinyrm.integrations.texts import Turn, comparison, split_conversation
+from tinyrm.integrations import compare_item
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +34,8 @@ class Pipeline:
 
     def __call__(
         self,
-        candidates_A: Sequence[Sequence[Turn]],  # noqa: N803  # the harness's names
-        candidates_B: Sequence[Sequence[Turn]],  # noqa: N803
+        candidates_A: Sequence[Turns],  # noqa: N803  # the harness's names
+        candidates_B: Sequence[Turns],  # noqa: N803
         **_: object,
     ) -> "torch.Tensor":
         """Bools, shape (pairs,). A tie is a loss.
@@ -48,11 +49,11 @@ class Pipeline:
         items = [self._item(a, b) for a, b in zip(candidates_A, candidates_B, strict=True)]
         return torch.tensor([_a_wins(result) for result in self.model.client.compare_many(items)], dtype=torch.bool)
 
-    def _item(self, a: Sequence[Turn], b: Sequence[Turn]) -> CompareItem:
-        (prompt, response_a), (prompt_b, response_b) = split_conversation(a), split_conversation(b)
+    def _item(self, a: Turns, b: Turns) -> CompareItem:
+        (prompt, response_a), (prompt_b, response_b) = split_turns(a), split_turns(b)
         if prompt != prompt_b:
             raise ValueError("the two conversations of a pair differ before their last message")
-        return comparison(prompt, response_a, response_b, self.model.options)
+        return compare_item(prompt, response_a, response_b, self.model.options)
 
 
 def model_config(

@@ -7,9 +7,10 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
+from tinyrm.chat import TextOrTurns, to_prompt, to_response
 from tinyrm.client import AsyncClient, Client, CompareReply, ItemError
 from tinyrm.errors import CallFailed, CallRefused
-from tinyrm.integrations.texts import Completion, Prompt, comparison, prompt_of, response_of
+from tinyrm.integrations import compare_item
 
 RewardFunc = Callable[..., Awaitable[list[float | None]]]
 OnFailure = Literal["skip", "raise"]
@@ -49,8 +50,8 @@ def reward_func(
 
 
 async def tinyrm_reward(
-    prompts: Sequence[Prompt],
-    completions: Sequence[Completion],
+    prompts: Sequence[TextOrTurns],
+    completions: Sequence[TextOrTurns],
     *,
     num_generations: int,
     group_options: Callable[[Mapping[str, Any], int], dict[str, Any]],
@@ -84,7 +85,7 @@ def _group_options(
     return fixed | {option: dataset[column][row] for option, column in columns.items()}
 
 
-def _group_starts(prompts: Sequence[Prompt], num_generations: int) -> range:
+def _group_starts(prompts: Sequence[TextOrTurns], num_generations: int) -> range:
     """Where each group begins. Raises ValueError unless the batch is whole groups of one prompt each."""
     starts = range(0, len(prompts), num_generations)
     if any(prompts[i : i + num_generations] != [prompts[i]] * num_generations for i in starts):
@@ -98,13 +99,13 @@ def _group_starts(prompts: Sequence[Prompt], num_generations: int) -> range:
 
 async def _group_rewards(
     client: AsyncClient,
-    prompt: Prompt,
-    completions: Sequence[Completion],
+    prompt: TextOrTurns,
+    completions: Sequence[TextOrTurns],
     options: dict[str, Any],
     on_failure: OnFailure,
 ) -> list[float | None]:
     try:
-        scored = await client.rewards(prompt_of(prompt), [response_of(c) for c in completions], **options)
+        scored = await client.rewards(to_prompt(prompt), [to_response(c) for c in completions], **options)
     except CallFailed as error:
         if on_failure == "raise" or (isinstance(error, CallRefused) and error.type not in ABOUT_TEXTS):
             raise
@@ -132,13 +133,13 @@ class PairwiseJudge:
 
     def judge(
         self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Sequence[Completion]],
+        prompts: Sequence[TextOrTurns],
+        completions: Sequence[Sequence[TextOrTurns]],
         shuffle_order: bool = True,  # noqa: ARG002  # the contract's; both orders are read, so there is no need
     ) -> list[int]:
         """Which of its two completions is the better one for each prompt, 0 or 1; -1 if they could not be compared."""
         options = self._options | {"swap": "on"}
-        items = [comparison(prompt, a, b, options) for prompt, (a, b) in zip(prompts, completions, strict=True)]
+        items = [compare_item(prompt, a, b, options) for prompt, (a, b) in zip(prompts, completions, strict=True)]
         return [_index_of_better(result) for result in self._client.compare_many(items)]
 
 

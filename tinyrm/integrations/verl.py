@@ -6,8 +6,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
+from tinyrm.chat import TextOrTurns, to_prompt, to_response
 from tinyrm.client import Client
-from tinyrm.integrations.texts import Prompt, prompt_of, response_of
 
 ExtraInfo = Mapping[str, Any]
 
@@ -41,7 +41,7 @@ def compute_score(
     prompt = _prompt(extra_info, prompt_key)
     options = _with_domain(options, data_source, domains)
     reply = _client(base_url, api_key, timeout_s).compare(
-        prompt_of(prompt), response_of(solution_str), _reference(ground_truth), **options
+        to_prompt(prompt), to_response(solution_str), _reference(ground_truth), **options
     )
     return reply.probability_a
 
@@ -72,8 +72,8 @@ def compute_score_batch(
         asked = _with_domain(options, data_sources[rows[0]], domains)
         if asked.get("strategy") == "reference":
             asked = {"scale": "unit"} | asked | {"reference": _reference(ground_truths[rows[0]])}
-        responses = [response_of(solution_strs[row]) for row in rows]
-        return client.rewards(prompt_of(prompts[rows[0]]), responses, **asked).rewards
+        responses = [to_response(solution_strs[row]) for row in rows]
+        return client.rewards(to_prompt(prompts[rows[0]]), responses, **asked).rewards
 
     groups = _groups(data_sources, prompts, ground_truths)
     with ThreadPoolExecutor(CONCURRENCY) as threads:
@@ -88,7 +88,9 @@ def _client(base_url: str, api_key: str | None, timeout_s: float) -> Client:
     return Client(base_url, api_key, timeout_s=timeout_s)
 
 
-def _groups(data_sources: Sequence[str], prompts: Sequence[Prompt], ground_truths: Sequence[Any]) -> list[list[int]]:
+def _groups(
+    data_sources: Sequence[str], prompts: Sequence[TextOrTurns], ground_truths: Sequence[Any]
+) -> list[list[int]]:
     """Rows that answer the same question, in the order of their first."""
     groups: dict[str, list[int]] = {}
     for row, question in enumerate(zip(data_sources, prompts, ground_truths, strict=True)):
@@ -96,8 +98,8 @@ def _groups(data_sources: Sequence[str], prompts: Sequence[Prompt], ground_truth
     return list(groups.values())
 
 
-def _prompt(extra_info: ExtraInfo | None, prompt_key: str) -> Prompt:
-    prompt: Prompt | None = (extra_info or {}).get(prompt_key)
+def _prompt(extra_info: ExtraInfo | None, prompt_key: str) -> TextOrTurns:
+    prompt: TextOrTurns | None = (extra_info or {}).get(prompt_key)
     if prompt is None:
         raise ValueError(
             f"extra_info has no {prompt_key!r}, only {sorted(extra_info or {})}: set reward_kwargs.prompt_key to the "
@@ -109,7 +111,7 @@ def _prompt(extra_info: ExtraInfo | None, prompt_key: str) -> Prompt:
 def _reference(ground_truth: object) -> str:
     if not isinstance(ground_truth, str):
         raise TypeError(f"ground_truth is {type(ground_truth).__name__}; the reference response has to be text")
-    return response_of(ground_truth)
+    return to_response(ground_truth)
 
 
 def _with_domain(options: dict[str, Any], data_source: str, domains: Mapping[str, str] | None) -> dict[str, Any]:

@@ -1,13 +1,23 @@
 """Prompt and response are found in what trainers send."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.dialects.chat import MIN_OVERLAP, Turn, last_turn, prompt_of, response_in, stripped, turns_of
-from tinyrm.chat import Message
+from tinyrm.chat import (
+    BLANK,
+    MIN_OVERLAP,
+    Message,
+    Turn,
+    find_response,
+    parse_markup,
+    parse_prompt,
+    split_dialogue,
+    split_turns,
+    strip_special,
+    to_prompt,
+    to_response,
+)
 from tinyrm.errors import InvalidInput
 
 BAR, LOW = "\uff5c", "\u2581"
@@ -46,9 +56,9 @@ def of_user(text: str) -> list[Message]:
 @pytest.mark.parametrize(("template", "end"), TEMPLATES.values(), ids=TEMPLATES)
 def test_every_template_gives_its_prompt_and_its_last_turn(template: str, end: str) -> None:
     prompt = template.format(user=QUESTION)
-    assert prompt_of(prompt) == of_user(QUESTION)
-    assert last_turn(prompt + ANSWER + end) == (of_user(QUESTION), ANSWER)
-    assert response_in(prompt + ANSWER + end, prompt) == ANSWER
+    assert parse_prompt(prompt) == of_user(QUESTION)
+    assert split_dialogue(prompt + ANSWER + end) == (of_user(QUESTION), ANSWER)
+    assert find_response(prompt + ANSWER + end, prompt) == ANSWER
 
 
 def test_a_dialogue_keeps_its_turns_and_its_speakers() -> None:
@@ -56,27 +66,27 @@ def test_a_dialogue_keeps_its_turns_and_its_speakers() -> None:
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>tool\n42<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert [(turn["role"], turn["content"]) for turn in turns_of(text)] == [
+    assert [(turn["role"], turn["content"]) for turn in parse_markup(text)] == [
         ("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "42"),
     ]  # fmt: skip
 
 
 def test_what_deepseek_says_first_is_the_systems() -> None:
     text = f"Be brief.<{BAR}User{BAR}>Hi<{BAR}Assistant{BAR}>"
-    assert [turn["role"] for turn in turns_of(text)] == ["system", "user"]
+    assert [turn["role"] for turn in parse_markup(text)] == ["system", "user"]
 
 
 @pytest.mark.parametrize(
     "text", ["What is 2 + 2?", "What does [INST] mean?", "Explain <|user|> and <|im_start|>user\n"]
 )
 def test_text_without_a_template_is_a_prompt_as_it_is(text: str) -> None:
-    assert prompt_of(text) == text
+    assert parse_prompt(text) == text
 
 
 def test_messages_may_have_parts_and_unknown_speakers() -> None:
     parts = [{"type": "text", "text": "one "}, {"type": "image_url", "image_url": "x"}, {"type": "text", "text": "two"}]
     turns = [Turn(role="developer", content="Be brief."), Turn(role="user", content=parts), Turn(role="user")]
-    assert prompt_of(turns) == [Message(role="system", content="Be brief."), Message(role="user", content="one two")]
+    assert parse_prompt(turns) == [Message(role="system", content="Be brief."), Message(role="user", content="one two")]
 
 
 @pytest.mark.parametrize(
@@ -84,39 +94,39 @@ def test_messages_may_have_parts_and_unknown_speakers() -> None:
 )
 def test_what_has_no_last_turn_of_the_assistant_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"docs/dialects\.md"):
-        last_turn(text)
+        split_dialogue(text)
 
 
 @pytest.mark.parametrize("end", ["<|im_end|>", "<|im_end|>\n", "\n<|endoftext|>"])
 def test_a_turn_that_says_nothing_is_a_response(end: str) -> None:
     """verl sends it when a policy has nothing to say, and a refusal would end the training."""
-    assert last_turn(CHATML.format(user="Hi") + end) == (of_user("Hi"), "")
+    assert split_dialogue(CHATML.format(user="Hi") + end) == (of_user("Hi"), "")
 
 
 @given(prompt=st.text(), response=st.text())
 def test_a_response_behind_its_prompt_is_found(prompt: str, response: str) -> None:
-    assert response_in(prompt + response, prompt) == stripped(response)
+    assert find_response(prompt + response, prompt) == strip_special(response)
 
 
 @given(cut=st.integers(1, 200), response=st.text(alphabet="abc \n"))
 def test_a_response_behind_the_end_of_its_prompt_is_found(cut: int, response: str) -> None:
     prompt = "".join(f"{n}, " for n in range(100))
-    assert response_in(prompt[cut:] + response, prompt) == stripped(response)
+    assert find_response(prompt[cut:] + response, prompt) == strip_special(response)
 
 
 def test_what_does_not_begin_with_the_prompt_is_a_response_as_a_whole() -> None:
-    assert response_in("An answer.<|im_end|>", "A question?") == "An answer."
+    assert find_response("An answer.<|im_end|>", "A question?") == "An answer."
     chance = "x" * (MIN_OVERLAP - 1)
-    assert response_in(chance + " is no rest of a prompt", "A question about " + chance).startswith(chance)
+    assert find_response(chance + " is no rest of a prompt", "A question about " + chance).startswith(chance)
 
 
 def test_one_beginning_more_or_less_does_not_hide_the_prompt() -> None:
-    assert response_in("<s>A question? Yes.</s>", "A question?") == "Yes."
-    assert response_in("A question? Yes.", "<s>A question?") == "Yes."
+    assert find_response("<s>A question? Yes.</s>", "A question?") == "Yes."
+    assert find_response("A question? Yes.", "<s>A question?") == "Yes."
 
 
 def test_special_tokens_inside_stay() -> None:
-    assert stripped("<s> a </s> b </s>\n<pad><pad>") == "a </s> b"
+    assert strip_special("<s> a </s> b </s>\n<pad><pad>") == "a </s> b"
 
 
 @pytest.mark.parametrize(
@@ -124,17 +134,52 @@ def test_special_tokens_inside_stay() -> None:
     ["<pad> " * 1_000_000, " " * 6_000_000, "x<" * 3_000_000, "<|im_start|>user\n" * 350_000],
     ids=lambda t: t[:8],
 )
-def test_texts_of_a_full_body_hold_nobody_up(text: str) -> None:
-    begun = time.perf_counter()
-    stripped("x" + text)
-    turns_of(text)
-    response_in(text + "b", text + "c")
-    assert time.perf_counter() - begun < 10
+def test_a_text_that_fills_a_body_is_parsed_in_linear_time(text: str) -> None:
+    """Steps that grow with the square of the length would reach the time limit of a test."""
+    strip_special("x" + text)
+    parse_markup(text)
+    find_response(text + "b", text + "c")
 
 
-def test_a_prompt_that_repeats_itself_holds_nobody_up() -> None:
-    """Each of its places might be where the query begins, and most of them are wrong only after a million letters."""
+def test_a_prompt_that_repeats_itself_is_searched_up_to_a_limit() -> None:
+    """At each position the query might begin, and most of them differ only after a million letters: without the limit
+    the search reaches the time limit of a test."""
     prompt, query = "a" * 4_000_000, "a" * 2_000_000 + "b" + "a" * 2_000_000
-    begun = time.perf_counter()
-    assert response_in(query, prompt) == query
-    assert time.perf_counter() - begun < 1
+    assert find_response(query, prompt) == query
+
+
+def test_text_stays_as_it_is() -> None:
+    assert to_prompt("What is\n2 + 2? ") == "What is\n2 + 2? "
+    assert to_response(" 4\n") == " 4\n"
+
+
+def test_turns_keep_role_and_text_and_lose_what_the_service_does_not_know() -> None:
+    turns = [
+        {"role": "system", "content": None, "tool_calls": None},
+        {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 2?"}]},
+    ]
+    assert to_prompt(turns) == [{"role": "user", "content": "What is 2 + 2?"}]
+
+
+def test_a_completion_of_several_turns_is_all_their_text() -> None:
+    turns = [
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [{"name": "add"}]},
+        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "It is 4."},
+    ]
+    assert to_response(turns) == "Let me see.\n\n4\n\nIt is 4."
+
+
+@pytest.mark.parametrize("nothing", ["", [], [{"role": "assistant", "content": ""}]])
+def test_nothing_said_is_still_a_response_and_a_prompt(nothing: object) -> None:
+    assert to_response(nothing) == BLANK  # type: ignore[arg-type]
+    assert to_prompt(nothing) == BLANK  # type: ignore[arg-type]
+
+
+def test_a_conversation_ends_in_its_response() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert split_turns([*turns, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]) == (
+        [*turns, {"role": "user", "content": "c"}], "d",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="at least 2 messages"):
+        split_turns(turns[:1])
