@@ -1,15 +1,13 @@
-"""The temperature that makes a probability of 0.8 right eight times in ten, fitted on pairs that are held out."""
+"""How well probabilities are those of being right."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from evaluation.judge import Judged
 from evaluation.statistics import calibration_error
-from tinyrm.calibration import LOG_TEMPERATURE_BOUNDS, best_temperature
-from tinyrm.errors import InvalidInput
+from tinyrm.calibration import raw_margins
 
 
 class Calibration(BaseModel):
@@ -23,23 +21,9 @@ class Calibration(BaseModel):
     expected_calibration_error: float
 
 
-def fit_temperature(judged: Sequence[Judged]) -> float:
-    """T minimising mean log(1 + exp(-z / T)), z the uncalibrated margin towards the right answer (arXiv 1706.04599).
-
-    Raises InvalidInput where there is no minimum: all pairs are judged rightly, or margins say nothing.
-    """
-    temperature = best_temperature(_margins(judged))
-    if abs(np.log(temperature)) > max(LOG_TEMPERATURE_BOUNDS) - 0.01:
-        raise InvalidInput(
-            f"no temperature fits these {len(judged)} pairs: the likelihood grows up to {temperature:.2g}; "
-            "take more pairs, of which some are judged wrongly"
-        )
-    return temperature
-
-
 def calibration_at(judged: Sequence[Judged], temperature: float) -> Calibration:
-    """The same answers read at another temperature."""
-    margins = _margins(judged) / temperature
+    """Return how well the same margins are calibrated at another temperature."""
+    margins = raw_margins([j.preference for j in judged]) / temperature
     p_right = 1 / (1 + np.exp(-np.clip(margins, -500, 500)))
     return Calibration(
         temperature=temperature,
@@ -47,7 +31,3 @@ def calibration_at(judged: Sequence[Judged], temperature: float) -> Calibration:
         brier=float(((1 - p_right) ** 2).mean()),
         expected_calibration_error=calibration_error(p_right),
     )
-
-
-def _margins(judged: Sequence[Judged]) -> NDArray[np.float64]:
-    return np.array([np.mean(j.preference.order_margins) for j in judged])

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.calibration import Calibration, calibration_at, fit_temperature
+from evaluation.calibration import Calibration, calibration_at
 from evaluation.card import refuse_without_markers, update_card
 from evaluation.judge import judge
 from evaluation.plots import plot_compute, plot_reliability
 from evaluation.report import Report, grid
 from evaluation.target import Cost, Subject, open_bundle
 from tinyrm.bundle import record_evaluation, record_temperature, sha256
+from tinyrm.calibration import fit_temperature, raw_margins, refuse_bounded
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import CARD_FILE
 from tinyrm.pairs import read_pairs
@@ -180,7 +181,8 @@ def _refit(subject: Subject, path: Path) -> tuple[Subject, dict[str, Calibration
     if not held_out:
         raise InvalidInput(f"{path} holds no pairs to fit a temperature on")
     judged = judge(subject, subject.spec, held_out)
-    before, after = subject.reader.temperature, fit_temperature(judged)
+    before, after = subject.reader.temperature, fit_temperature(raw_margins([j.preference for j in judged]))
+    refuse_bounded(after, len(held_out))
     calibration = {
         "held out, before": calibration_at(judged, before),
         "held out, after": calibration_at(judged, after),

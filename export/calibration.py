@@ -1,8 +1,7 @@
-"""One temperature, so that a probability of 0.8 is right eight times in ten; and how sure one order has to be alone."""
+"""The margin at which one order is enough."""
 
 import numpy as np
 
-from tinyrm.calibration import best_temperature
 from tinyrm.comparison import Preference
 from tinyrm.manifest import AutoSwap
 from tinyrm.pairs import PreferencePair
@@ -14,20 +13,15 @@ MAX_FLIPS = 0.005
 
 
 def score_pairs(scorer: Scorer, spec: ClozeSpec, pairs: list[PreferencePair]) -> list[Preference]:
-    """Both orders of pairs the model did not learn from, the right response first."""
+    """Return preferences of held-out pairs, both orders read, the better response as A."""
     instructions = [spec.instruction(p.domain, or_default=True) for p in pairs]
     return scorer.score([p.comparison() for p in pairs], instructions)
 
 
-def fit_temperature(preferences: list[Preference]) -> float:
-    """The temperature of least negative log-likelihood."""
-    return best_temperature(np.array([np.mean(p.order_margins) for p in preferences]))
-
-
 def fit_auto_swap(preferences: list[Preference], temperature: float, max_flips: float = MAX_FLIPS) -> AutoSwap:
-    """The least margin of one order at which leaving out the other changes at most `max_flips` of preferences.
+    """Return the smallest margin of one order at which skipping the other changes at most `max_flips` of preferences.
 
-    Each pair counts twice, since either of its responses may be the one that stands first.
+    Each pair counts twice, since either of its responses may stand first.
     """
     orders = np.array([p.order_margins for p in preferences]) / temperature
     both = np.repeat(orders.mean(axis=1), 2)
@@ -35,7 +29,7 @@ def fit_auto_swap(preferences: list[Preference], temperature: float, max_flips: 
     sizes = np.abs(one)
     descending = np.argsort(-sizes, kind="stable")
     flipped = np.cumsum((np.sign(one) != np.sign(both))[descending])
-    # Equals are read alone together or not at all.
+    # Equal margins need a second order all together or not at all.
     last_of_equals = np.append(np.diff(sizes[descending]) < 0, True)
     enough = sizes[descending][last_of_equals & (flipped <= max_flips * len(one))]
     margin = float(enough[-1]) if len(enough) else float(sizes.max(initial=0)) + 1

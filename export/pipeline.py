@@ -10,13 +10,14 @@ from typing import Any
 from torch import nn
 from transformers import ModernBertForMaskedLM, PreTrainedModel
 
-from export.calibration import fit_auto_swap, fit_temperature, score_pairs
+from export.calibration import fit_auto_swap, score_pairs
 from export.config import ExportOptions
 from export.cpu_graph import ENGINE, branch_on_padding, on_cpu
 from export.graph import write_onnx
 from export.parity import LENGTHS, check, probes, run_alone, run_together, torch_run
 from export.precision import lower_precision
 from tinyrm.bundle import refuse_foreign, write_bundle
+from tinyrm.calibration import fit_temperature, is_bounded, raw_margins
 from tinyrm.encoding import Encoder, SpecialTokens
 from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu, open_session
 from tinyrm.errors import InvalidInput
@@ -175,7 +176,9 @@ def _calibrate(options: ExportOptions, encoder: Encoder, onnx_file: Path) -> tup
         raise InvalidInput(f"{path} holds no pairs to calibrate on")
     scorer = Scorer(encoder, OnnxRuntimeCpu(on_cpu(onnx_file), "fp32"), options.spec())
     preferences = score_pairs(scorer, options.spec(), pairs)
-    temperature = fit_temperature(preferences)
+    temperature = fit_temperature(raw_margins(preferences))
+    if is_bounded(temperature):
+        log.warning("%d pairs determine no temperature; %.2g is the end of its range", len(pairs), temperature)
     return temperature, fit_auto_swap(preferences, temperature)
 
 

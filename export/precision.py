@@ -15,7 +15,7 @@ from export.graph import weights_of, write_onnx
 from export.parity import Run, engine_run, run_alone, run_together, torch_run
 from export.smoothquant import channel_maxima, equalise
 from tinyrm.batching import collate
-from tinyrm.calibration import best_temperature
+from tinyrm.calibration import fit_temperature
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
 from tinyrm.errors import TinyRMError
@@ -122,7 +122,7 @@ def gate(
         max_flips=max_flips,
         mean_probability_shift=float(shift.mean()),
         max_probability_shift=float(shift.max()),
-        temperature=best_temperature(lower),
+        temperature=fit_temperature(lower),
         alone_and_in_a_batch=float(moved.max()),
     )
     if report.flips > max_flips:

@@ -1,64 +1,162 @@
-"""Pairwise results of n responses -> strengths, standard errors, order.
+"""Comparisons of n responses -> their scores and order.
 
-The model is Bradley-Terry: P(i beats j) = sigmoid(s_i - s_j). A result may be a probability: it counts as that share of
-a game won. Strengths maximise
+All formulas start from `margins` [n, n]: the calibrated log-odds that response i beats response j, NaN where the two
+were not compared, margins[j, i] = -margins[i, j]. With P = sigmoid(margins):
+
+    strengths    Bradley-Terry: P(i beats j) = sigmoid(s_i - s_j), the s that maximise the likelihood of P
+    mean_wins    mean of P(i beats j) over the j that i was compared with
+    margins      least squares: the x that minimise the sum of (x_i - x_j - margins[i, j])^2
+
+If every pair was compared, the order by strengths is that of the row sums of P, and x_i is the mean of row i of margins
+(its own 0 included). The difference: a probability levels off where a comparison is sure, a margin does not.
+
+`ORDER_BY` is the formula that orders responses, in `/v1/rank`, in `Scorer.rank` and in the RewardBench 2 score.
+docs/results/ranking.md has the measurement behind the choice. Strengths are reported beside it, because they have
+standard errors.
+
+A probability counts as that share of a game won. Strengths maximise
 
     sum over i, j of wins[i, j] * log sigmoid(s_i - s_j)  +  PRIOR_GAMES * sum over i of log sigmoid(s_i) sigmoid(-s_i)
 
 where the second term is a few games, half of them won, against an opponent of strength 0: with it there is always one
-maximum, even if a response won every game or met nobody. (Caron and Doucet 2012 put a prior in the same place.)
+maximum, even if a response won every game or was never compared. (Caron and Doucet 2012 put a prior in the same place.)
 The sum is concave; Newton's method finds the maximum and leaves the Hessian for the standard errors.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
+Method = Literal["strengths", "mean_wins", "margins"]
 
+ORDER_BY: Final[Method] = "margins"
 PRIOR_GAMES = 0.02
 TOLERANCE = 1e-10
-MOST_STEPS = 100
+MAX_STEPS = 100
+# Scores closer than this are equal: sums of the same margins in another order differ in their last digits.
+EQUAL = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Strengths:
-    """values [n]: log-odds, mean 0. standard_errors [n]: of values, as if each comparison were one game."""
+    """Bradley-Terry strengths.
+
+    values: [n], log-odds with mean 0.
+    standard_errors: [n], of values, as if each comparison were one game.
+    """
 
     values: Matrix
     standard_errors: Matrix
 
     @property
     def order(self) -> list[int]:
-        """Best first; equals as they were given."""
-        order: list[int] = np.argsort(-self.values, kind="stable").tolist()
-        return order
+        """Best first; equals in the order given."""
+        return order(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Scores and order of responses.
+
+    margins: [n, n], as compared; a reference is the last of the n.
+    scores: [responses], by `ORDER_BY`.
+    strengths: of the responses.
+    """
+
+    margins: Matrix
+    scores: Matrix
+    strengths: Strengths
+
+    @property
+    def order(self) -> list[int]:
+        """Best first; equals in the order given."""
+        return order(self.scores)
+
+    @property
+    def probabilities(self) -> Matrix:
+        """[n, n]: that i beats j, NaN where they were not compared."""
+        return sigmoid(self.margins)
+
+    @property
+    def cycle_rate(self) -> float | None:
+        return cycle_rate(self.probabilities)
+
+
+def rank(margins: Matrix, *, ranked: int | None = None) -> Ranking:
+    """Return scores, strengths and order of the first `ranked` of n; the others are references. None ranks all."""
+    count = len(margins) if ranked is None else ranked
+    strengths = fit(np.nan_to_num(sigmoid(margins)), ranked=count)
+    return Ranking(margins, score(margins)[:count], strengths)
+
+
+def score(margins: Matrix, method: Method = ORDER_BY) -> Matrix:
+    """Return one score for each of n: higher is better."""
+    return METHODS[method](margins)
+
+
+def order(scores: Matrix) -> list[int]:
+    """Return the places of the scores, highest first; equals keep their order."""
+    places: list[int] = np.argsort(-np.round(scores / EQUAL), kind="stable").tolist()
+    return places
+
+
+def margin_matrix(n: int, margins: Mapping[tuple[int, int], float]) -> Matrix:
+    """Return margins [n, n] of the pairs (i, j) that were compared."""
+    matrix = np.full((n, n), np.nan)
+    for (i, j), margin in margins.items():
+        matrix[i, j], matrix[j, i] = margin, -margin
+    return matrix
+
+
+def least_squares(margins: Matrix) -> Matrix:
+    """Return the scores whose differences fit the margins best: log-odds, mean 0 among responses that are connected."""
+    compared = ~np.isnan(margins)
+    laplacian = np.diag(compared.sum(axis=1)) - compared.astype(np.float64)
+    # The smallest solution: what the comparisons leave open is 0.
+    solution: Matrix = np.linalg.lstsq(laplacian, np.nansum(margins, axis=1), rcond=None)[0]
+    return solution
+
+
+def mean_wins(margins: Matrix) -> Matrix:
+    """Return the mean probability to beat those compared with; 0.5 without any comparison."""
+    compared = (~np.isnan(margins)).sum(axis=1)
+    means: Matrix = np.where(compared, np.nansum(sigmoid(margins), axis=1) / np.maximum(compared, 1), 0.5)
+    return means
+
+
+def expected_wins(scores: Matrix) -> Matrix:
+    """Return the mean probability to beat another one that scores on the scale of log-odds imply. Needs two or more."""
+    probabilities = sigmoid(np.subtract.outer(scores, scores))
+    means: Matrix = (probabilities.sum(axis=1) - 0.5) / (len(scores) - 1)
+    return means
+
+
+METHODS: Final[Mapping[Method, Callable[[Matrix], Matrix]]] = {
+    "strengths": lambda margins: fit(np.nan_to_num(sigmoid(margins))).values,
+    "mean_wins": mean_wins,
+    "margins": least_squares,
+}
 
 
 def fit(wins: Matrix, *, ranked: int | None = None, prior_games: float = PRIOR_GAMES) -> Strengths:
-    """Strengths from wins [n, n]: how often i beat j, shares of games included; zero where none met.
+    """Return strengths from wins [n, n]: how often i beat j, shares of games included; zero where none was played.
 
-    ranked: how many of them are reported, the first ones; the others (a reference) only met them. prior_games: of each
-    against the imagined opponent. Raises ValueError for other shapes, negative or non-finite wins, or no prior.
+    ranked: how many are reported, the first ones; the others are references.
+    prior_games: of each against the imagined opponent.
+
+    Raises ValueError for other shapes, negative or non-finite wins, or no prior.
     """
     wins = np.asarray(wins, dtype=np.float64)
     if wins.ndim != 2 or wins.shape[0] != wins.shape[1] or not np.isfinite(wins).all() or (wins < 0).any():
-        raise ValueError("wins has to be a square matrix of finite numbers that are not negative")
+        raise ValueError("wins must be a square matrix of finite numbers that are not negative")
     if not prior_games > 0:
-        raise ValueError("prior_games has to be positive, or the strengths would have no scale")
-    count = len(wins) if ranked is None else ranked
-    strengths = _maximise(wins, prior_games)
-    centre = np.eye(count, len(wins))
-    centre[:, :count] -= 1 / max(count, 1)
-    _, hessian = _slope(strengths, wins, prior_games)
-    covariance = centre @ np.linalg.inv(hessian) @ centre.T
-    return Strengths(centre @ strengths, np.sqrt(np.clip(np.diag(covariance), 0, None)))
-
-
-def _maximise(wins: Matrix, prior_games: float) -> Matrix:
+        raise ValueError("prior_games must be positive, or the strengths would have no scale")
     strengths = np.zeros(len(wins))
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         gradient, hessian = _slope(strengths, wins, prior_games)
         step = np.linalg.solve(hessian, gradient)
         # A full step may overshoot where the curve is flat; half of it may not.
@@ -68,7 +166,12 @@ def _maximise(wins: Matrix, prior_games: float) -> Matrix:
         strengths = strengths + step
         if np.abs(step).max(initial=0) < TOLERANCE:
             break
-    return strengths
+    count = len(wins) if ranked is None else ranked
+    centre = np.eye(count, len(wins))
+    centre[:, :count] -= 1 / max(count, 1)
+    _, hessian = _slope(strengths, wins, prior_games)
+    covariance = centre @ np.linalg.inv(hessian) @ centre.T
+    return Strengths(centre @ strengths, np.sqrt(np.clip(np.diag(covariance), 0, None)))
 
 
 def _log_likelihood(strengths: Matrix, wins: Matrix, prior_games: float) -> float:
@@ -79,10 +182,10 @@ def _log_likelihood(strengths: Matrix, wins: Matrix, prior_games: float) -> floa
 
 
 def _slope(strengths: Matrix, wins: Matrix, prior_games: float) -> tuple[Matrix, Matrix]:
-    """Gradient [n] and negative Hessian [n, n] of the log-likelihood."""
+    """Return gradient [n] and negative Hessian [n, n] of the log-likelihood."""
     games = wins + wins.T
-    expected = _sigmoid(strengths[:, None] - strengths[None, :])
-    own = _sigmoid(strengths)
+    expected = sigmoid(strengths[:, None] - strengths[None, :])
+    own = sigmoid(strengths)
     gradient = (wins - games * expected).sum(axis=1) + prior_games * (0.5 - own)
     information = games * expected * (1 - expected)
     np.fill_diagonal(information, 0)
@@ -90,19 +193,23 @@ def _slope(strengths: Matrix, wins: Matrix, prior_games: float) -> tuple[Matrix,
     return gradient, np.diag(diagonal) - information
 
 
-def _sigmoid(x: Matrix) -> Matrix:
-    return np.exp(-np.logaddexp(0, -x))
+def sigmoid(x: Matrix) -> Matrix:
+    """1 / (1 + exp(-x)) without overflow."""
+    result: Matrix = np.exp(-np.logaddexp(0, -x))
+    return result
 
 
 def cycle_rate(probabilities: Matrix) -> float | None:
-    """Share of triples that contradict themselves (i beats j beats k beats i), among those whose three pairs all met.
+    """Return the share of triples that contradict themselves (i beats j beats k beats i), among those fully compared.
 
-    probabilities [n, n]: that i beats j, NaN where they did not meet. None if no triple met.
+    probabilities: [n, n], that i beats j, NaN where they were not compared.
+
+    None if no triple was.
     """
-    met = ~np.isnan(probabilities)
-    np.fill_diagonal(met, val=False)
-    beats = np.where(met, probabilities, 0) > 0.5
+    compared = ~np.isnan(probabilities)
+    np.fill_diagonal(compared, val=False)
+    beats = np.where(compared, probabilities, 0) > 0.5
     # A closed walk of three steps is a triple seen from each of its corners, and if undirected, both ways round.
-    triples = np.trace(np.linalg.matrix_power(met.astype(np.float64), 3)) / 6
+    triples = np.trace(np.linalg.matrix_power(compared.astype(np.float64), 3)) / 6
     cycles = np.trace(np.linalg.matrix_power(beats.astype(np.float64), 3)) / 3
     return float(cycles / triples) if triples else None

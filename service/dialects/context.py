@@ -23,7 +23,7 @@ from tinyrm.chat import BLANK, Prompt
 from tinyrm.comparison import Strategy
 from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText, Overloaded
 from tinyrm.ranking import Matrix
-from tinyrm.schedules import most_comparisons
+from tinyrm.schedules import comparisons_needed
 
 # Up to this many responses everybody meets everybody; more are paired by their standings.
 ROUND_ROBIN_RESPONSES = 32
@@ -180,7 +180,7 @@ async def stand(
         return Standing([ALONE] * len(said), np.full((len(said),) * 2, np.nan), pipeline.manifest.identity, 0)
     strategy: Strategy = "round_robin" if len(said) <= ROUND_ROBIN_RESPONSES else "swiss"
     group = question(RewardsRequest, asked, responses=said, strategy=strategy, scale="unit")
-    most = most_comparisons(strategy, len(said))
+    most = comparisons_needed(strategy, len(said))
     ranked = await rank(pipeline, group, flow=flow, timeout_s=timeout_s, max_comparisons=most)
     return Standing(placed_of(ranked, group), ranked.probabilities, pipeline.manifest.identity, ranked.tokens)
 

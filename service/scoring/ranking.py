@@ -11,7 +11,7 @@ from service.scoring.pipeline import Answer, Pipeline
 from tinyrm.api import GroupRequest, RewardsRequest
 from tinyrm.errors import InvalidInput
 from tinyrm.ranking import Matrix, Strengths, cycle_rate, fit
-from tinyrm.schedules import SCHEDULES, Pair, most_comparisons
+from tinyrm.schedules import SCHEDULES, Pair, comparisons_needed
 
 # Encoded at once: enough to keep an engine full, few enough to hold in memory.
 WINDOW_PAIRS = 256
@@ -56,7 +56,7 @@ async def rank(
     """Raises InvalidInput and its kinds, Unavailable and its kinds, EngineFailed. One comparison's failure is that of
     all: strengths from what is left would not be those that were asked for."""
     n = len(participants(request))
-    needed = most_comparisons(request.strategy, n)
+    needed = comparisons_needed(request.strategy, n)
     if needed > max_comparisons:
         raise InvalidInput(
             f"{request.strategy} of {n} responses takes {needed} comparisons, at most {max_comparisons} are made in "

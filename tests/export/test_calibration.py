@@ -1,43 +1,18 @@
-"""One temperature: found where there is one, and no more than that."""
+"""The temperature of a scorer is undone before another is fitted, and one order is enough where it is sure."""
 
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from export.calibration import fit_auto_swap, fit_temperature, score_pairs
+from export.calibration import fit_auto_swap, score_pairs
 from tests.conftest import TOY_SPEC
-from tinyrm.calibration import best_temperature
+from tinyrm.calibration import fit_temperature, raw_margins
 from tinyrm.comparison import Preference
 from tinyrm.pairs import PreferencePair
 from tinyrm.readout import sigmoid
 from tinyrm.scorer import Scorer
-
-
-def simulated(overconfidence: float, count: int = 40_000) -> NDArray[np.float64]:
-    """Margins towards the right answer of a judge whose margins are `overconfidence` times the honest ones."""
-    rng = np.random.default_rng(0)
-    honest = rng.normal(scale=2.0, size=count)
-    right = rng.random(count) < 1 / (1 + np.exp(-honest))
-    return overconfidence * np.where(right, honest, -honest)
-
-
-@pytest.mark.parametrize("overconfidence", [0.25, 1.0, 3.0])
-def test_temperature_of_simulated_margins_is_recovered(overconfidence: float) -> None:
-    # At forty thousand samples the estimate is within about one per cent.
-    assert best_temperature(simulated(overconfidence)) == pytest.approx(overconfidence, rel=0.03)
-
-
-def test_calibrated_margins_are_right_as_often_as_they_say() -> None:
-    margins = simulated(4.0) / best_temperature(simulated(4.0))
-    confident = np.abs(margins - np.sign(margins) * 1.4) < 0.1
-    assert np.mean(margins[confident] > 0) == pytest.approx(sigmoid(1.4), abs=0.03)
-
-
-def test_a_judge_always_right_gets_a_finite_temperature() -> None:
-    assert 0 < best_temperature(np.full(10, 0.5)) < 1
 
 
 def test_fit_undoes_the_scorers_own_temperature(bundle_folder: Path) -> None:
@@ -48,8 +23,8 @@ def test_fit_undoes_the_scorers_own_temperature(bundle_folder: Path) -> None:
         PreferencePair(prompt=f"Question {i}", chosen=answers[i % 3], rejected=answers[(i + 1) % 3], domain=domain)
         for i, domain in enumerate(["safety", "general", "chess", None] * 6)
     ]
-    fitted = fit_temperature(score_pairs(scorer, TOY_SPEC, pairs))
-    assert fitted == pytest.approx(fit_temperature(score_pairs(warmer, TOY_SPEC, pairs)))
+    fitted, again = (fit_temperature(raw_margins(score_pairs(s, TOY_SPEC, pairs))) for s in (scorer, warmer))
+    assert fitted == pytest.approx(again)
     preferences = scorer.score([p.comparison() for p in pairs], [TOY_SPEC.instruction()] * len(pairs))
     assert np.ptp([p.margin for p in preferences]) > 0.1
 
