@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 Method = Literal["strengths", "mean_wins", "margins"]
 
-ORDER_BY: Final[Method] = "margins"
+ORDER_BY: Final[Method] = "strengths"
 PRIOR_GAMES = 0.02
 TOLERANCE = 1e-10
 MAX_STEPS = 100
@@ -90,7 +90,7 @@ def rank(margins: Matrix, *, ranked: int | None = None) -> Ranking:
     """Return scores, strengths and order of the first `ranked` of n; the others are references. None ranks all."""
     count = len(margins) if ranked is None else ranked
     strengths = fit(np.nan_to_num(sigmoid(margins)), ranked=count)
-    return Ranking(margins, score(margins)[:count], strengths)
+    return Ranking(margins, strengths.values if ORDER_BY == "strengths" else score(margins)[:count], strengths)
 
 
 def score(margins: Matrix, method: Method = ORDER_BY) -> Matrix:

@@ -3,24 +3,27 @@
 Five subsets count a prompt as won if its one right response has the highest score; responses that share the highest
 score share the win. `Ties` has prompts with many right answers, each with a twin that has one ("ref"), and is scored as
 60 % accuracy and 40 % margin (formula at `ties_score`). The benchmark scores responses alone; a model that reads two at
-once scores them by a round robin in both orders.
+once compares each pair in both orders, and `tinyrm.ranking` makes scores of that, as it does for `/v1/rank`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from evaluation.benchmarks.roundrobin import Question, Tournament, round_robin
-from evaluation.judge import Judged
+from evaluation.judge import Judged, ScoresPairs
 from evaluation.loading import Row, load_rows
 from evaluation.report import Report, grid, orders_and_length
 from evaluation.statistics import Estimate, Share, mean
 from evaluation.target import Subject
+from tinyrm.comparison import Comparison, Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
+from tinyrm.ranking import EQUAL, margin_matrix, rank
 from tinyrm.spec import ClozeSpec
 
 NAME: Final = "reward-bench-2"
@@ -28,8 +31,6 @@ SOURCE: Final = "allenai/reward-bench-2"
 SPLIT: Final = "test"
 TIES: Final = "Ties"
 DOMAINS: Final = {"Math": "reasoning", "Safety": "safety"}
-# Scores closer than this are equal: sums of margins carry rounding in their last digits.
-EQUAL: Final = 1e-9
 TIES_WEIGHTS: Final = {
     "tied accuracy": 0.3, "ref accuracy": 0.3, "preferred": 0.2, "preferred hard": 0.2, "margin": 0.01,
 }  # fmt: skip
@@ -44,15 +45,16 @@ class RewardBench2Row(Row):
     rejected: tuple[str, ...] = Field(min_length=1)
     subset: str
 
-    def question(self, spec: ClozeSpec) -> Question:
-        instruction = spec.instruction(DOMAINS.get(self.subset, "chat"), or_default=True)
-        return Question(self.prompt, (*self.chosen, *self.rejected), instruction)
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """The right ones first."""
+        return (*self.chosen, *self.rejected)
 
-    def judged(self, tournament: Tournament) -> list[Judged]:
-        """The games of a right response against a wrong one."""
+    def judged(self, group: "ComparedGroup") -> list[Judged]:
+        """Return the comparisons of a right response with a wrong one."""
         return [
             Judged(self._pair(self.chosen[i], self.rejected[j - len(self.chosen)]), preference)
-            for (i, j), preference in tournament.games.items()
+            for (i, j), preference in group.preferences.items()
             if i < len(self.chosen) <= j
         ]
 
@@ -62,12 +64,39 @@ class RewardBench2Row(Row):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ComparedGroup:
+    """The responses to one prompt, each compared with each.
+
+    scores: in the order of the responses, as `/v1/rank` orders them.
+    preferences: (i, j) with i < j -> i compared with j.
+    """
+
+    scores: list[float]
+    preferences: dict[tuple[int, int], Preference]
+
+
 def run(subject: Subject, source: str = SOURCE) -> Report:
     """Rank every prompt's responses. Raises InvalidInput."""
     rows = load_rows(source, SPLIT, RewardBench2Row)
-    tournaments = round_robin(subject, [row.question(subject.spec) for row in rows])
-    judged = [j for row, tournament in zip(rows, tournaments, strict=True) for j in row.judged(tournament)]
-    return report(rows, [tournament.scores for tournament in tournaments], judged)
+    groups = compare_all(subject, subject.spec, rows)
+    judged = [j for row, group in zip(rows, groups, strict=True) for j in row.judged(group)]
+    return report(rows, [group.scores for group in groups], judged)
+
+
+def compare_all(scorer: ScoresPairs, spec: ClozeSpec, rows: Sequence[RewardBench2Row]) -> list[ComparedGroup]:
+    """Compare every pair of every row's responses in both orders, and score the responses."""
+    pairs = [(row, i, j) for row in rows for i, j in combinations(range(len(row.responses)), 2)]
+    comparisons = [Comparison(row.prompt, row.responses[i], row.responses[j]) for row, i, j in pairs]
+    instructions = [spec.instruction(DOMAINS.get(row.subset, "chat"), or_default=True) for row, _, _ in pairs]
+    preferences = iter(scorer.score(comparisons, instructions))
+    groups = []
+    for row in rows:
+        n = len(row.responses)
+        own = {pair: next(preferences) for pair in combinations(range(n), 2)}
+        scores = rank(margin_matrix(n, {pair: preference.margin for pair, preference in own.items()})).scores
+        groups.append(ComparedGroup(scores.tolist(), own))
+    return groups
 
 
 def report(rows: Sequence[RewardBench2Row], scores: Sequence[Sequence[float]], judged: Sequence[Judged]) -> Report:

@@ -141,7 +141,7 @@ async def rank(
     ranked = await _ranked(body, request, pipeline, timeout_ms)
     shown = [[None if math.isnan(p) else p for p in row] for row in ranked.probabilities.tolist()]
     return RankReply(
-        order=ranked.strengths.order,
+        order=ranked.order,
         strengths=ranked.strengths.values.tolist(),
         standard_errors=ranked.strengths.standard_errors.tolist(),
         cycle_rate=ranked.cycle_rate,

@@ -22,7 +22,7 @@ from tinyrm.api import MAX_RESPONSES, CompareRequest, Name, NonEmpty, PromptRequ
 from tinyrm.chat import BLANK, Prompt
 from tinyrm.comparison import Strategy
 from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText, Overloaded
-from tinyrm.ranking import Matrix
+from tinyrm.ranking import Matrix, expected_wins
 from tinyrm.schedules import comparisons_needed
 
 # Up to this many responses everybody meets everybody; more are paired by their standings.
@@ -189,16 +189,9 @@ def placed_of(ranked: Ranked, group: RewardsRequest) -> list[Placed]:
     strengths = ranked.strengths.values
     rewards: list[float] = strengths.tolist()
     # Whoever met only the best has lost more than it would have among all.
-    scores = rewards_of(ranked, group) if group.strategy == "round_robin" else expected_wins(strengths)
+    scores = rewards_of(ranked, group) if group.strategy == "round_robin" else expected_wins(strengths).tolist()
     share = ranked.tokens // len(rewards)
     return [Placed(reward, score, share) for reward, score in zip(rewards, scores, strict=True)]
-
-
-def expected_wins(strengths: Matrix) -> list[float]:
-    """Mean probability to beat another one, as the strengths have it."""
-    probabilities = 1 / (1 + np.exp(np.subtract.outer(strengths, strengths).T))
-    means: list[float] = ((probabilities.sum(axis=1) - 0.5) / (len(strengths) - 1)).tolist()
-    return means
 
 
 async def judge_cohort(deployment: Deployment, samples: Sequence[Sample]) -> list[Placed]:

@@ -1,4 +1,4 @@
-"""Many comparisons, one answer: who meets whom, all of a round at once, and what follows from it."""
+"""Groups of responses: the comparisons of a round all at once, then scores and order by `tinyrm.ranking`."""
 
 import asyncio
 import time
@@ -10,7 +10,8 @@ import numpy as np
 from service.scoring.pipeline import Answer, Pipeline
 from tinyrm.api import GroupRequest, RewardsRequest
 from tinyrm.errors import InvalidInput
-from tinyrm.ranking import Matrix, Strengths, cycle_rate, fit
+from tinyrm.ranking import Matrix, Ranking, Strengths, mean_wins, sigmoid
+from tinyrm.ranking import rank as rank_margins
 from tinyrm.schedules import SCHEDULES, Pair, comparisons_needed
 
 # Encoded at once: enough to keep an engine full, few enough to hold in memory.
@@ -19,18 +20,26 @@ WINDOW_PAIRS = 256
 
 @dataclass(slots=True)
 class Ranked:
-    """probabilities [n, n]: that i beats j, NaN where they did not meet; a reference is the last of the n.
+    """Scores and order of the responses, and the comparisons they follow from."""
 
-    strengths: of the responses.
-    """
-
-    probabilities: Matrix
-    strengths: Strengths
+    ranking: Ranking
     answers: list[Answer] = field(default_factory=list)
 
     @property
+    def order(self) -> list[int]:
+        return self.ranking.order
+
+    @property
+    def strengths(self) -> Strengths:
+        return self.ranking.strengths
+
+    @property
+    def probabilities(self) -> Matrix:
+        return self.ranking.probabilities
+
+    @property
     def cycle_rate(self) -> float | None:
-        return cycle_rate(self.probabilities)
+        return self.ranking.cycle_rate
 
     @property
     def tokens(self) -> int:
@@ -73,7 +82,7 @@ class _Tournament:
         self.ends_at = None if timeout_s is None else time.perf_counter() + timeout_s
         self.swap = pipeline.swap_of(request)
         n = len(participants(request))
-        self.probabilities = np.full((n, n), np.nan)
+        self.margins = np.full((n, n), np.nan)
         self.answers: list[Answer] = []
 
     async def play(self) -> Ranked:
@@ -84,11 +93,10 @@ class _Tournament:
                 some = pairs[at : at + WINDOW_PAIRS]
                 self._record(some, await self._meet(some))
             try:
-                pairs = schedule.send(self.probabilities)
+                pairs = schedule.send(sigmoid(self.margins))
             except StopIteration:
                 break
-        wins = np.nan_to_num(self.probabilities)
-        return Ranked(self.probabilities, fit(wins, ranked=len(self.request.responses)), self.answers)
+        return Ranked(rank_margins(self.margins, ranked=len(self.request.responses)), self.answers)
 
     async def _meet(self, pairs: Sequence[Pair]) -> list[Answer]:
         started = time.perf_counter()
@@ -111,17 +119,13 @@ class _Tournament:
 
     def _record(self, pairs: Sequence[Pair], answers: Sequence[Answer]) -> None:
         for (i, j), answer in zip(pairs, answers, strict=True):
-            self.probabilities[i, j], self.probabilities[j, i] = answer.preference.p_a, answer.preference.p_b
+            self.margins[i, j], self.margins[j, i] = answer.preference.margin, -answer.preference.margin
         self.answers += answers
 
 
 def rewards_of(ranked: Ranked, request: RewardsRequest) -> list[float]:
-    """One for each response, on the scale that was asked for."""
-    values: list[float] = ranked.strengths.values.tolist()
-    if request.scale == "zero_mean":
-        return values
-    met = ranked.probabilities[: len(request.responses)]
-    count = (~np.isnan(met)).sum(axis=1)
-    # Who met nobody is as good as anybody.
-    means = np.where(count, np.nansum(met, axis=1) / np.maximum(count, 1), 0.5)
-    return [float(mean) for mean in means]
+    """Return one reward for each response, on the requested scale."""
+    zero_mean = request.scale == "zero_mean"
+    values = ranked.strengths.values if zero_mean else mean_wins(ranked.ranking.margins)[: len(request.responses)]
+    rewards: list[float] = values.tolist()
+    return rewards

@@ -3,12 +3,14 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from evaluation.benchmarks.rewardbench2 import RewardBench2Row, best_of, run, ties_score
-from evaluation.benchmarks.roundrobin import Question, round_robin
+from evaluation.benchmarks.rewardbench2 import RewardBench2Row, best_of, compare_all, run, ties_score
 from tests.evaluation.known import contrarian, first_is_better, length, oracle, subject
 from tinyrm.errors import InvalidInput
+from tinyrm.ranking import margin_matrix, order, rank
+from tinyrm.spec import ClozeSpec
 
 
 def row(id_: str, right: int, wrong: int) -> RewardBench2Row:
@@ -25,18 +27,23 @@ def test_a_win_is_shared_by_those_who_have_the_highest_score() -> None:
         best_of([0, 1, 1, 1], 2)
 
 
-def test_scores_of_a_round_robin_are_those_whose_differences_are_the_margins() -> None:
-    question = Question("p", ("a", "aaaa", "aa"), "i")
-    (tournament,) = round_robin(subject(length), [question])
-    assert tournament.scores == pytest.approx([1 - 7 / 3, 4 - 7 / 3, 2 - 7 / 3])
-    assert list(tournament.games) == [(0, 1), (0, 2), (1, 2)]
+def lengths(*responses: str) -> RewardBench2Row:
+    return RewardBench2Row(id="1", prompt="p", subset="Focus", chosen=responses[:1], rejected=responses[1:])
 
 
-def test_each_question_gets_its_own_games() -> None:
-    questions = [Question("p", ("a", "b"), "i"), Question("q", ("xx", "x", "xxx"), "i")]
-    first, second = round_robin(subject(length), questions)
-    assert first.scores == [0, 0]
-    assert second.scores == pytest.approx([0, -1, 1])
+def test_scores_are_those_of_the_served_rank() -> None:
+    (group,) = compare_all(subject(length), ClozeSpec(), [lengths("a", "aaaa", "aa")])
+    margins = margin_matrix(3, {(0, 1): -3, (0, 2): -1, (1, 2): 2})
+    assert list(group.preferences) == [(0, 1), (0, 2), (1, 2)]
+    assert group.scores == pytest.approx(rank(margins).scores.tolist())
+    assert order(np.array(group.scores)) == rank(margins).order == [1, 2, 0]
+
+
+def test_each_row_gets_its_own_comparisons() -> None:
+    first, second = compare_all(subject(length), ClozeSpec(), [lengths("a", "b"), lengths("xx", "x", "xxx")])
+    assert first.scores == pytest.approx([0, 0])
+    assert order(np.array(second.scores)) == [2, 0, 1]
+    assert {pair: p.margin for pair, p in second.preferences.items()} == {(0, 1): 1, (0, 2): -1, (1, 2): -2}
 
 
 def test_ties_by_hand() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.dialects.context import ROUND_ROBIN_RESPONSES, expected_wins
+from service.dialects.context import ROUND_ROBIN_RESPONSES
 from service.settings import Settings
 from tests.service.conftest import Served, serve
 
@@ -70,11 +70,6 @@ def test_many_documents_are_scored_by_their_strengths(reranker: Served) -> None:
     raw = reranker.client.post("/v1/rerank", json={"query": QUERY, "documents": texts, "raw_scores": True}).json()
     assert [result["index"] for result in got] == [result["index"] for result in raw["results"]]
     assert np.mean([result["relevance_score"] for result in got]) == pytest.approx(0.5, abs=1e-6)
-
-
-def test_expected_wins_are_those_of_a_round_robin() -> None:
-    strengths = np.log([1.0, 2.0, 5.0])
-    assert expected_wins(strengths) == pytest.approx([(1 / 3 + 1 / 6) / 2, (2 / 3 + 2 / 7) / 2, (5 / 6 + 5 / 7) / 2])
 
 
 @pytest.mark.parametrize(

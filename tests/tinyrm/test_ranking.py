@@ -6,7 +6,21 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from tinyrm.ranking import PRIOR_GAMES, cycle_rate, fit
+from tinyrm.ranking import (
+    METHODS,
+    ORDER_BY,
+    PRIOR_GAMES,
+    cycle_rate,
+    expected_wins,
+    fit,
+    least_squares,
+    margin_matrix,
+    mean_wins,
+    order,
+    rank,
+    score,
+    sigmoid,
+)
 
 Matrix = NDArray[np.float64]
 
@@ -53,7 +67,7 @@ def test_probabilities_that_follow_strengths_give_them_back() -> None:
     assert fitted.order == [0, 1, 2, 3]
 
 
-def test_errors_are_as_large_as_they_say() -> None:
+def test_strengths_scatter_by_their_standard_errors() -> None:
     """Over many simulated tournaments, strengths scatter by their standard errors."""
     truth = np.linspace(1, -1, 8)
     fits = [fit(simulated(truth, 20, seed)) for seed in range(400)]
@@ -80,7 +94,7 @@ def test_a_known_order_is_recovered_at_the_rate_theory_predicts(games: int) -> N
     assert right.mean() == pytest.approx(predicted, abs=0.02)
 
 
-def test_who_won_everything_has_a_finite_strength() -> None:
+def test_a_response_that_won_everything_has_a_finite_strength() -> None:
     wins = np.triu(np.ones((4, 4)), 1)
     fitted = fit(wins)
     assert np.isfinite(fitted.values).all()
@@ -89,7 +103,7 @@ def test_who_won_everything_has_a_finite_strength() -> None:
     assert fitted.values.sum() == pytest.approx(0, abs=1e-9)
 
 
-def test_equals_keep_their_places_and_strangers_are_average() -> None:
+def test_equals_keep_their_places_and_those_not_compared_are_average() -> None:
     assert fit(np.zeros((3, 3))).order == [0, 1, 2]
     wins = np.zeros((3, 3))
     wins[0, 1] = wins[1, 0] = 0.5
@@ -107,12 +121,12 @@ def test_a_reference_is_met_and_not_reported() -> None:
 
 
 @pytest.mark.parametrize("wins", [np.zeros((2, 3)), np.full((2, 2), np.nan), -np.ones((2, 2)), np.zeros(3)])
-def test_what_are_no_wins_is_refused(wins: Matrix) -> None:
+def test_a_matrix_that_cannot_hold_wins_is_refused(wins: Matrix) -> None:
     with pytest.raises(ValueError, match="square matrix"):
         fit(wins)
 
 
-def test_no_prior_is_refused() -> None:
+def test_a_fit_without_prior_is_refused() -> None:
     with pytest.raises(ValueError, match="prior_games"):
         fit(np.zeros((2, 2)), prior_games=0)
 
@@ -127,3 +141,74 @@ def test_cycles_are_counted_among_triples_that_met() -> None:
     four[:3, :3] = circle
     four[3, 0], four[0, 3], four[3, 1], four[1, 3] = 0.9, 0.1, 0.9, 0.1
     assert cycle_rate(four) == pytest.approx(1 / 2), "0 1 2 is a cycle, 0 1 3 is none, the others never met"
+
+
+def margins_of(values: Matrix) -> Matrix:
+    """All compared, without noise."""
+    margins = np.subtract.outer(values, values)
+    np.fill_diagonal(margins, np.nan)
+    return margins
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("seed", range(5))
+def test_every_formula_recovers_an_order_without_noise(method: str, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(scale=2, size=7)
+    assert order(score(margins_of(values), method)) == np.argsort(-values).tolist()  # type: ignore[arg-type]
+
+
+def test_least_squares_of_a_round_robin_is_the_mean_of_margins() -> None:
+    rng = np.random.default_rng(1)
+    margins = np.triu(rng.normal(size=(6, 6)), 1)
+    margins -= margins.T
+    np.fill_diagonal(margins, np.nan)
+    assert least_squares(margins) == pytest.approx(np.nansum(margins, axis=1) / 6)
+
+
+def test_least_squares_fits_margins_along_a_chain_and_leaves_strangers_at_zero() -> None:
+    margins = margin_matrix(5, {(0, 1): 1.0, (1, 2): 2.0, (2, 3): -4.0})
+    assert least_squares(margins) == pytest.approx([1.0, 0.0, -2.0, 2.0, 0.0] - np.array([0.25] * 4 + [0]))
+
+
+def test_mean_wins_of_a_response_without_comparisons_is_one_half() -> None:
+    margins = margin_matrix(4, {(0, 1): 2.0, (0, 2): 0.0})
+    win = 1 / (1 + np.exp(-2))
+    assert mean_wins(margins) == pytest.approx([(win + 0.5) / 2, 1 - win, 0.5, 0.5])
+
+
+def test_expected_wins_are_those_of_a_round_robin() -> None:
+    strengths = np.log([1.0, 2.0, 5.0])
+    assert expected_wins(strengths) == pytest.approx([(1 / 3 + 1 / 6) / 2, (2 / 3 + 2 / 7) / 2, (5 / 6 + 5 / 7) / 2])
+
+
+def test_order_of_a_round_robin_by_strengths_is_that_of_mean_wins() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        margins = np.triu(rng.normal(scale=2, size=(6, 6)), 1)
+        margins -= margins.T
+        np.fill_diagonal(margins, np.nan)
+        assert order(score(margins, "strengths")) == order(score(margins, "mean_wins"))
+
+
+def test_scores_that_differ_by_rounding_keep_their_order() -> None:
+    assert order(np.array([0.1 + 0.2, 0.3, 1.0, 0.3])) == [2, 0, 1, 3]
+
+
+def test_a_ranking_orders_by_the_chosen_formula_and_reports_strengths() -> None:
+    rng = np.random.default_rng(2)
+    margins = np.triu(rng.normal(scale=2, size=(5, 5)), 1)
+    margins -= margins.T
+    np.fill_diagonal(margins, np.nan)
+    ranking = rank(margins)
+    assert ranking.order == order(score(margins, ORDER_BY))
+    assert ranking.scores == pytest.approx(score(margins, ORDER_BY))
+    assert ranking.strengths.values == pytest.approx(fit(np.nan_to_num(sigmoid(margins))).values)
+    with_reference = rank(margins, ranked=4)
+    assert len(with_reference.order) == len(with_reference.strengths.values) == len(with_reference.scores) == 4
+
+
+def test_extreme_margins_have_finite_scores() -> None:
+    margins = margin_matrix(3, {(0, 1): 800.0, (1, 2): 800.0, (0, 2): 1e4})
+    for method in METHODS:
+        assert np.isfinite(score(margins, method)).all()
+    assert rank(margins).order == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""Who meets whom: everybody as often as promised, nobody twice, and the best comes out first."""
+"""Schedules: as many comparisons as promised, none twice, and the best comes out first."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def play(strategy: Strategy, strengths: list[float]) -> tuple[list[list[Pair]], 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 7, 16, 33])
 @pytest.mark.parametrize("strategy", list(SCHEDULES))
-def test_nobody_meets_twice_nor_themselves_and_the_cost_is_as_stated(strategy: Strategy, n: int) -> None:
+def test_no_pair_is_compared_twice_and_the_cost_is_as_stated(strategy: Strategy, n: int) -> None:
     rounds, _ = play(strategy, list(np.random.default_rng(n).normal(size=n)))
     pairs = [pair for some in rounds for pair in some]
     assert len(pairs) == len(set(map(frozenset, pairs)))
