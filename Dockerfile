@@ -1,14 +1,14 @@
-# Targets: service (the default), gpu, export and load. docs/deployment.md tells how each is run.
+# Targets: service (the default), gpu, export and load. docs/deployment.md describes how to run each.
 # Packages come from deploy/locks, every one with its hash. Base images are arguments, to pin them by digest or to
-# take them from elsewhere: docker build --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:... .
+# take them from another registry: docker build --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:... .
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
-# CUDA 13 is what PyPI's builds of ONNX Runtime are for. The TensorRT engine needs an image that has TensorRT 10, too.
+# PyPI's builds of ONNX Runtime need CUDA 13. The TensorRT engine needs an image with TensorRT 10, too.
 ARG CUDA_IMAGE=nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04
 
 FROM ${PYTHON_IMAGE} AS build
 COPY deploy/docker/install-locked.sh deploy/docker/settle.sh /usr/local/bin/
 
-# What is copied from here has the same bytes, modes and times whoever builds it.
+# Copies of these files have the same bytes, modes and times in every build.
 FROM build AS source
 WORKDIR /app
 COPY LICENSE deploy/docker/healthcheck.py ./
@@ -34,13 +34,13 @@ ENV PATH=/opt/venv/bin:${PATH} \
     TINYRM_HOST=0.0.0.0 \
     TINYRM_PORT=8000
 WORKDIR /app
-# What changes least comes first.
+# Layers that change least come first.
 COPY --from=service-build /opt/venv /opt/venv
 COPY --from=source /app/models models
 COPY --from=source /app/LICENSE /app/healthcheck.py ./
 COPY --from=source /app/tinyrm tinyrm
 COPY --from=source /app/service service
-# A number, so that an orchestrator can see that it is not root.
+# A number, so that an orchestrator can verify that it is not root.
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 CMD ["python", "-I", "-S", "healthcheck.py"]
@@ -56,9 +56,9 @@ RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" install-locked.sh /locks/torch-cpu.txt 
 
 FROM ${PYTHON_IMAGE} AS export
 LABEL org.opencontainers.image.title="TinyRM export" \
-      org.opencontainers.image.description="A masked LM and its adapter become a bundle" \
+      org.opencontainers.image.description="Exports a masked LM and its adapter to a bundle" \
       org.opencontainers.image.licenses="Apache-2.0"
-# USER: torch asks who it runs for, and the number below has no name. TMPDIR: graphs are large, and /tmp may be memory.
+# USER: torch needs a user name, and the number below has none. TMPDIR: graphs are large, and /tmp may be memory.
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -71,7 +71,7 @@ COPY --from=export-build /opt/venv /opt/venv
 COPY --from=source /app/LICENSE ./
 COPY --from=source /app/tinyrm tinyrm
 COPY --from=source /app/export export
-# For any user: who exports into a mounted folder runs as its owner.
+# Writable for any user: an export into a mounted folder runs as the owner of that folder.
 RUN install --directory --mode 1777 /cache
 USER 10001:10001
 ENTRYPOINT ["python", "-m", "export"]
@@ -83,7 +83,7 @@ RUN install-locked.sh /locks/load.txt
 
 FROM ${PYTHON_IMAGE} AS load
 LABEL org.opencontainers.image.title="TinyRM load" \
-      org.opencontainers.image.description="Comparisons for a service, and a page that shows how it copes" \
+      org.opencontainers.image.description="Sends comparisons to a service, and shows rates and latencies on a page" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
@@ -99,7 +99,7 @@ EXPOSE 8089
 ENTRYPOINT ["locust", "--locustfile", "loadtests/locustfile.py"]
 
 FROM ${CUDA_IMAGE} AS gpu-base
-# No versions: Ubuntu keeps one of each package, the one with its security fixes.
+# No versions: Ubuntu keeps only the latest of each package, with its security fixes.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
@@ -113,7 +113,7 @@ RUN apt-get update \
 COPY deploy/docker/install-locked.sh deploy/docker/settle.sh /usr/local/bin/
 COPY deploy/locks/gpu.txt /locks/
 RUN install-locked.sh /locks/gpu.txt
-# Compiled once more: this Python is another.
+# Compiled again: this image has another version of Python.
 COPY --from=source /app /app
 RUN settle.sh /app
 
@@ -122,7 +122,7 @@ FROM gpu-base AS gpu
 LABEL org.opencontainers.image.title="TinyRM on a GPU" \
       org.opencontainers.image.description="Tiny reward models: which of two responses is better, in milliseconds" \
       org.opencontainers.image.licenses="Apache-2.0"
-# Engines that TensorRT builds are kept under XDG_CACHE_HOME: mount a volume, or every start builds them again.
+# TensorRT's engines are cached under XDG_CACHE_HOME: mount a volume, or every start builds them again.
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -142,7 +142,7 @@ COPY --from=gpu-build /app/service service
 RUN install --directory --mode 1777 /cache
 USER 10001:10001
 EXPOSE 8000
-# TensorRT may build engines for minutes before it is ready.
+# TensorRT may build engines for minutes before the service is ready.
 HEALTHCHECK --interval=5s --timeout=4s --start-period=600s --retries=3 CMD ["python", "-I", "-S", "healthcheck.py"]
 ENTRYPOINT ["python", "-m"]
 CMD ["service"]

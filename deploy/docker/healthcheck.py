@@ -1,6 +1,6 @@
-"""Leaves with 0 if the service in this container is ready for work.
+"""Exit with 0 if the service in this container is ready for work.
 
-Runs every few seconds: a socket alone takes a fraction of what an HTTP library takes to import.
+This runs every few seconds: a socket needs a fraction of the time that importing an HTTP library takes.
 """
 
 import os
@@ -12,7 +12,7 @@ TIMEOUT_S = 3
 
 
 def status(port: int) -> int:
-    """What /readyz answers. Raises OSError, ValueError."""
+    """Return the status of /readyz. Raises OSError, ValueError."""
     with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as connection:
         connection.sendall(REQUEST)
         return int(connection.makefile("rb").readline().split(maxsplit=2)[1])

@@ -1,6 +1,6 @@
 #!/bin/sh
-# install-locked.sh LOCK...: exactly the packages of the locks, into /opt/venv. Wheels only, so that nothing of theirs
-# runs here, and no pip beside them, so that nothing else gets in later.
+# install-locked.sh LOCK...: install exactly the packages of the locks into /opt/venv. Wheels only, so that no setup code
+# runs here, and no pip beside them, so that nothing else is installed later.
 set -eu
 python3 -m venv --without-pip /opt/venv
 for lock in "$@"; do

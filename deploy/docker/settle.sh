@@ -1,7 +1,7 @@
 #!/bin/sh
-# settle.sh FOLDER: bytecode for a file system that cannot be written to, and bytes, modes and times that are the same
-# at every build. The bytecode names its source by hash and is never checked against it: times mean nothing then.
-# Packages may hold files for another Python than this one: what does not compile stays as it is.
+# settle.sh FOLDER: compile bytecode for a read-only file system, and make bytes, modes and times the same in every build.
+# The bytecode names its source by hash and is never checked against it, so that times do not matter.
+# Packages may contain files for other versions of Python: what does not compile stays as it is.
 set -eu
 find "$1" -name __pycache__ -type d -prune -exec rm -rf {} +
 python3 -m compileall -qq --invalidation-mode unchecked-hash "$1" || echo "not all of $1 is for this Python"

@@ -1,4 +1,4 @@
-"""Dockerfile and compose files, read by those who know the rules."""
+"""Dockerfile and compose files follow the rules of their tools, and agree with the settings of the service."""
 
 import re
 import subprocess
@@ -31,16 +31,9 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_hadolint_finds_nothing_in_the_stand_ins() -> None:
-    # They take whatever Debian has today, on a base without a version.
+    # They install Debian's current packages on a base without a version.
     done = run(BIN / "hadolint", "--ignore", "DL3008", "--ignore", "DL3006", *STANDINS.glob("*/Dockerfile"))
     assert (done.returncode, done.stdout) == (0, "")
-
-
-def test_hadolint_would_notice(tmp_path: Path) -> None:
-    (tmp_path / "Dockerfile").write_text("FROM debian:latest\nRUN cd /tmp\n")
-    done = run(BIN / "hadolint", tmp_path / "Dockerfile")
-    assert done.returncode == 1
-    assert "DL3007" in done.stdout
 
 
 @pytest.mark.parametrize("file", COMPOSE_FILES)
@@ -49,35 +42,27 @@ def test_compose_files_follow_the_specification(file: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_schema_would_notice(tmp_path: Path) -> None:
-    broken = tmp_path / "compose.yml"
-    broken.write_text("services: {tinyrm: {image: tinyrm, read-only: true}}\n")
-    done = run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", broken)
-    assert done.returncode == 1
-    assert "read-only" in done.stdout
-
-
-def test_only_settings_there_are_go_into_the_container() -> None:
+def test_the_container_gets_only_settings_that_exist() -> None:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in ("tinyrm", "tinyrm-gpu"):
         assert compose()["services"][name]["environment"].keys() <= known
 
 
-def test_every_port_is_for_this_machine_unless_asked_otherwise() -> None:
+def test_every_port_is_bound_to_this_machine_by_default() -> None:
     ports = [port for service in compose()["services"].values() for port in service.get("ports", [])]
     assert len(ports) == 5
     assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in ports)
 
 
-def test_everything_is_confined() -> None:
+def test_every_service_is_confined() -> None:
     for name, service in compose()["services"].items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["mem_limit"], name
         assert service["pids_limit"], name
-        # Compose v2 refuses limits in both places; those of a GPU can only be here.
+        # Compose v2 refuses limits in both places; a GPU can only be reserved here.
         assert "limits" not in service.get("deploy", {}).get("resources", {}), name
-        # Grafana unpacks its plugins where it likes.
+        # Grafana unpacks plugins into its own folders.
         assert service.get("read_only") or name == "grafana", name
 
 
@@ -88,7 +73,7 @@ def test_images_have_versions() -> None:
 
 
 def test_bases_are_arguments() -> None:
-    """Each FROM is an argument or a stage: no registry is needed that somebody has not."""
+    """Each FROM is an argument or a stage, so that another registry can be used."""
     sources = re.findall(r"^FROM (\S+)", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
     stages = set(re.findall(r"^FROM \S+ AS (\S+)", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE))
     assert {"service", "gpu", "export", "load"} <= stages

@@ -1,4 +1,4 @@
-"""The dashboards are what Grafana's own types say, as its npm package has them."""
+"""The dashboards match Grafana's own types, from its npm package."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 PACKAGES = ("@grafana/schema@13.2.3", "ts-json-schema-generator@2.9.0")
 TYPES = "./node_modules/@grafana/schema/dist/types/raw"
-# A dashboard's own type leaves the options of its panels open.
+# The type of a dashboard leaves the options of its panels open.
 ROOTS = {"dashboard": ("dashboard/x", "Dashboard")} | {
     kind: (f"composable/{kind}/panelcfg/x", "Options") for kind in ("timeseries", "stat", "heatmap")
 }
@@ -25,19 +25,29 @@ Validators = dict[str, Draft7Validator]
 
 @pytest.fixture(scope="module")
 def validators(tmp_path_factory: pytest.TempPathFactory) -> Validators:
-    """Of a whole dashboard, and of the options of each kind of panel."""
+    """Return validators of a dashboard, and of the options of each kind of panel. Skips without npm's registry."""
     folder = tmp_path_factory.mktemp("schema")
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("no npm on this machine, so Grafana's types are not to be had")
+        pytest.skip("no npm on this machine, which Grafana's types come from")
+    # One short request first: without a network an installation would try again for minutes.
+    bounds = ["--fetch-retries=0", "--fetch-timeout=20000"]
+    ping = subprocess.run([npm, "ping", *bounds], cwd=folder, capture_output=True, text=True, check=False)
+    if ping.returncode:
+        pytest.skip(f"npm's registry does not answer: {npm_error(ping.stderr)}")
     (folder / "package.json").write_text("{}")
-    options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=0"]
-    done = subprocess.run(
-        [npm, "install", *options, *PACKAGES], cwd=folder, capture_output=True, text=True, check=False
-    )
+    options = [*bounds, "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"]
+    command = [npm, "install", *options, *PACKAGES]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     if done.returncode:
-        pytest.skip(f"npm did not get {PACKAGES}: {done.stderr.strip().splitlines()[0]}")
+        pytest.skip(f"npm could not install {', '.join(PACKAGES)}: {npm_error(done.stderr)}")
     return {kind: Draft7Validator(schema(folder, kind)) for kind in ROOTS}
+
+
+def npm_error(stderr: str) -> str:
+    """Return the cause: npm's last lines only name its log."""
+    lines = [line for line in stderr.splitlines() if "error" in line and "complete log" not in line]
+    return "; ".join(lines[:2]) or "no reason given"
 
 
 def schema(folder: Path, kind: str) -> Any:
@@ -56,19 +66,8 @@ def errors(validator: Draft7Validator, document: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", dashboards())
-def test_dashboards_are_of_grafanas_type(name: str, validators: Validators) -> None:
+def test_a_dashboard_matches_grafanas_types(name: str, validators: Validators) -> None:
     dashboard = dashboards()[name]
     assert errors(validators["dashboard"], dashboard) == []
     for panel in dashboard["panels"]:
         assert errors(validators[panel["type"]], panel["options"]) == [], panel["title"]
-
-
-@pytest.mark.parametrize("change", [{"title": 7}, {"unknown": True}, {"graphTooltip": 9}, {"panels": [{"type": 1}]}])
-def test_what_grafana_does_not_know_is_refused(change: dict[str, Any], validators: Validators) -> None:
-    assert errors(validators["dashboard"], dashboards()["latency"] | change)
-
-
-def test_options_of_another_kind_of_panel_are_refused(validators: Validators) -> None:
-    (stat, *_) = (panel for panel in dashboards()["latency"]["panels"] if panel["type"] == "stat")
-    assert errors(validators["stat"], stat["options"]) == []
-    assert errors(validators["heatmap"], stat["options"])

@@ -1,4 +1,4 @@
-"""What a comparison costs, and how much of what is paid for is used."""
+"""The dashboard of cost: operations, tokens and seconds of a comparison, and how much of the hardware is used."""
 
 from grafana_foundation_sdk.models import dashboard as models
 
@@ -18,23 +18,30 @@ def dashboard() -> models.Dashboard:
 def numbers() -> list[Panel]:
     return [
         panels.number(
-            "GFLOPs per comparison", "Billions of operations that the two logits of a comparison needed, exact count, "
-            "mean. Both orders are read unless a request says otherwise.", "none",
+            "GFLOPs per comparison",
+            "Billions of operations that the two logits of a comparison needed, exact count, "
+            "mean. Both orders count unless the request sets swap.",
+            "none",
             Query(mean("request_gflops", **EXACT), "exact"),
         ),
         panels.number(
-            "MFU", "Useful operations a second while the engine ran, as a share of the peak of the hardware, over all "
-            "instances. TINYRM_PEAK_GFLOPS_PER_S sets the peak.", "percentunit", Query(mfu(RUN), "MFU"),
-            bounds=((0.1, YELLOW), (0.3, panels.GREEN)), first=RED,
+            "MFU",
+            "Useful operations a second while the engine ran, as a share of the peak of the hardware, over all "
+            "instances. TINYRM_PEAK_GFLOPS_PER_S sets the peak.",
+            "percentunit",
+            Query(mfu(RUN), "MFU"),
+            bounds=((0.1, YELLOW), (0.3, panels.GREEN)),
+            first=RED,
         ),
         panels.number(
-            "Padding", "Share of the computed tokens that are padding: paid for, and of no use. Engines on CPUs "
-            "compute none.", "percentunit",
+            "Padding",
+            "Share of the computed tokens that are padding: cost without use. Engines on CPUs compute none.",
+            "percentunit",
             Query(f"{rate('tokens_total', kind='padding')} / {rate('tokens_total')}", "padding"),
             bounds=((0.1, YELLOW), (0.25, RED)),
         ),
         panels.number("Comparisons", "Answered comparisons a second.", "ops", Query(COMPARISONS, "comparisons")),
-    ]  # fmt: skip
+    ]
 
 
 def mfu(seconds: str) -> str:
@@ -46,39 +53,58 @@ def operations() -> list[Panel]:
     idle = f"{rate('gflops_total', **EXACT)} / sum({series('engine_peak_gflops_per_second')})"
     return [
         panels.lines(
-            "Operations a second", "Of answered comparisons. exact: what the graph computes; paper: the formula of the "
-            "paper, 2 x parameters x tokens and attention, for comparison with published numbers.", "flops",
+            "Operations a second",
+            "Of answered comparisons. exact: what the graph computes; paper: the formula of the "
+            "paper, 2 x parameters x tokens and attention, for comparison with published numbers.",
+            "flops",
             [Query(f"1e9 * {rate('gflops_total', 'formula')}", "{{formula}}")],
         ),
         panels.lines(
-            "GFLOPs per comparison", "Billions of operations, exact count. Grows with the length of the texts: in the "
-            "attention's global layers with its square.", "none", quantiles("request_gflops", 0.5, 0.9, 0.99, **EXACT),
+            "GFLOPs per comparison",
+            "Billions of operations, exact count. Grows with the length of the texts, in global "
+            "attention layers with its square.",
+            "none",
+            quantiles("request_gflops", 0.5, 0.9, 0.99, **EXACT),
         ),
         panels.lines(
-            "Use of the hardware", "MFU while running: how well the engine computes. MFU over all time: idle time "
-            "included, which more load would fill. Last run: of single engine runs.", "percentunit",
-            [Query(mfu(RUN), "while running"), Query(idle, "over all time"),
-             Query(f"avg({series('engine_mfu_ratio')})", "last run")], is_share=True,
+            "Use of the hardware",
+            "MFU while running: how well the engine computes. MFU over all time includes "
+            "idle time, which more load would fill. Last run: single engine runs.",
+            "percentunit",
+            [
+                Query(mfu(RUN), "while running"),
+                Query(idle, "over all time"),
+                Query(f"avg({series('engine_mfu_ratio')})", "last run"),
+            ],
+            is_share=True,
         ),
         panels.lines(
-            "Engine busy", "Share of the time that the engine runs, by instance. Near 1 it is full, and work waits; "
-            "above 1 it has several streams.", "percentunit", [Query(rate(RUN, "instance"), "{{instance}}")],
+            "Engine busy",
+            "Share of the time that the engine runs, by instance. Near 1 the engine is full, and work waits; "
+            "above 1 it has several streams.",
+            "percentunit",
+            [Query(rate(RUN, "instance"), "{{instance}}")],
             bounds=((0.9, YELLOW),),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def tokens() -> list[Panel]:
     return [
         panels.lines(
-            "Tokens a second", "That the engine computed. padding: to make the texts of a batch equally long.",
-            "suffix: tokens/s", [Query(rate("tokens_total", "kind"), "{{kind}}")], is_stacked=True,
+            "Tokens a second",
+            "Tokens that the engine computed. padding: added so that all texts of a batch have the same length.",
+            "suffix: tokens/s",
+            [Query(rate("tokens_total", "kind"), "{{kind}}")],
+            is_stacked=True,
         ),
         panels.lines(
-            "Tokens per comparison", "Mean, both orders together. What costs follow it.", "none",
+            "Tokens per comparison",
+            "Mean, both orders together. Cost grows with it.",
+            "none",
             [Query(f"{rate('tokens_total', kind='real')} / {COMPARISONS}", "tokens")],
         ),
-    ]  # fmt: skip
+    ]
 
 
 def seconds() -> list[Panel]:
@@ -88,7 +114,10 @@ def seconds() -> list[Panel]:
     ]
     return [
         panels.lines(
-            "Price of 1,000 comparisons", "Seconds of engine, and of CPU, for a thousand comparisons. Times what "
-            "an hour of the machine costs, this is the price.", "s", each, width=24,
+            "Price of 1,000 comparisons",
+            "Seconds of engine and of CPU for a thousand comparisons. Multiply by the price of a machine's second.",
+            "s",
+            each,
+            width=24,
         ),
-    ]  # fmt: skip
+    ]

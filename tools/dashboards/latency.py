@@ -1,4 +1,4 @@
-"""How long callers wait, and for what."""
+"""The dashboard of latency: how long callers wait, and for what."""
 
 from grafana_foundation_sdk.models import dashboard as models
 
@@ -9,7 +9,7 @@ from tools.dashboards.queries import Query, increase, quantile, quantiles, rate
 
 HISTOGRAM = "request_duration_seconds"
 BOUNDS = ((SATISFIED_S, YELLOW), (TOLERATED_S, RED))
-# What answers a comparison, so that scrapes and health checks do not count as fast requests.
+# Scrapes and health checks are left out: they would count as fast requests.
 WORK = {"endpoint": "!other"}
 ANSWERED = {"endpoint": "compare"}
 
@@ -23,27 +23,39 @@ def numbers() -> list[Panel]:
     failed = f"{rate('requests_total', status='~5..', **WORK)} / {rate('requests_total', **WORK)}"
     return [
         panels.number(
-            "p99 of one comparison", "99 of 100 calls of /v1/compare that were answered took no longer than this.", "s",
-            Query(quantile(0.99, HISTOGRAM, **ANSWERED), "p99"), bounds=BOUNDS,
+            "p99 of one comparison",
+            "99 of 100 answered calls of /v1/compare took at most this long.",
+            "s",
+            Query(quantile(0.99, HISTOGRAM, **ANSWERED), "p99"),
+            bounds=BOUNDS,
         ),
         panels.number(
-            "Apdex", f"Share of /v1/compare within {SATISFIED_S * 1e3:g} ms, and half of those within "
-            f"{TOLERATED_S * 1e3:g} ms. 1 is best; all else counts as slow.", "none",
-            Query(apdex(), "apdex"), bounds=((0.7, YELLOW), (APDEX, panels.GREEN)), first=RED,
+            "Apdex",
+            f"Share of /v1/compare within {SATISFIED_S * 1e3:g} ms, and half of those within "
+            f"{TOLERATED_S * 1e3:g} ms. 1 is best; all else counts as slow.",
+            "none",
+            Query(apdex(), "apdex"),
+            bounds=((0.7, YELLOW), (APDEX, panels.GREEN)),
+            first=RED,
         ),
         panels.number(
-            "Requests", "Requests a second that ended, without health checks, scrapes and the page.", "reqps",
+            "Requests",
+            "Requests a second that ended, without health checks, scrapes and the page.",
+            "reqps",
             Query(rate("requests_total", **WORK), "requests"),
         ),
         panels.number(
-            "Failed", "Share of requests that were answered with a status of 500 or above.", "percentunit",
-            Query(failed, "failed"), bounds=((FAILED_SHARE / 10, YELLOW), (FAILED_SHARE, RED)),
+            "Failed",
+            "Share of requests that were answered with a status of 500 or above.",
+            "percentunit",
+            Query(failed, "failed"),
+            bounds=((FAILED_SHARE / 10, YELLOW), (FAILED_SHARE, RED)),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def apdex() -> str:
-    """Satisfied plus half of the tolerated: the mean of two shares, since a bucket holds the faster ones, too."""
+    """Return satisfied plus half of the tolerated: the mean of two shares, as a bucket includes the faster ones."""
     within = [rate(f"{HISTOGRAM}_bucket", le=str(bound), **ANSWERED) for bound in (SATISFIED_S, TOLERATED_S)]
     return f"({' + '.join(within)}) / 2 / {rate(f'{HISTOGRAM}_count', endpoint='compare')}"
 
@@ -51,21 +63,27 @@ def apdex() -> str:
 def answered() -> list[Panel]:
     return [
         panels.lines(
-            "One comparison", "Calls of /v1/compare that were answered. A p99 far above the p50 means that some wait: "
-            "compare with the stages.", "s", quantiles(HISTOGRAM, 0.5, 0.9, 0.99, **ANSWERED), bounds=BOUNDS,
+            "One comparison",
+            "Answered calls of /v1/compare. A p99 far above the p50 means that some requests wait: "
+            "compare with the stages.",
+            "s",
+            quantiles(HISTOGRAM, 0.5, 0.9, 0.99, **ANSWERED),
+            bounds=BOUNDS,
         ),
         panels.heat(
-            "One comparison, distribution", "Calls of /v1/compare that were answered, by how long they took. Two bands "
-            "mean two kinds of requests, such as short and long texts.", "s",
+            "One comparison, distribution",
+            "Answered calls of /v1/compare by duration. Two bands mean two kinds of "
+            "requests, such as short and long texts.",
+            "s",
             Query(increase(f"{HISTOGRAM}_bucket", "le", **ANSWERED), "{{le}}"),
         ),
         *(by_endpoint(share) for share in (0.5, 0.9, 0.99)),
-    ]  # fmt: skip
+    ]
 
 
 def by_endpoint(share: float) -> Panel:
     query = quantile(share, HISTOGRAM, "endpoint", **WORK)
-    text = "Answered requests. A list or a ranking is one request, however many comparisons it holds."
+    text = "Answered requests. A batch or a ranking is one request, however many comparisons it holds."
     return panels.lines(f"p{share * 100:g} by endpoint", text, "s", [Query(query, "{{endpoint}}")], width=8)
 
 
@@ -75,26 +93,35 @@ def where() -> list[Panel]:
     rest = f"clamp_min({rate(stage, stage='total')} - {rate(stage, stage='!total')}, 0) / {count}"
     return [
         panels.lines(
-            "Where the time goes", "Mean seconds of a comparison. encode: text to tokens; queue: waiting for the "
+            "Where the time goes",
+            "Mean seconds of a comparison. encode: text to tokens; queue: waiting for the "
             "engine; run: the engine; rest: between them. A growing queue means more work than the engine can do.",
-            "s", [*stages, Query(rest, "rest")], is_stacked=True,
+            "s",
+            [*stages, Query(rest, "rest")],
+            is_stacked=True,
         ),
         panels.lines(
-            "Waiting for the engine", "The stage queue alone, which is what load adds to a comparison.", "s",
+            "Waiting for the engine",
+            "The stage queue alone, which is what load adds to a comparison.",
+            "s",
             quantiles("stage_duration_seconds", 0.5, 0.9, 0.99, stage="queue"),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def outcomes() -> list[Panel]:
     return [
         panels.lines(
-            "Requests by endpoint", "Requests a second that ended.", "reqps",
+            "Requests by endpoint",
+            "Requests a second that ended.",
+            "reqps",
             [Query(rate("requests_total", "endpoint", **WORK), "{{endpoint}}")],
         ),
         panels.lines(
-            "Requests by status", "Only statuses that occurred. 429: too much waits; 499: the client left; 503: "
-            "leaving, or the engine restarts; 504: the caller's own deadline.", "reqps",
+            "Requests by status",
+            "Only statuses that occurred. 429: the queue is full; 499: the client disconnected; "
+            "503: the instance exits or its engine restarts; 504: the caller's own deadline passed.",
+            "reqps",
             [Query(f"{rate('requests_total', 'status', **WORK)} > 0", "{{status}}")],
         ),
-    ]  # fmt: skip
+    ]

@@ -1,4 +1,4 @@
-"""How much waits, and what is refused."""
+"""The dashboard of load: how much work waits, and how much is refused."""
 
 from grafana_foundation_sdk.models import dashboard as models
 
@@ -11,12 +11,12 @@ SHED = "shed_requests_total"
 
 
 def dashboard() -> models.Dashboard:
-    text = "How much waits, and what is refused. Work is refused early, so that what is accepted is answered in time."
+    text = "How much waits, and how much is refused. Work is refused early, so that accepted work is answered in time."
     return panels.board("load", "Load", text, [*numbers(), *queue(), *batches(), *refused(), *cohorts()])
 
 
-def of_all(part: str) -> str:
-    """As a share of all comparisons that came."""
+def arrived_share(part: str) -> str:
+    """Return `part` as a share of all comparisons that arrived."""
     return f"{part} / ({COMPARISONS} + {rate(SHED)})"
 
 
@@ -24,72 +24,112 @@ def numbers() -> list[Panel]:
     return [
         panels.number("Comparisons", "Answered comparisons a second.", "ops", Query(COMPARISONS, "comparisons")),
         panels.number(
-            "Waiting tokens", "Tokens in the queue now, over all instances. TINYRM_MAX_QUEUE_TOKENS bounds each.",
-            "short", Query(f"sum({series('queue_tokens')})", "tokens"),
+            "Waiting tokens",
+            "Tokens in the queue now, over all instances. TINYRM_MAX_QUEUE_TOKENS bounds each.",
+            "short",
+            Query(f"sum({series('queue_tokens')})", "tokens"),
         ),
         panels.number(
-            "Estimated wait", "How long new work would wait, on the busiest instance. Above TINYRM_MAX_WAIT_S it is "
-            "refused.", "s", Query(f"max({series('queue_wait_seconds')})", "wait"), bounds=((1, YELLOW), (5, RED)),
+            "Estimated wait",
+            "How long new work would wait on the busiest instance. Above TINYRM_MAX_WAIT_S new work is refused.",
+            "s",
+            Query(f"max({series('queue_wait_seconds')})", "wait"),
+            bounds=((1, YELLOW), (5, RED)),
         ),
         panels.number(
-            "Refused", "Share of the comparisons that were refused or given up, for whatever reason.", "percentunit",
-            Query(of_all(rate(SHED)), "refused"), bounds=((SHED_SHARE / 10, YELLOW), (SHED_SHARE, RED)),
+            "Refused",
+            "Share of the comparisons that were refused or given up, for any reason.",
+            "percentunit",
+            Query(arrived_share(rate(SHED)), "refused"),
+            bounds=((SHED_SHARE / 10, YELLOW), (SHED_SHARE, RED)),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def queue() -> list[Panel]:
     return [
-        panels.lines("Waiting tokens", "Tokens in the queue. Lasting means more work than the engine can do.", "short",
-                     [Query(f"sum by (instance) ({series('queue_tokens')})", "{{instance}}")]),
-        panels.lines("Waiting comparisons", "Comparisons in the queue. A list enters it item by item.", "short",
-                     [Query(f"sum by (instance) ({series('queue_items')})", "{{instance}}")]),
         panels.lines(
-            "Wait", "How long comparisons waited for the engine, and how long new ones would, as admission guesses.",
-            "s", [*quantiles("stage_duration_seconds", 0.5, 0.99, stage="queue"),
-                  Query(f"max({series('queue_wait_seconds')})", "estimate")],
+            "Waiting tokens",
+            "Tokens in the queue. A lasting queue means more work than the engine can do.",
+            "short",
+            [Query(f"sum by (instance) ({series('queue_tokens')})", "{{instance}}")],
         ),
-        panels.lines("Answered and refused", "Comparisons a second.", "ops",
-                     [Query(COMPARISONS, "answered"), Query(rate(SHED), "refused")], is_stacked=True),
-    ]  # fmt: skip
+        panels.lines(
+            "Waiting comparisons",
+            "Comparisons in the queue. A batch enters it item by item.",
+            "short",
+            [Query(f"sum by (instance) ({series('queue_items')})", "{{instance}}")],
+        ),
+        panels.lines(
+            "Wait",
+            "How long comparisons waited for the engine, and the estimate for new ones at admission.",
+            "s",
+            [
+                *quantiles("stage_duration_seconds", 0.5, 0.99, stage="queue"),
+                Query(f"max({series('queue_wait_seconds')})", "estimate"),
+            ],
+        ),
+        panels.lines(
+            "Answered and refused",
+            "Comparisons a second.",
+            "ops",
+            [Query(COMPARISONS, "answered"), Query(rate(SHED), "refused")],
+            is_stacked=True,
+        ),
+    ]
 
 
 def batches() -> list[Panel]:
     return [
         panels.lines(
-            "Readings in a batch", "Both orders of a comparison are two readings. Batches grow by themselves when work "
-            "waits: there is no timer.", "none",
+            "Sequences in a batch",
+            "The two orders of a comparison are two sequences. Batches grow when work waits: there is no timer.",
+            "none",
             [Query(mean("batch_items"), "mean"), *quantiles("batch_items", 0.99)],
         ),
-        panels.lines("Tokens in a batch", "Padding included. TINYRM_MAX_BATCH_TOKENS bounds it.", "short",
-                     [Query(mean("batch_tokens"), "mean"), *quantiles("batch_tokens", 0.99)]),
-    ]  # fmt: skip
+        panels.lines(
+            "Tokens in a batch",
+            "Padding included. TINYRM_MAX_BATCH_TOKENS bounds it.",
+            "short",
+            [Query(mean("batch_tokens"), "mean"), *quantiles("batch_tokens", 0.99)],
+        ),
+    ]
 
 
 def refused() -> list[Panel]:
-    late = of_all(rate(SHED, reason="deadline_exceeded"))
+    late = arrived_share(rate(SHED, reason="deadline_exceeded"))
     return [
         panels.lines(
-            "Refused, by reason", "Comparisons a second. overloaded: too much waits; deadline_exceeded: the request's "
-            "own time was over; engine_restarting: the engine was lost; shutting_down: the instance leaves.", "ops",
-            [Query(rate(SHED, "reason"), "{{reason}}")], is_stacked=True,
+            "Refused, by reason",
+            "Comparisons a second. overloaded: the queue is full; deadline_exceeded: the request's "
+            "own deadline passed; engine_restarting: the engine was lost; shutting_down: the instance exits.",
+            "ops",
+            [Query(rate(SHED, "reason"), "{{reason}}")],
+            is_stacked=True,
         ),
         panels.lines(
-            "Deadlines missed", "Share of the comparisons that were not answered within the time that their request "
-            "gave itself (X-Request-Timeout-Ms).", "percentunit", [Query(late, "missed")], bounds=((SHED_SHARE, RED),),
+            "Deadlines missed",
+            "Share of the comparisons that were not answered within the request's own deadline (X-Request-Timeout-Ms).",
+            "percentunit",
+            [Query(late, "missed")],
+            bounds=((SHED_SHARE, RED),),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def cohorts() -> list[Panel]:
     return [
         panels.lines(
-            "Cohorts", "Groups of samples that trainers send one by one, and that wait to be complete; 0 without a "
-            "dialect that does so.", "short",
+            "Cohorts",
+            "Groups whose samples arrive one by one from a trainer and wait to be complete; 0 without such a dialect.",
+            "short",
             [Query(f"sum({series('cohorts_open')})", "open"), Query(f"sum({series('cohort_samples')})", "samples")],
         ),
         panels.lines(
-            "Cohorts judged, by why", "full: all came; deadline: somebody was missing; drain: the instance left.",
-            "ops", [Query(rate("cohorts_completed_total", "reason"), "{{reason}}")], is_stacked=True,
+            "Cohorts judged, by reason",
+            "full: all samples arrived; deadline: some were missing; drain: the instance exited.",
+            "ops",
+            [Query(rate("cohorts_completed_total", "reason"), "{{reason}}")],
+            is_stacked=True,
         ),
-    ]  # fmt: skip
+    ]

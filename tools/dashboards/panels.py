@@ -1,4 +1,4 @@
-"""What a dashboard, a line, a number and a distribution look like, whatever they show."""
+"""The look of a dashboard, and of its panels: lines, a number, a name, a distribution."""
 
 from collections.abc import Sequence
 from string import ascii_uppercase
@@ -12,7 +12,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from tools.dashboards.queries import Query
 
-# As deploy/grafana/provisioning/datasources/prometheus.yml calls it.
+# The uid in deploy/grafana/provisioning/datasources/prometheus.yml.
 DATA_SOURCE = "prometheus"
 GREEN, YELLOW, RED = "green", "yellow", "red"
 
@@ -21,7 +21,7 @@ P = TypeVar("P", timeseries.Panel, stat.Panel, heatmap.Panel)
 
 
 def board(name: str, title: str, text: str, panels: Sequence[Panel]) -> models.Dashboard:
-    """Panels stand in rows, in their order."""
+    """Return a dashboard with its panels in rows, in the given order."""
     built = (
         dashboard.Dashboard(f"TinyRM: {title}")
         .uid(f"tinyrm-{name}")
@@ -36,15 +36,15 @@ def board(name: str, title: str, text: str, panels: Sequence[Panel]) -> models.D
     )
     for place, panel in enumerate(panels, 1):
         built.with_panel(panel.id(place).datasource(source()))
-    made = built.build()
-    for variable in (made.templating and made.templating.list_val) or ():
+    result = built.build()
+    for variable in (result.templating and result.templating.list_val) or ():
         # The builder gives these to every kind of variable; Grafana's type has them for intervals only.
         variable.auto = variable.auto_count = variable.auto_min = None
-    return made
+    return result
 
 
 def instances() -> dashboard.QueryVariable:
-    """Which replicas are shown: all of them, at first."""
+    """Return the variable that selects replicas; all of them at first."""
     return (
         dashboard.QueryVariable("instance")
         .label("Instance")
@@ -60,7 +60,7 @@ def instances() -> dashboard.QueryVariable:
 
 
 def others() -> dashboard.DashboardLink:
-    """To the other dashboards, which show the same time and instances."""
+    """Return a link to the other dashboards, which keeps time and instances."""
     return (
         dashboard.DashboardLink("TinyRM")
         .type(models.DashboardLinkType.DASHBOARDS)
@@ -71,11 +71,23 @@ def others() -> dashboard.DashboardLink:
 
 
 def lines(
-    title: str, text: str, unit: str, queries: Sequence[Query], *,
-    width: int = 12, bounds: Sequence[tuple[float, str]] = (), is_stacked: bool = False, is_share: bool = False,
+    title: str,
+    text: str,
+    unit: str,
+    queries: Sequence[Query],
+    *,
+    width: int = 12,
+    bounds: Sequence[tuple[float, str]] = (),
+    is_stacked: bool = False,
+    is_share: bool = False,
     is_signed: bool = False,
-) -> timeseries.Panel:  # fmt: skip
-    """bounds: values at which a dashed line of that colour is drawn. is_share: from 0 to 1. is_signed: around 0."""
+) -> timeseries.Panel:
+    """Return a panel of lines.
+
+    bounds: values with the colour of a dashed line there.
+    is_share: the axis goes from 0 to 1.
+    is_signed: the axis is centred at 0.
+    """
     panel = framed(timeseries.Panel(), title, text, unit, queries, width=width, height=8)
     panel.show_points(looks.VisibilityMode.NEVER).fill_opacity(60 if is_stacked else 8).line_width(1)
     panel.legend(legend())
@@ -97,7 +109,7 @@ def lines(
 def number(
     title: str, text: str, unit: str, query: Query, *, bounds: Sequence[tuple[float, str]] = (), first: str = GREEN
 ) -> stat.Panel:
-    """The last value, in the colour of the highest bound that it reached."""
+    """Return a panel with the last value, in the colour of the highest bound that it reaches."""
     panel = framed(stat.Panel(), title, text, unit, [query], width=6, height=4)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     panel.graph_mode(looks.BigValueGraphMode.AREA).color_mode(looks.BigValueColorMode.VALUE)
@@ -105,7 +117,7 @@ def number(
 
 
 def name(title: str, text: str, query: Query) -> stat.Panel:
-    """What the legend says, such as a version."""
+    """Return a panel with the text of the legend, such as a version."""
     panel = framed(stat.Panel(), title, text, "none", [query], width=6, height=4)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     panel.graph_mode(looks.BigValueGraphMode.NONE).color_mode(looks.BigValueColorMode.NONE)
@@ -113,18 +125,16 @@ def name(title: str, text: str, query: Query) -> stat.Panel:
 
 
 def heat(title: str, text: str, unit: str, query: Query, *, width: int = 12) -> heatmap.Panel:
-    """A histogram's buckets over time."""
+    """Return a panel with the buckets of a histogram over time."""
     panel = framed(heatmap.Panel(), title, text, unit, [], width=width, height=8)
     panel.with_target(target(query, "A").format(PromQueryFormat.HEATMAP))
     panel.calculate(False).y_axis(heatmap.YAxisConfig().unit(unit))
     panel.color(heatmap.HeatmapColorOptions().mode(heat_looks.HeatmapColorMode.SCHEME).scheme("Turbo").steps(64))
-    # Empty cells are dark, not the colour of few.
+    # Empty cells stay dark; without this they have the colour of a small count.
     return panel.filter_values(heatmap.FilterValueRange().le(1e-9)).cell_gap(1)
 
 
-def framed(
-    panel: P, title: str, text: str, unit: str, queries: Sequence[Query], *, width: int, height: int
-) -> P:  # fmt: skip
+def framed(panel: P, title: str, text: str, unit: str, queries: Sequence[Query], *, width: int, height: int) -> P:
     panel.title(title).description(text).unit(unit).span(width).height(height)
     for query, reference in zip(queries, ascii_uppercase, strict=False):
         panel.with_target(target(query, reference))
@@ -132,7 +142,10 @@ def framed(
 
 
 def target(query: Query, reference: str) -> prometheus.Dataquery:
-    """reference: its name within the panel; two queries of one name would be one."""
+    """Return a query for a panel.
+
+    reference: unique within the panel; of two queries with the same one, Grafana drops one.
+    """
     return prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(reference).range()
 
 
@@ -142,7 +155,10 @@ def legend() -> common.VizLegendOptions:
 
 
 def thresholds(bounds: Sequence[tuple[float, str]], first: str) -> dashboard.ThresholdsConfig:
-    """first: the colour below all bounds."""
+    """Return bounds with their colours.
+
+    first: the colour below all bounds.
+    """
     steps = [models.Threshold(value=None, color=first), *(models.Threshold(value=v, color=c) for v, c in bounds)]
     return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
 

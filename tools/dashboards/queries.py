@@ -1,4 +1,4 @@
-"""PromQL, put together. Every query is of the instances that the dashboard's variable names.
+"""Build PromQL. Every query selects the instances of the dashboard's variable.
 
 A label's value is matched as it is; `~` before it makes it a regular expression, `!` excludes it.
 """
@@ -11,7 +11,7 @@ MATCHES = {"~": "=~", "!": "!="}
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """legend: with {{label}} where a label's value belongs."""
+    """legend: with {{label}} for a label's value."""
 
     expr: str
     legend: str
@@ -28,7 +28,7 @@ def matcher(label: tuple[str, str]) -> str:
 
 
 def rate(name: str, by: str = "", **labels: str) -> str:
-    """A second, of all series that agree in `by`."""
+    """Return the rate per second, summed over all labels but `by`."""
     return f"sum{grouped(by)} (rate({series(name, **labels)}[$__rate_interval]))"
 
 
@@ -46,7 +46,7 @@ def mean(histogram: str, by: str = "", **labels: str) -> str:
 
 
 def quantiles(histogram: str, *shares: float, **labels: str) -> list[Query]:
-    """One for each share, called p50 and the like."""
+    """Return one query for each share, with a legend such as p50."""
     return [Query(quantile(share, histogram, **labels), f"p{share * 100:g}") for share in shares]
 
 
