@@ -10,7 +10,7 @@ from torch import nn
 from tinyrm.batching import collate
 from tinyrm.encoding import Encoding, SpecialTokens, Truncation
 from tinyrm.engines import Engine
-from tinyrm.errors import TinyRMError
+from tinyrm.errors import ParityFailed
 from tinyrm.manifest import Parity
 
 Run = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
@@ -20,12 +20,6 @@ Run = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 TOLERANCE = 1e-4
 # Around the window (64 to each side, so 65 and 129 are its edges), around a block of three windows, and long.
 LENGTHS = (8, 63, 64, 65, 66, 127, 128, 129, 130, 191, 192, 193, 512, 1024)
-
-
-class ParityFailed(TinyRMError):
-    """Two ways to the same logits disagree."""
-
-    type = "parity_failed"
 
 
 def probes(special: SpecialTokens, vocab: int, max_tokens: int, seed: int = 0) -> list[Encoding]:

@@ -18,18 +18,12 @@ from tinyrm.batching import collate
 from tinyrm.calibration import fit_temperature
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
-from tinyrm.errors import TinyRMError
+from tinyrm.errors import PrecisionRefused
 from tinyrm.manifest import Gate
 from tinyrm.modernbert.blocked import BlockedModel
 
 # Ranges settle within a few dozen texts; the gate judges on the others.
 RANGE_TEXTS = 128
-
-
-class PrecisionRefused(TinyRMError):
-    """A lower precision changes more answers than allowed."""
-
-    type = "precision_refused"
 
 
 class _Texts(CalibrationDataReader):

@@ -27,9 +27,10 @@ from service.process_metrics import Watch
 from service.scoring.groups import CohortLimits, Cohorts
 from service.scoring.models import Deployment, Reload, folders_of, parse_specialists
 from service.scoring.pipeline import Pipeline
-from service.settings import InvalidSettings, Settings
+from service.settings import Settings
 from tinyrm import __version__
 from tinyrm.bundle import Bundle
+from tinyrm.errors import InvalidSettings
 
 log = structlog.get_logger("tinyrm")
 

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from tinyrm.api import ErrorBody, ErrorReply, describe_first
+from tinyrm.api import ErrorBody, ErrorReply
 from tinyrm.errors import (
     DeadlineExceeded,
     EngineError,
@@ -17,6 +17,7 @@ from tinyrm.errors import (
     TinyRMError,
     Unavailable,
     UnknownModel,
+    from_validation,
 )
 
 # The first class of an error's ancestry that is listed decides.
@@ -58,10 +59,6 @@ def get_status(error: TinyRMError) -> int:
     return next(STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_BY_ERROR)
 
 
-def error_body(error: TinyRMError) -> ErrorBody:
-    return ErrorBody(type=error.type, message=str(error))
-
-
 def error_response(status: int, body: ErrorBody, headers: Mapping[str, str] | None = None) -> JSONResponse:
     return JSONResponse(ErrorReply(error=body).model_dump(), status, headers)
 
@@ -92,14 +89,14 @@ def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_stat
         headers = {"Retry-After": str(retry_after_s(request))} if isinstance(error, Unavailable) else {}
         if isinstance(error, ShuttingDown):
             headers["Connection"] = "close"
-        return error_response(status, error_body(error), headers)
+        return error_response(status, ErrorBody.of(error), headers)
 
     async def on_invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
         errors = list(error.errors())
         if errors[0]["type"] == "json_invalid":
             message = f"the body is not JSON: {errors[0]['ctx']['error']}"
             return error_response(400, ErrorBody(type="invalid_json", message=message))
-        return error_response(422, describe_first(errors))
+        return error_response(422, ErrorBody.of(from_validation(errors, root="body")))
 
     async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
         kind = TYPE_BY_STATUS.get(error.status_code, "http_error")

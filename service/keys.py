@@ -22,7 +22,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, configure, subcom
 
 from service.settings import Settings
 from tinyrm.command_line import parse
-from tinyrm.errors import TinyRMError
+from tinyrm.errors import InvalidKeys, describe
 from tinyrm.files import locked, write_atomically
 
 log = structlog.get_logger("tinyrm.auth")
@@ -32,12 +32,6 @@ KeyScope = Literal["score", "metrics", "admin"]
 # Lets scanners of repositories and logs recognise a key.
 TOKEN_PREFIX = "tinyrm_"  # noqa: S105  # the same in front of every key
 TOKEN_BYTES = 32
-
-
-class InvalidKeys(TinyRMError):
-    """A file of keys that cannot be read."""
-
-    type = "invalid_keys"
 
 
 class ApiKey(BaseModel):
@@ -70,10 +64,8 @@ class ApiKeys(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            # Without the content, which would end up in the log.
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InvalidKeys(f"{path} is not a file of keys: {where}: {first['msg']}") from error
+            # `describe` leaves out the content, which would end up in the log.
+            raise InvalidKeys(f"{path} is not a file of keys: {describe(error)}") from error
         except OSError as error:
             raise InvalidKeys(f"{path} cannot be read: {error.strerror}") from error
 

@@ -10,17 +10,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tinyrm.api import MAX_ITEMS, MAX_RESPONSES
 from tinyrm.comparison import SwapMode
-from tinyrm.errors import TinyRMError
+from tinyrm.errors import InvalidSettings
 
 PREFIX = "TINYRM_"
 # What browsers send as Origin; with a path, a slash at the end or capitals it would never match.
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/A-Z]+")
-
-
-class InvalidSettings(TinyRMError):
-    """Settings that contradict each other, the bundle, or do not exist."""
-
-    type = "invalid_settings"
 
 
 class Settings(BaseSettings):

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.app import overload_status_of
-from service.errors import error_body, error_response, get_status
+from service.errors import error_response, get_status
 from service.http.access_log import get_request_id
 from service.http.context import get_context
 from service.http.stack import build_stack
@@ -95,7 +95,7 @@ class Ingress:
     def _refusal(self, error: TinyRMError, path: str) -> Response:
         is_overload = isinstance(error, Overloaded)
         status = overload_status_of(self._settings)(path) if is_overload else get_status(error)
-        return error_response(status, error_body(error), {"Retry-After": RETRY_AFTER_S})
+        return error_response(status, ErrorBody.of(error), {"Retry-After": RETRY_AFTER_S})
 
     async def _handed_on(self, scope: Scope, receive: Receive) -> RawReply:
         if scope["path"] == "/metrics" and scope["method"] == "GET":

@@ -6,7 +6,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from service.dialects.table import spoken
-from service.settings import InvalidSettings, Settings
+from service.settings import Settings
+from tinyrm.errors import InvalidSettings
 
 # Ray has the processes and Serve's proxy the connections.
 OF_A_SERVER = frozenset(("model", "workers", "host", "port", "max_connections", "max_header_bytes", "header_timeout_s"))

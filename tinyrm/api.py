@@ -21,6 +21,7 @@ from pydantic.config import JsonDict
 
 from tinyrm.chat import Message
 from tinyrm.comparison import Strategy, SwapMode, Verdict
+from tinyrm.errors import BRANCH, TinyRMError, from_validation
 
 # The largest value of the setting max_batch_items. It is checked while a list is read: to validate a million invalid
 # items before the refusal would block the service for seconds.
@@ -32,22 +33,20 @@ NonEmpty = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(max_length=200)]  # error messages repeat an unknown name
 Scale = Literal["zero_mean", "unit"]
 
-# Pydantic puts the tag of a union's branch into the path of an error. `describe` leaves out what starts with this.
-BRANCH = "branch:"
 TEXT, MESSAGES = f"{BRANCH}text", f"{BRANCH}messages"
 
 # Errors that do not depend on the item: a later try may succeed.
 TRANSIENT = frozenset(("overloaded", "unavailable", "engine_restarting", "shutting_down"))
 
 
-def _prompt_branch(prompt: Any) -> str:
+def prompt_branch(prompt: Any) -> str:
     """Choose the branch by type, so that an invalid message is not reported as an invalid string."""
     return MESSAGES if isinstance(prompt, list) else TEXT
 
 
 Prompt = Annotated[
     Annotated[NonEmpty, Tag(TEXT)] | Annotated[list[Message], Field(min_length=1, fail_fast=True), Tag(MESSAGES)],
-    Discriminator(_prompt_branch),
+    Discriminator(prompt_branch),
 ]
 
 
@@ -68,6 +67,10 @@ class ErrorBody(Reply):
     type: str
     message: str
 
+    @classmethod
+    def of(cls, error: TinyRMError) -> Self:
+        return cls(type=error.type, message=str(error))
+
     @property
     def is_transient(self) -> bool:
         """Whether a later try with the same item may succeed."""
@@ -76,19 +79,6 @@ class ErrorBody(Reply):
 
 class ErrorReply(Reply):
     error: ErrorBody
-
-
-def describe(error: ValidationError) -> ErrorBody:
-    """Return the first error, without the value that was sent."""
-    return describe_first(list(error.errors(include_url=False, include_input=False)))
-
-
-def describe_first(errors: list[Any]) -> ErrorBody:
-    first = errors[0]
-    path = ".".join(str(part) for part in first["loc"] if part != "body" and not str(part).startswith(BRANCH))
-    path = path or ("body" if "body" in first["loc"] else "item")
-    kind = "invalid_text" if first["type"] == "string_unicode" else "invalid_request"
-    return ErrorBody(type=kind, message=f"{path}: {first['msg']}")
 
 
 # Parts of replies
@@ -163,7 +153,7 @@ def _keep_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     try:
         return validate(value)
     except ValidationError as error:
-        return InvalidItem(error=describe(error))
+        return InvalidItem(error=ErrorBody.of(from_validation(error, root="item")))
 
 
 class BatchRequest(Request):

@@ -1,34 +1,49 @@
-"""Every error the product raises on purpose.
+"""Every error that the product raises on purpose.
 
 TinyRMError
-├── InvalidInput              the caller sent something that cannot be scored
-│   ├── InvalidText           text that is not valid Unicode
+├── InvalidInput              the input cannot be scored
+│   ├── InvalidRequest        a body, an item of a list or a row does not have the expected shape
+│   ├── InvalidText           a text is not valid Unicode
 │   ├── InstructionTooLong    the instruction leaves no room for the texts
-│   ├── UnknownDomain         no such domain in the bundle
-│   └── UnknownModel          no such model in this deployment
-├── InvalidTemplate           a template that cannot be read out, or does not fit the tokenizer
-├── InvalidBundle             a bundle that cannot be opened
+│   ├── UnknownDomain         the bundle has no such domain
+│   └── UnknownModel          the service has no such model
+├── InvalidSettings           settings contradict each other or the bundle, or do not exist
+├── InvalidKeys               a file of API keys cannot be read
+├── InvalidTemplate           a template cannot be read out, or does not fit the tokenizer
+├── InvalidBundle             a bundle cannot be opened
 │   ├── TamperedBundle        a file does not match its recorded hash
-│   └── UnknownSchema         written by another version of the format
-├── EngineError               the engine could not answer
-│   ├── EngineUnavailable     the engine asked for is not installed or not usable here
-│   └── EngineFailed          the engine raised, or returned something that is not two finite logits
-│       └── EngineHung        the engine did not answer in time
-├── Unavailable               the service cannot take or finish this work now
-│   ├── Overloaded            too much is waiting
-│   ├── DeadlineExceeded      the time that the request gave itself is over
-│   ├── EngineRestarting      the engine failed as a whole, and another one is being started
-│   └── ShuttingDown          the service is leaving
-└── CallFailed                a call of the client did not get what it asked for
-    ├── CallRefused           the service will not answer this call, however often it is repeated
-    ├── CallTimedOut          no answer within the time that the call had
-    ├── ServiceBusy           the service takes no work now, and did not in any of the tries
-    ├── ServiceFailed         the service failed on this call, or what answered is not the service
-    └── ServiceUnreachable    no connection, or it was lost, in all of the tries
+│   └── UnknownSchema         another version of the format
+├── TiedWeightChanged         merging an adapter changed the embedding that its target is tied to
+├── ParityFailed              two ways to compute the same logits disagree
+├── PrecisionRefused          a lower precision changes more verdicts than allowed
+├── EngineError               the engine returned no result
+│   ├── EngineUnavailable     the requested engine is not installed or not usable here
+│   └── EngineFailed          the engine raised, or returned something else than two finite logits
+│       └── EngineHung        the engine did not return in time
+├── Unavailable               the service cannot accept or finish this work now
+│   ├── Overloaded            the queue is full
+│   ├── DeadlineExceeded      the request's own time limit has passed
+│   ├── EngineRestarting      the engine process ended, and another one is starting
+│   └── ShuttingDown          the service is shutting down
+└── CallFailed                a call of the client failed
+    ├── CallRefused           the service refuses this call, however often it is repeated
+    ├── CallTimedOut          no reply within the call's time limit
+    ├── ServiceBusy           the service accepted no work in any of the tries
+    ├── ServiceFailed         the service failed on this call, or another program replied
+    └── ServiceUnreachable    no connection, or a lost one, in all of the tries
 
 ``type`` is the stable name that clients see; it never changes once released. A CallFailed has the one that the
 service sent.
 """
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ValidationError
+
+# Pydantic puts the tag of a union's branch into the path of an error. What starts with this is left out of messages.
+BRANCH = "branch:"
 
 
 class TinyRMError(Exception):
@@ -37,6 +52,10 @@ class TinyRMError(Exception):
 
 class InvalidInput(TinyRMError):
     type = "invalid_input"
+
+
+class InvalidRequest(InvalidInput):
+    type = "invalid_request"
 
 
 class InvalidText(InvalidInput):
@@ -55,6 +74,14 @@ class UnknownModel(InvalidInput):
     type = "unknown_model"
 
 
+class InvalidSettings(TinyRMError):
+    type = "invalid_settings"
+
+
+class InvalidKeys(TinyRMError):
+    type = "invalid_keys"
+
+
 class InvalidTemplate(TinyRMError):
     type = "invalid_template"
 
@@ -69,6 +96,18 @@ class TamperedBundle(InvalidBundle):
 
 class UnknownSchema(InvalidBundle):
     type = "unknown_schema"
+
+
+class TiedWeightChanged(TinyRMError):
+    type = "tied_weight_changed"
+
+
+class ParityFailed(TinyRMError):
+    type = "parity_failed"
+
+
+class PrecisionRefused(TinyRMError):
+    type = "precision_refused"
 
 
 class EngineError(TinyRMError):
@@ -108,9 +147,10 @@ class ShuttingDown(Unavailable):
 
 
 class CallFailed(TinyRMError):
-    """`type` is what the service called it, or else the name of the class.
+    """`type` is the one that the service sent, or else that of the class.
 
-    status: the HTTP status, None if nothing was answered. request_id: what the service's log calls this call.
+    status: the HTTP status; None without a reply
+    request_id: the call's id in the service's log
     """
 
     type = "call_failed"
@@ -133,7 +173,7 @@ class CallTimedOut(CallFailed):
 
 
 class ServiceBusy(CallFailed):
-    """retry_after_s: how long the service wants to be left alone; None if it did not say."""
+    """retry_after_s: the service's Retry-After; None without one."""
 
     type = "service_busy"
     retry_after_s: float | None = None
@@ -145,3 +185,44 @@ class ServiceFailed(CallFailed):
 
 class ServiceUnreachable(CallFailed):
     type = "service_unreachable"
+
+
+def from_type(type_: str, message: str) -> TinyRMError:
+    """Return an error of the class with this stable type, as another process raised it."""
+    kinds = [TinyRMError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return next((kind for kind in kinds if kind.type == type_), TinyRMError)(message)
+
+
+def from_validation(
+    error: ValidationError | Sequence[Any], *, within: Iterable[object] = (), root: str = ""
+) -> InvalidInput:
+    """Return the first error of a failed validation, as an InvalidText or an InvalidRequest.
+
+    The message is one sentence, `field: what is wrong`, and does not repeat the value that was sent.
+
+    error: of pydantic, or the list of its `errors()`
+    within: path of the validated value
+    root: name of the whole value, for an error that concerns no single field; left out at the beginning of a path
+    """
+    errors = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else error
+    first = errors[0]
+    location = first["loc"][1:] if first["loc"][:1] == (root,) else first["loc"]
+    path = ".".join(str(part) for part in (*within, *location) if not str(part).startswith(BRANCH)) or root
+    kind = InvalidText if first["type"] == "string_unicode" else InvalidRequest
+    return kind(f"{path}: {first['msg']}" if path else first["msg"])
+
+
+def describe(error: ValidationError) -> str:
+    """Return the first error of a failed validation as one sentence; see `from_validation`."""
+    return str(from_validation(error))
+
+
+@contextmanager
+def first_of_group() -> Iterator[None]:
+    """Raise the first error of a task group, which has cancelled the other tasks, in place of the ExceptionGroup."""
+    try:
+        yield
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
+from tinyrm.api import MESSAGES, TEXT, prompt_branch
 from tinyrm.comparison import Comparison
-from tinyrm.errors import InvalidInput
+from tinyrm.errors import InvalidInput, describe
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
@@ -37,7 +38,9 @@ class AskedPair(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    prompt: str | list[dict[str, Any]]
+    prompt: Annotated[
+        Annotated[str, Tag(TEXT)] | Annotated[list[dict[str, Any]], Tag(MESSAGES)], Discriminator(prompt_branch)
+    ]
     response_a: str
     response_b: str
     domain: str | None = None
@@ -68,9 +71,7 @@ def validated(kind: type[AnyRecord], record: object, place: str) -> AnyRecord:
     try:
         return kind.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InvalidInput(f"{place}: {field}: {first['msg']}") from error
+        raise InvalidInput(f"{place}: {describe(error)}") from error
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service.api.dependencies import get_state
-from service.errors import error_body, error_response
+from service.errors import error_response
 from service.http.context import RequestStats, get_context
 from service.scoring.models import Deployment
 from service.scoring.pipeline import Answer, Pipeline
@@ -214,7 +214,7 @@ async def _result_of(
         pipeline = deployment.of(item)
         answer = await pipeline.compare(item, flow=flow, timeout_s=timeout_s, patient=True)
     except TinyRMError as error:
-        return ErrorReply(error=error_body(error))
+        return ErrorReply(error=ErrorBody.of(error))
     stats.add(answer.tokens, answer.stages)
     return reply_of(answer, pipeline)
 

@@ -18,10 +18,10 @@ from service.http.context import RequestStats, get_context
 from service.scoring.groups import ALONE, Cohorts, Placed
 from service.scoring.models import Deployment
 from service.scoring.ranking import Ranked, rank, rewards_of
-from tinyrm.api import MAX_RESPONSES, CompareRequest, Name, NonEmpty, PromptRequest, RewardsRequest, describe
+from tinyrm.api import MAX_RESPONSES, CompareRequest, Name, NonEmpty, PromptRequest, RewardsRequest
 from tinyrm.chat import BLANK, Prompt
 from tinyrm.comparison import Strategy
-from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText, Overloaded
+from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText, Overloaded, from_validation
 from tinyrm.ranking import Matrix, expected_wins
 from tinyrm.schedules import comparisons_needed
 
@@ -223,9 +223,8 @@ def checked(kind: type[Q], fields: Mapping[str, Any]) -> Q:
     try:
         return kind(**fields)
     except ValidationError as error:
-        body = describe(error)
-        kind_of_error = InvalidText if body.type == InvalidText.type else InvalidInput
-        raise kind_of_error(body.message) from error
+        found = from_validation(error, root="item")
+        raise (found if isinstance(found, InvalidText) else InvalidInput(str(found))) from error
 
 
 def digest_of(prompt: Prompt) -> bytes:

@@ -12,7 +12,7 @@ from service.dialects.context import CohortOptions, Desk, DeskOf
 from service.scoring.groups import Placed
 from tinyrm.api import MAX_ITEMS
 from tinyrm.chat import Prompt, find_response, parse_prompt
-from tinyrm.errors import InvalidInput
+from tinyrm.errors import InvalidInput, first_of_group
 
 router = APIRouter(tags=["openrlhf"])
 
@@ -86,9 +86,7 @@ async def place(
 
 async def together(places: list[Coroutine[Any, Any, Placed]]) -> list[Placed]:
     """All of them, or the first error, which ends the others."""
-    try:
+    with first_of_group():
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(place) for place in places]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
     return [task.result() for task in tasks]

@@ -19,8 +19,8 @@ from service.api.routes import ERRORS
 from service.dialects.context import Desk, DeskOf, Options, OptionsOf
 from service.errors import app_error_response
 from service.scoring.groups import Placed
-from tinyrm.api import BRANCH, MAX_RESPONSES, Name, NonEmpty
-from tinyrm.errors import TinyRMError
+from tinyrm.api import MAX_RESPONSES, Name, NonEmpty
+from tinyrm.errors import BRANCH, TinyRMError
 
 TEXTS, DOCUMENTS = f"{BRANCH}texts", f"{BRANCH}documents"
 # What a client has to hear whatever the shape of the body.

@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from service.dialects import nemo_gym, openrlhf, rerank, slime, verl
-from service.settings import PREFIX, InvalidSettings, Settings, split_list
+from service.settings import PREFIX, Settings, split_list
+from tinyrm.errors import InvalidSettings
 
 
 @dataclass(frozen=True, slots=True)

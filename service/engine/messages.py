@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyrm import errors
 from tinyrm.encoding import Encoding, Truncation
-from tinyrm.errors import EngineFailed, TinyRMError
+from tinyrm.errors import TinyRMError, from_type
 
 LENGTH = struct.Struct("<I")
 
@@ -58,6 +57,4 @@ def logits_of(body: bytes) -> NDArray[np.float32]:
 
 
 def error_of(kind: str, text: str) -> TinyRMError:
-    """An error of the same stable type as on the other side."""
-    kinds = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, TinyRMError)]
-    return next((each for each in kinds if each.type == kind), EngineFailed)(text)
+    return from_type(kind, text)

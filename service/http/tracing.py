@@ -17,8 +17,8 @@ from structlog.contextvars import bind_contextvars
 
 from service.http.access_log import get_endpoint, get_method
 from service.http.context import RequestStats, get_context
-from service.settings import InvalidSettings
 from tinyrm import __version__
+from tinyrm.errors import InvalidSettings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -9,7 +9,7 @@ import numpy as np
 
 from service.scoring.pipeline import Answer, Pipeline
 from tinyrm.api import GroupRequest, RewardsRequest
-from tinyrm.errors import InvalidInput
+from tinyrm.errors import InvalidInput, first_of_group
 from tinyrm.ranking import Matrix, Ranking, Strengths, mean_wins, sigmoid
 from tinyrm.ranking import rank as rank_margins
 from tinyrm.schedules import SCHEDULES, Pair, comparisons_needed
@@ -103,7 +103,7 @@ class _Tournament:
         encoded = await self.pipeline.encode(self.request, participants(self.request), pairs, self.swap)
         encode_s = (time.perf_counter() - started) / len(pairs)
         left_s = None if self.ends_at is None else max(0.0, self.ends_at - time.perf_counter())
-        try:
+        with first_of_group():
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(
@@ -113,8 +113,6 @@ class _Tournament:
                     )
                     for readings in encoded
                 ]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
     def _record(self, pairs: Sequence[Pair], answers: Sequence[Answer]) -> None:

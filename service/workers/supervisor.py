@@ -16,11 +16,11 @@ from service.http.server import GRACE_S
 from service.metrics import forget, share
 from service.process_metrics import Watch
 from service.scoring.models import Reload, folders_of, parse_specialists
-from service.settings import InvalidSettings, Settings
+from service.settings import Settings
 from service.workers import worker as front
 from service.workers.queue_server import Hub
 from tinyrm.bundle import Bundle
-from tinyrm.errors import TinyRMError
+from tinyrm.errors import InvalidSettings, TinyRMError
 
 log = structlog.get_logger("tinyrm")
 

@@ -9,11 +9,12 @@ import torch
 
 from export.config import ExportOptions
 from export.graph import write_onnx
-from export.parity import LENGTHS, TOLERANCE, ParityFailed, check, probes, run_together
+from export.parity import LENGTHS, TOLERANCE, check, probes, run_together
 from export.pipeline import export_bundle
 from tests.conftest import Trained
 from tinyrm.encoding import SpecialTokens
 from tinyrm.engines.onnx_runtime import open_session
+from tinyrm.errors import ParityFailed
 from tinyrm.modernbert.blocked import BlockedModel
 
 LOGITS = np.array([[1.0, 2.0], [3.0, 4.0]], dtype=np.float32)

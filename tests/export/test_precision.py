@@ -11,7 +11,7 @@ import torch
 from export.config import ExportOptions
 from export.parity import TOLERANCE, engine_run, probes, run_alone, run_together, torch_run
 from export.pipeline import export_bundle
-from export.precision import PrecisionRefused, gate
+from export.precision import gate
 from export.smoothquant import channel_maxima, equalise
 from tests.conftest import TOY_SPEC, Trained, export_toy
 from tests.support.kept import kept
@@ -19,7 +19,7 @@ from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.engines.torch_gpu import open_torch_cuda
-from tinyrm.errors import InvalidInput
+from tinyrm.errors import InvalidInput, PrecisionRefused
 from tinyrm.modernbert.adapter import load_with_adapter, merge
 from tinyrm.modernbert.blocked import BlockedModel
 from tinyrm.modernbert.model import PreferenceModel

@@ -11,9 +11,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.http.auth import required_scope
-from service.keys import ApiKey, ApiKeys, InvalidKeys, KeyRing, KeyScope, hash_token
+from service.keys import ApiKey, ApiKeys, KeyRing, KeyScope, hash_token
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
+from tinyrm.errors import InvalidKeys
 
 TOKENS: dict[str, frozenset[KeyScope]] = {
     "scorer": frozenset(("score",)),

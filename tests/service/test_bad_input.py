@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from tests.service.conftest import PAIR, Served
 from tinyrm import api
-from tinyrm.api import MAX_ITEMS, BatchRequest, CompareRequest, ErrorBody
+from tinyrm.api import MAX_ITEMS, BatchRequest, CompareRequest
+from tinyrm.errors import InvalidInput
 
 COMPARE, BATCH = "/v1/compare", "/v1/compare/batch"
 LIMIT = 8 * 2**20
@@ -168,7 +169,7 @@ def test_body_at_the_limit_is_read(served: Served) -> None:
 def test_far_too_many_items_are_refused_before_all_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Describing a million wrong items takes ten seconds, in which the service would answer nobody."""
     described = []
-    monkeypatch.setattr(api, "describe", lambda error: described.append(error) or ErrorBody(type="", message=""))
+    monkeypatch.setattr(api, "from_validation", lambda error, root: described.append(error) or InvalidInput(root))
     with pytest.raises(ValidationError):
         BatchRequest.model_validate({"items": [1] * 8 * MAX_ITEMS})
     assert len(described) <= MAX_ITEMS + 1

@@ -13,10 +13,10 @@ from httpx import Response
 
 from service.app import create_app
 from service.dialects.table import every_dialect
-from service.settings import InvalidSettings, Settings
+from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.service.conftest import PAIR, Served, serve
-from tinyrm.errors import Overloaded
+from tinyrm.errors import InvalidSettings, Overloaded
 
 PROMPT = "What is 2 + 2?"
 RESPONSES = ["2 + 2 = 4.", "I cannot help with that, but here is what I can do.", "4", "def add(a, b): return a + b"]

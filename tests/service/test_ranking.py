@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.settings import InvalidSettings, Settings
+from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 from tinyrm.comparison import Comparison
+from tinyrm.errors import InvalidSettings
 from tinyrm.manifest import AutoSwap
 from tinyrm.ranking import fit
 from tinyrm.scorer import Scorer

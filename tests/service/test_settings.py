@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from service.__main__ import settings_table
 from service.app import build_deployment
-from service.settings import PREFIX, InvalidSettings, Settings, refuse_unknown
-from tinyrm.errors import EngineUnavailable
+from service.settings import PREFIX, Settings, refuse_unknown
+from tinyrm.errors import EngineUnavailable, InvalidSettings
 
 
 @pytest.fixture(autouse=True)

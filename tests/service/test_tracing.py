@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from service.http.tracing import Tracing
-from service.settings import InvalidSettings, Settings
+from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.service.conftest import PAIR, serve
+from tinyrm.errors import InvalidSettings
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the otel extra is not installed")
 

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from export.parity import TOLERANCE
 from tests.conftest import Trained
-from tinyrm.modernbert.adapter import TiedWeightChanged, load_with_adapter, merge, plain
+from tinyrm.errors import TiedWeightChanged
+from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
 from tinyrm.modernbert.checkpoint import load_masked_lm
 
 

@@ -18,13 +18,12 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from tinyrm import errors
 from tinyrm.bulk.job import Progress
 from tinyrm.bulk.output import Done, done, write
 from tinyrm.bulk.scoring import Job, PartScorer
 from tinyrm.bulk.sources import Part
 from tinyrm.engines.base import usable_cpus
-from tinyrm.errors import EngineFailed, InvalidInput, TinyRMError
+from tinyrm.errors import EngineFailed, InvalidInput, TinyRMError, from_type
 from tinyrm.manifest import Manifest
 
 LOCAL = "local"
@@ -150,14 +149,13 @@ def _answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return work()
     except (TinyRMError, OSError, ImportError) as error:
-        kind = type(error).__name__ if isinstance(error, TinyRMError) else TinyRMError.__name__
-        return {"error_kind": kind, "error": str(error)}
+        kind = error.type if isinstance(error, TinyRMError) else TinyRMError.type
+        return {"error_type": kind, "error": str(error)}
 
 
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:
-    if "error_kind" in answer:
-        kind: type[TinyRMError] = getattr(errors, answer["error_kind"], TinyRMError)
-        raise kind(answer["error"])
+    if "error_type" in answer:
+        raise from_type(answer["error_type"], answer["error"])
     return answer
 
 

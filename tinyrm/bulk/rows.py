@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from tinyrm.chat import Message
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoder, Encoding, Truncation
-from tinyrm.errors import InvalidInput, InvalidText
+from tinyrm.errors import InvalidInput, InvalidRequest, from_validation
 from tinyrm.pairs import AskedPair
 from tinyrm.spec import ClozeSpec
 
@@ -29,12 +29,6 @@ class Row:
     @property
     def truncation(self) -> Truncation:
         return self.readings[0].truncation if self.readings else Truncation()
-
-
-class MalformedRow(InvalidInput):
-    """A row that is not a pair; called as in the service."""
-
-    type = "invalid_request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +62,7 @@ class RowEncoder:
         given = asked.prompt if isinstance(asked.prompt, str) else self._messages(asked.prompt)
         empty = [name for name, text in {"prompt": given, **texts}.items() if text in ("", [])]
         if empty:
-            raise MalformedRow(f"{empty[0]}: an empty text")
+            raise InvalidRequest(f"{empty[0]}: an empty text")
         instruction, prompt = self.spec.resolve(
             given,
             self.domain if asked.domain is None else asked.domain,
@@ -87,9 +81,9 @@ def _fields_of(raw: Any) -> dict[str, Any]:
     try:
         fields = json.loads(raw) if isinstance(raw, bytes) else raw
     except (ValueError, RecursionError) as error:
-        raise MalformedRow(f"not JSON: {error}") from error
+        raise InvalidRequest(f"not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise MalformedRow("not a JSON object")
+        raise InvalidRequest("not a JSON object")
     # Both orders are read, whatever a row says of swap.
     return {name: value for name, value in fields.items() if value is not None and name != "swap"}
 
@@ -98,10 +92,7 @@ def _validated(validate: Any, value: Any, *within: str) -> Any:
     try:
         return validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, (*within, *first["loc"])))
-        kind = InvalidText if first["type"] == "string_unicode" else MalformedRow
-        raise kind(f"{place}: {first['msg']}") from error
+        raise from_validation(error, within=within) from error
 
 
 def _id_of(fields: dict[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tinyrm.client import CompareItem, CompareReply, ItemError
 from tinyrm.client.calls import CompareOptions
-from tinyrm.errors import InvalidInput
+from tinyrm.errors import InvalidInput, describe
 from tinyrm.pairs import AskedPair
 
 OWN_FIELD = "tinyrm"
@@ -70,7 +70,6 @@ def line_of(index: int, text: bytes, defaults: CompareOptions) -> Line:
     try:
         said = AskedPair.model_validate(fields).model_dump(exclude_none=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return Line(index, fields, None, f"line {index + 1}: {first['loc'][0]}: {first['msg']}")
+        return Line(index, fields, None, f"line {index + 1}: {describe(error)}")
     item: Any = {name: value for name, value in defaults.items() if value is not None} | said
     return Line(index, fields, item)

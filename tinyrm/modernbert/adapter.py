@@ -6,14 +6,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tinyrm.errors import TinyRMError
+from tinyrm.errors import TiedWeightChanged
 from tinyrm.modernbert.checkpoint import load_masked_lm
-
-
-class TiedWeightChanged(TinyRMError):
-    """Merging changed the token embedding; the adapter targets the decoder, which is tied to it."""
-
-    type = "tied_weight_changed"
 
 
 def load_with_adapter(model: str, adapter: Path | None) -> PreTrainedModel | PeftModel:
