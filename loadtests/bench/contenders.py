@@ -17,8 +17,7 @@ class Contender:
 
     python: of the environment that has it.
     artifact: the folder that it reads, by its name in prepare.py.
-    engine: of a bundle; empty for a worker of another library.
-    worker: module of loadtests.bench.workers; empty for our engines.
+    runner: an engine of tinyrm.engines for a bundle, otherwise a module of loadtests.bench.workers.
     """
 
     name: str
@@ -26,63 +25,33 @@ class Contender:
     precision: str
     python: Path
     artifact: str
-    engine: str = ""
-    worker: str = ""
+    runner: str
 
     def command(self, artifact: Path, special: Special, threads: int) -> list[str]:
-        if self.engine:
-            words = ["tinyrm.engines", str(artifact), "--engine", self.engine]
+        if self.artifact.startswith("bundle"):
+            words = ["tinyrm.engines", str(artifact), "--engine", self.runner]
         else:
-            words = [f"loadtests.bench.workers.{self.worker}", "--model", str(artifact)]
+            words = [f"loadtests.bench.workers.{self.runner}", "--model", str(artifact)]
             words += ["--mask", str(special.mask), "--labels", *map(str, special.labels)]
         return [str(self.python), "-m", *words, "--precision", self.precision, "--threads", str(threads)]
 
 
-CONTENDERS = {
-    contender.name: contender
-    for contender in (
-        Contender(OURS, "TinyRM, ONNX Runtime, fp32", "fp32", DEV, "bundle", engine="onnxruntime-cpu"),
-        Contender("ours-ort-int8", "TinyRM, ONNX Runtime, int8", "int8", DEV, "bundle-int8", engine="onnxruntime-cpu"),
-        Contender("ours-ov-fp32", "TinyRM, OpenVINO, fp32", "fp32", DEV, "bundle", engine="openvino-cpu"),
-        Contender("ours-ov-bf16", "TinyRM, OpenVINO, bf16", "bf16", DEV, "bundle-bf16", engine="openvino-cpu"),
-        Contender(
-            "plain-ort-fp32",
-            "plain export, ONNX Runtime, fp32",
-            "fp32",
-            DEV,
-            "bundle-plain",
-            engine="onnxruntime-cpu",
-        ),
-        Contender(REFERENCE, "transformers, full head, fp32", "fp32", PEERS, "model", worker="transformers_mlm"),
-        Contender(
-            "transformers-bf16", "transformers, full head, bf16", "bf16", PEERS, "model", worker="transformers_mlm"
-        ),
-        Contender(
-            "optimum-ort-fp32",
-            "optimum-onnx export, ONNX Runtime, fp32",
-            "fp32",
-            OPTIMUM,
-            "stock",
-            worker="optimum_ort",
-        ),
-        Contender(
-            "infinity",
-            "infinity_emb over HTTP, classifier, fp32",
-            "fp32",
-            INFINITY,
-            "classifier",
-            worker="infinity_http",
-        ),
-        Contender(
-            "cross-encoder",
-            "sentence-transformers CrossEncoder, fp32",
-            "fp32",
-            PEERS,
-            "classifier",
-            worker="cross_encoder",
-        ),
-    )
-}
+ORT, OPENVINO, MLM = "onnxruntime-cpu", "openvino-cpu", "transformers_mlm"
+_ALL = (
+    Contender(OURS, "TinyRM, ONNX Runtime, fp32", "fp32", DEV, "bundle", ORT),
+    Contender("ours-ort-int8", "TinyRM, ONNX Runtime, int8", "int8", DEV, "bundle-int8", ORT),
+    Contender("ours-ov-fp32", "TinyRM, OpenVINO, fp32", "fp32", DEV, "bundle", OPENVINO),
+    Contender("ours-ov-bf16", "TinyRM, OpenVINO, bf16", "bf16", DEV, "bundle-bf16", OPENVINO),
+    Contender("plain-ort-fp32", "plain export, ONNX Runtime, fp32", "fp32", DEV, "bundle-plain", ORT),
+    Contender(REFERENCE, "transformers, full head, fp32", "fp32", PEERS, "model", MLM),
+    Contender("transformers-bf16", "transformers, full head, bf16", "bf16", PEERS, "model", MLM),
+    Contender("optimum-ort-fp32", "optimum-onnx export, ONNX Runtime, fp32", "fp32", OPTIMUM, "stock", "optimum_ort"),
+    Contender("infinity", "infinity_emb over HTTP, classifier, fp32", "fp32", INFINITY, "classifier", "infinity_http"),
+    Contender(
+        "cross-encoder", "sentence-transformers CrossEncoder, fp32", "fp32", PEERS, "classifier", "cross_encoder"
+    ),
+)
+CONTENDERS = {contender.name: contender for contender in _ALL}
 
 
 def environment(threads: int) -> dict[str, str]:

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import uvloop
 
 from loadtests import machine
-from loadtests.load import front, idle, mlperf, overload, tables
+from loadtests.load import front, mlperf, overload, tables
 from loadtests.payloads import VALIDATION, Payloads, read_payloads
 from loadtests.report import RELIABILITY, write
 from loadtests.service_process import STARTER
 from tinyrm.command_line import parse
 
-Part = Literal["overload", "mlperf", "ceiling", "overhead", "rank", "scrape"]
+Part = Literal["overload", "mlperf", "ceiling", "overhead", "scrape"]
 
 QUICK: dict[Part, dict[str, Any]] = {
     "overload": {"seconds": 2, "peak_seconds": 0.5},
@@ -31,7 +31,6 @@ QUICK: dict[Part, dict[str, Any]] = {
     },
     "ceiling": {"seconds": 0.5},
     "overhead": {"requests": 20},
-    "rank": {"responses": 3, "calls": 1},
     "scrape": {"seconds": 2, "callers": 4, "workers": (1,)},
 }
 
@@ -44,7 +43,7 @@ class Options:
     """Bundle to serve."""
     pairs: Path = VALIDATION
     """Pairs to send; synthetic texts if the file is absent."""
-    parts: tuple[Part, ...] = ("overload", "mlperf", "ceiling", "overhead", "rank", "scrape")
+    parts: tuple[Part, ...] = ("overload", "mlperf", "ceiling", "overhead", "scrape")
     """What to measure."""
     quick: bool = False
     """A few seconds for each part: shows whether it runs, not how fast."""
@@ -82,8 +81,7 @@ async def measure(part: Part, payloads: Payloads, settings: dict[str, object], *
         "overload": partial(overload.measure, payloads),
         "mlperf": partial(mlperf.measure, payloads),
         "ceiling": partial(front.ceiling, payloads),
-        "overhead": idle.overhead,
-        "rank": idle.rank,
+        "overhead": front.overhead,
         "scrape": partial(front.scrapes, payloads),
     }
     try:

@@ -1,8 +1,9 @@
-"""What the HTTP front takes at best, with an engine that does nothing, and what scrapes of /metrics cost under load."""
+"""The HTTP front: its rate with an engine that does nothing, its share of one request, and scrapes of /metrics."""
 
 import asyncio
 import http.client
 import re
+import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtests.payloads import Payloads
+from loadtests.payloads import Payloads, synthetic
 from loadtests.report import Target
 from loadtests.service_process import started
 from loadtests.traffic import closed_loop
@@ -20,6 +21,10 @@ CALLERS, BATCH_ITEMS = 16, 32
 MAX_SCRAPE_S, MAX_SERIES = 20e-3, 1500
 # Far more often than a Prometheus scrapes, for enough samples.
 SCRAPE_EVERY_S = 0.1
+MAX_OVERHEAD_S, AIM_OVERHEAD_S = 1.5e-3, 1.0e-3
+RUN, LENGTH = re.compile(rb"\brun;dur=([0-9.]+)"), re.compile(rb"(?i)content-length: ([0-9]+)")
+# Between two requests on an idle service: what it does after a reply is not part of the next request.
+PAUSE_S = 1e-3
 SERIES = re.compile(r"^(\w+?)(?:_bucket|_sum|_count)?[{ ]", flags=re.MULTILINE)
 
 
@@ -109,3 +114,50 @@ def scrape(port: int, seconds: float) -> tuple[list[float], str]:
 def series_by_metric(text: str) -> Counter[str]:
     """Return how many series each metric has, buckets included."""
     return Counter(SERIES.findall(text))
+
+
+async def overhead(settings: Mapping[str, object], *, requests: int = 500) -> dict[str, Any]:
+    """Measure latency less the engine's run, which each reply states.
+
+    The caller waits in a plain socket: the cost of a client's event loop is not the service's.
+    """
+    contents = Payloads(synthetic(requests), "synthetic").singles()
+    async with started(**settings) as service:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for content in contents[: requests // 10]:
+                seconds_beside_run(connection, content)
+            seconds = [seconds_beside_run(connection, content) for content in contents]
+    p50_s, p99_s = map(float, np.percentile(seconds, [50, 99]))
+    target = Target("p50 beside the engine", p50_s * 1e3, MAX_OVERHEAD_S * 1e3, "at most", " ms")
+    return {
+        "p50_s": p50_s,
+        "p99_s": p99_s,
+        "requests": requests,
+        "aim_s": AIM_OVERHEAD_S,
+        "targets": [target.record()],
+    }
+
+
+def seconds_beside_run(connection: socket.socket, content: bytes) -> float:
+    """Return the latency of one request less the engine's run. Raises ValueError if the reply does not state it."""
+    time.sleep(PAUSE_S)
+    started_at = time.perf_counter()
+    connection.sendall(content)
+    reply = b""
+    while not is_complete(reply):
+        received = connection.recv(65536)
+        if not received:
+            raise ValueError("the connection ended before the reply did")
+        reply += received
+    seconds = time.perf_counter() - started_at
+    stated = RUN.search(reply)
+    if stated is None:
+        raise ValueError(f"no run in Server-Timing of {reply[:100]!r}")
+    return seconds - float(stated.group(1)) / 1e3
+
+
+def is_complete(reply: bytes) -> bool:
+    head, end, body = reply.partition(b"\r\n\r\n")
+    length = LENGTH.search(head)
+    return bool(end and length and len(body) >= int(length.group(1)))

@@ -19,7 +19,6 @@ def section(results: Mapping[str, Any]) -> str:
         ("mlperf", "MLPerf LoadGen", mlperf),
         ("ceiling", "The front alone", ceiling),
         ("overhead", "One request on an idle service", overhead),
-        ("rank", "One ranking on an idle service", rank),
         ("scrape", "Scrapes", scrapes),
     ):
         if name in results:
@@ -91,13 +90,6 @@ def overhead(measured: Mapping[str, Any]) -> str:
         f"One caller, {measured['requests']} requests of /v1/compare; latency at the client less the `run` in the "
         f"reply's Server-Timing: p50 {milliseconds(measured['p50_s'])}, p99 {milliseconds(measured['p99_s'])} ms "
         f"(aim {milliseconds(measured['aim_s'])} ms)."
-    )
-
-
-def rank(measured: Mapping[str, Any]) -> str:
-    return (
-        f"{measured['calls']} calls of /v1/rank, {measured['responses']} responses, {measured['comparisons']} "
-        f"comparisons in both orders: p50 {milliseconds(measured['p50_s'])} ms."
     )
 
 

@@ -1,6 +1,5 @@
-"""One container of the service, as a careful operator would run it."""
+"""One container of the service, confined as in production."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,12 +20,14 @@ PAIR = {"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "2
 
 @dataclass(frozen=True)
 class Container:
-    """A running service. client: on the port that the engine published."""
+    """A running service.
+
+    client: on the published port.
+    """
 
     engine: Engine
     name: str
     client: httpx.Client
-    start_to_ready_s: float
 
     def execute(self, *command: str) -> str:
         return self.engine.docker("exec", self.name, *command)
@@ -34,22 +35,16 @@ class Container:
     def state(self) -> dict[str, Any]:
         return dict(self.engine.inspect(self.name)["State"])
 
-    def memory(self) -> str:
-        """As the engine counts it: resident and tmpfs, less what the kernel would give back."""
-        stats = self.engine.docker("stats", "--no-stream", "--format", "{{json .}}", self.name)
-        return str(json.loads(stats)["MemUsage"].split(" / ")[0])
-
 
 @contextmanager
 def running(engine: Engine, image: str, *options: str) -> Iterator[Container]:
-    """A service that is ready. Removed at the end."""
-    begun = time.perf_counter()
+    """Run a service until it is ready. It is removed at the end."""
     name = engine.docker("run", "--detach", "--publish", "127.0.0.1::8000", *CONFINED, *options, image).strip()
     try:
         address = engine.docker("port", name, "8000").strip()
         with httpx.Client(base_url=f"http://{address}", timeout=PATIENCE_S, trust_env=False) as client:
             wait_until(lambda: answers(client, "/readyz"), f"{image} is ready", pause_s=0.02)
-            yield Container(engine, name, client, time.perf_counter() - begun)
+            yield Container(engine, name, client)
     finally:
         engine.docker("rm", "--force", name)
 
@@ -61,7 +56,7 @@ def answers(client: httpx.Client, path: str) -> bool:
 
 
 def fails(engine: Engine, *arguments: str) -> str:
-    """What a command of the client says while it fails."""
+    """Return the output of a docker command that must fail."""
     try:
         engine.docker(*arguments)
     except CommandFailed as error:

@@ -1,4 +1,4 @@
-"""A container engine of the tests' own: Debian's dockerd in a folder, with base images made on this machine."""
+"""A container engine for the tests: Debian's dockerd in a folder, with base images made on this machine."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +19,45 @@ from tests.conftest import REPOSITORY
 
 STANDINS = Path(__file__).parent / "standins"
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
-# Debian's: a client of another version that stands earlier on the path may not build with the engine of this one.
+# Debian's: a client of another version, earlier on the path, may not work with this engine.
 DOCKER, COMPOSE, ENGINE = "/usr/bin/docker", "/usr/bin/docker-compose", "/usr/sbin/dockerd"
 IP = "/usr/sbin/ip"
 OTHERS = Path("/var/run/docker.sock")
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
-# A build downloads; everything else answers much sooner.
+# Builds download; everything else is much faster.
 PATIENCE_S = 600
 
 
 class CommandFailed(Exception):
-    """A command of the engine's clients ended otherwise than with 0. The message is what it said."""
+    """A docker command failed. The message has its output."""
 
 
 def missing() -> str | None:
-    """Why no engine can be started here; None if one can."""
+    """Return why no engine can be started here; None if one can."""
     if os.geteuid() != 0:
         return "a container engine needs root"
     needed = [DOCKER, COMPOSE, ENGINE, "/usr/bin/mmdebstrap", "/usr/sbin/iptables", IP]
     absent = [Path(program).name for program in needed if not Path(program).is_file()]
     if _answers(OTHERS):
-        return "another container engine runs here, and the tests' own would take its network"
+        return "another container engine runs here, and a second one would take its network"
     return f"not installed: {', '.join(absent)}; `make stack-packages` installs them with apt" if absent else None
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Its clients' commands. folder: everything it keeps. figures: what was measured on the way."""
+    """The commands of its clients.
+
+    folder: for everything that it keeps.
+    """
 
     folder: Path
-    figures: dict[str, str] = field(default_factory=dict)
 
     def docker(self, *arguments: str, **environment: str) -> str:
-        """What it prints on standard output. Raises CommandFailed."""
+        """Return its standard output. Raises CommandFailed."""
         return self._run([DOCKER, *arguments], environment)
 
     def compose(self, *arguments: str, **environment: str) -> str:
-        """In the repository, as `docker compose` there. Raises CommandFailed."""
+        """Run `docker compose` in the repository. Raises CommandFailed."""
         return self._run([COMPOSE, *arguments], environment)
 
     def inspect(self, name: str) -> dict[str, Any]:
@@ -66,7 +68,7 @@ class Engine:
         self.docker("build", "--quiet", "--tag", tag, *options, str(folder))
 
     def environment(self) -> dict[str, str]:
-        """Without the settings of whoever runs the tests."""
+        """Return our environment without settings of the service."""
         inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith("TINYRM_")}
         return inherited | {
             "DOCKER_HOST": f"unix://{self.folder}/docker.sock",
@@ -76,9 +78,6 @@ class Engine:
             "COMPOSE_PROJECT_NAME": "stack",
             "PATH": f"/usr/bin:{os.environ['PATH']}",
         }
-
-    def note(self, what: str, seconds: float) -> None:
-        self.figures[what] = f"{seconds:.1f} s"
 
     def _run(self, command: list[str], environment: Mapping[str, str]) -> str:
         done = subprocess.run(
@@ -94,9 +93,8 @@ class Engine:
 
 @contextmanager
 def started(folder: Path) -> Iterator[Engine]:
-    """An engine that answers. Ended, with its mounts and its network, whatever happens."""
+    """Run an engine that answers. It ends in any case, with its mounts and its network."""
     engine = Engine(folder)
-    begun = time.perf_counter()
     with _network_restored(), (folder / "dockerd.log").open("wb") as log:
         daemon = subprocess.Popen(
             [
@@ -107,7 +105,6 @@ def started(folder: Path) -> Iterator[Engine]:
         )  # fmt: skip
         try:
             _wait_until_it_answers(engine, daemon)
-            engine.note("engine started", time.perf_counter() - begun)
             yield engine
         finally:
             daemon.terminate()
@@ -117,7 +114,7 @@ def started(folder: Path) -> Iterator[Engine]:
 
 @contextmanager
 def _network_restored() -> Iterator[None]:
-    """An engine that has ended leaves its bridge and its rules."""
+    """Remove the bridge and the rules that an engine leaves behind."""
     rules = subprocess.run(["iptables-save"], capture_output=True, check=True).stdout
     try:
         yield
@@ -137,7 +134,7 @@ def _wait_until_it_answers(engine: Engine, daemon: "subprocess.Popen[bytes]") ->
 
 
 def _answers(sock: Path) -> bool:
-    """Whether an engine listens there."""
+    """Return whether an engine listens there."""
     with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
         probe.connect(str(sock))
         return True
@@ -145,8 +142,7 @@ def _answers(sock: Path) -> bool:
 
 
 def make_base_images(engine: Engine) -> None:
-    """Images by the names that the Dockerfile and docker-compose.yml ask for, so that both are used as they are."""
-    begun = time.perf_counter()
+    """Make images with the names in the Dockerfile and docker-compose.yml, so that both are used as they are."""
     rootfs = engine.folder / "rootfs.tar"
     if not rootfs.exists():
         command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "bookworm", rootfs]
@@ -157,11 +153,10 @@ def make_base_images(engine: Engine) -> None:
         shutil.copytree(STANDINS / standin, context, dirs_exist_ok=True)
         shutil.copy(AUTHORITIES, context)
         engine.build(context, tag)
-    engine.note("base images made", time.perf_counter() - begun)
 
 
 def python_image() -> str:
-    """The Dockerfile's own default."""
+    """Return the default of the Dockerfile."""
     found = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
     assert found, "the Dockerfile names no base image"
     return found[1]

@@ -1,4 +1,4 @@
-"""The locks are what pyproject.toml asks for, whole, and every package has its hash."""
+"""The locks satisfy pyproject.toml, and every package has its hash."""
 
 import re
 import tomllib
@@ -11,13 +11,13 @@ from packaging.utils import canonicalize_name
 from tests.conftest import REPOSITORY
 
 LOCKS = REPOSITORY / "deploy" / "locks"
-# What each lock is made of, as in the Makefile.
+# The extras of each lock, as in the Makefile.
 EXTRAS = {"serve": ("serve", "otel"), "gpu": ("gpu", "otel"), "export": ("export",), "load": ("serve", "load")}
 
 
 def pinned(path: Path) -> dict[str, Requirement]:
-    """Name to requirement, of what the image installs. Fails if one has no hash."""
-    # Ubuntu's Python is a later one.
+    """Return name -> requirement of what the image installs. Fails if one has no hash."""
+    # Ubuntu has a later Python.
     python = "3.12" if path.stem == "gpu" else "3.11"
     here = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     text = re.sub(r"\\\n\s*", "", path.read_text())
@@ -31,27 +31,29 @@ def pinned(path: Path) -> dict[str, Requirement]:
     return found
 
 
-def asked_for(extras: tuple[str, ...]) -> list[Requirement]:
+def required(extras: tuple[str, ...]) -> list[Requirement]:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     optional = [text for extra in extras for text in project["optional-dependencies"][extra]]
     return [Requirement(text) for text in (*project["dependencies"], *optional)]
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_a_lock_holds_what_is_asked_for(name: str) -> None:
+def test_a_lock_holds_what_is_required(name: str) -> None:
     locked = pinned(LOCKS / f"{name}.txt")
     if name == "export":
         locked |= pinned(LOCKS / "torch-cpu.txt")
-    for requirement in asked_for(EXTRAS[name]):
+    for requirement in required(EXTRAS[name]):
         (pin,) = locked[canonicalize_name(requirement.name)].specifier
         assert pin.operator == "=="
-        assert requirement.specifier.contains(pin.version), f"{name}.txt has {pin}, asked for is {requirement}"
+        assert requirement.specifier.contains(pin.version), (
+            f"{name}.txt has {pin}, pyproject.toml requires {requirement}"
+        )
 
 
 @pytest.mark.parametrize("name", ["serve", "gpu", "load"])
-def test_what_serves_has_no_torch(name: str) -> None:
+def test_a_lock_for_serving_has_no_torch(name: str) -> None:
     assert not {"torch", "transformers"} & pinned(LOCKS / f"{name}.txt").keys()
 
 
-def test_a_gpu_has_one_build_of_onnx_runtime() -> None:
+def test_the_gpu_lock_has_one_build_of_onnx_runtime() -> None:
     assert {n for n in pinned(LOCKS / "gpu.txt") if n.startswith("onnxruntime")} == {"onnxruntime-gpu"}

@@ -85,7 +85,7 @@ def test_the_load_command_writes_its_section(bundle_folder: Path, tmp_path: Path
     document = tmp_path / "page.md"
     document.write_text("<!-- load: begin -->\n<!-- load: end -->\n")
     words = ["--quick", "--model", str(bundle_folder), "--pairs", str(tmp_path / "absent")]
-    words += ["--document", str(document), "--parts", "ceiling", "overhead", "rank", "scrape"]
+    words += ["--document", str(document), "--parts", "ceiling", "overhead", "scrape"]
     assert load.main(words) == 0
     assert "### The front alone" in document.read_text()
     assert "### Scrapes" in document.read_text()

@@ -8,7 +8,7 @@ import uvloop
 from loadtests.chaos import __main__ as chaos
 from loadtests.chaos import clients, hostile, overload, processes, tables
 from loadtests.chaos.case import Context, Outcome
-from loadtests.load import idle
+from loadtests.load import front
 from loadtests.service_process import NotServing, started
 from loadtests.traffic import Tally
 
@@ -114,7 +114,7 @@ def test_a_service_that_exits_is_an_error_with_its_last_line(behave: Behave) -> 
 
 def test_overhead_is_the_latency_less_the_stated_run(behave: Behave) -> None:
     behave("answers")
-    found = uvloop.run(idle.overhead({}, requests=5))
+    found = uvloop.run(front.overhead({}, requests=5))
     assert found["p50_s"] > -2.5e-3
 
 

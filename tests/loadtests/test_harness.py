@@ -24,7 +24,7 @@ LIMITS = Limits(budget_s=0.1, cap_s=1, rounds=2, rest_s=0)
 
 
 def stand_in(folder: Path, behaviour: str, name: str = "", reason: str = "", precision: str = "fp32") -> Entry:
-    contender = Contender(name or behaviour, behaviour, precision, Path(sys.executable), "model", worker="stand_in")
+    contender = Contender(name or behaviour, behaviour, precision, Path(sys.executable), "model", "stand_in")
     command = [sys.executable, str(STAND_IN), behaviour]
     return Entry(contender, command, folder / f"{contender.name}.log", reason)
 

@@ -1,5 +1,5 @@
-"""Where Grafana would run: reads provisioning and dashboards from the paths Grafana reads, and asks every query of
-every panel through the data source's own address. GET /report says what went wrong, and an empty panel is wrong.
+"""A stand-in for Grafana: it reads provisioning and dashboards from Grafana's paths, and runs every query of every
+panel through the data source's address. GET /report returns the errors; an empty panel is one.
 """
 
 import json
@@ -22,12 +22,14 @@ def report() -> dict[str, Any]:
     sources = {d["uid"]: d for file in provisioned("datasources") for d in file["datasources"]}
     folders = [Path(p["options"]["path"]) for file in provisioned("dashboards") for p in file["providers"]]
     boards = [json.loads(f.read_text()) for folder in folders for f in sorted(folder.rglob("*.json"))]
-    asked = [ask(board, panel, target, sources) for board in boards for panel, target in targets(board["panels"])]
+    results = [
+        run_query(board, panel, target, sources) for board in boards for panel, target in targets(board["panels"])
+    ]
     return {
         "datasources": sorted(sources),
         "dashboards": sorted(board["uid"] for board in boards),
-        "queries": len(asked),
-        "errors": [error for error in asked if error],
+        "queries": len(results),
+        "errors": [error for error in results if error],
     }
 
 
@@ -36,15 +38,15 @@ def provisioned(kind: str) -> list[dict[str, Any]]:
 
 
 def targets(panels: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each panel with each of its queries; a collapsed row holds its panels."""
+    """Return each panel with each of its queries; a collapsed row contains its panels."""
     own = [(panel, target) for panel in panels for target in panel.get("targets", [])]
     return own + [pair for panel in panels for pair in targets(panel.get("panels", []))]
 
 
-def ask(
+def run_query(
     board: dict[str, Any], panel: dict[str, Any], target: dict[str, Any], sources: dict[str, dict[str, Any]]
 ) -> str | None:
-    """What is wrong with a query; None if it has data."""
+    """Return the error of a query; None if it has data."""
     where = f"{board['title']} / {panel['title']}"
     variables = {v["name"]: value_of(v, sources) for v in board.get("templating", {}).get("list", [])}
     uid = substitute((target.get("datasource") or panel.get("datasource") or {}).get("uid", ""), variables)
@@ -61,7 +63,7 @@ def ask(
 
 
 def value_of(variable: dict[str, Any], sources: dict[str, Any]) -> str:
-    """A data source is the first one; of anything else, all there is."""
+    """Return the first data source for a data source variable, and everything for others."""
     return next(iter(sources), "") if variable["type"] == "datasource" else ".*"
 
 
@@ -79,12 +81,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def do_HEAD(self) -> None:
-        """What wget --spider sends."""
+        """Answer wget --spider."""
         self.send_response(200)
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: a health check every few seconds is no news."""
+        """Log nothing: a health check comes every few seconds."""
 
 
 if __name__ == "__main__":
