@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -17,13 +16,14 @@ from numpy.typing import NDArray
 
 from service.engine.batcher import Batcher, BatchReport, Ran
 from service.engine.queue import Answered
+from tests.support.waiting import PATIENCE_S
 from tinyrm.encoding import Encoding, Truncation
 from tinyrm.engines.base import EngineInfo
 from tinyrm.errors import DeadlineExceeded, EngineFailed, EngineRestarting, Overloaded, ShuttingDown
 
 ENGINE = EngineInfo("test", "cpu", "fp32", max_batch_tokens=1000, runs_in_flight=1, pads=True)
 # Generous: it is only ever reached by a waiter that nobody answers.
-HANGS_S = 10
+HANGS_S = PATIENCE_S
 
 
 def reading(length: int, name: int = 0) -> Encoding:
@@ -247,9 +247,7 @@ def test_idle_service_drains_at_once() -> None:
     async def scenario() -> None:
         batcher = Batcher(on_a_thread(logits_of), ENGINE, max_queue_tokens=100, max_batch_tokens=100)
         await asyncio.sleep(0)
-        started = time.perf_counter()
-        await batcher.drain(HANGS_S)
-        assert time.perf_counter() - started < HANGS_S / 2
+        await batcher.drain(24 * 3600)
 
     asyncio.run(scenario())
 
@@ -260,13 +258,11 @@ def test_drain_timeout_answers_everybody_although_the_engine_still_runs() -> Non
         async with running(engine.run) as batcher:
             tasks = [submit(batcher, name, tokens=600) for name in range(3)]
             await until(lambda: batcher.queue_items == 2)
-            started = time.perf_counter()
             await batcher.drain(0.02)
             results = await outcomes(tasks)
-            took = time.perf_counter() - started
             engine.gate.set()
         assert [type(result) for result in results] == [ShuttingDown] * 3
-        assert took < HANGS_S / 2
+        assert engine.ran == [[0]], "the run was held until all had their answer"
 
     asyncio.run(scenario())
 

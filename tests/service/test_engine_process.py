@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,13 +16,12 @@ import pytest
 from service.engine.supervisor import EngineProcess
 from service.engine.worker import EngineOptions
 from tests.service import faulty_engine as fault
+from tests.support.waiting import PATIENCE_S
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoding, Truncation
 from tinyrm.engines import open_engine
 from tinyrm.errors import EngineError, EngineFailed, EngineHung, EngineUnavailable
-
-PATIENCE_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +110,13 @@ def test_a_crash_fails_the_run_and_another_engine_takes_over(bundle_folder: Path
     asyncio.run(scenario())
 
 
-def test_a_run_that_never_returns_is_trouble_within_two_seconds_and_then_ended(bundle_folder: Path) -> None:
+def test_a_run_that_never_returns_is_trouble_before_its_time_is_over_and_then_ended(bundle_folder: Path) -> None:
     async def scenario() -> None:
         async with running(bundle_folder, timeout_s=4.0) as engine:
             (process,) = engine_processes()
             stuck = asyncio.create_task(engine.run([reading(fault.HANGS)]))
-            started = time.monotonic()
             await until(lambda: engine.trouble() is not None)
-            assert time.monotonic() - started < 2
+            assert not stuck.done(), "the trouble is noticed before the time of the run is over"
             with pytest.raises(EngineHung, match="did not answer within"):
                 await stuck
             await until(lambda: not process.is_running())
@@ -136,9 +133,7 @@ def test_an_idle_engine_that_dies_or_freezes_is_noticed_and_replaced(
         async with running(bundle_folder) as engine:
             (process,) = engine_processes()
             os.kill(process.pid, number)
-            started = time.monotonic()
             await until(lambda: engine.trouble() is not None)
-            assert time.monotonic() - started < 2
             await until(lambda: engine.restarts == 1 and engine.trouble() is None)
             (other,) = engine_processes()
             assert other.pid != process.pid
@@ -159,11 +154,9 @@ def test_a_row_that_is_no_number_is_the_rows_own_fault(bundle_folder: Path) -> N
 def test_an_engine_that_answers_nothing_but_nan_is_replaced(bundle_folder: Path) -> None:
     async def scenario() -> None:
         async with running(bundle_folder) as engine:
-            started = time.monotonic()
             logits = (await engine.run([reading(fault.GOES_MAD)])).logits
             assert np.isnan(logits).all()
             await until(lambda: engine.trouble() is not None)
-            assert time.monotonic() - started < 2
             assert np.isfinite((await engine.run([reading(9)])).logits).all()
             assert engine.restarts == 1
 

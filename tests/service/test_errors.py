@@ -14,6 +14,7 @@ from service.errors import REFUSALS, STATUS_BY_ERROR, TYPE_BY_STATUS, get_status
 from service.metrics import STATUSES
 from service.scoring.pipeline import SHORT_CHARACTERS
 from tests.service.conftest import PAIR, Served
+from tests.support.waiting import wait_until
 from tinyrm.api import ErrorBody
 from tinyrm.errors import CallFailed, EngineFailed, TinyRMError
 
@@ -133,13 +134,6 @@ def test_full_queue_is_a_429_with_retry_after(fresh: Served, monkeypatch: pytest
     assert (refused.status_code, refused.json()["error"]["type"]) == (429, "overloaded")
     assert int(refused.headers["Retry-After"]) >= 1
     assert fresh.metric("tinyrm_shed_requests_total", reason="overloaded") == 1
-
-
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_drained_service_is_not_ready_and_refuses_with_503(fresh: Served) -> None:

@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,10 @@ from service.http.connections import (
 )
 from service.settings import Settings
 from tests.service.conftest import PAIR
+from tests.support.waiting import PATIENCE_S, wait_until
 
 HEADER_TIMEOUT_S, BODY_TIMEOUT_S = 0.4, 0.5
 MAX_HEADER_BYTES = 4096
-# Far longer than any of these limits and far shorter than forever.
-PATIENCE_S = 20.0
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 CONTENT = json.dumps(PAIR).encode()
 POST = b"POST /v1/compare HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(CONTENT)
@@ -65,13 +64,6 @@ def listening(app: ASGIApp, limits: ConnectionLimits) -> Iterator[int]:
     finally:
         server.should_exit = True
         thread.join(PATIENCE_S)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def limits(max_connections: int = 100) -> ConnectionLimits:

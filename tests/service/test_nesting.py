@@ -50,7 +50,7 @@ def test_no_text_hides_or_fakes_depth(text: str) -> None:
 
 @pytest.mark.parametrize("body", [b"[" * 2**23, b"[]," * (2**23 // 3), b'"' * 2**23, b'[\\"' * (2**23 // 3)])
 def test_the_largest_bodies_take_a_fraction_of_a_second(body: bytes) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     nests_too_deep(body)
     # A tenth of it on the slowest machine seen; a loop in Python takes ten times as long.
-    assert time.perf_counter() - started < 1.5
+    assert time.process_time() - started < 1.5

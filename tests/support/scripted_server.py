@@ -79,17 +79,20 @@ def hang_up(handler: Handler, _: Asked) -> None:
     handler.close_connection = True
 
 
-def stall(seconds: float) -> Step:
-    return lambda handler, asked: time.sleep(seconds)
+def stall(handler: Handler, _: Asked) -> None:
+    """Never answer: return when the client has closed the connection."""
+    with suppress(OSError):
+        handler.connection.recv(1)
+    handler.close_connection = True
 
 
 def trickle(handler: Handler, _: Asked) -> None:
-    """A byte now and then, never the last one: no single wait is long."""
+    """Send a byte now and then, never the last one, as long as the client stays: no single wait is long."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
     with suppress(OSError):
-        for _ in range(100):
+        while True:
             handler.wfile.write(b" ")
             handler.wfile.flush()
             time.sleep(0.1)

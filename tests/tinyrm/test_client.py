@@ -117,26 +117,28 @@ def test_passing_trouble_is_waited_out(ask: Ask, trouble: Step) -> None:
 def test_retry_after_is_heeded(ask: Ask) -> None:
     with scripted(error(429, "overloaded", Retry_After="1"), compared()) as server:
         ask(server.url, "compare", *TEXTS)
-    assert 1 <= gaps_s(server)[0] < 1.6
+    assert gaps_s(server)[0] >= 1
 
 
 def test_retry_after_may_be_a_date(ask: Ask) -> None:
-    at = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
-    with scripted(error(503, "not_ready", Retry_After=at), compared()) as server:
+    at = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0)
+    with scripted(error(503, "not_ready", Retry_After=format_datetime(at, usegmt=True)), compared()) as server:
         ask(server.url, "compare", *TEXTS)
-    assert 0.7 <= gaps_s(server)[0] < 2.6
+    left_s = at.timestamp() - time.time()  # until that date, on the clock that it is written in
+    assert server.asked[1].at_s >= time.monotonic() + left_s - 0.05
 
 
-def test_pauses_grow_and_are_random() -> None:
+def test_pauses_grow_and_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
     """Full jitter: the n-th pause is anywhere between 0 and 0.25 s times 2 to the n."""
-    troubles = [error(503, "not_ready")] * 3
-    first = []
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
     for _ in range(5):
-        with scripted(*troubles, compared()) as server:
+        with scripted(*[error(503, "not_ready")] * 3, compared()) as server:
             ask_plain(server.url, "compare", *TEXTS)
-        assert all(gap < 0.25 * 2**number + 0.3 for number, gap in enumerate(gaps_s(server)))
-        first.append(gaps_s(server)[0])
-    assert max(first) - min(first) > 0.01
+    assert len(pauses) == 15
+    assert all(0 <= pause <= 0.25 * 2 ** (number % 3) for number, pause in enumerate(pauses))
+    assert len(set(pauses[::3])) == 5
+    assert max(pauses[2::3]) > 0.25
 
 
 @pytest.mark.parametrize(
@@ -182,19 +184,18 @@ def test_nobody_there_is_unreachable_and_says_what_to_do(ask: Ask) -> None:
 
 
 def test_a_wait_longer_than_the_time_left_is_not_begun(ask: Ask) -> None:
-    begun = time.monotonic()
-    with scripted(error(429, "overloaded", Retry_After="60")) as server, pytest.raises(ServiceBusy):
-        ask(server.url, "compare", *TEXTS, options={"timeout_s": 5})
-    assert time.monotonic() - begun < 2
+    with scripted(error(429, "overloaded", Retry_After="14400")) as server, pytest.raises(ServiceBusy):
+        ask(server.url, "compare", *TEXTS, options={"timeout_s": 7200})
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("step", [stall(5), trickle], ids=["silence", "trickle"])
+@pytest.mark.parametrize("step", [stall, trickle], ids=["silence", "trickle"])
 def test_the_time_of_a_call_is_its_own_however_it_is_spent(ask: Ask, step: Step) -> None:
+    """The server goes on until the client leaves: only the call's own time can end it."""
     begun = time.monotonic()
     with scripted(step) as server, pytest.raises(CallTimedOut, match=r"within 0\.5 s"):
         ask(server.url, "compare", *TEXTS, options={"timeout_s": 0.5})
-    assert 0.45 < time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun > 0.45
 
 
 def test_tries_share_the_time(ask: Ask) -> None:
@@ -204,24 +205,23 @@ def test_tries_share_the_time(ask: Ask) -> None:
         time.sleep(0.4)
         hang_up(handler, asked)
 
-    begun = time.monotonic()
-    with scripted(late, late, stall(5)) as server, pytest.raises((CallTimedOut, ServiceUnreachable)):
+    with scripted(late, late, stall) as server, pytest.raises((CallTimedOut, ServiceUnreachable)):
         ask(server.url, "compare", *TEXTS, options={"timeout_s": 1.2})
-    assert time.monotonic() - begun < 2
+    left_ms = [int(asked.headers["X-Request-Timeout-Ms"]) for asked in server.asked]
+    assert all(left <= 1200 - 400 * tries for tries, left in enumerate(left_ms)), left_ms
 
 
 def test_waiting_for_a_connection_counts() -> None:
-    """One connection, and somebody else has it."""
+    """One connection, and another call has it. A wait that did not count would give each call its turn."""
 
-    async def run() -> float:
+    async def run() -> None:
         async with AsyncClient(server.url, timeout_s=0.5, max_connections=1, max_retries=0) as client:
-            begun = time.monotonic()
             calls = [client.compare(*TEXTS) for _ in range(4)]
             assert all(isinstance(e, CallTimedOut) for e in await asyncio.gather(*calls, return_exceptions=True))
-            return time.monotonic() - begun
 
-    with scripted(stall(5)) as server:
-        assert asyncio.run(run()) < 1.5
+    with scripted(stall) as server:
+        asyncio.run(run())
+    assert len(server.asked) < 4
 
 
 def test_batch_keeps_order_and_errors(ask: Ask) -> None:
