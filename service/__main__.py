@@ -1,28 +1,37 @@
 """python -m service: serve the bundle that TINYRM_MODEL names. `--settings` prints every setting."""
 
-import argparse
 import asyncio
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 import uvicorn
 from pydantic import ValidationError
 
-from service.app import build_deployment, create_app, server_of
+from service.app import check_settings, create_app, create_state
+from service.http.server import make_server
 from service.logs import configure
 from service.settings import PREFIX, Settings, refuse_unknown
 from service.workers.supervisor import serve_with_workers
+from tinyrm.command_line import parse
 from tinyrm.errors import TinyRMError
 
 log = structlog.get_logger("tinyrm")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
-    parser.add_argument("--settings", action="store_true", help="print the settings with their defaults and leave")
-    if parser.parse_args().settings:
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Serve the bundle that TINYRM_MODEL names. Every setting is an environment variable."""
+
+    settings: bool = False
+    """Print the settings with their defaults, and exit."""
+
+
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m service") -> int:
+    if parse(ServeOptions, arguments, prog=prog).settings:
         print(settings_table())
         return 0
     try:
@@ -32,27 +41,25 @@ def main() -> int:
         print(f"tinyrm: {error}", file=sys.stderr)
         return 2
     configure(settings.log_level, settings.log_format)
-    return serve(settings)
-
-
-def serve(settings: Settings) -> int:
-    """Listen until asked to stop; 0 after a clean shutdown, 3 if the service could not start."""
     with asyncio.Runner(loop_factory=uvicorn.Config("", log_config=None).get_loop_factory()) as runner:
-        return runner.run(_serve(settings))
+        return runner.run(serve(settings))
 
 
-async def _serve(settings: Settings) -> int:
+async def serve(settings: Settings) -> int:
+    """Serve until stopped by a signal. Return 0 after a clean shutdown, 3 if the service could not start."""
     try:
         if settings.workers > 1:
-            create_app(settings)  # what the fronts could not be is told before they are started
+            check_settings(settings)
             return await serve_with_workers(settings)
-        deployment = await build_deployment(settings)
-        server = server_of(settings, deployment)
+        state = create_state(settings)
+        app = create_app(state)
+        await state.registry.start()
     except TinyRMError as error:
         log.error("cannot start", type=error.type, reason=str(error))
         return 3
+    server = make_server(app, settings, state.drain)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, deployment.ask_reload)
+    loop.add_signal_handler(signal.SIGHUP, state.request_reload)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     await server.serve()
@@ -60,7 +67,7 @@ async def _serve(settings: Settings) -> int:
 
 
 def settings_table() -> str:
-    """The settings as a Markdown table."""
+    """Return the settings as a Markdown table."""
     rows = [
         f"| `{PREFIX}{name.upper()}` | `{field.default}` | {field.description} |"
         for name, field in Settings.model_fields.items()

@@ -1,7 +1,7 @@
-"""The application object: settings in, ASGI out. Nothing is loaded before its lifespan begins."""
+"""The composition root: settings in, an ASGI application out. Nothing is loaded before its lifespan begins."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -11,174 +11,125 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Lifespan, Scope
 
 from service import errors
-from service.api import admin, docs, page
-from service.api.dependencies import AppState
-from service.api.routes import deployment_of, router
-from service.dialects.context import Sample, judge_cohort
+from service.api import compare, models, pages, rank
+from service.api.dependencies import AppState, get_state
+from service.dialects.context import judge_cohort
 from service.dialects.table import spoken
-from service.engine.backend import Backend, OpenEngine, start_backend, start_engine
-from service.http import auth
-from service.http.auth import OPEN_PATHS
-from service.http.server import Server, make_server
+from service.engine.backend import start_backend
+from service.http.auth import OPEN_PATHS, declare_security
 from service.http.stack import build_stack
-from service.http.tracing import Tracing
+from service.http.tracing import Tracing, require_opentelemetry
+from service.keys import ApiKeys
 from service.metrics import ENDPOINT_BY_PATH, Metrics
-from service.process_metrics import Watch
+from service.process_metrics import ProcessMetrics
 from service.scoring.groups import CohortLimits, Cohorts
-from service.scoring.models import Deployment, Reload, folders_of, parse_specialists
-from service.scoring.pipeline import Pipeline
+from service.scoring.models import ModelRegistry, Reload
 from service.settings import Settings
 from tinyrm import __version__
-from tinyrm.bundle import Bundle
-from tinyrm.errors import InvalidSettings
 
 log = structlog.get_logger("tinyrm")
 
 
-def create_app(settings: Settings, build: Callable[[Settings], Awaitable[Deployment]] | None = None) -> ASGIApp:
-    """The service over what `build` makes of the settings; by default, the bundle that they name.
+def check_settings(settings: Settings) -> None:
+    """Check what `create_app` needs, before workers are started that call it. Raises InvalidKeys, InvalidSettings."""
+    spoken(settings)
+    if settings.api_keys_file:
+        ApiKeys.read(settings.api_keys_file)
+    if settings.otlp_endpoint:
+        require_opentelemetry()
+
+
+def create_metrics(settings: Settings) -> Metrics:
+    return Metrics([dialect.name for dialect in spoken(settings)])
+
+
+def create_registry(settings: Settings) -> ModelRegistry:
+    """Return the models that the settings name, not started yet. Raises InvalidSettings."""
+    metrics = create_metrics(settings)
+    return ModelRegistry(settings, metrics, partial(start_backend, settings, metrics=metrics))
+
+
+def create_state(
+    settings: Settings, registry: ModelRegistry | None = None, request_reload: Callable[[], None] | None = None
+) -> AppState:
+    """Return what an application holds. Raises InvalidSettings.
+
+    registry: by default, the models that the settings name, on engines of this process.
+    request_reload: by default, reloads them in this process.
+    """
+    registry = registry or create_registry(settings)
+    limits = CohortLimits(settings.cohort_timeout_s, settings.max_open_cohorts, settings.max_cohort_bytes)
+    cohorts = Cohorts(partial(judge_cohort, registry), limits, registry.metrics)
+    return AppState(settings, registry, cohorts, request_reload or Reload(registry.reload).request)
+
+
+def create_app(state: AppState) -> ASGIApp:
+    """Return the application. Its lifespan starts the models, if they are not running, and drains them at the end.
 
     Raises InvalidKeys, InvalidSettings.
     """
+    settings = state.settings
     tracing = Tracing(settings.otlp_endpoint) if settings.otlp_endpoint else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        deployment = await (build or build_deployment)(settings)
-        for pipeline in deployment.pipelines.values():
+        await state.registry.start()
+        for pipeline in state.registry.pipelines.values():
             engine = pipeline.backend.greeting.info
             log.info("ready", model=pipeline.manifest.identity, engine=engine.name, precision=engine.precision)
-        cohorts = cohorts_of(settings, deployment)
-        deployment.before_drain.append(cohorts.drain)
         role = "front" if settings.workers > 1 else "service"
-        watching = asyncio.create_task(Watch(deployment.metrics, role, deployment.engine_pids).run())
-        yield {"app": AppState(settings, deployment, cohorts)}
-        await deployment.drain(settings.drain_timeout_s)
-        watching.cancel()
+        process_metrics = ProcessMetrics(state.registry.metrics, role, state.registry.engine_pids)
+        reporting = asyncio.create_task(process_metrics.run())
+        yield {"app": state}
+        await state.drain()
+        reporting.cancel()
         if tracing:
             await tracing.close()
         log.info("stopped")
 
-    app = create_api(settings, lifespan)
+    endpoints = ENDPOINT_BY_PATH | {path: dialect.name for dialect in spoken(settings) for path in dialect.paths}
+
+    def observe(scope: Scope, status: int, seconds: float) -> None:
+        state.registry.metrics.observe_request(endpoints.get(scope["path"], "other"), status, seconds)
+
+    api = create_api(settings, lifespan)
     return build_stack(
-        app,
+        api,
         settings,
-        paths=frozenset(app.openapi()["paths"]) | OPEN_PATHS,
-        observe=_observer(settings),
-        overload_status=overload_status_of(settings),
+        paths=frozenset(api.openapi()["paths"]) | OPEN_PATHS,
+        observe=observe,
+        overload_status=overload_status(settings),
         is_logged=settings.access_log == "on",
         tracing=tracing,
     )
 
 
 def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
-    """What is asked and answered, without what is around it."""
+    """Return the routes without the layers around them."""
     app = FastAPI(
         title="TinyRM",
         version=__version__,
         summary="Which of two responses is better, in milliseconds.",
         lifespan=lifespan,
         redirect_slashes=False,
-        openapi_url=None,  # service/api/docs.py
+        openapi_url=None,  # service/api/pages.py
         docs_url=None,
         redoc_url=None,
         license_info={"name": "Apache-2.0"},
     )
-    app.include_router(router)
-    app.include_router(docs.router)
+    for router in (compare.router, rank.router, models.router):
+        app.include_router(router)
     for dialect in spoken(settings):
         app.include_router(dialect.router)
-    app.include_router(page.router)
+    app.include_router(pages.router)
     if settings.api_keys_file:
-        app.include_router(admin.router)
-    errors.install(app, lambda request: deployment_of(request).retry_after_s(), overload_status_of(settings))
-    auth.declare_security(app.openapi(), required=settings.api_keys_file is not None)
+        app.include_router(models.admin_router)
+    errors.install(app, lambda request: get_state(request).registry.retry_after_s(), overload_status(settings))
+    declare_security(app.openapi(), required=settings.api_keys_file is not None)
     return app
 
 
-def _observer(settings: Settings) -> Callable[[Scope, int, float], None]:
-    endpoint_of_path = ENDPOINT_BY_PATH | {path: d.name for d in spoken(settings) for path in d.paths}
-
-    def observe(scope: Scope, status: int, seconds: float) -> None:
-        endpoint = endpoint_of_path.get(scope["path"], "other")
-        scope["state"]["app"].deployment.metrics.observe_request(endpoint, status, seconds)
-
-    return observe
-
-
-def overload_status_of(settings: Settings) -> errors.OverloadStatus:
+def overload_status(settings: Settings) -> errors.OverloadStatus:
+    """Return which status a refusal because of load has at a path."""
     only_503 = {path for dialect in spoken(settings) if dialect.retries_5xx_only for path in dialect.paths}
     return lambda path: 503 if path in only_503 else int(settings.overload_status)
-
-
-def metrics_of(settings: Settings) -> Metrics:
-    return Metrics([dialect.name for dialect in spoken(settings)])
-
-
-def cohorts_of(settings: Settings, deployment: Deployment) -> Cohorts[Sample]:
-    limits = CohortLimits(settings.cohort_timeout_s, settings.max_open_cohorts, settings.max_cohort_bytes)
-    return Cohorts(partial(judge_cohort, deployment), limits, deployment.metrics)
-
-
-async def build_deployment(settings: Settings, open_engine: OpenEngine = start_engine) -> Deployment:
-    """Open the bundles, start their engines. Raises InvalidBundle, EngineUnavailable, InvalidSettings."""
-    metrics = metrics_of(settings)
-
-    async def backend_of(bundle: Bundle) -> Backend:
-        return await start_backend(settings, bundle, metrics, open_engine)
-
-    reload = Reload(lambda: deployment.reload(pipeline_builder(settings, metrics)))
-    deployment = await deploy(settings, metrics, backend_of, reload.ask)
-    return deployment
-
-
-async def deploy(
-    settings: Settings,
-    metrics: Metrics,
-    backend_of: Callable[[Bundle], Awaitable[Backend]],
-    ask_reload: Callable[[], None],
-) -> Deployment:
-    """The bundles that the settings name, each before its backend."""
-    specialists = parse_specialists(settings.specialists)
-    bundles = {folder: Bundle.open(folder) for folder in folders_of(settings.model, specialists)}
-    for domain, folder in specialists.items():
-        if domain not in bundles[folder].manifest.spec.domains:
-            raise InvalidSettings(
-                f"{bundles[folder].manifest.identity} knows no domain {domain!r}; it cannot answer it"
-            )
-    for bundle in bundles.values():
-        if settings.default_swap == "auto" and bundle.manifest.auto_swap is None:
-            raise InvalidSettings(
-                f"{bundle.manifest.identity} was exported without a margin for swap auto; use TINYRM_DEFAULT_SWAP=on"
-            )
-    pipelines = {
-        folder: pipeline_of(settings, bundle, await backend_of(bundle), metrics) for folder, bundle in bundles.items()
-    }
-    deployment = Deployment(pipelines, specialists, metrics, settings.drain_timeout_s, ask_reload)
-    deployment.describe()
-    return deployment
-
-
-def pipeline_builder(settings: Settings, metrics: Metrics) -> Callable[[Bundle], Awaitable[Pipeline]]:
-    """How a bundle that takes another's place is started: with an engine of its own."""
-
-    async def build(bundle: Bundle) -> Pipeline:
-        return pipeline_of(settings, bundle, await start_backend(settings, bundle, metrics), metrics)
-
-    return build
-
-
-def pipeline_of(settings: Settings, bundle: Bundle, backend: Backend, metrics: Metrics) -> Pipeline:
-    return Pipeline(bundle.manifest, bundle.encoder(), backend, metrics, default_swap=settings.default_swap)
-
-
-def server_of(settings: Settings, deployment: Deployment) -> Server:
-    """Return a server that is not started, over models that are."""
-
-    async def built(_: Settings) -> Deployment:
-        return deployment
-
-    async def drain() -> None:
-        await deployment.drain(settings.drain_timeout_s)
-
-    return make_server(create_app(settings, built), settings, drain)

@@ -1,14 +1,16 @@
 """Every metric and every bucket. All series exist, at zero, before the first request.
 
-The registry belongs to one application object: nothing is registered at import.
+Metrics take plain numbers and import nothing of the rooms that report them. Each application object has its own
+registry: nothing is registered at import.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import product
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
 from prometheus_client.exposition import generate_latest
@@ -16,22 +18,15 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from service.engine.batcher import BatchReport
-from service.engine.queue import Load
-from service.engine.worker import Greeting
 from service.errors import CLIENT_LEFT
-from service.scoring.groups import DEADLINE, DRAIN, FULL
 from tinyrm import __version__
-from tinyrm.comparison import Preference
-from tinyrm.encoding import Truncation
-from tinyrm.manifest import Manifest
 
-# Where prometheus_client looks for the folder of shared metrics.
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
+# Where prometheus_client looks for the folder of metrics that several processes share.
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 M = TypeVar("M", Counter, Gauge, Histogram)
-# How a gauge of several processes is one number.
-Together = Literal["livesum", "livemax"]
+# How a gauge of several processes becomes one number.
+GaugeMode = Literal["livesum", "livemax"]
 
 ENDPOINTS = ("compare", "compare_batch", "rank", "rewards", "other")
 # Labels come from a fixed set, whatever paths clients try.
@@ -40,24 +35,55 @@ STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 431, CLIENT_LEFT, 
 STAGES = ("encode", "queue", "run", "total")
 SHED_REASONS = ("overloaded", "deadline_exceeded", "engine_restarting", "shutting_down")
 FORMULAS = ("exact", "paper")
-COHORT_ENDS = (FULL, DEADLINE, DRAIN)
+COHORT_ENDS = ("full", "deadline", "drain")
 TEXTS = ("prompt", "response_a", "response_b")
-# Whose memory and CPU: the process that was started, which has the queue; those that speak HTTP for it; the engines.
+# Of a process: `service` has the queue, a `front` serves HTTP for it if there are several workers.
 ROLES = ("service", "front", "engine")
 
-SECONDS = (
-    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30,
-)  # fmt: skip
+MILLISECONDS = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 200, 500, 1000, 2000, 5000, 10000, 30000)
+SECONDS = tuple(milliseconds / 1000 for milliseconds in MILLISECONDS)
 ITEMS = tuple(2**i for i in range(11))
 TOKENS = tuple(2**i for i in range(5, 18))
 GFLOPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 MARGINS = (-8, -4, -2, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2, 4, 8)
 
 
-class Metrics:
-    """What the service tells Prometheus. dialects: further endpoints.
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the metrics show of one model."""
 
-    present: what is served and how busy it is, read at each scrape.
+    name: str
+    revision: str
+    engine: str
+    precision: str
+    peak_gflops_per_s: float
+
+
+class LoadFigures(Protocol):
+    """What the metrics show of one queue and its engine."""
+
+    @property
+    def queue_items(self) -> int: ...
+
+    @property
+    def queue_tokens(self) -> int: ...
+
+    @property
+    def wait_s(self) -> float: ...
+
+    @property
+    def restarts(self) -> int: ...
+
+    @property
+    def trouble(self) -> str | None: ...
+
+
+class Metrics:
+    """What Prometheus scrapes.
+
+    dialects: names of endpoints beside our own.
+
+    `present` holds what is served and how busy it is, read at each scrape.
     """
 
     def __init__(self, dialects: Iterable[str] = ()) -> None:
@@ -72,42 +98,45 @@ class Metrics:
         self._declare_processes()
 
     def expose(self) -> bytes:
-        """The Prometheus text format, of all processes that share a folder if this one does."""
-        if SHARED not in os.environ:
+        """Return the Prometheus text format, of all processes that share a folder if this one does."""
+        if SHARED_FOLDER not in os.environ:
             return generate_latest(self.registry)
-        together = CollectorRegistry()
-        together.register(self.present)
-        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return generate_latest(together)
+        shared = CollectorRegistry()
+        shared.register(self.present)
+        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+        return generate_latest(shared)
 
     def observe_request(self, endpoint: str, status: int, seconds: float) -> None:
         self._requests.labels(endpoint, str(status)).inc()
-        # Refusals are fast and would make an overloaded service look quick; with their own histograms, which nothing
-        # asks for, a scrape would take half as long again.
+        # Refusals are fast and would make an overloaded service look quick; histograms of their own, which no panel
+        # needs, would make a scrape half as long again.
         if status < HTTPStatus.MULTIPLE_CHOICES:
             self._request_seconds.labels(endpoint).observe(seconds)
 
     def observe_shed(self, reason: str) -> None:
         self._shed.labels(reason).inc()
 
-    def observe_batch(self, report: BatchReport) -> None:
-        self._batch_items.observe(len(report.lengths))
-        self._batch_tokens.observe(report.padded_tokens)
-        self._tokens.labels("real").inc(report.real_tokens)
-        self._tokens.labels("padding").inc(report.padded_tokens - report.real_tokens)
-        self._engine_seconds.inc(report.run_s)
-        self._engine_errors.inc(report.failed)
+    def observe_batch(self, sequences: int, real_tokens: int, padded_tokens: int, seconds: float) -> None:
+        """Count one engine run.
 
-    def observe_run(self, gflops_per_s: float, peak_gflops_per_s: float) -> None:
-        """Useful operations a second of one engine run, by the exact count, and what they are a share of."""
-        self._mfu.set(gflops_per_s / peak_gflops_per_s)
+        padded_tokens: with padding, where the engine pads.
+        """
+        self._batch_items.observe(sequences)
+        self._batch_tokens.observe(padded_tokens)
+        self._tokens.labels("real").inc(real_tokens)
+        self._tokens.labels("padding").inc(padded_tokens - real_tokens)
+        self._engine_seconds.inc(seconds)
+
+    def observe_mfu(self, ratio: float) -> None:
+        """Set the last run's useful operations per second, by the exact count, as a share of the engine's peak."""
+        self._mfu.set(ratio)
 
     def observe_engine_error(self) -> None:
-        """An answer that is none, such as NaN, of a run that did not fail as a whole."""
+        """Count a run that failed, or a result such as NaN of a run that did not fail as a whole."""
         self._engine_errors.inc()
 
     def observe_special_tokens(self, texts: int) -> None:
-        """texts: how many of a comparison's texts write out a special token."""
+        """Count the texts of a comparison that write out a special token."""
         self._special_token_texts.inc(texts)
 
     def observe_stages(self, seconds: dict[str, float]) -> None:
@@ -126,20 +155,29 @@ class Metrics:
     def observe_cohort_end(self, reason: str) -> None:
         self._cohort_ends.labels(reason).inc()
 
-    def observe_preference(self, preference: Preference, truncation: Truncation) -> None:
-        self._preferences.labels(preference.preferred).inc()
-        self._margin.observe(preference.margin)
-        if len(preference.order_margins) == 2:
-            a_first, a_second = preference.order_margins
+    def observe_preference(self, preferred: str, margin: float, order_margins: Sequence[float]) -> None:
+        """Count one comparison.
+
+        order_margins: uncalibrated, for A: (A first,) or (A first, A second).
+        """
+        self._preferences.labels(preferred).inc()
+        self._margin.observe(margin)
+        if len(order_margins) == 2:
+            a_first, a_second = order_margins
             self._first_position.observe((a_first - a_second) / 2)
-            self._swaps.labels(str(not preference.orders_disagree).lower()).inc()
-        cut = {text: getattr(truncation, text) for text in TEXTS}
-        self._truncated_comparisons.inc(any(cut.values()))
-        for text, tokens in cut.items():
-            self._truncated.labels(text).inc(tokens)
+            self._swaps.labels(str(a_first * a_second >= 0).lower()).inc()
+
+    def observe_truncation(self, tokens: Mapping[str, int]) -> None:
+        """Count the tokens that one comparison dropped of each of TEXTS."""
+        self._truncated_comparisons.inc(any(tokens.values()))
+        for text, dropped in tokens.items():
+            self._truncated.labels(text).inc(dropped)
 
     def observe_process(self, role: str, resident_bytes: float, open_files: float, cpu_s: float) -> None:
-        """What the processes of that role that this one answers for take; cpu_s: since the last time."""
+        """Set what the processes of one role use.
+
+        cpu_s: since the last call.
+        """
         self._resident.labels(role).set(resident_bytes)
         self._open_files.labels(role).set(open_files)
         self._cpu.labels(role).inc(cpu_s)
@@ -171,18 +209,22 @@ class Metrics:
         )
 
     def _declare_batches(self) -> None:
-        self._batch_items = self._histogram("tinyrm_batch_items", "Readings in one engine run.", ITEMS)
-        self._batch_tokens = self._histogram("tinyrm_batch_tokens", "Tokens of one engine run, padding too.", TOKENS)
+        self._batch_items = self._histogram("tinyrm_batch_items", "Sequences in one engine run.", ITEMS)
+        self._batch_tokens = self._histogram(
+            "tinyrm_batch_tokens", "Tokens of one engine run, padding included.", TOKENS
+        )
         self._tokens = self._counter("tinyrm_tokens", "Tokens the engine computed.", kind=("real", "padding"))
         self._engine_seconds = self._counter("tinyrm_engine_run_seconds", "Time the engine spent in runs.")
         self._engine_errors = self._counter("tinyrm_engine_errors", "Engine runs that failed.")
-        self._mfu = self._gauge("tinyrm_engine_mfu_ratio", "Useful operations a second of the last run, to the peak.")
+        self._mfu = self._gauge(
+            "tinyrm_engine_mfu_ratio", "Useful operations per second of the last run, as a share of the peak."
+        )
 
     def _declare_cohorts(self) -> None:
         self._cohorts = self._gauge("tinyrm_cohorts_open", "Cohorts that wait for samples.")
         self._cohort_samples = self._gauge("tinyrm_cohort_samples", "Samples that wait for their cohort's answer.")
-        self._cohort_ends = self._counter("tinyrm_cohorts_completed", "Cohorts judged, by why.", reason=COHORT_ENDS)
-        self.observe_cohorts(0, 0)  # among several processes, a gauge that nobody has set is not there
+        self._cohort_ends = self._counter("tinyrm_cohorts_completed", "Cohorts judged, by reason.", reason=COHORT_ENDS)
+        self.observe_cohorts(0, 0)  # among several processes, a gauge that was never set is not shown
 
     def _declare_judgement(self) -> None:
         self._preferences = self._counter("tinyrm_preferences", "Verdicts.", preferred=("a", "b", "tie"))
@@ -191,11 +233,11 @@ class Metrics:
             "tinyrm_swapped_comparisons", "Both orders read, by agreement.", agree=("true", "false")
         )
         self._first_position = self._histogram(
-            "tinyrm_first_position_margin", "What standing first adds to a response's margin.", MARGINS
+            "tinyrm_first_position_margin", "What the first position adds to a response's margin.", MARGINS
         )
-        self._truncated = self._counter("tinyrm_truncated_tokens", "Tokens cut from texts.", text=TEXTS)
+        self._truncated = self._counter("tinyrm_truncated_tokens", "Tokens dropped from texts.", text=TEXTS)
         self._truncated_comparisons = self._counter(
-            "tinyrm_truncated_comparisons", "Comparisons of which something was cut."
+            "tinyrm_truncated_comparisons", "Comparisons of which tokens were dropped."
         )
 
     def _declare_processes(self) -> None:
@@ -203,7 +245,7 @@ class Metrics:
         self._open_files = self._gauge("tinyrm_process_open_fds", "Open file descriptors.", role=ROLES)
         self._cpu = self._counter("tinyrm_process_cpu_seconds", "User and system CPU time.", role=ROLES)
         self._loop_lag = self._gauge(
-            "tinyrm_event_loop_lag_seconds", "How late the event loop was lately.", together="livemax"
+            "tinyrm_event_loop_lag_seconds", "How late the event loop was lately.", mode="livemax"
         )
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], /, **labels: tuple[str, ...]) -> Histogram:
@@ -213,49 +255,47 @@ class Metrics:
     def _counter(self, name: str, text: str, /, **labels: tuple[str, ...]) -> Counter:
         return _with_children(Counter(name, text, tuple(labels), registry=self.registry), labels)
 
-    def _gauge(self, name: str, text: str, /, together: Together = "livesum", **labels: tuple[str, ...]) -> Gauge:
-        metric = Gauge(name, text, tuple(labels), registry=self.registry, multiprocess_mode=together)
+    def _gauge(self, name: str, text: str, /, mode: GaugeMode = "livesum", **labels: tuple[str, ...]) -> Gauge:
+        metric = Gauge(name, text, tuple(labels), registry=self.registry, multiprocess_mode=mode)
         return _with_children(metric, labels)
 
 
 class Present(Collector):
-    """What is served and how busy it is: read at each scrape and kept nowhere.
+    """What is served and how busy it is: read at each scrape and stored nowhere.
 
-    Files could not share it: a revision that has gone would stay, and a process that is not asked would go on telling
-    what it once saw. Whichever process is scraped tells all of it.
+    Shared files would not do: a revision that is gone would stay in them, and a process that is not scraped would keep
+    showing old figures. Each process knows all of it, so whichever is scraped shows it.
     """
 
     def __init__(self) -> None:
-        self._served: list[tuple[Manifest, Greeting]] = []
-        self._loads: Callable[[], list[Load]] = list
+        self._served: Sequence[ServedModel] = ()
+        self._loads: Callable[[], Sequence[LoadFigures]] = tuple
 
-    def update(self, served: list[tuple[Manifest, Greeting]], loads: Callable[[], list[Load]]) -> None:
-        """What is served from now on. loads: of the queues and engines."""
+    def update(self, served: Sequence[ServedModel], loads: Callable[[], Sequence[LoadFigures]]) -> None:
+        """Show these models from now on.
+
+        loads: returns the present load of each.
+        """
         self._served, self._loads = served, loads
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        models = [{"name": manifest.name, "revision": manifest.revision} for manifest, _ in self._served]
-        engines = [{"engine": greeting.info.name, "precision": greeting.info.precision} for _, greeting in self._served]
+        models = [{"name": model.name, "revision": model.revision} for model in self._served]
+        engines = [{"engine": model.engine, "precision": model.precision} for model in self._served]
         yield _info("tinyrm_build_info", "Version of the service.", [{"version": __version__}])
         yield _info("tinyrm_model_info", "A served model.", models)
         yield _info("tinyrm_engine_info", "What a model runs on.", engines)
-        peak = max((greeting.peak_gflops_per_s for _, greeting in self._served), default=0)
+        peak = max((model.peak_gflops_per_s for model in self._served), default=0)
         yield _gauge("tinyrm_engine_peak_gflops_per_second", "The peak that MFU is a share of.", peak)
-        yield from _load(self._loads())
-
-
-def _load(loads: list[Load]) -> Iterable[GaugeMetricFamily]:
-    items, tokens = sum(load.queue_items for load in loads), sum(load.queue_tokens for load in loads)
-    wait_s = max((load.wait_s for load in loads), default=0)
-    is_ready = bool(loads) and all(load.trouble is None for load in loads)
-    restarts = sum(load.restarts for load in loads)
-    return (
-        _gauge("tinyrm_queue_items", "Comparisons waiting for the engine.", items),
-        _gauge("tinyrm_queue_tokens", "Tokens waiting for the engine.", tokens),
-        _gauge("tinyrm_queue_wait_seconds", "How long new work would wait, as admission estimates it.", wait_s),
-        _gauge("tinyrm_engine_ready", "Whether something went through the engine just now.", is_ready),
-        _gauge("tinyrm_engine_restarts", "Engines started since the first one.", restarts),
-    )
+        loads = self._loads()
+        items, tokens = sum(load.queue_items for load in loads), sum(load.queue_tokens for load in loads)
+        wait_s = max((load.wait_s for load in loads), default=0)
+        is_ready = bool(loads) and all(load.trouble is None for load in loads)
+        restarts = sum(load.restarts for load in loads)
+        yield _gauge("tinyrm_queue_items", "Comparisons waiting for the engine.", items)
+        yield _gauge("tinyrm_queue_tokens", "Tokens waiting for the engine.", tokens)
+        yield _gauge("tinyrm_queue_wait_seconds", "How long new work would wait, as admission estimates it.", wait_s)
+        yield _gauge("tinyrm_engine_ready", "Whether the engine answered just now.", is_ready)
+        yield _gauge("tinyrm_engine_restarts", "Engines started since the first one.", restarts)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -263,22 +303,26 @@ def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
 
 
 def _info(name: str, text: str, found: list[dict[str, str]]) -> GaugeMetricFamily:
-    """1 for each set of labels, however often it was found."""
-    # Not the library's kind for information: in the text format it is this.
+    """Return 1 for each distinct set of labels."""
+    # A gauge: the library's Info is one too in the text format.
     family = GaugeMetricFamily(name, text, labels=list(found[0]) if found else ())
     for labels in {tuple(one.values()) for one in found}:
         family.add_metric(labels, 1)
     return family
 
 
-def share(folder: Path) -> None:
-    """From now on metrics of this process, and of those it starts, live in files there. Before any is made."""
-    os.environ[SHARED] = str(folder)
+def share_metrics(folder: Path) -> None:
+    """Keep the metrics of this process and of its children in files in `folder`. To be called before any is made.
+
+    prometheus_client reads the variable only when it is imported, so its ValueClass is set again: the one place that
+    relies on its internals, and tests/service/test_metrics.py checks that they are there.
+    """
+    os.environ[SHARED_FOLDER] = str(folder)
     values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
 
-def forget(pid: int) -> None:
-    """A process that shared its metrics has ended: what it had is no longer there; what it counted is."""
+def forget_process(pid: int) -> None:
+    """Drop the gauges of a process that ended; its counters stay."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.app import overload_status_of
+from service.app import overload_status
 from service.errors import error_response, get_status
 from service.http.access_log import get_request_id
 from service.http.context import get_context
@@ -57,7 +57,7 @@ class Ingress:
             self._settings,
             paths=frozenset(),
             observe=self._observe,
-            overload_status=overload_status_of(self._settings),
+            overload_status=overload_status(self._settings),
             is_logged=False,
             has_connections=False,
         )
@@ -94,7 +94,7 @@ class Ingress:
 
     def _refusal(self, error: TinyRMError, path: str) -> Response:
         is_overload = isinstance(error, Overloaded)
-        status = overload_status_of(self._settings)(path) if is_overload else get_status(error)
+        status = overload_status(self._settings)(path) if is_overload else get_status(error)
         return error_response(status, ErrorBody.of(error), {"Retry-After": RETRY_AFTER_S})
 
     async def _handed_on(self, scope: Scope, receive: Receive) -> RawReply:

@@ -5,9 +5,8 @@ from typing import Any
 import ray
 from ray import serve
 
-from service.app import build_deployment, create_app
+from service.app import create_app, create_state
 from service.logs import configure
-from service.scoring.models import Deployment
 from service.settings import Settings
 from service_ray.exposition import labelled
 from service_ray.hosted import Hosted, RawReply, RawRequest
@@ -28,23 +27,23 @@ class Scorer:
         folder = local_bundle(options.bundle, options.store)
         settings = settings_of(options.settings, model=folder)
         configure(settings.log_level, settings.log_format)
-        self._deployment = await build_deployment(with_own_processors(settings))
-        self._hosted = Hosted(create_app(settings, self._built))
+        state = create_state(with_own_processors(settings))
+        self._registry = state.registry
+        # Before the application's lifespan, which would hide why the models do not start.
+        await self._registry.start()
+        self._hosted = Hosted(create_app(state))
         await self._hosted.start()
-
-    async def _built(self, _: Settings) -> Deployment:
-        return self._deployment
 
     async def answer(self, request: RawRequest) -> RawReply:
         return await self._hosted.answer(RawRequest(*request))
 
     async def metrics(self) -> str:
         """The page of /metrics, of this replica."""
-        page = self._deployment.metrics.expose().decode()
+        page = self._registry.metrics.expose().decode()
         return labelled(page, serve.get_replica_context().replica_id.unique_id)
 
     async def check_health(self) -> None:
-        trouble = self._deployment.trouble()
+        trouble = self._registry.unhealthy_reason()
         if trouble:
             raise Unfit(trouble)
 

@@ -1,25 +1,91 @@
 """What handlers and dialects need of the application around them."""
 
-from dataclasses import dataclass
-from typing import Any
+import asyncio
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Header, Request
 
+from service.http.context import RequestStats, get_context
 from service.scoring.groups import Cohorts
-from service.scoring.models import Deployment
+from service.scoring.models import ModelRegistry
 from service.settings import Settings
+from tinyrm.api import MAX_TIMEOUT_MS, ErrorReply
+from tinyrm.deadline import Deadline
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AppState:
-    """Everything that lives as long as the application."""
+    """Everything that lives as long as the application.
+
+    request_reload: begins to look for new revisions of the bundles, in whichever process owns the engines.
+    """
 
     settings: Settings
-    deployment: Deployment
+    registry: ModelRegistry
     cohorts: Cohorts[Any]
+    request_reload: Callable[[], None]
+    _drain: "asyncio.Task[None] | None" = field(default=None, init=False)
+
+    async def drain(self) -> None:
+        """Refuse new work and finish what was accepted, within drain_timeout_s. Further calls wait for the first."""
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._drain_once())
+        await asyncio.shield(self._drain)
+
+    async def _drain_once(self) -> None:
+        deadline = Deadline.after(self.settings.drain_timeout_s)
+        await self.cohorts.drain(self.settings.drain_timeout_s)  # first: their samples are judged by the models
+        await self.registry.drain(deadline.left_s() or 0.0)
 
 
 def get_state(request: Request) -> AppState:
-    """Return what the application's lifespan built."""
+    """Return the state that the application's lifespan provides."""
     state: AppState = request.state.app
     return state
+
+
+def get_stats(request: Request) -> RequestStats:
+    """Return the figures of the request for the access log and the trace."""
+    return get_context(request.scope).stats
+
+
+def get_fairness_key(request: Request) -> Hashable:
+    """Return whose share of the engine the request uses: its client's, if keys are required, else its own."""
+    return get_context(request.scope).client_id or object()
+
+
+TimeoutMs = Annotated[
+    int | None,
+    Header(
+        alias="X-Request-Timeout-Ms",
+        ge=1,
+        le=MAX_TIMEOUT_MS,
+        description="Time limit of the request: after it, the work is dropped and the reply is 504.",
+    ),
+]
+
+
+def to_seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1e3
+
+
+# What FastAPI writes into the API's description.
+ERRORS: Mapping[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": text}
+    for status, text in {
+        400: "The body is not JSON.",
+        401: "A key is needed.",
+        403: "The key lacks the scope.",
+        404: "No such model.",
+        408: "The body did not arrive in time.",
+        413: "The body is too large.",
+        422: "The request cannot be scored as it is.",
+        429: "Too much work is waiting; see Retry-After.",
+        500: "The engine failed on this request, or the service has a bug.",
+        503: "The service is not ready or is shutting down; see Retry-After.",
+        504: "The time limit of X-Request-Timeout-Ms passed.",
+    }.items()
+}
+KEY_ERRORS: Mapping[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 403)}

@@ -12,11 +12,11 @@ import numpy as np
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from service.api.dependencies import get_state
-from service.api.routes import WINDOW_ITEMS, Milliseconds, flow_of, seconds
+from service.api.compare import WINDOW_ITEMS
+from service.api.dependencies import TimeoutMs, get_fairness_key, get_state, to_seconds
 from service.http.context import RequestStats, get_context
 from service.scoring.groups import ALONE, Cohorts, Placed
-from service.scoring.models import Deployment
+from service.scoring.models import ModelRegistry
 from service.scoring.ranking import Ranked, rank, rewards_of
 from tinyrm.api import MAX_RESPONSES, CompareRequest, Name, NonEmpty, PromptRequest, RewardsRequest
 from tinyrm.chat import BLANK, Prompt
@@ -81,7 +81,7 @@ class Standing:
 class Desk:
     """Answers one request's questions."""
 
-    deployment: Deployment
+    registry: ModelRegistry
     cohorts: Cohorts[Sample]
     stats: RequestStats
     client: str | None
@@ -93,18 +93,18 @@ class Desk:
 
     def refuse_if_busy(self, options: Options) -> None:
         """Before a list is begun. Raises Unavailable and its kinds, UnknownModel."""
-        self.deployment.of(asked_of(options, "?")).refuse_if_busy(self.timeout_s)
+        self.registry.resolve(asked_of(options, "?")).refuse_if_busy(self.timeout_s)
 
     async def compare_all(self, options: Options, prompt: Prompt, responses: Sequence[str]) -> Standing:
         """Raises InvalidInput and its kinds, Unavailable and its kinds, EngineFailed."""
         asked = asked_of(options, prompt)
-        standing = await stand(self.deployment, asked, responses, self.flow, self.timeout_s)
+        standing = await stand(self.registry, asked, responses, self.flow, self.timeout_s)
         self.stats.items, self.stats.tokens = len(responses), standing.tokens
         return standing
 
     def model_name(self, options: Options) -> str:
         """name@revision of who answers."""
-        return self.deployment.of(asked_of(options, "?")).manifest.identity
+        return self.registry.resolve(asked_of(options, "?")).manifest.identity
 
     async def join(self, options: CohortOptions, prompt: Prompt, response: str, group: Hashable = None) -> Placed:
         """Wait for the others of its cohort. group: as options.group_id, if the body has one.
@@ -112,7 +112,7 @@ class Desk:
         Raises as `Cohorts.join`. Whatever is wrong with a sample is said before it joins: the others are not to blame.
         """
         asked = asked_of(options, prompt)
-        self.deployment.of(asked).manifest.spec.instruction(asked.domain)
+        self.registry.resolve(asked).manifest.spec.instruction(asked.domain)
         said = checked(Said, {"response": response or BLANK}).response
         key = (self.client, options, group, digest_of(prompt))
         size_bytes = len(said.encode()) + len(json.dumps(asked.model_dump()["prompt"]))
@@ -123,7 +123,7 @@ class Desk:
             async with asyncio.timeout(self.timeout_s):
                 placed = await waiting
         except TimeoutError:
-            self.deployment.metrics.observe_shed(DeadlineExceeded.type)
+            self.registry.metrics.observe_shed(DeadlineExceeded.type)
             raise DeadlineExceeded(f"no cohort within the request's own {self.timeout_s:.3f} s; it left") from None
         self.stats.items += 1
         self.stats.tokens += placed.tokens
@@ -140,22 +140,22 @@ class Desk:
         pair = question(CompareRequest, asked, response_a=response or BLANK, response_b=reference)
         async with self.window:
             left_s = None if self.timeout_s is None else self.timeout_s - (time.perf_counter() - begun)
-            pipeline = self.deployment.of(pair)
+            pipeline = self.registry.resolve(pair)
             answer = await pipeline.compare(pair, flow=self.flow, timeout_s=left_s, patient=patient)
         self.stats.items += 1
         self.stats.add(answer.tokens, answer.stages)
         return Placed(answer.preference.p_a, answer.preference.p_a, answer.tokens)
 
 
-async def _desk_of(request: Request, timeout_ms: Milliseconds = None) -> Desk:
+async def _desk_of(request: Request, timeout_ms: TimeoutMs = None) -> Desk:
     state, context = get_state(request), get_context(request.scope)
     return Desk(
-        state.deployment,
+        state.registry,
         state.cohorts,
         context.stats,
         context.client_id,
-        flow_of(request),
-        seconds(timeout_ms),
+        get_fairness_key(request),
+        to_seconds(timeout_ms),
         state.settings.group_size,
         state.settings.max_batch_items,
     )
@@ -167,7 +167,7 @@ CohortOptionsOf = Annotated[CohortOptions, Query()]
 
 
 async def stand(
-    deployment: Deployment,
+    registry: ModelRegistry,
     asked: PromptRequest,
     responses: Sequence[str],
     flow: Hashable,
@@ -175,7 +175,7 @@ async def stand(
 ) -> Standing:
     """Where each of the responses stands among the others; one alone is as good as anybody."""
     said = [response or BLANK for response in responses]
-    pipeline = deployment.of(asked)
+    pipeline = registry.resolve(asked)
     if len(said) < 2:
         return Standing([ALONE] * len(said), np.full((len(said),) * 2, np.nan), pipeline.manifest.identity, 0)
     strategy: Strategy = "round_robin" if len(said) <= ROUND_ROBIN_RESPONSES else "swiss"
@@ -194,7 +194,7 @@ def placed_of(ranked: Ranked, group: RewardsRequest) -> list[Placed]:
     return [Placed(reward, score, share) for reward, score in zip(rewards, scores, strict=True)]
 
 
-async def judge_cohort(deployment: Deployment, samples: Sequence[Sample]) -> list[Placed]:
+async def judge_cohort(registry: ModelRegistry, samples: Sequence[Sample]) -> list[Placed]:
     """For Cohorts. All samples of one have the same question.
 
     Who has waited for a whole cohort is not sent away for a busy moment; new samples are refused instead.
@@ -202,10 +202,10 @@ async def judge_cohort(deployment: Deployment, samples: Sequence[Sample]) -> lis
     first, responses = samples[0], [sample.response for sample in samples]
     for _ in range(MOST_TRIES - 1):
         try:
-            return (await stand(deployment, first.asked, responses, first.flow)).placed
+            return (await stand(registry, first.asked, responses, first.flow)).placed
         except Overloaded:
-            await asyncio.sleep(deployment.retry_after_s())
-    return (await stand(deployment, first.asked, responses, first.flow)).placed
+            await asyncio.sleep(registry.retry_after_s())
+    return (await stand(registry, first.asked, responses, first.flow)).placed
 
 
 def asked_of(options: Options, prompt: Prompt) -> PromptRequest:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.routes import ERRORS
+from service.api.dependencies import ERRORS
 from service.dialects.context import CohortOptionsOf, DeskOf, Options, OptionsOf, Standing
 from tinyrm.api import MAX_RESPONSES, NonEmpty
 from tinyrm.chat import Turn, join_parts, parse_prompt, strip_special

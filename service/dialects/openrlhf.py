@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from service.api.routes import ERRORS
+from service.api.dependencies import ERRORS
 from service.dialects.context import CohortOptions, Desk, DeskOf
 from service.scoring.groups import Placed
 from tinyrm.api import MAX_ITEMS

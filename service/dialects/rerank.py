@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from service.api.routes import ERRORS
+from service.api.dependencies import ERRORS
 from service.dialects.context import Desk, DeskOf, Options, OptionsOf
 from service.errors import app_error_response
 from service.scoring.groups import Placed

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from service.api.routes import ERRORS
+from service.api.dependencies import ERRORS
 from service.dialects.context import DeskOf
 from service.dialects.openrlhf import Label, LabelOptionsOf, place
 from tinyrm.chat import Turn, parse_prompt, strip_special

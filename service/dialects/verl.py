@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import AliasChoices, BaseModel, Field
 
-from service.api.routes import ERRORS
+from service.api.dependencies import ERRORS
 from service.dialects.context import CohortOptions, CohortOptionsOf, Desk, DeskOf
 from service.dialects.openrlhf import together
 from service.scoring.groups import Placed

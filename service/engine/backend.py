@@ -112,10 +112,12 @@ class LocalBackend:
         await self.engine.stop()
 
     def _observe(self, report: BatchReport) -> None:
-        self._metrics.observe_batch(report)
-        if not report.failed:
+        self._metrics.observe_batch(len(report.lengths), report.real_tokens, report.padded_tokens, report.run_s)
+        if report.failed:
+            self._metrics.observe_engine_error()
+        else:
             gflops_per_s = sum(map(self._flops, report.lengths)) / 1e9 / max(report.run_s, 1e-6)
-            self._metrics.observe_run(gflops_per_s, self.greeting.peak_gflops_per_s)
+            self._metrics.observe_mfu(gflops_per_s / self.greeting.peak_gflops_per_s)
 
 
 OpenEngine = Callable[[Settings, Bundle], Awaitable[RunningEngine]]
@@ -133,6 +135,5 @@ async def start_engine(settings: Settings, bundle: Bundle) -> RunningEngine:
 async def start_backend(
     settings: Settings, bundle: Bundle, metrics: Metrics, open_engine: OpenEngine = start_engine
 ) -> LocalBackend:
-    """An engine that has run, and its queue. Raises EngineUnavailable, InvalidSettings."""
-    settings.check_against(bundle.manifest.spec.max_tokens)
+    """An engine that has run, and its queue. Raises EngineUnavailable."""
     return LocalBackend(settings, bundle.manifest, await open_engine(settings, bundle), metrics)

@@ -17,6 +17,7 @@ from structlog.contextvars import bind_contextvars
 
 from service.http.access_log import get_endpoint, get_method
 from service.http.context import RequestStats, get_context
+from service.settings import PREFIX
 from tinyrm import __version__
 from tinyrm.errors import InvalidSettings
 
@@ -29,6 +30,17 @@ EXPORT_TIMEOUT_S = 5
 STAGES_IN_ORDER = ("encode", "queue", "run")
 
 
+def require_opentelemetry() -> None:
+    """Raise InvalidSettings without the `otel` extra."""
+    try:
+        import opentelemetry.exporter.otlp.proto.http.trace_exporter
+        import opentelemetry.sdk.trace.export  # noqa: F401  # the use is that it can be imported
+    except ImportError as error:
+        raise InvalidSettings(
+            f"{PREFIX}OTLP_ENDPOINT needs the otel extra: pip install '.[serve,otel]' ({error})"
+        ) from error
+
+
 class Tracing:
     """Sends spans to a collector from its own thread. Raises InvalidSettings without the `otel` extra.
 
@@ -36,15 +48,12 @@ class Tracing:
     """
 
     def __init__(self, endpoint: str) -> None:
-        try:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        except ImportError as error:
-            raise InvalidSettings(
-                f"TINYRM_OTLP_ENDPOINT needs the otel extra: pip install '.[serve,otel]' ({error})"
-            ) from error
+        require_opentelemetry()
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
         name = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "tinyrm"}
         resource = Resource.create({**name, "service.version": __version__})
         exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)

@@ -1,50 +1,60 @@
-"""The models that are served: which one answers a request, and how one takes the place of another."""
+"""The models that are served: which one answers a request, and how a new revision takes the place of an old one."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 
 import structlog
 
-from service.metrics import Metrics
+from service.engine.backend import Backend
+from service.metrics import Metrics, ServedModel
 from service.scoring.pipeline import Pipeline
+from service.settings import PREFIX, Settings
 from tinyrm.api import PromptRequest
 from tinyrm.bundle import Bundle
-from tinyrm.errors import TinyRMError, UnknownModel
+from tinyrm.errors import InvalidSettings, TinyRMError, UnknownModel
 
 log = structlog.get_logger("tinyrm")
 
-Build = Callable[[Bundle], Awaitable[Pipeline]]
+StartBackend = Callable[[Bundle], Awaitable[Backend]]
 
 
-@dataclass
-class Deployment:
-    """folders: of the bundles, the default first. specialists: domain -> the folder of the one that answers it.
+class ModelRegistry:
+    """One pipeline for each bundle that the settings name, the default first.
 
-    before_drain: what has to end before the models take nothing more, given the seconds that are left.
-    ask_reload: begins to look for new revisions; whose business that is depends on where the engines are.
+    start_backend: starts the queue and the engine of a bundle.
 
-    A request keeps the pipeline that it was given: another may take that one's place meanwhile.
+    A request keeps the pipeline that it was given, even if another takes its place meanwhile.
     """
 
-    pipelines: dict[Path, Pipeline]
-    specialists: Mapping[str, Path]
-    metrics: Metrics
-    drain_timeout_s: float
-    ask_reload: Callable[[], None]
-    before_drain: list[Callable[[float], Awaitable[None]]] = field(default_factory=list)
-    _leaving: "set[asyncio.Task[None]]" = field(default_factory=set)
+    def __init__(self, settings: Settings, metrics: Metrics, start_backend: StartBackend) -> None:
+        self.metrics = metrics
+        self.pipelines: dict[Path, Pipeline] = {}
+        self._settings, self._start_backend = settings, start_backend
+        self._specialists = parse_specialists(settings)
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Open the bundles and start their engines; return at once if they are running.
+
+        Raises InvalidBundle, InvalidSettings, EngineUnavailable.
+        """
+        if self.pipelines:
+            return
+        bundles = {folder: open_bundle(self._settings, folder) for folder in bundle_folders(self._settings)}
+        self.pipelines = {
+            folder: self._make_pipeline(bundle, await self._start_backend(bundle)) for folder, bundle in bundles.items()
+        }
+        self._describe()
 
     @property
     def default(self) -> Pipeline:
         return next(iter(self.pipelines.values()))
 
-    def of(self, request: PromptRequest) -> Pipeline:
-        """By the model that the request names, else by its domain. Raises UnknownModel."""
+    def resolve(self, request: PromptRequest) -> Pipeline:
+        """Return the pipeline of the model that the request names, else of its domain. Raises UnknownModel."""
         if request.model is None:
-            folder = self.specialists.get(request.domain or "")
+            folder = self._specialists.get(request.domain or "")
             return self.pipelines[folder] if folder else self.default
         for pipeline in self.pipelines.values():
             if request.model in (pipeline.manifest.name, pipeline.manifest.identity):
@@ -52,84 +62,112 @@ class Deployment:
         served = ", ".join(pipeline.manifest.identity for pipeline in self.pipelines.values())
         raise UnknownModel(f"no model {request.model!r} is served here; there is {served}")
 
-    def trouble(self) -> str | None:
-        """Of the first model that has any."""
+    def unhealthy_reason(self) -> str | None:
+        """Return why the first unhealthy model is not ready; None if all are."""
         loads = (pipeline.backend.load() for pipeline in self.pipelines.values())
         return next((load.trouble for load in loads if load.trouble), None)
 
     def retry_after_s(self) -> int:
         return max(pipeline.backend.retry_after_s() for pipeline in self.pipelines.values())
 
-    async def reload(self, build: Build) -> None:
-        """Serve what the folders hold now. What cannot be opened or started leaves the old one in its place."""
-        for folder, old in list(self.pipelines.items()):
-            try:
-                bundle = await asyncio.to_thread(Bundle.open, folder)
-                if bundle.manifest.identity == old.manifest.identity:
-                    log.info("unchanged", model=old.manifest.identity)
-                    continue
-                self.replace(folder, await build(bundle))
-            except TinyRMError as error:
-                log.error("cannot reload", folder=str(folder), type=error.type, reason=str(error))
-
-    def replace(self, folder: Path, new: Pipeline) -> None:
-        """From now on new requests are `new`'s; the old one answers what it accepted and leaves."""
-        old = self.pipelines[folder]
-        self.pipelines[folder] = new
-        self.describe()
-        leaving = asyncio.create_task(old.retire(self.drain_timeout_s))
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
-        log.info("reloaded", model=new.manifest.identity, instead_of=old.manifest.identity)
-
-    async def drain(self, timeout_s: float) -> None:
-        """All of them, those on their way out too."""
-        ends_at = time.perf_counter() + timeout_s
-        for end in self.before_drain:
-            await end(timeout_s)
-        timeout_s = max(0.0, ends_at - time.perf_counter())
-        await asyncio.gather(*(pipeline.drain(timeout_s) for pipeline in self.pipelines.values()), *self._leaving)
-
     def engine_pids(self) -> list[int]:
-        """Of the engines that this process started and that run."""
+        """Return the process ids of the running engines that this process started."""
         backends = (pipeline.backend for pipeline in self.pipelines.values())
         return [backend.engine_pid for backend in backends if backend.engine_pid]
 
-    def describe(self) -> None:
-        """Tell the metrics what is served."""
-        self.metrics.present.update(
-            [(pipeline.manifest, pipeline.backend.greeting) for pipeline in self.pipelines.values()],
-            lambda: [pipeline.backend.load() for pipeline in self.pipelines.values()],
-        )
+    async def reload(self) -> None:
+        """Serve what the folders hold now. If a bundle cannot be opened or started, the old one stays."""
+        for folder, old in list(self.pipelines.items()):
+            try:
+                bundle = await asyncio.to_thread(open_bundle, self._settings, folder)
+                if bundle.manifest.identity == old.manifest.identity:
+                    log.info("unchanged", model=old.manifest.identity)
+                    continue
+                self.replace(folder, bundle, await self._start_backend(bundle))
+            except TinyRMError as error:
+                log.error("cannot reload", folder=str(folder), type=error.type, reason=str(error))
+
+    def replace(self, folder: Path, bundle: Bundle, backend: Backend) -> None:
+        """Give new requests to `bundle`; the old one finishes what it accepted and ends."""
+        old, new = self.pipelines[folder], self._make_pipeline(bundle, backend)
+        self.pipelines[folder] = new
+        self._describe()
+        retiring = asyncio.create_task(old.retire(self._settings.drain_timeout_s))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        log.info("reloaded", model=new.manifest.identity, instead_of=old.manifest.identity)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new work, finish what was accepted, and stop the engines, those of old revisions too."""
+        await asyncio.gather(*(pipeline.drain(timeout_s) for pipeline in self.pipelines.values()), *self._retiring)
+
+    def _make_pipeline(self, bundle: Bundle, backend: Backend) -> Pipeline:
+        swap = self._settings.default_swap
+        return Pipeline(bundle.manifest, bundle.encoder(), backend, self.metrics, default_swap=swap)
+
+    def _describe(self) -> None:
+        """Show in the metrics what is served from now on."""
+        pipelines = list(self.pipelines.values())
+        served = [
+            ServedModel(
+                name=pipeline.manifest.name,
+                revision=pipeline.manifest.revision,
+                engine=pipeline.backend.greeting.info.name,
+                precision=pipeline.backend.greeting.info.precision,
+                peak_gflops_per_s=pipeline.backend.greeting.peak_gflops_per_s,
+            )
+            for pipeline in pipelines
+        ]
+        self.metrics.present.update(served, lambda: [pipeline.backend.load() for pipeline in pipelines])
 
 
 class Reload:
-    """One at a time, however often it is asked for; asked during one, once more after it."""
+    """Runs `reload` once at a time. Requested during a run, it runs once more afterwards, however often requested."""
 
     def __init__(self, reload: Callable[[], Coroutine[None, None, None]]) -> None:
         self._reload = reload
-        self._asked = False
+        self._is_requested = False
         self._task: asyncio.Task[None] | None = None
 
-    def ask(self) -> None:
-        self._asked = True
+    def request(self) -> None:
+        self._is_requested = True
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
-        while self._asked:
-            self._asked = False
+        while self._is_requested:
+            self._is_requested = False
             await self._reload()
 
 
-def parse_specialists(text: str) -> dict[str, Path]:
-    """`domain=folder,...`. Raises ValueError."""
-    pairs = [part.split("=", 1) for part in text.split(",") if part.strip()]
+def open_bundle(settings: Settings, folder: Path) -> Bundle:
+    """Open a bundle and check that it can do what the settings ask for, at the start and at a reload.
+
+    Raises InvalidBundle, InvalidSettings.
+    """
+    bundle = Bundle.open(folder)
+    manifest = bundle.manifest
+    for domain, specialist in parse_specialists(settings).items():
+        if specialist == folder and domain not in manifest.spec.domains:
+            raise InvalidSettings(
+                f"{manifest.identity} has no domain {domain!r}, which {PREFIX}SPECIALISTS assigns to it"
+            )
+    if settings.default_swap == "auto" and manifest.auto_swap is None:
+        raise InvalidSettings(
+            f"{manifest.identity} was exported without a margin for swap auto; use {PREFIX}DEFAULT_SWAP=on"
+        )
+    settings.check_against(manifest.spec.max_tokens)
+    return bundle
+
+
+def parse_specialists(settings: Settings) -> dict[str, Path]:
+    """Return domain -> folder. Raises InvalidSettings."""
+    pairs = [part.split("=", 1) for part in settings.specialists.split(",") if part.strip()]
     if any(len(pair) != 2 or not all(map(str.strip, pair)) for pair in pairs):
-        raise ValueError("specialists are written as domain=folder, separated by commas")
+        raise InvalidSettings("specialists are written as domain=folder, separated by commas")
     return {domain.strip(): Path(folder.strip()) for domain, folder in pairs}
 
 
-def folders_of(default: Path, specialists: Mapping[str, Path]) -> Iterable[Path]:
-    """Each folder once, the default first."""
-    return dict.fromkeys([default, *specialists.values()])
+def bundle_folders(settings: Settings) -> list[Path]:
+    """Return each folder once, the default first."""
+    return list(dict.fromkeys([settings.model, *parse_specialists(settings).values()]))

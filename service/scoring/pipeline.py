@@ -202,7 +202,10 @@ class Pipeline:
     ) -> None:
         self.metrics.observe_stages(stages)
         self.metrics.observe_cost({"exact": exact, "paper": sum(map(self._paper_gflops, lengths))})
-        self.metrics.observe_preference(preference, cut)
+        self.metrics.observe_preference(preference.preferred, preference.margin, preference.order_margins)
+        self.metrics.observe_truncation(
+            {"prompt": cut.prompt, "response_a": cut.response_a, "response_b": cut.response_b}
+        )
 
 
 def _is_cancelled() -> bool:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import structlog
 
-from service.app import metrics_of
+from service.app import create_metrics
 from service.engine.backend import start_backend
 from service.http.server import GRACE_S
-from service.metrics import forget, share
-from service.process_metrics import Watch
-from service.scoring.models import Reload, folders_of, parse_specialists
+from service.metrics import forget_process, share_metrics
+from service.process_metrics import ProcessMetrics
+from service.scoring.models import Reload, bundle_folders, open_bundle
 from service.settings import Settings
 from service.workers import worker as front
 from service.workers.queue_server import Hub
@@ -34,13 +34,13 @@ async def serve_with_workers(settings: Settings) -> int:
     Raises InvalidBundle, EngineUnavailable, InvalidSettings if that cannot begin.
     """
     with tempfile.TemporaryDirectory(prefix="tinyrm-") as folder, listen(settings) as listener:
-        share(Path(folder))
+        share_metrics(Path(folder))
         hubs = Hubs(settings, Path(folder))
-        for bundle in folders_of(settings.model, parse_specialists(settings.specialists)):
+        for bundle in bundle_folders(settings):
             await hubs.start(bundle)
         fronts = Fronts(lambda: front.command(listener.fileno(), hubs.paths), listener)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, Reload(hubs.reload).ask)
-        watching = asyncio.create_task(Watch(hubs.metrics, "service", hubs.engine_pids).run())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, Reload(hubs.reload).request)
+        watching = asyncio.create_task(ProcessMetrics(hubs.metrics, "service", hubs.engine_pids).run())
         await fronts.run(settings.workers, settings.drain_timeout_s + GRACE_S)
         watching.cancel()
         await hubs.stop()
@@ -53,18 +53,18 @@ class Hubs:
     def __init__(self, settings: Settings, runtime: Path) -> None:
         self.paths: dict[Path, Path] = {}
         self._settings, self._runtime = settings, runtime
-        self.metrics = metrics_of(settings)
+        self.metrics = create_metrics(settings)
         self._hubs: dict[Path, tuple[str, Hub]] = {}
         self._started = 0
 
     async def start(self, folder: Path) -> None:
-        await self._serve(folder, Bundle.open(folder))
+        await self._serve(folder, open_bundle(self._settings, folder))
 
     async def reload(self) -> None:
         """Serve what the folders hold now; what cannot be opened or started leaves the old one in its place."""
         for folder, (identity, old) in list(self._hubs.items()):
             try:
-                bundle = await asyncio.to_thread(Bundle.open, folder)
+                bundle = await asyncio.to_thread(open_bundle, self._settings, folder)
                 if bundle.manifest.identity == identity:
                     log.info("unchanged", model=identity)
                     continue
@@ -128,7 +128,7 @@ class Fronts:
             self._running[place] = process
             code = await asyncio.to_thread(process.wait)
             del self._running[place]
-            forget(process.pid)
+            forget_process(process.pid)
             if not self._stopping.is_set():
                 log.error("front ended", code=code)
                 await asyncio.sleep(RESTART_DELAY_S)

@@ -16,12 +16,12 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from service.app import deploy, metrics_of, pipeline_of, server_of
+from service.app import create_app, create_metrics, create_state
+from service.http.server import make_server
 from service.logs import configure
-from service.scoring.models import Deployment
+from service.scoring.models import ModelRegistry, open_bundle
 from service.settings import Settings
 from service.workers.queue_client import RemoteBackend
-from tinyrm.bundle import Bundle
 from tinyrm.errors import TinyRMError
 
 log = structlog.get_logger("tinyrm")
@@ -54,8 +54,9 @@ class Front:
 
     def __init__(self, settings: Settings, hubs: Mapping[Path, Path]) -> None:
         self._settings, self._hubs = settings, hubs
-        self._metrics = metrics_of(settings)
-        self._deployment: Deployment
+        self._registry = ModelRegistry(
+            settings, create_metrics(settings), lambda bundle: self._connect(bundle.folder, self._hubs[bundle.folder])
+        )
 
     async def serve(self, listener: socket.socket) -> int:
         """Until asked to stop, or until an owner of a queue has gone."""
@@ -66,13 +67,9 @@ class Front:
             if os.getppid() == parent:  # else it has gone, and this front is about to
                 os.kill(parent, signal.SIGHUP)
 
-        self._deployment = await deploy(
-            self._settings,
-            self._metrics,
-            lambda bundle: self._connect(bundle.folder, self._hubs[bundle.folder]),
-            ask_parent,
-        )
-        server = server_of(self._settings, self._deployment)
+        await self._registry.start()
+        state = create_state(self._settings, self._registry, ask_parent)
+        server = make_server(create_app(state), self._settings, state.drain)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
         await server.serve([listener])
@@ -90,13 +87,13 @@ class Front:
     async def _follow(self, folder: Path, hub: Path) -> None:
         """The bundle in `folder` is another one now, and has a queue of its own."""
         try:
-            bundle = await asyncio.to_thread(Bundle.open, folder)
+            bundle = await asyncio.to_thread(open_bundle, self._settings, folder)
             backend = await self._connect(folder, hub)
         except (TinyRMError, OSError) as error:
             log.error("cannot follow", folder=str(folder), reason=str(error))
             os.kill(os.getpid(), signal.SIGTERM)  # a new front begins with what is there
             return
-        self._deployment.replace(folder, pipeline_of(self._settings, bundle, backend, self._metrics))
+        self._registry.replace(folder, bundle, backend)
 
 
 if __name__ == "__main__":

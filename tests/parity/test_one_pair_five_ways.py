@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from export.parity import TOLERANCE, run_together, torch_run
-from service.app import create_app
+from service.app import create_app, create_state
 from service.settings import Settings
 from tests.conftest import TOY_SPEC, Trained
 from tinyrm.comparison import Comparison
@@ -54,7 +54,7 @@ def test_onnx_offline_and_http(bundle_folder: Path, trained_margin: float, compa
     comparisons = [*company, PAIR]
     scorer = Scorer.open(bundle_folder)
     offline = scorer.score(comparisons, [TOY_SPEC.instruction()] * len(comparisons))[-1]
-    with TestClient(create_app(Settings(model=bundle_folder))) as client:
+    with TestClient(create_app(create_state(Settings(model=bundle_folder)))) as client:
         items = [{"prompt": c.prompt, "response_a": c.response_a, "response_b": c.response_b} for c in comparisons]
         served = client.post("/v1/compare/batch", json={"items": items}).json()["results"][-1]
     expected = pytest.approx(trained_margin / scorer.temperature, abs=TOLERANCE)

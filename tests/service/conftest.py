@@ -12,10 +12,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from service.app import build_deployment, create_app
+from service.api.dependencies import AppState
+from service.app import create_app, create_metrics, create_state
+from service.engine.backend import LocalBackend, start_backend
 from service.engine.batcher import Ran
 from service.engine.worker import Greeting
-from service.scoring.models import Deployment
+from service.scoring.models import ModelRegistry
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 from tinyrm.bundle import Bundle
@@ -30,12 +32,12 @@ PAIR = {"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "I
 
 @dataclass(frozen=True)
 class Served:
-    """A client, the pipeline that answers it, the engine at the end of it, and what holds the pipeline."""
+    """A client, the pipeline that answers it, the engine at the end of it, and the application's state."""
 
     client: TestClient
     pipeline: Pipeline
     engine: Engine
-    deployment: Deployment
+    state: AppState
 
     def compare(self, **changes: Any) -> Any:
         """The reply to PAIR with some fields changed, as JSON."""
@@ -79,18 +81,18 @@ class EngineHere:
 
 @contextmanager
 def serve(settings: Settings) -> Iterator[Served]:
-    deployments: list[Deployment] = []
     engine = EngineHere(settings)
+    metrics = create_metrics(settings)
 
     async def open_here(_: Settings, __: Bundle) -> EngineHere:
         return engine
 
-    async def build(settings: Settings) -> Deployment:
-        deployments.append(await build_deployment(settings, open_here))
-        return deployments[0]
+    async def start_here(bundle: Bundle) -> LocalBackend:
+        return await start_backend(settings, bundle, metrics, open_here)
 
-    with TestClient(create_app(settings, build), raise_server_exceptions=False) as client:
-        yield Served(client, deployments[0].default, engine.engine, deployments[0])
+    state = create_state(settings, ModelRegistry(settings, metrics, start_here))
+    with TestClient(create_app(state), raise_server_exceptions=False) as client:
+        yield Served(client, state.registry.default, engine.engine, state)
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,7 @@ def test_who_asks_while_the_service_leaves_is_not_kept_connected(bundle_folder: 
     """The next request on such a connection would be lost: it is about to be closed."""
     with serve(Settings(model=bundle_folder, dialects="rerank")) as leaving:
         assert leaving.client.portal is not None
-        leaving.client.portal.call(leaving.deployment.drain, 1.0)
+        leaving.client.portal.call(leaving.state.drain)
         reply = leaving.client.post("/rerank", json=body)
         assert reply.status_code == 503
         assert reply.headers["Connection"] == "close"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from httpx import Response
 
-from service.app import create_app
+from service.app import create_app, create_state
 from service.dialects.table import every_dialect
 from service.settings import Settings
 from tests.conftest import REPOSITORY
@@ -328,7 +328,7 @@ def test_a_cohort_that_is_there_outlasts_a_busy_moment(patient: Served, monkeypa
 
 
 def test_an_engine_that_stays_busy_is_everybodys_refusal(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patient.deployment, "retry_after_s", lambda: 0)
+    monkeypatch.setattr(patient.state.registry, "retry_after_s", lambda: 0)
     monkeypatch.setattr(patient.pipeline.backend.batcher, "max_wait_s", -1.0)  # type: ignore[attr-defined]
     replies = at_once(patient, "/get_reward", [openrlhf(text) for text in RESPONSES])
     assert [(reply.status_code, reply.json()["error"]["type"]) for reply in replies] == [(429, "overloaded")] * 4
@@ -364,7 +364,7 @@ def test_open_cohorts_are_answered_when_the_service_leaves(bundle_folder: Path) 
             assert time.monotonic() < until
         assert served.client.portal is not None
         expected = rewards(served, "zero_mean", RESPONSES[:2])
-        served.client.portal.call(served.deployment.drain, 10.0)
+        served.client.portal.call(served.state.drain)
         assert [reply.result(30).json() for reply in waiting] == expected
 
 
@@ -390,10 +390,10 @@ def test_dialects_are_off_unless_asked_for(served: Served, patient: Served) -> N
 
 def test_unknown_dialects_and_cohorts_of_several_processes_are_refused_at_the_start(bundle_folder: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"no dialect klingon; there are openrlhf, slime, verl, nemo-gym, rerank"):
-        create_app(Settings(model=bundle_folder, dialects="slime,klingon"))
+        create_app(create_state(Settings(model=bundle_folder, dialects="slime,klingon")))
     with pytest.raises(InvalidSettings, match=r"TINYRM_DIALECTS=slime needs TINYRM_WORKERS=1: .* never meet"):
-        create_app(Settings(model=bundle_folder, dialects="slime,rerank", workers=2))
-    create_app(Settings(model=bundle_folder, dialects="rerank", workers=2))
+        create_app(create_state(Settings(model=bundle_folder, dialects="slime,rerank", workers=2)))
+    create_app(create_state(Settings(model=bundle_folder, dialects="rerank", workers=2)))
 
 
 def test_every_path_is_documented() -> None:

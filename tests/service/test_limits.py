@@ -18,7 +18,7 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from service.app import create_app
+from service.app import create_app, create_state
 from service.http.connections import (
     OTHER_FILES,
     SURPLUS_CONNECTIONS,
@@ -74,7 +74,7 @@ def limits(max_connections: int = 100) -> ConnectionLimits:
 def port(bundle_folder: Path) -> Iterator[int]:
     """The toy behind tight limits."""
     settings = Settings(model=bundle_folder, body_timeout_s=BODY_TIMEOUT_S)
-    with listening(create_app(settings), limits()) as number:
+    with listening(create_app(create_state(settings)), limits()) as number:
         yield number
 
 
@@ -211,7 +211,11 @@ def test_body_that_trickles_gets_no_more_time(port: int) -> None:
 def test_bodies_together_are_bounded(bundle_folder: Path) -> None:
     most = 2 * len(CONTENT) - 2
     settings = Settings(model=bundle_folder, max_body_bytes=most, max_buffered_bytes=most)
-    with listening(create_app(settings), limits()) as number, connected(number) as early, connected(number) as late:
+    with (
+        listening(create_app(create_state(settings)), limits()) as number,
+        connected(number) as early,
+        connected(number) as late,
+    ):
         early.sendall(POST + CONTENT[:-1])
         time.sleep(0.1)
         for _ in range(2):
@@ -321,7 +325,7 @@ def test_client_that_does_not_read_is_left() -> None:
 
 def test_requests_beyond_the_connections_get_a_503_and_probes_their_answer(bundle_folder: Path) -> None:
     settings = Settings(model=bundle_folder, body_timeout_s=BODY_TIMEOUT_S)
-    with listening(create_app(settings), limits(max_connections=3)) as number, ExitStack() as stack:
+    with listening(create_app(create_state(settings)), limits(max_connections=3)) as number, ExitStack() as stack:
         early = [stack.enter_context(connected(number)) for _ in range(3)]
         for connection in early:
             connection.sendall(GET + b"\r\n")
@@ -347,7 +351,7 @@ def test_requests_beyond_the_connections_get_a_503_and_probes_their_answer(bundl
 def test_far_beyond_they_are_told_before_they_ask(monkeypatch: pytest.MonkeyPatch, bundle_folder: Path) -> None:
     monkeypatch.setattr("service.http.connections.SURPLUS_CONNECTIONS", 1)
     settings = Settings(model=bundle_folder)
-    with listening(create_app(settings), limits(max_connections=1)) as number, ExitStack() as stack:
+    with listening(create_app(create_state(settings)), limits(max_connections=1)) as number, ExitStack() as stack:
         for _ in range(2):
             stack.enter_context(connected(number)).sendall(GET + b"\r\n")
         time.sleep(0.1)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.__main__ import settings_table
-from service.app import build_deployment
+from service.app import create_registry
 from service.settings import PREFIX, Settings, refuse_unknown
 from tinyrm.errors import EngineUnavailable, InvalidSettings
 
@@ -70,14 +70,14 @@ def test_batch_has_to_hold_both_orders_of_the_longest_comparison() -> None:
 
 def test_service_does_not_start_with_a_batch_too_small_for_its_model(bundle_folder: Path) -> None:
     with pytest.raises(InvalidSettings, match="TINYRM_MAX_BATCH_TOKENS"):
-        asyncio.run(build_deployment(Settings(model=bundle_folder, max_batch_tokens=511)))
+        asyncio.run(create_registry(Settings(model=bundle_folder, max_batch_tokens=511)).start())
 
 
 def test_service_does_not_start_with_another_engine_or_precision_than_asked(bundle_folder: Path) -> None:
     with pytest.raises(EngineUnavailable, match="unknown engine 'abacus'"):
-        asyncio.run(build_deployment(Settings(model=bundle_folder, engine="abacus")))
+        asyncio.run(create_registry(Settings(model=bundle_folder, engine="abacus")).start())
     with pytest.raises(EngineUnavailable, match=r"no precision 'int3' .* it has: fp32"):
-        asyncio.run(build_deployment(Settings(model=bundle_folder, precision="int3")))
+        asyncio.run(create_registry(Settings(model=bundle_folder, precision="int3")).start())
 
 
 def test_settings_cannot_change_after_the_start() -> None:

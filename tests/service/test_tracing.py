@@ -159,7 +159,8 @@ def test_a_collector_that_is_gone_costs_no_answer(bundle_folder: Path) -> None:
 def test_nothing_of_it_is_imported_unless_asked_for() -> None:
     """But for the light interface, which other libraries import where it is installed."""
     code = (
-        "import sys; from service.app import create_app; from service.settings import Settings; create_app(Settings());"
+        "import sys; from service.app import create_app, create_state; from service.settings import Settings;"
+        "create_app(create_state(Settings()));"
         "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])"
     )
     loaded = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -1,0 +1,74 @@
+"""/v1/models, health, metrics and reload: about the service itself."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from service.api.dependencies import ERRORS, KEY_ERRORS, get_state
+from service.errors import error_response
+from service.scoring.models import ModelRegistry
+from service.scoring.pipeline import Pipeline
+from tinyrm.api import ErrorBody, ModelCard, ModelList, Status
+
+router = APIRouter()
+# Only included if keys are required, because its operations need the scope `admin`.
+admin_router = APIRouter(prefix="/admin", tags=["admin"])
+
+
+class Accepted(BaseModel):
+    """The reload has begun. The log says how it ends, `/v1/models` what is served."""
+
+    status: Literal["accepted"] = "accepted"
+
+
+@router.get("/v1/models", tags=["about"], responses={**KEY_ERRORS})
+async def models(request: Request) -> ModelList:
+    """The models that are served, and the engines that run them."""
+    registry = get_state(request).registry
+    return ModelList(models=[model_card(pipeline, registry) for pipeline in registry.pipelines.values()])
+
+
+@router.get("/healthz", tags=["health"])
+async def healthz() -> Status:
+    """The process answers."""
+    return Status(status="ok")
+
+
+@router.get("/readyz", tags=["health"], response_model=Status, responses={503: ERRORS[503]})
+async def readyz(request: Request) -> Any:
+    """The model is loaded, the engine has run, and new work is accepted."""
+    reason = get_state(request).registry.unhealthy_reason()
+    return error_response(503, ErrorBody(type="not_ready", message=reason)) if reason else Status(status="ready")
+
+
+@router.get("/metrics", tags=["health"], response_class=Response, responses={**KEY_ERRORS})
+async def metrics(request: Request) -> Response:
+    """Prometheus text format."""
+    content = get_state(request).registry.metrics.expose()
+    return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@admin_router.post("/reload", status_code=202, responses={**KEY_ERRORS})
+async def reload(request: Request) -> Accepted:
+    """Serve what the bundles' folders hold now, as on SIGHUP. Unchanged models continue as they are."""
+    get_state(request).request_reload()
+    return Accepted()
+
+
+def model_card(pipeline: Pipeline, registry: ModelRegistry) -> ModelCard:
+    manifest, spec, engine = pipeline.manifest, pipeline.manifest.spec, pipeline.backend.greeting.info
+    return ModelCard(
+        name=manifest.name,
+        revision=manifest.revision,
+        default=pipeline is registry.default,
+        domains=spec.domains,
+        default_domain=spec.default_domain,
+        template=spec.template.name,
+        max_tokens=spec.max_tokens,
+        parameters=manifest.parameters,
+        temperature=manifest.temperature,
+        engine=engine.name,
+        precision=engine.precision,
+    )
