@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +16,7 @@ from service.scoring.pipeline import SHORT_CHARACTERS
 from tests.service.conftest import PAIR, Served
 from tests.support.waiting import wait_until
 from tinyrm.api import ErrorBody
+from tinyrm.encoding import Encoding
 from tinyrm.errors import CallFailed, EngineFailed, TinyRMError
 
 
@@ -89,12 +90,12 @@ def test_failing_engine_is_a_500_that_says_so_and_ends_with_the_failure(
     fresh.compare()
 
 
-def failing(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+def failing(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
     raise EngineFailed("no device")
 
 
-def not_a_number(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-    return np.full((len(input_ids), 2), np.nan, dtype=np.float32)
+def not_a_number(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+    return np.full((len(sequences), 2), np.nan, dtype=np.float32)
 
 
 def test_logits_that_are_no_numbers_are_never_an_answer(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,10 +117,10 @@ def test_bug_is_a_500_without_details(fresh: Served, monkeypatch: pytest.MonkeyP
 def test_full_queue_is_a_429_with_retry_after(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     entered, gate, run = threading.Event(), threading.Event(), fresh.engine.run
 
-    def gated(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def gated(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
         entered.set()
         gate.wait(10)
-        return run(input_ids, attention_mask)
+        return run(sequences)
 
     monkeypatch.setattr(fresh.engine, "run", gated)
     long = PAIR | {"response_a": "yes " * 300}
