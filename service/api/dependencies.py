@@ -82,7 +82,7 @@ ERRORS: Mapping[int | str, dict[str, Any]] = {
         408: "The body did not arrive in time.",
         413: "The body is too large.",
         422: "The request cannot be scored as it is.",
-        429: "Too much work is waiting; see Retry-After.",
+        429: "Too much is waiting; see Retry-After.",
         500: "The engine failed on this request, or the service has a bug.",
         503: "The service is not ready or is shutting down; see Retry-After.",
         504: "The time limit of X-Request-Timeout-Ms passed.",
