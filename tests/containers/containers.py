@@ -11,9 +11,16 @@ import httpx
 from tests.containers.engine import CommandFailed, Engine
 
 CONFINED = (
-    "--read-only", "--tmpfs", "/tmp:size=64m", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true",
-    "--memory", "1g",
-)  # fmt: skip
+    "--read-only",
+    "--tmpfs",
+    "/tmp:size=64m",
+    "--cap-drop",
+    "ALL",
+    "--security-opt",
+    "no-new-privileges:true",
+    "--memory",
+    "1g",
+)
 PATIENCE_S = 120
 PAIR = {"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "2 + 2 = 5."}
 

@@ -81,9 +81,14 @@ class Engine:
 
     def _run(self, command: list[str], environment: Mapping[str, str]) -> str:
         done = subprocess.run(
-            command, cwd=REPOSITORY, env=self.environment() | environment, capture_output=True, text=True,
-            check=False, timeout=PATIENCE_S,
-        )  # fmt: skip
+            command,
+            cwd=REPOSITORY,
+            env=self.environment() | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
         if done.returncode != 0:
             raise CommandFailed(
                 f"{' '.join(command[:4])}: {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
@@ -98,11 +103,19 @@ def started(folder: Path) -> Iterator[Engine]:
     with _network_restored(), (folder / "dockerd.log").open("wb") as log:
         daemon = subprocess.Popen(
             [
-                ENGINE, "--data-root", folder / "data", "--exec-root", folder / "run",
-                "--pidfile", folder / "dockerd.pid", "--host", f"unix://{folder}/docker.sock",
+                ENGINE,
+                "--data-root",
+                folder / "data",
+                "--exec-root",
+                folder / "run",
+                "--pidfile",
+                folder / "dockerd.pid",
+                "--host",
+                f"unix://{folder}/docker.sock",
             ],
-            stdout=log, stderr=log,
-        )  # fmt: skip
+            stdout=log,
+            stderr=log,
+        )
         try:
             _wait_until_it_answers(engine, daemon)
             yield engine

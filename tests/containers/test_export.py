@@ -51,9 +51,18 @@ def test_an_adapter_becomes_a_bundle(engine: Engine, export_image: str, trained:
     mounts = ("--volume", f"{tmp_path}/trained:/trained:ro", "--volume", f"{tmp_path}/models:/app/models")
     options = ("--tmpfs", "/cache", "--user", f"{os.getuid()}:{os.getgid()}", "--network", "none", *CONFINED[:-2])
     said = engine.docker(
-        "run", "--rm", *options, *mounts, export_image,
-        "--model", "/trained/base", "--adapter", "/trained/adapter", "--out", "models/mine",
-    )  # fmt: skip
+        "run",
+        "--rm",
+        *options,
+        *mounts,
+        export_image,
+        "--model",
+        "/trained/base",
+        "--adapter",
+        "/trained/adapter",
+        "--out",
+        "models/mine",
+    )
     assert "written to models/mine" in said
     assert Bundle.open(tmp_path / "models/mine").manifest.name == "mine"
 

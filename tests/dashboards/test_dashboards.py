@@ -1,4 +1,4 @@
-"""The committed dashboards are the generated ones, ask for what is there, and can be read by a newcomer."""
+"""The committed dashboards are the generated ones, query metrics that exist, and explain every panel."""
 
 import re
 from itertools import combinations
@@ -18,7 +18,7 @@ GRAFANA = REPOSITORY / "deploy" / "grafana"
 PROVISIONING = GRAFANA / "provisioning"
 PANELS = [(name, panel) for name, dashboard in dashboards().items() for panel in dashboard["panels"]]
 each_panel = pytest.mark.parametrize("panel", [p for _, p in PANELS], ids=[f"{n}-{p['id']}" for n, p in PANELS])
-# What Prometheus itself says of a target.
+# Series that Prometheus itself adds for a target.
 OWN_SERIES = {"up", "scrape_duration_seconds", "scrape_samples_scraped"}
 
 
@@ -28,7 +28,7 @@ def provisioned(kind: str) -> Any:
 
 
 def names(expression: str) -> set[str]:
-    """Of the metrics that a query names."""
+    """Return the names of the metrics in a query."""
     without_labels = re.sub(r"\{[^}]*\}", "{}", re.sub(r"\b(?:by|on) \([^)]*\)", "", expression))
     return set(re.findall(r"\b(?:tinyrm|scrape)_\w+", without_labels))
 
@@ -53,7 +53,7 @@ def test_the_five_dashboards_are_there() -> None:
 
 
 @pytest.mark.parametrize("query", panel_queries(), ids=str)
-def test_queries_name_metrics_that_exist_and_the_instances_that_were_chosen(query: Any) -> None:
+def test_a_query_names_metrics_that_exist_and_the_chosen_instances(query: Any) -> None:
     expression = query.target["expr"]
     assert names(expression) <= exposed()
     for selector in re.findall(r"tinyrm_\w+(\{[^}]*\})?", expression):
@@ -67,7 +67,7 @@ def test_every_metric_is_shown_somewhere() -> None:
 
 
 @each_panel
-def test_panels_can_be_read_by_a_newcomer(panel: dict[str, Any]) -> None:
+def test_a_panel_has_title_description_unit_and_legends(panel: dict[str, Any]) -> None:
     assert panel["title"]
     assert len(panel["description"].split()) >= 3
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -76,26 +76,28 @@ def test_panels_can_be_read_by_a_newcomer(panel: dict[str, Any]) -> None:
 
 
 @each_panel
-def test_queries_of_a_panel_have_names_of_their_own(panel: dict[str, Any]) -> None:
+def test_the_queries_of_a_panel_have_different_names(panel: dict[str, Any]) -> None:
     references = [target["refId"] for target in panel["targets"]]
     assert sorted(set(references)) == sorted(references)
     assert all(references)
 
 
 @pytest.mark.parametrize("name", dashboards())
-def test_panels_have_places_of_their_own(name: str) -> None:
+def test_panels_do_not_overlap(name: str) -> None:
     panels = dashboards()[name]["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     for one, other in combinations((panel["gridPos"] for panel in panels), 2):
         apart = (
-            one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
-            or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
-        )  # fmt: skip
+            one["x"] + one["w"] <= other["x"]
+            or other["x"] + other["w"] <= one["x"]
+            or one["y"] + one["h"] <= other["y"]
+            or other["y"] + other["h"] <= one["y"]
+        )
         assert apart, (one, other)
     assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
 
 
-def test_panels_ask_the_data_source_that_is_provisioned() -> None:
+def test_panels_use_the_provisioned_data_source() -> None:
     (source,) = provisioned("datasources")["datasources"]
     assert source["type"] == "prometheus"
     assert {panel["datasource"]["uid"] for _, panel in PANELS} == {source["uid"]}
@@ -103,19 +105,27 @@ def test_panels_ask_the_data_source_that_is_provisioned() -> None:
     assert {variable["datasource"]["uid"] for variable in variables} == {source["uid"]}
 
 
-def test_dashboards_are_looked_for_where_they_are_mounted() -> None:
+def test_grafana_reads_dashboards_from_their_mount() -> None:
     (provider,) = provisioned("dashboards")["providers"]
     assert (provider["type"], provider["options"]["path"]) == ("file", "/etc/grafana/dashboards")
 
 
-def test_bounds_of_panels_are_those_of_alerts() -> None:
-    rules = {rule["alert"]: rule["expr"] for group in yaml.safe_load(RULES.read_text())["groups"]
-             for rule in group["rules"] if "alert" in rule}  # fmt: skip
+def test_the_bounds_of_panels_are_those_of_alerts() -> None:
+    rules = {
+        rule["alert"]: rule["expr"]
+        for group in yaml.safe_load(RULES.read_text())["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
     for alert, bound in {
-        "TinyRMLatencyHigh": bounds.TOLERATED_S, "TinyRMShedding": bounds.SHED_SHARE,
-        "TinyRMRequestsFail": bounds.FAILED_SHARE, "TinyRMPositionBias": bounds.FIRST_POSITION,
-        "TinyRMPositionBiasDrift": bounds.FIRST_POSITION_MOVE, "TinyRMTruncation": bounds.TRUNCATED_SHARE,
-        "TinyRMEventLoopLate": bounds.LOOP_LAG_S, "TinyRMMemoryGrowth": bounds.MEMORY_GROWTH_BYTES_PER_HOUR,
-    }.items():  # fmt: skip
+        "TinyRMLatencyHigh": bounds.TOLERATED_S,
+        "TinyRMShedding": bounds.SHED_SHARE,
+        "TinyRMRequestsFail": bounds.FAILED_SHARE,
+        "TinyRMPositionBias": bounds.FIRST_POSITION,
+        "TinyRMPositionBiasDrift": bounds.FIRST_POSITION_MOVE,
+        "TinyRMTruncation": bounds.TRUNCATED_SHARE,
+        "TinyRMEventLoopLate": bounds.LOOP_LAG_S,
+        "TinyRMMemoryGrowth": bounds.MEMORY_GROWTH_BYTES_PER_HOUR,
+    }.items():
         found = [float(number) for number in re.findall(r"> ([0-9.e]+)", rules[alert])]
         assert bound in found, alert

@@ -1,4 +1,4 @@
-"""Recording and alerting rules, tried by Prometheus' own tool on series made up for it."""
+"""Recording rules and alerts, evaluated by promtool on synthetic series."""
 
 import re
 import subprocess
@@ -28,14 +28,14 @@ def promtool(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([tool("promtool"), *words], cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_rules_hold_what_their_tests_say() -> None:
+def test_the_rules_pass_their_own_tests() -> None:
     for words in (("check", "rules", RULES.name), ("test", "rules", TESTS.name)):
         done = promtool(RULES.parent, *words)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 @each_alert
-def test_every_alert_has_a_test_that_notices_its_absence(alert: dict[str, Any], tmp_path: Path) -> None:
+def test_an_alert_has_a_test_that_fails_without_it(alert: dict[str, Any], tmp_path: Path) -> None:
     own = yaml.safe_load(TESTS.read_text())
     own["tests"] = [test for test in own["tests"] if alert["alert"] in str(test["promql_expr_test"])]
     (tmp_path / TESTS.name).write_text(yaml.safe_dump(own))
@@ -49,7 +49,7 @@ def test_every_alert_has_a_test_that_notices_its_absence(alert: dict[str, Any], 
 
 
 @each_alert
-def test_every_alert_says_what_to_do(alert: dict[str, Any]) -> None:
+def test_an_alert_has_a_section_that_describes_what_to_do(alert: dict[str, Any]) -> None:
     page, _, anchor = alert["annotations"]["runbook"].partition("#")
     assert page == "docs/operations.md"
     assert anchor == alert["alert"].lower()
@@ -59,7 +59,7 @@ def test_every_alert_says_what_to_do(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in ("warning", "critical")
 
 
-def test_rules_name_metrics_that_exist() -> None:
+def test_the_rules_name_metrics_that_exist() -> None:
     recorded = {rule["record"] for rule in rules(RULES.read_text()) if "record" in rule}
     for rule in rules(RULES.read_text()):
         own = {name for name in recorded if name in rule["expr"]}

@@ -1,4 +1,4 @@
-"""What stands in deploy/kubernetes, as objects."""
+"""The manifests of deploy/kubernetes as objects."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ Manifest = dict[str, Any]
 
 
 def read(path: Path) -> Manifest:
-    """The one object of a file."""
+    """Return the one object of a file."""
     (document,) = yaml.safe_load_all(path.read_text())
     assert isinstance(document, dict)
     return document
 
 
 def applied() -> dict[str, Manifest]:
-    """By kind, what the kustomization applies. There is one of each."""
+    """Return by kind what the kustomization applies. There is one of each."""
     resources = [read(FOLDER / name) for name in read(FOLDER / "kustomization.yaml")["resources"]]
     by_kind = {resource["kind"]: resource for resource in resources}
     assert len(by_kind) == len(resources)
@@ -38,7 +38,7 @@ def container_of(deployment: Manifest) -> Manifest:
 
 
 def environment_of(container: Manifest) -> dict[str, str]:
-    """As the process sees it, with what it reads from its own resources filled in."""
+    """Return the variables as the process sees them, with values of its own resources filled in."""
     return {one["name"]: one["value"] if "value" in one else _filled(one, container) for one in container["env"]}
 
 
@@ -50,14 +50,17 @@ def _filled(variable: Manifest, container: Manifest) -> str:
 
 @dataclass(frozen=True)
 class AdapterRule:
-    """A metric that the Prometheus adapter makes of a series."""
+    """A metric that the Prometheus adapter derives from a series."""
 
     metric: str
     series: str
     query: str
 
     def expression(self, selector: str) -> str:
-        """PromQL for pods, as the adapter fills it in; selector: as in namespace="x",pod=~"y"."""
+        """Return PromQL for pods, as the adapter fills it in.
+
+        selector: such as namespace="x",pod=~"y".
+        """
         filled = {"<<.Series>>": self.series, "<<.LabelMatchers>>": selector, "<<.GroupBy>>": "pod"}
         text = self.query
         for placeholder, value in filled.items():
@@ -73,6 +76,6 @@ def adapter_rules() -> Iterator[AdapterRule]:
 
 
 def exposed() -> set[str]:
-    """Names of the series that a service has from its start."""
+    """Return the names of the series that a service has from its start."""
     lines = Metrics().expose().decode().splitlines()
     return {line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")}

@@ -34,13 +34,13 @@ POD = DEPLOYMENT["spec"]["template"]["spec"]
 CONTAINER = container_of(DEPLOYMENT)
 LABELS = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
 PROBES = [name for name in CONTAINER if name.endswith("Probe")]
-# From the end of the drain to the end of the process: an engine is given a second, and Python takes its leave.
-LEAVE_S = 5
+# From the end of the drain to the end of the process: an engine gets a second, and Python shuts down.
+EXIT_S = 5
 
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """What the container's environment says; an unknown or wrong one raises."""
+    """Return the settings of the container's environment; an unknown or invalid one raises."""
     for name in Settings.model_fields:
         monkeypatch.delenv(PREFIX + name.upper(), raising=False)
     environment = environment_of(CONTAINER)
@@ -63,7 +63,7 @@ def port_named(name: str) -> int:
 # Names
 
 
-def test_everything_selects_the_pods_of_the_deployment() -> None:
+def test_every_selector_matches_the_pods_of_the_deployment() -> None:
     (spread,) = POD["topologySpreadConstraints"]
     selectors = {
         "Deployment": DEPLOYMENT["spec"]["selector"]["matchLabels"],
@@ -77,21 +77,23 @@ def test_everything_selects_the_pods_of_the_deployment() -> None:
     )
 
 
-def test_monitor_selects_the_service() -> None:
+def test_the_monitor_selects_the_service() -> None:
     selector = MANIFESTS["ServiceMonitor"]["spec"]["selector"]["matchLabels"]
     assert selector
     assert selector.items() <= MANIFESTS["Service"]["metadata"]["labels"].items()
 
 
-def test_autoscaler_scales_the_deployment_and_nobody_else_does() -> None:
+def test_only_the_autoscaler_scales_the_deployment() -> None:
     target = MANIFESTS["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert target == {
-        "apiVersion": DEPLOYMENT["apiVersion"], "kind": "Deployment", "name": DEPLOYMENT["metadata"]["name"],
-    }  # fmt: skip
+        "apiVersion": DEPLOYMENT["apiVersion"],
+        "kind": "Deployment",
+        "name": DEPLOYMENT["metadata"]["name"],
+    }
     assert "replicas" not in DEPLOYMENT["spec"]
 
 
-def test_a_node_may_be_drained_and_an_update_made_without_a_gap() -> None:
+def test_draining_a_node_and_an_update_leave_no_gap() -> None:
     assert (
         MANIFESTS["PodDisruptionBudget"]["spec"]["maxUnavailable"]
         < (MANIFESTS["HorizontalPodAutoscaler"]["spec"]["minReplicas"])
@@ -102,29 +104,31 @@ def test_a_node_may_be_drained_and_an_update_made_without_a_gap() -> None:
 # Ports and paths
 
 
-def test_ports_lead_to_where_the_service_listens(settings: Settings) -> None:
+def test_ports_lead_to_the_port_of_the_service(settings: Settings) -> None:
     (service,), (endpoint,) = MANIFESTS["Service"]["spec"]["ports"], MANIFESTS["ServiceMonitor"]["spec"]["endpoints"]
     assert endpoint["port"] == service["name"]
     assert port_named(service["targetPort"]) == settings.port
-    assert settings.host == "0.0.0.0", "a pod is reached from outside of it"
+    assert settings.host == "0.0.0.0", "clients of a pod are outside of it"
     opened = {port["port"] for rule in MANIFESTS["NetworkPolicy"]["spec"]["ingress"] for port in rule["ports"]}
     assert opened == {service["targetPort"]}
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_probes_ask_what_is_there_and_open_to_all(probe: str, settings: Settings) -> None:
-    asked = CONTAINER[probe]["httpGet"]
-    assert port_named(asked["port"]) == settings.port
-    assert asked["path"] in paths(settings) & OPEN_PATHS
+def test_probes_use_paths_that_exist_and_need_no_key(probe: str, settings: Settings) -> None:
+    request = CONTAINER[probe]["httpGet"]
+    assert port_named(request["port"]) == settings.port
+    assert request["path"] in paths(settings) & OPEN_PATHS
 
 
-def test_each_probe_asks_the_right_question() -> None:
+def test_each_probe_has_the_right_path() -> None:
     assert {probe: CONTAINER[probe]["httpGet"]["path"] for probe in PROBES} == {
-        "startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz",
-    }  # fmt: skip
+        "startupProbe": "/healthz",
+        "livenessProbe": "/healthz",
+        "readinessProbe": "/readyz",
+    }
 
 
-def test_metrics_are_scraped_where_they_are(settings: Settings) -> None:
+def test_the_monitor_scrapes_a_path_that_exists(settings: Settings) -> None:
     (endpoint,) = MANIFESTS["ServiceMonitor"]["spec"]["endpoints"]
     assert endpoint["path"] in paths(settings)
     assert int(endpoint["scrapeTimeout"][:-1]) < int(endpoint["interval"][:-1])
@@ -133,56 +137,58 @@ def test_metrics_are_scraped_where_they_are(settings: Settings) -> None:
 # Settings
 
 
-def test_settings_are_some_and_several_replicas_agree_with_them(settings: Settings) -> None:
+def test_the_settings_suit_several_replicas(settings: Settings) -> None:
     assert settings.threads == int(CONTAINER["resources"]["requests"]["cpu"])
     assert [dialect.name for dialect in spoken(settings) if dialect.has_cohorts] == [], (
-        "samples of one cohort would arrive at different replicas and never meet"
+        "samples of one cohort would arrive at different replicas"
     )
     assert (settings.otlp_endpoint is None) == (MANIFESTS["NetworkPolicy"]["spec"]["egress"] == [])
 
 
-def test_environment_holds_settings_and_nothing_that_looks_like_one() -> None:
-    assert POD["enableServiceLinks"] is False, "the Service's own name would make variables of ours"
+def test_the_environment_holds_only_settings() -> None:
+    assert POD["enableServiceLinks"] is False, "the name of the Service would add variables with our prefix"
     assert all(name.startswith(PREFIX) for name in environment_of(CONTAINER))
 
 
-def test_there_is_time_to_leave(settings: Settings) -> None:
+def test_the_grace_period_covers_drain_and_exit(settings: Settings) -> None:
     before_s = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]
     drain_s = max(settings.drain_timeout_s, LINGER_S)
     connections_s = int(settings.drain_timeout_s) + GRACE_S
-    needed_s = before_s + drain_s + connections_s + LEAVE_S
+    needed_s = before_s + drain_s + connections_s + EXIT_S
     assert needed_s <= POD["terminationGracePeriodSeconds"] < needed_s + 15
 
 
-def test_a_queue_of_accepted_work_fits_into_the_drain(settings: Settings) -> None:
+def test_the_drain_covers_a_full_queue(settings: Settings) -> None:
     assert settings.max_wait_s <= settings.drain_timeout_s
 
 
-def test_a_start_that_fails_is_told_as_such() -> None:
+def test_a_failed_start_fails_the_rollout() -> None:
     startup = CONTAINER["startupProbe"]
     assert DEPLOYMENT["spec"]["progressDeadlineSeconds"] > startup["periodSeconds"] * startup["failureThreshold"]
 
 
-def test_memory_is_enough_for_every_body_the_settings_let_in(settings: Settings) -> None:
+def test_memory_covers_all_bodies_that_the_settings_admit(settings: Settings) -> None:
     (limit,) = re.findall(r"^(\d+)Gi$", CONTAINER["resources"]["limits"]["memory"])
     assert settings.max_buffered_bytes + settings.max_cohort_bytes < int(limit) * 2**30 / 4
 
 
-# What the process may do
+# Permissions
 
 
-def test_process_may_as_little_as_possible() -> None:
+def test_the_process_has_no_permission_it_does_not_need() -> None:
     pod, own = POD["securityContext"], CONTAINER["securityContext"]
     assert pod["runAsNonRoot"] is True
-    assert min(pod["runAsUser"], pod["runAsGroup"], pod["fsGroup"]) >= 10000, "an id that no node has"
+    assert min(pod["runAsUser"], pod["runAsGroup"], pod["fsGroup"]) >= 10000, "an id that no node uses"
     assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
     assert own == {
-        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
-    }  # fmt: skip
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     assert POD["automountServiceAccountToken"] is False
 
 
-def test_only_tmp_can_be_written() -> None:
+def test_only_tmp_is_writable() -> None:
     (tmp,) = POD["volumes"]
     assert "sizeLimit" in tmp["emptyDir"]
     assert CONTAINER["volumeMounts"] == [{"name": tmp["name"], "mountPath": "/tmp"}]
@@ -191,7 +197,7 @@ def test_only_tmp_can_be_written() -> None:
 # Keys
 
 
-def test_keys_are_mounted_where_they_are_looked_for_and_follow_their_secret() -> None:
+def test_keys_are_mounted_where_the_setting_points_and_follow_their_secret() -> None:
     patch = read(KEYS / "deployment.yaml")
     assert patch["metadata"]["name"] == DEPLOYMENT["metadata"]["name"]
     container, (volume,) = container_of(patch), patch["spec"]["template"]["spec"]["volumes"]
@@ -203,11 +209,10 @@ def test_keys_are_mounted_where_they_are_looked_for_and_follow_their_secret() ->
     assert volume["secret"]["defaultMode"] == 0o400
 
 
-def test_prometheus_shows_a_key_and_scrapes_as_before() -> None:
+def test_the_monitor_with_keys_differs_only_in_its_key() -> None:
     (plain,), (guarded,) = (
-        manifest["spec"]["endpoints"]
-        for manifest in (MANIFESTS["ServiceMonitor"], read(KEYS / "servicemonitor.yaml"))
-    )  # fmt: skip
+        manifest["spec"]["endpoints"] for manifest in (MANIFESTS["ServiceMonitor"], read(KEYS / "servicemonitor.yaml"))
+    )
     assert guarded.pop("authorization")["credentials"].keys() == {"name", "key"}
     assert guarded == plain
     assert required_scope(plain["path"]) == "metrics"
@@ -217,8 +222,8 @@ def test_prometheus_shows_a_key_and_scrapes_as_before() -> None:
 # Metrics
 
 
-def wanted() -> dict[str, str]:
-    """Metric -> the average that the autoscaler aims at."""
+def targets() -> dict[str, str]:
+    """Return metric -> the average that the autoscaler aims at."""
     metrics = [one["pods"] for one in MANIFESTS["HorizontalPodAutoscaler"]["spec"]["metrics"]]
     return {one["metric"]["name"]: one["target"]["averageValue"] for one in metrics}
 
@@ -228,20 +233,23 @@ def quantity(text: str) -> float:
     return float(number) * {"m": 1e-3, "": 1, "k": 1e3, "M": 1e6}[suffix]
 
 
-def test_autoscaler_asks_for_metrics_that_the_adapter_makes_of_series_that_exist() -> None:
+def test_the_adapter_derives_the_autoscalers_metrics_from_series_that_exist() -> None:
     rules = {rule.metric: rule for rule in adapter_rules()}
-    assert set(wanted()) == set(rules)
+    assert set(targets()) == set(rules)
     assert {rule.series for rule in rules.values()} <= exposed()
     assert "tinyrm_queue_tokens" in rules
 
 
 def test_replicas_are_added_before_work_is_refused(settings: Settings) -> None:
-    assert 0 < quantity(wanted()["tinyrm_queue_tokens"]) < settings.max_queue_tokens / 10
-    assert 0 < quantity(wanted()["tinyrm_engine_busy_ratio"]) < 1
+    assert 0 < quantity(targets()["tinyrm_queue_tokens"]) < settings.max_queue_tokens / 10
+    assert 0 < quantity(targets()["tinyrm_engine_busy_ratio"]) < 1
 
 
 def evaluated(rule: AdapterRule, samples: dict[str, str], expected: dict[str, float], folder: Path) -> None:
-    """promtool works the rule out at 5 minutes, over a sample every 15 s. samples: pod -> values in its notation."""
+    """Evaluate the rule with promtool at 5 minutes, over a sample every 15 s.
+
+    samples: pod -> values in promtool's notation.
+    """
     selector = 'namespace="ours",pod=~"' + "|".join(samples) + '"'
     series = [
         {"series": f'{rule.series}{{namespace="ours",pod="{pod}",endpoint="http"}}', "values": values}
@@ -249,9 +257,10 @@ def evaluated(rule: AdapterRule, samples: dict[str, str], expected: dict[str, fl
     ]
     theirs = {"series": f'{rule.series}{{namespace="theirs",pod="a",endpoint="http"}}', "values": "1000000x40"}
     question = {
-        "expr": f"round({rule.expression(selector)}, 0.001)", "eval_time": "5m",
+        "expr": f"round({rule.expression(selector)}, 0.001)",
+        "eval_time": "5m",
         "exp_samples": [{"labels": f'{{pod="{pod}"}}', "value": value} for pod, value in expected.items()],
-    }  # fmt: skip
+    }
     test: dict[str, Any] = {"interval": "15s", "input_series": [*series, theirs], "promql_expr_test": [question]}
     file = folder / "test.yaml"
     file.write_text(yaml.safe_dump({"tests": [test]}))
@@ -262,19 +271,19 @@ def evaluated(rule: AdapterRule, samples: dict[str, str], expected: dict[str, fl
 @pytest.mark.parametrize(
     ("metric", "samples", "expected"),
     [
-        # Each replica for itself, and what has run is forgotten after a minute.
+        # Each replica for itself, and a past queue is forgotten after a minute.
         ("tinyrm_queue_tokens", {"a": "8000x15 0x24", "b": "20000x40"}, {"a": 0, "b": 20_000}),
-        # The mean of a minute, whether or not the sample at its very beginning counts (before Prometheus 3 it did).
+        # The mean of a minute, whether or not its first sample counts (before Prometheus 3 it did).
         ("tinyrm_queue_tokens", {"a": "0x15 4000 0 8000 0 8000 0x20"}, {"a": 4000}),
-        # 13.5 s of every 15 in runs; and nothing to do, which is 0 and not nothing.
+        # 13.5 of every 15 s in runs; and an idle replica, which is 0 and not absent.
         ("tinyrm_engine_busy_ratio", {"a": "0+13.5x40", "b": "0x40"}, {"a": 0.9, "b": 0}),
     ],
 )
-def test_adapter_works_out_what_the_autoscaler_compares(
+def test_the_adapter_computes_what_the_autoscaler_compares(
     metric: str, samples: dict[str, str], expected: dict[str, float], tmp_path: Path
 ) -> None:
     if not shutil.which("promtool"):
-        pytest.skip("no promtool, which works PromQL out")
+        pytest.skip("no promtool, which evaluates PromQL")
     (rule,) = [rule for rule in adapter_rules() if rule.metric == metric]
     evaluated(rule, samples, expected, tmp_path)
 
@@ -282,11 +291,11 @@ def test_adapter_works_out_what_the_autoscaler_compares(
 # The document
 
 
-def test_document_names_what_exists() -> None:
+def test_the_document_names_only_what_exists() -> None:
     text = DOCUMENT.read_text()
     settings = {name.removeprefix(PREFIX).lower() for name in re.findall(r"TINYRM_[A-Z][A-Z_]*[A-Z]", text)}
-    assert settings - {"service_host"} <= set(Settings.model_fields), "service_host: a variable of Kubernetes' making"
-    assert set(re.findall(r"\btinyrm_[a-z_]+\b", text)) <= exposed() | set(wanted()) | {"tinyrm_shed_requests_total"}
+    assert settings - {"service_host"} <= set(Settings.model_fields), "service_host: a variable that Kubernetes adds"
+    assert set(re.findall(r"\btinyrm_[a-z_]+\b", text)) <= exposed() | set(targets()) | {"tinyrm_shed_requests_total"}
     files = {file.name for file in FOLDER.rglob("*.yaml")}
     assert set(re.findall(r"[\w-]+\.yaml", text)) <= files
     assert {file.name for file in FOLDER.glob("*.yaml")} <= set(re.findall(r"[\w-]+\.yaml", text))

@@ -73,9 +73,10 @@ def test_kustomize_adds_keys_and_nothing_else(tmp_path: Path) -> None:
     added, monitor = read(KEYS / "deployment.yaml"), read(KEYS / "servicemonitor.yaml")
     for place in ("env", "volumeMounts"):
         assert container_of(added)[place] == [
-            one for one in container_of(guarded["Deployment"])[place]
+            one
+            for one in container_of(guarded["Deployment"])[place]
             if one not in container_of(plain["Deployment"])[place]
-        ]  # fmt: skip
+        ]
         assert all(
             one in container_of(guarded["Deployment"])[place] for one in container_of(plain["Deployment"])[place]
         )

@@ -1,4 +1,4 @@
-"""What the manifests expect of the process, seen on the process: probes, the end, the environment."""
+"""The process behaves as the manifests expect: probes, shutdown, environment."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from tests.support.waiting import wait_until
 
 POD = applied()["Deployment"]["spec"]["template"]["spec"]
 CONTAINER = container_of(applied()["Deployment"])
-# The engine's threads are the test machine's business, and so are address and port.
+# Threads, address and port suit the test machine.
 SETTINGS = {
     name.removeprefix(PREFIX).lower(): value
     for name, value in environment_of(CONTAINER).items()
@@ -31,40 +31,40 @@ SETTINGS = {
 }
 
 
-def says_yes(process: Process, probe: str) -> bool:
-    """As the kubelet asks: a new connection, and a status from 200 to 399 in time."""
-    asked = CONTAINER[probe]
+def probe_succeeds(process: Process, probe: str) -> bool:
+    """Return what the kubelet would see: success is a status from 200 to 399 in time, on a new connection."""
+    settings = CONTAINER[probe]
     try:
-        reply = process.client.get(asked["httpGet"]["path"], timeout=asked["timeoutSeconds"])
+        reply = process.client.get(settings["httpGet"]["path"], timeout=settings["timeoutSeconds"])
     except httpx.TransportError:
         return False
     return 200 <= reply.status_code < 400
 
 
-def seen(process: Process, *, until_ended: bool = True) -> Iterator[tuple[bool, bool]]:
-    """(alive, ready), again and again."""
-    while not until_ended or process.popen.poll() is None:
-        yield says_yes(process, "livenessProbe"), says_yes(process, "readinessProbe")
+def probe_results(process: Process) -> Iterator[tuple[bool, bool]]:
+    """Yield (alive, ready) until the process ends."""
+    while process.popen.poll() is None:
+        yield probe_succeeds(process, "livenessProbe"), probe_succeeds(process, "readinessProbe")
         time.sleep(0.02)
 
 
 @pytest.mark.slow
 def test_probes_follow_a_replica_from_its_start_to_its_end(bundle_folder: Path) -> None:
     with started(bundle_folder, **SETTINGS, max_batch_tokens=512) as process, ThreadPoolExecutor(1) as client:
-        assert [says_yes(process, probe) for probe in CONTAINER if probe.endswith("Probe")] == [True] * 3
+        assert [probe_succeeds(process, probe) for probe in CONTAINER if probe.endswith("Probe")] == [True] * 3
         work = client.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 150})
         wait_until_accepted(process, 150)
-        assert says_yes(process, "readinessProbe"), "busy is not unready"
+        assert probe_succeeds(process, "readinessProbe"), "a busy replica is ready"
         process.popen.send_signal(signal.SIGTERM)
-        answers = list(seen(process))
+        answers = list(probe_results(process))
         assert process.popen.wait(PATIENCE_S) == 0
         results = work.result().json()["results"]
-    assert all("probability_a" in result for result in results), "the manifest's time to drain was enough"
-    told_to_leave = answers[1:]  # the first may have been on its way already
-    assert not any(ready for _, ready in told_to_leave)
-    alive = [alive for alive, _ in told_to_leave]
+    assert all("probability_a" in result for result in results), "the drain of the manifest was long enough"
+    after_sigterm = answers[1:]  # the first probe may have been under way
+    assert not any(ready for _, ready in after_sigterm)
+    alive = [alive for alive, _ in after_sigterm]
     assert alive.count(True) > 3, "it answered while it drained"
-    assert alive == sorted(alive, reverse=True), "until the door was closed"
+    assert alive == sorted(alive, reverse=True), "until the listener closed"
 
 
 def test_an_engine_that_dies_costs_readiness_and_no_restart(bundle_folder: Path) -> None:
@@ -72,44 +72,49 @@ def test_an_engine_that_dies_costs_readiness_and_no_restart(bundle_folder: Path)
         (engine,) = psutil.Process(process.popen.pid).children()
         engine.kill()
         answers: list[tuple[bool, bool]] = []
-        for answer in seen(process):
+        for answer in probe_results(process):
             answers.append(answer)
             if answer == (True, True) and (True, False) in answers:
                 break
             assert len(answers) < 1000
-        assert all(alive for alive, _ in answers), "Kubernetes would have killed what mends itself"
+        assert all(alive for alive, _ in answers), "Kubernetes would have killed a replica that recovers by itself"
         assert process.stop() == 0
 
 
 @pytest.mark.slow
-def test_a_client_that_does_not_read_its_reply_is_waited_for_as_long_as_the_manifest_reckons(
+def test_shutdown_waits_for_a_client_that_does_not_read_its_reply(
     bundle_folder: Path,
 ) -> None:
     drain_s = 2
     with started(bundle_folder, dialects="nemo-gym", drain_timeout_s=drain_s) as process:
         filling = "x" * 7_000_000
-        asked = {"responses_create_params": {"input": "2 + 2?"}, "response": {"output": []}, "filling": filling}
-        request = httpx.Request("POST", f"http://127.0.0.1:{process.port}/verify", json=asked)
+        body = {"responses_create_params": {"input": "2 + 2?"}, "response": {"output": []}, "filling": filling}
+        request = httpx.Request("POST", f"http://127.0.0.1:{process.port}/verify", json=body)
         head = f"POST /verify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(request.content)}\r\n\r\n"
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             deaf.connect(("127.0.0.1", process.port))
             deaf.sendall(head.encode() + request.content)
             wait_until(lambda: "tinyrm_cohort_samples 1.0" in process.get("/metrics").text)
-            told = time.monotonic()
+            signalled_at = time.monotonic()
             assert process.stop() == 0
-            took_s = time.monotonic() - told
-    assert drain_s <= took_s, "nobody waited for it, and the manifest need not either"
+            took_s = time.monotonic() - signalled_at
+    assert drain_s <= took_s, "the service did not wait, so the manifest need not either"
 
 
-def test_variables_that_a_service_of_this_name_makes_keep_it_from_starting(bundle_folder: Path) -> None:
-    """Why the manifest has them left out."""
+def test_the_variables_of_a_kubernetes_service_prevent_a_start(bundle_folder: Path) -> None:
+    """The manifest therefore disables them."""
     (port,) = applied()["Service"]["spec"]["ports"]
     links = {f"{PREFIX}SERVICE_HOST": "10.0.0.1", f"{PREFIX}SERVICE_PORT": str(port["port"])}
     done = subprocess.run(
-        [sys.executable, "-m", "service"], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S,
-        env=os.environ | {f"{PREFIX}MODEL": str(bundle_folder)} | links, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "service"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=os.environ | {f"{PREFIX}MODEL": str(bundle_folder)} | links,
+        check=False,
+    )
     assert done.returncode == 2
     assert f"unknown settings {PREFIX}SERVICE_HOST" in done.stderr
     assert POD["enableServiceLinks"] is False

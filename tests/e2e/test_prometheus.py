@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the real service under real load: every panel has data, every rule is understood."""
+"""A real Prometheus scrapes the service under load: every panel has data, and every rule is evaluated."""
 
 import subprocess
 import time
@@ -14,13 +14,13 @@ from tests.support.prometheus import RULES, PanelQuery, Prometheus, panel_querie
 
 pytestmark = pytest.mark.slow
 
-# Rates need several scrapes in their window, and the window has to be full of load.
+# Rates need several scrapes in their window, and load during all of it.
 WINDOW_S, LOAD_S = 10, 20
 
 
 @dataclass(frozen=True)
 class Watched:
-    """at: a moment under load, seconds since the epoch."""
+    """at: a moment under load, in seconds since the epoch."""
 
     service: Process
     prometheus: Prometheus
@@ -38,17 +38,17 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 @pytest.mark.parametrize("query", panel_queries(), ids=str)
-def test_panels_have_data(query: PanelQuery, watched: Watched) -> None:
+def test_a_query_of_a_panel_has_data(query: PanelQuery, watched: Watched) -> None:
     expression = query.expression(f"{WINDOW_S}s")
     assert watched.prometheus.query(expression, watched.at), expression
 
 
-def test_a_query_of_nothing_has_no_data(watched: Watched) -> None:
+def test_a_query_without_a_number_has_no_data(watched: Watched) -> None:
     assert watched.prometheus.query("tinyrm_nothing", watched.at) == []
     assert watched.prometheus.query("vector(0) / vector(0)", watched.at) == []
 
 
-def test_rules_are_understood_and_recorded(watched: Watched) -> None:
+def test_the_rules_are_evaluated_and_recorded(watched: Watched) -> None:
     written = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     loaded = watched.prometheus.rules()
     names = sorted(rule.get("record") or rule["alert"] for rule in written)
@@ -68,7 +68,7 @@ def test_every_scrape_succeeded(watched: Watched) -> None:
     assert float(scrapes["value"][1]) >= LOAD_S / 2
 
 
-def test_names_and_types_are_as_prometheus_wants_them(watched: Watched) -> None:
+def test_names_and_types_follow_the_rules_of_prometheus(watched: Watched) -> None:
     text = watched.service.get("/metrics").content
     done = subprocess.run([tool("promtool"), "check", "metrics"], input=text, capture_output=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")

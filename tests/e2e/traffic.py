@@ -1,4 +1,4 @@
-"""Requests of every kind, from several callers, until told to stop: what a dashboard should have to show."""
+"""Requests of every kind from several callers, so that every panel of the dashboards has data."""
 
 import random
 import threading
@@ -14,7 +14,7 @@ LONG = "a word " * 2000
 
 
 def requests(pairs: list[dict[str, Any]], seed: int) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
-    """Path, body and headers, without end."""
+    """Yield path, body and headers, without end."""
     pairs = random.Random(seed).sample(pairs, len(pairs))
     for number, pair in enumerate(cycle(pairs)):
         yield "/v1/compare", pair | {"swap": ("on", "off", "on")[number % 3]}, {}
@@ -31,7 +31,10 @@ def requests(pairs: list[dict[str, Any]], seed: int) -> Iterator[tuple[str, dict
 
 @contextmanager
 def traffic(service: Process, pairs: list[dict[str, Any]] | None = None, callers: int = 4) -> Iterator[None]:
-    """pairs: bodies of /v1/compare; without any, made up. Answers are not looked at: some are refusals."""
+    """Send requests meanwhile. Replies are ignored: some are refusals.
+
+    pairs: bodies of /v1/compare; by default synthetic ones.
+    """
     stop = threading.Event()
 
     def call(seed: int) -> None:

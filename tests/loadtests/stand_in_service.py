@@ -1,4 +1,4 @@
-"""A service that keeps no promise. Run as `stand_in_service.py BEHAVIOUR`; TINYRM_PORT is where it listens."""
+"""A service that breaks one promise. Run as `stand_in_service.py BEHAVIOUR`; it listens on TINYRM_PORT."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ class StandIn:
         self.engine: psutil.Popen | None = None
 
     async def keep_engine(self) -> None:
-        """A child that does nothing. If it ends or is stopped it is replaced; meanwhile the service is not ready."""
+        """Keep a child that does nothing. If it ends or stops it is replaced; meanwhile the service is not ready."""
         while True:
             if self.engine is None or self.engine.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
                 self.ready = self.engine is None
@@ -48,7 +48,7 @@ class StandIn:
         writer.close()
 
     async def one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request; whether the connection goes on."""
+        """Answer one request. Return whether the connection stays open."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         length = next((int(line.split(":")[1]) for line in head.splitlines() if line.startswith("content-length:")), 0)
         await reader.readexactly(length)

@@ -41,29 +41,29 @@ def against(answer: bytes | None, scenario: Scenario, *, delay_s: float = 0, **o
     return uvloop.run(run())
 
 
-async def ask(client: Client, _: list[int]) -> Reply:
+async def send(client: Client, _: list[int]) -> Reply:
     return await client.send(GET)
 
 
 def test_reply_has_status_headers_and_body() -> None:
-    reply = against(OK, ask)
+    reply = against(OK, send)
     assert isinstance(reply, Reply)
     assert (reply.status, reply.headers["x-seen"], reply.body) == (200, "yes", b"hi")
 
 
 def test_a_connection_that_ends_is_a_loss() -> None:
     with pytest.raises(NoAnswer, match="the connection ended"):
-        against(None, ask)
+        against(None, send)
 
 
 def test_a_reply_that_is_not_http_is_a_loss() -> None:
     with pytest.raises(NoAnswer, match="not HTTP"):
-        against(b"\x00\x01\x02", ask)
+        against(b"\x00\x01\x02", send)
 
 
 def test_silence_is_a_loss() -> None:
     with pytest.raises(NoAnswer, match=r"no answer within 0\.2 s"):
-        against(OK, ask, delay_s=30, timeout_s=0.2)
+        against(OK, send, delay_s=30, timeout_s=0.2)
 
 
 def test_a_closed_port_is_unconnected() -> None:
