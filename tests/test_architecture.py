@@ -20,8 +20,8 @@ ABSENT = {
     "peft": {"modernbert.adapter"},
     "scipy": {"calibration"},
     "openvino": {"engines.openvino_cpu"},
-    "pyarrow": {"bulk.job", "bulk.output", "bulk.scoring", "bulk.sources"},
-    "ray": {"bulk.on_ray"},
+    "pyarrow": {"bulk.bundle", "bulk.job", "bulk.parquet", "bulk.sources"},
+    "ray": {"bulk.ray_runner"},
 }
 
 

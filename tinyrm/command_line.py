@@ -1,14 +1,38 @@
 """A command line made from a dataclass: each field is an option, the docstring beneath it is its help."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 T = TypeVar("T")
 
 # `--flag` alone, without a `--no-flag` beside it; lists as `--pairs A B`; no type names where the help says more.
 CONFIG = (tyro.conf.FlagCreatePairsOff,)
+
+
+def _number(kind: Callable[[str], T], metavar: str, is_valid: Callable[[T], bool], rule: str) -> Any:
+    """Return the rule for a numeric option that not every number of its type fits."""
+
+    def convert(words: list[str]) -> T:
+        if not is_valid(value := kind(words[0])):
+            raise ValueError(rule)
+        return value
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=convert,
+        is_instance=lambda value: isinstance(value, int | float),
+        str_from_instance=lambda value: [f"{value:g}"],
+    )
+
+
+Positive = Annotated[int, _number(int, "INT", lambda n: n > 0, "must be at least 1")]
+Seconds = Annotated[float, _number(float, "SECONDS", lambda s: 0 < s < math.inf, "must be above 0")]
+Share = Annotated[float, _number(float, "FLOAT", lambda x: 0 <= x < math.inf, "must be at least 0")]
 
 
 def parse(options: type[T], arguments: Sequence[str] | None = None, *, prog: str) -> T:

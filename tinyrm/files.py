@@ -5,19 +5,28 @@ import gzip
 import lzma
 import os
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, BinaryIO, Literal, TextIO
+
+# The compressed formats of text, by the end of a file's name.
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+# What reading a file may raise, compressed or not.
+READ_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
-def open_text(path: Path) -> TextIO:
-    """Open UTF-8 text for reading; `.gz` and `.xz` are unpacked. Raises OSError and what the format raises."""
-    if path.suffix == ".gz":
-        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8"))
-    if path.suffix == ".xz":
-        return cast("TextIO", lzma.open(path, "rt", encoding="utf-8"))
-    return path.open(encoding="utf-8")
+def open_compressed(path: Path) -> BinaryIO:
+    """Open a file for reading its bytes, decompressed if its name says so. Reading raises READ_ERRORS."""
+    file: BinaryIO = COMPRESSED.get(path.suffix, open)(path, "rb")
+    return file
+
+
+def open_text(path: Path, mode: Literal["rt", "wt"] = "rt") -> TextIO:
+    """Open UTF-8 text, compressed if the file's name says so. Reading raises READ_ERRORS and UnicodeDecodeError."""
+    file: TextIO = COMPRESSED.get(path.suffix, open)(path, mode, encoding="utf-8")
+    return file
 
 
 def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644, keeps_owner: bool = False) -> None:

@@ -1,17 +1,15 @@
-"""Preference pairs on disk: JSON lines, plain or packed (.gz, .xz)."""
+"""Preference pairs on disk: JSON lines, plain or compressed (.gz, .xz)."""
 
-import gzip
 import json
-import lzma
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tinyrm.api import MESSAGES, TEXT, prompt_branch
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidInput, describe
+from tinyrm.files import READ_ERRORS, open_text
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
@@ -31,28 +29,6 @@ class PreferencePair(BaseModel):
     def comparison(self) -> Comparison:
         """The chosen response as A."""
         return Comparison(self.prompt, self.chosen, self.rejected)
-
-
-class AskedPair(BaseModel):
-    """What a line asks to be scored. Only which texts there are is looked at; who scores it judges the texts."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    prompt: Annotated[
-        Annotated[str, Tag(TEXT)] | Annotated[list[dict[str, Any]], Tag(MESSAGES)], Discriminator(prompt_branch)
-    ]
-    response_a: str
-    response_b: str
-    domain: str | None = None
-    instruction: str | None = None
-    swap: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _chosen_is_a(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and "response_a" not in fields and "chosen" in fields:
-            return fields | {"response_a": fields["chosen"], "response_b": fields.get("rejected")}
-        return fields
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:
@@ -78,17 +54,10 @@ def read_jsonl(path: Path) -> Iterator[Any]:
     """The JSON value of each line. Raises InvalidInput naming the file, and the line that is not JSON."""
     number = 0
     try:
-        with open_text(path, "rt") as lines:
+        with open_text(path) as lines:
             for number, line in enumerate(lines, start=1):  # noqa: B007
                 yield json.loads(line)
     except json.JSONDecodeError as error:
         raise InvalidInput(f"{path}, line {number}: {error}") from error
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+    except (*READ_ERRORS, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} cannot be read after line {number}: {error}") from error
-
-
-def open_text(path: Path, mode: Literal["rt", "wt"]) -> TextIO:
-    """A file to read or to write, packed as its name says."""
-    openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
-    file: TextIO = openers.get(path.suffix, open)(path, mode, encoding="utf-8")
-    return file

@@ -15,8 +15,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.gpu_engine import TOGETHER, GpuEngine
 from tests.support.bulk_run import pair, write
-from tinyrm.bulk import scoring
-from tinyrm.bulk.scoring import Job, PartScorer
+from tinyrm.bulk import bundle as bundle_scoring
+from tinyrm.bulk.bundle import BundleJob, ShardScorer
 from tinyrm.bulk.sources import plan
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
@@ -64,11 +64,11 @@ def test_bulk_scoring_gives_a_gpu_its_batch_and_two_runs(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = GpuEngine()
-    monkeypatch.setattr(scoring, "open_engine", lambda *_, **__: engine)
+    monkeypatch.setattr(bundle_scoring, "open_engine", lambda *_, **__: engine)
     # Two sequences of 256 tokens each, and two full runs of all.
     rows = [pair(n) | {"prompt": "Why? " * 300} for n in range(64)]
-    scorer = PartScorer(Job(bundle_folder, tmp_path / "out"))
-    (part,) = plan(str(write(tmp_path / "pairs.jsonl", *rows)), 64).parts
-    table, done = scorer.table(part, scorer.encoded(part))
-    assert (table.num_rows, done.errors, done.tokens) == (64, 0, 2 * GPU_BATCH_TOKENS)
+    scorer = ShardScorer(BundleJob(bundle_folder, tmp_path / "out"))
+    (shard,) = plan(str(write(tmp_path / "pairs.jsonl", *rows)), 64).shards
+    table, stats = scorer.score(shard, scorer.read(shard))
+    assert (table.num_rows, stats.errors, stats.tokens) == (64, 0, 2 * GPU_BATCH_TOKENS)
     assert engine.max_tokens == GPU_BATCH_TOKENS

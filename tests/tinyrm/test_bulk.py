@@ -8,7 +8,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.conftest import TOY_SPEC
 from tests.support.bulk_run import Score, pair, table, words_of, write
-from tinyrm.bulk.sources import SUFFIXES, Part, Reader, find, plan
+from tinyrm.bulk.sources import SUFFIXES, Reader, Shard, find, plan
 from tinyrm.bundle import Bundle
 from tinyrm.cli import main
 from tinyrm.comparison import Comparison
@@ -83,24 +83,24 @@ def test_an_address_and_a_glob() -> None:
     memory.pipe("/bulk/a.jsonl", b'{"a": 1}\n{"a": 2}')
     try:
         (name,) = find(["memory://bulk/*.jsonl"])
-        (part,) = plan(name, 5).parts
+        (shard,) = plan(name, 5).shards
         assert name == "memory:///bulk/a.jsonl"
-        assert Reader().read(part) == [b'{"a": 1}\n', b'{"a": 2}']
+        assert Reader().read(shard) == [b'{"a": 1}\n', b'{"a": 2}']
     finally:
         memory.rm("/bulk", recursive=True)
 
 
 @pytest.mark.parametrize("name", [f"pairs{suffix}" for suffix in SUFFIXES if not suffix.endswith(".xz")])
-def test_parts_can_be_read_in_any_order(tmp_path: Path, name: str) -> None:
+def test_shards_can_be_read_in_any_order(tmp_path: Path, name: str) -> None:
     source = plan(str(write(tmp_path / name, *[{"prompt": str(n)} for n in range(23)])), 5)
-    assert [(part.first_row, part.rows) for part in source.parts] == [(0, 5), (5, 5), (10, 5), (15, 5), (20, 3)]
+    assert [(shard.first_row, shard.rows) for shard in source.shards] == [(0, 5), (5, 5), (10, 5), (15, 5), (20, 3)]
     reader = Reader()
     for number in (0, 1, 4, 3, 3, 0, 2):
-        part = source.parts[number]
-        rows = [row if isinstance(row, dict) else json.loads(row) for row in reader.read(part)]
-        assert [row["prompt"] for row in rows] == [str(n) for n in range(part.first_row, part.first_row + part.rows)]
+        shard = source.shards[number]
+        rows = [row if isinstance(row, dict) else json.loads(row) for row in reader.read(shard)]
+        assert [row["prompt"] for row in rows] == [str(n) for n in range(shard.first_row, shard.first_row + shard.rows)]
     with pytest.raises(InvalidInput, match="shorter"):
-        reader.read(Part(source.name, 20, 5))
+        reader.read(Shard(source.name, 20, 5))
 
 
 BROKEN = [

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.support.bulk_run import Score, complaint, pair, run, stamps, table, words_of, write
 from tests.support.processes import PATIENCE_S
-from tinyrm.bulk.output import locked
+from tinyrm.bulk.parquet import locked_folder
 from tinyrm.cli import main
 
 
@@ -56,7 +56,7 @@ def test_a_folder_of_something_else_is_left_alone(
     assert (tmp_path / "out" / "mine.parquet").read_bytes() == mine
 
 
-def test_a_part_that_is_none_is_told(score: Score, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_a_shard_is_named(score: Score, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = write(tmp_path / "pairs.jsonl", pair(0))
     assert score(pairs) == 0
     (part,) = (tmp_path / "out").glob("*.parquet")
@@ -68,7 +68,7 @@ def test_a_part_that_is_none_is_told(score: Score, tmp_path: Path, capsys: pytes
 
 def test_one_process_at_a_time(score: Score, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = write(tmp_path / "pairs.jsonl", pair(0))
-    with locked(tmp_path / "out"):
+    with locked_folder(tmp_path / "out"):
         assert score(pairs) == 2
     assert "another process" in complaint(capsys)
     assert score(pairs) == 0
@@ -91,8 +91,8 @@ def test_one_process_at_a_time(score: Score, tmp_path: Path, capsys: pytest.Capt
         (["pairs.jsonl", "--bundle", "."], 1, "manifest.json"),
         (["pairs.jsonl", "--out", "pairs.jsonl"], 2, "--out"),
         (["pairs.jsonl", "--out", "s3://bucket/out"], 2, "--out s3:/bucket/out"),
-        (["pairs.jsonl", "--url", "http://127.0.0.1:1"], 2, "--url asks a service"),
-        (["pairs.jsonl", "--swap", "off"], 2, "--swap asks a service"),
+        (["pairs.jsonl", "--url", "http://127.0.0.1:1"], 2, "--url is for a service"),
+        (["pairs.jsonl", "--swap", "off"], 2, "--swap is for a service"),
         (["pairs.jsonl", "--engines", "2"], 2, "--engines needs --ray"),
         (["pairs.jsonl", "--ray"], 2, "--threads is --cpus-per-engine"),
     ],
@@ -151,7 +151,7 @@ def test_a_killed_run_goes_on_where_it_was(
     rows, out = 1500, tmp_path / "out"
     pairs = write(tmp_path / "pairs.jsonl", *({**pair(n), "prompt": f"What is {n}? " * 9} for n in range(rows)))
     words = words_of(bundle_folder, out, pairs, "--rows-per-part", 10)
-    command = [sys.executable, "-m", "tinyrm.cli", *words]
+    command = [sys.executable, "-m", "tinyrm", *words]
     # Jobs that a shell has put into the background ignore SIGINT, and so would what they start.
     ignoring, stop = signal.signal(signal.SIGINT, signal.default_int_handler), time.monotonic() + PATIENCE_S
     try:

@@ -21,8 +21,8 @@ from tests.support.scripted_server import (
     item_error,
     scripted,
 )
+from tinyrm.bulk.jsonl import ScoredFile
 from tinyrm.cli import main
-from tinyrm.cli.scored_file import ScoredFile
 
 
 def pair(number: int) -> dict[str, Any]:

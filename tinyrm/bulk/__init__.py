@@ -1,9 +1,11 @@
-"""Whole preference sets from files into Parquet, without a service: `tinyrm score --bundle`. Needs the `bulk` extra.
+"""Score whole files of pairs: `tinyrm score`. With a bundle it needs the extra `bulk`.
 
-sources     files, folders and addresses, split into parts
-rows        a row of a file -> what the model reads, or why it cannot
-scoring     a part -> a table
-output      the folder of tables, which is its own checkpoint
-job         all parts, one after another, in this process
-on_ray      all parts, on the machines of a Ray cluster
+rows         a row of a file: a pair, or the reason why it is not one
+progress     counts, and what is shown of them
+service      scored by a service into JSON lines (jsonl)
+sources      files, folders and addresses, split into shards
+bundle       a shard scored by a bundle's engine
+parquet      the folder of tables, which is its own checkpoint
+job          all shards, one after another, in this process
+ray_runner   all shards, on the machines of a Ray cluster
 """

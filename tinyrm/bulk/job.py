@@ -1,35 +1,23 @@
-"""All parts of all sources: those that are there are done, the others are scored."""
+"""A job over all shards of all sources: those whose file is there are done, the others are scored."""
 
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
-from tinyrm.bulk.output import Done, claim, done, locked, write
-from tinyrm.bulk.rows import Row
-from tinyrm.bulk.scoring import Job, PartScorer
-from tinyrm.bulk.sources import Part, find, plan
+from tinyrm.bulk.bundle import BundleJob, ShardScorer
+from tinyrm.bulk.parquet import Row, ShardStats, claim, locked_folder, read_stats, write
+from tinyrm.bulk.progress import Progress, Total
+from tinyrm.bulk.sources import Shard, find, plan
 from tinyrm.manifest import Manifest
 
 FORMAT = 1
 
 
-class Progress(Protocol):
-    """Who looks on. Rows are told while they are read, and again, all of a part, when it is written."""
-
-    def begin(self, rows: int, rows_done: int) -> None: ...
-
-    def readings(self, count: int) -> None: ...
-
-    def written(self, rows: int) -> None: ...
-
-
 class Runner(AbstractContextManager["Runner"], Protocol):
-    """Where parts are scored. Entered, it knows the model and the engine."""
+    """Where shards are scored. Once entered, it knows the model and the engine."""
 
     @property
     def manifest(self) -> Manifest: ...
@@ -37,63 +25,60 @@ class Runner(AbstractContextManager["Runner"], Protocol):
     @property
     def engine(self) -> str: ...
 
-    def score(self, parts: Iterable[Part], progress: Progress) -> Iterator[Done]:
-        """Each part that was written, in any order."""
+    def score(self, shards: Iterable[Shard], progress: Progress) -> Iterator[ShardStats]:
+        """Score and write shards, and yield the counts of each, in any order."""
 
 
-@dataclass
-class Total:
-    """rows, errors: of the folder. The rest is of this run; seconds do not count how long engines took to start."""
-
-    rows: int = 0
-    errors: int = 0
-    new_rows: int = 0
-    tokens: int = 0
-    flops: int = 0
-    seconds: float = 0.0
-
-    def add(self, part: Done, *, new: bool) -> None:
-        self.rows += part.rows
-        self.errors += part.errors
-        if new:
-            self.new_rows += part.rows
-            self.tokens += part.tokens
-            self.flops += part.flops
-
-
-def run(job: Job, words: Sequence[str], rows_per_part: int, runner: Runner, progress: Progress) -> Total:
-    """Score what is not there yet. Raises InvalidInput, InvalidBundle, EngineError; what was written stays."""
-    sources = [plan(name, rows_per_part) for name in find(words)]
+def run(job: BundleJob, pairs: Sequence[str], rows_per_shard: int, runner: Runner, progress: Progress) -> Total:
+    """Score the shards that are missing. Raises InvalidInput, InvalidBundle, EngineError; what was written stays."""
+    sources = [plan(name, rows_per_shard) for name in find(pairs)]
     total = Total()
-    with locked(job.out), runner:
-        claim(job.out, _record(job, runner, {source.name: source.fingerprint for source in sources}, rows_per_part))
+    with locked_folder(job.out), runner:
+        # What two runs in one folder must have in common.
+        record = {
+            "format": FORMAT,
+            "model": runner.manifest.identity,
+            "files": runner.manifest.files,
+            "engine": runner.engine,
+            "precision": job.precision,
+            "domain": job.domain,
+            "instruction": job.instruction,
+            "rows_per_part": rows_per_shard,
+            "sources": {source.name: source.fingerprint for source in sources},
+        }
+        claim(job.out, record)
         missing = []
-        for part in (part for source in sources for part in source.parts):
-            if (counts := done(job.out, part)) is None:
-                missing.append(part)
+        for shard in (shard for source in sources for shard in source.shards):
+            if (stats := read_stats(job.out, shard)) is None:
+                missing.append(shard)
             else:
-                total.add(counts, new=False)
-        progress.begin(total.rows + sum(part.rows for part in missing), total.rows)
+                total.rows += stats.rows
+                total.errors += stats.errors
+        progress.begin(total.rows + sum(shard.rows for shard in missing), total.rows)
         began = time.monotonic()
-        for counts in runner.score(missing, progress):
-            total.add(counts, new=True)
-            progress.written(counts.rows)
+        for stats in runner.score(missing, progress):
+            total.rows += stats.rows
+            total.errors += stats.errors
+            total.new_rows += stats.rows
+            total.tokens += stats.tokens
+            total.flops += stats.flops
+            progress.written(stats.rows)
         total.seconds = time.monotonic() - began
     return total
 
 
-class Here:
-    """One engine in this process. Rows are read and encoded ahead of it, in a thread."""
+class LocalRunner:
+    """One engine in this process. A thread reads and encodes rows ahead of it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BundleJob) -> None:
         self._job = job
 
     def __enter__(self) -> Self:
-        self._scorer = PartScorer(self._job)
+        self._scorer = ShardScorer(self._job)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """The engine goes with this process."""
+    def __exit__(self, *_: object) -> None:
+        """The engine ends with this process."""
 
     @property
     def manifest(self) -> Manifest:
@@ -103,34 +88,19 @@ class Here:
     def engine(self) -> str:
         return self._scorer.engine
 
-    def score(self, parts: Iterable[Part], progress: Progress) -> Iterator[Done]:
-        for part, rows in self._encoded(parts):
-            table, counts = self._scorer.table(part, rows, progress.readings)
-            write(self._job.out, part, table, counts)
-            yield counts
+    def score(self, shards: Iterable[Shard], progress: Progress) -> Iterator[ShardStats]:
+        for shard, rows in self._read_ahead(shards):
+            table, stats = self._scorer.score(shard, rows, progress.sequences)
+            write(self._job.out, shard, table, stats)
+            yield stats
 
-    def _encoded(self, parts: Iterable[Part]) -> Iterator[tuple[Part, list[Row]]]:
-        ahead: deque[tuple[Part, Future[list[Row]]]] = deque()
+    def _read_ahead(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, list[Row]]]:
+        ahead: deque[tuple[Shard, Future[list[Row]]]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="tinyrm-encode") as thread:
-            for part in parts:
-                ahead.append((part, thread.submit(self._scorer.encoded, part)))
+            for shard in shards:
+                ahead.append((shard, thread.submit(self._scorer.read, shard)))
                 if len(ahead) > 1:
                     before, rows = ahead.popleft()
                     yield before, rows.result()
-            for part, rows in ahead:
-                yield part, rows.result()
-
-
-def _record(job: Job, runner: Runner, sources: dict[str, str], rows_per_part: int) -> dict[str, Any]:
-    """What two runs in one folder have to have in common."""
-    return {
-        "format": FORMAT,
-        "model": runner.manifest.identity,
-        "files": runner.manifest.files,
-        "engine": runner.engine,
-        "precision": job.precision,
-        "domain": job.domain,
-        "instruction": job.instruction,
-        "rows_per_part": rows_per_part,
-        "sources": sources,
-    }
+            for shard, rows in ahead:
+                yield shard, rows.result()

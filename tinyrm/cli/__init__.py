@@ -13,17 +13,17 @@ from tinyrm.errors import CallFailed, InvalidInput, TinyRMError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-# What a verb does, and the module whose `main` does it, imported when the verb is run: `tinyrm --help` is fast.
+# What a verb does, and the function that does it, imported when the verb is run: `tinyrm --help` is fast.
 VERBS = {
-    "serve": ("serve a bundle over HTTP; settings are environment variables, TINYRM_*", "service.__main__"),
-    "train": ("run a training recipe", "training.__main__"),
-    "export": ("turn a trained model into a bundle", "export.__main__"),
-    "evaluate": ("measure how good a bundle, a checkpoint or a service is", "evaluation.__main__"),
-    "compare": ("ask a service which of two responses is better", "tinyrm.cli.options"),
-    "rank": ("ask a service for the order of several responses, best first", "tinyrm.cli.options"),
-    "score": ("score files of pairs, with a service or with a bundle", "tinyrm.cli.options"),
-    "models": ("list the models of a service", "tinyrm.cli.options"),
-    "keys": ("make, list and revoke API keys of a service", "service.keys"),
+    "serve": ("serve a bundle over HTTP; settings are environment variables, TINYRM_*", "service.__main__:main"),
+    "train": ("run a training recipe", "training.__main__:main"),
+    "export": ("turn a trained model into a bundle", "export.__main__:main"),
+    "evaluate": ("measure how good a bundle, a checkpoint or a service is", "evaluation.__main__:main"),
+    "compare": ("ask a service which of two responses is better", "tinyrm.cli.ask:compare"),
+    "rank": ("ask a service for the order of several responses, best first", "tinyrm.cli.ask:rank"),
+    "score": ("score files of pairs, with a service or with a bundle", "tinyrm.cli.score:main"),
+    "models": ("list the models of a service", "tinyrm.cli.ask:models"),
+    "keys": ("make, list and revoke API keys of a service", "service.keys:main"),
 }
 
 
@@ -61,9 +61,9 @@ def usage() -> str:
 
 
 def _run(verb: str, words: Sequence[str]) -> int:
-    _, module = VERBS[verb]
-    if not module.startswith("tinyrm."):
-        code: int = importlib.import_module("tinyrm.cli.applications").run(module, verb, words)
+    module, _, function = VERBS[verb][1].partition(":")
+    if module.startswith("tinyrm."):
+        code: int = getattr(importlib.import_module(module), function)(words)
     else:
-        code = importlib.import_module(module).main([verb, *words])
+        code = importlib.import_module("tinyrm.cli.applications").run(module, verb, words)
     return code

@@ -1,54 +1,123 @@
-"""One question, one answer on standard output: compare, rank, models."""
+"""`tinyrm compare`, `rank` and `models`: one call of a service, its result on standard output."""
 
 import sys
-from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
 
 from tinyrm.api import ModelList
 from tinyrm.client import Client, RankReply
 from tinyrm.client.calls import CompareOptions
+from tinyrm.command_line import Seconds, parse
+from tinyrm.comparison import Strategy, SwapMode
 from tinyrm.errors import InvalidInput
 
 SHOWN_CHARACTERS = 60
+TEXT_HELP = "Text. @FILE reads it from a file, - from standard input; @@ stands for an @ at the beginning."
 
 
-def compare(options: Namespace) -> int:
-    texts = texts_of([options.prompt, options.response_a, options.response_b])
-    with client_of(options) as client:
-        reply = client.compare(*texts, **question_of(options))
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """Where the service is."""
+
+    url: str = "http://127.0.0.1:8000"
+    """Address of the service."""
+    api_key_file: Path | None = None
+    """File with the API key, if the service needs one."""
+    timeout_s: Seconds = 30.0
+    """Seconds for one call, its repetitions included."""
+
+    def api_key(self) -> str | None:
+        """Return the key. Raises InvalidInput if its file cannot be read."""
+        return None if self.api_key_file is None else _read(self.api_key_file).strip()
+
+    def client(self) -> Client:
+        return Client(self.url, self.api_key(), timeout_s=self.timeout_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """How responses are compared."""
+
+    domain: str | None = None
+    """One of the model's domains; each has its own instruction."""
+    instruction: str | None = None
+    """Replaces the domain's instruction."""
+    swap: SwapMode | None = None
+    """on: score both orders. off: one order, half the cost. auto: the second only if the first is not decisive."""
+    model: str | None = None
+    """Name or name@revision; refused if another model is served."""
+
+    def options(self) -> CompareOptions:
+        return CompareOptions(domain=self.domain, instruction=self.instruction, swap=self.swap, model=self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Question, Service):
+    """Ask a service which of two responses is better."""
+
+    prompt: Annotated[Positional[str], arg(metavar="PROMPT", help=TEXT_HELP)]
+    response_a: Annotated[Positional[str], arg(metavar="RESPONSE_A", help=TEXT_HELP)]
+    response_b: Annotated[Positional[str], arg(metavar="RESPONSE_B", help=TEXT_HELP)]
+    json: bool = False
+    """Print the reply as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank(Question, Service):
+    """Ask a service for the order of several responses, best first."""
+
+    prompt: Annotated[Positional[str], arg(metavar="PROMPT", help=TEXT_HELP)]
+    responses: Annotated[Positional[tuple[str, ...]], arg(metavar="RESPONSE ...", help="2 to 128 texts, as PROMPT.")]
+    strategy: Strategy | None = None
+    """Which pairs are compared; all unless given."""
+    reference: str | None = None
+    """The response that `--strategy reference` compares with."""
+    json: bool = False
+    """Print the reply as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models(Service):
+    """List the models of a service."""
+
+    json: bool = False
+    """Print the reply as JSON."""
+
+
+def compare(words: Sequence[str]) -> int:
+    options = parse(Compare, words, prog="tinyrm compare")
+    texts = read_texts([options.prompt, options.response_a, options.response_b])
+    with options.client() as client:
+        reply = client.compare(*texts, **options.options())
     if options.json:
         print(reply.model_dump_json())
         return 0
     better = {"a": "A is better", "b": "B is better", "tie": "neither is better"}[reply.preferred]
     print(f"{better}: P(A) {reply.probability_a:.3f}, P(B) {reply.probability_b:.3f}, {reply.model}")
-    cut = reply.truncated
-    if cut.prompt + cut.response_a + cut.response_b:
-        lost = f"prompt {cut.prompt}, A {cut.response_a}, B {cut.response_b}"
-        print(f"tinyrm: too long for the model; tokens not read: {lost}", file=sys.stderr)
+    lost = reply.truncated
+    if lost.prompt + lost.response_a + lost.response_b:
+        tokens = f"prompt {lost.prompt}, A {lost.response_a}, B {lost.response_b}"
+        print(f"tinyrm: too long for the model; truncated tokens: {tokens}", file=sys.stderr)
     return 0
 
 
-def rank(options: Namespace) -> int:
-    prompt, *responses = texts_of([options.prompt, *options.responses])
-    reference = None if options.reference is None else texts_of([options.reference])[0]
-    with client_of(options) as client:
-        reply = client.rank(prompt, responses, strategy=options.strategy, reference=reference, **question_of(options))
+def rank(words: Sequence[str]) -> int:
+    options = parse(Rank, words, prog="tinyrm rank")
+    prompt, *responses = read_texts([options.prompt, *options.responses])
+    reference = None if options.reference is None else read_texts([options.reference])[0]
+    with options.client() as client:
+        reply = client.rank(prompt, responses, strategy=options.strategy, reference=reference, **options.options())
     print(reply.model_dump_json() if options.json else ranking(reply, responses))
     return 0
 
 
-def ranking(reply: RankReply, responses: list[str]) -> str:
-    """A line for each response, best first: strength, its standard error, its number as given, how it begins."""
-
-    def line(index: int) -> str:
-        strength = f"{reply.strengths[index]:+.3f} ± {reply.standard_errors[index]:.3f}"
-        return f"{strength}  {index + 1}: {_beginning(responses[index])}"
-
-    return "\n".join(map(line, reply.order))
-
-
-def models(options: Namespace) -> int:
-    with client_of(options) as client:
+def models(words: Sequence[str]) -> int:
+    options = parse(Models, words, prog="tinyrm models")
+    with options.client() as client:
         cards = client.models()
     if options.json:
         print(ModelList(models=cards).model_dump_json())
@@ -58,33 +127,29 @@ def models(options: Namespace) -> int:
     return 0
 
 
-def client_of(options: Namespace) -> Client:
-    return Client(options.url, key_of(options.api_key_file), timeout_s=options.timeout_s)
+def ranking(reply: RankReply, responses: Sequence[str]) -> str:
+    """Return a line for each response, best first: strength, standard error, number as given, first words."""
+    lines = []
+    for index in reply.order:
+        text = " ".join(responses[index].split())
+        shown = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
+        lines.append(f"{reply.strengths[index]:+.3f} ± {reply.standard_errors[index]:.3f}  {index + 1}: {shown}")
+    return "\n".join(lines)
 
 
-def question_of(options: Namespace) -> CompareOptions:
-    return CompareOptions(
-        domain=options.domain, instruction=options.instruction, swap=options.swap, model=options.model
-    )
-
-
-def key_of(file: Path | None) -> str | None:
-    return None if file is None else _read(file).strip()
-
-
-def texts_of(words: list[str]) -> list[str]:
-    """Raises InvalidInput if a file cannot be read, or more than one text is to come from standard input."""
+def read_texts(words: Sequence[str]) -> list[str]:
+    """Return the texts that words of the command line stand for. Raises InvalidInput if one cannot be read."""
     if words.count("-") > 1:
         raise InvalidInput("standard input can be one of the texts only; use @FILE for the others")
-    return [_text_of(word) for word in words]
-
-
-def _text_of(word: str) -> str:
-    if word == "-":
-        return sys.stdin.read()
-    if word.startswith("@@"):
-        return word[1:]
-    return _read(Path(word[1:])) if word.startswith("@") else word
+    texts = []
+    for word in words:
+        if word == "-":
+            texts.append(sys.stdin.read())
+        elif word.startswith("@@"):
+            texts.append(word[1:])
+        else:
+            texts.append(_read(Path(word[1:])) if word.startswith("@") else word)
+    return texts
 
 
 def _read(file: Path) -> str:
@@ -92,8 +157,3 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{file} cannot be read: {error}") from error
-
-
-def _beginning(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 3] + "..."

@@ -1,129 +1,195 @@
-"""`tinyrm score`: a file of pairs into a file of scores, from where the last run stopped."""
+"""`tinyrm score`: files of pairs into scores, by a service into JSON lines, or by a bundle into Parquet."""
 
 import asyncio
-from argparse import Namespace
-from collections import deque
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, aclosing
-from itertools import islice
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tinyrm.cli.ask import key_of, question_of
-from tinyrm.cli.bar import is_shown, say
-from tinyrm.cli.lines import Line, count_lines, read_lines
-from tinyrm.cli.offline import score_offline
-from tinyrm.cli.scored_file import ScoredFile
-from tinyrm.client import AsyncClient, CompareReply, ItemError
-from tinyrm.client.batches import Bar, in_order, progress_bar
-from tinyrm.errors import CallFailed, CallRefused, CallTimedOut, InvalidInput, ServiceBusy
+from tyro.conf import Positional, arg
 
-# With pauses of up to 8 s, a service may be away for about half a minute before the command gives up.
+from tinyrm.bulk.progress import Progress, Total, say
+from tinyrm.bulk.service import ServiceJob
+from tinyrm.cli.ask import Service
+from tinyrm.client import AsyncClient
+from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY
+from tinyrm.client.calls import CompareOptions
+from tinyrm.command_line import Positive, Seconds, Share, parse
+from tinyrm.comparison import SwapMode
+from tinyrm.errors import CallFailed, EngineUnavailable, InvalidInput
+
+if TYPE_CHECKING:
+    from tinyrm.bulk.bundle import BundleJob
+    from tinyrm.bulk.job import Runner
+
+# With pauses of up to 8 s, a service may be away for about half a minute before the command stops.
 MAX_RETRIES = 10
-
-OF_A_SERVICE = {"--url", "--api-key-file", "--timeout-s", "--swap", "--model", "--batch-items", "--concurrency"}
-OF_A_CLUSTER = {"--cpus-per-engine", "--gpus-per-engine", "--engines"}
-OF_A_BUNDLE = {"--engine", "--precision", "--threads", "--rows-per-part", "--ray"} | OF_A_CLUSTER
-
-Scored = tuple[Line, CompareReply | ItemError]
+CLUSTER_ONLY = ("--cpus-per-engine", "--gpus-per-engine", "--engines")
 
 
-def score(options: Namespace) -> int:
-    """With a service or with a bundle. Raises InvalidInput for an option of the other one."""
-    if options.bundle is not None:
-        _refuse(options, OF_A_SERVICE, "asks a service, and --bundle needs none: leave one of them out")
-        if options.ray is None:
-            _refuse(options, OF_A_CLUSTER, "needs --ray")
-        else:
-            _refuse(options, {"--threads"}, "is --cpus-per-engine with --ray")
-        return score_offline(options)
-    _refuse(options, OF_A_BUNDLE, "needs --bundle")
-    if len(options.pairs) > 1:
-        raise InvalidInput("a service is asked for one file at a time; several need --bundle")
-    options.pairs = Path(options.pairs[0])
-    return score_with_service(options)
+@dataclass(frozen=True, kw_only=True)
+class ServiceOptions(Service):
+    """With a service."""
+
+    timeout_s: Seconds = 300.0
+    """Seconds for one call, its repetitions included."""
+    swap: SwapMode | None = None
+    """on: score both orders. off: one order, half the cost. auto: the second only if the first is not decisive."""
+    model: str | None = None
+    """Name or name@revision; refused if another model is served."""
+    batch_items: Positive = BATCH_ITEMS
+    """Pairs in one call."""
+    concurrency: Positive = CONCURRENCY
+    """Calls at once."""
 
 
-def score_with_service(options: Namespace) -> int:
-    """0 if every line of the file has a reply, 1 if some have an error."""
-    with ScoredFile(options.out) as scored:
-        before = scored.lines
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """With a bundle, without a service."""
+
+    bundle: Path | None = None
+    """Folder of the model; on a cluster the same one on every machine."""
+    engine: str = "auto"
+    """What runs the model; auto is the fastest engine that is installed."""
+    precision: str = "fp32"
+    """Which of the bundle's precisions."""
+    threads: Annotated[int, arg(metavar="INT")] = 0
+    """Threads of the engine; 0 for all processors."""
+    rows_per_part: Positive = 2048
+    """Rows of one Parquet file; as many are scored again after a kill."""
+    ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]")] = None
+    """Spread the work over a Ray cluster: auto, or host:6379; without an address over this machine. Bundle, pairs and
+    --out must be the same folders on every machine."""
+    cpus_per_engine: Positive = 1
+    """Processors, and threads, of one engine of a cluster."""
+    gpus_per_engine: Share = 0.0
+    """GPUs of one engine of a cluster."""
+    engines: Positive | None = None
+    """Engines of a cluster; as many as there is room for unless given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Score files of pairs. Run the same command again to continue where it stopped.
+
+    The files hold JSON lines with prompt, and response_a and response_b, or chosen (which is A) and rejected. A line's
+    own domain, instruction and swap take precedence over the options.
+
+    With a service, each line is written as it was, with one more field, tinyrm: {"index": number of the line from 0,
+    "reply": ...} or {"index": ..., "error": ...}.
+
+    With --bundle no service is needed: any number of files, JSON lines or Parquet, are scored on this machine, or on
+    those of a Ray cluster, into a folder of Parquet files, always in both orders.
+    """
+
+    pairs: Annotated[Positional[tuple[str, ...]], arg(metavar="PAIRS ...")]
+    """JSON lines, plain or compressed (.gz, .xz); with --bundle also Parquet, folders, globs, and addresses such as
+    s3:// and hf://datasets/."""
+    out: Path
+    """File to write or to complete; with --bundle a folder."""
+    domain: str | None = None
+    """One of the model's domains; each has its own instruction."""
+    instruction: str | None = None
+    """Replaces the domain's instruction."""
+    service: Annotated[ServiceOptions, arg(name="")] = field(default_factory=ServiceOptions)
+    local: Annotated[BundleOptions, arg(name="")] = field(default_factory=BundleOptions)
+
+
+def main(words: Sequence[str]) -> int:
+    """Score; 0 if every row has a score, 1 if some have an error. Raises InvalidInput, CallFailed, EngineError."""
+    options = parse(Score, words, prog="tinyrm score")
+    check_combination(options)
+    bundle = options.local.bundle
+    unit = "rows" if bundle else "lines"
+    with Progress() as progress:
         try:
-            asyncio.run(_score(options, scored))
-        except KeyboardInterrupt:
-            say(f"interrupted after {scored.lines} lines; run it again to go on")
+            total = with_bundle(options, bundle, progress) if bundle else with_service(options, progress)
+        except (KeyboardInterrupt, CallFailed) as error:
+            how = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
+            say(f"{how} after {progress.rows} {unit}; run it again to continue")
             raise
-        except CallFailed:
-            say(f"stopped after {scored.lines} lines; run it again to go on")
-            raise
+    say(f"{total.rows} {unit} in {options.out}, {total.new_rows} of them new, {total.errors} with an error")
+    if total.flops:
+        seconds, gflop = max(total.seconds, 1e-9), total.flops / 1e9
         say(
-            f"{scored.lines} lines in {options.out}, {scored.lines - before} of them new, {scored.errors} with an error"
+            f"{seconds:.1f} s, {total.new_rows / seconds:.1f} pairs/s, {total.tokens / seconds:.0f} tokens/s, "
+            f"{gflop:.1f} GFLOP, {gflop / seconds:.1f} GFLOP/s"
         )
-        return 1 if scored.errors else 0
+    return 1 if total.errors else 0
 
 
-async def _score(options: Namespace, scored: ScoredFile) -> None:
-    lines = remaining(read_lines(options.pairs, question_of(options)), scored)
-    client = AsyncClient(
-        options.url, key_of(options.api_key_file), timeout_s=options.timeout_s, max_retries=MAX_RETRIES
+def check_combination(options: Score) -> None:
+    """Raise InvalidInput for options that do not go together."""
+    of_service, of_bundle = changed(options.service), changed(options.local)
+    if options.local.bundle is None:
+        if of_bundle:
+            raise InvalidInput(f"{of_bundle[0]} needs --bundle")
+        if len(options.pairs) > 1:
+            raise InvalidInput("a service scores one file at a time; several need --bundle")
+    elif of_service:
+        raise InvalidInput(f"{of_service[0]} is for a service, and --bundle needs none: leave one of them out")
+    elif options.local.ray is None and (wrong := [name for name in of_bundle if name in CLUSTER_ONLY]):
+        raise InvalidInput(f"{wrong[0]} needs --ray")
+    elif options.local.ray is not None and "--threads" in of_bundle:
+        raise InvalidInput("--threads is --cpus-per-engine with --ray")
+    if not options.pairs:
+        raise InvalidInput("no file of pairs is named")
+
+
+def changed(options: Any) -> list[str]:
+    """Return the options that differ from their defaults."""
+    return [
+        f"--{option.name.replace('_', '-')}"
+        for option in fields(options)
+        if getattr(options, option.name) != option.default
+    ]
+
+
+def with_service(options: Score, progress: Progress) -> Total:
+    service = options.service
+    defaults = CompareOptions(
+        domain=options.domain, instruction=options.instruction, swap=service.swap, model=service.model
     )
-
-    async def work(batch: list[Line]) -> list[Scored]:
-        return await _score_batch(client, batch)
-
-    async with client:
-        results = in_order(
-            client.transport, work, lines, batch_items=options.batch_items, concurrency=options.concurrency
-        )
-        with bar_of(options.pairs, scored.lines) as bar:
-            async with aclosing(results):
-                async for line, result in results:
-                    scored.append(line.record(result))
-                    bar.update()
+    job = ServiceJob(Path(options.pairs[0]), options.out, defaults, service.batch_items, service.concurrency)
+    client = AsyncClient(service.url, service.api_key(), timeout_s=service.timeout_s, max_retries=MAX_RETRIES)
+    return asyncio.run(job.run(client, progress))
 
 
-async def _score_batch(client: AsyncClient, batch: list[Line]) -> list[Scored]:
-    """A result for each line. Raises CallFailed if one has none, through no fault of its own."""
-    items = [line.item for line in batch if line.item is not None]
-    answers = client.compare_many(items, batch_items=max(1, len(items)), concurrency=1)
-    answered = iter([answer async for answer in answers])
-    return [(line, invalid(line) if line.item is None else checked(line, next(answered))) for line in batch]
-
-
-def invalid(line: Line) -> ItemError:
-    return ItemError(type="invalid_request", message=line.wrong)
-
-
-def checked(line: Line, result: CompareReply | ItemError) -> CompareReply | ItemError:
-    """Raises CallFailed for an error that is not the line's: written down, it would stay there in the next run."""
-    if not isinstance(result, ItemError):
-        return result
-    where = f"line {line.index + 1}: {result.message}"
-    if result.is_transient:
-        raise ServiceBusy(where, kind=result.type)
-    if result.type == "deadline_exceeded":
-        raise CallTimedOut(f"{where}; give calls more --timeout-s or fewer --batch-items", kind=result.type)
-    of_options = result.type == "unknown_model" or (
-        result.type == "unknown_domain" and not (line.fields or {}).get("domain")
+def with_bundle(options: Score, bundle: Path, progress: Progress) -> Total:
+    local = options.local
+    if re.match(r"[a-z0-9]+:/", str(options.out)):
+        raise InvalidInput(f"--out {options.out}: scores go to a folder of this machine, or to one that all share")
+    try:
+        from tinyrm.bulk import job as jobs
+        from tinyrm.bulk.bundle import BundleJob
+    except ModuleNotFoundError as error:
+        raise missing("--bundle", error, "bulk") from error
+    job = BundleJob(
+        bundle=bundle.absolute(),
+        out=options.out.absolute(),
+        engine=local.engine,
+        precision=local.precision,
+        threads=local.threads,
+        domain=options.domain,
+        instruction=options.instruction,
     )
-    if of_options:
-        raise CallRefused(where, kind=result.type)
-    return result
+    runner: Runner = jobs.LocalRunner(job) if local.ray is None else on_cluster(job, local, *local.ray)
+    try:
+        return jobs.run(job, options.pairs, local.rows_per_part, runner, progress)
+    except ModuleNotFoundError as error:
+        raise EngineUnavailable(f"an engine needs {error.name}: pip install 'tinyrm[serve]'") from error
 
 
-def remaining(lines: Iterator[Line], scored: ScoredFile) -> Iterator[Line]:
-    """The lines that have no result yet. Raises InvalidInput if the results are of another input."""
-    done = deque(islice(lines, scored.lines), maxlen=1)
-    if scored.last is not None and not (done and done[0].index + 1 == scored.lines and done[0].is_of(scored.last)):
-        raise InvalidInput(f"--out holds {scored.lines} lines of another input; name another file, or remove it")
-    return lines
+def on_cluster(job: "BundleJob", local: BundleOptions, address: str = "local", *others: str) -> "Runner":
+    if others:
+        raise InvalidInput(f"--ray takes one address; what else is {others[0]!r}?")
+    try:
+        from tinyrm.bulk.ray_runner import Cluster, RayRunner
+    except ModuleNotFoundError as error:
+        raise missing("--ray", error, "ray") from error
+    return RayRunner(job, Cluster(address, local.cpus_per_engine, local.gpus_per_engine, local.engines))
 
 
-def _refuse(options: Namespace, others: set[str], why: str) -> None:
-    for option in options.said:
-        if option in others:
-            raise InvalidInput(f"{option} {why}")
-
-
-def bar_of(pairs: Path, done: int) -> AbstractContextManager[Bar]:
-    shown = is_shown()
-    return progress_bar(count_lines(pairs) if shown else None, shown=shown, done=done)
+def missing(option: str, error: ModuleNotFoundError, extra: str) -> InvalidInput:
+    return InvalidInput(f"{option} needs {(error.name or '').partition('.')[0]}: pip install 'tinyrm[{extra}]'")

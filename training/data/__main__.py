@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tinyrm.errors import InvalidInput, TinyRMError
-from tinyrm.pairs import PreferencePair, open_text
+from tinyrm.files import open_text
+from tinyrm.pairs import PreferencePair
 from training.data.decontamination import SIZES, decontaminate, read_prompts
 from training.data.mixture import Mixture, load_all, load_conversations
 from training.data.report import overlap_table, source_table

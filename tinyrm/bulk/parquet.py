@@ -1,0 +1,185 @@
+"""Parquet as output: a folder with one file for each shard, which is its own checkpoint.
+
+The name of a file belongs to its shard: a shard whose file is there is done, and one that is scored twice is one file.
+`_run.json` records what the files are of.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tinyrm.bulk.sources import Shard
+from tinyrm.comparison import Preference
+from tinyrm.encoding import Encoding, Truncation
+from tinyrm.errors import InvalidInput
+from tinyrm.files import locked, write_atomically
+
+# Readers of a folder of Parquet files skip names that begin with _ or a dot.
+RUN_FILE, LOCK_FILE = "_run.json", "_lock"
+# What `write_atomically` leaves behind if it is killed.
+UNFINISHED = (f".{RUN_FILE}.*", ".*.parquet.*")
+METADATA_KEY = b"tinyrm"
+
+SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("model", pa.string()),
+        # Label logits of each response, in the order that the name ends in.
+        ("logit_a_reading_a_first", pa.float32()),
+        ("logit_b_reading_a_first", pa.float32()),
+        ("logit_a_reading_b_first", pa.float32()),
+        ("logit_b_reading_b_first", pa.float32()),
+        ("probability_a", pa.float64()),
+        ("margin", pa.float64()),
+        ("tokens", pa.int32()),
+        ("truncated_prompt", pa.int32()),
+        ("truncated_response_a", pa.int32()),
+        ("truncated_response_b", pa.int32()),
+        ("error", pa.string()),
+        ("error_message", pa.string()),
+    ]
+)
+
+
+Score = tuple[NDArray[np.float32], Preference]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that was read.
+
+    number: in its source, from 0.
+    sequences: A first, B first; none if there is an error.
+    error, error_message: the error's type and text.
+    """
+
+    number: int
+    id: str | None
+    sequences: tuple[Encoding, ...] = ()
+    error: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStats:
+    """Counts of a shard. tokens, flops: of both sequences of each row, without padding."""
+
+    rows: int
+    errors: int
+    tokens: int
+    flops: int
+
+
+def make_table(shard: Shard, model: str, rows: Sequence[Row], scores: Sequence[Score | None]) -> pa.Table:
+    """Return the table of a shard, in the order of its rows. Columns that an error has no value for are null."""
+    records = []
+    for row, score in zip(rows, scores, strict=True):
+        truncation = row.sequences[0].truncation if row.sequences else Truncation()
+        record = {
+            "source": shard.source,
+            "row": row.number,
+            "id": row.id,
+            "model": model,
+            "tokens": sum(map(len, row.sequences)),
+            "truncated_prompt": truncation.prompt,
+            "truncated_response_a": truncation.response_a,
+            "truncated_response_b": truncation.response_b,
+            "error": row.error,
+            "error_message": row.error_message,
+        }
+        if score is not None:
+            logits, preference = score
+            (a_first, b_second), (b_first, a_second) = logits.tolist()
+            record |= {
+                "logit_a_reading_a_first": a_first,
+                "logit_b_reading_a_first": b_second,
+                "logit_a_reading_b_first": a_second,
+                "logit_b_reading_b_first": b_first,
+                "probability_a": preference.p_a,
+                "margin": preference.margin,
+            }
+        records.append(record)
+    return pa.Table.from_pylist(records, schema=SCHEMA)
+
+
+def shard_file(folder: Path, shard: Shard) -> Path:
+    return folder / f"{hashlib.sha256(shard.source.encode()).hexdigest()[:16]}-{shard.first_row:012d}.parquet"
+
+
+def read_stats(folder: Path, shard: Shard) -> ShardStats | None:
+    """Return the counts of a shard that an earlier run scored; None if there is none. Raises InvalidInput."""
+    file = shard_file(folder, shard)
+    try:
+        return ShardStats(**json.loads(pq.read_schema(file).metadata[METADATA_KEY]))
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"{file} is not of this run; remove it, and it is computed again: {error}") from error
+
+
+def write(folder: Path, shard: Shard, table: pa.Table, stats: ShardStats) -> None:
+    """Write a shard's table as a whole or not at all, also if the power fails."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(asdict(stats))}), buffer)
+    write_atomically(shard_file(folder, shard), buffer.getvalue().to_pybytes())
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold the folder, created if need be, for this process alone. Raises InvalidInput if another process has it."""
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / LOCK_FILE, wait=False))
+        except BlockingIOError as error:
+            raise InvalidInput(
+                f"--out {folder}: another process is writing there; wait for it, or name another folder"
+            ) from error
+        except OSError as error:
+            raise InvalidInput(f"--out {folder}: {error.strerror}") from error
+        yield
+
+
+def claim(folder: Path, run: Mapping[str, Any]) -> None:
+    """Begin a run in a locked folder, or continue it. Raises InvalidInput if the folder is of something else."""
+    unfinished = [path for pattern in UNFINISHED for path in folder.glob(pattern)]
+    file = folder / RUN_FILE
+    if file.exists():
+        try:
+            before = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InvalidInput(f"{file} cannot be read; name another folder: {error}") from error
+        for name in sorted(before.keys() | run.keys()):
+            old, new = before.get(name), run.get(name)
+            if old != new:
+                how = _sources_differ(old, new) if name == "sources" else f"{name} was {old!r} and is {new!r}"
+                raise InvalidInput(f"--out {folder} is of another run: {how}; name another folder, or remove this one")
+    elif {path.name for path in folder.iterdir()} - {LOCK_FILE, *(path.name for path in unfinished)}:
+        raise InvalidInput(f"--out {folder} holds something else; name a folder that is empty or does not exist")
+    else:
+        write_atomically(file, json.dumps(run, indent=2) + "\n")
+    for path in unfinished:
+        path.unlink(missing_ok=True)
+
+
+def _sources_differ(old: Any, new: Any) -> str:
+    old, new = (dict(sources) if isinstance(sources, dict) else {} for sources in (old, new))
+    for source in sorted(old.keys() | new.keys()):
+        if source not in new:
+            return f"{source} was among its sources and is not now"
+        if source not in old:
+            return f"{source} was not among its sources"
+        if old[source] != new[source]:
+            return f"{source} has changed since"
+    return "its sources differ"

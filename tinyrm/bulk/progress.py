@@ -1,0 +1,76 @@
+"""How far a job is: counts, and what is shown of them on standard error."""
+
+import importlib.util
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Self
+
+from tinyrm.client.batches import Bar, progress_bar
+
+BETWEEN_LINES_S = 10.0
+
+
+def say(text: str) -> None:
+    print(f"tinyrm: {text}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Total:
+    """Counts of a job. rows, errors: of the whole output. The others: of this run, without the start of engines."""
+
+    rows: int = 0
+    errors: int = 0
+    new_rows: int = 0
+    tokens: int = 0
+    flops: int = 0
+    seconds: float = 0.0
+
+
+class Progress:
+    """A bar on a terminal, where tqdm is installed; otherwise a line now and then."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.has_bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+        self._half_rows = 0
+        self._total: int | None = None
+        self._open = ExitStack()
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def begin(self, total: int | None, done: int) -> None:
+        """total: rows of the job, if they are counted. done: those that an earlier run scored."""
+        self.rows = self._first = self._shown = done
+        self._total = total
+        self._began = self._last_line = time.monotonic()
+        if self.has_bar:
+            self._bar = self._open.enter_context(progress_bar(total, shown=True, done=done))
+
+    def sequences(self, count: int) -> None:
+        """Count sequences that were scored; a row has two. The row itself is counted when it is written."""
+        self._half_rows += count
+        self._show(self.rows + self._half_rows // 2)
+
+    def written(self, rows: int) -> None:
+        # Rows with an error have no sequences, and those of rows on other machines are not counted.
+        self.rows += rows
+        self._half_rows = 0
+        self._show(self.rows)
+
+    def _show(self, rows: int) -> None:
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(rows - self._shown)
+            self._shown = rows
+        elif now - self._last_line >= BETWEEN_LINES_S:
+            of_all = "" if self._total is None else f" of {self._total}"
+            rate = (rows - self._first) / (now - self._began)
+            say(f"{rows}{of_all} rows, {rate:.1f} pairs/s")
+            self._last_line = now
