@@ -75,7 +75,7 @@ def create_app(state: AppState) -> ASGIApp:
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await state.registry.start()
         for pipeline in state.registry.pipelines.values():
-            engine = pipeline.backend.greeting.info
+            engine = pipeline.backend.profile.info
             log.info("ready", model=pipeline.manifest.identity, engine=engine.name, precision=engine.precision)
         role = "front" if settings.workers > 1 else "service"
         process_metrics = ProcessMetrics(state.registry.metrics, role, state.registry.engine_pids)

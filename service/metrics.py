@@ -75,7 +75,7 @@ class LoadFigures(Protocol):
     def restarts(self) -> int: ...
 
     @property
-    def trouble(self) -> str | None: ...
+    def unhealthy_reason(self) -> str | None: ...
 
 
 class Metrics:
@@ -289,7 +289,7 @@ class Present(Collector):
         loads = self._loads()
         items, tokens = sum(load.queue_items for load in loads), sum(load.queue_tokens for load in loads)
         wait_s = max((load.wait_s for load in loads), default=0)
-        is_ready = bool(loads) and all(load.trouble is None for load in loads)
+        is_ready = bool(loads) and all(load.unhealthy_reason is None for load in loads)
         restarts = sum(load.restarts for load in loads)
         yield _gauge("tinyrm_queue_items", "Comparisons waiting for the engine.", items)
         yield _gauge("tinyrm_queue_tokens", "Tokens waiting for the engine.", tokens)

@@ -58,7 +58,7 @@ async def reload(request: Request) -> Accepted:
 
 
 def model_card(pipeline: Pipeline, registry: ModelRegistry) -> ModelCard:
-    manifest, spec, engine = pipeline.manifest, pipeline.manifest.spec, pipeline.backend.greeting.info
+    manifest, spec, engine = pipeline.manifest, pipeline.manifest.spec, pipeline.backend.profile.info
     return ModelCard(
         name=manifest.name,
         revision=manifest.revision,

@@ -1,55 +1,58 @@
-"""What answers readings: a queue before an engine, here or in another process."""
+"""What returns the logits of sequences: a queue before an engine, in this process or in another one."""
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import lru_cache, partial
 from typing import Protocol
 
-from service.engine.batcher import Batcher, BatchReport, Ran
-from service.engine.queue import Answered, Load
-from service.engine.supervisor import EngineProcess
-from service.engine.worker import EngineOptions, Greeting
+from service.engine.batcher import Batcher
+from service.engine.engine_process import EngineProcess
+from service.engine.types import BatchOutput, BatchReport, EngineProfile, EngineResult, QueueLoad
+from service.engine.worker import EngineProcessOptions
 from service.metrics import Metrics
 from service.settings import Settings
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoding
+from tinyrm.engines import EngineOptions
 from tinyrm.errors import EngineRestarting
 from tinyrm.flops import exact_flops
 from tinyrm.manifest import Manifest
 
-# Settings that are the engine's own.
-ENGINE_SETTINGS = ("engine", "precision", "threads", "streams", "peak_gflops_per_s", "log_level", "log_format")
-
 
 class Backend(Protocol):
-    """Takes readings, gives logits, or says why not."""
+    """A queue and its engine, for the pipeline of one bundle."""
 
-    greeting: Greeting
+    profile: EngineProfile
 
     @property
     def engine_pid(self) -> int | None:
-        """Of the engine, if this process started it and it runs."""
+        """The engine's process, if this process started it and it runs."""
 
-    def load(self) -> Load: ...
+    def load(self) -> QueueLoad: ...
 
     def refuse_if_busy(self, timeout_s: float | None = None) -> None:
         """Raise one of Unavailable's kinds if a request would be refused now."""
 
     async def submit(
-        self, readings: tuple[Encoding, ...], *, flow: Hashable, timeout_s: float | None, patient: bool
-    ) -> Answered:
-        """As `Batcher.submit`."""
+        self,
+        sequences: tuple[Encoding, ...],
+        *,
+        fairness_key: Hashable,
+        timeout_s: float | None,
+        wait_for_room: bool,
+    ) -> EngineResult:
+        """Return the result of sequences that belong together, as `Batcher.submit` does."""
 
     def retry_after_s(self) -> int: ...
 
     async def drain(self, timeout_s: float) -> None:
-        """Take nothing more, finish what was taken, leave."""
+        """Accept nothing more, finish accepted work, stop."""
 
 
-class RunningEngine(Protocol):
+class ServedEngine(Protocol):
     """An engine as a queue needs it."""
 
-    greeting: Greeting
+    profile: EngineProfile
     restarts: int
 
     @property
@@ -58,30 +61,28 @@ class RunningEngine(Protocol):
     @property
     def is_up(self) -> bool: ...
 
-    def trouble(self) -> str | None:
-        """Why it is not to be relied on at this moment, if so."""
+    def unhealthy_reason(self) -> str | None:
+        """Return why it cannot be relied on at the moment, if so."""
 
-    async def run(self, readings: Sequence[Encoding], /) -> Ran: ...
+    async def run(self, sequences: Sequence[Encoding], /) -> BatchOutput: ...
 
     async def stop(self) -> None: ...
 
 
-class LocalBackend:
+class LocalBackend(Backend):
     """Queue and engine of this process."""
 
-    def __init__(self, settings: Settings, manifest: Manifest, engine: RunningEngine, metrics: Metrics) -> None:
-        self.greeting, self.engine = engine.greeting, engine
+    def __init__(self, settings: Settings, manifest: Manifest, engine: ServedEngine, metrics: Metrics) -> None:
+        self.profile, self.engine = engine.profile, engine
         self.batcher = Batcher(
             engine.run,
-            self.greeting.info,
+            self.profile.info,
             settings.max_queue_tokens,
             settings.max_wait_s,
             self._observe,
             max_batch_tokens=settings.max_batch_tokens,
-            tokens_per_s=self.greeting.tokens_per_s,
+            tokens_per_s=self.profile.tokens_per_s,
         )
-        self.submit = self.batcher.submit
-        self.retry_after_s = self.batcher.retry_after_s
         self._metrics = metrics
         # A sum over all layers, and lengths repeat.
         self._flops = lru_cache(maxsize=16384)(partial(exact_flops, manifest.geometry))
@@ -90,22 +91,37 @@ class LocalBackend:
     def engine_pid(self) -> int | None:
         return self.engine.pid
 
-    def load(self) -> Load:
+    def load(self) -> QueueLoad:
         batcher = self.batcher
-        trouble = self.engine.trouble() if batcher.is_alive else "the service takes no new work"
-        return Load(
+        reason = self.engine.unhealthy_reason() if batcher.is_alive else "the service takes no new work"
+        return QueueLoad(
             batcher.queue_items,
             batcher.queue_tokens,
             batcher.estimated_wait_s(),
             self.engine.restarts,
             self.engine.is_up,
-            trouble,
+            reason,
         )
 
     def refuse_if_busy(self, timeout_s: float | None = None) -> None:
         self.batcher.refuse_if_full(timeout_s=timeout_s)
         if not self.engine.is_up:
             raise EngineRestarting("the engine failed and is being restarted; try again")
+
+    async def submit(
+        self,
+        sequences: tuple[Encoding, ...],
+        *,
+        fairness_key: Hashable,
+        timeout_s: float | None,
+        wait_for_room: bool,
+    ) -> EngineResult:
+        return await self.batcher.submit(
+            sequences, fairness_key=fairness_key, timeout_s=timeout_s, wait_for_room=wait_for_room
+        )
+
+    def retry_after_s(self) -> int:
+        return self.batcher.retry_after_s()
 
     async def drain(self, timeout_s: float) -> None:
         await self.batcher.drain(timeout_s)
@@ -117,17 +133,24 @@ class LocalBackend:
             self._metrics.observe_engine_error()
         else:
             gflops_per_s = sum(map(self._flops, report.lengths)) / 1e9 / max(report.run_s, 1e-6)
-            self._metrics.observe_mfu(gflops_per_s / self.greeting.peak_gflops_per_s)
+            self._metrics.observe_mfu(gflops_per_s / self.profile.peak_gflops_per_s)
 
 
-OpenEngine = Callable[[Settings, Bundle], Awaitable[RunningEngine]]
+OpenEngine = Callable[[Settings, Bundle], Awaitable[ServedEngine]]
 
 
-async def start_engine(settings: Settings, bundle: Bundle) -> RunningEngine:
-    """In a process of its own. Raises EngineUnavailable."""
+async def start_engine(settings: Settings, bundle: Bundle) -> ServedEngine:
+    """Start an engine in a process of its own. Raises EngineUnavailable."""
     (probe,) = bundle.encoder().encode(Comparison("2 + 2?", "4", "5"), bundle.manifest.spec.instruction(None))
-    shared = {name: getattr(settings, name) for name in ENGINE_SETTINGS}
-    engine = EngineProcess(EngineOptions(str(bundle.folder), **shared), probe, settings.engine_timeout_s)
+    options = EngineProcessOptions(
+        str(bundle.folder),
+        bundle.manifest.identity,
+        EngineOptions(settings.engine, settings.precision, settings.threads, settings.streams),
+        settings.peak_gflops_per_s,
+        settings.log_level,
+        settings.log_format,
+    )
+    engine = EngineProcess(options, probe, settings.engine_timeout_s)
     await engine.start()
     return engine
 
@@ -135,5 +158,5 @@ async def start_engine(settings: Settings, bundle: Bundle) -> RunningEngine:
 async def start_backend(
     settings: Settings, bundle: Bundle, metrics: Metrics, open_engine: OpenEngine = start_engine
 ) -> LocalBackend:
-    """An engine that has run, and its queue. Raises EngineUnavailable."""
+    """Start an engine and its queue. Raises EngineUnavailable."""
     return LocalBackend(settings, bundle.manifest, await open_engine(settings, bundle), metrics)

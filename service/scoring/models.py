@@ -65,7 +65,7 @@ class ModelRegistry:
     def unhealthy_reason(self) -> str | None:
         """Return why the first unhealthy model is not ready; None if all are."""
         loads = (pipeline.backend.load() for pipeline in self.pipelines.values())
-        return next((load.trouble for load in loads if load.trouble), None)
+        return next((load.unhealthy_reason for load in loads if load.unhealthy_reason), None)
 
     def retry_after_s(self) -> int:
         return max(pipeline.backend.retry_after_s() for pipeline in self.pipelines.values())
@@ -112,9 +112,9 @@ class ModelRegistry:
             ServedModel(
                 name=pipeline.manifest.name,
                 revision=pipeline.manifest.revision,
-                engine=pipeline.backend.greeting.info.name,
-                precision=pipeline.backend.greeting.info.precision,
-                peak_gflops_per_s=pipeline.backend.greeting.peak_gflops_per_s,
+                engine=pipeline.backend.profile.info.name,
+                precision=pipeline.backend.profile.info.precision,
+                peak_gflops_per_s=pipeline.backend.profile.peak_gflops_per_s,
             )
             for pipeline in pipelines
         ]

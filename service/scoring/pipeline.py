@@ -1,6 +1,7 @@
 """A comparison's way through the service: encode, wait and run, read out."""
 
 import asyncio
+import ctypes
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,7 @@ from functools import lru_cache, partial
 from typing import TypeVar
 
 from service.engine.backend import Backend
-from service.engine.memory import give_back_memory
-from service.engine.queue import Answered
+from service.engine.types import EngineResult
 from service.metrics import Metrics
 from tinyrm.api import CompareRequest, PromptRequest
 from tinyrm.comparison import Preference, SwapMode
@@ -106,7 +106,7 @@ class Pipeline:
             return await self._in_thread(encode)
         async with self._one_at_a_time:
             readings = await self._in_thread(encode)
-            await asyncio.to_thread(give_back_memory)
+            await asyncio.to_thread(_trim_memory)
             return readings
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -163,9 +163,9 @@ class Pipeline:
 
     async def _submit(
         self, readings: tuple[Encoding, ...], flow: Hashable, timeout_s: float | None, *, patient: bool
-    ) -> Answered:
+    ) -> EngineResult:
         try:
-            return await self.backend.submit(readings, flow=flow, timeout_s=timeout_s, patient=patient)
+            return await self.backend.submit(readings, fairness_key=flow, timeout_s=timeout_s, wait_for_room=patient)
         except Unavailable as error:
             self.metrics.observe_shed(error.type)
             raise
@@ -183,7 +183,7 @@ class Pipeline:
         await self.backend.drain(timeout_s)
         self._encode_threads.shutdown(wait=False, cancel_futures=True)
 
-    def _read_out(self, answered: Answered) -> Preference:
+    def _read_out(self, answered: EngineResult) -> Preference:
         try:
             return read_out(answered.logits, self.manifest.temperature)
         except EngineFailed:
@@ -206,6 +206,13 @@ class Pipeline:
         self.metrics.observe_truncation(
             {"prompt": cut.prompt, "response_a": cut.response_a, "response_b": cut.response_b}
         )
+
+
+def _trim_memory() -> None:
+    """Return freed memory to the system: glibc keeps hundreds of MiB after a long text. Other systems need nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def _is_cancelled() -> bool:

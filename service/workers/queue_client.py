@@ -1,4 +1,4 @@
-"""A backend in another process, as a front process sees it."""
+"""A queue and an engine in another process, as a worker uses them."""
 
 import asyncio
 import math
@@ -6,122 +6,123 @@ import time
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from service.engine import messages
-from service.engine.messages import Message
-from service.engine.queue import Answered, Load
-from service.engine.worker import Greeting
+from service.engine.backend import Backend
+from service.engine.rpc import Connection, dump_sequences, load_logits
+from service.engine.supervisor import run_in_background
+from service.engine.types import EngineProfile, EngineResult, QueueLoad
 from service.settings import Settings
 from tinyrm.encoding import Encoding
-from tinyrm.errors import EngineRestarting, Overloaded, ShuttingDown
+from tinyrm.errors import EngineRestarting, EngineUnavailable, Overloaded, ShuttingDown
 
-# The owner of the queue reports twenty times a second; one that is silent for so long has hung.
+# The owner of the queue reports twenty times a second; when it is silent for so long, its last report means nothing.
 SILENCE_S = 1.5
 
 
-class RemoteBackend:
-    """Sends readings, waits for logits. What it knows of the load is a few milliseconds old."""
+class QueueClient(Backend):
+    """Sends sequences and waits for logits. What it knows of the load is a few milliseconds old.
 
-    greeting: Greeting
-    engine_pid = None
+    on_loss: called when the owner of the queue has left.
+    on_move: called with the path of another queue that serves the bundle's folder from now on.
+    """
 
     def __init__(
         self, settings: Settings, on_loss: Callable[[], None], on_move: Callable[[Path], Coroutine[None, None, None]]
     ) -> None:
+        self.profile: EngineProfile
         self._max_queue_tokens, self._max_wait_s = settings.max_queue_tokens, settings.max_wait_s
-        self._on_loss, self._on_move = on_loss, on_move
+        self._on_owner_loss, self._on_move = on_loss, on_move
         self._moving: asyncio.Task[None] | None = None
-        self._load = Load(0, 0, 0.0, 0, is_up=False, trouble="not connected")
-        self._heard = 0.0
-        self._number = 0
-        self._asked: dict[int, asyncio.Future[Answered]] = {}
-        self._closing = False
+        self._load = QueueLoad(0, 0, 0.0, 0, is_up=False, unhealthy_reason="not connected")
+        self._reported_s = 0.0
+        self._is_closing = False
+        self._connection = Connection(on_notice=self._on_notice, on_loss=self._on_loss)
 
-    async def connect(self, path: Path) -> None:
-        """Raises OSError if nobody listens there."""
-        self._reader, self._writer = await asyncio.open_unix_connection(path)
-        first = await messages.read(self._reader)
-        if first is None:
-            raise ConnectionResetError("the owner of the queue left")
-        self.greeting = Greeting.parse(first[0]["greeting"])
-        self._hear(first)
-        self._listening = asyncio.create_task(self._listen())
+    @property
+    def engine_pid(self) -> None:
+        return None
 
-    def load(self) -> Load:
-        if self._closing:
-            return replace(self._load, trouble="the service takes no new work")
-        if time.monotonic() - self._heard > SILENCE_S:
-            return replace(self._load, trouble="the owner of the queue does not report")
+    async def connect(self, path: Path, identity: str) -> None:
+        """Connect to the queue of the bundle `identity`, name@revision.
+
+        Raises OSError if no process listens there, EngineUnavailable if the queue serves another bundle.
+        """
+        await asyncio.get_running_loop().create_unix_connection(lambda: self._connection, str(path))
+        head, _ = await self._connection.call({"connect": True})
+        self.profile = EngineProfile.parse(head["profile"])
+        self._on_notice({"load": head["load"]})
+        if self.profile.identity != identity:
+            self._close("the queue serves another bundle")
+            raise EngineUnavailable(
+                f"the bundle's folder holds {identity}, and {self.profile.identity} is served; reload the service"
+            )
+
+    def load(self) -> QueueLoad:
+        if self._is_closing:
+            return replace(self._load, unhealthy_reason="the service takes no new work")
+        if self._is_outdated:
+            return replace(self._load, unhealthy_reason="the owner of the queue does not report")
         return self._load
 
     def refuse_if_busy(self, timeout_s: float | None = None) -> None:
         self._refuse_if_closing()
-        load = self.load()
-        if not load.is_up:
+        if self._is_outdated:
+            return  # the queue itself knows
+        if not self._load.is_up:
             raise EngineRestarting("the engine failed and is being restarted; try again")
-        bound_s = min(self._max_wait_s, math.inf if timeout_s is None else timeout_s)
-        if load.queue_tokens > self._max_queue_tokens or load.wait_s > bound_s:
-            raise Overloaded(f"new work would wait {load.wait_s:.1f} s; retry after Retry-After")
-
-    def _refuse_if_closing(self) -> None:
-        if self._closing:
-            raise ShuttingDown("the service is shutting down; send the request to another replica")
+        max_s = min(self._max_wait_s, math.inf if timeout_s is None else timeout_s)
+        if self._load.queue_tokens > self._max_queue_tokens or self._load.wait_s > max_s:
+            raise Overloaded(f"new work would wait {self._load.wait_s:.1f} s; retry after Retry-After")
 
     async def submit(
-        self, readings: tuple[Encoding, ...], *, flow: Hashable, timeout_s: float | None, patient: bool
-    ) -> Answered:
-        self._refuse_if_closing()  # it may have begun to leave while this was encoded
-        self._number += 1
-        number = self._number
-        lengths, ids = messages.ids_of(readings)
-        shared = flow if isinstance(flow, str) else id(flow)  # a name means the same in every front
-        head = {"number": number, "lengths": lengths, "flow": shared, "timeout_s": timeout_s, "patient": patient}
-        answer: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
-        self._asked[number] = answer
-        self._writer.write(messages.message(head, ids))
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            self._writer.write(messages.message({"number": number}))
-            raise
-        finally:
-            self._asked.pop(number, None)
+        self,
+        sequences: tuple[Encoding, ...],
+        *,
+        fairness_key: Hashable,
+        timeout_s: float | None,
+        wait_for_room: bool,
+    ) -> EngineResult:
+        self._refuse_if_closing()  # it may have begun to close while this was encoded
+        lengths, ids = dump_sequences(sequences)
+        head = {
+            "lengths": lengths,
+            # A name means the same in every worker.
+            "fairness_key": fairness_key if isinstance(fairness_key, str) else id(fairness_key),
+            "timeout_s": timeout_s,
+            "wait_for_room": wait_for_room,
+        }
+        reply, logits = await self._connection.call(head, ids)
+        return EngineResult(load_logits(logits), reply["queue_s"], reply["run_s"])
 
     def retry_after_s(self) -> int:
         return max(1, math.ceil(self._load.wait_s))
 
     async def drain(self, timeout_s: float) -> None:
-        self._closing = True
-        if self._asked:
-            await asyncio.wait(list(self._asked.values()), timeout=timeout_s)
-        self._fail("the service shut down before this request was answered")
-        self._writer.close()
+        self._is_closing = True
+        await self._connection.finish_calls(timeout_s)
+        self._close("the service shut down before this request was answered")
 
-    async def _listen(self) -> None:
-        while received := await messages.read(self._reader):
-            self._hear(received)
-        if not self._closing:
-            self._closing = True
-            self._fail("the owner of the queue left")
-            self._on_loss()
+    @property
+    def _is_outdated(self) -> bool:
+        return time.monotonic() - self._reported_s > SILENCE_S
 
-    def _hear(self, received: Message) -> None:
-        head, body = received
-        if "moved" in head:
-            self._moving = asyncio.create_task(self._on_move(Path(head["moved"])))
-            return
+    def _refuse_if_closing(self) -> None:
+        if self._is_closing:
+            raise ShuttingDown("the service is shutting down; send the request to another replica")
+
+    def _close(self, reason: str) -> None:
+        self._is_closing = True
+        self._connection.fail(ShuttingDown(reason))
+
+    def _on_loss(self) -> None:
+        was_closing = self._is_closing
+        self._close("the owner of the queue left")
+        if not was_closing:
+            self._on_owner_loss()
+
+    def _on_notice(self, head: dict[str, Any]) -> None:
         if "load" in head:
-            self._load, self._heard = Load(**head["load"]), time.monotonic()
-            return
-        answer = self._asked.get(head["number"])
-        if answer is None or answer.done():
-            return
-        if "error" in head:
-            answer.set_exception(messages.error_of(head["error"], head["message"]))
-        else:
-            answer.set_result(Answered(messages.logits_of(body), head["queue_s"], head["run_s"]))
-
-    def _fail(self, reason: str) -> None:
-        for answer in self._asked.values():
-            if not answer.done():
-                answer.set_exception(ShuttingDown(reason))
+            self._load, self._reported_s = QueueLoad(**head["load"]), time.monotonic()
+        elif "moved" in head:
+            self._moving = run_in_background(self._on_move(Path(head["moved"])), "move to another queue")

@@ -1,15 +1,15 @@
-"""A front process: `python -m service.workers.worker`, started by the service when TINYRM_WORKERS is above 1.
+"""A worker process: `python -m service.workers.worker`, started by the service when TINYRM_WORKERS is above 1.
 
-It speaks HTTP, checks and encodes; the queues and the engines are its parent's.
+It speaks HTTP, checks and encodes; its parent owns the queues and the engines.
 """
 
-import argparse
 import asyncio
 import os
 import signal
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,77 +21,87 @@ from service.http.server import make_server
 from service.logs import configure
 from service.scoring.models import ModelRegistry, open_bundle
 from service.settings import Settings
-from service.workers.queue_client import RemoteBackend
+from service.workers.queue_client import QueueClient
+from tinyrm.bundle import Bundle
+from tinyrm.command_line import parse
 from tinyrm.errors import TinyRMError
 
 log = structlog.get_logger("tinyrm")
 
 
-def command(listener: int, hubs: Mapping[Path, Path]) -> list[str]:
-    """hubs: bundle folder -> Unix socket of the owner of its queue."""
-    pairs = [f"--hub={folder}={path}" for folder, path in hubs.items()]
-    return [sys.executable, "-m", "service.workers.worker", f"--listener={listener}", *pairs]
+@dataclass(frozen=True)
+class Options:
+    __doc__ = __doc__
+
+    listener: int
+    """Descriptor of the listening socket."""
+    queues: dict[Path, Path]
+    """Bundle folders, each followed by the Unix socket of its queue."""
+
+
+def command(listener: int, queues: Mapping[Path, Path]) -> list[str]:
+    """Return the command of a worker. queues: bundle folder -> Unix socket of its queue."""
+    pairs = [str(part) for pair in queues.items() for part in pair]
+    return [sys.executable, "-m", "service.workers.worker", f"--listener={listener}", "--queues", *pairs]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m service.workers.worker", description=__doc__)
-    parser.add_argument("--listener", type=int, required=True, help="descriptor of the listening socket")
-    parser.add_argument("--hub", action="append", required=True, help="bundle folder=Unix socket of its queue's owner")
-    options = parser.parse_args()
-    # A socket's path is the service's own and holds no equals sign.
-    hubs = {Path(folder): Path(path) for folder, path in (pair.rsplit("=", 1) for pair in options.hub)}
+    options = parse(Options, prog="python -m service.workers.worker")
     settings = Settings()
     configure(settings.log_level, settings.log_format)
     with (
         socket.socket(fileno=options.listener) as listener,
         asyncio.Runner(loop_factory=uvicorn.Config("", log_config=None).get_loop_factory()) as runner,
     ):
-        return runner.run(Front(settings, hubs).serve(listener))
+        return runner.run(Worker(settings, options.queues).serve(listener))
 
 
-class Front:
-    """One deployment, of backends that are elsewhere. It leaves when they do."""
+class Worker:
+    """The models of the service, with backends in another process. It leaves when that one does."""
 
-    def __init__(self, settings: Settings, hubs: Mapping[Path, Path]) -> None:
-        self._settings, self._hubs = settings, hubs
-        self._registry = ModelRegistry(
-            settings, create_metrics(settings), lambda bundle: self._connect(bundle.folder, self._hubs[bundle.folder])
-        )
+    def __init__(self, settings: Settings, queues: Mapping[Path, Path]) -> None:
+        self._settings, self._queues = settings, queues
+        self._registry = ModelRegistry(settings, create_metrics(settings), self._connect)
 
     async def serve(self, listener: socket.socket) -> int:
-        """Until asked to stop, or until an owner of a queue has gone."""
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent's business, whoever it is sent to
+        """Serve until a signal to stop, or until the owner of a queue has left; 3 if it cannot start."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # only the parent handles it
         parent = os.getppid()
 
-        def ask_parent() -> None:
-            if os.getppid() == parent:  # else it has gone, and this front is about to
+        def ask_parent_to_reload() -> None:
+            if os.getppid() == parent:  # else it has left, and this worker is about to
                 os.kill(parent, signal.SIGHUP)
 
-        await self._registry.start()
-        state = create_state(self._settings, self._registry, ask_parent)
+        try:
+            await self._registry.start()
+        except (TinyRMError, OSError) as error:
+            log.error("worker cannot start", reason=str(error))
+            return 3
+        state = create_state(self._settings, self._registry, ask_parent_to_reload)
         server = make_server(create_app(state), self._settings, state.drain)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
         await server.serve([listener])
         return 0 if server.started else 3
 
-    async def _connect(self, folder: Path, hub: Path) -> RemoteBackend:
-        backend = RemoteBackend(
+    async def _connect(self, bundle: Bundle, path: Path | None = None) -> QueueClient:
+        """Connect to the bundle's queue; path: where it is now, if it has moved."""
+        backend = QueueClient(
             self._settings,
             on_loss=lambda: os.kill(os.getpid(), signal.SIGTERM),
-            on_move=partial(self._follow, folder),
+            on_move=partial(self._follow, bundle.folder),
         )
-        await backend.connect(hub)
+        await backend.connect(path or self._queues[bundle.folder], bundle.manifest.identity)
         return backend
 
-    async def _follow(self, folder: Path, hub: Path) -> None:
-        """The bundle in `folder` is another one now, and has a queue of its own."""
+    async def _follow(self, folder: Path, path: Path) -> None:
+        """Serve the bundle that `folder` holds now, from its own queue."""
         try:
             bundle = await asyncio.to_thread(open_bundle, self._settings, folder)
-            backend = await self._connect(folder, hub)
+            backend = await self._connect(bundle, path)
         except (TinyRMError, OSError) as error:
             log.error("cannot follow", folder=str(folder), reason=str(error))
-            os.kill(os.getpid(), signal.SIGTERM)  # a new front begins with what is there
+            os.kill(os.getpid(), signal.SIGTERM)  # another worker begins with what is there
             return
         self._registry.replace(folder, bundle, backend)
 

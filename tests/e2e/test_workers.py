@@ -1,6 +1,7 @@
-"""Several front processes before one engine: to a client the same service, only wider."""
+"""Several worker processes before one engine: to a client the same service, only wider."""
 
 import re
+import shutil
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,16 @@ import pytest
 from tests.e2e.test_process import LONG, PAIR, total, wait_until_accepted
 from tests.support.processes import Process, started
 from tests.support.waiting import wait_until
+from tinyrm.bundle import Bundle, write_bundle
+
+WORKER, ENGINE = "workers.worker", "engine.worker"
+# Metrics call the worker processes by an older name.
+MODULES = {"front": WORKER, "engine": ENGINE}
 
 
-def processes(service: Process, what: str) -> list[psutil.Process]:
+def processes(service: Process, module: str) -> list[psutil.Process]:
     alive = [p for p in psutil.Process(service.popen.pid).children() if p.status() != psutil.STATUS_ZOMBIE]
-    return [p for p in alive if f"service.{what}" in " ".join(p.cmdline())]
+    return [p for p in alive if f"service.{module}" in " ".join(p.cmdline())]
 
 
 def names(service: Process) -> set[str]:
@@ -24,10 +30,10 @@ def names(service: Process) -> set[str]:
     return {re.split("[{ ]", line)[0] for line in lines if not line.startswith("#")}
 
 
-def test_two_fronts_answer_as_one_and_count_together(bundle_folder: Path) -> None:
+def test_two_workers_answer_as_one_and_count_together(bundle_folder: Path) -> None:
     with started(bundle_folder) as one, started(bundle_folder, workers=2) as two:
-        assert len(processes(two, "front")) == 2
-        assert len(processes(two, "engine")) == 1
+        assert len(processes(two, WORKER)) == 2
+        assert len(processes(two, ENGINE)) == 1
         assert two.post("/v1/compare", PAIR).json() == one.post("/v1/compare", PAIR).json()
         with ThreadPoolExecutor(8) as clients:
             replies = list(clients.map(lambda _: two.post("/v1/compare", PAIR), range(60)))
@@ -46,7 +52,7 @@ def test_what_all_processes_take_is_one_number(bundle_folder: Path) -> None:
         return total(two, f'tinyrm_process_resident_memory_bytes{{role="{role}"}}')
 
     def taken(role: str) -> float:
-        return sum(process.memory_info().rss for process in processes(two, role))
+        return sum(process.memory_info().rss for process in processes(two, MODULES[role]))
 
     def is_told(role: str) -> bool:
         return told(role) == pytest.approx(taken(role), rel=0.1)
@@ -56,9 +62,9 @@ def test_what_all_processes_take_is_one_number(bundle_folder: Path) -> None:
         assert told("service") == pytest.approx(psutil.Process(two.popen.pid).memory_info().rss, rel=0.1)
         spent = total(two, 'tinyrm_process_cpu_seconds_total{role="front"}')
         assert spent > 0
-        first, _ = processes(two, "front")
+        first, _ = processes(two, WORKER)
         first.kill()
-        wait_until(lambda: len(processes(two, "front")) == 2 and first not in processes(two, "front"))
+        wait_until(lambda: len(processes(two, WORKER)) == 2 and first not in processes(two, WORKER))
         wait_until(lambda: is_told("front"))
         assert total(two, 'tinyrm_process_cpu_seconds_total{role="front"}') >= spent, "it was spent all the same"
 
@@ -76,19 +82,43 @@ def test_refusals_and_deadlines_are_the_same(bundle_folder: Path) -> None:
         assert all(int(reply.headers["Retry-After"]) >= 1 for reply in replies if reply.status_code == 429)
 
 
-def test_a_front_that_dies_is_replaced(bundle_folder: Path) -> None:
+def test_a_worker_that_dies_is_replaced(bundle_folder: Path) -> None:
     with started(bundle_folder, workers=2) as service:
-        first, _ = processes(service, "front")
+        first, _ = processes(service, WORKER)
         first.kill()
-        wait_until(lambda: len(processes(service, "front")) == 2 and first not in processes(service, "front"))
+        wait_until(lambda: len(processes(service, WORKER)) == 2 and first not in processes(service, WORKER))
         wait_until(lambda: service.get("/readyz").status_code == 200)
         assert service.post("/v1/compare", PAIR).status_code == 200
 
 
+def test_a_new_worker_does_not_serve_another_bundle_than_the_queue(bundle_folder: Path, tmp_path: Path) -> None:
+    """The folder holds another revision, which nobody has asked the service to reload."""
+    folder = tmp_path / "served"
+    shutil.copytree(bundle_folder, folder)
+    manifest = Bundle.open(folder).manifest
+    fields = manifest.model_dump(exclude={"files", "revision"}) | {"temperature": 4 * manifest.temperature}
+    write_bundle(tmp_path / "other", {name: folder / name for name in manifest.files}, fields)
+    with started(folder, workers=2) as service:
+        before = service.post("/v1/compare", PAIR).json()
+        folder.rename(tmp_path / "old")
+        (tmp_path / "other").rename(folder)
+        first, second = processes(service, WORKER)
+        first.kill()
+        # One has been started in its place, and has left.
+        pids = {first.pid, second.pid}
+        wait_until(lambda: pids.update(p.pid for p in processes(service, WORKER)) or len(pids) > 3)
+        replies = [service.post("/v1/compare", PAIR).json() for _ in range(20)]
+        assert {(reply["model"], reply["margin"]) for reply in replies} == {(before["model"], before["margin"])}
+        service.popen.send_signal(signal.SIGHUP)
+        wait_until(lambda: service.post("/v1/compare", PAIR).json()["margin"] != before["margin"])
+        wait_until(lambda: len(processes(service, WORKER)) == 2)
+        assert service.stop() == 0
+
+
 @pytest.mark.slow
-def test_the_engines_death_is_seen_by_all_fronts(bundle_folder: Path) -> None:
+def test_the_engines_death_is_seen_by_all_workers(bundle_folder: Path) -> None:
     with started(bundle_folder, workers=2) as service:
-        (engine,) = processes(service, "engine")
+        (engine,) = processes(service, ENGINE)
         engine.send_signal(signal.SIGSTOP)
         wait_until(lambda: service.get("/readyz").status_code == 503)
         engine.kill()

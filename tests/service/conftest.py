@@ -15,8 +15,7 @@ from starlette.testclient import TestClient
 from service.api.dependencies import AppState
 from service.app import create_app, create_metrics, create_state
 from service.engine.backend import LocalBackend, start_backend
-from service.engine.batcher import Ran
-from service.engine.worker import Greeting
+from service.engine.types import BatchOutput, EngineProfile
 from service.scoring.models import ModelRegistry
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
@@ -65,15 +64,15 @@ class EngineHere:
     def __init__(self, settings: Settings) -> None:
         bundle = Bundle.open(settings.model)
         self.engine = open_engine(bundle)
-        self.greeting = Greeting(self.engine.info, 10_000, 100)
+        self.profile = EngineProfile(bundle.manifest.identity, self.engine.info, 10_000, 100)
 
-    def trouble(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         return None
 
-    async def run(self, readings: Sequence[Encoding]) -> Ran:
+    async def run(self, sequences: Sequence[Encoding]) -> BatchOutput:
         started = time.perf_counter()
-        logits = await asyncio.to_thread(self.engine.run, readings)
-        return Ran(logits, time.perf_counter() - started)
+        logits = await asyncio.to_thread(self.engine.run, sequences)
+        return BatchOutput(logits, time.perf_counter() - started)
 
     async def stop(self) -> None:
         pass

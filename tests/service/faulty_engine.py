@@ -1,7 +1,6 @@
 """`service.engine.worker` with an engine that misbehaves when it reads certain ids: a real process doing real harm."""
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -39,11 +38,11 @@ class FaultyEngine:
         return logits
 
 
-def main() -> int:
+def main() -> None:
     start = engine.open_engine
     engine.open_engine = lambda *args, **options: FaultyEngine(start(*args, **options))  # type: ignore[assignment]
-    return engine.main()
+    engine.main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

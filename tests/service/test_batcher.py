@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.engine.batcher import Batcher, BatchReport, Ran
-from service.engine.queue import Answered
+from service.engine.batcher import Batcher
+from service.engine.types import BatchOutput, BatchReport, EngineResult
 from tests.support.waiting import PATIENCE_S
 from tinyrm.encoding import Encoding, Truncation
 from tinyrm.engines.base import EngineInfo
@@ -26,16 +26,16 @@ ENGINE = EngineInfo("test", "cpu", "fp32", max_batch_tokens=1000, runs_in_flight
 HANGS_S = PATIENCE_S
 
 
-def reading(length: int, name: int = 0) -> Encoding:
+def sequence(length: int, name: int = 0) -> Encoding:
     return Encoding(np.full(length, name, dtype=np.int64), Truncation())
 
 
 Run = Callable[[Sequence[Encoding]], NDArray[np.float32]]
 
 
-def logits_of(readings: Sequence[Encoding]) -> NDArray[np.float32]:
+def logits_of(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
     """Rows that tell whose they are: (name, tokens)."""
-    return np.array([[r.input_ids[0], len(r)] for r in readings], dtype=np.float32)
+    return np.array([[r.input_ids[0], len(r)] for r in sequences], dtype=np.float32)
 
 
 @dataclass
@@ -45,18 +45,18 @@ class Gated:
     gate: threading.Event = field(default_factory=threading.Event)
     ran: list[list[int]] = field(default_factory=list)
 
-    def run(self, readings: Sequence[Encoding]) -> NDArray[np.float32]:
-        self.ran.append([int(r.input_ids[0]) for r in readings])
+    def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+        self.ran.append([int(r.input_ids[0]) for r in sequences])
         self.gate.wait(HANGS_S)
-        return logits_of(readings)
+        return logits_of(sequences)
 
 
-def on_a_thread(run: Run) -> Callable[[Sequence[Encoding]], Awaitable[Ran]]:
+def on_a_thread(run: Run) -> Callable[[Sequence[Encoding]], Awaitable[BatchOutput]]:
     """As an engine runs: beside the event loop."""
     pool = ThreadPoolExecutor(8)
 
-    async def runs(readings: Sequence[Encoding]) -> Ran:
-        return Ran(await asyncio.get_running_loop().run_in_executor(pool, run, readings), 0.01)
+    async def runs(sequences: Sequence[Encoding]) -> BatchOutput:
+        return BatchOutput(await asyncio.get_running_loop().run_in_executor(pool, run, sequences), 0.01)
 
     return runs
 
@@ -76,11 +76,11 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def submit(batcher: Batcher, name: int, *, tokens: int = 10, **options: Any) -> "asyncio.Task[Answered]":
-    return asyncio.create_task(batcher.submit((reading(tokens, name),), **options))
+def submit(batcher: Batcher, name: int, *, tokens: int = 10, **options: Any) -> "asyncio.Task[EngineResult]":
+    return asyncio.create_task(batcher.submit((sequence(tokens, name),), **options))
 
 
-async def outcomes(tasks: Sequence["asyncio.Task[Answered]"]) -> list[Answered | BaseException]:
+async def outcomes(tasks: Sequence["asyncio.Task[EngineResult]"]) -> list[EngineResult | BaseException]:
     async with asyncio.timeout(HANGS_S):
         return await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -97,29 +97,29 @@ FAULTS: dict[str, Run] = {
     "fails": explode(EngineFailed("no")),
     "raises an error of its own": explode(ValueError("bad shape")),
     "runs out of memory": explode(MemoryError()),
-    "returns a row too few": lambda readings: logits_of(readings)[1:],
-    "returns a row too many": lambda readings: logits_of([*readings, reading(1)]),
-    "returns three logits": lambda readings: np.zeros((len(readings), 3), dtype=np.float32),
-    "returns nothing": lambda readings: cast("NDArray[np.float32]", None),
+    "returns a row too few": lambda sequences: logits_of(sequences)[1:],
+    "returns a row too many": lambda sequences: logits_of([*sequences, sequence(1)]),
+    "returns three logits": lambda sequences: np.zeros((len(sequences), 3), dtype=np.float32),
+    "returns nothing": lambda sequences: cast("NDArray[np.float32]", None),
 }
 
 
 def engine_with(faults: dict[int, str]) -> Run:
     """Does its worst to each batch that holds an item with a fault."""
 
-    def run(readings: Sequence[Encoding]) -> NDArray[np.float32]:
-        bad = [faults[int(r.input_ids[0])] for r in readings if int(r.input_ids[0]) in faults]
-        return FAULTS[bad[0]](readings) if bad else logits_of(readings)
+    def run(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+        bad = [faults[int(r.input_ids[0])] for r in sequences if int(r.input_ids[0]) in faults]
+        return FAULTS[bad[0]](sequences) if bad else logits_of(sequences)
 
     return run
 
 
-def assert_answers(results: list[Answered | BaseException], faults: dict[int, str], tokens: int = 10) -> None:
+def assert_answers(results: list[EngineResult | BaseException], faults: dict[int, str], tokens: int = 10) -> None:
     for name, result in enumerate(results):
         if name in faults:
             assert isinstance(result, EngineFailed), result
         else:
-            assert isinstance(result, Answered), result
+            assert isinstance(result, EngineResult), result
             assert result.logits.tolist() == [[name, tokens]]
 
 
@@ -130,7 +130,7 @@ def test_bad_item_fails_alone_and_the_next_one_is_served(fault: str) -> None:
         async with running(engine_with(faults)) as batcher:
             assert_answers(await outcomes([submit(batcher, name) for name in range(4)]), faults)
             (later,) = await outcomes([submit(batcher, 7)])
-            assert isinstance(later, Answered)
+            assert isinstance(later, EngineResult)
             assert batcher.is_alive
             assert batcher.queue_tokens == 0
 
@@ -155,7 +155,7 @@ def test_rows_go_to_whom_they_belong(queue: list[list[int]]) -> None:
         async with running(logits_of) as batcher:
             async with asyncio.timeout(HANGS_S):
                 answers = await asyncio.gather(
-                    *(batcher.submit(tuple(reading(n, name) for n in item)) for name, item in enumerate(queue))
+                    *(batcher.submit(tuple(sequence(n, name) for n in item)) for name, item in enumerate(queue))
                 )
             for name, (item, answer) in enumerate(zip(queue, answers, strict=True)):
                 assert answer.logits.tolist() == [[name, n] for n in item]
@@ -164,15 +164,15 @@ def test_rows_go_to_whom_they_belong(queue: list[list[int]]) -> None:
 
 
 def test_nan_reaches_only_the_item_it_belongs_to() -> None:
-    def run(readings: Sequence[Encoding]) -> NDArray[np.float32]:
-        rows = logits_of(readings)
+    def run(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+        rows = logits_of(sequences)
         rows[rows[:, 0] == 1] = np.nan
         return rows
 
     async def scenario() -> None:
         async with running(run) as batcher:
             results = await outcomes([submit(batcher, name) for name in range(3)])
-            finite = [isinstance(r, Answered) and bool(np.isfinite(r.logits).all()) for r in results]
+            finite = [isinstance(r, EngineResult) and bool(np.isfinite(r.logits).all()) for r in results]
             assert finite == [True, False, True]
 
     asyncio.run(scenario())
@@ -202,10 +202,10 @@ def test_full_queue_refuses_and_takes_again_once_there_is_room() -> None:
             waiting = submit(batcher, 1, tokens=100)
             await until(lambda: batcher.queue_tokens == 100)
             with pytest.raises(Overloaded, match="100 tokens are waiting"):
-                await batcher.submit((reading(1),))
+                await batcher.submit((sequence(1),))
             engine.gate.set()
             await outcomes([first, waiting])
-            assert isinstance(await batcher.submit((reading(100),)), Answered)
+            assert isinstance(await batcher.submit((sequence(100),)), EngineResult)
 
     asyncio.run(scenario())
 
@@ -234,10 +234,10 @@ def test_drain_finishes_what_was_accepted_and_takes_nothing_more() -> None:
             draining = asyncio.create_task(batcher.drain(HANGS_S))
             await until(lambda: not batcher.is_alive)
             with pytest.raises(ShuttingDown):
-                await batcher.submit((reading(1),))
+                await batcher.submit((sequence(1),))
             assert not draining.done()
             engine.gate.set()
-            assert all(isinstance(result, Answered) for result in await outcomes(tasks))
+            assert all(isinstance(result, EngineResult) for result in await outcomes(tasks))
             await draining
 
     asyncio.run(scenario())
@@ -271,8 +271,8 @@ def test_drain_timeout_reaches_items_that_wait_to_be_run_alone() -> None:
     async def scenario() -> None:
         engine = Gated()
 
-        def run(readings: Sequence[Encoding]) -> NDArray[np.float32]:
-            return engine.run(readings) if len(readings) == 1 else explode(EngineFailed("no"))(readings)
+        def run(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+            return engine.run(sequences) if len(sequences) == 1 else explode(EngineFailed("no"))(sequences)
 
         async with running(run) as batcher:
             tasks = [submit(batcher, name) for name in range(3)]
@@ -309,9 +309,9 @@ def test_the_wait_is_estimated_from_the_rate_and_refused_beyond_its_bound() -> N
             assert batcher.estimated_wait_s() == pytest.approx(2.1), "what waits, and half of what runs"
             assert batcher.retry_after_s() == 3
             with pytest.raises(Overloaded, match=r"would wait 2.1 s, more than 2 s"):
-                await batcher.submit((reading(1),))
+                await batcher.submit((sequence(1),))
             with pytest.raises(Overloaded, match=r"more than 0.5 s"):
-                await batcher.submit((reading(1),), timeout_s=0.5)
+                await batcher.submit((sequence(1),), timeout_s=0.5)
             engine.gate.set()
             await outcomes([first, waiting])
 
@@ -348,8 +348,8 @@ def test_who_waits_far_longer_than_promised_is_told_and_what_runs_is_waited_for(
                 await waits
             assert not runs.done()
             engine.gate.set()
-            assert isinstance((await outcomes([runs]))[0], Answered)
-            assert isinstance((await outcomes([submit(batcher, 2)]))[0], Answered)
+            assert isinstance((await outcomes([runs]))[0], EngineResult)
+            assert isinstance((await outcomes([submit(batcher, 2)]))[0], EngineResult)
         assert engine.ran == [[0], [2]]
 
     asyncio.run(scenario())
@@ -376,9 +376,9 @@ def test_single_requests_do_not_wait_for_a_long_list() -> None:
         async with running(engine.run) as batcher:
             first = submit(batcher, 0)
             await until(lambda: engine.ran == [[0]])
-            listed = [submit(batcher, name, tokens=900, flow="list") for name in range(1, 9)]
+            listed = [submit(batcher, name, tokens=900, fairness_key="list") for name in range(1, 9)]
             await until(lambda: batcher.queue_items == 8)
-            single = submit(batcher, 99, tokens=900, flow="single")
+            single = submit(batcher, 99, tokens=900, fairness_key="single")
             await until(lambda: batcher.queue_items == 9)
             engine.gate.set()
             await outcomes([first, *listed, single])

@@ -1,16 +1,14 @@
 """What suits an engine is what the engine states: a GPU gets a GPU's batch and two runs in flight."""
 
 import asyncio
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service.engine.backend import LocalBackend, start_backend
-from service.engine.supervisor import EngineProcess
-from service.engine.worker import EngineOptions
+from service.engine.engine_process import EngineProcess
+from service.engine.worker import EngineProcessOptions
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.service.gpu_engine import TOGETHER, GpuEngine
@@ -25,20 +23,14 @@ from tinyrm.encoding import Encoding, Truncation
 GPU_BATCH_TOKENS = 16_384
 
 
-@dataclass(frozen=True, slots=True)
-class OnGpu(EngineOptions):
-    def command(self, descriptor: int) -> list[str]:
-        _, _, _, *options = EngineOptions.command(self, descriptor)
-        return [sys.executable, "-m", "tests.service.gpu_engine", *options]
-
-
 def test_the_service_gives_a_gpu_its_batch_and_two_runs(bundle_folder: Path) -> None:
     bundle = Bundle.open(bundle_folder)
     (probe,) = bundle.encoder().encode(Comparison("a", "b", "c"), bundle.manifest.spec.instruction(None))
     sequence = Encoding(np.array([1, TOGETHER, 4, 2]), Truncation())
 
     async def start(settings: Settings, bundle: Bundle) -> EngineProcess:
-        engine = EngineProcess(OnGpu(str(bundle.folder)), probe, timeout_s=60)
+        options = EngineProcessOptions(str(bundle.folder), bundle.manifest.identity)
+        engine = EngineProcess(options, probe, timeout_s=60, module="tests.service.gpu_engine")
         await engine.start()
         return engine
 
@@ -46,7 +38,7 @@ def test_the_service_gives_a_gpu_its_batch_and_two_runs(bundle_folder: Path) -> 
         settings = Settings(model=bundle_folder)
         backend = await start_backend(settings, bundle, Metrics(), start)
         try:
-            calls = [backend.submit((sequence,), flow=flow, timeout_s=60, patient=False) for flow in "ab"]
+            calls = [backend.submit((sequence,), fairness_key=key, timeout_s=60, wait_for_room=False) for key in "ab"]
             first = asyncio.create_task(calls[0])
             await asyncio.sleep(0.05)  # it runs, alone: the second needs a run of its own
             answers = await asyncio.gather(first, calls[1])
@@ -56,7 +48,7 @@ def test_the_service_gives_a_gpu_its_batch_and_two_runs(bundle_folder: Path) -> 
         return backend
 
     backend = asyncio.run(scenario())
-    assert backend.greeting.info.name == "fake-gpu"
+    assert backend.profile.info.name == "fake-gpu"
     assert backend.batcher.max_batch_tokens == GPU_BATCH_TOKENS
 
 

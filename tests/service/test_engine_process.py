@@ -2,38 +2,33 @@
 
 import asyncio
 import os
+import shutil
 import signal
-import sys
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from service.engine.supervisor import EngineProcess
-from service.engine.worker import EngineOptions
+from service.engine.engine_process import EngineProcess
+from service.engine.worker import EngineProcessOptions
 from tests.service import faulty_engine as fault
 from tests.support.waiting import PATIENCE_S
-from tinyrm.bundle import Bundle
+from tinyrm.bundle import Bundle, write_bundle
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoding, Truncation
-from tinyrm.engines import open_engine
+from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.errors import EngineError, EngineFailed, EngineHung, EngineUnavailable
 
-
-@dataclass(frozen=True, slots=True)
-class Faulty(EngineOptions):
-    """The engine that misbehaves on demand."""
-
-    def command(self, descriptor: int) -> list[str]:
-        _, _, _, *options = EngineOptions.command(self, descriptor)
-        return [sys.executable, "-m", "tests.service.faulty_engine", *options]
+# The engine that misbehaves on demand.
+FAULTY = "tests.service.faulty_engine"
 
 
-def reading(*ids: int) -> Encoding:
+def sequence(*ids: int) -> Encoding:
     return Encoding(np.array([1, *ids, 50, 51, 52, 4, 2], dtype=np.int64), Truncation())
 
 
@@ -45,10 +40,12 @@ def probe(bundle: Bundle) -> Encoding:
 
 @asynccontextmanager
 async def running(bundle_folder: Path, *, timeout_s: float = 1.0, streams: int = 1) -> AsyncIterator[EngineProcess]:
-    engine = EngineProcess(Faulty(str(bundle_folder), streams=streams), probe(Bundle.open(bundle_folder)), timeout_s)
+    bundle = Bundle.open(bundle_folder)
+    options = EngineProcessOptions(str(bundle_folder), bundle.manifest.identity, EngineOptions(streams=streams))
+    engine = EngineProcess(options, probe(bundle), timeout_s, module=FAULTY)
     await engine.start()
     try:
-        await until(lambda: engine.trouble() is None)
+        await until(lambda: engine.unhealthy_reason() is None)
         yield engine
     finally:
         await engine.stop()
@@ -67,17 +64,17 @@ def engine_processes() -> list[psutil.Process]:
 
 @pytest.mark.parametrize("streams", [1, 2])
 def test_it_answers_as_the_engine_itself_does(bundle_folder: Path, streams: int) -> None:
-    readings = [reading(9), reading(10, 11), reading(*range(60, 90))]
+    sequences = [sequence(9), sequence(10, 11), sequence(*range(60, 90))]
 
     async def scenario() -> list[np.ndarray]:
         async with running(bundle_folder, streams=streams) as engine:
-            runs = await asyncio.gather(*(engine.run([one]) for one in readings), engine.run(readings))
+            runs = await asyncio.gather(*(engine.run([one]) for one in sequences), engine.run(sequences))
             assert all(run.seconds > 0 for run in runs)
             return [run.logits for run in runs]
 
     *alone, together = asyncio.run(scenario())
     direct = open_engine(Bundle.open(bundle_folder))
-    expected = [direct.run([r]) for r in readings]
+    expected = [direct.run([r]) for r in sequences]
     np.testing.assert_allclose(np.concatenate(alone), np.concatenate(expected), atol=1e-5)
     np.testing.assert_allclose(together, np.concatenate(expected), atol=1e-5)
 
@@ -87,9 +84,9 @@ def test_a_run_that_raises_fails_alone_and_the_process_lives(bundle_folder: Path
     async def scenario() -> None:
         async with running(bundle_folder) as engine:
             with pytest.raises(EngineFailed, match="onnxruntime-cpu: ValueError"):
-                await engine.run([reading(bad)])
-            assert (await engine.run([reading(9)])).logits.shape == (1, 2)
-            assert (engine.restarts, engine.trouble()) == (0, None)
+                await engine.run([sequence(bad)])
+            assert (await engine.run([sequence(9)])).logits.shape == (1, 2)
+            assert (engine.restarts, engine.unhealthy_reason()) == (0, None)
 
     asyncio.run(scenario())
 
@@ -97,13 +94,13 @@ def test_a_run_that_raises_fails_alone_and_the_process_lives(bundle_folder: Path
 def test_a_crash_fails_the_run_and_another_engine_takes_over(bundle_folder: Path) -> None:
     async def scenario() -> None:
         async with running(bundle_folder) as engine:
-            before = (await engine.run([reading(9)])).logits
+            before = (await engine.run([sequence(9)])).logits
             with pytest.raises(EngineFailed, match="its process ended with code -6"):
-                await engine.run([reading(fault.CRASHES)])
-            assert engine.trouble() == "the engine failed and is being restarted"
-            after = await engine.run([reading(9)])
+                await engine.run([sequence(fault.CRASHES)])
+            assert engine.unhealthy_reason() == "the engine failed and is being restarted"
+            after = await engine.run([sequence(9)])
             np.testing.assert_array_equal(after.logits, before)
-            await until(lambda: engine.trouble() is None)
+            await until(lambda: engine.unhealthy_reason() is None)
             assert engine.restarts == 1
             assert len(engine_processes()) == 1
 
@@ -114,13 +111,13 @@ def test_a_run_that_never_returns_is_trouble_before_its_time_is_over_and_then_en
     async def scenario() -> None:
         async with running(bundle_folder, timeout_s=4.0) as engine:
             (process,) = engine_processes()
-            stuck = asyncio.create_task(engine.run([reading(fault.HANGS)]))
-            await until(lambda: engine.trouble() is not None)
+            stuck = asyncio.create_task(engine.run([sequence(fault.HANGS)]))
+            await until(lambda: engine.unhealthy_reason() is not None)
             assert not stuck.done(), "the trouble is noticed before the time of the run is over"
             with pytest.raises(EngineHung, match="did not answer within"):
                 await stuck
             await until(lambda: not process.is_running())
-            assert np.isfinite((await engine.run([reading(9)])).logits).all()
+            assert np.isfinite((await engine.run([sequence(9)])).logits).all()
 
     asyncio.run(scenario())
 
@@ -133,8 +130,8 @@ def test_an_idle_engine_that_dies_or_freezes_is_noticed_and_replaced(
         async with running(bundle_folder) as engine:
             (process,) = engine_processes()
             os.kill(process.pid, number)
-            await until(lambda: engine.trouble() is not None)
-            await until(lambda: engine.restarts == 1 and engine.trouble() is None)
+            await until(lambda: engine.unhealthy_reason() is not None)
+            await until(lambda: engine.restarts == 1 and engine.unhealthy_reason() is None)
             (other,) = engine_processes()
             assert other.pid != process.pid
 
@@ -144,9 +141,9 @@ def test_an_idle_engine_that_dies_or_freezes_is_noticed_and_replaced(
 def test_a_row_that_is_no_number_is_the_rows_own_fault(bundle_folder: Path) -> None:
     async def scenario() -> None:
         async with running(bundle_folder) as engine:
-            logits = (await engine.run([reading(9), reading(fault.ANSWERS_NAN)])).logits
+            logits = (await engine.run([sequence(9), sequence(fault.ANSWERS_NAN)])).logits
             assert np.isfinite(logits).all(axis=1).tolist() == [True, False]
-            assert (engine.restarts, engine.trouble()) == (0, None)
+            assert (engine.restarts, engine.unhealthy_reason()) == (0, None)
 
     asyncio.run(scenario())
 
@@ -154,10 +151,10 @@ def test_a_row_that_is_no_number_is_the_rows_own_fault(bundle_folder: Path) -> N
 def test_an_engine_that_answers_nothing_but_nan_is_replaced(bundle_folder: Path) -> None:
     async def scenario() -> None:
         async with running(bundle_folder) as engine:
-            logits = (await engine.run([reading(fault.GOES_MAD)])).logits
+            logits = (await engine.run([sequence(fault.GOES_MAD)])).logits
             assert np.isnan(logits).all()
-            await until(lambda: engine.trouble() is not None)
-            assert np.isfinite((await engine.run([reading(9)])).logits).all()
+            await until(lambda: engine.unhealthy_reason() is not None)
+            assert np.isfinite((await engine.run([sequence(9)])).logits).all()
             assert engine.restarts == 1
 
     asyncio.run(scenario())
@@ -165,17 +162,84 @@ def test_an_engine_that_answers_nothing_but_nan_is_replaced(bundle_folder: Path)
 
 def test_an_engine_that_cannot_start_says_why(bundle_folder: Path) -> None:
     async def scenario() -> None:
-        options = EngineOptions(str(bundle_folder), engine="onnxruntime-cuda")
-        await EngineProcess(options, probe(Bundle.open(bundle_folder)), 1.0).start()
+        bundle = Bundle.open(bundle_folder)
+        options = EngineProcessOptions(str(bundle_folder), bundle.manifest.identity, EngineOptions("onnxruntime-cuda"))
+        await EngineProcess(options, probe(bundle), 1.0).start()
 
     with pytest.raises(EngineUnavailable, match="CUDAExecutionProvider"):
         asyncio.run(scenario())
 
 
+def test_a_lost_engine_is_replaced_while_the_shared_threads_are_busy(bundle_folder: Path) -> None:
+    """The event loop's own pool is small, and anything in this process may keep its threads busy for long."""
+    is_over = threading.Event()
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        async with running(bundle_folder) as engine:
+            busy = loop.run_in_executor(None, is_over.wait, PATIENCE_S)
+            try:
+                engine_processes()[0].kill()
+                await until(lambda: engine.restarts == 1 and engine.unhealthy_reason() is None)
+                assert (await engine.run([sequence(9)])).logits.shape == (1, 2)
+            finally:
+                is_over.set()
+                await busy
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_opens_the_revision_that_is_served_or_none(bundle_folder: Path) -> None:
+    options = EngineProcessOptions(str(bundle_folder), "toy@of-yesterday")
+    engine = EngineProcess(options, probe(Bundle.open(bundle_folder)), 1.0)
+    with pytest.raises(EngineUnavailable, match=r"holds toy@\w+ now, and toy@of-yesterday is served; reload"):
+        asyncio.run(engine.start())
+
+
+def test_a_replacement_does_not_open_another_bundle_of_the_folder(bundle_folder: Path, tmp_path: Path) -> None:
+    folder, aside = tmp_path / "served", tmp_path / "aside"
+    shutil.copytree(bundle_folder, folder)
+    manifest = Bundle.open(folder).manifest
+    fields = manifest.model_dump(exclude={"files", "revision"}) | {"temperature": 4.0}
+    write_bundle(tmp_path / "other", {name: folder / name for name in manifest.files}, fields)
+
+    async def scenario() -> None:
+        async with running(folder) as engine:
+            before = (await engine.run([sequence(9)])).logits
+            folder.rename(aside)
+            (tmp_path / "other").rename(folder)
+            engine_processes()[0].kill()
+            await until(lambda: engine.restarts >= 2)
+            assert not engine.is_up
+            folder.rename(tmp_path / "other")
+            aside.rename(folder)
+            await until(lambda: engine.is_up)
+            np.testing.assert_array_equal((await engine.run([sequence(9)])).logits, before)
+
+    asyncio.run(scenario())
+
+
+def test_a_replacement_with_other_logits_for_the_probe_takes_no_work(bundle_folder: Path) -> None:
+    async def scenario() -> None:
+        async with running(bundle_folder) as engine:
+            known = engine._probe_logits
+            assert known is not None
+            engine._probe_logits = known + 1
+            engine_processes()[0].kill()
+            await until(lambda: engine.restarts >= 2)
+            assert not engine.is_up
+            engine._probe_logits = known
+            await until(lambda: engine.is_up)
+            assert np.isfinite((await engine.run([sequence(9)])).logits).all()
+
+    asyncio.run(scenario())
+
+
 def test_nothing_is_left_behind(bundle_folder: Path) -> None:
     async def scenario() -> None:
         async with running(bundle_folder) as engine:
-            stuck = asyncio.create_task(engine.run([reading(fault.HANGS)]))
+            stuck = asyncio.create_task(engine.run([sequence(fault.HANGS)]))
             await asyncio.sleep(0.1)
         with pytest.raises(EngineError):
             await stuck

@@ -12,11 +12,12 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
-from service.engine import messages
+from service.engine.rpc import Connection, Message
+from service.engine.types import EngineProfile, QueueLoad
 from service.http.server import Server
 from service.scoring.pipeline import SHORT_CHARACTERS, Answer
 from service.settings import Settings
-from service.workers.queue_client import RemoteBackend
+from service.workers.queue_client import QueueClient
 from tests.service.conftest import PAIR, Served
 from tinyrm.api import CompareRequest
 from tinyrm.engines.base import cpu_info
@@ -86,14 +87,14 @@ def test_a_front_that_leaves_sends_nothing_more_to_the_queue(tmp_path: Path) -> 
 
 
 async def asked_after_the_drain(path: Path) -> None:
-    load = {"queue_items": 0, "queue_tokens": 0, "wait_s": 0.0, "restarts": 0, "is_up": True, "trouble": None}
-    greeting = {"info": asdict(cpu_info("null", "fp32")), "tokens_per_s": 0.0, "peak_gflops_per_s": 0.0}
+    load = QueueLoad(0, 0, 0.0, 0, is_up=True, unhealthy_reason=None)
+    profile = EngineProfile("toy@1", cpu_info("null", "fp32"), 1.0, 1.0)
 
-    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(messages.message({"greeting": greeting, "load": load}))
+    async def connect(*_: object) -> Message:
+        return {"profile": asdict(profile), "load": asdict(load)}, b""
 
-    async with await asyncio.start_unix_server(greet, path):
-        backend = RemoteBackend(Settings(), on_loss=lambda: None, on_move=lambda _: asyncio.sleep(0))
-        await backend.connect(path)
+    async with await asyncio.get_running_loop().create_unix_server(lambda: Connection(handle=connect), str(path)):
+        backend = QueueClient(Settings(), on_loss=lambda: None, on_move=lambda _: asyncio.sleep(0))
+        await backend.connect(path, "toy@1")
         await backend.drain(0)
-        await backend.submit((), flow="a", timeout_s=None, patient=False)
+        await backend.submit((), fairness_key="a", timeout_s=None, wait_for_room=False)

@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from service.engine.queue import Load
+from service.engine.types import QueueLoad
 from service.metrics import ENDPOINTS, FORMULAS, SHED_REASONS, STAGES, STATUSES, Metrics
 from tests.service.conftest import PAIR, Series, Served
 from tinyrm.errors import EngineFailed, Unavailable
@@ -235,7 +235,10 @@ def test_what_the_process_takes_is_told(fresh: Served) -> None:
 
 def test_queue_gauges_are_those_of_all_queues() -> None:
     metrics = Metrics()
-    loads = [Load(1, 100, 0.5, 2, is_up=True, trouble=None), Load(2, 20, 0.25, 0, is_up=False, trouble="gone")]
+    loads = [
+        QueueLoad(1, 100, 0.5, 2, is_up=True, unhealthy_reason=None),
+        QueueLoad(2, 20, 0.25, 0, is_up=False, unhealthy_reason="gone"),
+    ]
     metrics.present.update([], lambda: loads)
     text = metrics.expose().decode()
     for line in ("queue_items 3.0", "queue_tokens 120.0", "queue_wait_seconds 0.5", "engine_restarts 2.0"):

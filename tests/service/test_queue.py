@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.queue import MAX_PADDING_SHARE, FairQueue, Waiting
+from service.engine.queue import MAX_PADDING_SHARE, FairQueue, QueueItem
 from tinyrm.batching import padded_cost
 from tinyrm.encoding import Encoding, Truncation
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A waiting item as data: tokens and number of its readings, and whether its client left."""
+    """A waiting item as data: tokens and number of its sequences, and whether its client left."""
 
     length: int
-    readings: int = 1
+    sequences: int = 1
     abandoned: bool = False
-    flow: int = 0
+    key: int = 0
 
 
 entries = st.lists(
@@ -31,7 +31,7 @@ entries = st.lists(
 budgets = st.integers(1, 2000)
 
 
-def reading(length: int, name: int = 0) -> Encoding:
+def sequence(length: int, name: int = 0) -> Encoding:
     return Encoding(np.full(length, name, dtype=np.int64), Truncation())
 
 
@@ -44,24 +44,24 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def line_up(
     loop: asyncio.AbstractEventLoop, entries: list[Entry], budget: int, *, pads: bool = True
-) -> tuple[FairQueue, list[Waiting]]:
+) -> tuple[FairQueue, list[QueueItem]]:
     queue, items = FairQueue(budget, pads=pads), []
     for number, entry in enumerate(entries):
-        readings = (reading(entry.length),) * entry.readings
-        items.append(Waiting(readings, loop.create_future(), arrived=number, flow=entry.flow))
+        sequences = (sequence(entry.length),) * entry.sequences
+        items.append(QueueItem(sequences, loop.create_future(), arrived_s=number, fairness_key=entry.key))
         queue.add(items[-1])
         if entry.abandoned:
-            items[-1].answer.cancel()
+            items[-1].result.cancel()
     return queue, items
 
 
-def take(loop: asyncio.AbstractEventLoop, entries: list[Entry], budget: int) -> tuple[list[Waiting], list[Waiting]]:
+def take(loop: asyncio.AbstractEventLoop, entries: list[Entry], budget: int) -> tuple[list[QueueItem], list[QueueItem]]:
     queue, items = line_up(loop, entries, budget)
     return items, queue.take()
 
 
-def lengths(batch: list[Waiting]) -> list[int]:
-    return [len(r) for item in batch for r in item.readings]
+def lengths(batch: list[QueueItem]) -> list[int]:
+    return [len(r) for item in batch for r in item.sequences]
 
 
 @given(queue=entries, budget=budgets, pads=st.booleans())
@@ -69,7 +69,7 @@ def test_every_item_that_somebody_waits_for_is_taken_exactly_once(
     loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int, pads: bool
 ) -> None:
     waiting, items = line_up(loop, queue, budget, pads=pads)
-    taken: list[Waiting] = []
+    taken: list[QueueItem] = []
     while len(waiting):
         batch = waiting.take()
         assert batch or not len(waiting), "only the abandoned were left"
@@ -85,7 +85,7 @@ def test_whose_turn_is_first_always_goes(
 ) -> None:
     waiting, items = line_up(loop, queue, budget, pads=pads)
     alive = [item for item in items if not item.is_abandoned]
-    assert waiting.take()[:1] == sorted(alive, key=lambda item: (item.turn, item.arrived))[:1]
+    assert waiting.take()[:1] == sorted(alive, key=lambda item: (item.turn, item.arrived_s))[:1]
 
 
 @given(lengths=st.lists(st.integers(1, 300), max_size=12))
@@ -99,15 +99,15 @@ def test_no_flow_that_waits_falls_behind_another_by_more_than_one_item_of_each(
     loop: asyncio.AbstractEventLoop, work: list[tuple[int, int]]
 ) -> None:
     """The bound of start-time fair queueing: served tokens of two waiting flows differ by less than two items."""
-    waiting, items = line_up(loop, [Entry(length, flow=flow) for length, flow in work], budget=1, pads=False)
-    left = {flow: sum(item.flow == flow for item in items) for flow in range(4)}
+    waiting, items = line_up(loop, [Entry(length, key=key) for length, key in work], budget=1, pads=False)
+    left = {key: sum(item.fairness_key == key for item in items) for key in range(4)}
     served = dict.fromkeys(range(4), 0)
-    always_waiting = [flow for flow in left if left[flow]]
-    while all(left[flow] for flow in always_waiting):
+    always_waiting = [key for key in left if left[key]]
+    while all(left[key] for key in always_waiting):
         (item,) = waiting.take()
-        served[item.flow] += item.tokens  # type: ignore[index]
-        left[item.flow] -= 1  # type: ignore[index]
-        counts = [served[flow] for flow in always_waiting]
+        served[item.fairness_key] += item.tokens  # type: ignore[index]
+        left[item.fairness_key] -= 1  # type: ignore[index]
+        counts = [served[key] for key in always_waiting]
         assert max(counts) - min(counts) <= 2 * 300
 
 

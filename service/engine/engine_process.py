@@ -1,0 +1,245 @@
+"""The engine in a process of its own: watched, and replaced when it crashes, hangs or computes something else."""
+
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from service.engine.rpc import Connection, dump_sequences, load_logits
+from service.engine.supervisor import ChildProcess, run_in_background, supervise
+from service.engine.types import BatchOutput, EngineProfile
+from service.engine.worker import EngineProcessOptions
+from tinyrm.deadline import Deadline
+from tinyrm.encoding import Encoding
+from tinyrm.errors import EngineError, EngineFailed, EngineHung, EngineRestarting, EngineUnavailable
+
+log = structlog.get_logger("tinyrm")
+
+# Reading weights takes seconds; TensorRT compiles for minutes, but only the first time.
+FIRST_START_S, NEXT_START_S = 1800.0, 10.0
+# How many times longer than the engine's rate predicts a run may take, on a machine with other work too, and how long
+# beyond that before the engine counts as late.
+PATIENCE = 5
+LATE_S = 1.0
+PROBE_INTERVAL_S = 0.5
+# The probe's logits may change by rounding, never by more.
+PROBE_TOLERANCE = 1e-2
+FIRST_DELAY_S, MAX_DELAY_S = 0.1, 10.0
+# Accepted work waits this long for another engine, then it is refused.
+MAX_DOWN_S = 10.0
+# A process whose connection is closed gets this long to end by itself, for the sake of its exit code.
+EXIT_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """A run without a reply yet."""
+
+    started_s: float
+    expected_s: float
+
+
+@dataclass(slots=True, eq=False)
+class RunningEngine:
+    """One process of the engine, and the connection to it."""
+
+    child: ChildProcess
+    connection: Connection
+    profile: EngineProfile
+    runs: set[Run] = field(default_factory=set)
+    end_reason: str = ""
+
+    @property
+    def started_s(self) -> float:
+        return self.child.started_s
+
+    def end(self, reason: str) -> None:
+        """Kill it. Its runs fail with EngineFailed."""
+        self.end_reason = self.end_reason or reason
+        self.child.kill()
+        self.connection.fail(EngineFailed(f"the engine failed: {self.end_reason}; try again"))
+
+    async def wait(self) -> None:
+        """Return when it has ended, and its runs have failed."""
+        ends: list[asyncio.Future[Any]] = [self.connection.lost, self.child.ended]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        code = await self.child.stop(EXIT_S)
+        self.end(f"its process ended with code {code}")
+
+
+class EngineProcess:
+    """Runs sequences in a process of its own.
+
+    probe: a sequence whose logits are known from the first start. Each replacement must return the same before it takes
+    work; later the probe goes through the engine whenever nothing else does.
+    timeout_s: a run that takes this much longer than expected has hung: the process is killed.
+    module: what the process runs.
+    """
+
+    def __init__(
+        self,
+        options: EngineProcessOptions,
+        probe: Encoding,
+        timeout_s: float,
+        *,
+        module: str = "service.engine.worker",
+    ) -> None:
+        self.profile: EngineProfile
+        self.restarts = 0
+        self._options, self._probe, self._timeout_s, self._module = options, probe, timeout_s, module
+        self._engine: RunningEngine | None = None
+        self._up = asyncio.Event()
+        self._down_since = time.monotonic()
+        self._last_reply_s = 0.0
+        self._probe_logits: NDArray[np.float32] | None = None
+        self._start_timeout_s = FIRST_START_S
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready. Raises EngineError with its own reason, TimeoutError."""
+        engine = await self._open()
+        self.profile = engine.profile
+        self._start_timeout_s = PATIENCE * (time.monotonic() - engine.started_s) + NEXT_START_S
+        supervision = supervise(
+            self._restart,
+            lambda ended: self._lose(ended, ended.end_reason),
+            name="engine",
+            child=engine,
+            first_delay_s=FIRST_DELAY_S,
+            max_delay_s=MAX_DELAY_S,
+        )
+        self._tasks = [
+            run_in_background(supervision, "engine supervisor"),
+            run_in_background(self._keep_probing(), "engine probe"),
+        ]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._engine:
+            self._engine.end("the service is shutting down")
+            await self._engine.child.stop(EXIT_S)
+
+    @property
+    def pid(self) -> int | None:
+        return self._engine.child.pid if self._engine else None
+
+    @property
+    def is_up(self) -> bool:
+        return self._engine is not None
+
+    def unhealthy_reason(self) -> str | None:
+        """Return why the engine cannot be relied on at the moment; None if a run has just succeeded."""
+        if self._engine is None:
+            return "the engine failed and is being restarted"
+        now = time.monotonic()
+        if any(now > run.started_s + PATIENCE * run.expected_s + LATE_S for run in self._engine.runs):
+            return "the engine has not replied for longer than its work takes"
+        if not self._engine.runs and now > self._last_reply_s + PROBE_INTERVAL_S + LATE_S:
+            return "nothing went through the engine lately"
+        return None
+
+    async def run(self, sequences: Sequence[Encoding]) -> BatchOutput:
+        """Raises EngineFailed, its kind EngineHung, or EngineRestarting if there is no engine for too long.
+
+        The caller must refuse logits that are not finite, row by row; here they also cause a probe.
+        """
+        if self._engine is None:
+            try:
+                async with asyncio.timeout(Deadline(self._down_since + MAX_DOWN_S).left_s()):
+                    await self._up.wait()
+            except TimeoutError:
+                raise EngineRestarting("the engine failed and does not start again; see the service's log") from None
+        engine = self._engine
+        if engine is None:
+            raise EngineFailed("the engine failed again as soon as it had started")
+        output = await self._call(engine, sequences)
+        if not np.isfinite(output.logits).all():
+            await self._check(engine)
+        return output
+
+    async def _call(self, engine: RunningEngine, sequences: Sequence[Encoding]) -> BatchOutput:
+        lengths, ids = dump_sequences(sequences)
+        run = Run(time.monotonic(), sum(lengths) / engine.profile.tokens_per_s)
+        limit_s = PATIENCE * run.expected_s + self._timeout_s
+        engine.runs.add(run)
+        try:
+            async with asyncio.timeout(limit_s):
+                head, logits = await engine.connection.call({"lengths": lengths}, ids)
+        except TimeoutError:
+            self._lose(engine, f"no reply within {limit_s:.1f} s")
+            raise EngineHung(f"the engine did not answer within {limit_s:.1f} s; it is being restarted") from None
+        finally:
+            engine.runs.discard(run)
+        self._last_reply_s = time.monotonic()
+        return BatchOutput(load_logits(logits), head["seconds"])
+
+    async def _open(self) -> RunningEngine:
+        """Start a process, let it open the bundle, and compare its logits for the probe with those of the first."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptor = theirs.fileno()
+            child = ChildProcess([sys.executable, "-m", self._module, str(descriptor)], pass_fds=[descriptor])
+        ended_early = EngineUnavailable("the engine ended before it was ready; its log says why")
+        connection = Connection(on_loss=lambda: None if self._engine else connection.fail(ended_early))
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
+            async with asyncio.timeout(self._start_timeout_s):
+                head, _ = await connection.call({"open": asdict(self._options)})
+            engine = RunningEngine(child, connection, EngineProfile.parse(head["profile"]))
+            logits = (await self._call(engine, [self._probe])).logits
+            if not np.isfinite(logits).all():
+                raise EngineUnavailable("the engine's logits for the probe are not finite")
+            if self._probe_logits is None:
+                self._probe_logits = logits
+            elif not self._is_as_before(logits):
+                raise EngineFailed("its logits for the probe differ from those of the first engine")
+        except BaseException:
+            child.kill()
+            connection.fail(ended_early)
+            raise
+        self._engine = engine
+        self._up.set()
+        log.info("engine ready", engine=engine.profile.info.name, precision=engine.profile.info.precision)
+        return engine
+
+    async def _restart(self) -> RunningEngine:
+        self.restarts += 1
+        return await self._open()
+
+    def _lose(self, engine: RunningEngine, reason: str) -> None:
+        engine.end(reason)
+        if self._engine is engine:
+            self._engine = None
+            self._up.clear()
+            self._down_since = time.monotonic()
+            log.error("engine lost", reason=reason)
+
+    async def _keep_probing(self) -> None:
+        while True:
+            engine = self._engine
+            if engine and not engine.runs and time.monotonic() - self._last_reply_s >= PROBE_INTERVAL_S:
+                await self._check(engine)
+            await asyncio.sleep(PROBE_INTERVAL_S / 2)
+
+    async def _check(self, engine: RunningEngine) -> None:
+        """Run the probe. An engine whose logits have changed takes no more work."""
+        try:
+            logits = (await self._call(engine, [self._probe])).logits
+        except EngineError as error:
+            self._lose(engine, str(error))
+            return
+        if not self._is_as_before(logits):
+            self._lose(engine, "its logits for the probe have changed")
+
+    def _is_as_before(self, logits: NDArray[np.float32]) -> bool:
+        expected = self._probe_logits
+        return expected is not None and np.allclose(logits, expected, atol=PROBE_TOLERANCE, rtol=0)

@@ -1,0 +1,93 @@
+"""Child processes and background tasks do not end unnoticed."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from service.engine.supervisor import ChildProcess, run_in_background, supervise
+from tinyrm.errors import EngineUnavailable
+
+PATIENCE_S = 60
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def test_the_end_of_a_child_is_noticed_while_the_shared_threads_are_busy() -> None:
+    is_over = threading.Event()
+
+    async def scenario() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, is_over.wait, PATIENCE_S)
+        try:
+            child = ChildProcess([sys.executable, "-c", "raise SystemExit(3)"])
+            async with asyncio.timeout(PATIENCE_S):
+                return await child.ended
+        finally:
+            is_over.set()
+            await busy
+
+    assert asyncio.run(scenario()) == 3
+
+
+def test_a_child_that_does_not_end_in_time_is_killed() -> None:
+    async def scenario() -> int:
+        return await ChildProcess(SLEEPS).stop(0.05)
+
+    assert asyncio.run(scenario()) == -signal.SIGKILL
+
+
+def test_a_child_that_ends_is_replaced_and_one_that_does_not_start_is_tried_again() -> None:
+    async def scenario() -> None:
+        started: list[ChildProcess] = []
+        ended: list[ChildProcess] = []
+        attempts = 0
+        is_running = asyncio.Event()
+
+        async def start() -> ChildProcess:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 2:
+                raise EngineUnavailable("not this time")
+            started.append(ChildProcess([sys.executable, "-c", ""] if attempts == 1 else SLEEPS))
+            if len(started) == 2:
+                is_running.set()
+            return started[-1]
+
+        work = supervise(start, ended.append, name="child", first_delay_s=0.01, max_delay_s=0.02)
+        task = run_in_background(work, "supervisor")
+        async with asyncio.timeout(PATIENCE_S):
+            await is_running.wait()
+        task.cancel()
+        assert (attempts, ended) == (3, started[:1])
+        await started[1].stop(0)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_background_task_that_raises_shuts_the_process_down(
+    monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+) -> None:
+    signals: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *sent: signals.append(sent))
+
+    async def fail() -> None:
+        if is_cancelled:
+            await asyncio.sleep(PATIENCE_S)
+        raise RuntimeError("unable to perform operation")
+
+    async def scenario() -> None:
+        task = run_in_background(fail(), "reports")
+        await asyncio.sleep(0)
+        if is_cancelled:
+            task.cancel()
+        await asyncio.wait({task})
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert signals == ([] if is_cancelled else [(os.getpid(), signal.SIGTERM)])
