@@ -1,14 +1,14 @@
-"""The application that serve.yaml names: an ingress before replicas of the scorer."""
+"""The application that serve.yaml names: an ingress in front of replicas of the service."""
 
 from ray import serve
 from ray.serve import Application
 
+from service_ray.config import RayConfig
 from service_ray.ingress import Ingress
-from service_ray.options import Options
-from service_ray.scorer import Scorer
+from service_ray.replica import Replica
 
 
-def build(options: Options) -> Application:
-    """What Serve runs. Counts, resources and limits of the two stand in serve.yaml."""
-    scorers = serve.deployment(Scorer, name="Scorer").bind(options)
-    return serve.deployment(Ingress, name="Ingress").bind(options, scorers)
+def build(config: RayConfig) -> Application:
+    """Return what Serve runs. Counts, resources and limits of the two are in serve.yaml."""
+    replicas = serve.deployment(Replica, name="Scorer").bind(config)
+    return serve.deployment(Ingress, name="Ingress").bind(config, replicas)

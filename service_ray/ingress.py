@@ -1,14 +1,14 @@
-"""What callers speak to: it checks who asks and how much, and hands the request on as it came.
+"""What callers reach: it checks keys and sizes, and forwards the request unchanged to a replica.
 
-It neither parses nor encodes: while a new bundle is rolled out there are replicas of two, and each has to read a
-request with its own tokenizer and its own limits.
+It neither parses nor encodes: while a new bundle is rolled out there are replicas of two, and each must read a request
+with its own tokenizer and limits.
 """
 
 import asyncio
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
-from ray import exceptions as lost
+from ray import exceptions as ray_errors
 from ray import serve
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
@@ -17,43 +17,51 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.app import overload_status
-from service.errors import error_response, get_status
+from service.errors import error_response, get_status, internal_error_response
 from service.http.access_log import get_request_id
 from service.http.context import get_context
 from service.http.stack import build_stack
 from service.logs import configure
 from service.metrics import ENDPOINT_BY_PATH
-from service_ray.exposition import Refusals, labelled, merged
-from service_ray.hosted import RawReply, RawRequest, collected
-from service_ray.options import Options, settings_of
-from service_ray.patience import Patience
+from service_ray.asgi import RawReply, RawRequest, collect_reply
+from service_ray.config import RayConfig, make_settings
+from service_ray.limits import WaitLimits
+from service_ray.metrics import Refusals, label_page, merge_pages
 from tinyrm.api import ErrorBody
 from tinyrm.errors import Overloaded, TinyRMError, Unavailable
 
 log = structlog.get_logger("tinyrm.ingress")
 
 REQUEST_ID = b"x-request-id"
-# A request whose replica is lost gets another one. Scoring changes nothing, so that it may be done twice.
-LOST = (lost.RayActorError, lost.ObjectLostError, lost.WorkerCrashedError, lost.NodeDiedError)
-# Serve hears of a lost replica a moment later, and would choose it again.
+# A request whose replica is lost is sent to another one: scoring changes nothing, so it may be done twice.
+LOST = (
+    ray_errors.RayActorError,
+    ray_errors.ObjectLostError,
+    ray_errors.WorkerCrashedError,
+    ray_errors.NodeDiedError,
+)
+# Serve notices a lost replica a moment later, and would choose it again.
 PAUSE_S = 0.2
 RETRY_AFTER_S = "1"
-# Below the ten seconds that Prometheus gives a scrape by default.
+# Below the ten seconds that Prometheus allows for a scrape by default.
 METRICS_TIMEOUT_S = 8.0
 
 
 class Ingress:
-    """scorers: the replicas."""
+    """One instance on each node that callers reach.
 
-    def __init__(self, options: Options, scorers: DeploymentHandle) -> None:
-        self._settings = settings_of(options.settings)
+    replicas: handle of the deployment that answers.
+    """
+
+    def __init__(self, config: RayConfig, replicas: DeploymentHandle) -> None:
+        self._settings = make_settings(config.settings)
         configure(self._settings.log_level, self._settings.log_format)
-        self._max_tries = options.max_tries
-        self._scorers = scorers
+        self._max_tries = config.max_tries
+        self._replicas = replicas
         self._refusals = Refusals()
         # As in the service: requests without a key and large bodies do not reach a replica.
         self._app = build_stack(
-            self._answer,
+            self._handle,
             self._settings,
             paths=frozenset(),
             observe=self._observe,
@@ -65,101 +73,94 @@ class Ingress:
     async def __call__(self, request: Request) -> Response:
         scope = request.scope
         scope["state"] = {}  # not Serve's
-        # One id for every try and every log line, also where the caller's own is none that may stand in a log.
+        # One id for every try and every log line, also where the caller's own is not safe to log.
         others = [(name, value) for name, value in scope["headers"] if name != REQUEST_ID]
         scope["headers"] = [*others, (REQUEST_ID, get_request_id(scope).encode())]
-        response = as_response(await collected(self._app, scope, request.receive))
+        response = to_response(await collect_reply(self._app, scope, request.receive))
         del response.headers["x-request-id"]  # Serve's proxy adds the caller's, or the one that it made
         return response
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
-        """What a replica answered, it has counted and logged itself."""
+        """Count and log a request that no replica answered; a replica counts and logs the others itself."""
         if not get_context(scope).is_forwarded:
             endpoint = ENDPOINT_BY_PATH.get(scope["path"], "other")
             self._refusals.observe(endpoint, status)
             log.info("not handed on", endpoint=endpoint, status=status, duration_s=round(seconds, 6))
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application: the request that came through the door, answered by a replica."""
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Reply to a request that passed the layers, as an ASGI application."""
         try:
-            response = as_response(await self._handed_on(scope, receive))
+            response = to_response(await self._forward(scope, receive))
             get_context(scope).is_forwarded = True
         except TinyRMError as error:
-            response = self._refusal(error, scope["path"])
-        except Exception:
+            is_overload = isinstance(error, Overloaded)
+            status = overload_status(self._settings)(scope["path"]) if is_overload else get_status(error)
+            response = error_response(status, ErrorBody.of(error), {"Retry-After": RETRY_AFTER_S})
+        except Exception as error:
             log.exception("failed")
-            unexpected = ErrorBody(type="internal_error", message="an unexpected error; the log has the details")
-            response = error_response(500, unexpected)
+            response = await internal_error_response(Request(scope), error)
         await response(scope, receive, send)
 
-    def _refusal(self, error: TinyRMError, path: str) -> Response:
-        is_overload = isinstance(error, Overloaded)
-        status = overload_status(self._settings)(path) if is_overload else get_status(error)
-        return error_response(status, ErrorBody.of(error), {"Retry-After": RETRY_AFTER_S})
-
-    async def _handed_on(self, scope: Scope, receive: Receive) -> RawReply:
+    async def _forward(self, scope: Scope, receive: Receive) -> RawReply:
         if scope["path"] == "/metrics" and scope["method"] == "GET":
             return await self._metrics()
         if scope["path"].startswith("/admin/"):
-            return elsewhere()
+            # A replica that reloaded would answer differently from the others.
+            message = "on Ray another bundle is served by `serve deploy`, which gives it to all replicas"
+            reply = error_response(404, ErrorBody(type="not_found", message=message))
+            return RawReply(reply.status_code, list(reply.raw_headers), bytes(reply.body))
         body = (await receive())["body"] if scope["method"] == "POST" else b""
-        patience = Patience.of(scope["headers"], self._settings.max_wait_s, get_context(scope).started)
+        limits = WaitLimits.parse(scope["headers"], self._settings.max_wait_s, get_context(scope).started_s)
+        client = tuple(scope["client"]) if scope.get("client") else None
         for attempt in range(self._max_tries):
             await asyncio.sleep(PAUSE_S * attempt)
-            headers = patience.passed_on(scope["headers"])
-            client = tuple(scope["client"]) if scope.get("client") else None
+            headers = limits.update_headers(scope["headers"])
+            request = RawRequest(scope["method"], scope["path"], scope["query_string"], headers, body, client)
             try:
-                return await self._ask(
-                    RawRequest(scope["method"], scope["path"], scope["query_string"], headers, body, client), patience
-                )
+                return await self._call_replica(request, limits)
             except LOST as error:
                 log.warning("replica lost", attempt=attempt + 1, kind=type(error).__name__)
-        raise Unavailable(f"{self._max_tries} replicas were lost, one after the other, before they had answered")
+        raise Unavailable(f"{self._max_tries} replicas were lost, one after the other, before they replied")
 
-    async def _ask(self, request: RawRequest, patience: Patience) -> RawReply:
-        """Raises one of LOST if the replica is lost, Unavailable and its kinds if there is none in time."""
-        response: DeploymentResponse = self._scorers.answer.remote(request)
+    async def _call_replica(self, request: RawRequest, limits: WaitLimits) -> RawReply:
+        """Raises one of LOST if the replica is lost, Unavailable and its kinds if none is free in time."""
+        response: DeploymentResponse = self._replicas.call.remote(request)
         try:
-            # Serve waits for ever for a replica that is free, or that there is one at all.
-            async with asyncio.timeout(patience.wait_s()) as clock:
-                running = await response._to_object_ref()  # noqa: SLF001 - a @DeveloperAPI, under this name
-                left_s = patience.left_s()
-                clock.reschedule(None if left_s is None else asyncio.get_running_loop().time() + left_s)
+            # Without a limit, Serve waits until a replica is free, or exists at all.
+            async with asyncio.timeout(limits.replica_s()) as timeout:
+                # The only use of Ray's private API: a @DeveloperAPI under a private name. tests/ray/test_parts.py
+                # checks that it is there.
+                running = await response._to_object_ref()  # noqa: SLF001
+                left_s = limits.reply.left_s()
+                timeout.reschedule(None if left_s is None else asyncio.get_running_loop().time() + left_s)
                 return RawReply(*await running)
         except (TimeoutError, asyncio.CancelledError) as error:
             response.cancel()
             if isinstance(error, asyncio.CancelledError):
                 raise
-            raise patience.over() from None
+            raise limits.error() from None
         except BackPressureError:
             raise Overloaded("too many requests wait for a replica; retry after Retry-After") from None
         except DeploymentUnavailableError:
             raise Unavailable("there is no replica; the application could not be deployed") from None
 
     async def _metrics(self) -> RawReply:
-        """Of all replicas, and what was refused here. One that is lost meanwhile is left out."""
+        """Return the metrics of all replicas, except those lost meanwhile, and what was refused here."""
         try:
             async with asyncio.timeout(METRICS_TIMEOUT_S):
-                told = await self._scorers.broadcast("metrics").results_async(return_exceptions=True)
+                results = await self._replicas.broadcast("metrics").results_async(return_exceptions=True)
         except (TimeoutError, DeploymentUnavailableError) as error:
-            raise Unavailable(f"the replicas did not tell their metrics: {type(error).__name__}") from error
-        pages = [page for page in told if isinstance(page, str)]
-        if len(pages) < len(told):
-            log.warning("metrics are missing", replicas=len(told) - len(pages))
+            raise Unavailable(f"the replicas did not return their metrics: {type(error).__name__}") from error
+        pages = [page for page in results if isinstance(page, str)]
+        if len(pages) < len(results):
+            log.warning("metrics are missing", replicas=len(results) - len(pages))
         if not pages:
-            raise Unavailable("no replica told its metrics")
-        own = labelled(self._refusals.expose(), serve.get_replica_context().replica_id.unique_id)
-        return RawReply(200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], merged([*pages, own]).encode())
+            raise Unavailable("no replica returned its metrics")
+        own = label_page(self._refusals.expose(), serve.get_replica_context().replica_id.unique_id)
+        return RawReply(200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], merge_pages([*pages, own]).encode())
 
 
-def elsewhere() -> RawReply:
-    """A replica that reloaded would answer otherwise than the others."""
-    message = "on Ray another bundle is served by `serve deploy`, which gives it to all replicas"
-    reply = error_response(404, ErrorBody(type="not_found", message=message))
-    return RawReply(reply.status_code, list(reply.raw_headers), bytes(reply.body))
-
-
-def as_response(reply: RawReply) -> Response:
+def to_response(reply: RawReply) -> Response:
     response = Response(reply.body, reply.status)
     response.raw_headers = [(name, value) for name, value in reply.headers if name != b"content-length"]
     response.raw_headers.append((b"content-length", str(len(reply.body)).encode()))

@@ -55,7 +55,7 @@ class AccessLogMiddleware:
         try:
             await self.app(scope, receive, send_with_id)
         finally:
-            seconds = time.perf_counter() - context.started
+            seconds = time.monotonic() - context.started_s
             self.observe(scope, context.stats.status, seconds)
             if self.is_logged:
                 self._log(scope, context.stats, seconds)

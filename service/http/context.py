@@ -29,7 +29,7 @@ class RequestStats:
 class RequestContext:
     """The state of one request."""
 
-    started: float = field(default_factory=time.perf_counter)
+    started_s: float = field(default_factory=time.monotonic)
     client_id: str | None = None  # the name of its API key, if keys are required
     refusal: str | None = None  # why its connection refuses it: a type of service.errors.REFUSALS
     is_forwarded: bool = False  # another process replied, and counts and logs the request

@@ -1,6 +1,7 @@
 """What needs no cluster: options, addresses of bundles, one page of metrics out of many, the manifests."""
 
 import asyncio
+import inspect
 import json
 import shutil
 import subprocess
@@ -14,15 +15,16 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
+from ray.serve.handle import DeploymentResponse
 from ray.serve.schema import ServeDeploySchema
 from starlette.types import Receive, Scope, Send
 
 from service.metrics import Metrics
-from service_ray.exposition import Refusals, labelled, merged
-from service_ray.hosted import Hosted, RawRequest
-from service_ray.options import Options
-from service_ray.patience import Patience
-from service_ray.store import local_bundle
+from service_ray.asgi import AsgiRunner, RawRequest
+from service_ray.config import RayConfig
+from service_ray.limits import WaitLimits
+from service_ray.metrics import Refusals, label_page, merge_pages
+from service_ray.store import fetch_bundle
 from tests.conftest import REPOSITORY
 from tinyrm.bundle import Bundle
 from tinyrm.errors import DeadlineExceeded, InvalidBundle, TamperedBundle, Unavailable
@@ -44,11 +46,11 @@ FOLDER = REPOSITORY / "deploy" / "ray"
 )
 def test_wrong_arguments_are_told(args: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        Options.model_validate(args)
+        RayConfig.model_validate(args)
 
 
 def test_rerank_needs_no_cohort_and_is_allowed() -> None:
-    assert Options(settings={"dialects": "rerank"}).settings == {"dialects": "rerank"}
+    assert RayConfig(settings={"dialects": "rerank"}).settings == {"dialects": "rerank"}
 
 
 def test_one_page_of_many(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,11 +59,11 @@ def test_one_page_of_many(capsys: pytest.CaptureFixture[str]) -> None:
         metrics = Metrics()
         for _ in range(requests):
             metrics.observe_request("compare", 200, 0.1)
-        pages.append(labelled(metrics.expose().decode(), replica))
+        pages.append(label_page(metrics.expose().decode(), replica))
     refusals = Refusals()
     refusals.observe("compare", 401)
-    pages.append(labelled(refusals.expose(), "i1"))
-    families = {family.name: family for family in text_string_to_metric_families(merged(pages))}
+    pages.append(label_page(refusals.expose(), "i1"))
+    families = {family.name: family for family in text_string_to_metric_families(merge_pages(pages))}
     assert set(families) == {family.name for family in text_string_to_metric_families(Metrics().expose().decode())}
     counts = {
         sample.labels["replica"]: sample.value
@@ -69,18 +71,18 @@ def test_one_page_of_many(capsys: pytest.CaptureFixture[str]) -> None:
         if sample.labels["endpoint"] == "compare" and sample.labels["status"] in ("200", "401") and sample.value
     }
     assert counts == {"x1": 2, "x2": 3, "i1": 1}
-    assert merged(pages).count("# HELP tinyrm_requests_total ") == 1
-    assert labelled('a 1\nb{c="}"} 2\n', "r") == 'a{replica="r"} 1\nb{replica="r",c="}"} 2\n'
+    assert merge_pages(pages).count("# HELP tinyrm_requests_total ") == 1
+    assert label_page('a 1\nb{c="}"} 2\n', "r") == 'a{replica="r"} 1\nb{replica="r",c="}"} 2\n'
 
 
 def test_a_bundle_at_an_address_is_fetched_once_and_verified(bundle_folder: Path, tmp_path: Path) -> None:
     address, store = f"file://{bundle_folder}", tmp_path / "store"
-    folder = local_bundle(address, store)
+    folder = fetch_bundle(address, store)
     assert Bundle.open(folder).manifest.identity == Bundle.open(bundle_folder).manifest.identity
     before = (folder / "model.onnx").stat().st_ino
-    assert local_bundle(f"{address}/", store) == folder
+    assert fetch_bundle(f"{address}/", store) == folder
     assert (folder / "model.onnx").stat().st_ino == before
-    assert local_bundle(str(bundle_folder), store) == bundle_folder
+    assert fetch_bundle(str(bundle_folder), store) == bundle_folder
 
 
 def test_what_cannot_be_fetched_leaves_nothing(bundle_folder: Path, tmp_path: Path) -> None:
@@ -88,43 +90,43 @@ def test_what_cannot_be_fetched_leaves_nothing(bundle_folder: Path, tmp_path: Pa
     with (broken / "model.onnx").open("ab") as file:
         file.write(b" ")
     with pytest.raises(TamperedBundle, match=r"model\.onnx"):
-        local_bundle(f"file://{broken}", store)
+        fetch_bundle(f"file://{broken}", store)
     for address in (f"file://{tmp_path}/nothing", "klingon://x", f"file://{store}"):
         with pytest.raises(InvalidBundle, match=address):
-            local_bundle(address, store)
+            fetch_bundle(address, store)
     assert [path.name for path in store.iterdir()] == [".lock"]
 
 
-def patience_of(text: bytes | None, waited_s: float = 0) -> Patience:
+def limits_of(text: bytes | None, waited_s: float = 0) -> WaitLimits:
     headers = [] if text is None else [(b"x-request-timeout-ms", text)]
-    return Patience.of(headers, max_wait_s=60, arrived=time.perf_counter() - waited_s)
+    return WaitLimits.parse(headers, max_wait_s=60, arrived_s=time.monotonic() - waited_s)
 
 
 def test_what_is_left_of_a_requests_own_time_goes_on_with_it() -> None:
     headers = [(b"x-request-timeout-ms", b"900000"), (b"a", b"b")]
-    name, left_ms = patience_of(b"900000", waited_s=100).passed_on(headers)[-1]
+    name, left_ms = limits_of(b"900000", waited_s=100).update_headers(headers)[-1]
     assert name == b"x-request-timeout-ms"
     assert 0 < int(left_ms) <= 800_000
-    assert len(patience_of(b"900000").passed_on(headers)) == 2
+    assert len(limits_of(b"900000").update_headers(headers)) == 2
 
 
 @pytest.mark.parametrize("text", [None, b"soon", b"-1", b"0", b"9" * 5000, b"3600001", "²".encode("latin-1")])
 def test_a_time_that_is_none_is_left_to_the_replica_to_refuse(text: bytes | None) -> None:
     headers = [(b"x-request-timeout-ms", text or b"")]
-    patience = patience_of(text, waited_s=100)
-    assert patience.passed_on(headers) == headers
-    assert patience.left_s() is None
-    assert type(patience.over()) is Unavailable
+    limits = limits_of(text, waited_s=100)
+    assert limits.update_headers(headers) == headers
+    assert limits.reply.left_s() is None
+    assert type(limits.error()) is Unavailable
 
 
 def test_whose_time_is_over_is_told_so_and_not_that_no_replica_was_free() -> None:
-    patience = patience_of(b"900", waited_s=1)
-    assert patience.wait_s() < 0
-    assert type(patience.over()) is DeadlineExceeded
+    limits = limits_of(b"900", waited_s=1)
+    assert limits.replica_s() == 0
+    assert type(limits.error()) is DeadlineExceeded
     with pytest.raises(DeadlineExceeded):
-        patience.passed_on([])
-    assert 0 < patience_of(b"100000").wait_s() <= 60, "the shorter of the two"
-    assert patience_of(None, waited_s=100).wait_s() > 0, "a slow sender keeps the wait for a replica"
+        limits.update_headers([])
+    assert 0 < limits_of(b"100000").replica_s() <= 60, "the shorter of the two"
+    assert limits_of(None, waited_s=100).replica_s() > 0, "a slow sender keeps the wait for a replica"
 
 
 def test_a_caller_who_leaves_takes_the_work_along() -> None:
@@ -143,20 +145,24 @@ def test_a_caller_who_leaves_takes_the_work_along() -> None:
             raise
 
     async def ask() -> None:
-        hosted = Hosted(app)
-        await hosted.start()
+        runner = AsgiRunner(app)
+        await runner.start()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(hosted.answer(RawRequest("POST", "/v1/compare", b"", [])), 0.05)
-        await hosted.stop()
+            await asyncio.wait_for(runner.call(RawRequest("POST", "/v1/compare", b"", [])), 0.05)
+        await runner.stop()
 
     asyncio.run(ask())
     assert left == ["/v1/compare"]
 
 
+def test_ray_still_has_the_private_method_that_the_ingress_awaits() -> None:
+    assert inspect.iscoroutinefunction(DeploymentResponse._to_object_ref)
+
+
 def test_serve_takes_the_configuration() -> None:
     config = ServeDeploySchema.model_validate(yaml.safe_load((FOLDER / "serve.yaml").read_text()))
     (application,) = config.applications
-    Options.model_validate(application.args)
+    RayConfig.model_validate(application.args)
     assert {deployment.name for deployment in application.deployments} == {"Ingress", "Scorer"}
 
 

@@ -1,6 +1,7 @@
 """Connections that send too much, too slowly or not at all, against a real socket."""
 
 import asyncio
+import inspect
 import json
 import resource
 import socket
@@ -17,6 +18,7 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.app import create_app, create_state
 from service.http.connections import (
@@ -25,6 +27,7 @@ from service.http.connections import (
     BoundedHttpProtocol,
     ConnectionLimits,
     allow_open_files,
+    make_protocol,
 )
 from service.settings import Settings
 from tests.service.conftest import PAIR
@@ -392,3 +395,22 @@ def test_reset_connections_do_no_harm(port: int) -> None:
     with connected(port) as connection:
         connection.sendall(GET + b"\r\n")
         assert read(connection).status == 200
+
+
+def test_uvicorn_still_has_the_internals_that_the_bounds_rely_on() -> None:
+    callbacks = (
+        "connection_made connection_lost data_received on_message_begin on_headers_complete on_message_complete "
+        "pause_writing resume_writing send_400_response"
+    )
+    assert set(callbacks.split()) <= set(vars(HttpToolsProtocol))
+    config = uvicorn.Config(PlainTextResponse("x"), http=HttpToolsProtocol, lifespan="off", log_config=None)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    protocol = make_protocol(server)
+    assert isinstance(protocol, HttpToolsProtocol)
+    assert protocol.connections is server.server_state.connections
+    assert {"cycle", "scope", "headers", "url", "transport", "loop"} <= set(vars(protocol))
+    cycle = inspect.signature(RequestResponseCycle).parameters
+    assert "keep_alive" in cycle
+    assert "response_complete" in inspect.getsource(RequestResponseCycle)

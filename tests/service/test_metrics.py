@@ -2,6 +2,7 @@
 
 import psutil
 import pytest
+from prometheus_client import values
 
 from service.engine.types import QueueLoad
 from service.metrics import ENDPOINTS, FORMULAS, SHED_REASONS, STAGES, STATUSES, Metrics
@@ -244,3 +245,9 @@ def test_queue_gauges_are_those_of_all_queues() -> None:
     for line in ("queue_items 3.0", "queue_tokens 120.0", "queue_wait_seconds 0.5", "engine_restarts 2.0"):
         assert f"tinyrm_{line}\n" in text
     assert "tinyrm_engine_ready 0.0\n" in text
+
+
+def test_prometheus_client_still_chooses_its_values_when_asked() -> None:
+    """`share_metrics` sets what the library decides only at its import."""
+    assert hasattr(values, "ValueClass")
+    assert values.get_value_class() in (values.MutexValue, values.ValueClass)

@@ -1,17 +1,19 @@
-"""An ASGI application without a server: a request in, a reply out, as plain values that travel between processes."""
+"""Run an ASGI application without a server: requests and replies as plain values that travel between processes."""
 
 import asyncio
 from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope
+
+# uvicorn's own, and not a promise of it: tests/ray/test_parts.py runs an application's startup and shutdown with it.
 from uvicorn.lifespan.on import LifespanOn
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class RawRequest(NamedTuple):
-    """An HTTP request as it came; path and query are not decoded further."""
+    """An HTTP request as it arrived; path and query are not decoded further."""
 
     method: str
     path: str
@@ -39,14 +41,14 @@ class RawRequest(NamedTuple):
 
 
 class RawReply(NamedTuple):
-    """An HTTP reply, whole."""
+    """A complete HTTP reply."""
 
     status: int
     headers: Headers
     body: bytes
 
 
-class Hosted:
+class AsgiRunner:
     """An application between its startup and its shutdown, both in the event loop that calls them."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -54,21 +56,21 @@ class Hosted:
         self._lifespan = LifespanOn(uvicorn.Config(app, lifespan="on", log_config=None))
 
     async def start(self) -> None:
-        """Raises RuntimeError if the application does not start; its log says why."""
+        """Raises RuntimeError if the application does not start; its log has the reason."""
         await self._lifespan.startup()
         if self._lifespan.should_exit:
             raise RuntimeError("the application did not start")
 
-    async def answer(self, request: RawRequest) -> RawReply:
-        """Cancelled, as when its client has left, the application's own handling is cancelled with it."""
-        return await collected(self._app, request.scope(dict(self._lifespan.state)), body_of(request.body))
+    async def call(self, request: RawRequest) -> RawReply:
+        """Return the reply. Cancelled because the client left, it also cancels the application's handler."""
+        return await collect_reply(self._app, request.scope(dict(self._lifespan.state)), make_receive(request.body))
 
     async def stop(self) -> None:
         await self._lifespan.shutdown()
 
 
-async def collected(app: ASGIApp, scope: Scope, receive: Receive) -> RawReply:
-    """What the application sends, as one reply. An error of its own after it has begun one changes nothing."""
+async def collect_reply(app: ASGIApp, scope: Scope, receive: Receive) -> RawReply:
+    """Return what the application sends as one reply. An error that it raises after the reply began is ignored."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -77,16 +79,16 @@ async def collected(app: ASGIApp, scope: Scope, receive: Receive) -> RawReply:
     try:
         await app(scope, receive, send)
     except Exception:
-        # Starlette raises an error again after it has answered it with a 500, so that a server can log it.
+        # Starlette raises an error again after it has replied with a 500, so that a server can log it.
         if not sent:
             raise
     start, *rest = sent
     return RawReply(start["status"], list(start.get("headers", ())), b"".join(part.get("body", b"") for part in rest))
 
 
-def body_of(content: bytes) -> Receive:
-    """The body, and then nothing for as long as the request is answered."""
-    messages: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
+def make_receive(body: bytes) -> Receive:
+    """Return a `receive` that yields the body, and then waits for as long as the handler runs."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
         if not messages:

@@ -1,0 +1,60 @@
+"""The `args` of serve.yaml, checked when the application is deployed."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from service.dialects.table import spoken
+from service.settings import Settings
+from tinyrm.errors import InvalidSettings
+
+# Ray has the processes and Serve's proxy the connections.
+SERVER_SETTINGS = frozenset(
+    ("model", "workers", "host", "port", "max_connections", "max_header_bytes", "header_timeout_s")
+)
+
+
+class RayConfig(BaseModel):
+    """Arguments of the application. Replicas and their resources are configured beside them, by Serve."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: str = Field(
+        default="models/starter",
+        description="Folder of the bundle on every node, or an address that fsspec knows: s3://, gs://, hf://, file://.",
+    )
+    store: Path = Field(
+        default=Path("/tmp/tinyrm-models"),  # noqa: S108  # a cache, verified by hashes whenever it is opened
+        description="Folder on each node for bundles that are fetched from an address.",
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of the service, by their names in lower case without TINYRM_."
+    )
+    max_tries: int = Field(
+        default=4, ge=1, description="Replicas that a request is sent to, one after the other, if each is lost with it."
+    )
+
+    @field_validator("settings")
+    @classmethod
+    def _are_settings(cls, given: dict[str, Any]) -> dict[str, Any]:
+        make_settings(given)
+        return given
+
+
+def make_settings(given: dict[str, Any], **more: Any) -> Settings:
+    """Return the service's settings. Raises ValueError, with what is wrong and what to do."""
+    others = sorted(SERVER_SETTINGS & set(given))
+    if others:
+        raise ValueError(f"settings: {', '.join(others)} belong to a server of one machine; Serve has its own for them")
+    try:
+        settings = Settings(**given, **more)
+        grouping = [dialect.name for dialect in spoken(settings) if dialect.has_cohorts]
+    except (ValidationError, InvalidSettings) as error:
+        raise ValueError(f"settings: {error}") from error
+    if grouping:
+        raise ValueError(
+            f"settings: dialects {', '.join(grouping)} need one process: samples of one group would arrive at "
+            "different replicas and never meet; run `python -m service` for them"
+        )
+    return settings
