@@ -40,7 +40,7 @@ def missing() -> str | None:
     absent = [Path(program).name for program in needed if not Path(program).is_file()]
     if _answers(OTHERS):
         return "another container engine runs here, and a second one would take its network"
-    return f"not installed: {', '.join(absent)}; `make stack-packages` installs them with apt" if absent else None
+    return f"not installed: {', '.join(absent)}; `.ci/apt.sh` installs them" if absent else None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tests.containers.engine import Engine, python_image
 from tests.containers.test_locks import LOCKS
 from tinyrm.bundle import Bundle
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 

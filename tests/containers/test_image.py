@@ -16,7 +16,7 @@ from tests.containers.containers import PAIR, Container, fails, running, wait_un
 from tests.containers.engine import Engine, python_image
 from tests.containers.test_locks import LOCKS, pinned
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 MAX_BYTES_BEYOND_THE_BASE = 350e6
 LONG = PAIR | {"prompt": "What is the answer? " * 60}

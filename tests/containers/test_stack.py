@@ -19,7 +19,7 @@ from tests.containers.containers import PAIR, wait_until
 from tests.containers.engine import Engine
 from tests.support.processes import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PORTS = ("TINYRM_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT", "LOAD_PORT")
 SERVICES = ("tinyrm", "prometheus", "grafana")

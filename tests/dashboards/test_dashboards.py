@@ -41,7 +41,7 @@ def exposed() -> set[str]:
 
 def test_committed_dashboards_are_those_of_the_code(tmp_path: Path) -> None:
     committed = {file.name: file.read_text() for file in DASHBOARDS.iterdir()}
-    assert committed == files(), "run `make dashboards`"
+    assert committed == files(), "run `python -m tools.dashboards`"
     assert main([str(tmp_path)]) == 0
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == committed
 

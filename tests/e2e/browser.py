@@ -30,7 +30,7 @@ def chromium(*options: str) -> Iterator[Browser]:
     """Run it headless. Skips the test if this machine has none."""
     path = chromium_path()
     if path is None:
-        pytest.skip("no Chromium on this machine; `make browser` installs one with apt")
+        pytest.skip("no Chromium on this machine; `.ci/apt.sh` installs one")
     with sync_playwright() as playwright:
         # Containers rarely allow Chromium its sandbox; the only page it opens here is ours.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *options])

@@ -26,7 +26,7 @@ def tool(name: str) -> str:
     """Return the path of `prometheus` or `promtool`. Skips the test if this machine has none."""
     path = shutil.which(name)
     if path is None:
-        pytest.skip(f"no {name} on this machine; `make prometheus` installs it with apt")
+        pytest.skip(f"no {name} on this machine; `.ci/apt.sh` installs it")
     return path
 
 
