@@ -17,7 +17,6 @@ from tools.dashboards.__main__ import files, main
 GRAFANA = REPOSITORY / "deploy" / "grafana"
 PROVISIONING = GRAFANA / "provisioning"
 PANELS = [(name, panel) for name, dashboard in dashboards().items() for panel in dashboard["panels"]]
-each_panel = pytest.mark.parametrize("panel", [p for _, p in PANELS], ids=[f"{n}-{p['id']}" for n, p in PANELS])
 # Series that Prometheus itself adds for a target.
 OWN_SERIES = {"up", "scrape_duration_seconds", "scrape_samples_scraped"}
 
@@ -52,12 +51,13 @@ def test_the_five_dashboards_are_there() -> None:
     assert len(set(uids)) == 5
 
 
-@pytest.mark.parametrize("query", panel_queries(), ids=str)
-def test_a_query_names_metrics_that_exist_and_the_chosen_instances(query: Any) -> None:
-    expression = query.target["expr"]
-    assert names(expression) <= exposed()
-    for selector in re.findall(r"tinyrm_\w+(\{[^}]*\})?", expression):
-        assert 'instance=~"$instance"' in selector
+def test_every_query_names_metrics_that_exist_and_the_chosen_instances() -> None:
+    known = exposed()
+    for query in panel_queries():
+        expression = query.target["expr"]
+        assert names(expression) <= known, query
+        for selector in re.findall(r"tinyrm_\w+(\{[^}]*\})?", expression):
+            assert 'instance=~"$instance"' in selector, query
 
 
 def test_every_metric_is_shown_somewhere() -> None:
@@ -66,20 +66,23 @@ def test_every_metric_is_shown_somewhere() -> None:
     assert families - {re.sub("_(bucket|count|sum)$", "", name) for name in shown} == set()
 
 
-@each_panel
-def test_a_panel_has_title_description_unit_and_legends(panel: dict[str, Any]) -> None:
-    assert panel["title"]
-    assert len(panel["description"].split()) >= 3
-    assert panel["fieldConfig"]["defaults"]["unit"]
-    assert panel["targets"]
-    assert all(target["legendFormat"] for target in panel["targets"])
+@pytest.mark.parametrize("name", dashboards())
+def test_every_panel_has_title_description_unit_and_legends(name: str) -> None:
+    for panel in dashboards()[name]["panels"]:
+        title = panel["title"]
+        assert title
+        assert len(panel["description"].split()) >= 3, title
+        assert panel["fieldConfig"]["defaults"]["unit"], title
+        assert panel["targets"], title
+        assert all(target["legendFormat"] for target in panel["targets"]), title
 
 
-@each_panel
-def test_the_queries_of_a_panel_have_different_names(panel: dict[str, Any]) -> None:
-    references = [target["refId"] for target in panel["targets"]]
-    assert sorted(set(references)) == sorted(references)
-    assert all(references)
+@pytest.mark.parametrize("name", dashboards())
+def test_the_queries_of_every_panel_have_different_names(name: str) -> None:
+    for panel in dashboards()[name]["panels"]:
+        references = [target["refId"] for target in panel["targets"]]
+        assert all(references), panel["title"]
+        assert len(set(references)) == len(references), panel["title"]
 
 
 @pytest.mark.parametrize("name", dashboards())
