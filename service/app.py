@@ -1,6 +1,5 @@
 """The composition root: settings in, an ASGI application out. Nothing is loaded before its lifespan begins."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,6 +15,7 @@ from service.api.dependencies import AppState, get_state
 from service.dialects.context import judge_cohort
 from service.dialects.table import spoken
 from service.engine.backend import start_backend
+from service.engine.supervisor import run_in_background
 from service.http.auth import OPEN_PATHS, declare_security
 from service.http.stack import build_stack
 from service.http.tracing import Tracing, require_opentelemetry
@@ -79,7 +79,7 @@ def create_app(state: AppState) -> ASGIApp:
             log.info("ready", model=pipeline.manifest.identity, engine=engine.name, precision=engine.precision)
         role = "front" if settings.workers > 1 else "service"
         process_metrics = ProcessMetrics(state.registry.metrics, role, state.registry.engine_pids)
-        reporting = asyncio.create_task(process_metrics.run())
+        reporting = run_in_background(process_metrics.run(), "process metrics")
         yield {"app": state}
         await state.drain()
         reporting.cancel()

@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from service.engine.backend import Backend
+from service.engine.supervisor import run_in_background
 from service.metrics import Metrics, ServedModel
 from service.scoring.pipeline import Pipeline
 from service.settings import PREFIX, Settings
@@ -92,7 +93,7 @@ class ModelRegistry:
         old, new = self.pipelines[folder], self._make_pipeline(bundle, backend)
         self.pipelines[folder] = new
         self._describe()
-        retiring = asyncio.create_task(old.retire(self._settings.drain_timeout_s))
+        retiring = run_in_background(old.retire(self._settings.drain_timeout_s), "retiring model")
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
         log.info("reloaded", model=new.manifest.identity, instead_of=old.manifest.identity)
@@ -137,7 +138,10 @@ class Reload:
     async def _run(self) -> None:
         while self._is_requested:
             self._is_requested = False
-            await self._reload()
+            try:
+                await self._reload()
+            except Exception:
+                log.exception("reload failed; what was served stays")
 
 
 def open_bundle(settings: Settings, folder: Path) -> Bundle:

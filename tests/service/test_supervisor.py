@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from service.engine.supervisor import ChildProcess, run_in_background, supervise
+from service.scoring.models import Reload
 from tinyrm.errors import EngineUnavailable
 
 PATIENCE_S = 60
@@ -67,6 +68,27 @@ def test_a_child_that_ends_is_replaced_and_one_that_does_not_start_is_tried_agai
         await started[1].stop(0)
 
     asyncio.run(scenario())
+
+
+def test_a_reload_that_raises_does_not_keep_a_later_one_from_running() -> None:
+    async def scenario() -> int:
+        reloads, is_done = 0, asyncio.Event()
+
+        async def reload() -> None:
+            nonlocal reloads
+            reloads += 1
+            if reloads == 1:
+                later.request()
+                raise PermissionError("weights.onnx")
+            is_done.set()
+
+        later = Reload(reload)
+        later.request()
+        async with asyncio.timeout(PATIENCE_S):
+            await is_done.wait()
+        return reloads
+
+    assert asyncio.run(scenario()) == 2
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
