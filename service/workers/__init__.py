@@ -1,1 +1,1 @@
-"""Several front processes before one queue and one engine."""
+"""Several processes that speak HTTP, before one queue and one engine."""

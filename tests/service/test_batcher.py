@@ -1,4 +1,4 @@
-"""Everybody gets exactly one answer, whatever the engine does and whoever leaves."""
+"""Every item gets exactly one result, whatever the engine does and whichever callers leave."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ from tinyrm.engines.base import EngineInfo
 from tinyrm.errors import DeadlineExceeded, EngineFailed, EngineRestarting, Overloaded, ShuttingDown
 
 ENGINE = EngineInfo("test", "cpu", "fp32", max_batch_tokens=1000, runs_in_flight=1, pads=True)
-# Generous: it is only ever reached by a waiter that nobody answers.
+# Generous: only a caller without a result ever reaches it.
 HANGS_S = PATIENCE_S
 
 
@@ -34,13 +34,13 @@ Run = Callable[[Sequence[Encoding]], NDArray[np.float32]]
 
 
 def logits_of(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
-    """Rows that tell whose they are: (name, tokens)."""
+    """Return rows that identify their sequence: (name, tokens)."""
     return np.array([[r.input_ids[0], len(r)] for r in sequences], dtype=np.float32)
 
 
 @dataclass
 class Gated:
-    """An engine that waits for its gate and remembers what it ran."""
+    """An engine that waits for its gate and records what it ran."""
 
     gate: threading.Event = field(default_factory=threading.Event)
     ran: list[list[int]] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Gated:
 
 
 def on_a_thread(run: Run) -> Callable[[Sequence[Encoding]], Awaitable[BatchOutput]]:
-    """As an engine runs: beside the event loop."""
+    """Run beside the event loop, as an engine does."""
     pool = ThreadPoolExecutor(8)
 
     async def runs(sequences: Sequence[Encoding]) -> BatchOutput:
@@ -72,7 +72,7 @@ async def running(
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(HANGS_S):
-        while not condition():  # noqa: ASYNC110  # what is waited for knows of no event
+        while not condition():  # noqa: ASYNC110  # no event exists for the condition
             await asyncio.sleep(0.001)
 
 
@@ -139,7 +139,7 @@ def test_bad_item_fails_alone_and_the_next_one_is_served(fault: str) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.integers(0, 11), st.sampled_from(sorted(FAULTS))))
-def test_everybody_gets_their_own_answer_whatever_the_engine_does(faults: dict[int, str]) -> None:
+def test_every_item_gets_its_own_result_whatever_the_engine_does(faults: dict[int, str]) -> None:
     async def scenario() -> None:
         async with running(engine_with(faults)) as batcher:
             assert_answers(await outcomes([submit(batcher, name) for name in range(12)]), faults)
@@ -252,7 +252,7 @@ def test_idle_service_drains_at_once() -> None:
     asyncio.run(scenario())
 
 
-def test_drain_timeout_answers_everybody_although_the_engine_still_runs() -> None:
+def test_drain_timeout_fails_all_items_although_the_engine_still_runs() -> None:
     async def scenario() -> None:
         engine = Gated()
         async with running(engine.run) as batcher:
@@ -318,7 +318,7 @@ def test_the_wait_is_estimated_from_the_rate_and_refused_beyond_its_bound() -> N
     asyncio.run(scenario())
 
 
-def test_work_whose_time_is_over_is_told_at_once_and_never_run() -> None:
+def test_work_beyond_its_deadline_fails_at_once_and_never_runs() -> None:
     async def scenario() -> None:
         engine = Gated()
         async with running(engine.run) as batcher:
@@ -335,7 +335,7 @@ def test_work_whose_time_is_over_is_told_at_once_and_never_run() -> None:
     asyncio.run(scenario())
 
 
-def test_who_waits_far_longer_than_promised_is_told_and_what_runs_is_waited_for() -> None:
+def test_work_that_waits_far_too_long_fails_and_work_that_runs_is_waited_for() -> None:
     """The engine was fast when both were accepted, and then it stood still."""
 
     async def scenario() -> None:
@@ -387,7 +387,7 @@ def test_single_requests_do_not_wait_for_a_long_list() -> None:
     asyncio.run(scenario())
 
 
-def test_a_service_without_an_engine_fails_what_waits_as_unavailable() -> None:
+def test_without_an_engine_queued_work_fails_as_unavailable() -> None:
     async def scenario() -> None:
         async with running(explode(EngineRestarting("gone"))) as batcher:
             results = await outcomes([submit(batcher, name) for name in range(3)])

@@ -1,4 +1,4 @@
-"""Who is at the door, or between it and the queue, when the service leaves: told so, and not lost."""
+"""Requests at the listener, or on their way to the queue, when the service stops: they get a reply."""
 
 import asyncio
 import socket
@@ -41,7 +41,7 @@ def portal(served: Served) -> Any:
     return served.client.portal
 
 
-def test_what_waits_to_be_encoded_is_told_that_the_service_left(fresh: Served) -> None:
+def test_a_request_that_waits_to_be_encoded_learns_of_the_shutdown(fresh: Served) -> None:
     threads = fresh.pipeline._encode_threads = ThreadPoolExecutor(1)
     busy, free = threading.Event(), threading.Event()
     threads.submit(lambda: (busy.set(), free.wait(30)))
@@ -53,7 +53,7 @@ def test_what_waits_to_be_encoded_is_told_that_the_service_left(fresh: Served) -
         waiting.result(30)
 
 
-def test_what_comes_to_be_encoded_afterwards_is_told_so_too(fresh: Served) -> None:
+def test_a_request_that_comes_to_be_encoded_afterwards_does_so_too(fresh: Served) -> None:
     portal(fresh).call(fresh.pipeline.drain, 0.0)
     with pytest.raises(ShuttingDown):
         ask(fresh).result(30)
@@ -61,7 +61,7 @@ def test_what_comes_to_be_encoded_afterwards_is_told_so_too(fresh: Served) -> No
 
 @pytest.mark.parametrize("is_accepted", [False, True])
 def test_who_connected_is_heard(is_accepted: bool) -> None:
-    """Connected when the listener is closed: nobody had accepted the connection, or its request is not read yet."""
+    """Connected when the listener closes: the connection is not accepted yet, or its request is not read yet."""
     assert b"heard" in asyncio.run(answer_to_the_last_one(is_accepted))
 
 
@@ -80,10 +80,10 @@ async def answer_to_the_last_one(is_accepted: bool) -> bytes:
         return last.recv(1000)
 
 
-def test_a_front_that_leaves_sends_nothing_more_to_the_queue(tmp_path: Path) -> None:
-    """It would wait for an answer that nobody can give, and with it the whole service."""
+def test_a_worker_that_stops_sends_nothing_more_to_the_queue(tmp_path: Path) -> None:
+    """It would wait for a reply that cannot come, and the whole service with it."""
     with pytest.raises(ShuttingDown):
-        asyncio.run(asyncio.wait_for(asked_after_the_drain(tmp_path / "hub"), 10))
+        asyncio.run(asyncio.wait_for(asked_after_the_drain(tmp_path / "queue"), 10))
 
 
 async def asked_after_the_drain(path: Path) -> None:

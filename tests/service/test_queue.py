@@ -1,4 +1,4 @@
-"""Who goes next: a property of the waiting list alone."""
+"""Which items go next: a property of the queue alone."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tinyrm.encoding import Encoding, Truncation
 
 @dataclass(frozen=True)
 class Entry:
-    """A waiting item as data: tokens and number of its sequences, and whether its client left."""
+    """A queue item as data: tokens and number of its sequences, and whether its client left."""
 
     length: int
     sequences: int = 1
@@ -65,7 +65,7 @@ def lengths(batch: list[QueueItem]) -> list[int]:
 
 
 @given(queue=entries, budget=budgets, pads=st.booleans())
-def test_every_item_that_somebody_waits_for_is_taken_exactly_once(
+def test_every_item_with_a_caller_is_taken_exactly_once(
     loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int, pads: bool
 ) -> None:
     waiting, items = line_up(loop, queue, budget, pads=pads)
@@ -80,7 +80,7 @@ def test_every_item_that_somebody_waits_for_is_taken_exactly_once(
 
 
 @given(queue=entries, budget=budgets, pads=st.booleans())
-def test_whose_turn_is_first_always_goes(
+def test_the_item_with_the_first_turn_always_goes(
     loop: asyncio.AbstractEventLoop, queue: list[Entry], budget: int, pads: bool
 ) -> None:
     waiting, items = line_up(loop, queue, budget, pads=pads)
@@ -89,16 +89,16 @@ def test_whose_turn_is_first_always_goes(
 
 
 @given(lengths=st.lists(st.integers(1, 300), max_size=12))
-def test_one_flow_alone_is_served_in_the_order_of_arrival(loop: asyncio.AbstractEventLoop, lengths: list[int]) -> None:
+def test_one_key_alone_is_served_in_the_order_of_arrival(loop: asyncio.AbstractEventLoop, lengths: list[int]) -> None:
     waiting, items = line_up(loop, [Entry(n) for n in lengths], budget=1, pads=False)
     assert [item for _ in items for item in waiting.take()] == items
 
 
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 3)), min_size=1, max_size=40))
-def test_no_flow_that_waits_falls_behind_another_by_more_than_one_item_of_each(
+def test_no_key_falls_behind_another_by_more_than_one_item_of_each(
     loop: asyncio.AbstractEventLoop, work: list[tuple[int, int]]
 ) -> None:
-    """The bound of start-time fair queueing: served tokens of two waiting flows differ by less than two items."""
+    """The bound of start-time fair queueing: served tokens of two keys with work differ by less than two items."""
     waiting, items = line_up(loop, [Entry(length, key=key) for length, key in work], budget=1, pads=False)
     left = {key: sum(item.fairness_key == key for item in items) for key in range(4)}
     served = dict.fromkeys(range(4), 0)
@@ -111,14 +111,14 @@ def test_no_flow_that_waits_falls_behind_another_by_more_than_one_item_of_each(
         assert max(counts) - min(counts) <= 2 * 300
 
 
-def test_what_nobody_waits_for_leaves_no_tokens_behind(loop: asyncio.AbstractEventLoop) -> None:
+def test_abandoned_items_leave_no_tokens_behind(loop: asyncio.AbstractEventLoop) -> None:
     waiting, _ = line_up(loop, [Entry(10, abandoned=True)] * 3, budget=100)
     assert waiting.tokens == 30
     assert waiting.take() == []
     assert (len(waiting), waiting.tokens) == (0, 0)
 
 
-def test_rows_that_share_no_padding_go_in_turn_whatever_their_length(loop: asyncio.AbstractEventLoop) -> None:
+def test_sequences_that_share_no_padding_go_in_turn_whatever_their_length(loop: asyncio.AbstractEventLoop) -> None:
     waiting, items = line_up(loop, [Entry(300), Entry(3), Entry(100), Entry(650), Entry(5)], budget=1000, pads=False)
     assert waiting.take() == items[:3]
 
