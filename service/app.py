@@ -12,8 +12,7 @@ from starlette.types import ASGIApp, Lifespan, Scope
 from service import errors
 from service.api import compare, models, pages, rank
 from service.api.dependencies import AppState, get_state
-from service.dialects.context import judge_cohort
-from service.dialects.table import spoken
+from service.dialects.table import enabled_dialects
 from service.engine.backend import start_backend
 from service.engine.supervisor import run_in_background
 from service.http.auth import OPEN_PATHS, declare_security
@@ -22,7 +21,7 @@ from service.http.tracing import Tracing, require_opentelemetry
 from service.keys import ApiKeys
 from service.metrics import ENDPOINT_BY_PATH, Metrics
 from service.process_metrics import ProcessMetrics
-from service.scoring.groups import CohortLimits, Cohorts
+from service.scoring.groups import CohortLimits, Cohorts, score_cohort
 from service.scoring.models import ModelRegistry, Reload
 from service.settings import Settings
 from tinyrm import __version__
@@ -32,7 +31,7 @@ log = structlog.get_logger("tinyrm")
 
 def check_settings(settings: Settings) -> None:
     """Check what `create_app` needs, before workers are started that call it. Raises InvalidKeys, InvalidSettings."""
-    spoken(settings)
+    enabled_dialects(settings)
     if settings.api_keys_file:
         ApiKeys.read(settings.api_keys_file)
     if settings.otlp_endpoint:
@@ -40,7 +39,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def create_metrics(settings: Settings) -> Metrics:
-    return Metrics([dialect.name for dialect in spoken(settings)])
+    return Metrics([dialect.name for dialect in enabled_dialects(settings)])
 
 
 def create_registry(settings: Settings) -> ModelRegistry:
@@ -59,7 +58,7 @@ def create_state(
     """
     registry = registry or create_registry(settings)
     limits = CohortLimits(settings.cohort_timeout_s, settings.max_open_cohorts, settings.max_cohort_bytes)
-    cohorts = Cohorts(partial(judge_cohort, registry), limits, registry.metrics)
+    cohorts = Cohorts(partial(score_cohort, registry), limits, registry.metrics)
     return AppState(settings, registry, cohorts, request_reload or Reload(registry.reload).request)
 
 
@@ -87,7 +86,9 @@ def create_app(state: AppState) -> ASGIApp:
             await tracing.close()
         log.info("stopped")
 
-    endpoints = ENDPOINT_BY_PATH | {path: dialect.name for dialect in spoken(settings) for path in dialect.paths}
+    endpoints = ENDPOINT_BY_PATH | {
+        path: dialect.name for dialect in enabled_dialects(settings) for path in dialect.paths
+    }
 
     def observe(scope: Scope, status: int, seconds: float) -> None:
         state.registry.metrics.observe_request(endpoints.get(scope["path"], "other"), status, seconds)
@@ -119,7 +120,7 @@ def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) ->
     )
     for router in (compare.router, rank.router, models.router):
         app.include_router(router)
-    for dialect in spoken(settings):
+    for dialect in enabled_dialects(settings):
         app.include_router(dialect.router)
     app.include_router(pages.router)
     if settings.api_keys_file:
@@ -131,5 +132,5 @@ def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) ->
 
 def overload_status(settings: Settings) -> errors.OverloadStatus:
     """Return which status a refusal because of load has at a path."""
-    only_503 = {path for dialect in spoken(settings) if dialect.retries_5xx_only for path in dialect.paths}
+    only_503 = {path for dialect in enabled_dialects(settings) if dialect.retries_5xx_only for path in dialect.paths}
     return lambda path: 503 if path in only_503 else int(settings.overload_status)

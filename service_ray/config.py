@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from service.dialects.table import spoken
+from service.dialects.table import enabled_dialects
 from service.settings import Settings
 from tinyrm.errors import InvalidSettings
 
@@ -49,7 +49,7 @@ def make_settings(given: dict[str, Any], **more: Any) -> Settings:
         raise ValueError(f"settings: {', '.join(others)} belong to a server of one machine; Serve has its own for them")
     try:
         settings = Settings(**given, **more)
-        grouping = [dialect.name for dialect in spoken(settings) if dialect.has_cohorts]
+        grouping = [dialect.name for dialect in enabled_dialects(settings) if dialect.has_cohorts]
     except (ValidationError, InvalidSettings) as error:
         raise ValueError(f"settings: {error}") from error
     if grouping:

@@ -1,14 +1,20 @@
 """/v1/compare and /v1/compare/batch."""
 
-import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
 
-from service.api.dependencies import ERRORS, TimeoutMs, get_fairness_key, get_state, get_stats, to_seconds
-from service.scoring.models import ModelRegistry
-from service.scoring.pipeline import Answer, Pipeline
+from service.api.dependencies import (
+    ERRORS,
+    TimeoutMs,
+    get_deadline,
+    get_fairness_key,
+    get_question,
+    get_state,
+    get_stats,
+)
+from service.scoring.batch import BatchItem, compare_items
+from service.scoring.pipeline import CompareResult
 from tinyrm.api import (
     BatchReply,
     BatchRequest,
@@ -16,16 +22,10 @@ from tinyrm.api import (
     CompareRequest,
     ErrorBody,
     ErrorReply,
-    InvalidItem,
     Truncated,
     Usage,
 )
-from tinyrm.deadline import Deadline
-from tinyrm.errors import InvalidInput, TinyRMError
-
-# Items of one call that are encoded or queued at once: enough to keep an engine full, few enough that a long list does
-# not fill the queue for other requests.
-WINDOW_ITEMS = 256
+from tinyrm.errors import InvalidInput
 
 router = APIRouter(tags=["score"])
 
@@ -35,66 +35,71 @@ async def compare(
     body: CompareRequest, request: Request, response: Response, timeout_ms: TimeoutMs = None
 ) -> CompareReply:
     """Which of two responses is better, and how surely."""
-    stats = get_stats(request)
+    stats, question = get_stats(request), get_question(body)
     stats.items = 1
-    pipeline = get_state(request).registry.resolve(body)
-    answer = await pipeline.compare(body, flow=get_fairness_key(request), timeout_s=to_seconds(timeout_ms))
-    stats.add(answer.tokens, answer.stages)
-    response.headers["Server-Timing"] = server_timing(answer.stages)
-    return compare_reply(answer, pipeline)
+    result = (
+        await get_state(request)
+        .registry.resolve(question)
+        .compare(
+            question,
+            body.response_a,
+            body.response_b,
+            fairness_key=get_fairness_key(request),
+            deadline=get_deadline(timeout_ms),
+        )
+    )
+    stats.add(result.tokens, result.stages)
+    response.headers["Server-Timing"] = server_timing(result.stages)
+    return compare_reply(result)
 
 
 @router.post("/v1/compare/batch", responses={**ERRORS})
 async def compare_batch(body: BatchRequest, request: Request, timeout_ms: TimeoutMs = None) -> BatchReply:
     """Many comparisons in one call. Results are in the order of the items; an invalid item fails alone."""
-    state, stats, fairness_key = get_state(request), get_stats(request), get_fairness_key(request)
+    state, stats = get_state(request), get_stats(request)
     limit = state.settings.max_batch_items
     if len(body.items) > limit:
         raise InvalidInput(
             f"items: {len(body.items)} comparisons in one call, at most {limit} are taken; split the list"
         )
     stats.items = len(body.items)
-    deadline = Deadline.after(to_seconds(timeout_ms))
-    for pipeline in {id(p): p for p in needed_pipelines(body.items, state.registry)}.values():
-        pipeline.refuse_if_busy(deadline.left_s())
-    window = asyncio.Semaphore(WINDOW_ITEMS)
-
-    async def compare_item(item: CompareRequest | InvalidItem) -> CompareReply | ErrorReply:
-        if isinstance(item, InvalidItem):
-            return ErrorReply(error=item.error)
-        async with window:
-            try:
-                pipeline = state.registry.resolve(item)
-                answer = await pipeline.compare(item, flow=fairness_key, timeout_s=deadline.left_s(), patient=True)
-            except TinyRMError as error:
-                return ErrorReply(error=ErrorBody.of(error))
-        stats.add(answer.tokens, answer.stages)
-        return compare_reply(answer, pipeline)
-
-    results = await asyncio.gather(*map(compare_item, body.items))
-    usages = [result.usage for result in results if isinstance(result, CompareReply)]
-    usage = Usage(tokens=sum(usage.tokens for usage in usages), gflops=sum(usage.gflops for usage in usages))
-    return BatchReply(results=results, usage=usage)
-
-
-def needed_pipelines(items: Iterable[CompareRequest | InvalidItem], registry: ModelRegistry) -> Iterator[Pipeline]:
-    """Yield the pipeline of each item; an item that names an unknown model fails alone, later."""
-    for item in items:
-        with suppress(TinyRMError):
-            if isinstance(item, CompareRequest):
-                yield registry.resolve(item)
+    valid = [
+        BatchItem(get_question(item), item.response_a, item.response_b)
+        for item in body.items
+        if isinstance(item, CompareRequest)
+    ]
+    compared = iter(
+        await compare_items(
+            state.registry, valid, fairness_key=get_fairness_key(request), deadline=get_deadline(timeout_ms)
+        )
+    )
+    results: list[CompareReply | ErrorReply] = []
+    tokens, gflops = 0, 0.0
+    for item in body.items:
+        result = next(compared) if isinstance(item, CompareRequest) else item.error
+        if isinstance(result, CompareResult):
+            stats.add(result.tokens, result.stages)
+            tokens += result.tokens
+            gflops += result.gflops
+            results.append(compare_reply(result))
+        else:
+            error = result if isinstance(result, ErrorBody) else ErrorBody.of(result)
+            results.append(ErrorReply(error=error))
+    return BatchReply(results=results, usage=Usage(tokens=tokens, gflops=gflops))
 
 
-def compare_reply(answer: Answer, pipeline: Pipeline) -> CompareReply:
-    preference, cut = answer.preference, answer.truncation
+def compare_reply(result: CompareResult) -> CompareReply:
+    preference, truncation = result.preference, result.truncation
     return CompareReply(
         preferred=preference.preferred,
         probability_a=preference.p_a,
         probability_b=preference.p_b,
         margin=preference.margin,
-        model=pipeline.manifest.identity,
-        usage=Usage(tokens=answer.tokens, gflops=answer.gflops),
-        truncated=Truncated(prompt=cut.prompt, response_a=cut.response_a, response_b=cut.response_b),
+        model=result.model,
+        usage=Usage(tokens=result.tokens, gflops=result.gflops),
+        truncated=Truncated(
+            prompt=truncation.prompt, response_a=truncation.response_a, response_b=truncation.response_b
+        ),
     )
 
 

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from fastapi import Header, Request
 
 from service.http.context import RequestStats, get_context
-from service.scoring.groups import Cohorts
+from service.scoring.groups import Cohorts, Sample
 from service.scoring.models import ModelRegistry
+from service.scoring.pipeline import Question
 from service.settings import Settings
-from tinyrm.api import MAX_TIMEOUT_MS, ErrorReply
+from tinyrm.api import MAX_TIMEOUT_MS, ErrorReply, PromptRequest
 from tinyrm.deadline import Deadline
 
 
@@ -24,7 +25,7 @@ class AppState:
 
     settings: Settings
     registry: ModelRegistry
-    cohorts: Cohorts[Any]
+    cohorts: Cohorts[Sample]
     request_reload: Callable[[], None]
     _drain: "asyncio.Task[None] | None" = field(default=None, init=False)
 
@@ -67,8 +68,12 @@ TimeoutMs = Annotated[
 ]
 
 
-def to_seconds(milliseconds: int | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1e3
+def get_deadline(timeout_ms: int | None) -> Deadline:
+    return Deadline.after(None if timeout_ms is None else timeout_ms / 1e3)
+
+
+def get_question(body: PromptRequest) -> Question:
+    return Question(body.prompt, body.domain, body.instruction, body.swap, body.model)
 
 
 # What FastAPI writes into the API's description.

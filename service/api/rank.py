@@ -4,10 +4,16 @@ import math
 
 from fastapi import APIRouter, Request
 
-from service.api.dependencies import ERRORS, TimeoutMs, get_fairness_key, get_state, get_stats, to_seconds
-from service.scoring.pipeline import Pipeline
-from service.scoring.ranking import Ranked, rewards_of
-from service.scoring.ranking import rank as rank_responses
+from service.api.dependencies import (
+    ERRORS,
+    TimeoutMs,
+    get_deadline,
+    get_fairness_key,
+    get_question,
+    get_state,
+    get_stats,
+)
+from service.scoring.ranking import GroupResult, rank_responses
 from tinyrm.api import GroupRequest, RankReply, RankRequest, RewardsReply, RewardsRequest, Usage
 
 router = APIRouter(tags=["score"])
@@ -16,40 +22,42 @@ router = APIRouter(tags=["score"])
 @router.post("/v1/rank", responses={**ERRORS})
 async def rank(body: RankRequest, request: Request, timeout_ms: TimeoutMs = None) -> RankReply:
     """The order of several responses, with their strengths and standard errors."""
-    ranked, pipeline = await rank_group(body, request, timeout_ms)
-    matrix = [[None if math.isnan(p) else p for p in row] for row in ranked.probabilities.tolist()]
+    result = await rank_group(body, request, timeout_ms)
+    matrix = [[None if math.isnan(p) else p for p in row] for row in result.ranking.probabilities.tolist()]
     return RankReply(
-        order=ranked.order,
-        strengths=ranked.strengths.values.tolist(),
-        standard_errors=ranked.strengths.standard_errors.tolist(),
-        cycle_rate=ranked.cycle_rate,
+        order=result.ranking.order,
+        strengths=result.strengths,
+        standard_errors=result.ranking.strengths.standard_errors.tolist(),
+        cycle_rate=result.ranking.cycle_rate,
         win_matrix=matrix if body.win_matrix else None,
-        comparisons=len(ranked.answers),
-        model=pipeline.manifest.identity,
-        usage=Usage(tokens=ranked.tokens, gflops=ranked.gflops),
-        truncated_tokens=ranked.truncated_tokens,
+        comparisons=len(result.comparisons),
+        model=result.model,
+        usage=Usage(tokens=result.tokens, gflops=result.gflops),
+        truncated_tokens=result.truncated_tokens,
     )
 
 
 @router.post("/v1/rewards", responses={**ERRORS})
 async def rewards(body: RewardsRequest, request: Request, timeout_ms: TimeoutMs = None) -> RewardsReply:
     """A reward for each of several responses, from comparisons among them."""
-    ranked, pipeline = await rank_group(body, request, timeout_ms)
-    usage = Usage(tokens=ranked.tokens, gflops=ranked.gflops)
-    return RewardsReply(rewards=rewards_of(ranked, body), model=pipeline.manifest.identity, usage=usage)
+    result = await rank_group(body, request, timeout_ms)
+    values = result.strengths if body.scale == "zero_mean" else result.win_rates
+    return RewardsReply(rewards=values, model=result.model, usage=Usage(tokens=result.tokens, gflops=result.gflops))
 
 
-async def rank_group(body: GroupRequest, request: Request, timeout_ms: int | None) -> tuple[Ranked, Pipeline]:
-    state, stats = get_state(request), get_stats(request)
-    pipeline = state.registry.resolve(body)
-    ranked = await rank_responses(
-        pipeline,
-        body,
-        flow=get_fairness_key(request),
-        timeout_s=to_seconds(timeout_ms),
+async def rank_group(body: GroupRequest, request: Request, timeout_ms: int | None) -> GroupResult:
+    state, stats, question = get_state(request), get_stats(request), get_question(body)
+    result = await rank_responses(
+        state.registry.resolve(question),
+        question,
+        body.responses,
+        strategy=body.strategy,
+        reference=body.reference,
         max_comparisons=state.settings.max_batch_items,
+        fairness_key=get_fairness_key(request),
+        deadline=get_deadline(timeout_ms),
     )
-    stats.items = len(ranked.answers)
-    for answer in ranked.answers:
-        stats.add(answer.tokens, answer.stages)
-    return ranked, pipeline
+    stats.items = len(result.comparisons)
+    for comparison in result.comparisons:
+        stats.add(comparison.tokens, comparison.stages)
+    return result

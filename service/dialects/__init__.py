@@ -1,1 +1,1 @@
-"""The ways in which trainers and rerankers ask, each in a file: a body of theirs in, an answer of theirs out."""
+"""The APIs of trainers and rerankers, one file each: their body in, a reply of theirs out."""

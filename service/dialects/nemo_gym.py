@@ -12,24 +12,25 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import CohortOptionsOf, DeskOf, Options, OptionsOf, Standing
+from service.dialects.context import Context, Options, QueryCohortOptions, QueryOptions
+from service.scoring.ranking import GroupResult
 from tinyrm.api import MAX_RESPONSES, NonEmpty
 from tinyrm.chat import Turn, join_parts, parse_prompt, strip_special
 
 router = APIRouter(tags=["nemo-gym"])
 
-Some = TypeVar("Some", bound=Options)
+AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 class Output(BaseModel):
-    """One of what a model put out; only messages are judged, not what it thought."""
+    """One output item of a model; only messages are scored, reasoning is not."""
 
     type: str = "message"
     content: str | list[dict[str, Any]] | None = None
 
 
 class ResponseObject(BaseModel):
-    """As the Responses API gives it; what else it holds is kept for the reply of /verify."""
+    """A response of the Responses API; its other fields are kept for the reply of /verify."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -41,7 +42,7 @@ class ResponseObject(BaseModel):
 
 
 class GroupCompareRequest(BaseModel):
-    """principle: what to judge by, instead of the domain's instruction."""
+    """principle: replaces the domain's instruction."""
 
     conversation_history: list[Turn] = Field(min_length=1)
     response_objs: list[ResponseObject] = Field(max_length=MAX_RESPONSES)
@@ -68,7 +69,7 @@ class GroupCompareReply(BaseModel):
 
 
 class Created(BaseModel):
-    """What the policy was asked."""
+    """The parameters of the policy's call."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -76,7 +77,7 @@ class Created(BaseModel):
 
 
 class VerifyRequest(BaseModel):
-    """One rollout. Its cohort is that of its prompt, and of its task or prompt_id if it names one."""
+    """One rollout. Its cohort is defined by its prompt, and by its task or prompt_id if it has one."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -95,44 +96,44 @@ class VerifyReply(VerifyRequest):
 
 
 @router.post("/compare", responses={**ERRORS})
-async def compare(body: GroupCompareRequest, options: OptionsOf, desk: DeskOf) -> GroupCompareReply:
+async def compare(body: GroupCompareRequest, options: QueryOptions, context: Context) -> GroupCompareReply:
     """Rewards of a group's responses, from comparisons among them."""
-    judged_by = _by(options, body.principle)
+    options = with_principle(options, body.principle)
     texts = [response.text for response in body.response_objs]
-    standing = await desk.compare_all(judged_by, parse_prompt(body.conversation_history), texts)
-    results, rewards = _results(standing), [_graded(one.score) for one in standing.placed]
+    result = await context.score_responses(options, parse_prompt(body.conversation_history), texts)
+    rewards = [grade(score.score) for score in result.scores]
     metrics = {
         "mean_individual_score": statistics.fmean(rewards) if rewards else 0.0,
         "std_individual_score": statistics.pstdev(rewards) if rewards else 0.0,
         "tiebreak_usage_rate": 0.0,
     }
-    return GroupCompareReply(rewards=rewards, comparison_results=results, metrics=metrics)
+    return GroupCompareReply(rewards=rewards, comparison_results=comparison_results(result), metrics=metrics)
 
 
 @router.post("/verify", responses={**ERRORS}, response_model=VerifyReply)
-async def verify(body: VerifyRequest, request: Request, options: CohortOptionsOf, desk: DeskOf) -> Response:
-    """One rollout's reward, when its cohort is there."""
+async def verify(body: VerifyRequest, request: Request, options: QueryCohortOptions, context: Context) -> Response:
+    """One rollout's reward, as soon as its cohort is complete."""
     group = body.task_index, body.prompt_id
     prompt = parse_prompt(body.responses_create_params.input)
-    placed = await desk.join(_by(options, body.principle), prompt, body.response.text, group)
-    reward = {"reward": _graded(placed.score), "partial": placed.partial}
-    # What was sent goes back to the letter, what is not read here too.
+    score = await context.join_cohort(with_principle(options, body.principle), prompt, body.response.text, group)
+    reward = {"reward": grade(score.score), "partial": score.partial}
+    # The body as it was sent, fields that are not read included.
     return Response(json.dumps(await request.json() | reward), media_type="application/json")
 
 
-def _by(options: Some, principle: str | None) -> Some:
+def with_principle(options: AnyOptions, principle: str | None) -> AnyOptions:
     return options.model_copy(update={"instruction": principle}) if principle else options
 
 
-def _graded(probability: float) -> float:
+def grade(probability: float) -> float:
     return 1 + 4 * probability
 
 
-def _results(standing: Standing) -> list[ComparisonResult]:
-    """Of everybody who met, once each."""
-    rows = enumerate(standing.probabilities.tolist())
-    met = [(i, j, p) for i, row in rows for j, p in enumerate(row) if i < j and not math.isnan(p)]
+def comparison_results(result: GroupResult) -> list[ComparisonResult]:
+    """Return one entry for each pair that was compared."""
+    rows = enumerate(result.ranking.probabilities.tolist())
+    compared = [(i, j, p) for i, row in rows for j, p in enumerate(row) if i < j and not math.isnan(p)]
     return [
-        ComparisonResult(response_i=i, response_j=j, score_1=_graded(p), score_2=_graded(1 - p), ranking=6 - 5 * p)
-        for i, j, p in met
+        ComparisonResult(response_i=i, response_j=j, score_1=grade(p), score_2=grade(1 - p), ranking=6 - 5 * p)
+        for i, j, p in compared
     ]

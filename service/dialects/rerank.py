@@ -16,21 +16,21 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import Desk, DeskOf, Options, OptionsOf
+from service.dialects.context import Context, DialectContext, Options, QueryOptions
 from service.errors import app_error_response
-from service.scoring.groups import Placed
+from service.scoring.ranking import GroupScore
 from tinyrm.api import MAX_RESPONSES, Name, NonEmpty
 from tinyrm.errors import BRANCH, TinyRMError
 
 TEXTS, DOCUMENTS = f"{BRANCH}texts", f"{BRANCH}documents"
-# What a client has to hear whatever the shape of the body.
+# Headers that a client needs whatever the shape of the body.
 KEPT_HEADERS = ("retry-after", "connection")
-# The kinds of error that text-embeddings-inference has, by our status.
+# The error types of text-embeddings-inference by our status.
 TEI_ERRORS = {429: "Overloaded", 503: "Overloaded", 500: "Backend", 504: "Backend"}
 
 
 class TeiRequest(BaseModel):
-    """raw_scores: log-odds instead of probabilities. Texts are always cut to fit."""
+    """raw_scores: log-odds instead of probabilities. Texts are always truncated to fit."""
 
     query: NonEmpty
     texts: list[str] = Field(min_length=1, max_length=MAX_RESPONSES)
@@ -49,9 +49,9 @@ class Document(BaseModel):
 
 
 class RerankRequest(BaseModel):
-    """Of Cohere, Jina, infinity and vLLM."""
+    """The request of Cohere, Jina, infinity and vLLM."""
 
-    model: Name | None = Field(default=None, description="Refused if another model is served.")
+    model: Name | None = Field(default=None, description="A model that is not served is refused.")
     query: NonEmpty
     documents: list[str | Document] = Field(min_length=1, max_length=MAX_RESPONSES)
     top_n: int | None = Field(default=None, ge=1)
@@ -86,17 +86,17 @@ class RerankReply(BaseModel):
     meta: dict[str, Any]
 
 
-def _form_of(body: Any) -> str:
+def request_branch(body: Any) -> str:
     return DOCUMENTS if isinstance(body, dict) and "documents" in body else TEXTS
 
 
 EitherRequest = Annotated[
-    Annotated[TeiRequest, Tag(TEXTS)] | Annotated[RerankRequest, Tag(DOCUMENTS)], Discriminator(_form_of)
+    Annotated[TeiRequest, Tag(TEXTS)] | Annotated[RerankRequest, Tag(DOCUMENTS)], Discriminator(request_branch)
 ]
 
 
 class TeiErrors(APIRoute):
-    """Errors in the shape of text-embeddings-inference for whoever asks in its shape."""
+    """Errors in the shape of text-embeddings-inference for requests in its shape."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -106,7 +106,7 @@ class TeiErrors(APIRoute):
                 return await handle(request)
             except (TinyRMError, RequestValidationError) as error:
                 reply = await app_error_response(request, error)
-                return reply if _has_documents(await request.body()) else _as_tei(reply)
+                return reply if has_documents(await request.body()) else to_tei_error(reply)
 
         return handle_as_tei
 
@@ -114,65 +114,68 @@ class TeiErrors(APIRoute):
 router = APIRouter(tags=["rerank"])
 
 
-async def rerank_either(body: EitherRequest, options: OptionsOf, desk: DeskOf) -> list[TeiRank] | RerankReply:
+async def rerank_either(body: EitherRequest, options: QueryOptions, context: Context) -> list[TeiRank] | RerankReply:
     """`texts`: as text-embeddings-inference, a bare list. `documents`: as infinity."""
     if isinstance(body, RerankRequest):
-        return await _reranked(body, options, desk, lambda text: text)
-    placed = (await desk.compare_all(options, body.query, body.texts)).placed
+        return await rerank_documents(body, options, context, lambda text: text)
+    result = await context.score_responses(options, body.query, body.texts)
     return [
         TeiRank(index=i, score=score, text=body.texts[i] if body.return_text else None)
-        for i, score in _sorted(placed, raw=body.raw_scores)
+        for i, score in sort_scores(result.scores, raw=body.raw_scores)
     ]
 
 
 @router.post("/v1/rerank", responses={**ERRORS}, response_model_exclude_none=True)
 @router.post("/v2/rerank", responses={**ERRORS}, response_model_exclude_none=True)
-async def rerank(body: RerankRequest, options: OptionsOf, desk: DeskOf) -> RerankReply:
-    """Documents by relevance, as Cohere and Jina answer."""
-    return await _reranked(body, options, desk, lambda text: Document(text=text))
+async def rerank(body: RerankRequest, options: QueryOptions, context: Context) -> RerankReply:
+    """Documents by relevance, in the shape of Cohere and Jina."""
+    return await rerank_documents(body, options, context, lambda text: Document(text=text))
 
 
-# Not by a router of its own: what such a one includes is hidden from who reads this one's routes.
+# Not with a router of its own: its routes would not be among those of `router`.
 router.add_api_route(
     "/rerank", rerank_either, methods=["POST"], responses={**ERRORS}, response_model_exclude_none=True,
     route_class_override=TeiErrors,
 )  # fmt: skip
 
 
-async def _reranked(
-    body: RerankRequest, options: Options, desk: Desk, shown: Callable[[str], str | Document]
+async def rerank_documents(
+    body: RerankRequest, options: Options, context: DialectContext, to_document: Callable[[str], str | Document]
 ) -> RerankReply:
-    asked = options.model_copy(update={"model": body.model}) if body.model else options
-    standing = await desk.compare_all(asked, body.query, body.texts)
-    best = _sorted(standing.placed, raw=body.raw_scores)[: body.top_n]
+    if body.model:
+        options = options.model_copy(update={"model": body.model})
+    result = await context.score_responses(options, body.query, body.texts)
+    best = sort_scores(result.scores, raw=body.raw_scores)[: body.top_n]
     results = [
-        Relevance(index=i, relevance_score=score, document=shown(body.texts[i]) if body.return_documents else None)
+        Relevance(
+            index=i, relevance_score=score, document=to_document(body.texts[i]) if body.return_documents else None
+        )
         for i, score in best
     ]
     return RerankReply(
         id=f"rerank-{uuid.uuid4().hex}",
         created=int(time.time()),
-        model=standing.model,
+        model=result.model,
         results=results,
-        usage=RerankUsage(total_tokens=standing.tokens, prompt_tokens=standing.tokens),
+        usage=RerankUsage(total_tokens=result.tokens, prompt_tokens=result.tokens),
         meta={"billed_units": {"search_units": 1}},
     )
 
 
-def _sorted(placed: list[Placed], *, raw: bool) -> list[tuple[int, float]]:
-    """Places and scores, best first; equals in the order of the request."""
-    scores = [one.reward if raw else one.score for one in placed]
-    return sorted(enumerate(scores), key=lambda pair: -pair[1])
+def sort_scores(scores: list[GroupScore], *, raw: bool) -> list[tuple[int, float]]:
+    """Return indices and scores, best first; equals in the order of the request."""
+    values = [score.reward if raw else score.score for score in scores]
+    return sorted(enumerate(values), key=lambda pair: -pair[1])
 
 
-def _has_documents(content: bytes) -> bool:
+def has_documents(content: bytes) -> bool:
     try:
-        return _form_of(json.loads(content)) == DOCUMENTS
+        return request_branch(json.loads(content)) == DOCUMENTS
     except ValueError:
         return False
 
 
-def _as_tei(reply: JSONResponse) -> JSONResponse:
+def to_tei_error(reply: JSONResponse) -> JSONResponse:
     error = json.loads(bytes(reply.body))["error"]
     headers = {name: value for name, value in reply.headers.items() if name in KEPT_HEADERS}
     kind = TEI_ERRORS.get(reply.status_code, "Validation")

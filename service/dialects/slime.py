@@ -4,15 +4,14 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import DeskOf
-from service.dialects.openrlhf import Label, LabelOptionsOf, place
+from service.dialects.context import Context, Label, QueryLabelOptions
 from tinyrm.chat import Turn, parse_prompt, strip_special
 
 router = APIRouter(tags=["slime"])
 
 
 class SampleRequest(BaseModel):
-    """One sample. label: a reference answer, or nothing."""
+    """One sample. label: a reference response, or nothing."""
 
     prompt: str | list[Turn]
     response: str
@@ -20,7 +19,7 @@ class SampleRequest(BaseModel):
 
 
 @router.post("/rm", responses={**ERRORS})
-async def rm(body: SampleRequest, options: LabelOptionsOf, desk: DeskOf) -> float:
+async def rm(body: SampleRequest, options: QueryLabelOptions, context: Context) -> float:
     """The reward, a bare number: against the label, or within the sample's cohort."""
-    placed = await place(desk, options, parse_prompt(body.prompt), strip_special(body.response), body.label)
-    return placed.reward
+    prompt, response = parse_prompt(body.prompt), strip_special(body.response)
+    return (await context.score_sample(options, prompt, response, body.label)).reward

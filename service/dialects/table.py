@@ -1,6 +1,5 @@
-"""Which dialects there are, and which of them a service speaks."""
+"""The dialects that exist, and those that the settings enable."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastapi import APIRouter
@@ -13,7 +12,7 @@ from tinyrm.errors import InvalidSettings
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """has_cohorts: samples come one by one. retries_5xx_only: it has to hear 503 when too much waits."""
+    """has_cohorts: samples arrive one by one. retries_5xx_only: overload must be a 503 for it."""
 
     name: str
     router: APIRouter
@@ -25,28 +24,27 @@ class Dialect:
         return [route.path for route in self.router.routes if isinstance(route, APIRoute)]
 
 
-def spoken(settings: Settings) -> list[Dialect]:
-    """Those that the settings name. Raises InvalidSettings."""
+ALL_DIALECTS = (
+    Dialect("openrlhf", openrlhf.router),
+    Dialect("slime", slime.router),
+    Dialect("verl", verl.router, retries_5xx_only=True),
+    Dialect("nemo-gym", nemo_gym.router),
+    Dialect("rerank", rerank.router, has_cohorts=False),
+)
+
+
+def enabled_dialects(settings: Settings) -> list[Dialect]:
+    """Return the dialects that the settings name. Raises InvalidSettings."""
     names = split_list(settings.dialects)
-    known = {dialect.name: dialect for dialect in every_dialect()}
+    known = {dialect.name: dialect for dialect in ALL_DIALECTS}
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise InvalidSettings(f"{PREFIX}DIALECTS: no dialect {', '.join(unknown)}; there are {', '.join(known)}")
-    chosen = [known[name] for name in dict.fromkeys(names)]
-    alone = [dialect.name for dialect in chosen if dialect.has_cohorts]
-    if alone and settings.workers > 1:
+    enabled = [known[name] for name in dict.fromkeys(names)]
+    with_cohorts = [dialect.name for dialect in enabled if dialect.has_cohorts]
+    if with_cohorts and settings.workers > 1:
         raise InvalidSettings(
-            f"{PREFIX}DIALECTS={','.join(alone)} needs {PREFIX}WORKERS=1: samples of one cohort would arrive in "
+            f"{PREFIX}DIALECTS={','.join(with_cohorts)} needs {PREFIX}WORKERS=1: samples of one cohort would arrive in "
             "different processes and never meet"
         )
-    return chosen
-
-
-def every_dialect() -> Iterable[Dialect]:
-    return (
-        Dialect("openrlhf", openrlhf.router),
-        Dialect("slime", slime.router),
-        Dialect("verl", verl.router, retries_5xx_only=True),
-        Dialect("nemo-gym", nemo_gym.router),
-        Dialect("rerank", rerank.router, has_cohorts=False),
-    )
+    return enabled

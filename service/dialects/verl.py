@@ -1,6 +1,6 @@
-"""verl's discriminative reward model: a router address, asked as vLLM (`/classify`) or SGLang (`/v1/embeddings`) is.
+"""verl's discriminative reward model: a router address, called like vLLM (`/classify`) or SGLang (`/v1/embeddings`).
 
-verl ends a training on any 4xx: these paths say 503 when too much waits, whatever the settings say for others.
+verl ends a training on any 4xx: on overload these paths return 503, whatever the settings are for others.
 """
 
 import time
@@ -11,9 +11,8 @@ from fastapi import APIRouter
 from pydantic import AliasChoices, BaseModel, Field
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import CohortOptions, CohortOptionsOf, Desk, DeskOf
-from service.dialects.openrlhf import together
-from service.scoring.groups import Placed
+from service.dialects.context import CohortOptions, Context, DialectContext, QueryCohortOptions, gather_scores
+from service.scoring.ranking import GroupScore
 from tinyrm.api import MAX_ITEMS
 from tinyrm.chat import split_dialogue
 from tinyrm.errors import InvalidInput
@@ -24,7 +23,7 @@ router = APIRouter(tags=["verl"])
 class EmbeddingRequest(BaseModel):
     """input: dialogues in a chat template, the response as the assistant's last turn.
 
-    model: the trainer's name of what it thinks it asks; not read. `?model=` chooses.
+    model: the trainer's own name of the model; not read. `?model=` selects one.
     """
 
     model: str | None = None
@@ -36,7 +35,7 @@ class EmbeddingRequest(BaseModel):
 
 
 class ClassifyRequest(EmbeddingRequest):
-    """use_activation, once called activation: false asks for log-odds, else it is a probability."""
+    """use_activation, formerly activation: a probability if true, log-odds if false."""
 
     use_activation: bool = Field(default=True, validation_alias=AliasChoices("use_activation", "activation"))
 
@@ -83,36 +82,36 @@ class EmbeddingReply(BaseModel):
 
 
 @router.post("/classify", responses={**ERRORS})
-async def classify(body: ClassifyRequest, options: CohortOptionsOf, desk: DeskOf) -> ClassifyReply:
+async def classify(body: ClassifyRequest, options: QueryCohortOptions, context: Context) -> ClassifyReply:
     """Rewards of whole dialogues within their cohorts."""
-    placed = await _placed(body, options, desk)
+    scores = await score_inputs(body, options, context)
     return ClassifyReply(
         id=f"classify-{uuid.uuid4().hex}",
         created=int(time.time()),
-        model=desk.model_name(options),
+        model=context.resolve(options).manifest.identity,
         data=[
-            Classified(index=i, probs=[one.score if body.use_activation else one.reward], partial=one.partial)
-            for i, one in enumerate(placed)
+            Classified(index=i, probs=[score.score if body.use_activation else score.reward], partial=score.partial)
+            for i, score in enumerate(scores)
         ],
-        usage=_usage(placed),
+        usage=usage(scores),
     )
 
 
 @router.post("/v1/embeddings", responses={**ERRORS})
-async def embeddings(body: EmbeddingRequest, options: CohortOptionsOf, desk: DeskOf) -> EmbeddingReply:
+async def embeddings(body: EmbeddingRequest, options: QueryCohortOptions, context: Context) -> EmbeddingReply:
     """The same as /classify without activation, in the shape of SGLang."""
-    placed = await _placed(body, options, desk)
-    data = [Embedded(index=i, embedding=[one.reward], partial=one.partial) for i, one in enumerate(placed)]
-    return EmbeddingReply(model=desk.model_name(options), data=data, usage=_usage(placed))
+    scores = await score_inputs(body, options, context)
+    data = [Embedded(index=i, embedding=[score.reward], partial=score.partial) for i, score in enumerate(scores)]
+    return EmbeddingReply(model=context.resolve(options).manifest.identity, data=data, usage=usage(scores))
 
 
-async def _placed(body: EmbeddingRequest, options: CohortOptions, desk: Desk) -> list[Placed]:
-    if len(body.inputs) > desk.max_items:
-        raise InvalidInput(f"input: {len(body.inputs)} texts in one call, at most {desk.max_items} are taken")
+async def score_inputs(body: EmbeddingRequest, options: CohortOptions, context: DialectContext) -> list[GroupScore]:
+    if len(body.inputs) > context.max_items:
+        raise InvalidInput(f"input: {len(body.inputs)} texts in one call, at most {context.max_items} are taken")
     turns = [split_dialogue(text) for text in body.inputs]
-    return await together([desk.join(options, prompt, response) for prompt, response in turns])
+    return await gather_scores([context.join_cohort(options, prompt, response) for prompt, response in turns])
 
 
-def _usage(placed: list[Placed]) -> PromptUsage:
-    tokens = sum(one.tokens for one in placed)
+def usage(scores: list[GroupScore]) -> PromptUsage:
+    tokens = sum(score.tokens for score in scores)
     return PromptUsage(prompt_tokens=tokens, total_tokens=tokens)

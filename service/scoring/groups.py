@@ -1,4 +1,4 @@
-"""Samples that arrive one by one and are judged together: a cohort is answered when it is full or its time is over."""
+"""Samples that arrive one by one and are scored together: a cohort is scored when it is full or its time is over."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -6,38 +6,53 @@ from contextvars import Context
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
+from service.scoring.models import ModelRegistry
+from service.scoring.pipeline import Question
+from service.scoring.ranking import NEUTRAL, GroupScore, score_group
 from tinyrm.errors import Overloaded, ShuttingDown, Unavailable
 
 S = TypeVar("S")
 
-# A cohort is a list of comparisons, and each list finds its way into the queue by itself. A few at a time keep an
-# engine full; all that fill up in one moment would be refused for one another's sake.
-JUDGED_AT_ONCE = 4
+# A cohort is a list of comparisons, and each list enters the queue by itself. A few at a time keep an engine busy; all
+# that become full in one moment would cause refusals of each other.
+MAX_SCORED_AT_ONCE = 4
+# How often a cohort is submitted to a busy engine.
+MAX_TRIES = 5
 
 FULL, DEADLINE, DRAIN = "full", "deadline", "drain"
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """Where a sample stands among the others of its cohort.
+class Sample:
+    """One response of a cohort. fairness_key: whose share of the engine its comparisons use."""
 
-    reward: log-odds, mean 0 over the cohort. score: mean probability to beat another of the cohort, in [0, 1].
-    tokens: the sample's part of what the cohort cost. partial: somebody was missing.
+    question: Question
+    response: str
+    fairness_key: Hashable
+
+
+async def score_cohort(registry: ModelRegistry, samples: Sequence[Sample]) -> list[GroupScore]:
+    """Return the scores of samples that share a question.
+
+    A busy engine is tried again: the samples have waited for a whole cohort, so new ones are refused instead of them.
     """
+    first, responses = samples[0], [sample.response for sample in samples]
 
-    reward: float
-    score: float
-    tokens: int = 0
-    partial: bool = False
+    async def score() -> list[GroupScore]:
+        pipeline = registry.resolve(first.question)
+        return (await score_group(pipeline, first.question, responses, fairness_key=first.fairness_key)).scores
 
-
-# Nobody to be compared with: as good as anybody.
-ALONE = Placed(reward=0.0, score=0.5, partial=True)
+    for _ in range(MAX_TRIES - 1):
+        try:
+            return await score()
+        except Overloaded:
+            await asyncio.sleep(registry.retry_after_s())
+    return await score()
 
 
 @dataclass(frozen=True, slots=True)
 class CohortLimits:
-    """timeout_s: from a cohort's first sample on. max_bytes: of all samples that wait or are judged."""
+    """timeout_s: from a cohort's first sample. max_bytes: of all samples that wait or are scored."""
 
     timeout_s: float
     max_open: int
@@ -45,7 +60,7 @@ class CohortLimits:
 
 
 class Observer(Protocol):
-    """Who is told; see service/metrics.py."""
+    """The metrics that cohorts update; see service/metrics.py."""
 
     def observe_cohorts(self, open_cohorts: int, waiting_samples: int) -> None: ...
 
@@ -58,7 +73,7 @@ class Observer(Protocol):
 class _Member(Generic[S]):
     sample: S
     size_bytes: int
-    answer: "asyncio.Future[Placed]"
+    result: "asyncio.Future[GroupScore]"
 
 
 @dataclass(slots=True, eq=False)
@@ -66,33 +81,35 @@ class _Cohort(Generic[S]):
     key: Hashable
     size: int
     timer: asyncio.TimerHandle | None = None
-    judging: "asyncio.Task[None] | None" = None
+    scoring: "asyncio.Task[None] | None" = None
     members: list[_Member[S]] = field(default_factory=list)
 
 
 class Cohorts(Generic[S]):
-    """judge: places the samples of one cohort, two or more, in their order.
+    """The open cohorts of all keys.
 
-    Every sample that is taken gets exactly one answer or error, unless whoever waits for it leaves.
+    score: returns the scores of one cohort's samples, two or more, in their order
+
+    Every accepted sample gets exactly one score or error, unless its request is cancelled.
     """
 
     def __init__(
-        self, judge: Callable[[Sequence[S]], Awaitable[Sequence[Placed]]], limits: CohortLimits, observer: Observer
+        self, score: Callable[[Sequence[S]], Awaitable[Sequence[GroupScore]]], limits: CohortLimits, observer: Observer
     ) -> None:
-        self._judge, self._limits, self._observer = judge, limits, observer
+        self._score, self._limits, self._observer = score, limits, observer
         self._open: dict[Hashable, _Cohort[S]] = {}
-        self._judged: set[asyncio.Task[None]] = set()
-        self._turns = asyncio.Semaphore(JUDGED_AT_ONCE)
+        self._scoring: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(MAX_SCORED_AT_ONCE)
         self._samples = self._bytes = 0
         self._is_closing = False
 
-    async def join(self, key: Hashable, sample: S, *, size: int, size_bytes: int) -> Placed:
-        """Wait until the cohort of `key` has `size` samples or its time is over, and for its judgement.
+    async def join(self, key: Hashable, sample: S, *, size: int, size_bytes: int) -> GroupScore:
+        """Return the sample's score once the cohort of `key` has `size` samples or its time is over.
 
-        Raises Overloaded, ShuttingDown, and what `judge` raises. Cancelled, the sample leaves its cohort.
+        Raises Overloaded, ShuttingDown, and what `score` raises. A cancelled sample leaves its cohort.
         """
         try:
-            cohort = self._cohort_of((key, size), size, size_bytes)
+            cohort = self._find_or_open((key, size), size, size_bytes)
         except Unavailable as error:
             self._observer.observe_shed(error.type)
             raise
@@ -102,22 +119,22 @@ class Cohorts(Generic[S]):
         self._bytes += size_bytes
         if len(cohort.members) == size:
             self._close(cohort, FULL)
-        self._tell()
+        self._observe()
         try:
-            return await member.answer
+            return await member.result
         finally:
-            self._leave(cohort, member)
+            self._remove(cohort, member)
 
     async def drain(self, timeout_s: float) -> None:
-        """Take nothing more, and judge at once whoever is there."""
+        """Accept nothing more, and score all cohorts at once as they are."""
         self._is_closing = True
         for cohort in list(self._open.values()):
             self._close(cohort, DRAIN)
-        self._tell()
-        if self._judged:
-            await asyncio.wait(self._judged, timeout=timeout_s)
+        self._observe()
+        if self._scoring:
+            await asyncio.wait(self._scoring, timeout=timeout_s)
 
-    def _cohort_of(self, key: Hashable, size: int, size_bytes: int) -> _Cohort[S]:
+    def _find_or_open(self, key: Hashable, size: int, size_bytes: int) -> _Cohort[S]:
         if self._is_closing:
             raise ShuttingDown("the service is shutting down; send the request to another replica")
         if self._bytes + size_bytes > self._limits.max_bytes:
@@ -127,68 +144,63 @@ class Cohorts(Generic[S]):
         if len(self._open) >= self._limits.max_open:
             raise Overloaded(f"{len(self._open)} cohorts wait for their samples; retry after Retry-After")
         cohort = self._open[key] = _Cohort(key, size)
-        # In no context: the log lines of whoever is first are not about the cohort.
+        # An empty context: the log lines of the first sample's request are not about the cohort.
         loop, context = asyncio.get_running_loop(), Context()
         cohort.timer = loop.call_later(self._limits.timeout_s, self._close, cohort, DEADLINE, context=context)
         return cohort
 
     def _close(self, cohort: _Cohort[S], reason: str) -> None:
-        """No more samples: judge those that are there."""
+        """Accept no more samples, and start to score those that are there."""
         self._forget(cohort)
         self._observer.observe_cohort_end(reason)
-        judging = asyncio.get_running_loop().create_task(self._answer(cohort), context=Context())
-        cohort.judging = judging
-        self._judged.add(judging)
-        judging.add_done_callback(self._judged.discard)
+        scoring = asyncio.get_running_loop().create_task(self._score_members(cohort), context=Context())
+        cohort.scoring = scoring
+        self._scoring.add(scoring)
+        scoring.add_done_callback(self._scoring.discard)
 
     def _forget(self, cohort: _Cohort[S]) -> None:
         del self._open[cohort.key]
         if cohort.timer:
             cohort.timer.cancel()
-        self._tell()
+        self._observe()
 
-    async def _answer(self, cohort: _Cohort[S]) -> None:
+    async def _score_members(self, cohort: _Cohort[S]) -> None:
         async with self._turns:
             members = list(cohort.members)
             try:
-                placed = await self._placed([member.sample for member in members], cohort.size)
+                if len(members) == 1:
+                    scores: Sequence[GroupScore] = [NEUTRAL]
+                else:
+                    is_partial = len(members) < cohort.size
+                    scored = await self._score([member.sample for member in members])
+                    scores = [replace(score, partial=is_partial) for score in scored]
             except asyncio.CancelledError:
-                # Nobody waits any more, or what judges is leaving.
+                # All members were cancelled, or the service is shutting down.
                 _fail(members, ShuttingDown("the service shut down before this request was answered"))
                 raise
-            except Exception as error:  # noqa: BLE001  # whatever it is, they wait for it
+            except Exception as error:  # noqa: BLE001  # whatever it is, the members wait for a result
                 _fail(members, error)
             else:
-                for member, one in zip(members, placed, strict=True):
-                    if not member.answer.done():
-                        member.answer.set_result(one)
+                for member, score in zip(members, scores, strict=True):
+                    if not member.result.done():
+                        member.result.set_result(score)
 
-    async def _placed(self, samples: Sequence[S], size: int) -> Sequence[Placed]:
-        if len(samples) == 1:
-            return [ALONE]
-        placed = await self._judge(samples)
-        return [replace(one, partial=len(samples) < size) for one in placed]
-
-    def _leave(self, cohort: _Cohort[S], member: _Member[S]) -> None:
+    def _remove(self, cohort: _Cohort[S], member: _Member[S]) -> None:
         cohort.members.remove(member)
         self._samples -= 1
         self._bytes -= member.size_bytes
         if not cohort.members:
-            self._dissolve(cohort)
-        self._tell()
+            if cohort.scoring:
+                cohort.scoring.cancel()
+            else:
+                self._forget(cohort)
+        self._observe()
 
-    def _dissolve(self, cohort: _Cohort[S]) -> None:
-        """Nobody waits for it any more."""
-        if cohort.judging:
-            cohort.judging.cancel()
-        else:
-            self._forget(cohort)
-
-    def _tell(self) -> None:
+    def _observe(self) -> None:
         self._observer.observe_cohorts(len(self._open), self._samples)
 
 
 def _fail(members: Sequence[_Member[S]], error: Exception) -> None:
     for member in members:
-        if not member.answer.done():
-            member.answer.set_exception(error)
+        if not member.result.done():
+            member.result.set_exception(error)

@@ -9,9 +9,8 @@ import structlog
 from service.engine.backend import Backend
 from service.engine.supervisor import run_in_background
 from service.metrics import Metrics, ServedModel
-from service.scoring.pipeline import Pipeline
+from service.scoring.pipeline import Pipeline, Question
 from service.settings import PREFIX, Settings
-from tinyrm.api import PromptRequest
 from tinyrm.bundle import Bundle
 from tinyrm.errors import InvalidSettings, TinyRMError, UnknownModel
 
@@ -52,16 +51,16 @@ class ModelRegistry:
     def default(self) -> Pipeline:
         return next(iter(self.pipelines.values()))
 
-    def resolve(self, request: PromptRequest) -> Pipeline:
-        """Return the pipeline of the model that the request names, else of its domain. Raises UnknownModel."""
-        if request.model is None:
-            folder = self._specialists.get(request.domain or "")
+    def resolve(self, question: Question) -> Pipeline:
+        """Return the pipeline of the model that the question names, else of its domain. Raises UnknownModel."""
+        if question.model is None:
+            folder = self._specialists.get(question.domain or "")
             return self.pipelines[folder] if folder else self.default
         for pipeline in self.pipelines.values():
-            if request.model in (pipeline.manifest.name, pipeline.manifest.identity):
+            if question.model in (pipeline.manifest.name, pipeline.manifest.identity):
                 return pipeline
         served = ", ".join(pipeline.manifest.identity for pipeline in self.pipelines.values())
-        raise UnknownModel(f"no model {request.model!r} is served here; there is {served}")
+        raise UnknownModel(f"no model {question.model!r} is served here; there is {served}")
 
     def unhealthy_reason(self) -> str | None:
         """Return why the first unhealthy model is not ready; None if all are."""

@@ -3,127 +3,172 @@
 import asyncio
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from service.scoring.pipeline import Answer, Pipeline
-from tinyrm.api import GroupRequest, RewardsRequest
+from service.scoring.pipeline import NO_DEADLINE, CompareResult, Pipeline, Question
+from tinyrm.comparison import Strategy
+from tinyrm.deadline import Deadline
 from tinyrm.errors import InvalidInput, first_of_group
-from tinyrm.ranking import Matrix, Ranking, Strengths, mean_wins, sigmoid
-from tinyrm.ranking import rank as rank_margins
+from tinyrm.ranking import Ranking, expected_wins, mean_wins, rank, sigmoid
 from tinyrm.schedules import SCHEDULES, Pair, comparisons_needed
 
-# Encoded at once: enough to keep an engine full, few enough to hold in memory.
+# Encoded at once: enough to keep an engine busy, few enough to hold in memory.
 WINDOW_PAIRS = 256
+# Up to this many responses `score_group` compares all pairs; more are paired by their standings.
+ROUND_ROBIN_RESPONSES = 32
 
 
-@dataclass(slots=True)
-class Ranked:
-    """Scores and order of the responses, and the comparisons they follow from."""
+@dataclass(frozen=True, slots=True)
+class GroupScore:
+    """The score of one response among the others of its group.
+
+    reward: log-odds, mean 0 over the group
+    score: mean probability to beat another response of the group
+    tokens: the response's share of the group's cost
+    partial: whether a member of the group was missing
+    """
+
+    reward: float
+    score: float
+    tokens: int = 0
+    partial: bool = False
+
+
+# Of a response without any to compare it with.
+NEUTRAL = GroupScore(reward=0.0, score=0.5, partial=True)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupResult:
+    """Scores and order of the responses of a group, and the comparisons they follow from."""
 
     ranking: Ranking
-    answers: list[Answer] = field(default_factory=list)
-
-    @property
-    def order(self) -> list[int]:
-        return self.ranking.order
-
-    @property
-    def strengths(self) -> Strengths:
-        return self.ranking.strengths
-
-    @property
-    def probabilities(self) -> Matrix:
-        return self.ranking.probabilities
-
-    @property
-    def cycle_rate(self) -> float | None:
-        return self.ranking.cycle_rate
+    comparisons: list[CompareResult]
+    model: str
 
     @property
     def tokens(self) -> int:
-        return sum(answer.tokens for answer in self.answers)
+        return sum(result.tokens for result in self.comparisons)
 
     @property
     def gflops(self) -> float:
-        return sum(answer.gflops for answer in self.answers)
+        return sum(result.gflops for result in self.comparisons)
 
     @property
     def truncated_tokens(self) -> int:
-        return sum(answer.truncation.total for answer in self.answers)
+        return sum(result.truncation.total for result in self.comparisons)
+
+    @property
+    def strengths(self) -> list[float]:
+        """One for each response: log-odds, mean 0."""
+        values: list[float] = self.ranking.strengths.values.tolist()
+        return values
+
+    @property
+    def win_rates(self) -> list[float]:
+        """One for each response: the mean probability to beat those it was compared with."""
+        means: list[float] = mean_wins(self.ranking.margins)[: len(self.strengths)].tolist()
+        return means
+
+    @property
+    def scores(self) -> list[GroupScore]:
+        """One for each response; for groups without a reference."""
+        strengths, margins = self.strengths, self.ranking.margins
+        if len(strengths) < 2:
+            return [NEUTRAL] * len(strengths)
+        all_compared = np.isnan(margins).sum() == len(margins)  # all but the diagonal
+        # A response that was compared with the best only has lost more than it would have lost among all.
+        rates = self.win_rates if all_compared else expected_wins(self.ranking.strengths.values).tolist()
+        share = self.tokens // len(strengths)
+        return [GroupScore(reward, rate, share) for reward, rate in zip(strengths, rates, strict=True)]
 
 
-def participants(request: GroupRequest) -> list[str]:
-    """Return the responses and, last, the reference if there is one."""
-    return request.responses if request.reference is None else [*request.responses, request.reference]
+async def rank_responses(
+    pipeline: Pipeline,
+    question: Question,
+    responses: Sequence[str],
+    *,
+    strategy: Strategy = "round_robin",
+    reference: str | None = None,
+    max_comparisons: int | None = None,
+    fairness_key: Hashable = None,
+    deadline: Deadline = NO_DEADLINE,
+) -> GroupResult:
+    """Return scores and order of the responses.
 
+    reference: the response that strategy `reference` compares each one with
+    max_comparisons: of one call; None does not limit them
+    Others as in `Pipeline.compare`.
 
-async def rank(
-    pipeline: Pipeline, request: GroupRequest, *, flow: Hashable, timeout_s: float | None, max_comparisons: int
-) -> Ranked:
-    """Raises InvalidInput and its kinds, Unavailable and its kinds, EngineFailed. One comparison's failure is that of
-    all: strengths from what is left would not be those that were asked for."""
-    n = len(participants(request))
-    needed = comparisons_needed(request.strategy, n)
-    if needed > max_comparisons:
+    A comparison that fails fails the whole group: scores from the others would not be those of the request.
+    Raises InvalidInput and its kinds, Unavailable and its kinds, EngineFailed.
+    """
+    texts = [*responses] if reference is None else [*responses, reference]
+    n = len(texts)
+    needed = comparisons_needed(strategy, n)
+    if max_comparisons is not None and needed > max_comparisons:
         raise InvalidInput(
-            f"{request.strategy} of {n} responses takes {needed} comparisons, at most {max_comparisons} are made in "
+            f"{strategy} of {n} responses takes {needed} comparisons, at most {max_comparisons} are made in "
             "one call; send fewer responses or take strategy swiss"
         )
-    pipeline.refuse_if_busy(timeout_s)
-    with pipeline.begun():
-        return await _Tournament(pipeline, request, flow, timeout_s).play()
+    pipeline.refuse_if_busy(deadline)
+    with pipeline.active():
+        swap = pipeline.choose_swap(question)
 
+        async def compare(pairs: Sequence[Pair]) -> list[CompareResult]:
+            started = time.perf_counter()
+            encoded = await pipeline.encode(question, texts, pairs, swap)
+            encode_s = (time.perf_counter() - started) / len(pairs)
+            with first_of_group():
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(
+                            pipeline.score(
+                                sequences,
+                                swap,
+                                encode_s=encode_s,
+                                fairness_key=fairness_key,
+                                deadline=deadline,
+                                wait_for_room=True,
+                            )
+                        )
+                        for sequences in encoded
+                    ]
+            return [task.result() for task in tasks]
 
-class _Tournament:
-    def __init__(self, pipeline: Pipeline, request: GroupRequest, flow: Hashable, timeout_s: float | None) -> None:
-        self.pipeline, self.request, self.flow = pipeline, request, flow
-        self.ends_at = None if timeout_s is None else time.perf_counter() + timeout_s
-        self.swap = pipeline.swap_of(request)
-        n = len(participants(request))
-        self.margins = np.full((n, n), np.nan)
-        self.answers: list[Answer] = []
-
-    async def play(self) -> Ranked:
-        schedule = SCHEDULES[self.request.strategy](len(participants(self.request)))
+        margins = np.full((n, n), np.nan)
+        comparisons: list[CompareResult] = []
+        schedule = SCHEDULES[strategy](n)
         pairs = next(schedule)
         while pairs:
             for at in range(0, len(pairs), WINDOW_PAIRS):
-                some = pairs[at : at + WINDOW_PAIRS]
-                self._record(some, await self._meet(some))
+                window = pairs[at : at + WINDOW_PAIRS]
+                results = await compare(window)
+                for (i, j), result in zip(window, results, strict=True):
+                    margins[i, j], margins[j, i] = result.preference.margin, -result.preference.margin
+                comparisons += results
             try:
-                pairs = schedule.send(sigmoid(self.margins))
+                pairs = schedule.send(sigmoid(margins))
             except StopIteration:
                 break
-        return Ranked(rank_margins(self.margins, ranked=len(self.request.responses)), self.answers)
-
-    async def _meet(self, pairs: Sequence[Pair]) -> list[Answer]:
-        started = time.perf_counter()
-        encoded = await self.pipeline.encode(self.request, participants(self.request), pairs, self.swap)
-        encode_s = (time.perf_counter() - started) / len(pairs)
-        left_s = None if self.ends_at is None else max(0.0, self.ends_at - time.perf_counter())
-        with first_of_group():
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(
-                        self.pipeline.judge(
-                            readings, self.swap, encode_s, flow=self.flow, timeout_s=left_s, patient=True
-                        )
-                    )
-                    for readings in encoded
-                ]
-        return [task.result() for task in tasks]
-
-    def _record(self, pairs: Sequence[Pair], answers: Sequence[Answer]) -> None:
-        for (i, j), answer in zip(pairs, answers, strict=True):
-            self.margins[i, j], self.margins[j, i] = answer.preference.margin, -answer.preference.margin
-        self.answers += answers
+    return GroupResult(rank(margins, ranked=len(responses)), comparisons, pipeline.manifest.identity)
 
 
-def rewards_of(ranked: Ranked, request: RewardsRequest) -> list[float]:
-    """Return one reward for each response, on the requested scale."""
-    zero_mean = request.scale == "zero_mean"
-    values = ranked.strengths.values if zero_mean else mean_wins(ranked.ranking.margins)[: len(request.responses)]
-    rewards: list[float] = values.tolist()
-    return rewards
+async def score_group(
+    pipeline: Pipeline,
+    question: Question,
+    responses: Sequence[str],
+    *,
+    fairness_key: Hashable = None,
+    deadline: Deadline = NO_DEADLINE,
+) -> GroupResult:
+    """Return the scores of a group of any size, by a strategy that suits its size. Raises as `rank_responses`."""
+    n = len(responses)
+    if n < 2:
+        return GroupResult(rank(np.full((n, n), np.nan)), [], pipeline.manifest.identity)
+    strategy: Strategy = "round_robin" if n <= ROUND_ROBIN_RESPONSES else "swiss"
+    return await rank_responses(
+        pipeline, question, responses, strategy=strategy, fairness_key=fairness_key, deadline=deadline
+    )

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from service.app import create_api
-from service.dialects.table import spoken
+from service.dialects.table import enabled_dialects
 from service.http.auth import OPEN_PATHS, required_scope
 from service.http.server import GRACE_S, LINGER_S
 from service.settings import PREFIX, Settings, refuse_unknown
@@ -139,7 +139,7 @@ def test_the_monitor_scrapes_a_path_that_exists(settings: Settings) -> None:
 
 def test_the_settings_suit_several_replicas(settings: Settings) -> None:
     assert settings.threads == int(CONTAINER["resources"]["requests"]["cpu"])
-    assert [dialect.name for dialect in spoken(settings) if dialect.has_cohorts] == [], (
+    assert [dialect.name for dialect in enabled_dialects(settings) if dialect.has_cohorts] == [], (
         "samples of one cohort would arrive at different replicas"
     )
     assert (settings.otlp_endpoint is None) == (MANIFESTS["NetworkPolicy"]["spec"]["egress"] == [])

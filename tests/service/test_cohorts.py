@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.scoring.groups import CohortLimits, Cohorts, Placed
+from service.scoring.groups import CohortLimits, Cohorts
+from service.scoring.ranking import GroupScore
 from tinyrm.errors import EngineFailed, Overloaded, ShuttingDown
 
 # Long enough for everything that does not wait for it.
@@ -44,18 +45,18 @@ class Bench:
     max_bytes: int = 10_000
     judged: list[list[str]] = field(default_factory=list)
     seen: Seen = field(default_factory=Seen)
-    judge: Callable[[Sequence[str]], Awaitable[Sequence[Placed]]] | None = None
+    judge: Callable[[Sequence[str]], Awaitable[Sequence[GroupScore]]] | None = None
 
     def __post_init__(self) -> None:
         limits = CohortLimits(self.timeout_s, self.max_open, self.max_bytes)
         self.cohorts = Cohorts[str](self.judge or self.by_length, limits, self.seen)
 
-    async def by_length(self, samples: Sequence[str]) -> list[Placed]:
+    async def by_length(self, samples: Sequence[str]) -> list[GroupScore]:
         self.judged.append(list(samples))
         mean = sum(map(len, samples)) / len(samples)
-        return [Placed(len(sample) - mean, len(sample) / 100) for sample in samples]
+        return [GroupScore(len(sample) - mean, len(sample) / 100) for sample in samples]
 
-    def join(self, sample: str, key: str = "q", size: int = 3) -> "asyncio.Task[Placed]":
+    def join(self, sample: str, key: str = "q", size: int = 3) -> "asyncio.Task[GroupScore]":
         return asyncio.create_task(self.cohorts.join(key, sample, size=size, size_bytes=len(sample)))
 
 
@@ -73,7 +74,7 @@ def test_a_full_cohort_is_judged_at_once_and_each_gets_its_own_place() -> None:
     async def test() -> None:
         bench = Bench()
         tasks = [bench.join("x" * n) for n in (1, 2, 6)]
-        assert await asyncio.gather(*tasks) == [Placed(-2, 0.01), Placed(-1, 0.02), Placed(3, 0.06)]
+        assert await asyncio.gather(*tasks) == [GroupScore(-2, 0.01), GroupScore(-1, 0.02), GroupScore(3, 0.06)]
         assert bench.judged == [["x", "xx", "xxxxxx"]]
         assert (bench.seen.open_cohorts, bench.seen.samples) == (0, 0)
         assert bench.seen.ends == {"full": 1}
@@ -115,7 +116,7 @@ def test_at_the_deadline_those_who_are_there_are_judged_as_partial() -> None:
     async def test() -> None:
         bench = Bench(timeout_s=SOON_S)
         placed = await asyncio.gather(bench.join("x"), bench.join("xxx"))
-        assert placed == [Placed(-1, 0.01, partial=True), Placed(1, 0.03, partial=True)]
+        assert placed == [GroupScore(-1, 0.01, partial=True), GroupScore(1, 0.03, partial=True)]
         assert bench.seen.ends == {"deadline": 1}
 
     run(test())
@@ -124,7 +125,7 @@ def test_at_the_deadline_those_who_are_there_are_judged_as_partial() -> None:
 def test_a_lone_sample_is_as_good_as_anybody_and_costs_no_judgement() -> None:
     async def test() -> None:
         bench = Bench(timeout_s=SOON_S)
-        assert await bench.join("x") == Placed(0.0, 0.5, partial=True)
+        assert await bench.join("x") == GroupScore(0.0, 0.5, partial=True)
         assert bench.judged == []
 
     run(test())
@@ -163,7 +164,7 @@ def test_a_judgement_that_nobody_waits_for_is_given_up() -> None:
     async def test() -> None:
         ended: list[str] = []
 
-        async def slow(_: Sequence[str]) -> list[Placed]:
+        async def slow(_: Sequence[str]) -> list[GroupScore]:
             try:
                 await asyncio.sleep(NEVER_S)
             finally:
@@ -187,9 +188,9 @@ def test_who_leaves_a_judgement_takes_nothing_from_the_others() -> None:
     async def test() -> None:
         go = asyncio.Event()
 
-        async def when_told(samples: Sequence[str]) -> list[Placed]:
+        async def when_told(samples: Sequence[str]) -> list[GroupScore]:
             await go.wait()
-            return [Placed(i, 0.5) for i, _ in enumerate(samples)]
+            return [GroupScore(i, 0.5) for i, _ in enumerate(samples)]
 
         bench = Bench(judge=when_told)
         tasks = [bench.join(text) for text in "abc"]
@@ -205,7 +206,7 @@ def test_who_leaves_a_judgement_takes_nothing_from_the_others() -> None:
 @pytest.mark.parametrize("error", [EngineFailed("no device"), RuntimeError("a bug")])
 def test_a_failed_judgement_is_everybodys_error_and_the_next_cohort_is_not_touched(error: Exception) -> None:
     async def test() -> None:
-        async def fails_first(samples: Sequence[str]) -> list[Placed]:
+        async def fails_first(samples: Sequence[str]) -> list[GroupScore]:
             if "bad" in samples:
                 raise error
             return await Bench().by_length(samples)
@@ -269,7 +270,7 @@ def test_many_cohorts_that_fill_in_one_moment_are_judged_a_few_at_a_time() -> No
     async def test() -> None:
         busy, most = 0, 0
 
-        async def watched(samples: Sequence[str]) -> list[Placed]:
+        async def watched(samples: Sequence[str]) -> list[GroupScore]:
             nonlocal busy, most
             busy += 1
             most = max(most, busy)
@@ -290,7 +291,7 @@ def test_a_judgement_that_is_ended_from_within_is_everybodys_refusal() -> None:
     """As when the threads that encode have gone. A cancelled task is no Exception, and nobody would be told."""
 
     async def test() -> None:
-        async def ended(_: Sequence[str]) -> list[Placed]:
+        async def ended(_: Sequence[str]) -> list[GroupScore]:
             raise asyncio.CancelledError
 
         bench = Bench(judge=ended)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.dialects.context import ROUND_ROBIN_RESPONSES
+from service.scoring.ranking import ROUND_ROBIN_RESPONSES
 from service.settings import Settings
 from tests.service.conftest import Served, serve
 

@@ -12,7 +12,7 @@ import pytest
 from httpx import Response
 
 from service.app import create_app, create_state
-from service.dialects.table import every_dialect
+from service.dialects.table import ALL_DIALECTS
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.service.conftest import PAIR, Served, serve
@@ -23,7 +23,7 @@ RESPONSES = ["2 + 2 = 4.", "I cannot help with that, but here is what I can do."
 CHATML = f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
 TRAINERS = "openrlhf,slime,verl,nemo-gym"
 TOLERANCE = 1e-4
-EVERY_PATH = [path for dialect in every_dialect() for path in dialect.paths]
+EVERY_PATH = [path for dialect in ALL_DIALECTS for path in dialect.paths]
 
 
 @pytest.fixture(scope="module")
@@ -382,9 +382,9 @@ def test_dialects_are_off_unless_asked_for(served: Served, patient: Served) -> N
     for path in EVERY_PATH:
         assert served.client.post(path, json={}).status_code == 404
         assert path not in documented
-    spoken = patient.client.get("/openapi.json").json()["paths"]
-    assert {"/get_reward", "/rm", "/classify", "/compare", "/verify"} <= set(spoken)
-    assert "/rerank" not in spoken
+    enabled_dialects = patient.client.get("/openapi.json").json()["paths"]
+    assert {"/get_reward", "/rm", "/classify", "/compare", "/verify"} <= set(enabled_dialects)
+    assert "/rerank" not in enabled_dialects
     assert patient.client.post("/v1/compare", json=PAIR).status_code == 200
 
 

@@ -15,23 +15,22 @@ from starlette.responses import PlainTextResponse
 from service.engine.rpc import Connection, Message
 from service.engine.types import EngineProfile, QueueLoad
 from service.http.server import Server
-from service.scoring.pipeline import SHORT_CHARACTERS, Answer
+from service.scoring.pipeline import SHORT_CHARACTERS, CompareResult, Question
 from service.settings import Settings
 from service.workers.queue_client import QueueClient
-from tests.service.conftest import PAIR, Served
-from tinyrm.api import CompareRequest
+from tests.service.conftest import Served
 from tinyrm.engines.base import cpu_info
 from tinyrm.errors import ShuttingDown
 
 # Encoded in a thread, as everything is that is not short.
-LONG = CompareRequest(**PAIR | {"prompt": "x" * (SHORT_CHARACTERS + 1)})
+LONG = Question("x" * (SHORT_CHARACTERS + 1))
 
 
-def ask(served: Served) -> "Future[Answer]":
+def ask(served: Served) -> "Future[CompareResult]":
     """An item of a list, which has been accepted with it."""
 
-    async def compare() -> Answer:
-        return await served.pipeline.compare(LONG, patient=True)
+    async def compare() -> CompareResult:
+        return await served.pipeline.compare(LONG, "a", "b", wait_for_room=True)
 
     return portal(served).start_task_soon(compare)
 
