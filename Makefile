@@ -81,9 +81,9 @@ starter: $(DEV)/installed  ## train and export the starter model from its five r
 
 # What the starter learns from: DATA without overlap with its validation pairs.
 starter-pairs: $(DEV)/installed
-	$(DEV)/bin/python -m training.data jsonl:train.jsonl.gz --data $(DATA) \
+	$(DEV)/bin/python -m training data jsonl:train.jsonl.gz --data $(DATA) \
 		--decontaminate $(DATA)/validation.jsonl.gz --drop 13 --write runs/starter/data/train.jsonl
-	$(DEV)/bin/python -m training.data jsonl:train.jsonl --data runs/starter/data \
+	$(DEV)/bin/python -m training data jsonl:train.jsonl --data runs/starter/data \
 		--max-characters 600 --write runs/starter/data/short.jsonl
 
 bench: $(DEV)/installed  ## compare engines side by side, into docs/performance.md (hours; BENCH=--quick: minutes)

@@ -1,48 +1,75 @@
-"""python -m training RECIPE: preference pairs or text in, a checkpoint or an adapter out."""
+"""python -m training RECIPE: preference pairs or text in, a checkpoint or an adapter out.
 
-import argparse
+`train` runs a recipe and may be left out; `compare` runs several with several seeds; `sweep` searches hyperparameters;
+`plan` prints what a recipe would do; `data` counts what data sets give.
+"""
+
 import logging
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from tinyrm.errors import TinyRMError
+from tinyrm.command_line import parse_subcommand
+from tinyrm.errors import InvalidInput, TinyRMError
 from training.loading import find_recipe, load_recipe
+from training.options import Compare, Data, Plan, Sweep, Train
 from training.recipe import ClozeRecipe, DistilRecipe, MergeRecipe, PretrainRecipe, SftRecipe
 
+COMMANDS: dict[str, type[Any]] = {"train": Train, "compare": Compare, "sweep": Sweep, "plan": Plan, "data": Data}
 
-def main() -> int:
-    arguments = _parser().parse_args()
+PAPER_PROTOCOL = """\
+########################################################################################################
+# --paper-protocol: hyperparameters are chosen on {path}.
+# Whatever is reported on these pairs afterwards is a selected figure, not a measured one. This is for
+# replication of the paper alone; nothing that it selects may be compared with other models.
+########################################################################################################"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default this process's, and return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] not in (*COMMANDS, "-h", "--help"):
+        words.insert(0, "train")
+    options = parse_subcommand(COMMANDS, words, prog="python -m training", description=str(__doc__))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    runs: dict[type[Any], Callable[[Any], int]] = {
+        Train: run_train,
+        Compare: run_compare,
+        Sweep: run_sweep,
+        Plan: lambda plan: dry_run(find_recipe(plan.recipe), plan.data),
+        Data: run_data,
+    }
     try:
-        path = find_recipe(arguments.name or arguments.recipe)
-        if arguments.dry_run:
-            dry_run(path, arguments.data)
-        else:
-            run(path, arguments.data, resume=arguments.resume)
-    except (TinyRMError, ValidationError, OSError) as error:
-        print(f"training: {error}", file=sys.stderr)
-        return 1
+        return runs[type(options)](options)
+    except ValidationError as error:
+        reasons = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        print(f"training {words[0]}: {'; '.join(reasons)}", file=sys.stderr)
+    except (TinyRMError, OSError) as error:
+        print(f"training {words[0]}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"training {words[0]}: interrupted", file=sys.stderr)
+        return 130
+    return 1
+
+
+def run_train(options: Train) -> int:
+    if bool(options.recipe) == bool(options.named):
+        raise InvalidInput("name one recipe: RECIPE.yaml, or one of training/recipes/")
+    path = find_recipe(options.recipe or options.named)
+    if options.dry_run:
+        return dry_run(path, options.data)
+    run(path, options.data, resume=options.resume)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("recipe", nargs="?", help="RECIPE.yaml, or the name of one in training/recipes/")
-    which.add_argument("--recipe", dest="name", metavar="NAME", help="the same")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the recipe's data files")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output folder")
-    parser.add_argument("--dry-run", action="store_true", help="print what the recipe would do, without network")
-    return parser
-
-
 def run(recipe_path: Path, data_dir: Path, *, resume: bool) -> None:
-    """Run one recipe. Stages import what they need, so that a tokenizer is trained without loading a model."""
+    """Run one recipe. Each stage imports what it needs, so a tokenizer is trained without loading a model."""
     recipe = load_recipe(recipe_path)
-    if isinstance(recipe, DistilRecipe):  # before ClozeRecipe, which it is one of
+    if isinstance(recipe, DistilRecipe):  # before ClozeRecipe, its base class
         from training.stages.distil import train_distil
 
         train_distil(recipe, data_dir, resume=resume)
@@ -68,16 +95,54 @@ def run(recipe_path: Path, data_dir: Path, *, resume: bool) -> None:
         train_tokenizer(recipe, data_dir)
 
 
-def dry_run(recipe_path: Path, data_dir: Path) -> None:
-    """Print the plan of a cloze recipe; of another, the recipe as it is understood."""
+def dry_run(recipe_path: Path, data_dir: Path) -> int:
+    """Print the plan of a cloze recipe; of any other, the recipe with its defaults."""
     recipe = load_recipe(recipe_path)
     if isinstance(recipe, ClozeRecipe):
-        from training.experiments.plan import plan
-        from training.experiments.plan_text import render
+        from training.experiments.plan import plan, render
 
         print(render(plan(recipe, data_dir), recipe_path))
     else:
         print(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), end="")
+    return 0
+
+
+def run_compare(options: Compare) -> int:
+    from training.experiments.grid import comparison_table, load_all, planned, read_results, run_all, varied
+
+    variants = varied(load_all(options.recipes), options.peak_lrs, options.max_steps)
+    failed = run_all(planned(variants, options.out, options.seeds), options.data, options.out)
+    # In the order of the command line: the first recipe is what the others are compared with.
+    results = read_results(options.out)
+    if measured := {name: results[name] for name in variants if name in results}:
+        print(comparison_table(measured))
+    return 1 if failed else 0
+
+
+def run_sweep(options: Sweep) -> int:
+    from training.experiments.sweep import Space, sweep
+
+    path = find_recipe(options.recipe)
+    recipe = load_recipe(path)
+    if type(recipe) is not ClozeRecipe:
+        raise InvalidInput(f"{path} has task {recipe.task!r}; only recipes of task 'cloze' are swept")
+    if options.paper_protocol:
+        print(PAPER_PROTOCOL.format(path=options.paper_protocol), file=sys.stderr)
+    study = sweep(recipe, Space.load(options.space) if options.space else Space(), options)
+    best = study.best_trial
+    print(f"trial {best.number}: {study.user_attrs['identity']['objective']} {best.value:.4f} with {best.params}")
+    return 0
+
+
+def run_data(options: Data) -> int:
+    from training.data_report import count_pairs, parse_sources, write_conversations
+
+    if options.conversations:
+        print(write_conversations(parse_sources(options.sources), options.data, options.write))
+    else:
+        for paragraph in count_pairs(options):
+            print(paragraph)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Recipe files: found by name, and put together from the files that they extend.
+"""Recipe files: found by name, and combined with the files that they extend.
 
-`extends: FILE` or `extends: [FILE, ...]`, relative to the file that says it, takes those files' values first: later
-files win over earlier ones, the file itself over all. Mappings are joined key by key; anything else is replaced whole.
-Files whose names begin with "_" are parts and no recipes.
+`extends: FILE` or `extends: [FILE, ...]`, relative to the file that contains it, takes those files' values first: later
+files win over earlier ones, the file itself over all. Mappings are merged key by key; anything else is replaced whole.
+Files whose names begin with "_" are parts, not recipes.
 """
 
 from difflib import get_close_matches
@@ -19,7 +19,7 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 def find_recipe(name: str) -> Path:
-    """A file as it is, or the shipped recipe of that name, as in paper/large-chat. Raises InvalidInput."""
+    """Return a file as it is, or the shipped recipe of that name, such as paper/large-chat. Raises InvalidInput."""
     if Path(name).is_file():
         return Path(name)
     shipped = RECIPES / f"{name}.yaml"
@@ -27,11 +27,11 @@ def find_recipe(name: str) -> Path:
         return shipped
     names = recipe_names()
     near = get_close_matches(name, names, n=3, cutoff=0.4) or names
-    raise InvalidInput(f"no file and no shipped recipe {name!r}; did you mean {', '.join(near)}?")
+    raise InvalidInput(f"there is no file and no shipped recipe {name!r}; did you mean {', '.join(near)}?")
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes."""
+    """Return the names of the shipped recipes."""
     files = (path for path in RECIPES.rglob("*.yaml") if not path.name.startswith("_"))
     return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in files)
 
@@ -43,35 +43,31 @@ def load_recipe(path: Path) -> AnyRecipe:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The values of a recipe file and of those it extends, not yet validated. Raises InvalidInput, OSError."""
-    return _read(path.resolve(), ())
+    """Return the values of a recipe file and of those it extends, not yet validated. Raises InvalidInput, OSError."""
+    return read_extended(path.resolve(), ())
 
 
-def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` wins; mappings that are in both are merged in turn."""
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Merge two mappings key by key; `over` wins, and mappings that are in both are merged in turn."""
     both = {
-        key: merged(under[key], value) if isinstance(under.get(key), dict) and isinstance(value, dict) else value
+        key: merge(under[key], value) if isinstance(under.get(key), dict) and isinstance(value, dict) else value
         for key, value in over.items()
     }
     return under | both
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+def read_extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """above: the files that led to this one, outermost first."""
     if path in above:
         raise InvalidInput(f"{path} extends itself, by way of {' and '.join(p.name for p in above)}")
-    own = _mapping(path)
+    try:
+        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(own, dict):
+        raise InvalidInput(f"{path} is not a recipe: it must be a mapping of keys to values")
     extends = own.pop("extends", [])
     values: dict[str, Any] = {}
     for part in [extends] if isinstance(extends, str) else extends:
-        values = merged(values, _read((path.parent / part).resolve(), (*above, path)))
-    return merged(values, own)
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InvalidInput(f"{path} is no recipe: it has to be a mapping of keys to values")
-    return values
+        values = merge(values, read_extended((path.parent / part).resolve(), (*above, path)))
+    return merge(values, own)

@@ -1,7 +1,7 @@
-"""What a training recipe may say. One YAML file is one run; unknown keys are errors.
+"""The keys of a training recipe. One YAML file is one run; an unknown key is an error.
 
-Relative data paths are taken from the data folder given on the command line, all others from the working
-directory, so a recipe can move between machines.
+Data paths are relative to the data folder given on the command line, all others to the working directory, so a recipe
+can move between machines. `load_recipe` in training/loading.py reads a file.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ class Optimization(Section):
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size={self.micro_batch_size} has to divide batch_size={self.batch_size}")
+            raise ValueError(f"micro_batch_size={self.micro_batch_size} must divide batch_size={self.batch_size}")
         return self
 
 
@@ -60,7 +60,7 @@ class TokenizerRecipe(Section):
 
 
 class NewModel(Section):
-    """Geometry of a ModernBERT made from scratch; every third layer is global, as in the published sizes."""
+    """Geometry of a new ModernBERT; every third layer is global, as in the published sizes."""
 
     num_hidden_layers: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
@@ -75,7 +75,7 @@ class PretrainRecipe(Section):
     task: Literal["pretrain"]
     output_dir: Path
     tokenizer: str
-    model: NewModel | str = Field(description="A geometry to start from nothing, or a folder or hub id to continue.")
+    model: NewModel | str = Field(description="A geometry for a new model, or a folder or hub id to continue.")
     texts: tuple[Texts, ...]
     block_tokens: int = Field(default=512, gt=8)
     mask_rate: float = Field(default=0.3, gt=0, lt=1)
@@ -83,7 +83,7 @@ class PretrainRecipe(Section):
 
 
 class Dora(Section):
-    """DoRA on the linear layers of every layer that is not frozen, and on the head's dense layer."""
+    """DoRA on the linears of every layer that is not frozen, and on the head's dense layer."""
 
     rank: int = Field(default=128, gt=0)
     alpha: int = Field(default=128, gt=0, description="Scale is alpha / rank.")
@@ -103,20 +103,22 @@ class ClozeRecipe(Section):
         default=1.0,
         ge=0,
         le=1,
-        description="Share of domain d is proportional to (its pairs)^balance, by leaving pairs out: 1 takes all, 0 as "
-        "many of each domain as the smallest has.",
+        description="The share of a domain is proportional to (its pairs)^balance, by leaving pairs out: 1 takes all, "
+        "0 as many of each domain as the smallest has.",
     )
     orders: Literal["both", "coin"] = Field(
         default="both", description="Each pair once in each order, or once in an order by a seeded coin."
     )
-    coin_pairs: int = Field(default=1, gt=0, description="Neighbouring pairs that share one throw of the coin.")
+    coin_pairs: int = Field(
+        default=1, gt=0, description="Number of neighbouring pairs that share one throw of the coin."
+    )
     prefixes: dict[str, tuple[str, ...]] = Field(
         default={},
-        description="Domain -> instructions to draw from for each of its pairs while training, by seed. A domain that "
-        "is not here has the spec's one.",
+        description="Domain -> instructions to draw from for each of its pairs in training, by seed. A domain that is "
+        "not listed has the spec's instruction.",
     )
     train_max_tokens: int | None = Field(
-        default=None, description="Token budget while training, where it is smaller than the spec's."
+        default=None, description="Token budget in training, if it is smaller than the spec's."
     )
     held_out_fraction: float = Field(
         default=0.02,
@@ -128,36 +130,34 @@ class ClozeRecipe(Section):
         default=0.0,
         ge=0,
         le=1,
-        description="Share of pairs shown under the default domain's instruction, not their own.",
+        description="Share of pairs shown with the default domain's instruction instead of their own.",
     )
-    head: HeadKind = Field(default="cloze", description="What reads the preference; all but cloze are baselines.")
+    head: HeadKind = Field(default="cloze", description="How the preference is read; all but cloze are baselines.")
     loss: Literal["vocabulary", "labels"] = Field(
         default="vocabulary",
-        description="Of the cloze: cross-entropy over the whole vocabulary (paper), or over the two labels.",
+        description="For the cloze: cross-entropy over the whole vocabulary (paper), or over the two labels.",
     )
     consistency_weight: float = Field(
         default=0.0,
         ge=0,
-        description="Weight in the loss of the squared z(A,B) + z(B,A), which swapping should make 0.",
+        description="Weight in the loss of (z(A,B) + z(B,A))^2, which is 0 for a consistent model.",
     )
-    frozen_layers: int = Field(
-        default=0, ge=0, description="Lowest layers that do not learn; the embeddings go with them."
-    )
-    freeze_embeddings: bool = Field(default=True, description="Whether they do go with them.")
+    frozen_layers: int = Field(default=0, ge=0, description="Number of lowest layers that do not learn.")
+    freeze_embeddings: bool = Field(default=True, description="Freeze the embeddings together with the frozen layers.")
     dora: Dora | None = None
     optimization: Optimization
 
-    notes: tuple[str, ...] = Field(default=(), description="What a reader has to know; a dry run prints it.")
+    notes: tuple[str, ...] = Field(default=(), description="What a reader must know; a dry run prints it.")
 
     @property
     def rows_per_pair(self) -> int:
-        """Sequences that one pair makes in training."""
+        """Sequences per pair in training."""
         return 2 if self.orders == "both" else 1
 
     @model_validator(mode="after")
     def _both_orders_fit(self) -> Self:
         if self.orders == "both" and self.optimization.micro_batch_size % 2:
-            raise ValueError("micro_batch_size has to be even: both orders of a pair travel together")
+            raise ValueError("micro_batch_size must be even: both orders of a pair are in one batch")
         if self.train_max_tokens and self.train_max_tokens > self.spec.max_tokens:
             raise ValueError(f"train_max_tokens={self.train_max_tokens} is above the spec's {self.spec.max_tokens}")
         return self
@@ -166,22 +166,24 @@ class ClozeRecipe(Section):
     def _orders_suit_the_head(self) -> Self:
         one_by_one = self.head in ("pointwise", "tokens")
         if one_by_one and self.orders != "both":
-            raise ValueError(f"head: {self.head} scores responses one by one, there is no order; leave `orders` out")
+            raise ValueError(f"head: {self.head} scores responses one by one and has no order; remove `orders`")
         if one_by_one and self.consistency_weight:
             raise ValueError(
-                f"head: {self.head} scores responses one by one and is consistent; drop consistency_weight"
+                f"head: {self.head} scores responses one by one and is consistent; remove consistency_weight"
             )
         if self.consistency_weight and self.orders != "both":
-            raise ValueError("consistency_weight compares both orders of a pair: it needs orders: both")
+            raise ValueError("consistency_weight compares both orders of a pair and needs orders: both")
         return self
 
     @model_validator(mode="after")
-    def _prefixes_are_of_domains_there_are(self) -> Self:
+    def _prefixes_have_a_domain(self) -> Self:
         for domain, pool in self.prefixes.items():
             if domain not in self.spec.domains:
-                raise ValueError(f"prefixes of {domain!r}, which is not among the spec's {sorted(self.spec.domains)}")
+                raise ValueError(
+                    f"prefixes of {domain!r}, which is not a domain of the spec: {sorted(self.spec.domains)}"
+                )
             if not pool:
-                raise ValueError(f"no prefixes for {domain!r}; leave it out to use the spec's instruction")
+                raise ValueError(f"no prefixes for {domain!r}; remove it to use the spec's instruction")
         return self
 
 
@@ -189,19 +191,21 @@ class SftRecipe(Section):
     """Masked-LM fine-tuning on the assistant's turns of conversations, before the reward stage.
 
     The objective `copy` is what the paper's author coded: nothing is hidden, and the labels are the ids that the model
-    sees. It is here as an ablation: repeating is all that it asks for.
+    sees. It is an ablation: the model only needs to repeat its input.
     """
 
     task: Literal["sft"]
     output_dir: Path
     model: str = Field(description="Folder or hub id of a masked LM.")
     conversations: tuple[str, ...] = Field(min_length=1, description='JSONL of {"messages": [{"role", "content"}]}.')
-    turn_names: dict[str, str] = Field(default=dict(FIGURE2.turn_names), description="As the reward template has them.")
+    turn_names: dict[str, str] = Field(default=dict(FIGURE2.turn_names), description="As in the reward template.")
     max_tokens: int = Field(default=512, gt=8, description="Longer conversations lose their beginning.")
     objective: Literal["masked", "copy"] = "masked"
     mask_rate: float = Field(default=0.3, gt=0, lt=1, description="Share of the assistant's tokens to predict.")
     mask_replace_rate: float = Field(default=0.8, ge=0, le=1, description="Of those, the share that becomes [MASK].")
-    random_replace_rate: float = Field(default=0.1, ge=0, le=1, description="And a random token; the rest is kept.")
+    random_replace_rate: float = Field(
+        default=0.1, ge=0, le=1, description="The share that becomes a random token; the rest is kept."
+    )
     held_out_fraction: float = Field(default=0.02, gt=0, lt=0.5)
     frozen_layers: int = Field(default=0, ge=0)
     optimization: Optimization
@@ -218,21 +222,23 @@ class SftRecipe(Section):
 
 
 class Specialist(Section):
-    """A trained model: a folder with weights, or one with an adapter, whose base is then named in it or here."""
+    """A trained model: a folder with weights, or one with an adapter, whose base is named in the adapter or here."""
 
     path: str = Field(description="Folder, or hub id of full weights.")
-    base: str | None = Field(default=None, description="Of an adapter, where not the base that it names itself.")
+    base: str | None = Field(
+        default=None, description="Base of an adapter, if it is not the one that the adapter names."
+    )
 
 
 class Merged(Specialist):
     coefficient: float | None = Field(
         default=None,
-        description="How much of it. Left out: equal shares in mean and ties, all of it in the sums of the others.",
+        description="Weight of this model. Default: equal shares in mean and ties, 1 in the sums of the others.",
     )
 
 
 class MergeRecipe(Section):
-    """Specialists with one ancestor -> one model, in weight space, without training.
+    """Merge specialists with one ancestor into one model, in weight space, without training.
 
     mean: the weighted mean. task_arithmetic (arXiv 2212.04089), ties (2306.01708) and dare (2311.03099) add up the
     specialists' differences from `base`.
@@ -242,21 +248,21 @@ class MergeRecipe(Section):
     output_dir: Path
     method: Literal["mean", "task_arithmetic", "ties", "dare"]
     specialists: tuple[Merged, ...] = Field(min_length=2)
-    base: str | None = Field(default=None, description="What all specialists were trained from. Not for `mean`.")
+    base: str | None = Field(default=None, description="Model that all specialists were trained from. Not for `mean`.")
     scale: float = Field(
         default=1.0,
         gt=0,
-        description="Factor on what is added to the base, lambda of all three papers. Sums of differences, "
-        "task_arithmetic and dare, need it said: 1 adds all of each, 1 / number of specialists is the mean.",
+        description="Factor on what is added to the base, lambda in all three papers. task_arithmetic and dare "
+        "are sums of differences and need it: 1 adds all of each, 1 / number of specialists is the mean.",
     )
     density: float = Field(
         default=0.2,
         gt=0,
         le=1,
-        description="ties: share of each difference that is kept, the largest. dare: 1 - drop rate.",
+        description="ties: share of each difference that is kept, the largest values. dare: 1 - drop rate.",
     )
-    default_domain: str | None = Field(default=None, description="The first specialist's if left out.")
-    seed: int = Field(default=17, description="Which values DARE drops.")
+    default_domain: str | None = Field(default=None, description="Default: the first specialist's.")
+    seed: int = Field(default=17, description="Seed of the values that DARE drops.")
 
     @model_validator(mode="after")
     def _base_where_needed(self) -> Self:
@@ -265,35 +271,37 @@ class MergeRecipe(Section):
         if self.method == "mean" and self.scale != 1:
             raise ValueError("a mean has no scale")
         if self.method in ("task_arithmetic", "dare") and "scale" not in self.model_fields_set:
-            raise ValueError(f"{self.method} adds up differences: say `scale`, to be tuned on held-out pairs")
+            raise ValueError(f"{self.method} adds up differences: set `scale`, tuned on held-out pairs")
         return self
 
     def coefficients(self) -> list[float]:
-        """One for each specialist, in order."""
+        """Return one coefficient for each specialist, in order."""
         share = 1 / len(self.specialists) if self.method in ("mean", "ties") else 1.0
         return [share if s.coefficient is None else s.coefficient for s in self.specialists]
 
 
 class DistilRecipe(ClozeRecipe):
-    """Specialists -> one student, which learns each pair's probability from the specialist of the pair's domain.
+    """Distil specialists into one student, which learns each pair's probability from the specialist of its domain.
 
-    `loss` is cross-entropy on that probability: over the whole vocabulary, or over the two labels. Less the teacher's
-    entropy, which no student can change, it is the KL divergence (arXiv 1503.02531).
+    `loss` is cross-entropy with that probability: over the whole vocabulary, or over the two labels. Minus the
+    teacher's entropy, which is constant, it is the KL divergence (arXiv 1503.02531).
     """
 
     task: Literal["distil"]  # type: ignore[assignment]
     teachers: dict[str, Specialist] = Field(min_length=1, description="Domain -> its specialist.")
-    teacher_temperature: float = Field(default=1.0, gt=0, description="Divides the teachers' margins: above 1 softens.")
+    teacher_temperature: float = Field(default=1.0, gt=0, description="Divides the teachers' margins; above 1 softens.")
     hard_rate: float = Field(
         default=0.0, ge=0, le=1, description="Weight of the pair's own verdict beside the teacher's."
     )
 
     @model_validator(mode="after")
-    def _both_orders_are_asked(self) -> Self:
+    def _both_orders_are_needed(self) -> Self:
         if self.orders != "both":
-            raise ValueError("a teacher answers for both orders; drop `orders`")
+            raise ValueError("a teacher scores both orders; remove `orders`")
         if self.head != "cloze" or self.consistency_weight:
-            raise ValueError("a student is a cloze model and has the teacher's loss; drop head and consistency_weight")
+            raise ValueError(
+                "a student is a cloze model and has the teacher's loss; remove head and consistency_weight"
+            )
         return self
 
 

@@ -16,7 +16,7 @@ from training.recipe import Optimization
 
 
 class DecoupledTrainer(Trainer):
-    """Decoupled AdamW, warm-up, linear decay to a floor."""
+    """Trains with decoupled AdamW, warm-up and linear decay to a floor."""
 
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: LRScheduler | None
@@ -39,7 +39,7 @@ class DecoupledTrainer(Trainer):
 
 
 class LengthGroupedTrainer(DecoupledTrainer):
-    """Items of similar length share a batch, so that little of it is padding; the dataset says their `lengths()`."""
+    """Puts items of similar length into one batch, so that little of it is padding; the dataset has `lengths()`."""
 
     def _get_train_sampler(self, _: Any = None) -> Sampler[int]:
         args = self.args
@@ -48,10 +48,10 @@ class LengthGroupedTrainer(DecoupledTrainer):
 
 
 def decoupled_adamw(model: torch.nn.Module, optimization: Optimization) -> torch.optim.AdamW:
-    """Composer's DecoupledAdamW, which the paper used, as torch's AdamW.
+    """Return Composer's DecoupledAdamW, which the paper used, as torch's AdamW.
 
-    Decoupled: each step multiplies a weight by 1 - wd * lr_t / lr_peak. torch: by 1 - lr_t * wd'. They are equal for
-    wd' = wd / lr_peak. One-dimensional parameters (norms, biases) are not decayed.
+    Decoupled: each step multiplies a weight by 1 - wd * lr_t / lr_peak. torch: by 1 - lr_t * wd'. Both are equal
+    for wd' = wd / lr_peak. One-dimensional parameters (norms, biases) are not decayed.
     """
     learning = [p for p in model.parameters() if p.requires_grad]
     decay = optimization.weight_decay / optimization.peak_lr
@@ -65,7 +65,7 @@ def decoupled_adamw(model: torch.nn.Module, optimization: Optimization) -> torch
 
 
 def warmup_then_linear(optimizer: torch.optim.Optimizer, optimization: Optimization, steps: int) -> LRScheduler:
-    """Linear from `floor_ratio` of the peak up to it over `warmup_ratio` of the steps, then linear down again."""
+    """Rise linearly from `floor_ratio` of the peak over `warmup_ratio` of the steps, then fall linearly to it again."""
     warmup = round(steps * optimization.warmup_ratio)
     return get_wsd_schedule(
         optimizer,
@@ -78,10 +78,13 @@ def warmup_then_linear(optimizer: torch.optim.Optimizer, optimization: Optimizat
 
 
 def training_arguments(output_dir: Path, optimization: Optimization, sequences_per_item: int = 1) -> TrainingArguments:
-    """Trainer arguments for `optimization`; `batch_size` is reached by accumulation over steps and devices."""
+    """Return Trainer arguments; `batch_size` is reached by accumulation over steps and devices.
+
+    Raises InvalidInput if that is not possible.
+    """
     processes = PartialState().num_processes
     if processes == 1 and torch.cuda.device_count() > 1:
-        # The Trainer would split each batch over all of them in one process, slowly, and multiply the batch size.
+        # In one process the Trainer would split each batch over all of them, slowly, and multiply the batch size.
         raise InvalidInput(
             "several GPUs: start with `accelerate launch -m training`, or set CUDA_VISIBLE_DEVICES to one"
         )
@@ -113,7 +116,7 @@ def training_arguments(output_dir: Path, optimization: Optimization, sequences_p
 
 
 class JsonLog(TrainerCallback):
-    """One JSON object per logged step; a resumed run appends, a new one starts over."""
+    """Writes one JSON object per logged step; a resumed run appends, a new one starts over."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

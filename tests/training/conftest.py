@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
@@ -29,6 +30,10 @@ class Toy:
 
     base: Path
     data: Path
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the weights of the base."""
+        return load_file(self.base / "model.safetensors")
 
     def recipe(self, output_dir: Path, optimization: dict[str, Any] | None = None, **changes: Any) -> ClozeRecipe:
         """Two steps over small batches, with every weight moving from the first step on."""
@@ -56,6 +61,12 @@ def toy_pairs(count: int) -> list[PreferencePair]:
         )
         for i in range(count)
     ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tensors this small are not worth a second thread, and two threads that wait for each other take twice the CPU."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

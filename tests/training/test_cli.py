@@ -13,10 +13,29 @@ from tinyrm.modernbert.checkpoint import load_masked_lm
 from training.__main__ import main, run
 
 
-def test_help_names_recipe_and_options() -> None:
-    command = [sys.executable, "-m", "training", "--help"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert all(word in done.stdout for word in ("RECIPE.yaml", "--recipe", "--data", "--resume", "--dry-run"))
+def test_help_names_recipe_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = {
+        "--help": ("train", "compare", "sweep", "plan", "data"),
+        "train": ("RECIPE.yaml", "--recipe", "--data", "--resume", "--dry-run"),
+        "compare": ("--seeds", "--peak-lrs", "--max-steps", "--out"),
+        "sweep": ("--space", "--trials", "--storage", "--sampler", "--paper-protocol"),
+        "plan": ("RECIPE.yaml", "--data"),
+        "data": ("--held-out", "--decontaminate", "--drop", "--max-characters", "--write", "--conversations"),
+    }
+    for command, words in expected.items():
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0
+        said = capsys.readouterr().out
+        assert all(word in said for word in words), command
+
+
+def test_the_command_runs_as_a_process_and_fails_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training", "none.yaml", "--data", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("training train: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_three_stages_follow_each_other(toy: Toy, tmp_path: Path) -> None:
@@ -43,15 +62,25 @@ def test_options_reach_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text("task: tokenizer")
     monkeypatch.setattr("training.__main__.run", lambda *args, **options: calls.append((args, options)))
-    monkeypatch.setattr("sys.argv", ["training", "recipe.yaml", "--data", "pairs", "--resume"])
-    main()
-    assert calls == [((Path("recipe.yaml"), Path("pairs")), {"resume": True})]
+    for command in ([], ["train"]):
+        assert main([*command, "recipe.yaml", "--data", "pairs", "--resume"]) == 0
+    assert main(["train", "--recipe", "recipe.yaml", "--data", "pairs", "--resume"]) == 0
+    assert calls == [((Path("recipe.yaml"), Path("pairs")), {"resume": True})] * 3
 
 
-@pytest.mark.parametrize("arguments", [["no/such-recipe"], ["--recipe", "no/such-recipe"]])
-def test_an_unknown_recipe_ends_with_one_line(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["training", *arguments])
-    assert main() == 1
+@pytest.mark.parametrize(
+    "arguments", [["no/such-recipe"], ["--recipe", "no/such-recipe"], ["compare", "none.yaml"], ["compare"], []]
+)
+def test_an_unknown_recipe_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_each_wrong_key_of_a_recipe_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text("task: tokenizer\noutput_dir: out\nvocab: 400\ntexts: []")
+    assert main([str(tmp_path / "recipe.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert (
+        said
+        == "training train: tokenizer.vocab_size: Field required; tokenizer.vocab: Extra inputs are not permitted\n"
+    )

@@ -57,14 +57,14 @@ def test_an_unknown_task_is_refused_with_those_there_are(tmp_path: Path) -> None
         load(tmp_path, CLOZE | {"task": "reward"})
 
 
-def test_micro_batch_has_to_divide_the_batch() -> None:
-    with pytest.raises(ValidationError, match="micro_batch_size=3 has to divide batch_size=8"):
+def test_micro_batch_must_divide_the_batch() -> None:
+    with pytest.raises(ValidationError, match="micro_batch_size=3 must divide batch_size=8"):
         Optimization(peak_lr=1e-4, batch_size=8, micro_batch_size=3)
 
 
 def test_an_odd_micro_batch_would_part_the_orders_of_a_pair(tmp_path: Path) -> None:
     optimization = {"peak_lr": 1e-4, "batch_size": 6, "micro_batch_size": 3}
-    with pytest.raises(ValidationError, match="micro_batch_size has to be even"):
+    with pytest.raises(ValidationError, match="micro_batch_size must be even"):
         load(tmp_path, CLOZE | {"optimization": optimization})
 
 

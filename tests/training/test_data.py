@@ -9,7 +9,7 @@ from tests.training.conftest import SPEC, toy_pairs
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import ClozeSpec
-from training.data.collate import IGNORED, EpochSampler, PairCollator, PairDataset, Showing
+from training.data.collate import IGNORED, EpochSampler, PairCollator, PairDataset, PairSampling
 from training.data.split import balanced, balanced_counts, split_by_prompt
 
 
@@ -70,14 +70,14 @@ def test_each_row_has_one_label_at_the_mask_naming_the_chosen_response(
 
 
 def test_chosen_response_comes_first_in_the_first_row(toy_encoder: Encoder) -> None:
-    chosen_first, chosen_second = PairDataset([pair("p", "zebra")], toy_encoder, Showing(SPEC, seed=0))[0]
+    chosen_first, chosen_second = PairDataset([pair("p", "zebra")], toy_encoder, PairSampling(SPEC, seed=0))[0]
     decode = toy_encoder._tokenizer.decode
     texts = [decode(row.input_ids.tolist()) for row in (chosen_first, chosen_second)]
     assert [text.index("zebra") < text.index("no") for text in texts] == [True, False]
 
 
 def instructions(toy_encoder: Encoder, pairs: list[PreferencePair], rate: float, spec: ClozeSpec = SPEC) -> list[str]:
-    data = PairDataset(pairs, toy_encoder, Showing(spec, seed=0, default_rate=rate))
+    data = PairDataset(pairs, toy_encoder, PairSampling(spec, seed=0, default_rate=rate))
     texts = [toy_encoder._tokenizer.decode(data[i][0].input_ids.tolist()) for i in range(len(data))]
     return [next(name for name, said in spec.domains.items() if text.startswith(said)) for text in texts]
 
@@ -96,7 +96,7 @@ def test_a_domain_that_the_spec_lacks_gets_the_default_instruction(toy_encoder: 
 
 def test_lengths_order_pairs_as_their_tokens_do(toy_encoder: Encoder) -> None:
     pairs = [pair("p", "a " * n) for n in (3, 30, 1, 12)]
-    data = PairDataset(pairs, toy_encoder, Showing(SPEC, seed=0))
+    data = PairDataset(pairs, toy_encoder, PairSampling(SPEC, seed=0))
     tokens = [len(data[i][0]) for i in range(4)]
     assert sorted(range(4), key=data.lengths().__getitem__) == sorted(range(4), key=tokens.__getitem__)
 
@@ -125,7 +125,7 @@ POOL = ("Select the best response.", "Which response is more correct?")
 
 def shown_by_coin(toy_encoder: Encoder, seed: int, coin_pairs: int = 1) -> list[bool]:
     """Of 400 pairs: whether the one order read has the chosen response first."""
-    data = PairDataset(toy_pairs(400), toy_encoder, Showing(SPEC, seed=seed, coin_pairs=coin_pairs))
+    data = PairDataset(toy_pairs(400), toy_encoder, PairSampling(SPEC, seed=seed, coin_pairs=coin_pairs))
     rows = [data[i] for i in range(400)]
     assert all((first is None) != (second is None) for first, second in rows)
     return [first is not None for first, _ in rows]
@@ -159,7 +159,7 @@ def test_a_row_that_is_read_alone_has_the_label_of_its_order(
 
 
 def drawn(toy_encoder: Encoder, pairs: list[PreferencePair], seed: int = 0) -> list[str]:
-    data = PairDataset(pairs, toy_encoder, Showing(SPEC, seed=seed, prefixes={"general": POOL}))
+    data = PairDataset(pairs, toy_encoder, PairSampling(SPEC, seed=seed, prefixes={"general": POOL}))
     texts = [toy_encoder._tokenizer.decode(data[i][0].input_ids.tolist()) for i in range(len(data))]
     known = {*POOL, *SPEC.domains.values()}
     return [next(said for said in known if text.startswith(said)) for text in texts]

@@ -165,7 +165,7 @@ def test_hh_by_folder_and_in_one_file(tmp_path: Path) -> None:
         load(source("hh-rlhf", part="helpful-online"), tmp_path)
     jsonl([hh_row("\n\nHuman: One?", "a", "b")], tmp_path / "flat.jsonl")
     assert len(load(source("hh-rlhf", path="flat.jsonl"), tmp_path).pairs) == 1
-    with pytest.raises(InvalidInput, match="does not tell"):
+    with pytest.raises(InvalidInput, match="has none of the folders"):
         load(source("hh-rlhf", path="flat.jsonl", part="helpful-base"), tmp_path)
 
 
@@ -270,7 +270,7 @@ def test_what_cannot_be_had_says_where_to_put_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="nowhere does not exist"):
         load(source("webgpt", path="nowhere"), tmp_path)
     (tmp_path / "webgpt").mkdir()
-    with pytest.raises(InvalidInput, match="holds no"):
+    with pytest.raises(InvalidInput, match=r"has no \.parquet, \.jsonl, \.json file"):
         load(source("webgpt"), tmp_path)
     (tmp_path / "skywork.parquet").write_bytes(b"no parquet")
     with pytest.raises(InvalidInput, match=r"skywork\.parquet cannot be read"):

@@ -13,8 +13,12 @@ def test_a_good_pair_is_kept_as_it_is() -> None:
     loaded = clean([raw(" p ", "c\n", " r", "chat")])
     (pair,) = loaded.pairs
     assert pair.model_dump() == {
-        "prompt": " p ", "chosen": "c\n", "rejected": " r", "domain": "chat", "subset": "origin",
-    }  # fmt: skip
+        "prompt": " p ",
+        "chosen": "c\n",
+        "rejected": " r",
+        "domain": "chat",
+        "subset": "origin",
+    }
     assert loaded.dropped == {}
 
 

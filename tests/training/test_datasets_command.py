@@ -1,7 +1,6 @@
-"""`python -m training.data`: the tables, the pairs that it writes, and errors in one line."""
+"""`python -m training data`: the tables, the pairs that it writes, and errors in one line."""
 
 import json
-import sys
 from pathlib import Path
 
 import datasets
@@ -11,7 +10,7 @@ import yaml
 from tests.training import published
 from tests.training.published import jsonl, oasst2_row, parquet, webgpt_row
 from tinyrm.pairs import read_jsonl
-from training.data.__main__ import main
+from training.__main__ import main
 from training.loading import find_recipe
 
 SHORT = {"prompt": "Is it?", "chosen": "Yes.", "rejected": "No."}
@@ -30,84 +29,80 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path | int) -> int:
-    monkeypatch.setattr(sys, "argv", ["training.data", *map(str, arguments)])
-    return main()
+def call(*arguments: str | Path | int) -> int:
+    return main(["data", *map(str, arguments)])
 
 
-def test_counts_are_printed(data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(monkeypatch, "webgpt", "jsonl:own.jsonl", "--data", data, "--held-out", "0.2") == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "| source | read | tie | duplicate | pairs |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        "| webgpt | 4 | 1 | 1 | 2 |",
-        "| jsonl:own.jsonl | 10 | 0 | 0 | 10 |",
-        "| together | 14 | 1 | 1 | 12 |",
-        "",
-        "held out: 3 pairs (20.0% of the prompts of each subset)",
+def cells(line: str) -> list[str]:
+    """Return the cells of a line of a Markdown table."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_counts_are_printed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("webgpt", "jsonl:own.jsonl", "--data", data, "--held-out", "0.2") == 0
+    head, rule, *rows, blank, held_out = capsys.readouterr().out.splitlines()
+    assert cells(head) == ["source", "read", "tie", "duplicate", "pairs"]
+    assert [cell.endswith(":") for cell in cells(rule)] == [False, True, True, True, True], "numbers to the right"
+    assert [cells(row) for row in rows] == [
+        ["webgpt", "4", "1", "1", "2"],
+        ["jsonl:own.jsonl", "10", "0", "0", "10"],
+        ["together", "14", "1", "1", "12"],
     ]
+    assert (blank, held_out) == ("", "held out: 3 pairs (20.0% of the prompts of each subset)")
 
 
 @pytest.mark.parametrize("name", ["clean.jsonl", "new/clean.jsonl.gz"])
 def test_overlap_is_counted_dropped_and_the_rest_written(
-    name: str, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check = ("--decontaminate", data / "bench.jsonl", "--drop", "13", "--write", data / name)
-    assert call(monkeypatch, "webgpt", "--data", data, *check) == 0
-    assert capsys.readouterr().out.splitlines()[-5:] == [
-        "| evaluation set | prompts | pairs, 8-gram | prompts, 8-gram | pairs, 13-gram | prompts, 13-gram "
-        "| pairs, same prompt | prompts, same |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        "| bench.jsonl | 1 | 1 | 1 | 1 | 1 | 0 | 0 |",
-        "",
-        "1 pairs dropped at n = 13, 1 left",
-    ]
+    assert call("webgpt", "--data", data, *check) == 0
+    head, _rule, row, blank, last = capsys.readouterr().out.splitlines()[-5:]
+    grams = ["pairs, 8-gram", "prompts, 8-gram", "pairs, 13-gram", "prompts, 13-gram"]
+    assert cells(head) == ["evaluation set", "prompts", *grams, "pairs, same prompt", "prompts, same"]
+    assert cells(row) == ["bench.jsonl", "1", "1", "1", "1", "1", "0", "0"]
+    assert (blank, last) == ("", "1 pairs dropped at n = 13, 1 left")
     written = list(read_jsonl(data / name))
     assert written == [{"prompt": "Is it?", "chosen": "Yes.", "rejected": "No.", "domain": "chat", "subset": "webgpt"}]
 
 
-def test_evaluation_sets_of_one_name_are_both_looked_at(
-    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluation_sets_of_one_name_are_both_looked_at(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "other").mkdir()
     jsonl([{"prompt": "Something else altogether, with no words in common"}], data / "other" / "bench.jsonl")
     benches = (data / "bench.jsonl", data / "other" / "bench.jsonl")
-    assert call(monkeypatch, "webgpt", "--data", data, "--decontaminate", *benches, "--drop", "13") == 0
+    assert call("webgpt", "--data", data, "--decontaminate", *benches, "--drop", "13") == 0
     out = capsys.readouterr().out
-    assert all(f"| {bench} | 1 |" in out for bench in benches)
+    rows = [cells(line) for line in out.splitlines()]
+    assert all([str(bench), "1"] in [row[:2] for row in rows] for bench in benches)
     assert out.endswith("1 pairs dropped at n = 13, 1 left\n")
 
 
-def test_a_recipe_names_its_sets(
-    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_recipe_names_its_sets(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = data / "own.yaml"
     source = {"dataset": "jsonl", "path": "own.jsonl", "domain": "chat", "max_pairs": 4}
     recipe.write_text(yaml.safe_dump({"extends": str(find_recipe("starter/3-short")), "sources": [source]}))
-    assert call(monkeypatch, f"recipe:{recipe}", "--data", data, "--write", data / "left.jsonl") == 0
+    assert call(f"recipe:{recipe}", "--data", data, "--write", data / "left.jsonl") == 0
     assert [record["domain"] for record in read_jsonl(data / "left.jsonl")] == ["chat"] * 4
-    assert call(monkeypatch, "recipe:starter/2-pretrain", "--data", data) == 1
+    assert call("recipe:starter/2-pretrain", "--data", data) == 1
     assert "no preference pairs" in capsys.readouterr().err
 
 
-def test_long_pairs_are_left_out(
-    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_long_pairs_are_left_out(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lengths = [sum(len(row[key]) for key in ("prompt", "chosen", "rejected")) for row in (LONG, SHORT)]
     (data / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (LONG, SHORT)))
     for limit, left in ((lengths[0], [LONG, SHORT]), (lengths[0] - 1, [SHORT]), (lengths[1], [SHORT])):
         options = ("--max-characters", limit, "--write", data / "left.jsonl")
-        assert call(monkeypatch, "jsonl:two.jsonl", "--data", data, *options) == 0
+        assert call("jsonl:two.jsonl", "--data", data, *options) == 0
         assert capsys.readouterr().out.splitlines()[-1] == f"{len(left)} pairs of at most {limit} characters"
         assert list(read_jsonl(data / "left.jsonl")) == left
 
 
 def test_conversations_are_written_as_the_masked_lm_stage_reads_them(
-    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [oasst2_row("q0", None, "Hello?"), oasst2_row("a1", "q0", "Hi."), oasst2_row("q2", None, "Anybody?")]
     parquet(rows, published.OASST2, data / "oasst2.parquet")
-    assert call(monkeypatch, "oasst2:en", "--data", data, "--conversations", "--write", data / "talk.jsonl") == 0
+    assert call("oasst2:en", "--data", data, "--conversations", "--write", data / "talk.jsonl") == 0
     written = [json.loads(line) for line in (data / "talk.jsonl").read_text().splitlines()]
     assert written == [{"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hi."}]}]
     assert capsys.readouterr().out.startswith("1 conversations")
@@ -121,14 +116,13 @@ def test_conversations_are_written_as_the_masked_lm_stage_reads_them(
         (["ultrafeedback"], "skywork"),
         (["webgpt", "--decontaminate", "absent.jsonl"], "absent.jsonl"),
         (["webgpt", "--conversations"], "--write"),
+        ([], "name at least one data set"),
         (["webgpt", "--conversations", "--write", "never"], "no conversations"),
     ],
 )
-def test_errors_are_one_line(
-    arguments: list[str], said: str, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, *arguments, "--data", data) == 1
+def test_errors_are_one_line(arguments: list[str], said: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*arguments, "--data", data) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line and "examples" not in line]
     assert len(lines) == 1
-    assert lines[0].startswith("training.data: ")
+    assert lines[0].startswith("training data: ")
     assert said in lines[0]

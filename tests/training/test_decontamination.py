@@ -12,13 +12,9 @@ from tests.training import published
 from tests.training.published import jsonl, parquet
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
-from training.data import decontamination
 from training.data.decontamination import SIZES, decontaminate, read_prompts
 
-NUMBERS = [
-    "one", "two", "three", "four", "five", "six", "seven",
-    "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
-]  # fmt: skip
+NUMBERS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen".split()  # noqa: SIM905
 
 
 @pytest.fixture(autouse=True)
@@ -95,9 +91,8 @@ def reference(prompts: list[str], others: list[str], n: int) -> int:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_counts_are_those_of_a_plain_search(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few words make many runs; small chunks put the borders between them into play."""
-    monkeypatch.setattr(decontamination, "CHUNK", 7)
+def test_counts_are_those_of_a_plain_search(seed: int) -> None:
+    """Few words make many runs."""
     rng = random.Random(seed)
     texts = [" ".join(rng.choices(["a", "B,", "c"], [8, 2, 1], k=rng.randint(0, 24))) for _ in range(90)]
     train, sets = texts[:50], {"one": texts[50:60], "two": texts[60:]}

@@ -15,6 +15,7 @@ from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
 from training.data.collate import PairCollator
+from training.model.specialists import TrainedModel
 from training.recipe import DistilRecipe, Specialist
 from training.stages.cloze import train_cloze
 from training.stages.distil import (
@@ -25,7 +26,6 @@ from training.stages.distil import (
     teacher_probabilities,
     train_distil,
 )
-from training.stages.merge import Opened
 
 STEPS = {"peak_lr": 1e-2, "max_steps": 60, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
 
@@ -66,13 +66,13 @@ def test_probabilities_do_not_depend_on_how_many_pairs_are_asked_at_once(
     assert teacher_probabilities(toy_pairs(10), recipe(toy, tmp_path, teachers)) == pytest.approx(at_once, abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["labels", "vocabulary"])
+@pytest.mark.parametrize("loss", ["labels", pytest.param("vocabulary", marks=pytest.mark.slow)])
 def test_the_student_follows_its_teachers_against_the_verdicts(
     toy: Toy, tmp_path: Path, teachers: dict[str, Any], loss: str
 ) -> None:
     # Of the opposite teacher alone: agreement with it is disagreement with every verdict of the data.
     wrong = {"general": teachers["safety"], "safety": teachers["safety"]}
-    changes = {"optimization": {**toy.recipe(tmp_path, STEPS).optimization.model_dump(), "eval_steps": 1}}
+    changes = {"optimization": {**toy.recipe(tmp_path, STEPS).optimization.model_dump(), "eval_steps": 5}}
     if loss == "vocabulary":
         changes["optimization"] |= {"peak_lr": 5e-3, "max_steps": 120}
     metrics = train_distil(recipe(toy, tmp_path, wrong, loss=loss, **changes), toy.data, resume=False)
@@ -81,10 +81,11 @@ def test_the_student_follows_its_teachers_against_the_verdicts(
     assert metrics["eval_teacher_agreement"] > 0.9
     assert metrics["eval_accuracy"] < 0.1
     record = json.loads((tmp_path / RUN_FILE).read_text())
-    teacher = Opened(Specialist(path=teachers["safety"]["path"]))
+    teacher = TrainedModel(Specialist(path=teachers["safety"]["path"]))
     assert record["teachers_sha256"] == dict.fromkeys(wrong, teacher.sha256())
 
 
+@pytest.mark.slow
 def test_the_verdict_alone_counts_at_a_hard_rate_of_one(toy: Toy, tmp_path: Path, teachers: dict[str, Any]) -> None:
     wrong = {"general": teachers["safety"], "safety": teachers["safety"]}
     metrics = train_distil(recipe(toy, tmp_path, wrong, hard_rate=1.0), toy.data, resume=False)

@@ -16,7 +16,7 @@ from tests.training.conftest import Toy, read_log, toy_pairs
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.spec import RUN_FILE, ClozeSpec
 from training.data.collate import PairDataset
-from training.loading import find_recipe, load_recipe, merged, read_recipe, recipe_names
+from training.loading import find_recipe, load_recipe, merge, read_recipe, recipe_names
 from training.output import RECIPE_FILE
 from training.recipe import ClozeRecipe, DistilRecipe, MergeRecipe, SftRecipe
 from training.stages.cloze import ClozeTrainer, train_cloze
@@ -49,20 +49,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def toy_sized(name: str, toy: Toy, output_dir: Path) -> ClozeRecipe:
-    return ClozeRecipe.model_validate(toy_fields(name, toy, output_dir))
+def toy_sized(name: str, toy: Toy, output_dir: Path, **size: int) -> ClozeRecipe:
+    return ClozeRecipe.model_validate(toy_fields(name, toy, output_dir, **size))
 
 
-def toy_fields(name: str, toy: Toy, output_dir: Path) -> dict[str, Any]:
+def toy_fields(name: str, toy: Toy, output_dir: Path, **size: int) -> dict[str, Any]:
     """The recipe with what a laptop cannot do overridden: nothing else."""
     said = read_recipe(find_recipe(name))
     domains = [domain for domain in DOMAINS if any(s["domain"] == domain for s in said["sources"])]
     sources = [{"dataset": "jsonl", "path": f"{domain}.jsonl", "domain": domain} for domain in domains]
     changes: dict[str, Any] = {"model": str(toy.base), "sources": sources, "output_dir": str(output_dir)}
-    changes |= {"optimization": SIZE, "held_out_fraction": 0.2, "frozen_layers": min(2, said.get("frozen_layers", 0))}
+    changes |= {
+        "optimization": SIZE | size,
+        "held_out_fraction": 0.2,
+        "frozen_layers": min(2, said.get("frozen_layers", 0)),
+    }
     if "dora" in said:
         changes["dora"] = {"rank": 4}
-    return merged(said, changes)
+    return merge(said, changes)
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -72,8 +76,19 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_ends_and_resumes_to_the_same_end(name: str, toy: Toy, data: Path, tmp_path: Path) -> None:
-    recipe = toy_sized(name, toy, tmp_path / "whole")
+def test_every_family_runs_to_its_end(name: str, toy: Toy, data: Path, tmp_path: Path) -> None:
+    recipe = toy_sized(name, toy, tmp_path, max_steps=2)
+    train_cloze(recipe, data, resume=False)
+    before, after = toy.state(), weights_of(tmp_path)
+    if recipe.dora:
+        assert any(value.any() for name, value in after.items() if "lora_B" in name), "they start from zero"
+    else:
+        assert any(not value.equal(before[name]) for name, value in after.items())
+
+
+def test_an_adapter_of_several_domains_resumes_to_the_same_end(toy: Toy, data: Path, tmp_path: Path) -> None:
+    fields = toy_fields("tinyrm/large-all-at-once", toy, tmp_path / "whole") | {"dora": {"rank": 4, "alpha": 4}}
+    recipe = ClozeRecipe.model_validate(fields)
     train_cloze(recipe, data, resume=False)
     assert_resumed(recipe, tmp_path, lambda again: train_cloze(again, data, resume=True))
 
@@ -97,7 +112,7 @@ def assert_resumed(recipe: ClozeRecipe | SftRecipe, tmp_path: Path, resume: Call
 
 
 def test_what_a_run_writes_is_what_the_recipe_said(toy: Toy, data: Path, tmp_path: Path) -> None:
-    recipe = toy_sized("author/large-reasoning", toy, tmp_path)
+    recipe = toy_sized("author/large-reasoning", toy, tmp_path, max_steps=2)
     train_cloze(recipe, data, resume=False)
     assert ClozeSpec.load(tmp_path).template.label_words == ("0", "1")
     record = json.loads((tmp_path / RUN_FILE).read_text())
@@ -135,14 +150,15 @@ def test_the_families_stand_for_all_recipes() -> None:
 
 
 @pytest.mark.parametrize("name", ["paper/large-sft", "author/large-sft"])
-def test_the_sft_stages_end_and_resume_to_the_same_end(name: str, toy: Toy, tmp_path: Path) -> None:
+def test_the_sft_stages_run_to_their_end(name: str, toy: Toy, tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "2 + 2 = 4."}]
     lines = (json.dumps({"messages": [{"role": "user", "content": f"{i}?"}, *talk[1:], *talk]}) for i in range(60))
     (tmp_path / "oasst2.jsonl").write_text("\n".join(lines))
-    changes = {"model": str(toy.base), "output_dir": str(tmp_path / "whole"), "held_out_fraction": 0.2}
-    recipe = SftRecipe.model_validate(merged(read_recipe(find_recipe(name)), {**changes, "optimization": SIZE}))
+    changes = {"model": str(toy.base), "output_dir": str(tmp_path / "out"), "held_out_fraction": 0.2}
+    optimization = SIZE | {"max_steps": 2}
+    recipe = SftRecipe.model_validate(merge(read_recipe(find_recipe(name)), {**changes, "optimization": optimization}))
     train_sft(recipe, tmp_path, resume=False)
-    assert_resumed(recipe, tmp_path, lambda again: train_sft(again, tmp_path, resume=True))
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 class Captured(Exception):
@@ -162,7 +178,7 @@ def test_a_runs_data_are_shown_as_the_recipe_says(toy: Toy, data: Path, tmp_path
         return caught["train_dataset"], caught["eval_dataset"]
 
     def instructions(shown: PairDataset) -> set[tuple[str | None, str]]:
-        return {(pair.domain, shown._showing.instruction(i, pair.domain)) for i, pair in enumerate(shown.pairs)}
+        return {(pair.domain, shown.sampling.instruction(i, pair.domain)) for i, pair in enumerate(shown.pairs)}
 
     ours = toy_sized("tinyrm/large-all-at-once", toy, tmp_path)
     learn, held_out = datasets("tinyrm/large-all-at-once")
@@ -186,7 +202,7 @@ def test_specialists_become_one_by_merging_and_by_distillation(toy: Toy, data: P
     """Three shipped recipes make what two others stand on."""
     folders = {domain: str(tmp_path / domain) for domain in DOMAINS}
     for domain, folder in folders.items():
-        train_cloze(toy_sized(f"tinyrm/large-{domain}", toy, Path(folder)), data, resume=False)
+        train_cloze(toy_sized(f"tinyrm/large-{domain}", toy, Path(folder), max_steps=2), data, resume=False)
 
     said = read_recipe(find_recipe(MERGED))
     assert [Path(each["path"]).name for each in said["specialists"]] == [f"large-{domain}" for domain in DOMAINS]

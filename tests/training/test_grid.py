@@ -3,8 +3,6 @@
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,27 @@ import yaml
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from tests.conftest import REPOSITORY
 from tests.training.conftest import Toy, read_log
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
+from training.__main__ import main
 from training.experiments import grid
-from training.experiments.grid import RESULTS_FILE, Compared, load_all, main, planned, print_summary, run_all, varied
+from training.experiments.grid import (
+    RESULTS_FILE,
+    Compared,
+    Mean,
+    comparison_table,
+    difference,
+    load_all,
+    planned,
+    run_all,
+    varied,
+)
 from training.loading import recipe_names
 from training.recipe import ClozeRecipe, MergeRecipe
 from training.trainer import JsonLog
 
 EXPERIMENTS = [Path(name).name for name in recipe_names() if name.startswith("experiments/")]
-ACCURACIES = (("cloze", 0.65), ("pair", 0.6), ("tokens", 0.7))
 MERGES = [name for name in EXPERIMENTS if name.startswith("merged-")]
 
 
@@ -39,9 +46,23 @@ def write(toy: Toy, path: Path, **changes: Any) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def recipes(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compared]:
+    folder = tmp_path_factory.mktemp("recipes")
+    return load_all([write(toy, folder / "cloze.yaml"), write(toy, folder / "pair.yaml", head="pair-cls")])
+
+
+@pytest.fixture(scope="module")
+def finished(toy: Toy, recipes: dict[str, Compared], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a grid of two recipes and two seeds. Tests must not write into it."""
+    out = tmp_path_factory.mktemp("finished")
+    assert run_all(planned(recipes, out, (1, 2)), toy.data, out) == 0
+    return out
+
+
 @pytest.fixture
-def recipes(toy: Toy, tmp_path: Path) -> dict[str, Compared]:
-    return load_all([write(toy, tmp_path / "cloze.yaml"), write(toy, tmp_path / "pair.yaml", head="pair-cls")])
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "out"))
 
 
 @pytest.fixture
@@ -62,41 +83,41 @@ def results(out: Path) -> dict[str, Any]:
     return json.loads((out / RESULTS_FILE).read_text())
 
 
+def test_runs_are_ordered_by_seed(recipes: dict[str, Compared], tmp_path: Path) -> None:
+    folders = ["/".join(run.output_dir.parts[-2:]) for run in planned(recipes, tmp_path, (1, 2, 1))]
+    assert folders == ["cloze/seed-1", "pair/seed-1", "cloze/seed-2", "pair/seed-2"]
+
+
 def test_every_recipe_runs_with_every_seed_once(
-    toy: Toy, recipes: dict[str, Compared], trained: list[str], tmp_path: Path
+    toy: Toy, recipes: dict[str, Compared], copied: Path, trained: list[str]
 ) -> None:
-    out = tmp_path / "out"
-    assert run_all(planned(recipes, out, (1, 2)), toy.data, out) == 0
-    assert trained == ["cloze/seed-1", "pair/seed-1", "cloze/seed-2", "pair/seed-2"]
-    first = results(out)
-    assert run_all(planned(recipes, out, (1, 2)), toy.data, out) == 0
-    assert len(trained) == 4, "nothing is left to do"
-    assert results(out) == first
-    assert run_all(planned(recipes, out, (1, 3)), toy.data, out) == 0
-    assert trained[4:] == ["cloze/seed-3", "pair/seed-3"]
-    assert not list(out.rglob("checkpoint-*"))
+    first = results(copied)
+    assert not list(copied.rglob("checkpoint-*"))
+    assert run_all(planned(recipes, copied, (1, 2)), toy.data, copied) == 0
+    assert trained == [], "nothing is left to do"
+    assert results(copied) == first
+    assert run_all(planned(recipes, copied, (1, 3)), toy.data, copied) == 0
+    assert trained == ["cloze/seed-3", "pair/seed-3"]
+    assert all(set(result["seeds"]) == {"1", "2", "3"} for result in results(copied).values())
 
 
-def test_results_are_what_the_runs_measured(toy: Toy, recipes: dict[str, Compared], tmp_path: Path) -> None:
-    runs = planned(recipes, tmp_path, (1, 2))
-    run_all(runs, toy.data, tmp_path)
-    found = results(tmp_path)
+def test_results_are_what_the_runs_measured(finished: Path) -> None:
+    found = results(finished)
     assert list(found) == ["cloze", "pair"]
     for name, result in found.items():
-        losses = [read_log(tmp_path / name / f"seed-{seed}")[-1]["eval_loss"] for seed in (1, 2)]
+        losses = [read_log(finished / name / f"seed-{seed}")[-1]["eval_loss"] for seed in (1, 2)]
         assert [result["seeds"][seed]["loss"] for seed in ("1", "2")] == losses
         assert losses[0] != losses[1], "another seed is another run"
         assert result["mean"]["loss"] == pytest.approx(sum(losses) / 2)
         assert result["std"]["loss"] == pytest.approx(statistics.stdev(losses))
-        lines = (tmp_path / name / "seed-1" / "held_out.jsonl").read_text().splitlines()
+        lines = (finished / name / "seed-1" / "held_out.jsonl").read_text().splitlines()
         assert result["seeds"]["1"]["pairs"] == len(lines)
-        assert set(result["mean"]) == {
-            "pairs", "loss", "accuracy", "accuracy_one_order", "swap_consistency", "first_position_margin",
-        }  # fmt: skip
+        measured = {"pairs", "loss", "accuracy", "accuracy_one_order", "swap_consistency", "first_position_margin"}
+        assert set(result["mean"]) == measured
 
 
 def test_an_interrupted_run_resumes_and_ends_as_if_it_had_not_been(
-    toy: Toy, recipes: dict[str, Compared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: Toy, recipes: dict[str, Compared], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
 
@@ -105,56 +126,53 @@ def test_an_interrupted_run_resumes_and_ends_as_if_it_had_not_been(
         if begun == [0, 1, 2, 3]:
             raise KeyboardInterrupt
 
-    whole, broken = (tmp_path / name for name in ("whole", "broken"))
-    run_all(planned(only_cloze(recipes), whole, (1,)), toy.data, whole)
     monkeypatch.setattr(JsonLog, "on_step_begin", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_all(planned(only_cloze(recipes), broken, (1,)), toy.data, broken)
-    assert [path.name for path in (broken / "cloze" / "seed-1").glob("checkpoint-*")] == ["checkpoint-2"]
-    assert not (broken / RESULTS_FILE).exists()
-    run_all(planned(only_cloze(recipes), broken, (1,)), toy.data, broken)
+        run_all(planned(only_cloze(recipes), tmp_path, (1,)), toy.data, tmp_path)
+    assert [path.name for path in (tmp_path / "cloze" / "seed-1").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not (tmp_path / RESULTS_FILE).exists()
+    run_all(planned(only_cloze(recipes), tmp_path, (1,)), toy.data, tmp_path)
     assert begun == [0, 1, 2, 3, 2, 3], "it went on from its checkpoint"
-    assert results(broken)["cloze"]["mean"]["loss"] == pytest.approx(results(whole)["cloze"]["mean"]["loss"], abs=1e-5)
+    whole, broken = (results(out)["cloze"]["seeds"]["1"]["loss"] for out in (finished, tmp_path))
+    assert broken == pytest.approx(whole, abs=1e-5)
 
 
 def test_one_refused_run_does_not_stop_the_others(
-    toy: Toy, recipes: dict[str, Compared], trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy: Toy, recipes: dict[str, Compared], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = write(toy, tmp_path / "bad.yaml", frozen_layers=9)
-    assert run_all(planned(load_all([bad]) | recipes, tmp_path, (1,)), toy.data, tmp_path) == 1
+    runs = planned(load_all([bad]) | varied(only_cloze(recipes), (), 1), tmp_path, (1,))
+    assert run_all(runs, toy.data, tmp_path) == 1
     assert "bad/seed-1: frozen_layers=9 leaves nothing to learn" in capsys.readouterr().err
-    assert list(results(tmp_path)) == ["cloze", "pair"]
+    assert list(results(tmp_path)) == ["cloze"]
 
 
 def test_a_folder_of_another_recipe_is_neither_taken_for_ours_nor_overwritten(
-    toy: Toy, recipes: dict[str, Compared], trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy: Toy, recipes: dict[str, Compared], finished: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_all(planned(only_cloze(recipes), tmp_path, (1,)), toy.data, tmp_path)
-    before = (tmp_path / "cloze" / "seed-1" / RUN_FILE).read_text()
-    assert run_all(planned(varied(only_cloze(recipes), None, 5), tmp_path, (1,)), toy.data, tmp_path) == 1
+    before = (finished / "cloze" / "seed-1" / RUN_FILE).read_text()
+    assert run_all(planned(varied(only_cloze(recipes), (), 5), finished, (1,)), toy.data, finished) == 1
     assert "another recipe" in capsys.readouterr().err
-    assert len(trained) == 1
-    assert (tmp_path / "cloze" / "seed-1" / RUN_FILE).read_text() == before
+    assert trained == []
+    assert (finished / "cloze" / "seed-1" / RUN_FILE).read_text() == before
 
 
 def test_other_data_and_other_recipes_do_not_mix_with_what_is_there(
-    toy: Toy, recipes: dict[str, Compared], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy: Toy, recipes: dict[str, Compared], copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = Path(shutil.copytree(toy.data, tmp_path / "data"))
-    out = tmp_path / "out"
-    run_all(planned(only_cloze(recipes), out, (1,)), data, out)
-    assert run_all(planned({"pair": recipes["pair"]}, out, (1,)), data, out) == 0
-    assert list(results(out)) == ["cloze", "pair"], "an earlier call's results stay"
+    assert run_all(planned(varied({"other": recipes["cloze"]}, (), 1), copied, (1,)), data, copied) == 0
+    assert list(results(copied)) == ["cloze", "pair", "other"], "an earlier call's results stay"
     (file,) = [path for path in data.iterdir() if path.name == "pairs.jsonl"]
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
-    assert run_all(planned(only_cloze(recipes), out, (1,)), data, out) == 1
+    assert run_all(planned(only_cloze(recipes), copied, (1,)), data, copied) == 1
     assert "other data" in capsys.readouterr().err
 
 
 def test_a_grid_refuses_two_of_a_name_and_other_tasks() -> None:
     with pytest.raises(InvalidInput, match="two recipes are called cloze"):
         load_all(["experiments/cloze", "experiments/cloze"])
-    with pytest.raises(InvalidInput, match="task tokenizer; a grid compares those of task cloze and merge"):
+    with pytest.raises(InvalidInput, match="task tokenizer; a grid compares recipes of task cloze and merge"):
         load_all(["starter/1-tokenizer"])
 
 
@@ -166,33 +184,68 @@ def test_rates_make_a_variant_each(recipes: dict[str, Compared]) -> None:
         varied(recipes, (0.0,), None)
 
 
-def test_command_sums_up_in_a_row_for_each_recipe(
-    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def cells(line: str) -> list[str]:
+    """Return the cells of a line of a Markdown table."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_command_sums_up_in_a_row_for_each_recipe(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write(toy, tmp_path / "pair.yaml", head="pair-cls")
-    arguments = ["grid", recipe, "--data", str(toy.data), "--out", str(tmp_path / "out"), "--max-steps", "1"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "5", "6"])
-    assert main() == 0
+    arguments = ["compare", recipe, "--data", str(toy.data), "--out", str(tmp_path / "out"), "--max-steps", "1"]
+    assert main([*arguments, "--seeds", "5", "6"]) == 0
     mean = results(tmp_path / "out")["pair"]["mean"]["accuracy"]
-    assert f"| pair | 2 | {100 * mean:.1f} ± " in capsys.readouterr().out
+    last = cells(capsys.readouterr().out.splitlines()[-1])
+    assert last[:2] == ["pair", "2"]
+    assert last[2].startswith(f"{100 * mean:.1f} ± ")
 
 
 def test_the_table_is_of_what_was_asked_for_and_compares_with_the_first(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seeds = {name: {"1": {"accuracy": a, "accuracy_one_order": a, "swap_consistency": 1.0}} for name, a in ACCURACIES}
-    (tmp_path / RESULTS_FILE).write_text(json.dumps({name: {"seeds": each} for name, each in seeds.items()}))
-    print_summary(tmp_path, ["pair", "tokens", "none"])
-    rows = capsys.readouterr().out.splitlines()[2:]
-    assert [row.split(" | ")[:4] for row in rows] == [["| pair", "1", "60.0", ""], ["| tokens", "1", "70.0", "+10.0"]]
+    accuracies = (("cloze", 0.65), ("pair-cls", 0.6), ("tokens", 0.7))
+    of_seed = {name: {"1": {"accuracy": a, "accuracy_one_order": a, "swap_consistency": 1.0}} for name, a in accuracies}
+    (tmp_path / RESULTS_FILE).write_text(json.dumps({name: {"seeds": each} for name, each in of_seed.items()}))
+    monkeypatch.setattr(grid, "run_all", lambda *_: 0)
+    names = [f"experiments/{name}" for name in ("pair-cls", "tokens", "pointwise")]
+    assert main(["compare", *names, "--out", str(tmp_path)]) == 0
+    rows = [cells(line)[:4] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [["pair-cls", "1", "60.0", ""], ["tokens", "1", "70.0", "+10.0"]]
 
 
-def test_command_runs_as_a_module_and_fails_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training.experiments.grid", "none.yaml", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("training.experiments.grid: ")
-    assert "Traceback" not in done.stderr
+def seeds(*accuracies: float) -> dict[str, dict[str, float]]:
+    names = ("accuracy", "accuracy_one_order", "swap_consistency")
+    return {str(number): dict.fromkeys(names, value) for number, value in enumerate(accuracies)}
+
+
+def test_the_interval_is_students() -> None:
+    # By hand: mean 2, sample deviation 1, t(0.975, two degrees of freedom) = 4.303; 4.303 / sqrt(3) = 2.484.
+    assert Mean.of([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.484), abs=1e-3)
+    assert Mean.of([0.6]) == (0.6, None)
+
+
+def test_a_difference_is_taken_seed_by_seed() -> None:
+    """Seeds hold out pairs of their own, easier or harder ones: that is not part of what two recipes differ in."""
+    gap = difference(seeds(0.61, 0.71, 0.81), seeds(0.60, 0.70, 0.80), "accuracy")
+    assert gap == pytest.approx((0.01, 0.0), abs=1e-9)
+    assert difference({"7": {"accuracy": 1.0}}, seeds(0.5), "accuracy") is None
+
+
+def test_the_table_compares_with_the_first_recipe() -> None:
+    lines = comparison_table({"cloze": {"seeds": seeds(0.6, 0.7)}, "head": {"seeds": seeds(0.58, 0.67)}}).splitlines()
+    assert len(lines) == 4
+    assert cells(lines[2])[:5] == ["cloze", "2", "65.0 ± 63.5", "", "65.0 ± 63.5"]
+    assert cells(lines[3])[:4] == ["head", "2", "62.5 ± 57.2", "-2.5 ± 6.4"]
+
+
+def test_a_table_of_one_seed_claims_no_spread() -> None:
+    assert cells(comparison_table({"cloze": {"seeds": seeds(0.6)}}).splitlines()[2]) == [
+        "cloze",
+        "1",
+        "60.0",
+        "",
+        "60.0",
+        "60.0",
+    ]
 
 
 def changes(name: str) -> dict[str, Any]:
@@ -241,6 +294,7 @@ def toy_experiments(toy: Toy, out: Path, names: list[str]) -> dict[str, Compared
     }
 
 
+@pytest.mark.slow
 def test_every_experiment_runs_on_a_toy(toy: Toy, tmp_path: Path) -> None:
     recipes = toy_experiments(toy, tmp_path, EXPERIMENTS)
     assert run_all(planned(recipes, tmp_path, (1,)), toy.data, tmp_path) == 0
@@ -252,8 +306,8 @@ def test_a_merge_is_of_its_seeds_specialists_and_measured_as_they_are(
 ) -> None:
     names = ["merged-mean", "merged-ties", *(f"specialist-{domain}" for domain in ("chat", "reasoning", "safety"))]
     recipes = toy_experiments(toy, tmp_path, names)
-    assert run_all(planned(recipes, tmp_path, (1, 2)), toy.data, tmp_path) == 0
-    for seed in ("1", "2"):
+    assert run_all(planned(recipes, tmp_path, (7,)), toy.data, tmp_path) == 0
+    for seed in ("7",):
         record = json.loads((tmp_path / "merged-ties" / f"seed-{seed}" / RUN_FILE).read_text())
         assert all(path.endswith(f"/seed-{seed}") for path in record["specialists_sha256"])
         # Trained alike here, the three are one model, and so is their mean: it has to measure what they measured.

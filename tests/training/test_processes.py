@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -19,6 +20,7 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_pr
 PLAIN = ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1", "--main_process_port=0"]
 
 
+@pytest.mark.slow
 def test_two_processes_reach_the_weights_of_one(toy: Toy, tmp_path: Path) -> None:
     batch = {"batch_size": 8, "micro_batch_size": 4, "max_steps": 4}
     alone, shared = (toy.recipe(tmp_path / name, batch, frozen_layers=1) for name in ("alone", "shared"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tinyrm.errors import InvalidInput
-from training.loading import RECIPES, find_recipe, merged, read_recipe
+from training.loading import RECIPES, find_recipe, merge, read_recipe
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -25,8 +25,8 @@ def test_the_file_wins_over_what_it_extends_and_later_parts_over_earlier(tmp_pat
 
 
 def test_lists_and_values_are_replaced_whole() -> None:
-    assert merged({"a": [1, 2], "b": {"c": 1}}, {"a": [3], "b": 4}) == {"a": [3], "b": 4}
-    assert merged({"b": 4}, {"b": {"c": 1}}) == {"b": {"c": 1}}
+    assert merge({"a": [1, 2], "b": {"c": 1}}, {"a": [3], "b": 4}) == {"a": [3], "b": 4}
+    assert merge({"b": 4}, {"b": {"c": 1}}) == {"b": {"c": 1}}
 
 
 def test_parts_extend_others_relative_to_themselves(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_circle_is_refused(tmp_path: Path) -> None:
         read_recipe(row)
 
 
-@pytest.mark.parametrize(("text", "said"), [("a: [1", "is no YAML"), ("- a", "has to be a mapping"), ("", "mapping")])
+@pytest.mark.parametrize(("text", "said"), [("a: [1", "is not YAML"), ("- a", "must be a mapping"), ("", "mapping")])
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=rf"row\.yaml.*{said}"):
         read_recipe(write(tmp_path, row=text))

@@ -15,15 +15,15 @@ from tests.training.conftest import Toy, read_log
 from tinyrm.encoding import SpecialTokens, plain_text_tokenizer
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
+from tinyrm.pairs import read_records
 from tinyrm.spec import RUN_FILE
 from training.data.collate import IGNORED
 from training.data.conversations import (
     Conversation,
     EncodedConversation,
     encode_conversation,
-    read_conversations,
-    split_by_opening,
 )
+from training.data.split import split_by_opening
 from training.output import RECIPE_FILE
 from training.recipe import SftRecipe
 from training.stages.sft import Conversations, MaskAssistant, copy_assistant, train_sft
@@ -208,7 +208,7 @@ def test_branches_of_one_tree_are_held_out_together() -> None:
 def test_a_line_that_is_no_conversation_is_named(tmp_path: Path) -> None:
     (tmp_path / "talks.jsonl").write_text(json.dumps(talk(("user", "a"))) + "\n" + json.dumps(talk(("prompter", "a"))))
     with pytest.raises(InvalidInput, match=r"line 2: messages\.0\.role"):
-        read_conversations(tmp_path / "talks.jsonl")
+        read_records(tmp_path / "talks.jsonl", Conversation)
 
 
 def test_too_few_conversations_are_refused(recipe: SftRecipe, tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
+from training.model.specialists import TrainedModel
 from training.recipe import Dora, MergeRecipe, NewModel, Specialist
 from training.stages.cloze import train_cloze
-from training.stages.merge import Opened, merge_specialists, state_of, union
+from training.stages.merge import merge_specialists, state_of, unite_specs
 from training.stages.pretrain import initial_model
 from training.stages.tokenizer import train_bpe, wrap
 
@@ -168,9 +169,11 @@ def other_model(folder: Path, tokenizer: PreTrainedTokenizerFast, **changes: int
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"intermediate_size": 64}, r"layers\.0\.mlp\.Wi\.weight is \[128, 32\] and \[96, 32\]"),
-     ({"num_hidden_layers": 5}, r"only one of them has model\.layers\.4")],
-)  # fmt: skip
+    [
+        ({"intermediate_size": 64}, r"layers\.0\.mlp\.Wi\.weight is \[128, 32\] and \[96, 32\]"),
+        ({"num_hidden_layers": 5}, r"only one of them has model\.layers\.4"),
+    ],
+)
 def test_models_of_other_shapes_are_refused(
     specialists: dict[str, Path],
     tokenizer: PreTrainedTokenizerFast,
@@ -197,26 +200,31 @@ def test_models_of_other_vocabularies_are_refused(specialists: dict[str, Path], 
 
 
 def test_domains_of_all_come_together_unless_they_contradict() -> None:
-    assert union([CHAT, SAFETY], None).default_domain == "general"
-    assert union([CHAT, SAFETY], "safety").domains == SPEC.domains
+    assert unite_specs([CHAT, SAFETY], None).default_domain == "general"
+    assert unite_specs([CHAT, SAFETY], "safety").domains == SPEC.domains
     with pytest.raises(InvalidInput, match="'safety' has two instructions"):
-        union([SPEC, SAFETY.model_copy(update={"domains": {"safety": "Which is better?"}})], None)
+        unite_specs([SPEC, SAFETY.model_copy(update={"domains": {"safety": "Which is better?"}})], None)
     with pytest.raises(InvalidInput, match="'maths' is not among"):
-        union([CHAT, SAFETY], "maths")
+        unite_specs([CHAT, SAFETY], "maths")
 
 
 def test_an_adapter_on_other_weights_than_it_was_trained_on_is_refused(specialists: dict[str, Path], toy: Toy) -> None:
     with pytest.raises(InvalidInput, match="trained on other weights"):
-        Opened(Specialist(path=str(specialists["safety"]), base=str(toy.base))).model()
+        TrainedModel(Specialist(path=str(specialists["safety"]), base=str(toy.base))).load()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"method": "ties", "base": None}, "takes a base"), ({"method": "mean", "base": "b"}, "takes no base"),
-     ({"method": "mean", "base": None, "scale": 2.0}, "no scale"), ({"method": "ties", "density": 0}, "density"),
-     ({"method": "task_arithmetic"}, "say `scale`"), ({"method": "dare"}, "say `scale`"),
-     ({"method": "ties", "specialists": [{"path": "a"}]}, "specialists")],
-)  # fmt: skip
+    [
+        ({"method": "ties", "base": None}, "takes a base"),
+        ({"method": "mean", "base": "b"}, "takes no base"),
+        ({"method": "mean", "base": None, "scale": 2.0}, "no scale"),
+        ({"method": "ties", "density": 0}, "density"),
+        ({"method": "task_arithmetic"}, "set `scale`"),
+        ({"method": "dare"}, "set `scale`"),
+        ({"method": "ties", "specialists": [{"path": "a"}]}, "specialists"),
+    ],
+)
 def test_a_recipe_that_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
     fields = {"task": "merge", "output_dir": "out", "base": "b", "specialists": [{"path": "a"}, {"path": "b"}]}
     with pytest.raises(ValidationError, match=message):

@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,15 @@ import yaml
 from optuna.trial import FixedTrial, TrialState
 from pydantic import ValidationError
 
+import training.experiments.sweep as sweeping
 from tests.conftest import REPOSITORY
 from tests.training.conftest import Toy, toy_pairs
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
-from training.experiments import study as sweeping
-from training.experiments.space import Space
-from training.experiments.study import ReportAtMarks, SweepOptions, new_sampler, open_study, sweep
-from training.experiments.sweep import main
+from training.__main__ import main
+from training.experiments.sweep import ReportAtMarks, Space, new_sampler, open_study, sweep
 from training.loading import load_recipe
+from training.options import Sweep
 from training.recipe import ClozeRecipe, Dora
 
 SPACES = sorted((REPOSITORY / "training" / "spaces").rglob("*.yaml"))
@@ -36,8 +38,9 @@ SPACE = Space(
 )
 
 
-def options(toy: Toy, folder: Path, trials: int, **changes: Any) -> SweepOptions:
-    return SweepOptions(data_dir=toy.data, storage=f"sqlite:///{folder}/sweep.db", trials=trials, **changes)
+def options(toy: Toy, folder: Path, trials: int, **changes: Any) -> Sweep:
+    storage = f"sqlite:///{folder}/sweep.db"
+    return Sweep("", data=toy.data, storage=storage, trials=trials, **changes)
 
 
 @pytest.fixture
@@ -114,17 +117,11 @@ def test_a_study_of_something_else_is_not_gone_on_with(
         sweep(recipe, SPACE, options(toy, tmp_path, 2, paper_protocol=toy.data / "pairs.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on(toy: Toy, recipe: ClozeRecipe, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     storage = f"sqlite:///{tmp_path}/sweep.db"
-    command = [
-        sys.executable,
-        "-m",
-        "training.experiments.sweep",
-        str(tmp_path / "recipe.yaml"),
-        "--data",
-        str(toy.data),
-    ]
+    command = [sys.executable, "-m", "training", "sweep", str(tmp_path / "recipe.yaml"), "--data", str(toy.data)]
     with subprocess.Popen(
         [*command, "--storage", storage, "--trials", "1000"], cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}
     ) as process:
@@ -139,14 +136,14 @@ def test_a_killed_sweep_goes_on(toy: Toy, recipe: ClozeRecipe, tmp_path: Path) -
 
 
 def test_a_trial_whose_process_is_gone_is_given_up(
-    toy: Toy, recipe: ClozeRecipe, tmp_path: Path, untrained: list[ClozeRecipe], monkeypatch: pytest.MonkeyPatch
+    toy: Toy, recipe: ClozeRecipe, tmp_path: Path, untrained: list[ClozeRecipe]
 ) -> None:
-    monkeypatch.setattr(sweeping, "HEARTBEAT_S", 1)
     study = open_study(recipe, Space(), options(toy, tmp_path, 1))
     gone = study.ask()
-    storage = study._storage
-    storage._backend.record_heartbeat(gone._trial_id)  # type: ignore[attr-defined]
-    time.sleep(3.5)
+    study._storage._backend.record_heartbeat(gone._trial_id)  # type: ignore[attr-defined]
+    with closing(sqlite3.connect(tmp_path / "sweep.db")) as database:
+        database.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 hour')")
+        database.commit()
     states = [trial.state for trial in sweep(recipe, Space(), options(toy, tmp_path, 2)).trials]
     assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
 
@@ -220,9 +217,12 @@ def test_a_choice_is_validated_and_keeps_what_it_does_not_name(recipe: ClozeReci
 
 @pytest.mark.parametrize(
     ("space", "message"),
-    [(Space(dora_ranks=(8,)), "recipe has no dora"), (Space(frozen_layers=(0, 4)), "nothing to learn in 4 layers"),
-     (Space(instructions={"maths": ("x",)}), "instructions for maths")],
-)  # fmt: skip
+    [
+        (Space(dora_ranks=(8,)), "recipe has no dora"),
+        (Space(frozen_layers=(0, 4)), "nothing to learn in 4 layers"),
+        (Space(instructions={"maths": ("x",)}), "instructions for maths"),
+    ],
+)
 def test_a_space_that_does_not_fit_the_recipe_is_refused_first(
     toy: Toy, recipe: ClozeRecipe, tmp_path: Path, space: Space, message: str
 ) -> None:
@@ -239,18 +239,24 @@ def test_an_instruction_that_the_recipe_draws_itself_is_not_searched(recipe: Clo
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"peak_lr": [1e-3, 1e-4]}, {"peak_lr": [0, 1]}, {"frozen_layers": [3, 1]}, {"lr": 1}, {"dora_ranks": [0]},
-     {"instructions": {"chat": []}}],
-)  # fmt: skip
+    [
+        {"peak_lr": [1e-3, 1e-4]},
+        {"peak_lr": [0, 1]},
+        {"frozen_layers": [3, 1]},
+        {"lr": 1},
+        {"dora_ranks": [0]},
+        {"instructions": {"chat": []}},
+    ],
+)
 def test_a_space_that_makes_no_sense_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(wrong))
     with pytest.raises(ValidationError):
         Space.load(tmp_path / "space.yaml")
 
 
-def test_a_space_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_space_that_is_not_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("peak_lr: [1.0e-6, 1.0e-4")
-    with pytest.raises(InvalidInput, match="is no YAML"):
+    with pytest.raises(InvalidInput, match="is not YAML"):
         Space.load(tmp_path / "space.yaml")
 
 
@@ -266,14 +272,13 @@ def test_there_are_spaces_to_check() -> None:
 
 
 @pytest.fixture
-def command(toy: Toy, recipe: ClozeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs the command for one trial with further arguments; an option given twice has its last value."""
+def command(toy: Toy, recipe: ClozeRecipe, tmp_path: Path) -> Callable[..., int]:
+    """Run the command for one trial, with further arguments."""
 
-    def run(*more: str) -> int:
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-        known = ["--data", str(toy.data), "--trials", "1", "--storage", f"sqlite:///{tmp_path}/sweep.db"]
-        monkeypatch.setattr("sys.argv", ["training.experiments.sweep", str(tmp_path / "recipe.yaml"), *known, *more])
-        return main()
+    def run(*more: str, storage: str = f"sqlite:///{tmp_path}/sweep.db") -> int:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+        return main(["sweep", str(path), "--data", str(toy.data), "--trials", "1", "--storage", storage, *more])
 
     return run
 
@@ -301,16 +306,12 @@ def test_the_command_warns_loudly_of_the_papers_protocol(
 def test_the_command_ends_with_one_line_where_it_cannot_run(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str], storage: str
 ) -> None:
-    assert command("--storage", storage) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("training.experiments.sweep: ")
+    assert command(storage=storage) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("training sweep: storage ")
 
 
-def test_only_the_reward_stage_is_swept(
-    command: Callable[..., int], untrained: list[ClozeRecipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_the_reward_stage_is_swept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = {"task": "tokenizer", "output_dir": "out", "vocab_size": 400, "texts": []}
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
-    assert command() == 0
-    sys.argv[1] = str(tmp_path / "other.yaml")
-    assert main() == 1
-    assert "only task 'cloze' is swept" in capsys.readouterr().err
+    assert main(["sweep", str(tmp_path / "other.yaml"), "--trials", "1", "--storage", "sqlite://"]) == 1
+    assert "only recipes of task 'cloze' are swept" in capsys.readouterr().err

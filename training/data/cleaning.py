@@ -1,4 +1,4 @@
-"""What is kept of the pairs that were read, and how many were dropped for which reason."""
+"""Which of the pairs that were read are kept, and how many were dropped for which reason."""
 
 import hashlib
 import heapq
@@ -10,9 +10,9 @@ from typing import Literal
 
 from tinyrm.pairs import PreferencePair
 
-# tie: no answer is better. mismatch: the two dialogues part before the last answer, or do not end in one.
-# unlinked: a message whose tree has a gap above it. empty: a blank prompt or answer. identical: the same answer twice.
-# broken: a text that UTF-8 cannot hold, cut in the middle of an emoji. duplicate: the same pair again.
+# tie: no response is better. mismatch: the two dialogues differ before the last response, or do not end in one.
+# unlinked: a message whose tree has a gap above it. empty: a blank prompt or response. identical: the same response
+# twice. broken: a text that UTF-8 cannot hold, cut in the middle of an emoji. duplicate: the same pair again.
 # contradiction: the same pair also the other way round; neither verdict is kept.
 Reason = Literal["tie", "mismatch", "unlinked", "empty", "identical", "broken", "duplicate", "contradiction"]
 
@@ -30,26 +30,27 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Pairs to learn from. dropped: reason -> pairs that are not among them. read: kept and dropped together."""
+    """Pairs to learn from. dropped: reason -> number of pairs that are not among them."""
 
     pairs: list[PreferencePair]
     dropped: dict[str, int] = field(default_factory=dict)
 
     @property
     def read(self) -> int:
+        """Pairs kept and dropped together."""
         return len(self.pairs) + sum(self.dropped.values())
 
 
 def clean(items: Iterable[Raw | Reason]) -> Loaded:
-    """Pairs that teach something. A reason among the items is a pair that its reader has dropped already."""
+    """Return the pairs that teach something. A reason among the items is a pair that its reader has dropped already."""
     dropped: Counter[str] = Counter()
     pairs = []
     for item in items:
-        reason = item if isinstance(item, str) else _fault(item)
+        reason = item if isinstance(item, str) else fault(item)
         if reason:
             dropped[reason] += 1
         elif isinstance(item, Raw):
-            # Checked above; a second look at 280,000 pairs would take seconds.
+            # Checked above; validating 280,000 pairs again would take seconds.
             pairs.append(
                 PreferencePair.model_construct(
                     prompt=item.prompt,
@@ -62,13 +63,24 @@ def clean(items: Iterable[Raw | Reason]) -> Loaded:
     return without_repetitions(pairs, dropped)
 
 
-def without_repetitions(pairs: list[PreferencePair], dropped: Counter[str] | None = None) -> Loaded:
-    """The first of each pair; none of a pair that is judged both ways.
+def fault(raw: Raw) -> Reason | None:
+    texts = (raw.prompt, raw.chosen, raw.rejected)
+    if not all(text.strip() for text in texts):
+        return "empty"
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which a tokenizer refuses
+        return "broken"
+    return "identical" if normalise(raw.chosen) == normalise(raw.rejected) else None
 
-    Two domains may share a pair, and judge it differently: they ask different questions.
+
+def without_repetitions(pairs: list[PreferencePair], dropped: Counter[str] | None = None) -> Loaded:
+    """Keep the first of each pair, and none of a pair that is judged both ways.
+
+    Two domains may share a pair and judge it differently: they ask different questions.
     """
     directions: dict[bytes, set[bool]] = defaultdict(set)
-    keys = [_key(pair) for pair in pairs]
+    keys = [key_and_direction(pair) for pair in pairs]
     for key, direction in keys:
         directions[key].add(direction)
     counts: Counter[str] = Counter(dropped or {})
@@ -86,46 +98,28 @@ def without_repetitions(pairs: list[PreferencePair], dropped: Counter[str] | Non
 
 
 def take(pairs: list[PreferencePair], count: int) -> list[PreferencePair]:
-    """`count` of them in their order. Which ones follows from their texts alone, not from the order of a file."""
+    """Return `count` pairs in their order. Which ones depends on their texts only, not on the order of a file."""
     if count >= len(pairs):
         return pairs
-    ranked = heapq.nsmallest(count, range(len(pairs)), key=lambda i: _digest("", pairs[i].prompt, pairs[i].chosen))
+    ranked = heapq.nsmallest(count, range(len(pairs)), key=lambda i: digest("", pairs[i].prompt, pairs[i].chosen))
     return [pairs[i] for i in sorted(ranked)]
 
 
 def normalise(text: str) -> str:
-    """What two texts have to share to be the same: all but Unicode form, blanks at the ends of lines and empty lines
-    around them.
+    """Return what two texts must share to be the same: all but Unicode form, blanks at line ends and outer empty lines.
 
-    No more than that: indentation is meaning in code, and upper case in much else.
+    No more than that: indentation has meaning in code, and upper case in much else.
     """
     text = text if text.isascii() else unicodedata.normalize("NFC", text)
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
-def _fault(raw: Raw) -> Reason | None:
-    if not (raw.prompt.strip() and raw.chosen.strip() and raw.rejected.strip()):
-        return "empty"
-    if not all(map(_is_whole, (raw.prompt, raw.chosen, raw.rejected))):
-        return "broken"
-    return "identical" if normalise(raw.chosen) == normalise(raw.rejected) else None
-
-
-def _is_whole(text: str) -> bool:
-    """Whether there is no half of a surrogate pair in it, which a tokenizer refuses."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _key(pair: PreferencePair) -> tuple[bytes, bool]:
-    """What is compared, whichever answer was chosen, and whether it was the one that sorts first."""
+def key_and_direction(pair: PreferencePair) -> tuple[bytes, bool]:
+    """Return a key that ignores which response was chosen, and whether that was the one that sorts first."""
     chosen, rejected = normalise(pair.chosen), normalise(pair.rejected)
     first, second = sorted((chosen, rejected))
-    return _digest(pair.domain or "", normalise(pair.prompt), first, second), chosen == first
+    return digest(pair.domain or "", normalise(pair.prompt), first, second), chosen == first
 
 
-def _digest(*texts: str) -> bytes:
+def digest(*texts: str) -> bytes:
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).digest()

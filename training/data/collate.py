@@ -23,11 +23,12 @@ Orders = tuple[Encoding | None, Encoding | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Showing:
-    """How a pair is shown: under which instruction, in which order. Each draw follows from `seed` and the pair's place.
+class PairSampling:
+    """Which instruction and which orders a pair is shown with. Each draw follows from `seed` and the pair's place.
 
-    default_rate: share of the pairs shown under the default domain's instruction. prefixes: domain -> instructions to
-    draw from. coin_pairs: None shows both orders; otherwise one, by a coin that so many neighbours share.
+    default_rate: share of the pairs shown under the default domain's instruction.
+    prefixes: domain -> instructions to draw from.
+    coin_pairs: None shows both orders; otherwise one, by a coin that this many neighbours share.
     """
 
     spec: ClozeSpec
@@ -43,8 +44,9 @@ class Showing:
         pool = self.prefixes.get(domain if domain in self.spec.domains else self.spec.default_domain)
         return draw.choice(pool) if pool else self.spec.instruction(domain, or_default=True)
 
-    def kept(self, index: int, orders: tuple[Encoding, ...]) -> Orders:
-        first, second = orders
+    def orders(self, index: int, encodings: tuple[Encoding, ...]) -> Orders:
+        """Return both orders of pair `index`, or the one that the coin selects."""
+        first, second = encodings
         if self.coin_pairs is None:
             return first, second
         heads = random.Random(f"{self.seed}:coin:{index // self.coin_pairs}").random() < 0.5
@@ -60,26 +62,26 @@ class Encodes(Protocol):
 class PairDataset(Dataset[Orders]):
     """Pair i -> its two texts: with the chosen response first and second, or of each response alone."""
 
-    def __init__(self, pairs: list[PreferencePair], encoder: Encodes, showing: Showing) -> None:
+    def __init__(self, pairs: list[PreferencePair], encoder: Encodes, sampling: PairSampling) -> None:
         self.pairs = pairs
+        self.sampling = sampling
         self._encoder = encoder
-        self._showing = showing
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Orders:
         pair = self.pairs[index]
-        instruction = self._showing.instruction(index, pair.domain)
-        return self._showing.kept(index, self._encoder.encode(pair.comparison(), instruction, swap=True))
+        instruction = self.sampling.instruction(index, pair.domain)
+        return self.sampling.orders(index, self._encoder.encode(pair.comparison(), instruction, swap=True))
 
     def lengths(self) -> list[int]:
-        """Characters of each pair: near enough to tokens for grouping, and free."""
+        """Return the characters of each pair: close enough to tokens for grouping, and free."""
         return [len(p.prompt) + len(p.chosen) + len(p.rejected) for p in self.pairs]
 
-    def of(self, pairs: list[PreferencePair]) -> "PairDataset":
-        """Other pairs, read in the same way."""
-        return PairDataset(pairs, self._encoder, self._showing)
+    def with_pairs(self, pairs: list[PreferencePair]) -> "PairDataset":
+        """Return a dataset of other pairs, read in the same way."""
+        return PairDataset(pairs, self._encoder, self.sampling)
 
 
 class EpochSampler(Sampler[int]):
@@ -88,8 +90,8 @@ class EpochSampler(Sampler[int]):
     Grouping alone leaves them sorted: long texts, then short ones, over and over. Length goes with the kind of text, so
     the model would be pulled to and fro.
 
-    The order follows from seed and epoch alone, so that a run resumed in a later epoch reads on where it stopped.
-    The epoch is asked for, not set: a data loader that skips batches hides its sampler.
+    The order follows from seed and epoch only, so a run resumed in a later epoch reads on where it stopped.
+    epoch: called for the number of the epoch, because a data loader that skips batches hides its sampler.
     """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int, epoch: Callable[[], int]) -> None:
@@ -112,7 +114,7 @@ class EpochSampler(Sampler[int]):
 
 @dataclass(frozen=True, slots=True)
 class PairCollator:
-    """Pairs -> rows (pair 0 chosen first, pair 0 chosen second, pair 1 chosen first, ...), without those not read.
+    """Pairs -> rows (pair 0 chosen first, pair 0 chosen second, pair 1 chosen first, ...), without orders not read.
 
     labels [rows, tokens] hold the right label word at the mask and IGNORED elsewhere.
     """
@@ -125,6 +127,6 @@ class PairCollator:
         rows = [(row, label) for pair in pairs for row, label in zip(pair, self.label_ids, strict=True) if row]
         batch = collate([row for row, _ in rows], self.pad_id)
         input_ids = torch.from_numpy(batch.input_ids)
-        answers = torch.tensor([label for _, label in rows]).unsqueeze(1)
-        labels = torch.where(input_ids == self.mask_id, answers, IGNORED)
+        right = torch.tensor([label for _, label in rows]).unsqueeze(1)
+        labels = torch.where(input_ids == self.mask_id, right, IGNORED)
         return {"input_ids": input_ids, "attention_mask": torch.from_numpy(batch.attention_mask), "labels": labels}

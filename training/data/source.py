@@ -1,4 +1,4 @@
-"""What a recipe says about where its preference pairs come from, and what is known of them before anything is read."""
+"""Where a recipe's data come from, and what is known of the published sets before anything is read."""
 
 import re
 from typing import Literal, Self
@@ -18,7 +18,7 @@ SKYWORK_PAIRS = {
     "magpie_air": 42,
 }
 # The paper's three shares of it, found by their sizes (7.22k, 15.2k, 54.6k). OffsetBias teaches a judge to see through
-# style, which chat needs as much as safety: it and the other half of the safety share can be had alone.
+# style, which chat needs as much as safety, so it and the other half of the safety share are also parts of their own.
 SKYWORK_PARTS = {
     "chat": ("helpsteer2",),
     "safety": ("offsetbias", "wildguard"),
@@ -33,7 +33,7 @@ HH_PAIRS = {
     "helpful-online": 22007,
     "helpful-rejection-sampled": 52421,
 }
-# Published rounded: "14.3k" comparisons that are no ties, "26.9k" rows for training.
+# Published rounded: "14.3k" comparisons that are not ties, "26.9k" rows for training.
 WEBGPT_PAIRS = 14_300
 PKU_PAIRS = 26_900
 
@@ -57,15 +57,15 @@ class Source(BaseModel):
     part: str | None = Field(
         default=None,
         description="A share of the set (Skywork: chat, safety, reasoning, offsetbias, wildguard; HH-RLHF: one of its "
-        "folders; OASST2: a language such as en; our own files: a domain), or another reading of it (PKU: better "
+        "folders; OASST2: a language such as en; our own files: a domain), or another version of it (PKU: better "
         "instead of safer; WebGPT: without-citations). None: all of it.",
     )
-    domain: str | None = Field(default=None, description="Domain of its pairs; None: the one each pair has of itself.")
-    max_pairs: int | None = Field(default=None, gt=0, description="Take this many at most, the same ones every time.")
+    domain: str | None = Field(default=None, description="Domain of its pairs; None: the domain of each record.")
+    max_pairs: int | None = Field(default=None, gt=0, description="Take at most this many, the same ones every time.")
     path: str | None = Field(
         default=None,
-        description="File or folder with the published schema, from the data folder; None: the folder or file there "
-        "that is called like the set, or else the hub.",
+        description="File or folder with the published schema, relative to the data folder; None: the folder or file "
+        "there that has the name of the set, or else the hub.",
     )
 
     @model_validator(mode="after")
@@ -83,7 +83,7 @@ class Source(BaseModel):
 
     @property
     def name(self) -> str:
-        """As the command line writes it: skywork:chat, jsonl:train.jsonl.gz; and which part of such a file."""
+        """As on the command line: skywork:chat, jsonl:train.jsonl.gz; for a part of a file, with the part."""
         if self.dataset == "jsonl":
             return f"jsonl:{self.path}" + (f", {self.part}" if self.part else "")
         return f"{self.dataset}:{self.part}" if self.part else self.dataset
@@ -102,7 +102,7 @@ class Texts(BaseModel):
 
 
 def published_pairs(source: Source) -> int | None:
-    """How many pairs the published set gives before duplicates and the like are dropped; None where nobody says.
+    """Return how many pairs the published set gives before any are dropped; None if that is not published.
 
     A plan without network needs it. WebGPT and PKU publish rounded figures.
     """

@@ -1,109 +1,107 @@
-"""python -m training.experiments.grid RECIPE ...: each recipe with several seeds, and what they measured in one file.
+"""Compare recipes: each one with several seeds, and what they measured in one file and one table.
 
-Stopped and started again it goes on where it was: finished runs are skipped, an interrupted one resumes.
+A grid that was stopped continues: finished runs are skipped, an interrupted one resumes.
 """
 
-import argparse
 import json
 import shutil
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+import numpy as np
+from scipy.stats import t
+from tabulate import tabulate
+from transformers import EvalPrediction
 
+from tinyrm.encoding import Encoder
+from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput, TinyRMError
-from tinyrm.pairs import read_pairs
-from tinyrm.spec import HELD_OUT_FILE, read_run
-from training.experiments.grid_merge import merge_and_measure, of_seed
-from training.experiments.grid_report import table
+from tinyrm.files import write_atomically
+from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
+from tinyrm.pairs import PreferencePair, read_pairs
+from tinyrm.scorer import Scorer
+from tinyrm.spec import HELD_OUT_FILE, ClozeSpec, read_run
 from training.loading import find_recipe, load_recipe
-from training.output import identity
+from training.output import identity, pair_hashes, write_run
 from training.recipe import ClozeRecipe, MergeRecipe, Optimization
-from training.stages.cloze import pair_hashes, train_cloze
+from training.stages.cloze import preference_metrics, train_cloze
+from training.stages.merge import merge_specialists
 
 RESULTS_FILE = "results.json"
-SEEDS = (17, 18, 19)
+COLUMNS = ("recipe", "seeds", "accuracy", "difference", "one order", "swap consistency")
+
 Compared = ClozeRecipe | MergeRecipe
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.experiments.grid", description=__doc__)
-    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="files or shipped names, as in experiments/cloze")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the recipes' data files")
-    parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="one folder per recipe and seed")
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 17 18 19")
-    parser.add_argument("--peak-lrs", type=float, nargs="+", help="each recipe at each of these rates, not at its own")
-    parser.add_argument("--max-steps", type=int, help="stop every run after so many steps, to try a grid out")
-    arguments = parser.parse_args()
-    try:
-        variants = varied(load_all(arguments.recipes), arguments.peak_lrs, arguments.max_steps)
-        runs = planned(variants, arguments.out, arguments.seeds)
-        failed = run_all(runs, arguments.data, arguments.out)
-    except (TinyRMError, ValidationError, OSError) as error:
-        print(f"training.experiments.grid: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("training.experiments.grid: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    print_summary(arguments.out, variants)
-    return 1 if failed else 0
+# Seed -> metrics, as the results file has them.
+Seeds = Mapping[str, Mapping[str, float]]
 
 
 def load_all(names: Iterable[str]) -> dict[str, Compared]:
-    """Recipes by the names of their files. Raises InvalidInput for two of one name, and for one of another task."""
+    """Return recipes by the names of their files.
+
+    Raises InvalidInput for two recipes of one name, for one of another task, and for no recipe at all.
+    """
     recipes: dict[str, Compared] = {}
     for path in map(find_recipe, names):
         recipe = load_recipe(path)
         if not isinstance(recipe, ClozeRecipe | MergeRecipe) or recipe.task not in ("cloze", "merge"):
-            raise InvalidInput(f"{path} is of task {recipe.task}; a grid compares those of task cloze and merge")
+            raise InvalidInput(f"{path} is of task {recipe.task}; a grid compares recipes of task cloze and merge")
         if path.stem in recipes:
-            raise InvalidInput(f"two recipes are called {path.stem}; rename one, results go by the name")
+            raise InvalidInput(f"two recipes are called {path.stem}; rename one, because results go by the name")
         recipes[path.stem] = recipe
+    if not recipes:
+        raise InvalidInput("name at least one recipe, such as experiments/cloze")
     return recipes
 
 
-def varied(
-    recipes: Mapping[str, Compared], peak_lrs: Iterable[float] | None, max_steps: int | None
-) -> dict[str, Compared]:
-    """The recipes, shortened if `max_steps` is given; with `peak_lrs` each at each rate, called NAME@RATE."""
+def varied(recipes: Mapping[str, Compared], peak_lrs: Sequence[float], max_steps: int | None) -> dict[str, Compared]:
+    """Return the recipes, shortened if `max_steps` is given; with `peak_lrs` each at each rate, named NAME@RATE."""
     short = {} if max_steps is None else {"max_steps": max_steps}
-    if peak_lrs is None:
-        return {name: _optimized(recipe, **short) for name, recipe in recipes.items()}
+    if not peak_lrs:
+        return {name: with_optimization(recipe, **short) for name, recipe in recipes.items()}
     return {
-        f"{name}@{lr:g}": _optimized(recipe, peak_lr=lr, **short) for name, recipe in recipes.items() for lr in peak_lrs
+        f"{name}@{lr:g}": with_optimization(recipe, peak_lr=lr, **short)
+        for name, recipe in recipes.items()
+        for lr in peak_lrs
     }
 
 
-def planned(recipes: Mapping[str, Compared], out: Path, seeds: Iterable[int]) -> list[Compared]:
-    """Each recipe with each seed, written to OUT/NAME/seed-SEED.
+def with_optimization(recipe: Compared, **changes: float) -> Compared:
+    """Return the recipe with other settings of its optimizer; a merge has none and stays.
 
-    Seed by seed, so that a grid stopped early has compared everything once; of a seed, what is merged comes first.
+    Raises ValidationError for a value that is not allowed in a recipe file either.
     """
-    trained_first = sorted(recipes.items(), key=lambda item: isinstance(item[1], MergeRecipe))
-    return [_of_seed(recipe, out, name, seed) for seed in dict.fromkeys(seeds) for name, recipe in trained_first]
-
-
-def _of_seed(recipe: Compared, out: Path, name: str, seed: int) -> Compared:
-    if isinstance(recipe, MergeRecipe):
-        return of_seed(recipe, out, name, seed)
-    return _optimized(recipe, seed=seed).model_copy(update={"output_dir": out / name / f"seed-{seed}"})
-
-
-def _optimized(recipe: Compared, **changes: float) -> Compared:
-    """A merge learns nothing, and stays. Raises ValidationError for a value that no recipe file could have either."""
     if isinstance(recipe, MergeRecipe):
         return recipe
     optimization = Optimization.model_validate(recipe.optimization.model_dump() | changes)
     return recipe.model_copy(update={"optimization": optimization})
 
 
-def run_all(runs: Sequence[Compared], data_dir: Path, out: Path) -> int:
-    """Run what is not finished and write the results after each; returns how many failed.
+def planned(recipes: Mapping[str, Compared], out: Path, seeds: Iterable[int]) -> list[Compared]:
+    """Return each recipe with each seed, written to OUT/NAME/seed-SEED; a merge takes the specialists of its seed.
 
-    One that is refused is reported, and the others go on.
+    Ordered by seed, so that a grid stopped early has compared everything once; within a seed, merges come last.
+    """
+    runs: list[Compared] = []
+    for seed in dict.fromkeys(seeds):
+        for name, recipe in sorted(recipes.items(), key=lambda item: isinstance(item[1], MergeRecipe)):
+            changes: dict[str, Any] = {"output_dir": out / name / f"seed-{seed}"}
+            if isinstance(recipe, MergeRecipe):
+                changes["seed"] = seed
+                changes["specialists"] = tuple(
+                    each.model_copy(update={"path": str(out / Path(each.path).name / f"seed-{seed}")})
+                    for each in recipe.specialists
+                )
+            runs.append(with_optimization(recipe, seed=seed).model_copy(update=changes))
+    return runs
+
+
+def run_all(runs: Sequence[Compared], data_dir: Path, out: Path) -> int:
+    """Run what is not finished, write the results after each run, and return how many failed.
+
+    A run that is refused is reported, and the others go on.
     """
     done = 0
     for number, recipe in enumerate(runs, start=1):
@@ -114,9 +112,11 @@ def run_all(runs: Sequence[Compared], data_dir: Path, out: Path) -> int:
                 merge_and_measure(recipe)
             elif todo:
                 train_cloze(recipe, data_dir, resume=True)
-                _remove_checkpoints(recipe.output_dir)
+                # A finished run is not continued, and the checkpoints of a grid would fill a disk.
+                for checkpoint in recipe.output_dir.glob("checkpoint-*"):
+                    shutil.rmtree(checkpoint)
         except (TinyRMError, OSError) as error:
-            print(f"training.experiments.grid: {recipe.output_dir}: {error}", file=sys.stderr)
+            print(f"training compare: {recipe.output_dir}: {error}", file=sys.stderr)
         else:
             done += 1
             add_result(recipe, out)
@@ -124,74 +124,120 @@ def run_all(runs: Sequence[Compared], data_dir: Path, out: Path) -> int:
 
 
 def is_finished(recipe: ClozeRecipe, data_dir: Path) -> bool:
-    """Whether the recipe's run has ended.
+    """Return whether the recipe's run has ended.
 
     Raises InvalidInput if its folder holds a run of another recipe, from another base or on other data.
     """
     record = read_run(recipe.output_dir)
     if not record:
         return False
-    ours = identity(recipe, pair_hashes(recipe, data_dir))
     record["recipe"].pop("output_dir")
-    if any(record[key] != value for key, value in ours.items()):
+    if any(record[key] != value for key, value in identity(recipe, pair_hashes(recipe, data_dir)).items()):
         raise InvalidInput(
-            "holds a run of another recipe, from another base or other data; remove it, or choose another --out"
+            "the folder holds a run of another recipe, from another base or on other data; remove it, or choose "
+            "another --out"
         )
     return True
 
 
-def add_result(recipe: Compared, out: Path) -> None:
-    """OUT/results.json: for each recipe the held-out metrics of each seed, their mean and standard deviation.
+def merge_and_measure(recipe: MergeRecipe) -> None:
+    """Merge, measure on the specialists' held-out pairs, and add to the record what a training writes.
 
-    Those of earlier calls stay, unless they are of a recipe and seed that ran again.
+    Raises InvalidInput.
     """
-    seeds = {name: result["seeds"] for name, result in read_results(out).items()}
-    of_recipe = seeds.setdefault(recipe.output_dir.parent.name, {})
-    of_recipe[recipe.output_dir.name.removeprefix("seed-")] = held_out_metrics(recipe.output_dir)
-    results = {name: {"seeds": each, **_spread(list(each.values()))} for name, each in seeds.items()}
-    fresh = out / f"{RESULTS_FILE}.new"
-    fresh.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(out / RESULTS_FILE)
+    merge_specialists(recipe)
+    held_out = recipe.output_dir / HELD_OUT_FILE
+    if not held_out.is_file():
+        raise InvalidInput(
+            "the specialists did not hold out pairs by one seed and share, so there are none to measure on"
+        )
+    metrics = {f"eval_{name}": value for name, value in measure(recipe.output_dir, read_pairs(held_out)).items()}
+    write_run(recipe.output_dir, read_run(recipe.output_dir) | {"held_out": metrics})
 
 
-def held_out_metrics(folder: Path) -> dict[str, float]:
-    """What a finished run measured on the pairs it held out, and how many those were; nothing about speed."""
+def measure(folder: Path, pairs: Sequence[PreferencePair]) -> dict[str, float]:
+    """Return what training measures of a cloze checkpoint, except the loss."""
+    spec = ClozeSpec.load(folder)
+    tokenizer, special = load_tokenizer(str(folder))
+    encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
+    engine = TorchEngine(load_masked_lm(str(folder)), special, encoder.label_ids)
+    instructions = [spec.instruction(pair.domain, or_default=True) for pair in pairs]
+    preferences = Scorer(encoder, engine, spec).score([pair.comparison() for pair in pairs], instructions)
+    margins = np.array([preference.order_margins for preference in preferences])
+    # A margin is towards the chosen response; training counts towards the one that stands first.
+    return preference_metrics(EvalPrediction(margins * [1, -1], np.zeros(len(pairs))))
+
+
+def add_result(recipe: Compared, out: Path) -> None:
+    """Update OUT/results.json: per recipe the held-out metrics of each seed, their mean and standard deviation.
+
+    Results of earlier calls stay, unless the same recipe and seed ran again.
+    """
+    folder = recipe.output_dir
     metrics = {
         name.removeprefix("eval_"): value
         for name, value in read_run(folder)["held_out"].items()
         if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second"))
     }
-    return {"pairs": len(read_pairs(folder / HELD_OUT_FILE)), **metrics}
-
-
-def print_summary(out: Path, names: Iterable[str]) -> None:
-    """A table of the recipes asked for, in that order, so that what the others are compared with is the caller's."""
     results = read_results(out)
-    if asked := {name: results[name] for name in names if name in results}:
-        print(table(asked))
+    seeds = results.get(folder.parent.name, {"seeds": {}})["seeds"]
+    seeds[folder.name.removeprefix("seed-")] = {"pairs": len(read_pairs(folder / HELD_OUT_FILE)), **metrics}
+    values = {name: [of_seed[name] for of_seed in seeds.values()] for name in next(iter(seeds.values()))}
+    several = len(seeds) > 1
+    results[folder.parent.name] = {
+        "seeds": seeds,
+        "mean": {name: statistics.fmean(each) for name, each in values.items()},
+        "std": {name: statistics.stdev(each) for name, each in values.items()} if several else None,
+    }
+    write_atomically(out / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
 
 
 def read_results(out: Path) -> dict[str, Any]:
-    """What earlier calls wrote; nothing at first."""
+    """Return what earlier calls wrote; empty at first."""
     path = out / RESULTS_FILE
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return results
 
 
-def _spread(metrics: list[dict[str, float]]) -> dict[str, dict[str, float] | None]:
-    """Mean and sample standard deviation of each metric; there is none of one seed."""
-    values = {name: [each[name] for each in metrics] for name in metrics[0]}
-    return {
-        "mean": {name: statistics.fmean(of_seeds) for name, of_seeds in values.items()},
-        "std": {name: statistics.stdev(of_seeds) for name, of_seeds in values.items()} if len(metrics) > 1 else None,
-    }
+class Mean(NamedTuple):
+    """A mean over seeds and half the width of its 95 % interval; None for one seed, which has no spread."""
+
+    value: float
+    half_width: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean":
+        """Use Student's t: three seeds are a poor estimate of the spread, and the interval is accordingly wide."""
+        if len(values) < 2:
+            return cls(values[0], None)
+        error = statistics.stdev(values) / len(values) ** 0.5
+        return cls(statistics.fmean(values), float(t.ppf(0.975, len(values) - 1)) * error)
+
+    def text(self, sign: str = "") -> str:
+        """Return the mean in per cent, as points."""
+        spread = "" if self.half_width is None else f" ± {100 * self.half_width:.1f}"
+        return f"{100 * self.value:{sign}.1f}{spread}"
 
 
-def _remove_checkpoints(folder: Path) -> None:
-    """A finished run is not gone on from, and those of a grid would fill a disk."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+def difference(seeds: Seeds, baseline: Seeds, metric: str) -> Mean | None:
+    """Return the mean difference, seed by seed; None if no seed is shared.
+
+    One seed holds out the same pairs for every recipe, so how hard those are cancels.
+    """
+    shared = [seed for seed in seeds if seed in baseline]
+    return Mean.of([seeds[s][metric] - baseline[s][metric] for s in shared]) if shared else None
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def comparison_table(results: Mapping[str, Any]) -> str:
+    """Return a Markdown table; the first recipe is what the others are compared with."""
+    baseline: Seeds = next(iter(results.values()))["seeds"]
+    rows = []
+    for name, result in results.items():
+        seeds: Seeds = result["seeds"]
+        accuracy, one_order, consistency = (
+            Mean.of([metrics[key] for metrics in seeds.values()]).text()
+            for key in ("accuracy", "accuracy_one_order", "swap_consistency")
+        )
+        gap = None if seeds is baseline else difference(seeds, baseline, "accuracy")
+        rows.append((name, len(seeds), accuracy, gap.text("+") if gap else "", one_order, consistency))
+    return tabulate(rows, COLUMNS, tablefmt="pipe", disable_numparse=True)

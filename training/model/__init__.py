@@ -1,1 +1,1 @@
-"""What a stage trains: adapters, heads, merges."""
+"""What a stage trains: adapters, heads, and how trained models are opened and merged."""

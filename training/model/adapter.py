@@ -1,4 +1,4 @@
-"""What learns: everything above the frozen layers, or DoRA adapters there."""
+"""Which parameters learn: all above the frozen layers, or DoRA adapters there."""
 
 import re
 
@@ -8,27 +8,27 @@ from transformers import PreTrainedModel
 from tinyrm.errors import InvalidInput
 from training.recipe import Dora
 
-NEW_MODULE = "classifier"  # of a head, what no masked LM has and what therefore starts from a random draw
+NEW_MODULE = "classifier"  # a masked LM has none, so it starts from random weights
 
 
 def freeze_lowest(model: PreTrainedModel, layers: int, *, embeddings: bool = True) -> None:
-    """Freeze every tensor of the lowest `layers` layers, and the embeddings unless told not to; 0 freezes nothing.
+    """Freeze every tensor of the lowest `layers` layers and, by default, the embeddings; 0 freezes nothing.
 
-    The decoder is tied to the embeddings and freezes with them; its bias and the head go on learning.
+    The decoder is tied to the embeddings and freezes with them; its bias and the head continue to learn.
     """
     if not layers:
         return
     body = model.base_model
-    _refuse_too_many(layers, len(body.layers))
+    refuse_too_many(layers, len(body.layers))
     for module in (*body.layers[:layers], *([body.embeddings] if embeddings else [])):
         module.requires_grad_(False)
 
 
 def add_dora(model: PreTrainedModel, dora: Dora, frozen_layers: int) -> PeftModel:
-    """DoRA (arXiv 2402.09353) on Wqkv, Wo and Wi of the layers from `frozen_layers` up, and on head.dense.
+    """Add DoRA (arXiv 2402.09353) to Wqkv, Wo and Wi of the layers from `frozen_layers` up, and to head.dense.
 
-    A classifier, which is new, learns as it is and is saved with the adapter.
-    Never on the decoder: it is tied to the embeddings, and merging would rewrite the input side too.
+    A new classifier learns without an adapter and is saved with it. The decoder gets none: it is tied to the
+    embeddings, and merging would change the input side too.
     """
     config = LoraConfig(
         r=dora.rank,
@@ -42,12 +42,12 @@ def add_dora(model: PreTrainedModel, dora: Dora, frozen_layers: int) -> PeftMode
 
 
 def dora_targets(layers: int, frozen_layers: int) -> str:
-    """A pattern of module names. Spelled out because peft has no default for ModernBERT."""
-    _refuse_too_many(frozen_layers, layers)
+    """Return a pattern of module names, because peft has no default for ModernBERT."""
+    refuse_too_many(frozen_layers, layers)
     numbers = "|".join(str(i) for i in range(frozen_layers, layers))
     return rf"model\.layers\.(?:{numbers})\.(?:attn\.Wqkv|attn\.Wo|mlp\.Wi|mlp\.Wo)|{re.escape('head.dense')}"
 
 
-def _refuse_too_many(frozen: int, layers: int) -> None:
+def refuse_too_many(frozen: int, layers: int) -> None:
     if frozen >= layers:
         raise InvalidInput(f"frozen_layers={frozen} leaves nothing to learn in a model of {layers} layers")

@@ -1,7 +1,7 @@
-"""Baselines beside the cloze: the same body, data, orders and optimizer, and another way to read the preference.
+"""Baselines beside the cloze: the same body, data, orders and optimizer, with another way to read the preference.
 
-Every head ends in the cloze's own shape, two logits for each row (first choice, second choice). Loss over two choices,
-consistency term and held-out metrics are shared.
+Every head ends in the cloze's own shape, two logits for each row (first choice, second choice), so the loss over two
+choices, the consistency term and the held-out metrics are shared.
 """
 
 import copy
@@ -36,31 +36,31 @@ Readout = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
 
 def encoder_for(head: HeadKind, encoder: Encoder, tokenizer: Tokenizer) -> Encodes:
-    """What turns a pair into the two texts that the head reads."""
+    """Return the encoder that turns a pair into the two texts that the head reads."""
     if head in ("cloze", "pair-cls", "pair-mean"):
         return encoder
     return ResponseEncoder(encoder, tokenizer, MARKER_WORDS if head == "tokens" else 0)
 
 
 def load_head(head: HeadKind, model: str) -> PreTrainedModel:
-    """The body of a masked LM with a classifier on it, in fp32; head.dense and head.norm are the masked LM's own.
+    """Return the body of a masked LM with a classifier, in fp32; head.dense and head.norm are the masked LM's own.
 
-    Raises InvalidInput where the family cannot pool as asked.
+    Raises InvalidInput if the model family cannot pool as this head needs.
     """
     config = head_config(head, AutoConfig.from_pretrained(model))
-    loaded: PreTrainedModel = _architecture(head).from_pretrained(model, config=config, dtype=torch.float32)
+    loaded: PreTrainedModel = auto_class(head).from_pretrained(model, config=config, dtype=torch.float32)
     return loaded
 
 
 def empty_head(head: HeadKind, config: PreTrainedConfig) -> PreTrainedModel:
-    """The same with shapes and no weights."""
+    """Return the same model with shapes and no weights."""
     with torch.device("meta"):
-        model: PreTrainedModel = _architecture(head).from_config(head_config(head, config))
+        model: PreTrainedModel = auto_class(head).from_config(head_config(head, config))
     return model
 
 
 def head_config(head: HeadKind, config: PreTrainedConfig) -> PreTrainedConfig:
-    """`pair-*` has two logits, `pointwise` one, both from a pooled vector; `tokens` has one at every token."""
+    """Return the configuration of a head: `pair-*` has two logits, `pointwise` one, `tokens` one at every token."""
     config = copy.deepcopy(config)
     config.num_labels = 2 if head in ("pair-cls", "pair-mean") else 1
     if hasattr(config, "classifier_pooling"):
@@ -70,12 +70,12 @@ def head_config(head: HeadKind, config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
-def _architecture(head: HeadKind) -> Any:
+def auto_class(head: HeadKind) -> Any:
     return AutoModelForTokenClassification if head == "tokens" else AutoModelForSequenceClassification
 
 
 def load_trained_head(folder: Path) -> nn.Module:
-    """What a run with a head left in its output folder, weights or adapter, ready to read pairs with."""
+    """Return the model that a run with a head wrote to its output folder, weights or adapter, ready to read pairs."""
     recipe = ClozeRecipe.model_validate(read_run(folder)["recipe"])
     if recipe.dora is None:
         return load_head(recipe.head, str(folder)).eval()
@@ -84,24 +84,24 @@ def load_trained_head(folder: Path) -> nn.Module:
 
 
 def refuse_other_head(recipe: ClozeRecipe) -> None:
-    """Raise InvalidInput if the recipe would go on from a model of another head, whose weights do not fit.
+    """Raise InvalidInput if the recipe starts from a model of another head, whose weights do not fit.
 
-    A cloze model is a masked LM and may become anything.
+    A cloze model is a masked LM and fits every head.
     """
     earlier = trained_head(Path(recipe.model))
     if earlier not in ("cloze", recipe.head):
         raise InvalidInput(
-            f"{recipe.model} was trained with head: {earlier}, and head: {recipe.head} cannot go on from it; "
-            f"say head: {earlier}, or start from a masked LM"
+            f"{recipe.model} was trained with head: {earlier}, and head: {recipe.head} cannot start from it; "
+            f"set head: {earlier}, or start from a masked LM"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class RowCollator:
-    """Items of two texts each -> rows, two by two, without those that are None.
+    """Turns items of two texts each into rows, two by two, without those that are None.
 
-    `is_second`, bool [rows]: the second text of its item, in which the second choice is right, or which is the rejected
-    response. `marker_id` adds `markers`, bool [rows, tokens]: where that token stands.
+    `is_second`, bool [rows], is true for the second text of an item: there the second choice is right, or it is the
+    rejected response. `marker_id` adds `markers`, bool [rows, tokens]: the positions of that token.
     """
 
     pad_id: int
@@ -120,59 +120,59 @@ class RowCollator:
 
 
 def readout(head: HeadKind) -> Readout:
-    """How a head other than the cloze reads a batch of RowCollator."""
+    """Return how a head other than the cloze reads a batch of RowCollator."""
     return {"pointwise": read_pointwise, "tokens": read_tokens}.get(head, read_pair)
 
 
 def read_pair(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Both responses in one text, two logits: cross-entropy."""
-    logits = _logits(model, inputs)
+    """Read both responses in one text, two logits: cross-entropy."""
+    logits = run_model(model, inputs)
     return two_way_loss(logits, inputs["is_second"]), logits
 
 
 def read_pointwise(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """One response per text, one score: Bradley-Terry, -log sigmoid(s_chosen - s_rejected).
+    """Read one response per text, one score: Bradley-Terry, -log sigmoid(s_chosen - s_rejected).
 
     That is the cross-entropy over the two scores of a pair, once for each order.
     """
-    logits = side_by_side(_logits(model, inputs).squeeze(-1))
+    logits = side_by_side(run_model(model, inputs).squeeze(-1))
     return two_way_loss(logits, inputs["is_second"]), logits
 
 
 def read_tokens(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """One response per text, a logit at each marker: is this response the chosen one? Their mean is its score.
+    """Read one response per text, a logit at each marker: is this response the chosen one? Their mean is its score.
 
     Loss: binary cross-entropy, averaged over the markers of a text and then over texts, so that a long response
     weighs no more than a short one.
     """
     markers = inputs["markers"]
-    logits = _logits(model, inputs).squeeze(-1)
+    logits = run_model(model, inputs).squeeze(-1)
     is_chosen = (~inputs["is_second"]).float().unsqueeze(1).expand_as(logits)
     wrong = nn.functional.binary_cross_entropy_with_logits(logits.float(), is_chosen, reduction="none")
     return masked_mean(wrong, markers).mean(), side_by_side(masked_mean(logits, markers))
 
 
-def _logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+def run_model(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     logits: Tensor = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
     return logits
 
 
 def two_way_loss(label_logits: Tensor, second_is_right: Tensor) -> Tensor:
-    """Cross-entropy over the two labels only; label_logits [rows, 2], second_is_right [rows]."""
+    """Return cross-entropy over the two labels only; label_logits [rows, 2], second_is_right [rows]."""
     return nn.functional.cross_entropy(label_logits, second_is_right.long())
 
 
 def swap_disagreement(label_logits: Tensor) -> Tensor:
-    """Mean over pairs of (z(A,B) + z(B,A))^2, z = logit(first) - logit(second): 0 where swapping swaps the answer."""
+    """Return the mean over pairs of (z(A,B) + z(B,A))^2, z = logit(first) - logit(second): 0 if swapping swaps z."""
     z = label_logits[:, 0] - label_logits[:, 1]
     return z.view(-1, 2).sum(dim=1).square().mean()
 
 
 def side_by_side(scores: Tensor) -> Tensor:
-    """Scores of the responses [rows], two by two -> [rows, 2]: each beside its rival's."""
+    """Put each of the scores [rows], which come two by two, beside its rival's: [rows, 2]."""
     return torch.stack([scores, scores.view(-1, 2).flip(1).reshape(-1)], dim=1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """[rows, tokens] -> [rows], over the tokens under the mask."""
+    """Return means [rows] of values [rows, tokens] over the tokens under the mask."""
     return (values * mask).sum(dim=1) / mask.sum(dim=1)

@@ -1,6 +1,6 @@
-"""Specialists distilled into one model: a student learns what the specialist of each pair's domain would answer."""
+"""Distillation: a student learns what the specialist of each pair's domain would answer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,30 +20,35 @@ from tinyrm.pairs import PreferencePair
 from tinyrm.scorer import Scorer
 from tinyrm.spec import read_run
 from training.data.collate import Orders, PairCollator, PairDataset
+from training.model.specialists import TrainedModel
 from training.output import write_run
 from training.recipe import DistilRecipe
 from training.stages.cloze import ClozeTrainer, preference_metrics, train_cloze
-from training.stages.merge import Opened
 
 PAIRS_AT_ONCE = 4096
 
 
 def train_distil(recipe: DistilRecipe, data_dir: Path, *, resume: bool) -> dict[str, float]:
-    """As `train_cloze`, with the teachers' probabilities in place of the verdicts. Teachers are asked once, first.
+    """Train as `train_cloze` does, with the teachers' probabilities in place of the verdicts.
 
-    Raises InvalidInput if a pair's domain has no teacher.
+    The teachers score all pairs once, before training. Raises InvalidInput if a pair's domain has no teacher.
     """
 
     def make_trainer(**arguments: Any) -> ClozeTrainer:
         for name in ("train_dataset", "eval_dataset"):
-            arguments[name] = with_targets(arguments[name], recipe)
+            pairs: PairDataset = arguments[name]
+            targets = [
+                recipe.hard_rate + (1 - recipe.hard_rate) * p for p in teacher_probabilities(pairs.pairs, recipe)
+            ]
+            arguments[name] = SoftPairs(pairs, targets)
         arguments["data_collator"] = SoftCollator(arguments["data_collator"])
         arguments["compute_metrics"] = distil_metrics
         return DistilTrainer(**arguments)
 
     metrics = train_cloze(recipe, data_dir, resume=resume, make_trainer=make_trainer)
     if PartialState().is_main_process:
-        _record_teachers(recipe)
+        hashes = {domain: TrainedModel(teacher).sha256() for domain, teacher in recipe.teachers.items()}
+        write_run(recipe.output_dir, read_run(recipe.output_dir) | {"teachers_sha256": hashes})
     return metrics
 
 
@@ -74,7 +79,7 @@ class SoftPairs(Dataset[SoftPair]):
 
 @dataclass(frozen=True, slots=True)
 class SoftCollator:
-    """As PairCollator, with targets [rows]: the probability that the choice read first is the better one."""
+    """Adds `targets` [rows] to a PairCollator's batch: the probability that the first choice is the better one."""
 
     hard: PairCollator
 
@@ -87,45 +92,46 @@ class DistilTrainer(ClozeTrainer):
     """Cross-entropy with the teacher at the mask."""
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
-        # With its labels the model computes its head at the masks alone; their own loss is not used.
+        # With its labels the model computes its head at the masks only; the loss of these labels is not used.
         outputs = model(**{name: value for name, value in inputs.items() if name != "targets"})
         label_logits = outputs.logits[:, self.label_ids]
-        log_probabilities = (label_logits if self.label_loss else outputs.logits).float().log_softmax(dim=-1)
-        labelled = log_probabilities if self.label_loss else log_probabilities[:, self.label_ids]
-        loss = soft_cross_entropy(labelled, inputs["targets"])
+        if self.label_loss:
+            log_probabilities = label_logits.float().log_softmax(dim=-1)
+        else:
+            log_probabilities = outputs.logits.float().log_softmax(dim=-1)[:, self.label_ids]
+        loss = soft_cross_entropy(log_probabilities, inputs["targets"])
         return (loss, label_logits) if return_outputs else loss
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As a ClozeTrainer's, with the pairs' targets as labels [pairs]."""
-        loss, z, _unread = super().prediction_step(model, inputs)
+        """Return what ClozeTrainer does, with the pairs' targets as labels [pairs]."""
+        loss, z, _labels = super().prediction_step(model, inputs)
         return loss, z, inputs["targets"].view(-1, 2)[:, 0].to(z.device)
 
 
 def soft_cross_entropy(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Mean over rows of -(p log q_first + (1 - p) log q_second); log_probabilities [rows, 2], targets p [rows]."""
+    """Return the mean over rows of -(p log q_first + (1 - p) log q_second).
+
+    log_probabilities: log q, [rows, 2].
+    targets: p, [rows].
+    """
     return -(targets * log_probabilities[:, 0] + (1 - targets) * log_probabilities[:, 1]).mean()
 
 
 def distil_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Those of the reward stage, and the share of pairs on which student and target prefer the same response."""
+    """Add to the reward stage's metrics the share of pairs on which student and target prefer the same response."""
     chosen_first, chosen_second = np.asarray(prediction.predictions).T
     prefers_chosen = chosen_first - chosen_second > 0
     agreement = float(np.mean(prefers_chosen == (np.asarray(prediction.label_ids) > 0.5)))
     return {**preference_metrics(prediction), "teacher_agreement": agreement}
 
 
-def with_targets(pairs: PairDataset, recipe: DistilRecipe) -> SoftPairs:
-    """Each pair with its teacher's probability, moved towards its own verdict, 1, by `hard_rate`."""
-    soft = teacher_probabilities(pairs.pairs, recipe)
-    return SoftPairs(pairs, [recipe.hard_rate + (1 - recipe.hard_rate) * p for p in soft])
-
-
 def teacher_probabilities(pairs: Sequence[PreferencePair], recipe: DistilRecipe) -> list[float]:
-    """P(chosen is better), both orders averaged, by the teacher of each pair's domain. One teacher in memory at a time.
+    """Return P(chosen is better), both orders averaged, by the teacher of each pair's domain.
 
-    A pair without a domain is of the spec's default one. Raises InvalidInput if a domain has no teacher.
+    One teacher is in memory at a time. A pair without a domain belongs to the spec's default domain. Raises
+    InvalidInput if a domain has no teacher.
     """
     domains = [pair.domain or recipe.spec.default_domain for pair in pairs]
     if orphans := sorted(set(domains) - recipe.teachers.keys()):
@@ -134,31 +140,23 @@ def teacher_probabilities(pairs: Sequence[PreferencePair], recipe: DistilRecipe)
     for domain, teacher in recipe.teachers.items():
         own = [i for i, name in enumerate(domains) if name == domain]
         if own:
-            asked = ask(Opened(teacher), domain, [pairs[i] for i in own], recipe.teacher_temperature)
-            for i, probability in zip(own, asked, strict=True):
+            scores = score_pairs(TrainedModel(teacher), domain, [pairs[i] for i in own], recipe.teacher_temperature)
+            for i, probability in zip(own, scores, strict=True):
                 probabilities[i] = probability
     return probabilities
 
 
-def ask(teacher: Opened, domain: str, pairs: Sequence[PreferencePair], temperature: float) -> list[float]:
-    """P(chosen is better) by one teacher, under its own template and its own instruction for the domain."""
+def score_pairs(teacher: TrainedModel, domain: str, pairs: Sequence[PreferencePair], temperature: float) -> list[float]:
+    """Return P(chosen is better) by one teacher, under its own template and its own instruction for the domain."""
     spec = teacher.spec
     tokenizer, special = load_tokenizer(teacher.tokenizer)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-    scorer = Scorer(encoder, TorchEngine(teacher.model(), special, encoder.label_ids), spec, temperature)
+    scorer = Scorer(encoder, TorchEngine(teacher.load(), special, encoder.label_ids), spec, temperature)
     instruction = spec.instruction(domain, or_default=True)
-    # A part at a time: the token ids of all pairs together could be larger than the model.
-    return [
-        preference.p_a
-        for part in batched(pairs, PAIRS_AT_ONCE)
-        for preference in scorer.score([pair.comparison() for pair in part], [instruction] * len(part))
-    ]
-
-
-def batched(pairs: Sequence[PreferencePair], size: int) -> Iterator[Sequence[PreferencePair]]:
-    return (pairs[start : start + size] for start in range(0, len(pairs), size))
-
-
-def _record_teachers(recipe: DistilRecipe) -> None:
-    hashes = {domain: Opened(teacher).sha256() for domain, teacher in recipe.teachers.items()}
-    write_run(recipe.output_dir, read_run(recipe.output_dir) | {"teachers_sha256": hashes})
+    probabilities: list[float] = []
+    # In parts: the token ids of all pairs together could be larger than the model.
+    for start in range(0, len(pairs), PAIRS_AT_ONCE):
+        comparisons = [pair.comparison() for pair in pairs[start : start + PAIRS_AT_ONCE]]
+        preferences = scorer.score(comparisons, [instruction] * len(comparisons))
+        probabilities += [preference.p_a for preference in preferences]
+    return probabilities

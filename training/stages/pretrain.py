@@ -2,7 +2,6 @@
 
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Subset
@@ -27,7 +26,7 @@ VALIDATION_BLOCKS = 64
 
 
 class Blocks(Dataset[dict[str, torch.Tensor]]):
-    """Texts joined by [SEP] and cut into blocks of equal length: no padding, one shape."""
+    """Texts joined by [SEP] and split into blocks of equal length: no padding, one shape."""
 
     def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerFast, block_tokens: int) -> None:
         # Text that happens to contain "[MASK]" stays text.
@@ -55,7 +54,7 @@ def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool) -> None:
     blocks = Blocks(load_texts(recipe.texts, data_dir, recipe.optimization.seed), tokenizer, recipe.block_tokens)
     if len(blocks) <= VALIDATION_BLOCKS:
         raise InvalidInput(
-            f"{len(blocks)} blocks of text are too few; {VALIDATION_BLOCKS} of them are kept for validation"
+            f"{len(blocks)} blocks of text are too few; {VALIDATION_BLOCKS} blocks are needed for validation alone"
         )
     trainer = DecoupledTrainer(
         optimization=recipe.optimization,
@@ -73,19 +72,18 @@ def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool) -> None:
 
 
 def initial_model(model: NewModel | str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """A fresh model of the given geometry, or a pre-trained one to continue."""
-    # The vocabulary-sized head runs at the masked positions only.
+    """Return a new model of the given geometry, or a pre-trained one to continue."""
+    # Sparse: the vocabulary-sized head runs at the masked positions only.
     if isinstance(model, str):
         return load_masked_lm(model, sparse_prediction=True)
-    return AutoModelForMaskedLM.from_config(new_config(model, tokenizer))
-
-
-def new_config(model: NewModel, tokenizer: PreTrainedTokenizerFast) -> ModernBertConfig:
-    ids: dict[str, Any] = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "cls_token_id": tokenizer.cls_token_id,
-        "bos_token_id": tokenizer.cls_token_id,
-        "sep_token_id": tokenizer.sep_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-    }
-    return ModernBertConfig(vocab_size=len(tokenizer), sparse_prediction=True, **ids, **model.model_dump())
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer),
+        sparse_prediction=True,
+        pad_token_id=tokenizer.pad_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        **model.model_dump(),
+    )
+    return AutoModelForMaskedLM.from_config(config)

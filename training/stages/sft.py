@@ -1,7 +1,7 @@
-"""The SFT stage: a masked LM reads conversations and fills in what the assistant said."""
+"""The SFT stage: a masked LM reads conversations and predicts what the assistant wrote."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
@@ -19,21 +19,17 @@ from transformers import (
 from tinyrm.encoding import plain_text_tokenizer
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
+from tinyrm.pairs import read_records
 from training.data.collate import IGNORED
-from training.data.conversations import (
-    Conversation,
-    EncodedConversation,
-    encode_conversation,
-    read_conversations,
-    split_by_opening,
-)
+from training.data.conversations import Conversation, EncodedConversation, encode_conversation
+from training.data.split import split_by_opening
 from training.model.adapter import freeze_lowest
 from training.output import file_hashes, identity, prepare_output, write_run
 from training.recipe import SftRecipe
 from training.trainer import JsonLog, LengthGroupedTrainer, training_arguments
 
 Row = dict[str, Tensor]
-# What a dataset makes of a conversation: input_ids and labels, [tokens] each. The text says which draw it is.
+# What a dataset makes of a conversation: input_ids and labels, [tokens] each. The text seeds the random draw.
 Objective = Callable[[EncodedConversation, str], Row]
 
 
@@ -43,7 +39,7 @@ def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool) -> None:
     checkpoint = prepare_output(recipe, hashes, resume=resume)
     set_seed(recipe.optimization.seed)
     tokenizer = AutoTokenizer.from_pretrained(recipe.model)
-    learn, held_out = _datasets(recipe, data_dir, tokenizer)
+    learn, held_out = load_conversations(recipe, data_dir, tokenizer)
     # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only.
     model = load_masked_lm(recipe.model, sparse_prediction=True)
     freeze_lowest(model, recipe.frozen_layers)
@@ -62,13 +58,37 @@ def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool) -> None:
     trainer.save_model()
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(recipe.output_dir)
-        _record(recipe, hashes, metrics)
+        # The reward stage keeps this record as that of its base.
+        run = {**identity(recipe, hashes), "recipe": recipe.model_dump(mode="json"), "held_out": metrics}
+        write_run(recipe.output_dir, run)
+
+
+def load_conversations(
+    recipe: SftRecipe, data_dir: Path, tokenizer: PreTrainedTokenizerFast
+) -> "tuple[Conversations, Conversations]":
+    """Return (learn from, held out). Raises InvalidInput if either is empty."""
+    conversations = list(chain(*(read_records(data_dir / path, Conversation) for path in recipe.conversations)))
+    seed = recipe.optimization.seed
+    objective = MaskAssistant(recipe, tokenizer) if recipe.objective == "masked" else copy_assistant
+    backend, special = load_tokenizer(recipe.model)
+    plain = plain_text_tokenizer(backend)
+    sides = []
+    for side in split_by_opening(conversations, recipe.held_out_fraction, seed):
+        encoded = (encode_conversation(c, plain, special, recipe.turn_names, recipe.max_tokens) for c in side)
+        sides.append(Conversations([conversation for conversation in encoded if conversation], objective, seed))
+    learn, held_out = sides
+    if not len(learn) or not len(held_out):
+        raise InvalidInput(
+            f"{len(conversations)} conversations are too few: the assistant speaks in {len(learn)} to learn from "
+            f"and in {len(held_out)} held out"
+        )
+    return learn, held_out
 
 
 class Conversations(Dataset[Row]):
-    """Row i hides other tokens in each epoch; the same ones whenever seed and epoch are the same, so a run resumes.
+    """Row i hides other tokens in each epoch; the draw depends on seed and epoch only, so a run can resume.
 
-    epoch: what to ask for the epoch. Left alone it is 0 for good, as suits held-out conversations.
+    epoch: called for the number of the epoch. By default it is always 0, which suits held-out conversations.
     """
 
     def __init__(self, conversations: list[EncodedConversation], objective: Objective, seed: int) -> None:
@@ -84,14 +104,14 @@ class Conversations(Dataset[Row]):
         return self._objective(self._conversations[index], f"{self._seed}:{self.epoch()}:{index}")
 
     def lengths(self) -> list[int]:
-        """Tokens of each conversation."""
+        """Return the tokens of each conversation."""
         return [len(conversation.input_ids) for conversation in self._conversations]
 
 
 class MaskAssistant:
     """Hides a share of the assistant's tokens, at least one: most become [MASK], some a random token, some stay.
 
-    labels: the hidden ids where they are to be told, IGNORED elsewhere.
+    labels: the hidden ids at the hidden positions, IGNORED elsewhere.
     """
 
     def __init__(self, recipe: SftRecipe, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -106,56 +126,19 @@ class MaskAssistant:
     def __call__(self, conversation: EncodedConversation, draw: str) -> Row:
         generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(draw.encode()).digest()[:7]))
         self._masker.generator = generator
-        not_said = (~conversation.is_assistant).int().unsqueeze(0)
-        hidden, labels = self._masker.torch_mask_tokens(conversation.input_ids.clone().unsqueeze(0), not_said)
-        row = {"input_ids": hidden[0], "labels": labels[0]}
-        if not (row["labels"] != IGNORED).any():
-            self._hide_one(conversation, row, generator)
-        return row
-
-    def _hide_one(self, conversation: EncodedConversation, row: Row, generator: torch.Generator) -> None:
-        """A batch of short answers without any label would have no loss."""
-        said = conversation.is_assistant.nonzero().flatten()
-        position = said[torch.randint(len(said), (1,), generator=generator)]
-        row["labels"][position] = conversation.input_ids[position]
-        row["input_ids"][position] = self._mask_id
+        others = (~conversation.is_assistant).int().unsqueeze(0)
+        hidden, targets = self._masker.torch_mask_tokens(conversation.input_ids.clone().unsqueeze(0), others)
+        input_ids, labels = hidden[0], targets[0]
+        if not (labels != IGNORED).any():
+            # A batch of short responses without any label would have no loss.
+            spoken = conversation.is_assistant.nonzero().flatten()
+            position = spoken[torch.randint(len(spoken), (1,), generator=generator)]
+            labels[position] = conversation.input_ids[position]
+            input_ids[position] = self._mask_id
+        return {"input_ids": input_ids, "labels": labels}
 
 
 def copy_assistant(conversation: EncodedConversation, _: str) -> Row:
     """The ablation: nothing is hidden, and each of the assistant's tokens is its own label."""
     labels = torch.where(conversation.is_assistant, conversation.input_ids, IGNORED)
     return {"input_ids": conversation.input_ids, "labels": labels}
-
-
-def _datasets(
-    recipe: SftRecipe, data_dir: Path, tokenizer: PreTrainedTokenizerFast
-) -> tuple[Conversations, Conversations]:
-    """(learn from, held out). Raises InvalidInput if either is empty."""
-    conversations = list(chain.from_iterable(read_conversations(data_dir / path) for path in recipe.conversations))
-    seed = recipe.optimization.seed
-    objective = MaskAssistant(recipe, tokenizer) if recipe.objective == "masked" else copy_assistant
-    sides = [_encode(side, recipe) for side in split_by_opening(conversations, recipe.held_out_fraction, seed)]
-    learn, held_out = (Conversations(side, objective, seed) for side in sides)
-    if not len(learn) or not len(held_out):
-        raise InvalidInput(
-            f"{len(conversations)} conversations are too few: the assistant speaks in {len(learn)} to learn from "
-            f"and in {len(held_out)} held out"
-        )
-    return learn, held_out
-
-
-def _encode(conversations: list[Conversation], recipe: SftRecipe) -> list[EncodedConversation]:
-    tokenizer, special = load_tokenizer(recipe.model)
-    plain = plain_text_tokenizer(tokenizer)
-    encoded = (encode_conversation(c, plain, special, recipe.turn_names, recipe.max_tokens) for c in conversations)
-    return [conversation for conversation in encoded if conversation]
-
-
-def _record(recipe: SftRecipe, hashes: Mapping[str, str], metrics: dict[str, float]) -> None:
-    """For the record of the reward stage, which keeps that of its base."""
-    run = {
-        **identity(recipe, hashes),
-        "recipe": recipe.model_dump(mode="json"),
-        "held_out": metrics,
-    }
-    write_run(recipe.output_dir, run)

@@ -10,8 +10,8 @@ from training.recipe import TokenizerRecipe
 
 SPECIAL_NAMES = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 
-# GPT-2's word pattern with one change: each digit stands alone (with the space before it), so that 17 and 71 are
-# two arrangements of the same tokens and a changed digit is one changed token. " 0" and " 1" stay single tokens.
+# GPT-2's word pattern with one change: each digit is a word (with the space before it), so that 17 and 71 are two
+# arrangements of the same tokens and a changed digit is one changed token. " 0" and " 1" stay single tokens.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -31,7 +31,7 @@ def train_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    # [MASK] swallows the space on its left as in ModernBERT, so that the masked word is the spaced form.
+    # [MASK] includes the space on its left, as in ModernBERT, so that the masked word is the spaced form.
     special = [AddedToken(name, special=True, lstrip=name == "[MASK]") for name in SPECIAL_NAMES]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
@@ -41,7 +41,7 @@ def train_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
 
 
 def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """With the roles of the special tokens, as transformers saves and loads it."""
+    """Return the tokenizer with the roles of its special tokens, as transformers saves and loads it."""
     unk, cls, sep, pad, mask = SPECIAL_NAMES
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token=unk, cls_token=cls, sep_token=sep, pad_token=pad, mask_token=mask

@@ -1,1 +1,1 @@
-"""One module for each published data set."""
+"""One module for each published data set, and dialogue.py for what they share."""

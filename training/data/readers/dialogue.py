@@ -8,8 +8,7 @@ from tinyrm.chat import Message
 from tinyrm.errors import InvalidInput
 from tinyrm.template import FIGURE2
 
-Role = Literal["system", "user", "assistant"]
-ROLES: dict[str, Role] = {
+ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",
     "user": "user",
     "human": "user",
@@ -18,24 +17,24 @@ ROLES: dict[str, Role] = {
 }
 
 # How HH-RLHF marks the turns inside one string.
-_TURN = re.compile(r"\n\n(Human|Assistant):")
+TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def render(turns: Sequence[Message]) -> str:
-    """As the service renders the messages of a request. Every template names the speakers alike by default."""
+    """Render as the service renders the messages of a request. By default every template names the speakers alike."""
     return FIGURE2.render_messages(list(turns))
 
 
 def message(role: str, content: str) -> Message | None:
-    """One turn; None if nothing is said in it. Raises InvalidInput for a role that no set is known to have."""
+    """Return one turn; None if it is blank. Raises InvalidInput for a role that no set is known to have."""
     known = ROLES.get(role.lower())
     if known is None:
-        raise InvalidInput(f"a message has the role {role!r}; known are {', '.join(ROLES)}")
+        raise InvalidInput(f"a message has the role {role!r}; known roles are {', '.join(ROLES)}")
     return Message(role=known, content=content) if content.strip() else None
 
 
 def from_messages(messages: Sequence[dict[str, Any]]) -> tuple[list[Message], str] | None:
-    """What stands before the last answer, and that answer. None if the dialogue does not end in one."""
+    """Return what comes before the last response, and that response. None if the dialogue does not end in one."""
     if not messages or ROLES.get(messages[-1]["role"].lower()) != "assistant":
         return None
     before = [message(m["role"], m["content"] or "") for m in messages[:-1]]
@@ -43,17 +42,16 @@ def from_messages(messages: Sequence[dict[str, Any]]) -> tuple[list[Message], st
 
 
 def from_transcript(text: str) -> tuple[list[Message], str] | None:
-    """The same for a string with turns marked by two line ends and `Human:` or `Assistant:`."""
-    pieces = _TURN.split(text)
-    names, contents = pieces[1::2], pieces[2::2]
-    turns = zip(names, contents, strict=True)
+    """Return the same for a string whose turns start with two line ends and `Human:` or `Assistant:`."""
+    pieces = TURN.split(text)
+    turns = zip(pieces[1::2], pieces[2::2], strict=True)
     return from_messages([{"role": name, "content": content.strip()} for name, content in turns])
 
 
 def shared_prompt(
     chosen: tuple[list[Message], str] | None, rejected: tuple[list[Message], str] | None
 ) -> tuple[str, str, str] | None:
-    """(prompt, chosen, rejected) of two dialogues; None unless they part at the last answer and not before."""
+    """Return (prompt, chosen, rejected) of two dialogues; None unless they differ in the last response only."""
     if chosen is None or rejected is None or chosen[0] != rejected[0]:
         return None
     return (render(chosen[0]) if chosen[0] else "", chosen[1], rejected[1])

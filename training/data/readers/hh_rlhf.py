@@ -1,4 +1,4 @@
-"""HH-RLHF (arXiv 2204.05862): dialogues with two last answers, one of them more helpful or less harmful."""
+"""HH-RLHF (arXiv 2204.05862): dialogues with two last responses, one of them more helpful or less harmful."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,11 +16,14 @@ PUBLISHED = Published("Anthropic/hh-rlhf", ("chosen", "rejected"))
 def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
     """`chosen` and `rejected` are whole dialogues in one string; the prompt is all before the last `Assistant:`.
 
-    Folder by folder, by name: `red-team-attempts` stands beside them and holds no pairs.
+    Read folder by folder, by name: `red-team-attempts` is beside them and holds no pairs.
     """
     local = find_local(source, data_dir)
-    if local is not None and not _has_folders(local):
-        yield from _flat(local, source, data_dir)
+    if local and not any((local / folder).is_dir() for folder in HH_PAIRS):
+        # A copy in one file, as the hub converts it, has lost the folders.
+        if source.part:
+            raise InvalidInput(f"{local} has none of the folders {', '.join(HH_PAIRS)}, so {source.part} is not known")
+        yield from read_pairs(PUBLISHED, source, data_dir, "hh-rlhf")
         return
     for folder in (source.part,) if source.part else HH_PAIRS:
         path = str((local / folder).relative_to(data_dir)) if local else None
@@ -29,21 +32,10 @@ def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
                 raise InvalidInput(f"{local} has no folder {folder}")
             continue
         there = replace(PUBLISHED, files=(f"{folder}/train.jsonl.gz",))
-        yield from _pairs(there, source.model_copy(update={"path": path}), data_dir, f"hh-rlhf:{folder}")
+        yield from read_pairs(there, source.model_copy(update={"path": path}), data_dir, f"hh-rlhf:{folder}")
 
 
-def _has_folders(local: Path) -> bool:
-    return any((local / folder).is_dir() for folder in HH_PAIRS)
-
-
-def _flat(local: Path, source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
-    """A copy in one file, as the hub converts it: the folders are not told apart any more."""
-    if source.part:
-        raise InvalidInput(f"{local} does not tell {source.part} apart; it has none of {', '.join(HH_PAIRS)}")
-    return _pairs(PUBLISHED, source, data_dir, "hh-rlhf")
-
-
-def _pairs(published: Published, source: Source, data_dir: Path, origin: str) -> Iterator[Raw | Reason]:
+def read_pairs(published: Published, source: Source, data_dir: Path, origin: str) -> Iterator[Raw | Reason]:
     for row in rows(published, source, data_dir):
         texts = shared_prompt(from_transcript(row["chosen"]), from_transcript(row["rejected"]))
         yield Raw(*texts, domain="chat", origin=origin) if texts else "mismatch"

@@ -18,17 +18,20 @@ PUBLISHED = Published(
 
 
 class Forest:
-    """All messages that were not deleted and did not fail review, linked to the replies to them."""
+    """All messages of a source that were not deleted and did not fail review, linked to the replies to them."""
 
-    def __init__(self, messages: Iterator[Row]) -> None:
-        good = (row for row in messages if not row["deleted"] and row["review_result"] is not False)
-        self.by_id = {row["message_id"]: row for row in good}
+    def __init__(self, source: Source, data_dir: Path) -> None:
+        self.by_id = {
+            row["message_id"]: row
+            for row in rows(PUBLISHED, source, data_dir)
+            if source.part in (None, row["lang"]) and not row["deleted"] and row["review_result"] is not False
+        }
         self.replies: dict[str | None, list[Row]] = defaultdict(list)
         for row in self.by_id.values():
             self.replies[row["parent_id"]].append(row)
 
     def thread(self, row: Row) -> list[Message] | None:
-        """The messages from the root of the tree to this one; None if one is missing or blank."""
+        """Return the messages from the root of the tree to this one; None if one is missing or blank."""
         turns: list[Message] = []
         current: Row | None = row
         while current is not None:
@@ -45,43 +48,30 @@ class Forest:
 
 def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
     """Each two ranked replies of the assistant to one message are a pair; the lower rank is the better one."""
-    forest = _forest(source, data_dir)
+    forest = Forest(source, data_dir)
     for parent_id, replies in forest.replies.items():
         ranked = [row for row in replies if row["role"] == "assistant" and row["rank"] is not None]
         if parent_id is None or len(ranked) < 2:
             continue
         thread = forest.thread(forest.by_id[parent_id]) if parent_id in forest.by_id else None
         for better, worse in combinations(sorted(ranked, key=lambda row: row["rank"]), 2):
-            yield _pair(thread, better, worse)
+            if thread is None:
+                yield "unlinked"
+            elif better["rank"] == worse["rank"]:
+                yield "tie"
+            else:
+                origin = f"oasst2:{better['lang']}"
+                yield Raw(render(thread), better["text"], worse["text"], domain="chat", origin=origin)
 
 
 def conversations(source: Source, data_dir: Path) -> Iterator[list[Message]]:
-    """Every thread from a root to a reply of the assistant that the assistant says nothing after.
+    """Yield every thread from a root to a reply of the assistant after which the assistant does not speak again.
 
-    Threads of one tree share their first messages.
+    A thread in which it does is contained in a longer one. Threads of one tree share their first messages.
     """
-    forest = _forest(source, data_dir)
+    forest = Forest(source, data_dir)
     for row in forest.by_id.values():
-        if row["role"] == "assistant" and not _goes_on(forest, row):
-            thread = forest.thread(row)
-            if thread:
-                yield thread
-
-
-def _goes_on(forest: Forest, row: Row) -> bool:
-    """Whether the assistant speaks again below this reply: then the longer thread holds this one."""
-    questions = [q for q in forest.replies.get(row["message_id"], []) if q["text"].strip()]
-    return any(answer["text"].strip() for q in questions for answer in forest.replies.get(q["message_id"], []))
-
-
-def _forest(source: Source, data_dir: Path) -> Forest:
-    found = rows(PUBLISHED, source, data_dir)
-    return Forest(row for row in found if source.part in (None, row["lang"]))
-
-
-def _pair(thread: list[Message] | None, better: Row, worse: Row) -> Raw | Reason:
-    if thread is None:
-        return "unlinked"
-    if better["rank"] == worse["rank"]:
-        return "tie"
-    return Raw(render(thread), better["text"], worse["text"], domain="chat", origin=f"oasst2:{better['lang']}")
+        questions = [reply for reply in forest.replies.get(row["message_id"], []) if reply["text"].strip()]
+        goes_on = any(reply["text"].strip() for q in questions for reply in forest.replies.get(q["message_id"], []))
+        if row["role"] == "assistant" and not goes_on and (thread := forest.thread(row)):
+            yield thread

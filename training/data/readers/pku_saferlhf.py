@@ -1,4 +1,5 @@
-"""PKU-SafeRLHF-30K (arXiv 2307.04657): two answers to a question that invites harm. CC BY-NC 4.0: not for commerce."""
+"""PKU-SafeRLHF-30K (arXiv 2307.04657): two responses to a question that invites harm. Not for
+commercial use (CC BY-NC 4.0)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from training.data.source import Source
 
 
 def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
-    """People said which answer is safer and, apart from that, which is better. Safer is read unless part is better."""
+    """Annotators chose the safer response and, separately, the better one. `part` selects; the default is safer."""
     verdict = f"{source.part or 'safer'}_response_id"
     published = Published("PKU-Alignment/PKU-SafeRLHF-30K", ("prompt", "response_0", "response_1", verdict))
     for row in rows(published, source, data_dir):

@@ -14,12 +14,12 @@ DOMAINS = {name: domain for domain in ("chat", "safety", "reasoning") for name i
 
 
 def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
-    """`chosen` and `rejected` are lists of {role, content}; `source` says where a row is from."""
+    """`chosen` and `rejected` are lists of {role, content}; `source` names a row's origin."""
     wanted = SKYWORK_PARTS[source.part] if source.part else tuple(SKYWORK_PAIRS)
     for row in rows(PUBLISHED, source, data_dir):
         origin = row["source"]
         if origin not in DOMAINS:
-            raise InvalidInput(f"Skywork has a row of source {origin!r}; known are {', '.join(DOMAINS)}")
+            raise InvalidInput(f"Skywork has a row of source {origin!r}; known sources are {', '.join(DOMAINS)}")
         if origin not in wanted:
             continue
         texts = shared_prompt(from_messages(row["chosen"]), from_messages(row["rejected"]))

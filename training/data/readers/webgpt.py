@@ -1,4 +1,4 @@
-"""WebGPT comparisons (arXiv 2112.09332): two answers to a question, written with a browser, and a preference."""
+"""WebGPT comparisons (arXiv 2112.09332): two responses to a question, written with a browser, and a preference."""
 
 import re
 from collections.abc import Iterator
@@ -8,25 +8,27 @@ from training.data.cleaning import Raw, Reason
 from training.data.rows import Published, rows
 from training.data.source import Source
 
-# main holds a script, and `datasets` runs none; the hub keeps its output on a branch of its own. The columns that are
-# not read, quotes and tokens, are nine tenths of it.
+# The main branch holds a script, which `datasets` does not run; the hub keeps its output on another branch. The columns
+# that are not read, quotes and tokens, make up nine tenths of it.
 PUBLISHED = Published(
     "openai/webgpt_comparisons",
     ("question", "answer_0", "score_0", "answer_1", "score_1"),
     files=("default/train/*.parquet",),
     revision="refs/convert/parquet",
 )
-_CITATION = re.compile(r"\s?\[\d+(?:,\s*\d+)*\]")
+CITATION = re.compile(r"\s?\[\d+(?:,\s*\d+)*\]")
 
 
 def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
-    """The scores of a row add up to 0; both are 0 where neither answer was preferred."""
+    """The scores of a row add up to 0; both are 0 if neither response was preferred."""
     for row in rows(PUBLISHED, source, data_dir):
         if row["score_0"] == row["score_1"]:
             yield "tie"
             continue
         better = int(row["score_1"] > row["score_0"])
-        answers = [row["answer_0"], row["answer_1"]]
+        responses = [row["answer_0"], row["answer_1"]]
         if source.part == "without-citations":
-            answers = [_CITATION.sub("", answer) for answer in answers]
-        yield Raw(row["question"]["full_text"], answers[better], answers[1 - better], domain="chat", origin="webgpt")
+            responses = [CITATION.sub("", response) for response in responses]
+        yield Raw(
+            row["question"]["full_text"], responses[better], responses[1 - better], domain="chat", origin="webgpt"
+        )

@@ -1,0 +1,120 @@
+"""What the data sets of a recipe give, as Markdown tables: `python -m training data`."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from tabulate import tabulate
+
+from tinyrm.errors import InvalidInput
+from tinyrm.files import open_text
+from tinyrm.pairs import PreferencePair
+from training.data.cleaning import Reason
+from training.data.decontamination import SIZES, Overlap, decontaminate, read_prompts
+from training.data.mixture import Mixture, load_all, load_conversations
+from training.data.source import Source
+from training.data.split import split_by_prompt
+from training.loading import find_recipe, load_recipe
+from training.options import Data
+from training.recipe import ClozeRecipe
+
+
+def count_pairs(options: Data) -> Iterator[str]:
+    """Yield the report paragraph by paragraph, and write the pairs that are left if asked to."""
+    mixture = load_all(parse_sources(options.sources), options.data)
+    pairs = mixture.loaded.pairs
+    yield source_table(mixture)
+    held_out = split_by_prompt(pairs, options.held_out, options.seed)[1]
+    yield f"\nheld out: {len(held_out)} pairs ({options.held_out:.1%} of the prompts of each subset)"
+    if options.decontaminate:
+        names = [path.name for path in options.decontaminate]
+        evaluations = {
+            path.name if names.count(path.name) == 1 else str(path): read_prompts(path)
+            for path in options.decontaminate
+        }
+        result = decontaminate(pairs, evaluations, options.drop)
+        pairs = result.pairs
+        yield f"\n{overlap_table(result.overlaps)}"
+        if options.drop:
+            yield f"\n{result.dropped} pairs dropped at n = {options.drop}, {len(pairs)} left"
+    if options.max_characters:
+        pairs = [
+            pair for pair in pairs if len(pair.prompt) + len(pair.chosen) + len(pair.rejected) <= options.max_characters
+        ]
+        yield f"\n{len(pairs)} pairs of at most {options.max_characters} characters"
+    if options.write:
+        write_pairs(pairs, options.write)
+
+
+def parse_sources(texts: Sequence[str]) -> list[Source]:
+    """Return the sources that a command line names: NAME, NAME:PART, jsonl:PATH, or recipe:NAME for all of a recipe."""
+    sources: list[Source] = []
+    for text in texts:
+        name, _, rest = text.partition(":")
+        if name == "recipe":
+            recipe = load_recipe(find_recipe(rest))
+            if not isinstance(recipe, ClozeRecipe):
+                raise InvalidInput(f"{rest} is of task {recipe.task} and has no preference pairs")
+            sources += recipe.sources
+        else:
+            fields: dict[str, Any] = {"dataset": name}
+            if rest:
+                fields["path" if name == "jsonl" else "part"] = rest
+            sources.append(Source.model_validate(fields))
+    if not sources:
+        raise InvalidInput("name at least one data set, such as skywork:chat, jsonl:train.jsonl.gz or recipe:NAME")
+    return sources
+
+
+def write_pairs(pairs: Sequence[PreferencePair], path: Path) -> None:
+    """Write a file that a recipe reads as dataset jsonl."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_text(path, "wt") as file:
+        file.writelines(pair.model_dump_json(exclude_none=True) + "\n" for pair in pairs)
+
+
+def write_conversations(sources: Sequence[Source], data_dir: Path, path: Path | None) -> str:
+    """Write a file that the SFT stage reads: {"messages": [{"role", "content"}]} a line; return what was written.
+
+    Raises InvalidInput without a path, and for a source without conversations.
+    """
+    if path is None:
+        raise InvalidInput("--conversations needs --write FILE")
+    threads = [thread for source in sources for thread in load_conversations(source, data_dir)]
+    lines = (json.dumps({"messages": thread}) + "\n" for thread in threads)
+    with open_text(path, "wt") as file:
+        file.writelines(lines)
+    return f"{len(threads)} conversations in {path}"
+
+
+def source_table(mixture: Mixture) -> str:
+    """Return a row for each source and one for all of them, with a column for each reason that dropped any pair."""
+    every = mixture.loaded
+    known = [*get_args(Reason), *sorted(set(every.dropped) - set(get_args(Reason)))]
+    reasons = [reason for reason in known if every.dropped.get(reason)]
+    parts = list(mixture.parts.items()) + ([("together", every)] if len(mixture.parts) > 1 else [])
+    rows = [
+        [name, part.read, *(part.dropped.get(reason, 0) for reason in reasons), len(part.pairs)] for name, part in parts
+    ]
+    return markdown(["source", "read", *reasons, "pairs"], rows)
+
+
+def overlap_table(overlaps: Mapping[str, Overlap]) -> str:
+    """Return a row for each evaluation set: the training pairs that share words with it, and its prompts concerned."""
+    grams = [f"{what}, {n}-gram" for n in SIZES for what in ("pairs", "prompts")]
+    rows = [
+        [
+            name,
+            overlap.evaluation_prompts,
+            *(counts[n] for n in SIZES for counts in (overlap.pairs, overlap.prompts)),
+            overlap.same_pairs,
+            overlap.same_prompts,
+        ]
+        for name, overlap in overlaps.items()
+    ]
+    return markdown(["evaluation set", "prompts", *grams, "pairs, same prompt", "prompts, same"], rows)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return tabulate(rows, head, tablefmt="pipe", disable_numparse=True, colalign=["left"] + ["right"] * (len(head) - 1))
