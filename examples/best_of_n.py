@@ -1,4 +1,4 @@
-"""Best of n: the best of some responses to one prompt.
+"""Best of n: keep the best of several responses to one prompt.
 
 python examples/best_of_n.py --url http://127.0.0.1:8000
 """
@@ -6,7 +6,6 @@ python examples/best_of_n.py --url http://127.0.0.1:8000
 import argparse
 
 from tinyrm import Client
-from tinyrm.integrations.best_of_n import best_of_n
 
 PROMPT = "Natalia sold 48 clips in April and half as many in May. How many in all?"
 RESPONSES = [
@@ -20,8 +19,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     with Client(parser.parse_args().url) as client:
-        best = best_of_n(client, PROMPT, RESPONSES, domain="reasoning")
-    print(f"{best.index}: {best.text}")
+        best = client.rank(PROMPT, RESPONSES, domain="reasoning").order[0]
+    print(f"{best}: {RESPONSES[best]}")
 
 
 if __name__ == "__main__":

@@ -151,12 +151,11 @@ def test_tinyrm_serve_answers_the_readme_comparison_with_the_starter(installed: 
 
 def test_the_starter_scores_without_a_service(installed: Installed) -> None:
     code = (
-        "import tinyrm.starter; from tinyrm.bundle import Bundle; import tinyrm\n"
-        "assert '_apps' in str(tinyrm.starter.resolve('models/starter'))\n"
-        "print(Bundle.open(tinyrm.starter.resolve('models/starter')).manifest.identity)"
+        "import tinyrm; scorer = tinyrm.load('models/starter')\n"
+        f"print(scorer.compare(*{list(README_REQUEST.values())}).p_a > 0.5)"
     )
     done = installed.run("python", "-c", code)
-    assert done.stdout.startswith("starter@"), done.stderr
+    assert done.stdout == "True\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyrm import starter
 from tinyrm.batching import pack
 from tinyrm.bundle import Bundle
 from tinyrm.chat import Message
@@ -42,7 +43,7 @@ class Scorer:
 
         Raises InvalidBundle and its kinds, EngineUnavailable.
         """
-        bundle = Bundle.open(folder)
+        bundle = Bundle.open(starter.resolve(folder))
         running = open_engine(bundle, EngineOptions(engine, precision, threads))
         return cls(bundle.encoder(), running, bundle.manifest.spec, bundle.manifest.temperature)
 

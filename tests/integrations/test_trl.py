@@ -1,4 +1,4 @@
-"""The reward function and the judge, called as TRL calls them, against a live service."""
+"""The reward function, called as TRL calls it, against a live service."""
 
 import asyncio
 import inspect
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes import Process, free_port
 from tinyrm.errors import CallRefused, ServiceUnreachable
-from tinyrm.integrations.trl import PairwiseJudge, reward_func
+from tinyrm.integrations.trl import reward_func
 
 SUM, HELLO = "What is 48 + 24?", "Say hello."
 SUMS, HELLOS = ["72, because 48 + 24 = 72.", "I like clips.", "96"], ["Hello!", "No.", "Good morning to you."]
@@ -102,11 +102,3 @@ def test_the_trainer_can_recognise_and_pickle_it(url: str) -> None:
     func = pickle.loads(pickle.dumps(reward_func(3, url, columns={"domain": "subject"})))
     assert inspect.iscoroutinefunction(func)
     assert None not in call(func, PROMPTS, COMPLETIONS, subject=["chat"] * 6)
-
-
-def test_the_judge_names_the_better_one(service: Process, url: str) -> None:
-    judge = PairwiseJudge(url, domain="reasoning")
-    body = {"prompt": SUM, "response_a": SUMS[0], "response_b": SUMS[2], "domain": "reasoning"}
-    better = int(service.post("/v1/compare", body).json()["preferred"] == "b")
-    assert judge.judge([SUM, SUM], [[SUMS[0], SUMS[2]], [SUMS[2], SUMS[0]]]) == [better, 1 - better]
-    assert judge.judge([SUM], [[SUMS[0], UNENCODABLE]], shuffle_order=False) == [-1]

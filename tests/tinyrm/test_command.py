@@ -3,11 +3,14 @@
 import gzip
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.support.processes import free_port
 from tests.support.scripted_server import (
     COMPARED,
@@ -262,3 +265,32 @@ def test_an_input_that_breaks_off_keeps_what_was_read(tmp_path: Path, capsys: py
         assert score(server.url, pairs, out, "--batch-items", "1", "--concurrency", "1") == 2
     assert "cannot be read after line" in capsys.readouterr().err
     assert len(records(out)) > 0
+
+
+def test_bench_prints_a_line_for_each_length(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(bundle_folder), "--tokens", "16", "64", "--repeat", "2"]) == 0
+    model, header, *lines = capsys.readouterr().out.splitlines()
+    assert model.startswith("toy@")
+    assert header.split() == ["tokens", "ms", "sequences/s", "GFLOP/s"]
+    assert [line.split()[0] for line in lines] == ["16", "64"]
+    assert main(["bench", str(bundle_folder), "--tokens", "100000"]) == 2
+
+
+def test_help_lists_every_verb_and_imports_no_application() -> None:
+    code = (
+        "import sys; from tinyrm.cli import main; main(['--help'])\n"
+        "print([m for m in ('service', 'training', 'tyro', 'httpx', 'numpy') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+    verbs = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert verbs == ["serve", "train", "export", "evaluate", "compare", "rank", "score", "models", "bench", "keys"]
+
+
+def test_an_application_is_a_verb_of_the_command(tmp_path: Path) -> None:
+    file = ["keys", "--file", str(tmp_path / "keys.json")]
+    words = [*file, "new", "--name", "me", "--scopes", "score"]
+    command = [sys.executable, "-m", "tinyrm", *words]
+    made = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert made.stdout.startswith("tinyrm_"), made.stderr
+    assert main([*file, "list"]) == 0

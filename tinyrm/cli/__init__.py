@@ -23,6 +23,7 @@ VERBS = {
     "rank": ("ask a service for the order of several responses, best first", "tinyrm.cli.ask:rank"),
     "score": ("score files of pairs, with a service or with a bundle", "tinyrm.cli.score:main"),
     "models": ("list the models of a service", "tinyrm.cli.ask:models"),
+    "bench": ("measure the latency of a bundle on this machine", "tinyrm.cli.bench:main"),
     "keys": ("make, list and revoke API keys of a service", "service.keys:main"),
 }
 

@@ -1,6 +1,7 @@
 """The applications of the repository's top-level folders, as parts of the command `tinyrm`."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,9 @@ def run(module: str, verb: str, words: Sequence[str]) -> int:
     sys.argv = [f"tinyrm {verb}", *words]
     application = module.partition(".")[0]
     try:
-        code: int = importlib.import_module(module).main()
+        main = importlib.import_module(module).main
+        has_prog = "prog" in inspect.signature(main).parameters
+        code: int = main(words, prog=f"tinyrm {verb}") if has_prog else main()
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in (application, "tinyrm"):

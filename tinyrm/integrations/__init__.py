@@ -1,6 +1,6 @@
-"""What trainers, harnesses and data tools call by a contract of their own, answered by a TinyRM service over HTTP.
+"""Functions and classes that trainers, harnesses and data tools call by their own contracts, over a TinyRM service.
 
-One module for each of them; none imports its trainer, so each imports wherever the client does.
+One module for each tool. None imports its tool, so each can be imported wherever the client can.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Hugging Face datasets: preference data judged and filtered by `Dataset.map`."""
+"""Hugging Face datasets: score and filter preference data with `Dataset.map`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ Batch = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class PreferenceFilter:
-    """`dataset.map(PreferenceFilter(url, min_probability=0.6), batched=True)` keeps what the model is that sure of.
+    """Keep the pairs that a model is sure of: `dataset.map(PreferenceFilter(url, min_probability=0.6), batched=True)`.
 
     Every kept row gets `column`: P(chosen is better than rejected), in [0, 1]; NaN for a pair that could not be
     compared, which is kept only if everything is (min_probability 0, the default).
@@ -37,7 +37,7 @@ class PreferenceFilter:
     timeout_s: float = 30.0
 
     def __call__(self, batch: Batch) -> dict[str, list[Any]]:
-        """All columns of the rows that are kept, and the new one. A client per call: map copies this into processes."""
+        """Return all columns of the kept rows, and the new one. Each call has its client: `map` copies this object."""
         items = [self._item(batch, row) for row in range(len(batch[self.chosen]))]
         with Client(self.base_url, self.api_key, timeout_s=self.timeout_s) as client:
             probabilities = [_probability(result) for result in client.compare_many(items)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """Stands where the harness keeps a model. It sets `config.pad_token_id`, which nothing here needs."""
+    """Takes the place of the harness's model. The harness sets `config.pad_token_id`, which is not used here."""
 
     client: Client
     options: dict[str, Any]
@@ -24,9 +24,9 @@ class ServedModel:
 
 
 class Pipeline:
-    """Whether A is the better response of each pair.
+    """Return whether A is the better response of each pair.
 
-    tokenizer: the harness sets it up as it does any other; the service has its own.
+    tokenizer: unused; the service has its own.
     """
 
     def __init__(self, task: str, model: ServedModel, tokenizer: object = None) -> None:
@@ -38,13 +38,13 @@ class Pipeline:
         candidates_B: Sequence[Turns],  # noqa: N803
         **_: object,
     ) -> "torch.Tensor":
-        """Bools, shape (pairs,). A tie is a loss.
+        """Return bools, shape (pairs,). A tie is a loss.
 
         candidates_A, candidates_B: conversations that differ in their last message, the response. Settings of a local
         pipeline (batch_size, truncation, max_length, ...) have no meaning here and are ignored.
         Raises what the client raises, ValueError if prompts differ, InvalidInput if a pair was refused.
         """
-        import torch  # noqa: PLC0415  # what the harness is made of, and nothing else of this package
+        import torch  # noqa: PLC0415  # the harness needs it, the rest of this package does not
 
         items = [self._item(a, b) for a, b in zip(candidates_A, candidates_B, strict=True)]
         return torch.tensor([_a_wins(result) for result in self.model.client.compare_many(items)], dtype=torch.bool)
@@ -59,7 +59,7 @@ class Pipeline:
 def model_config(
     base_url: str = "http://127.0.0.1:8000", *, api_key: str | None = None, timeout_s: float = 30.0, **options: Any
 ) -> dict[str, Any]:
-    """The entry for the harness: `REWARD_MODEL_CONFIG["tinyrm"] = model_config()`, then `--model tinyrm`.
+    """Return the entry for the harness: `REWARD_MODEL_CONFIG["tinyrm"] = model_config()`, then `--model tinyrm`.
 
     options: of `Client.compare`: domain, instruction, swap, model.
     """

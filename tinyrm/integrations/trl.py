@@ -1,4 +1,4 @@
-"""TRL: a reward function for GRPO and its relatives, and a judge for the versions that still had judges."""
+"""TRL: a reward function for GRPO and its relatives."""
 
 import asyncio
 import logging
@@ -8,14 +8,13 @@ from itertools import chain
 from typing import Any, Literal
 
 from tinyrm.chat import TextOrTurns, to_prompt, to_response
-from tinyrm.client import AsyncClient, Client, CompareReply, ItemError
+from tinyrm.client import AsyncClient
 from tinyrm.errors import CallFailed, CallRefused
-from tinyrm.integrations import compare_item
 
 RewardFunc = Callable[..., Awaitable[list[float | None]]]
 OnFailure = Literal["skip", "raise"]
 
-# Refusals that are about one group's texts. All others (a key, a domain, an option) would be the same for every group.
+# Refusals of one group's texts. All others (a key, a domain, an option) would be the same for every group.
 ABOUT_TEXTS = ("invalid_text", "body_too_large")
 
 logger = logging.getLogger(__name__)
@@ -31,22 +30,25 @@ def reward_func(
     on_failure: OnFailure = "skip",
     **options: Any,
 ) -> RewardFunc:
-    """A reward function for `GRPOTrainer(reward_funcs=...)`: each group of completions is ranked against itself.
+    """Return a reward function for `GRPOTrainer(reward_funcs=...)` that ranks each group of completions.
 
-    num_generations: the trainer's; so many completions in a row belong to one prompt.
+    num_generations: the trainer's; this many consecutive completions belong to one prompt.
     columns: options that differ by row, as {option: dataset column}, such as {"domain": "subject"} or, with
         strategy="reference", {"reference": "answer"}. A group takes the value of its first row.
     on_failure: "skip" gives the completions of a group that could not be ranked None, which the trainer leaves out,
-        and logs a warning; "raise" stops the training. So does, always, a key, a domain or an option that is refused.
+        and logs a warning; "raise" stops the training. A refused key, domain or option always stops it.
     options: of `Client.rewards`: strategy, swap, domain, instruction, model, scale.
 
-    What it returns can be pickled, so it can be sent to the trainer's worker processes.
+    The function can be pickled, so it can be sent to the trainer's worker processes.
     """
     group_options = partial(_group_options, dict(columns or {}), options)
     return partial(
-        tinyrm_reward, num_generations=num_generations, group_options=group_options, on_failure=on_failure,
+        tinyrm_reward,
+        num_generations=num_generations,
+        group_options=group_options,
+        on_failure=on_failure,
         new_client=partial(AsyncClient, base_url, api_key, timeout_s=timeout_s),
-    )  # fmt: skip
+    )
 
 
 async def tinyrm_reward(
@@ -59,9 +61,9 @@ async def tinyrm_reward(
     on_failure: OnFailure,
     **dataset: Any,
 ) -> list[float | None]:
-    """One reward per completion; what `reward_func` binds. Its name is what the trainer's metrics are called by.
+    """Return one reward per completion; `reward_func` binds the options. The trainer names its metrics after this name.
 
-    A client per call: the event loop is the trainer's, and connections must not outlive it.
+    Each call has its own client: the event loop is the trainer's, and connections must not outlive it.
     """
     starts = _group_starts(prompts, num_generations)
     async with new_client() as client:
@@ -86,13 +88,13 @@ def _group_options(
 
 
 def _group_starts(prompts: Sequence[TextOrTurns], num_generations: int) -> range:
-    """Where each group begins. Raises ValueError unless the batch is whole groups of one prompt each."""
+    """Return where each group begins. Raises ValueError unless the batch is whole groups of one prompt each."""
     starts = range(0, len(prompts), num_generations)
     if any(prompts[i : i + num_generations] != [prompts[i]] * num_generations for i in starts):
         raise ValueError(
             f"{len(prompts)} completions are not groups of {num_generations} to one prompt each: reward_func needs the "
             "num_generations of the trainer, in evaluation too, and each process's batch (per_device_train_batch_size "
-            "* steps_per_generation) has to be a multiple of it"
+            "* steps_per_generation) must be a multiple of it"
         )
     return starts
 
@@ -112,39 +114,3 @@ async def _group_rewards(
         logger.warning("%d completions have no reward: %s: %s", len(completions), error.type, error)
         return [None] * len(completions)
     return list(scored.rewards)
-
-
-class PairwiseJudge:
-    """What TRL's `BasePairwiseJudge` asked for: `OnlineDPOTrainer(judge=PairwiseJudge())` in versions before 1.1.
-
-    options: of `Client.compare`: domain, instruction, model.
-    """
-
-    def __init__(
-        self,
-        base_url: str = "http://127.0.0.1:8000",
-        *,
-        api_key: str | None = None,
-        timeout_s: float = 30.0,
-        **options: Any,
-    ) -> None:
-        self._client = Client(base_url, api_key, timeout_s=timeout_s)
-        self._options = options
-
-    def judge(
-        self,
-        prompts: Sequence[TextOrTurns],
-        completions: Sequence[Sequence[TextOrTurns]],
-        shuffle_order: bool = True,  # noqa: ARG002  # the contract's; both orders are read, so there is no need
-    ) -> list[int]:
-        """Which of its two completions is the better one for each prompt, 0 or 1; -1 if they could not be compared."""
-        options = self._options | {"swap": "on"}
-        items = [compare_item(prompt, a, b, options) for prompt, (a, b) in zip(prompts, completions, strict=True)]
-        return [_index_of_better(result) for result in self._client.compare_many(items)]
-
-
-def _index_of_better(result: CompareReply | ItemError) -> int:
-    if isinstance(result, ItemError):
-        logger.warning("no judgement: %s: %s", result.type, result.message)
-        return -1
-    return int(result.probability_b > result.probability_a)

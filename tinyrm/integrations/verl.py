@@ -30,10 +30,10 @@ def compute_score(
     reward_model_tokenizer: object = None,  # noqa: ARG001
     **options: Any,
 ) -> float:
-    """P(the response beats the reference), in [0, 1].
+    """Return P(the response beats the reference), in [0, 1].
 
-    ground_truth: the reference, a response in full; against a bare "72" every explained answer wins.
-    prompt_key: where `extra_info` holds the prompt, because verl does not hand it over.
+    ground_truth: the reference, a complete response; against a bare "72" every explained response wins.
+    prompt_key: field of `extra_info` with the prompt, which verl does not pass itself.
     domains: {data_source: domain}. options: of `Client.compare`: domain, instruction, swap, model.
 
     verl fills the keyword arguments from `custom_reward_function.reward_kwargs`.

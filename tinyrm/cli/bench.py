@@ -1,0 +1,58 @@
+"""`tinyrm bench`: how long an engine takes for one sequence, at several lengths, on this machine."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tyro.conf import Positional
+
+from tinyrm import starter
+from tinyrm.bundle import Bundle
+from tinyrm.command_line import Positive, parse
+from tinyrm.encoding import Encoding, Truncation
+from tinyrm.engines import EngineOptions, open_engine
+from tinyrm.errors import InvalidInput
+from tinyrm.flops import exact_flops
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench(EngineOptions):
+    """Measure the latency of a bundle on this machine: the median time of one sequence.
+
+    A comparison is one sequence, or two with both orders.
+    """
+
+    bundle: Positional[Path] = starter.STARTER
+    """Folder of the bundle."""
+    tokens: tuple[int, ...] = (64, 256, 1024)
+    """Lengths of the sequence."""
+    repeat: Positive = 20
+    """Runs of each length."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Print a line for each length. Raises InvalidBundle, EngineUnavailable, InvalidInput."""
+    options = parse(Bench, words, prog="tinyrm bench")
+    bundle = Bundle.open(starter.resolve(options.bundle))
+    max_tokens = bundle.manifest.spec.max_tokens
+    if wrong := [length for length in options.tokens if not 2 <= length <= max_tokens]:
+        raise InvalidInput(f"--tokens {wrong[0]}: the model reads 2 to {max_tokens} tokens")
+    engine = open_engine(bundle, options)
+    mask = bundle.encoder().special.mask
+    print(f"{bundle.manifest.identity}  {engine.info.name} {engine.info.precision}")
+    print(f"{'tokens':>7} {'ms':>9} {'sequences/s':>12} {'GFLOP/s':>9}")
+    for length in options.tokens:
+        # Any ids cost the same; the mask is where the model is read.
+        sequence = Encoding(np.array([5] * (length - 1) + [mask], dtype=np.int64), Truncation())
+        runs_s = []
+        for _ in range(1 + options.repeat):
+            began = time.perf_counter()
+            engine.run([sequence])
+            runs_s.append(time.perf_counter() - began)
+        seconds = statistics.median(runs_s[1:])  # the first run of a length may compile or allocate
+        gflop = exact_flops(bundle.manifest.geometry, length) / 1e9
+        print(f"{length:>7} {1e3 * seconds:>9.2f} {1 / seconds:>12.1f} {gflop / seconds:>9.1f}")
+    return 0
