@@ -1,6 +1,6 @@
-"""Load to look at in a browser: locust -f loadtests/locustfile.py --host http://127.0.0.1:8000
+"""Load with a page in the browser: locust -f loadtests/locustfile.py --host http://127.0.0.1:8000
 
-LOCUST_PAIRS names a file of preference pairs; without it the texts are made up.
+LOCUST_PAIRS names a file of preference pairs; without it, texts are synthetic if data/validation.jsonl.gz is absent.
 """
 
 import os
@@ -12,7 +12,7 @@ from loadtests.payloads import BATCH, COMPARE, VALIDATION, read_payloads
 
 
 class Trainer(HttpUser):
-    """Mostly single comparisons, now and then a batch. A refusal is an answer, listed by its status."""
+    """Sends single comparisons, and a batch for one in ten. The page lists refusals by their status."""
 
     wait_time = between(0.05, 0.5)
 

@@ -45,7 +45,20 @@ def main() -> int:
 
 def make(geometry: dict[str, Any], bundle: Path, masked_lm_out: Path, classifier_out: Path) -> None:
     torch.manual_seed(17)
-    tokenizer, config = _tokenizer(bundle), _config(geometry, bundle)
+    special: dict[str, int] = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["special_tokens"]
+    fast = Tokenizer.from_file(str(bundle / "tokenizer.json"))
+    names = {f"{role}_token": fast.id_to_token(number) for role, number in special.items()}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=8192, **names)
+    config = ModernBertConfig(
+        vocab_size=geometry["vocab"],
+        hidden_size=geometry["hidden"],
+        intermediate_size=geometry["intermediate"],
+        num_hidden_layers=geometry["layers"],
+        num_attention_heads=geometry["heads"],
+        bos_token_id=special["cls"],
+        eos_token_id=special["sep"],
+        **{f"{role}_token_id": special[role] for role in ("cls", "sep", "pad")},
+    )
     masked_lm = ModernBertForMaskedLM(config).eval()
     config.num_labels = 2
     classifier = ModernBertForSequenceClassification(config).eval()
@@ -57,31 +70,6 @@ def make(geometry: dict[str, Any], bundle: Path, masked_lm_out: Path, classifier
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         _readable_by_transformers_4(out)
-
-
-def _special(bundle: Path) -> dict[str, int]:
-    ids: dict[str, int] = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["special_tokens"]
-    return ids
-
-
-def _tokenizer(bundle: Path) -> Any:
-    fast = Tokenizer.from_file(str(bundle / "tokenizer.json"))
-    names = {f"{role}_token": fast.id_to_token(number) for role, number in _special(bundle).items()}
-    return PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=8192, **names)
-
-
-def _config(geometry: dict[str, Any], bundle: Path) -> Any:
-    special = _special(bundle)
-    return ModernBertConfig(
-        vocab_size=geometry["vocab"],
-        hidden_size=geometry["hidden"],
-        intermediate_size=geometry["intermediate"],
-        num_hidden_layers=geometry["layers"],
-        num_attention_heads=geometry["heads"],
-        bos_token_id=special["cls"],
-        eos_token_id=special["sep"],
-        **{f"{role}_token_id": special[role] for role in ("cls", "sep", "pad")},
-    )
 
 
 def _readable_by_transformers_4(folder: Path) -> None:
