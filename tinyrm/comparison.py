@@ -1,4 +1,4 @@
-"""What is asked (two responses to one prompt) and what is answered (which is better, and how surely)."""
+"""Two responses to one prompt, and which of them is better."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ Strategy = Literal["round_robin", "swiss", "knockout", "reference"]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One prompt and the two responses to be compared."""
+    """One prompt and the two responses to compare."""
 
     prompt: str
     response_a: str
@@ -22,11 +22,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """The answer to a comparison.
+    """The result of a comparison.
 
-    margin: calibrated log-odds that A is better; p_a = sigmoid(margin), p_b = sigmoid(-margin).
-    order_margins: the uncalibrated margin for A of each order that was read: (A first,) or
-        (A first, A second). Their difference is the model's position bias on this comparison.
+    margin: calibrated log-odds that A is better; p_a = sigmoid(margin), p_b = sigmoid(-margin)
+    order_margins: the uncalibrated margin for A in each order that was scored: (A first,) or (A first, A second); their
+        difference is the model's position bias on this comparison
     """
 
     p_a: float
@@ -42,5 +42,5 @@ class Preference:
 
     @property
     def orders_disagree(self) -> bool:
-        """True when both orders were read and each favours another response."""
+        """Whether both orders were scored and each prefers another response."""
         return len(self.order_margins) == 2 and self.order_margins[0] * self.order_margins[1] < 0

@@ -1,8 +1,9 @@
-"""Comparison -> token ids under a budget. The mask survives every truncation, and what was cut is reported."""
+"""Comparison -> token ids under a budget. The mask survives every truncation, and dropped tokens are counted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from tinyrm.comparison import Comparison
 from tinyrm.errors import InstructionTooLong, InvalidTemplate, InvalidText
 from tinyrm.template import SPECIAL_ROLES, Slot, Template, split_slot
 
-# Fewer tokens than this for prompt and responses together would make every answer a guess.
+# With fewer tokens for prompt and responses together, every verdict would be a guess.
 MIN_TEXT_TOKENS = 48
 
 
@@ -60,7 +61,7 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """Ids of the texts of any number of responses to one prompt, before anything is cut."""
+    """Ids of a prompt and any number of responses, before truncation."""
 
     instruction: list[int]
     prompt: list[int]
@@ -68,9 +69,9 @@ class Tokenized:
 
 
 def plain_text_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that neither pads nor cuts, and for which text that looks like a special token is text.
+    """Return a copy that neither pads nor truncates, and that encodes text like `[MASK]` as plain text.
 
-    A copy, for its switches must not change a tokenizer that somebody else holds.
+    A copy, because these switches must not change the caller's tokenizer.
     """
     own = Tokenizer.from_str(tokenizer.to_str())
     own.encode_special_tokens = True
@@ -80,10 +81,10 @@ def plain_text_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
 
 
 class Encoder:
-    """Turns comparisons into ids for one tokenizer, one template and one length.
+    """Encodes comparisons for one tokenizer, one template and one length.
 
-    Raises InvalidTemplate when special tokens written in user text would become special, or when the template does not
-    fit into `max_tokens`.
+    Raises InvalidTemplate if special tokens written in user text would become special, or if the template does not fit
+    into `max_tokens`.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template, special: SpecialTokens, max_tokens: int) -> None:
@@ -102,7 +103,7 @@ class Encoder:
         return first, second
 
     def encode(self, comparison: Comparison, instruction: str, *, swap: bool = False) -> tuple[Encoding, ...]:
-        """The ids of one order (A first), or with `swap` of both (A first, B first).
+        """Return the ids of one order (A first), or with `swap` of both (A first, B first).
 
         Both orders keep the same tokens of each text. Raises InvalidText, InstructionTooLong.
         """
@@ -110,25 +111,26 @@ class Encoder:
         return self.assemble(texts, 0, 1, swap=swap)
 
     def tokenize(self, instruction: str, prompt: str, responses: Sequence[str]) -> Tokenized:
-        """Each text once, for any number of comparisons of these responses. Raises InvalidText."""
+        """Encode each text once, for any number of comparisons of these responses. Raises InvalidText."""
         joints = self._joints  # that of both responses is the same in every template
         texts = [joints["instruction"] + instruction, joints["prompt"] + prompt]
-        head, asked, *answers = self._ids_of([*texts, *(joints["response_a"] + response for response in responses)])
-        return Tokenized(head, asked, answers)
+        texts += [joints["response_a"] + response for response in responses]
+        instruction_ids, prompt_ids, *response_ids = self._encode_texts(texts)
+        return Tokenized(instruction_ids, prompt_ids, response_ids)
 
     def assemble(self, texts: Tokenized, a: int, b: int, *, swap: bool) -> tuple[Encoding, ...]:
-        """The comparison of responses number `a` and `b`, as of `encode`. Raises InstructionTooLong."""
+        """Return the comparison of responses number `a` and `b`, as `encode` does. Raises InstructionTooLong."""
         slots = {"prompt": texts.prompt, "response_a": texts.responses[a], "response_b": texts.responses[b]}
         kept, truncation = self._fit(slots, self._room_for_text(texts.instruction))
         kept["instruction"] = texts.instruction
-        forward = Encoding(self._in_order(kept), truncation)
+        forward = Encoding(self._join(kept), truncation)
         if not swap:
             return (forward,)
         kept["response_a"], kept["response_b"] = kept["response_b"], kept["response_a"]
-        return forward, Encoding(self._in_order(kept), truncation.swapped())
+        return forward, Encoding(self._join(kept), truncation.swapped())
 
     def writes_special_token(self, text: str) -> bool:
-        """Whether `text` contains the text of a special token. It stays text; somebody may have meant it not to."""
+        """Return whether `text` contains the text of a special token. It is encoded as plain text; metrics count it."""
         return any(token in text for token in self._special_texts)
 
     @cached_property
@@ -137,7 +139,7 @@ class Encoder:
 
     @cached_property
     def _parts(self) -> tuple[tuple[str, Slot | None], ...]:
-        """Each segment taken apart once, not for every text."""
+        """The segments, split once and not for every text."""
         return tuple(map(split_slot, self.template.segments))
 
     @cached_property
@@ -146,7 +148,7 @@ class Encoder:
 
     @cached_property
     def _fixed(self) -> dict[str, list[int]]:
-        """Ids of every segment that holds no user text."""
+        """Ids of every segment without user text."""
         fixed = {role: [self.special.by_role(role)] for role in SPECIAL_ROLES}
         texts = {text for text, slot in self._parts if slot is None and text not in fixed}
         return fixed | {text: self._ids(text) for text in texts}
@@ -156,40 +158,38 @@ class Encoder:
         room = self.max_tokens - used - len(instruction_ids)
         if instruction_ids and room < MIN_TEXT_TOKENS:
             raise InstructionTooLong(
-                f"the instruction takes {len(instruction_ids)} of {self.max_tokens} tokens and is never cut; shorten it"
+                f"the instruction takes {len(instruction_ids)} of {self.max_tokens} tokens and is never truncated; "
+                "shorten it"
             )
         return room
 
     def _fit(self, texts: dict[str, list[int]], room: int) -> tuple[dict[str, list[int]], Truncation]:
-        """Cut the prompt on its left (the question comes last) and the responses on their right."""
+        """Truncate the prompt on its left (the question comes last) and the responses on their right."""
         prompt, a, b = texts["prompt"], texts["response_a"], texts["response_b"]
         keep = fair_shares(len(prompt), len(a), len(b), room)
         kept = {"prompt": prompt[len(prompt) - keep[0] :], "response_a": a[: keep[1]], "response_b": b[: keep[2]]}
         return kept, Truncation(len(prompt) - keep[0], len(a) - keep[1], len(b) - keep[2])
 
-    def _in_order(self, slots: dict[str, list[int]]) -> NDArray[np.int64]:
-        return np.fromiter(self._ids_in_order(slots), dtype=np.int64)
-
-    def _ids_in_order(self, slots: dict[str, list[int]]) -> Iterator[int]:
-        for text, slot in self._parts:
-            yield from slots[slot] if slot else self._fixed[text]
+    def _join(self, slots: dict[str, list[int]]) -> NDArray[np.int64]:
+        pieces = (slots[slot] if slot else self._fixed[text] for text, slot in self._parts)
+        return np.fromiter(chain.from_iterable(pieces), dtype=np.int64)
 
     def _ids(self, text: str) -> list[int]:
-        return self._ids_of([text])[0]
+        return self._encode_texts([text])[0]
 
-    def _ids_of(self, texts: list[str]) -> list[list[int]]:
-        """All at once: the tokenizer has threads of its own."""
+    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
+        """Encode all texts in one call: the tokenizer has its own threads."""
         try:
-            # Unlike `encode`, this one lets other threads run meanwhile, and it does not track offsets.
+            # Unlike `encode`, this call releases the interpreter lock, and it does not track offsets.
             encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             return [text.ids for text in encoded]
-        except (TypeError, UnicodeEncodeError) as error:  # what the tokenizer raises depends on its version
+        except (TypeError, UnicodeEncodeError) as error:  # which one depends on the tokenizer's version
             raise InvalidText("a text contains a lone surrogate, which is not valid Unicode; remove it") from error
 
     def _single_id(self, word: str) -> int:
         ids = self._ids(word)
         if len(ids) != 1:
-            raise InvalidTemplate(f"label word {word!r} is {len(ids)} tokens in this tokenizer, it has to be one")
+            raise InvalidTemplate(f"label word {word!r} is {len(ids)} tokens in this tokenizer, it must be one")
         return ids[0]
 
     def _refuse_forgeable_tokens(self) -> None:
@@ -201,15 +201,15 @@ class Encoder:
 
 
 def fair_shares(prompt: int, a: int, b: int, room: int) -> tuple[int, int, int]:
-    """How many tokens of each text to keep: max-min fair, and the same for each response in both orders.
+    """Return how many tokens of each text to keep: max-min fair, and the same for each response in both orders.
 
-    All texts are cut to one length, the largest that fits; what is shorter stays whole and leaves its share to the
+    All texts are truncated to one length, the largest that fits; a shorter text stays whole and leaves its share to the
     others. The odd tokens that cannot be shared equally go to the prompt, so that neither response is favoured.
     """
     if prompt + a + b <= room:
         return prompt, a, b
     shortest, middle, _ = sorted((prompt, a, b))
-    # The largest length when none, one or two of the texts are shorter than it.
+    # The largest length if none, one or two of the texts are shorter than it.
     longest_kept = max(room // 3, (room - shortest) // 2, room - shortest - middle)
     keep_a, keep_b = min(a, longest_kept), min(b, longest_kept)
     return min(prompt, room - keep_a - keep_b), keep_a, keep_b

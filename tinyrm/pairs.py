@@ -27,23 +27,23 @@ class PreferencePair(BaseModel):
     subset: str | None = None
 
     def comparison(self) -> Comparison:
-        """The chosen response as A."""
+        """Return a comparison with the chosen response as A."""
         return Comparison(self.prompt, self.chosen, self.rejected)
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:
-    """All pairs of a file. Raises InvalidInput naming the line that is not a pair."""
+    """Return all pairs of a file. Raises InvalidInput naming the line that is not a pair."""
     return read_records(path, PreferencePair)
 
 
 def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
-    """All lines of a file as what they should be. Raises InvalidInput naming the line that is not."""
+    """Return all lines of a file as records of `kind`. Raises InvalidInput naming the first line that is not one."""
     records = enumerate(read_jsonl(path), start=1)
     return [validated(kind, record, f"{path}, line {number}") for number, record in records]
 
 
 def validated(kind: type[AnyRecord], record: object, place: str) -> AnyRecord:
-    """A record as what it should be. Raises InvalidInput naming the place and the first field that does not fit."""
+    """Return a record as `kind`. Raises InvalidInput naming the place and the first invalid field."""
     try:
         return kind.model_validate(record)
     except ValidationError as error:
@@ -51,7 +51,7 @@ def validated(kind: type[AnyRecord], record: object, place: str) -> AnyRecord:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """The JSON value of each line. Raises InvalidInput naming the file, and the line that is not JSON."""
+    """Yield the JSON value of each line. Raises InvalidInput naming the file, and the line that is not JSON."""
     number = 0
     try:
         with open_text(path) as lines:

@@ -1,11 +1,11 @@
 """Label logits at the mask -> Preference.
 
-With z = logit(first choice) - logit(second choice) for one order of reading:
+With z = logit(first choice) - logit(second choice) for one order:
 
     one order      margin = z(A, B) / T
     both orders    margin = (z(A, B) - z(B, A)) / 2T
 
-T is the bundle's calibration temperature. Reading both orders makes the margin antisymmetric by construction:
+T is the bundle's calibration temperature. Both orders make the margin antisymmetric by construction:
 swapping A and B flips its sign, so P(A better | A, B) + P(B better | B, A) = 1 whatever bias the model has for
 the first position.
 """
@@ -21,7 +21,10 @@ from tinyrm.errors import EngineFailed
 
 
 def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperature: float) -> Preference:
-    """Preference from logits [orders, 2]: one row (A first), or two (A first, B first)."""
+    """Return the preference from logits [orders, 2]: one row (A first), or two (A first, B first).
+
+    Raises EngineFailed if they are not finite.
+    """
     rows = np.asarray(logits, dtype=np.float64)
     if rows.shape not in ((1, 2), (2, 2)) or not np.isfinite(rows).all():
         raise EngineFailed(f"expected two finite logits for each order, got {rows.tolist()}")

@@ -3,7 +3,7 @@
 A template is a list of segments. A segment is one of
 
 * a special token by role: ``[CLS]``, ``[SEP]`` or ``[MASK]``;
-* a slot, with the text that joins it to what stands before: `` {prompt}``;
+* a slot, with the text that joins it to the previous segment: `` {prompt}``;
 * fixed text.
 
 Segments become token ids one by one and the ids are concatenated. One string is never built: user text
@@ -29,7 +29,7 @@ _SLOT = re.compile(r"(?P<joint>[^{}]*)\{(?P<slot>instruction|prompt|response_a|r
 
 
 class Template(BaseModel):
-    """Segments in reading order and the two words that may stand at the mask (first, second choice)."""
+    """Segments in order, and the two words that may stand at the mask (first, second choice)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +38,7 @@ class Template(BaseModel):
     label_words: tuple[str, str]
     turn_names: dict[str, str] = Field(
         default={"system": "System", "user": "Human", "assistant": "Assistant"},
-        description="How the speakers of a dialogue are named when chat messages become one prompt text.",
+        description="Names of the speakers in the prompt text that chat messages become.",
     )
 
     @model_validator(mode="after")
@@ -54,14 +54,14 @@ class Template(BaseModel):
         return self
 
     def render_messages(self, messages: Sequence[Message]) -> str:
-        """Chat messages as one prompt text; a single user message stays bare, as in the training pairs."""
+        """Return chat messages as one prompt text; a single user message stays bare, as in the training pairs."""
         if len(messages) == 1 and messages[0]["role"] == "user":
             return messages[0]["content"]
         return "\n\n".join(f"{self.turn_names[m['role']]}: {m['content']}" for m in messages)
 
 
 def split_slot(segment: str) -> tuple[str, Slot | None]:
-    """The joining text and the slot name of a slot segment; (segment, None) for any other segment."""
+    """Return the joining text and the slot name of a slot segment; (segment, None) for any other segment."""
     match = _SLOT.fullmatch(segment)
     return (match["joint"], match["slot"]) if match else (segment, None)  # type: ignore[return-value]
 
@@ -71,21 +71,21 @@ def split_slot(segment: str) -> tuple[str, Slot | None]:
 FIGURE2 = Template(
     name="figure2",
     segments=(
-        "[CLS]", "{instruction}", " Question:", " {prompt}", " Choice 0:", " {response_a}", "[SEP]",
-        " Choice 1:", " {response_b}", " The better option is choice", "[MASK]", "[SEP]",
+        *("[CLS]", "{instruction}", " Question:", " {prompt}", " Choice 0:", " {response_a}", "[SEP]"),
+        *(" Choice 1:", " {response_b}", " The better option is choice", "[MASK]", "[SEP]"),
     ),
     label_words=(" 0", " 1"),
-)  # fmt: skip
+)
 
 # The wording the paper's author trained with. The text ends in "Answer:" and two spaces, one token of their own
 # (50276 in ModernBERT), so the label after it has no space (ids 17 and 18).
 ANSWER_COLON = Template(
     name="answer-colon",
     segments=(
-        "[CLS]", "{instruction}", "Question:", " {prompt}", " Choice 0:", " {response_a}", "[SEP]",
-        " Choice 1:", " {response_b}", "Answer:  ", "[MASK]", "[SEP]",
+        *("[CLS]", "{instruction}", "Question:", " {prompt}", " Choice 0:", " {response_a}", "[SEP]"),
+        *(" Choice 1:", " {response_b}", "Answer:  ", "[MASK]", "[SEP]"),
     ),
     label_words=("0", "1"),
-)  # fmt: skip
+)
 
 TEMPLATES = {template.name: template for template in (FIGURE2, ANSWER_COLON)}

@@ -146,7 +146,7 @@ def test_an_instruction_may_take_all_but_the_least_room(encoder: Encoder) -> Non
     longest = " 0" * room
     assert len(ids_of(encoder, longest)) == room
     assert len(encoder.encode(Comparison("x " * 99, "a", "b"), longest)[0]) == encoder.max_tokens
-    with pytest.raises(InstructionTooLong, match="never cut"):
+    with pytest.raises(InstructionTooLong, match="never truncated"):
         encoder.encode(PAIR, longest + " 0")
 
 
