@@ -31,6 +31,7 @@ def _number(kind: Callable[[str], T], metavar: str, is_valid: Callable[[T], bool
 
 
 Positive = Annotated[int, _number(int, "INT", lambda n: n > 0, "must be at least 1")]
+Count = Annotated[int, _number(int, "INT", lambda n: n >= 0, "must be at least 0")]
 Seconds = Annotated[float, _number(float, "SECONDS", lambda s: 0 < s < math.inf, "must be above 0")]
 Share = Annotated[float, _number(float, "FLOAT", lambda x: 0 <= x < math.inf, "must be at least 0")]
 

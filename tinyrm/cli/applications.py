@@ -26,7 +26,7 @@ def run(module: str, verb: str, words: Sequence[str]) -> int:
     if root not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, *paths)))
     if verb == "serve":
-        os.environ.setdefault("TINYRM_MODEL", str(starter.resolve(starter.STARTER)))
+        os.environ["TINYRM_MODEL"] = str(starter.resolve(os.environ.get("TINYRM_MODEL", starter.STARTER)))
     sys.argv = [f"tinyrm {verb}", *words]
     application = module.partition(".")[0]
     try:

@@ -15,7 +15,7 @@ from tinyrm.cli.ask import Service
 from tinyrm.client import AsyncClient
 from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY
 from tinyrm.client.calls import CompareOptions
-from tinyrm.command_line import Positive, Seconds, Share, parse
+from tinyrm.command_line import Count, Positive, Seconds, Share, parse
 from tinyrm.comparison import SwapMode
 from tinyrm.errors import CallFailed, EngineUnavailable, InvalidInput
 
@@ -54,7 +54,7 @@ class BundleOptions:
     """What runs the model; auto is the fastest engine that is installed."""
     precision: str = "fp32"
     """Which of the bundle's precisions."""
-    threads: Annotated[int, arg(metavar="INT")] = 0
+    threads: Count = 0
     """Threads of the engine; 0 for all processors."""
     rows_per_part: Positive = 2048
     """Rows of one Parquet file; as many are scored again after a kill."""
