@@ -38,11 +38,15 @@ def talk(*turns: tuple[str, str]) -> dict[str, Any]:
 
 @pytest.fixture
 def recipe(toy: Toy, tmp_path: Path) -> SftRecipe:
-    """The assistant says one sentence, whatever it is asked."""
+    return sft_recipe(toy, tmp_path)
+
+
+def sft_recipe(toy: Toy, folder: Path) -> SftRecipe:
+    """Write conversations in which the assistant always says the same sentence; return a recipe that learns them."""
     records = [talk(("user", f"Question {i}"), ("assistant", "The better option is choice 0.")) for i in range(60)]
-    (tmp_path / "talks.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "talks.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     steps = {"peak_lr": 5e-3, "max_steps": 40, "batch_size": 8, "micro_batch_size": 4, "precision": "fp32"}
-    fields = {"task": "sft", "output_dir": tmp_path / "out", "model": str(toy.base), "conversations": ["talks.jsonl"]}
+    fields = {"task": "sft", "output_dir": folder / "out", "model": str(toy.base), "conversations": ["talks.jsonl"]}
     optimization = {**steps, "epochs": 100, "eval_steps": 5, "save_steps": 25}
     return SftRecipe.model_validate({**fields, "held_out_fraction": 0.2, "optimization": optimization})
 
@@ -154,17 +158,26 @@ def test_the_copy_task_hides_nothing(tokenizer: PreTrainedTokenizerFast, special
     assert (row["labels"][~encoded.is_assistant] == IGNORED).all()
 
 
-def test_loss_falls_and_what_the_next_stage_needs_is_written(recipe: SftRecipe, tmp_path: Path) -> None:
-    train_sft(recipe, tmp_path, resume=False)
-    losses = [entry["eval_loss"] for entry in read_log(recipe.output_dir) if "eval_loss" in entry]
+@pytest.fixture(scope="module")
+def finished(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> SftRecipe:
+    """Return the recipe of a run that was never interrupted; its data are beside its output folder."""
+    recipe = sft_recipe(toy, tmp_path_factory.mktemp("sft"))
+    train_sft(recipe, recipe.output_dir.parent, resume=False)
+    return recipe
+
+
+def test_loss_falls_and_what_the_next_stage_needs_is_written(finished: SftRecipe) -> None:
+    out = finished.output_dir
+    losses = [entry["eval_loss"] for entry in read_log(out) if "eval_loss" in entry]
     assert losses[0] > 4
     assert losses[-1] < losses[0] / 2
-    record = json.loads((recipe.output_dir / RUN_FILE).read_text())
+    record = json.loads((out / RUN_FILE).read_text())
     assert record["held_out"]["eval_loss"] == losses[-1]
-    assert record["data_sha256"] == {"talks.jsonl": hashlib.sha256((tmp_path / "talks.jsonl").read_bytes()).hexdigest()}
+    talks = (out.parent / "talks.jsonl").read_bytes()
+    assert record["data_sha256"] == {"talks.jsonl": hashlib.sha256(talks).hexdigest()}
     assert record["base_sha256"]
-    assert load_masked_lm(str(recipe.output_dir)).config.num_hidden_layers == 4
-    assert (recipe.output_dir / "tokenizer.json").is_file()
+    assert load_masked_lm(str(out)).config.num_hidden_layers == 4
+    assert (out / "tokenizer.json").is_file()
 
 
 def test_the_copy_task_learns_to_repeat(recipe: SftRecipe, tmp_path: Path) -> None:
@@ -174,20 +187,20 @@ def test_the_copy_task_learns_to_repeat(recipe: SftRecipe, tmp_path: Path) -> No
     assert losses[-1] < losses[0] / 4
 
 
-def test_resumed_run_ends_as_the_uninterrupted_one(recipe: SftRecipe, tmp_path: Path) -> None:
-    train_sft(recipe, tmp_path, resume=False)
-    again = recipe.model_copy(update={"output_dir": tmp_path / "again"})
-    shutil.copytree(recipe.output_dir / "checkpoint-25", again.output_dir / "checkpoint-25")
-    shutil.copy(recipe.output_dir / RECIPE_FILE, again.output_dir)
-    train_sft(again, tmp_path, resume=True)
-    assert min(entry["step"] for entry in read_log(again.output_dir)) > 25
-    one, other = (load_masked_lm(str(r.output_dir)) for r in (recipe, again))
+def test_resumed_run_ends_as_the_uninterrupted_one(finished: SftRecipe, tmp_path: Path) -> None:
+    again = finished.model_copy(update={"output_dir": tmp_path})
+    shutil.copytree(finished.output_dir / "checkpoint-25", tmp_path / "checkpoint-25")
+    shutil.copy(finished.output_dir / RECIPE_FILE, tmp_path)
+    train_sft(again, finished.output_dir.parent, resume=True)
+    assert min(entry["step"] for entry in read_log(tmp_path)) > 25
+    one, other = (load_masked_lm(str(r.output_dir)) for r in (finished, again))
     for name, parameter in one.named_parameters():
         torch.testing.assert_close(other.get_parameter(name), parameter, atol=1e-6, rtol=0)
 
 
 def test_frozen_layers_stay(recipe: SftRecipe, toy: Toy, tmp_path: Path) -> None:
-    train_sft(recipe.model_copy(update={"frozen_layers": 2}), tmp_path, resume=False)
+    short = recipe.optimization.model_copy(update={"max_steps": 2})
+    train_sft(recipe.model_copy(update={"frozen_layers": 2, "optimization": short}), tmp_path, resume=False)
     before, after = load_masked_lm(str(toy.base)), load_masked_lm(str(recipe.output_dir))
     assert after.model.layers[1].mlp.Wi.weight.equal(before.model.layers[1].mlp.Wi.weight)
     assert not after.model.layers[2].mlp.Wi.weight.equal(before.model.layers[2].mlp.Wi.weight)

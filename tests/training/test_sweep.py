@@ -30,7 +30,7 @@ from training.options import Sweep
 from training.recipe import ClozeRecipe, Dora
 
 SPACES = sorted((REPOSITORY / "training" / "spaces").rglob("*.yaml"))
-SHORT = {"max_steps": 8, "batch_size": 8, "micro_batch_size": 8}
+SHORT = {"max_steps": 4, "batch_size": 8, "micro_batch_size": 8}
 SPACE = Space(
     peak_lr=(1e-5, 1e-2),
     frozen_layers=(0, 3),
@@ -62,9 +62,9 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[ClozeRecipe]:
 
 
 def test_a_sweep_trains_trials_and_writes_a_recipe_of_the_best(toy: Toy, recipe: ClozeRecipe, tmp_path: Path) -> None:
-    study = sweep(recipe, SPACE, options(toy, tmp_path, 3))
+    study = sweep(recipe, SPACE, options(toy, tmp_path, 2))
     result = json.loads((recipe.output_dir / "sweep.json").read_text())
-    assert [trial["state"] for trial in result["trials"]] == ["complete"] * 3
+    assert [trial["state"] for trial in result["trials"]] == ["complete"] * 2
     assert all(list(trial["at_marks"]) == ["25", "50", "75"] for trial in result["trials"])
     assert result["best"]["value"] == max(trial["value"] for trial in result["trials"])
     assert result["selected_on"] == "pairs held out of the training data"
@@ -82,7 +82,7 @@ def test_a_sweep_trains_trials_and_writes_a_recipe_of_the_best(toy: Toy, recipe:
     assert run["recipe"]["optimization"]["peak_lr"] == study.best_params["peak_lr"]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow)])
 def test_a_sampler_searches_near_what_was_good(
     toy: Toy, recipe: ClozeRecipe, tmp_path: Path, untrained: list[ClozeRecipe], sampler: Any
 ) -> None:
