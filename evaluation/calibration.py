@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from evaluation.judge import Judged
+from evaluation.scoring import ScoredPair
 from evaluation.statistics import calibration_error
 from tinyrm.calibration import raw_margins
 
@@ -21,9 +21,9 @@ class Calibration(BaseModel):
     expected_calibration_error: float
 
 
-def calibration_at(judged: Sequence[Judged], temperature: float) -> Calibration:
+def calibration_at(scored: Sequence[ScoredPair], temperature: float) -> Calibration:
     """Return how well the same margins are calibrated at another temperature."""
-    margins = raw_margins([j.preference for j in judged]) / temperature
+    margins = raw_margins([j.preference for j in scored]) / temperature
     p_right = 1 / (1 + np.exp(-np.clip(margins, -500, 500)))
     return Calibration(
         temperature=temperature,

@@ -9,16 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation.anchors import anchors_of
-from evaluation.judge import Judged
+from evaluation.scoring import ScoredPair
 from evaluation.statistics import BINS, Share, calibration_error, reliability
 from evaluation.target import Cost
 
 OURS, OTHERS = "tab:blue", "0.45"
 
 
-def plot_reliability(judged: Sequence[Judged], title: str, path: Path) -> None:
+def plot_reliability(scored: Sequence[ScoredPair], title: str, path: Path) -> None:
     """Accuracy against confidence in 15 bins, and below it how many answers are in each; a PNG."""
-    p_right = np.array([j.preference.p_a for j in judged])
+    p_right = np.array([j.preference.p_a for j in scored])
     bins = reliability(p_right)
     confidence = [b.confidence for b in bins]
     figure = Figure(figsize=(5, 6), layout="constrained")

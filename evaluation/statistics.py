@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from evaluation.judge import Judged
+from evaluation.scoring import ScoredPair
 
 RESAMPLES = 2000
 BINS = 15
@@ -97,33 +97,33 @@ class Summary(BaseModel):
     expected_calibration_error: float
 
 
-def by_domain(judged: Sequence[Judged]) -> dict[str, Summary]:
+def by_domain(scored: Sequence[ScoredPair]) -> dict[str, Summary]:
     """Overall first, then each domain by name."""
-    domains = sorted({j.pair.domain or "none" for j in judged})
-    parts = {domain: [j for j in judged if (j.pair.domain or "none") == domain] for domain in domains}
+    domains = sorted({j.pair.domain or "none" for j in scored})
+    parts = {domain: [j for j in scored if (j.pair.domain or "none") == domain] for domain in domains}
     bars = {domain: length_heuristic(part) for domain, part in parts.items()}
-    overall = sum(bars[domain] * len(part) for domain, part in parts.items()) / len(judged)
-    return {"all": summarise(judged, overall)} | {d: summarise(part, bars[d]) for d, part in parts.items()}
+    overall = sum(bars[domain] * len(part) for domain, part in parts.items()) / len(scored)
+    return {"all": summarise(scored, overall)} | {d: summarise(part, bars[d]) for d, part in parts.items()}
 
 
-def length_heuristic(judged: Sequence[Judged]) -> float:
-    longer = float(np.mean([j.longer_is_better for j in judged]))
+def length_heuristic(scored: Sequence[ScoredPair]) -> float:
+    longer = float(np.mean([j.longer_is_better for j in scored]))
     return max(longer, 1 - longer)
 
 
-def summarise(judged: Sequence[Judged], length_bar: float) -> Summary:
-    prompts = [j.pair.prompt for j in judged]
-    p_right = np.array([j.preference.p_a for j in judged])
+def summarise(scored: Sequence[ScoredPair], length_bar: float) -> Summary:
+    prompts = [j.pair.prompt for j in scored]
+    p_right = np.array([j.preference.p_a for j in scored])
     return Summary(
-        pairs=len(judged),
+        pairs=len(scored),
         prompts=len(set(prompts)),
-        accuracy=Share.of([j.credit for j in judged], prompts),
-        accuracy_one_order=Share.of([j.credit_one_order for j in judged], prompts),
-        accuracy_chosen_first=float(np.mean([j.preference.order_margins[0] > 0 for j in judged])),
-        accuracy_chosen_second=float(np.mean([j.preference.order_margins[1] > 0 for j in judged])),
-        position_margin=float(np.mean([j.position_margin for j in judged])),
-        position_size=float(np.mean([abs(j.position_margin) for j in judged])),
-        swap_consistency=Share.of([j.is_consistent for j in judged], prompts),
+        accuracy=Share.of([j.credit for j in scored], prompts),
+        accuracy_one_order=Share.of([j.credit_one_order for j in scored], prompts),
+        accuracy_chosen_first=float(np.mean([j.preference.order_margins[0] > 0 for j in scored])),
+        accuracy_chosen_second=float(np.mean([j.preference.order_margins[1] > 0 for j in scored])),
+        position_margin=float(np.mean([j.position_margin for j in scored])),
+        position_size=float(np.mean([abs(j.position_margin) for j in scored])),
+        swap_consistency=Share.of([j.is_consistent for j in scored], prompts),
         length_heuristic=length_bar,
         negative_log_likelihood=float(-np.log(np.maximum(p_right, 1e-12)).mean()),
         brier=float(((1 - p_right) ** 2).mean()),
@@ -131,17 +131,17 @@ def summarise(judged: Sequence[Judged], length_bar: float) -> Summary:
     )
 
 
-LENGTHS: dict[str, Callable[[Judged], bool]] = {
+LENGTHS: dict[str, Callable[[ScoredPair], bool]] = {
     "chosen longer": lambda j: j.longer_is_better > 0.5,
     "chosen shorter": lambda j: j.longer_is_better < 0.5,
     "equally long": lambda j: j.longer_is_better == 0.5,
 }
 
 
-def by_length(judged: Sequence[Judged]) -> dict[str, Summary]:
+def by_length(scored: Sequence[ScoredPair]) -> dict[str, Summary]:
     """Pairs by which response has more characters, all of them first; kinds without pairs are left out."""
-    parts = {name: [j for j in judged if belongs(j)] for name, belongs in LENGTHS.items()}
-    return {"all": summarise(judged, length_heuristic(judged))} | {
+    parts = {name: [j for j in scored if belongs(j)] for name, belongs in LENGTHS.items()}
+    return {"all": summarise(scored, length_heuristic(scored))} | {
         name: summarise(part, length_heuristic(part)) for name, part in parts.items() if part
     }
 

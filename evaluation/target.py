@@ -1,32 +1,29 @@
-"""What is judged: a bundle, a checkpoint or a running service, asked in one way, with a meter on what it costs."""
+"""What is evaluated: one interface to a bundle, a checkpoint or a running service, with a meter of what it costs."""
 
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoding
-from tinyrm.engines import Engine, EngineInfo, EngineOptions, open_engine
+from tinyrm.engines import Engine, EngineInfo
 from tinyrm.flops import Geometry, exact_flops, paper_flops
-from tinyrm.scorer import Scorer
 from tinyrm.spec import ClozeSpec
 
 log = logging.getLogger(__name__)
 
-# Enough that texts of one length meet in a batch.
+# Enough that sequences of one length meet in a batch.
 PART = 1024
 
 
-class Reads(Protocol):
-    """What scores: `tinyrm.scorer.Scorer`, or a service asked through the client. A dataclass, as Scorer is."""
+class PairScorer(Protocol):
+    """What scores comparisons: `tinyrm.scorer.Scorer`, or a service behind its client."""
 
     @property
     def temperature(self) -> float: ...
@@ -35,13 +32,13 @@ class Reads(Protocol):
         self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
     ) -> list[Preference]: ...
 
-    def at(self, temperature: float) -> "Reads":
-        """The same, with its probabilities read at another temperature."""
+    def at(self, temperature: float) -> "PairScorer":
+        """Return the same scorer, its probabilities read at another temperature."""
 
 
 @dataclass(slots=True)
 class Meter:
-    """What was spent so far, by every reading. paper_flops: None where the geometry is not known."""
+    """What was spent so far, over all sequences. paper_flops: None where the geometry is not known."""
 
     pairs: int = 0
     tokens: int = 0
@@ -50,13 +47,13 @@ class Meter:
     seconds: float = 0.0
 
     def reset(self) -> None:
-        """Forget what was spent."""
+        """Set all counts back to 0."""
         self.pairs, self.tokens, self.exact_flops, self.seconds = 0, 0, 0.0, 0.0
         self.paper_flops = None if self.paper_flops is None else 0.0
 
 
 class Cost(BaseModel):
-    """Per decided pair, which is two readings. GFLOPs of matrix products (tinyrm/flops.py); paper: by its formula."""
+    """Per decided pair, which is two sequences. GFLOPs of matrix products (tinyrm/flops.py); paper: by its formula."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -80,7 +77,7 @@ class Cost(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MeteredEngine:
-    """An engine that counts the tokens and operations of every sequence; padding costs nothing here."""
+    """An engine that counts the tokens and operations of every sequence; padding is not counted."""
 
     engine: Engine
     geometry: Geometry
@@ -101,64 +98,36 @@ class MeteredEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalReader:
-    """A scorer in this process."""
+class Target:
+    """A model to evaluate.
 
-    scorer: Scorer
-
-    @property
-    def temperature(self) -> float:
-        return self.scorer.temperature
-
-    def score(
-        self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
-    ) -> list[Preference]:
-        return self.scorer.score(comparisons, instructions, swap=swap)
-
-    def at(self, temperature: float) -> "LocalReader":
-        return LocalReader(replace(self.scorer, temperature=temperature))
-
-
-def _nothing() -> None:
-    """What is in this process needs no end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """identity: name and revision, for reports. engine: what computes. spec: instructions, by domain.
-
-    close: to be called when there is nothing more to ask.
+    identity: name and revision, for reports.
+    engine: what computes.
+    spec: instructions, by domain.
+    close: to be called at the end.
     """
 
     identity: str
     engine: str
     spec: ClozeSpec
-    reader: Reads
+    scorer: PairScorer
     meter: Meter = field(default_factory=Meter)
-    close: Callable[[], None] = _nothing
+    close: Callable[[], None] = lambda: None
 
     def score(
         self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
     ) -> list[Preference]:
-        """As `Scorer.score`, against the clock, in parts: only one part is held at once, and the log sees it."""
+        """Score against the clock, in parts: only one part is held at once, and the log shows progress."""
         preferences: list[Preference] = []
         for start in range(0, len(comparisons), PART):
             part = slice(start, start + PART)
             started = time.perf_counter()
-            preferences += self.reader.score(comparisons[part], instructions[part], swap=swap)
+            preferences += self.scorer.score(comparisons[part], instructions[part], swap=swap)
             self.meter.seconds += time.perf_counter() - started
             log.info("%d of %d pairs", len(preferences), len(comparisons))
         self.meter.pairs += len(comparisons)
         return preferences
 
-    def at(self, temperature: float) -> "Subject":
-        return replace(self, reader=self.reader.at(temperature))
-
-
-def open_bundle(folder: Path, engine: str = "auto") -> Subject:
-    """A bundle on an engine of this machine. Raises what `Bundle.open` and `open_engine` raise."""
-    bundle = Bundle.open(folder)
-    manifest, meter = bundle.manifest, Meter()
-    metered = MeteredEngine(open_engine(bundle, EngineOptions(engine)), manifest.geometry, manifest.parameters, meter)
-    scorer = Scorer(bundle.encoder(), metered, manifest.spec, manifest.temperature)
-    return Subject(manifest.identity, metered.info.name, manifest.spec, LocalReader(scorer), meter)
+    def at(self, temperature: float) -> "Target":
+        """Return the same target at another temperature."""
+        return replace(self, scorer=self.scorer.at(temperature))

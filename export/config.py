@@ -1,56 +1,66 @@
-"""What to export, and what the folders already know."""
+"""What to export, and what the folders of a trained model record."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from tyro.conf import UseAppendAction, arg
 
 from tinyrm.bundle import weights_sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import HELD_OUT_FILE, SPEC_FILE, ClozeSpec, read_run, trained_head
 from tinyrm.template import TEMPLATES
 
+Precision = Literal["fp32", "bf16", "int8"]
+
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """model: folder or hub id. adapter: folder, if any. calibration: pairs that fit the temperature.
-
-    graph: `auto` is `optimised` for the ModernBERT family, `plain` for any other masked LM. precisions: fp32 is always
-    written; int8 and bf16 have to pass the gate, which allows max_flips, a share of the calibration pairs. weights:
-    for the torch engine, which runs no graph.
-    """
+    """Turn a trained model into a bundle: merge, compile, check, calibrate, write. A failing check writes nothing."""
 
     model: str
+    """Folder or hub id of a masked LM."""
     out: Path
+    """Bundle folder to write, such as models/mine."""
     adapter: Path | None = None
+    """Folder of a DoRA or LoRA adapter trained on the model."""
     calibration: Path | None = None
+    """Pairs that fit the temperature; default: those that training held out."""
     card: Path | None = None
-    template: str | None = None
+    """Model card; becomes the bundle's README.md."""
+    template: Literal["figure2", "answer-colon"] | None = None
+    """For a model trained elsewhere; default: figure2."""
     max_tokens: int | None = None
+    """For a model trained elsewhere; default: 2048."""
     graph: Literal["auto", "plain", "optimised"] = "auto"
-    precisions: tuple[str, ...] = ("fp32",)
+    """auto: optimised for the ModernBERT family, else plain, as transformers computes it."""
+    precisions: Annotated[tuple[Precision, ...], arg(name="precision"), UseAppendAction] = ()
+    """A precision to write beside fp32 if it passes the gate. May be repeated."""
     max_flips: float = 0.005
+    """Share of the calibration preferences that a lower precision may change."""
     weights: bool = False
+    """Also write weights for the torch-cuda engine, which runs no graph."""
 
     @property
     def trained(self) -> Path:
-        """The folder that the last training stage wrote."""
+        """Return the folder that the last training stage wrote."""
         return self.adapter or Path(self.model)
 
     @property
     def tokenizer(self) -> str:
-        """Where the tokenizer is: with what was trained last, else with the base that an adapter belongs to."""
+        """Return where the tokenizer is: in `trained`, else with the base that an adapter belongs to."""
         return str(self.trained) if (self.trained / "tokenizer.json").is_file() else self.model
 
     def spec(self) -> ClozeSpec:
-        """As trained; for a model trained elsewhere, the template and budget asked for. Raises InvalidInput."""
+        """Return the spec of the training; for a model trained elsewhere, one of these options. Raises InvalidInput."""
         if (self.trained / SPEC_FILE).is_file():
             if self.template or self.max_tokens:
-                raise InvalidInput(f"{self.trained / SPEC_FILE} says template and token budget; leave both options out")
+                raise InvalidInput(f"{self.trained / SPEC_FILE} sets template and token budget; leave both options out")
             return ClozeSpec.load(self.trained)
         return ClozeSpec(template=TEMPLATES[self.template or "figure2"], max_tokens=self.max_tokens or 2048)
 
     def run(self) -> dict[str, Any]:
-        """The record of the training run, empty for a model trained elsewhere."""
+        """Return the record of the training run; empty for a model trained elsewhere."""
         return read_run(self.trained)
 
     def refuse_heads(self) -> None:
@@ -63,9 +73,11 @@ class ExportOptions:
         """Raise InvalidInput if the adapter was trained on other weights than those of `model`."""
         trained_on, present = self.run().get("base_sha256"), weights_sha256(self.model)
         if self.adapter and trained_on and present and present != trained_on:
-            raise InvalidInput(f"{self.adapter} was trained on other weights than {self.model}; name its own base")
+            raise InvalidInput(
+                f"{self.adapter} was trained on other weights than {self.model}; give its own base as --model"
+            )
 
     def calibration_pairs(self) -> Path | None:
-        """The pairs asked for, else those that training held out."""
+        """Return the file of `calibration`, else of the pairs that training held out, else None."""
         held_out = self.trained / HELD_OUT_FILE
         return self.calibration or (held_out if held_out.is_file() else None)

@@ -1,9 +1,9 @@
-"""Global attention of a batch without padding, in a finished graph: by an operator that writes no scores out.
+"""The graph that ONNX Runtime runs on a CPU: global attention of a batch without padding writes no scores out.
 
 ONNX `Attention` keeps the scores of all heads, [heads, tokens, tokens], and adds the padding's bias to them. ONNX
 Runtime's own `MultiHeadAttention` works through blocks that stay in the cache, but takes no bias when it does. CPU
-engines run rows of one length, which have no padding, so the graph for ONNX Runtime on a CPU holds both and looks at
-its mask. OpenVINO reads the same operators, but 2026.4 answers wrongly when `If` meets a new shape in int8.
+engines run rows of one length, which have no padding, so the graph for ONNX Runtime on a CPU holds both and reads its
+mask. OpenVINO has the same operators, but 2026.4 computes wrong results when `If` meets a new shape in int8.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ BY_BLOCKS = "by_blocks"
 
 
 def on_cpu(graph: Path) -> Path:
-    """The file ONNX Runtime runs on a CPU for `graph`: its own where there is one."""
+    """Return the file that ONNX Runtime runs on a CPU for `graph`: its own if there is one."""
     own = _own(graph)
     return own if own.exists() else graph
 
 
 def branch_on_padding(path: Path) -> int:
-    """Write the optimised graph `path` once more, for `on_cpu`; how many layers have two ways there.
+    """Write the optimised graph `path` once more, for `on_cpu`. Return how many layers have two branches in it.
 
     Both graphs share the file of weights.
     """
@@ -47,10 +47,10 @@ def _own(graph: Path) -> Path:
 
 
 def _condition() -> list[NodeProto]:
-    """Whether the batch is of long texts and every place of it holds a token."""
+    """Return nodes that compute whether the batch is long and has no padding."""
     return [
-        helper.make_node("ReduceMin", ["attention_mask"], ["least_of_mask"], keepdims=0),
-        helper.make_node("Cast", ["least_of_mask"], ["no_padding"], to=TensorProto.BOOL),
+        helper.make_node("ReduceMin", ["attention_mask"], ["min_of_mask"], keepdims=0),
+        helper.make_node("Cast", ["min_of_mask"], ["no_padding"], to=TensorProto.BOOL),
         helper.make_node("Shape", ["attention_mask"], ["length"], start=1),
         helper.make_node("Constant", [], ["short"], value_ints=[LONG - 1]),
         helper.make_node("Greater", ["length", "short"], ["long"]),
@@ -59,22 +59,30 @@ def _condition() -> list[NodeProto]:
 
 
 def _either(attention: NodeProto, bias: NodeProto) -> NodeProto:
-    """The bias is written out in the branch that needs it only."""
+    """Return an `If` of both operators. The bias is written out only in the branch that needs it."""
     (output,) = attention.output
     settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in attention.attribute}
     whole = helper.make_node(
-        "MultiHeadAttention", attention.input[:3], [f"{output}_whole"],
-        num_heads=settings["q_num_heads"], scale=settings["scale"], domain=RUNTIME_DOMAIN,
-    )  # fmt: skip
+        "MultiHeadAttention",
+        attention.input[:3],
+        [f"{output}_whole"],
+        num_heads=settings["q_num_heads"],
+        scale=settings["scale"],
+        domain=RUNTIME_DOMAIN,
+    )
     expand, padded = NodeProto(), NodeProto()
     expand.CopyFrom(bias)
     expand.output[0] = f"{output}_bias"
     padded.CopyFrom(attention)
     padded.input[3], padded.output[0] = expand.output[0], f"{output}_padded"
     return helper.make_node(
-        "If", [BY_BLOCKS], [output], name=f"{output}_either",
-        then_branch=_branch([whole]), else_branch=_branch([expand, padded]),
-    )  # fmt: skip
+        "If",
+        [BY_BLOCKS],
+        [output],
+        name=f"{output}_either",
+        then_branch=_branch([whole]),
+        else_branch=_branch([expand, padded]),
+    )
 
 
 def _branch(nodes: list[NodeProto]) -> GraphProto:
@@ -84,7 +92,7 @@ def _branch(nodes: list[NodeProto]) -> GraphProto:
 
 
 def _replace(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    """Nodes whose results nobody reads any more fall away."""
+    """Replace the graph's nodes, without those whose results are not read any more."""
     read = {name for node in nodes for name in _reads(node)} | {output.name for output in graph.output}
     del graph.node[:]
     graph.node.extend(node for node in nodes if read & set(node.output))

@@ -1,4 +1,4 @@
-"""torch -> ONNX: ids and attention mask in, two label logits out, batch and length free."""
+"""torch -> ONNX: from ids and attention mask to two label logits, for any batch and length."""
 
 import warnings
 from pathlib import Path
@@ -10,21 +10,21 @@ from torch.export import Dim
 
 from tinyrm.modernbert.blocked import BlockedModel
 
-EXAMPLE_SHAPE = (2, 250)  # longer than three blocks of a window, so that nothing of it is traced away
+EXAMPLE_SHAPE = (2, 250)  # longer than three blocks of a window, so that no branch is traced away
 # From 23 on rotation and attention are operators of their own, which the optimised pass calls. For other models the
 # exporter finds rotations and fuses them, with tables that ONNX Runtime takes for one row only.
 OPSETS = {True: 23, False: 20}
 
 
 def weights_of(graph: Path) -> Path:
-    """The file of weights that belongs to a graph."""
+    """Return the file of weights that belongs to a graph."""
     return graph.with_name(f"{graph.name}.data")
 
 
 def write_onnx(model: nn.Module, path: Path, max_tokens: int) -> None:
-    """`model` maps input_ids and attention_mask, int64 [batch, tokens], to logits [batch, 2].
+    """Write the graph to `path` and its weights beside it, to `path` with `.data` added.
 
-    Writes the graph to `path` and its weights to a file beside it, `path` with `.data` added.
+    model: maps input_ids and attention_mask, int64 [batch, tokens], to logits [batch, 2].
     """
     ids = torch.ones(EXAMPLE_SHAPE, dtype=torch.int64)
     mask = torch.ones_like(ids)
@@ -44,6 +44,6 @@ def write_onnx(model: nn.Module, path: Path, max_tokens: int) -> None:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
-    # Each node carries the stack that made it, with paths of this machine: nobody's business, and most of the file.
+    # Each node carries the stack that created it: paths of this machine, and most of the file.
     ClearMetadataAndDocStringPass()(program.model)
     program.save(str(path), external_data=True)

@@ -1,4 +1,4 @@
-"""The gate: the same answer whichever way it is computed, or no bundle."""
+"""The parity gate: the same logits whichever way they are computed, or no bundle is written."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,25 +23,25 @@ LENGTHS = (8, 63, 64, 65, 66, 127, 128, 129, 130, 191, 192, 193, 512, 1024)
 
 
 def probes(special: SpecialTokens, vocab: int, max_tokens: int, seed: int = 0) -> list[Encoding]:
-    """Random ids at every length that matters, each with its mask where templates put it."""
+    """Return random ids at every length that matters, each with its mask where templates put it."""
     rng = np.random.default_rng(seed)
-    return [_probe(length, special, vocab, rng) for length in (*LENGTHS, max_tokens) if length <= max_tokens]
-
-
-def _probe(length: int, special: SpecialTokens, vocab: int, rng: np.random.Generator) -> Encoding:
     ordinary = np.setdiff1d(np.arange(vocab), [special.cls, special.sep, special.mask, special.pad])
-    ids = rng.choice(ordinary, length)
-    ids[0], ids[-2], ids[-1] = special.cls, special.mask, special.sep
-    return Encoding(ids, Truncation())
+    sequences = []
+    for length in (*LENGTHS, max_tokens):
+        if length <= max_tokens:
+            ids = rng.choice(ordinary, length)
+            ids[0], ids[-2], ids[-1] = special.cls, special.mask, special.sep
+            sequences.append(Encoding(ids, Truncation()))
+    return sequences
 
 
 def run_alone(run: Run, encodings: Sequence[Encoding], pad_id: int) -> NDArray[np.float32]:
-    """Logits [items, 2], each item in a batch of its own."""
+    """Return logits [sequences, 2], each sequence in a batch of its own."""
     return np.concatenate([run_together(run, [encoding], pad_id) for encoding in encodings])
 
 
 def run_together(run: Run, encodings: Sequence[Encoding], pad_id: int) -> NDArray[np.float32]:
-    """Logits [items, 2], all items in one padded batch."""
+    """Return logits [sequences, 2] of one padded batch."""
     batch = collate(encodings, pad_id)
     return run(batch.input_ids, batch.attention_mask)
 
@@ -69,10 +69,10 @@ def engine_run(engine: Engine) -> Run:
 
 
 def check(name: str, one: NDArray[np.float32], other: NDArray[np.float32], tolerance: float = TOLERANCE) -> Parity:
-    """The passed check. Raises ParityFailed."""
+    """Return the passed check. Raises ParityFailed."""
     difference = float(np.abs(one - other).max())
     if not difference <= tolerance:  # also refuses NaN
         raise ParityFailed(
-            f"{name}: logits differ by {difference:.2e}, allowed are {tolerance:.0e}; no bundle was written"
+            f"{name}: logits differ by {difference:.2e}, {tolerance:.0e} is allowed; no bundle was written"
         )
     return Parity(check=name, max_difference=difference, tolerance=tolerance)

@@ -1,4 +1,4 @@
-"""Checkpoint and adapter in, bundle out, if every check passes."""
+"""From a checkpoint and its adapter to a bundle, if every check passes."""
 
 import logging
 import subprocess
@@ -18,7 +18,7 @@ from export.parity import LENGTHS, check, probes, run_alone, run_together, torch
 from export.precision import lower_precision
 from tinyrm.bundle import refuse_foreign, write_bundle
 from tinyrm.calibration import fit_temperature, is_bounded, raw_margins
-from tinyrm.encoding import Encoder, SpecialTokens
+from tinyrm.encoding import Encoder
 from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu, open_session
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import TOKENIZER_FILE, AutoSwap, Gate, Manifest, Parity, Provenance
@@ -37,7 +37,10 @@ log = logging.getLogger(__name__)
 
 
 def export_bundle(options: ExportOptions) -> Manifest:
-    """Merge, compile, check, calibrate, write. Raises ParityFailed and others of errors.py; then nothing is written."""
+    """Merge, compile, check, calibrate, write.
+
+    Raises ParityFailed, PrecisionRefused, InvalidInput, InvalidTemplate, InvalidBundle; then nothing is written.
+    """
     refuse_foreign(options.out)
     options.refuse_heads()
     options.refuse_other_base()
@@ -53,7 +56,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
         tokenizer.save(str(written / TOKENIZER_FILE))
         if options.weights:
             _save_weights(graph, masked_lm, written / WEIGHTS_FILE)
-        precisions = {precision: _file_of(precision) for precision in ("fp32", *lower)}
+        precisions = {precision: graph_file(precision) for precision in ("fp32", *lower)}
         own = {precision: on_cpu(written / name).name for precision, name in precisions.items()}
         return write_bundle(
             options.out,
@@ -83,8 +86,8 @@ def export_bundle(options: ExportOptions) -> Manifest:
 def compile_checked(
     options: ExportOptions, encoder: Encoder, onnx_file: Path
 ) -> tuple[PreTrainedModel, nn.Module, tuple[Parity, ...]]:
-    """Write the merged model's graph to `onnx_file`; the merged model, the graph, and every comparison on the way."""
-    special: SpecialTokens = encoder.special
+    """Write the merged model's graph to `onnx_file`. Return the merged model, the graph, and every passed check."""
+    special = encoder.special
 
     def label_logits(masked_lm: PreTrainedModel) -> LabelLogits:
         return LabelLogits(masked_lm, special.mask, encoder.label_ids).eval()
@@ -101,8 +104,8 @@ def compile_checked(
         branch_on_padding(onnx_file)
     run = open_session(on_cpu(onnx_file))
     alone = run_alone(run, inputs, special.pad)
-    # The longest of all stays out: a dozen rows of 8,192 tokens would not fit into memory.
-    mixed = [reading for reading in inputs if len(reading) <= LENGTHS[-1]]
+    # Without the longest: a dozen rows of 8,192 tokens would not fit into memory.
+    mixed = [sequence for sequence in inputs if len(sequence) <= LENGTHS[-1]]
     return (
         merged,
         graph,
@@ -115,7 +118,7 @@ def compile_checked(
 
 
 def _graph(options: ExportOptions, masked_lm: PreTrainedModel, encoder: Encoder) -> nn.Module:
-    """The module to compile, in evaluation mode. An optimised one takes over the weights."""
+    """Return the module to compile, in evaluation mode. An optimised one takes over the weights."""
     family = isinstance(masked_lm, ModernBertForMaskedLM)
     if options.graph == "optimised" and not family:
         raise InvalidInput(f"{type(masked_lm).__name__} has no optimised graph; use --graph plain")
@@ -126,7 +129,7 @@ def _graph(options: ExportOptions, masked_lm: PreTrainedModel, encoder: Encoder)
 
 
 def _longest(masked_lm: PreTrainedModel, encoder: Encoder) -> int:
-    """Tokens the graph takes: the spec's budget, or more where the model was made for more and checks are longer."""
+    """Return how many tokens the graph accepts: the spec's budget, or what the checks need if the model allows it."""
     positions: int = masked_lm.config.max_position_embeddings
     return min(positions, max(encoder.max_tokens, LENGTHS[-1]))
 
@@ -135,25 +138,31 @@ def _lower_precisions(
     options: ExportOptions, encoder: Encoder, graph: nn.Module, onnx_file: Path, temperature: float
 ) -> dict[str, Gate]:
     """Write each precision below fp32 beside `onnx_file`. Raises PrecisionRefused, InvalidInput."""
-    wanted = [precision for precision in options.precisions if precision != "fp32"]
+    wanted = [precision for precision in dict.fromkeys(options.precisions) if precision != "fp32"]
     if not wanted:
         return {}
     path = options.calibration_pairs()
     if path is None or not isinstance(graph, BlockedModel):
         raise InvalidInput(f"{', '.join(wanted)} needs calibration pairs (--calibration) and an optimised graph")
     spec = options.spec()
-    readings = [
-        reading
+    sequences = [
+        sequence
         for pair in read_pairs(path)
-        for reading in encoder.encode(pair.comparison(), spec.instruction(pair.domain, or_default=True), swap=True)
+        for sequence in encoder.encode(pair.comparison(), spec.instruction(pair.domain, or_default=True), swap=True)
     ]
     return {
         precision: lower_precision(
-            precision, graph, readings, reference=onnx_file, path=onnx_file.with_name(_file_of(precision)),
-            encoder=encoder, temperature=temperature, max_flips=options.max_flips,
+            precision,
+            graph,
+            sequences,
+            reference=onnx_file,
+            path=onnx_file.with_name(graph_file(precision)),
+            pad_id=encoder.special.pad,
+            temperature=temperature,
+            max_flips=options.max_flips,
         )
         for precision in wanted
-    }  # fmt: skip
+    }
 
 
 def _save_weights(graph: nn.Module, masked_lm: PreTrainedModel, path: Path) -> None:
@@ -162,14 +171,15 @@ def _save_weights(graph: nn.Module, masked_lm: PreTrainedModel, path: Path) -> N
     save_weights(graph.model, masked_lm.config, path)
 
 
-def _file_of(precision: str) -> str:
+def graph_file(precision: str) -> str:
+    """Return the name of a precision's graph in a bundle."""
     return MODEL_FILE if precision == "fp32" else MODEL_FILE.replace(".onnx", f".{precision}.onnx")
 
 
 def _calibrate(options: ExportOptions, encoder: Encoder, onnx_file: Path) -> tuple[float, AutoSwap | None]:
     path = options.calibration_pairs()
     if path is None:
-        log.warning("no calibration pairs: the temperature stays 1 and probabilities are as the model gives them")
+        log.warning("no calibration pairs: the temperature stays 1, so probabilities are not calibrated")
         return 1.0, None
     pairs = read_pairs(path)
     if not pairs:
@@ -195,13 +205,13 @@ def _provenance(options: ExportOptions) -> Provenance:
 
 
 def _held_out(options: ExportOptions) -> dict[str, Any]:
-    """What training measured on the pairs it held out."""
+    """Return what training measured on the pairs it held out."""
     metrics = options.run().get("held_out")
     return {"held_out": metrics} if metrics else {}
 
 
 def _git_commit() -> str | None:
-    """The commit of the exporting code, where it runs from a checkout; marked if that was changed since."""
+    """Return the commit of this code, marked if files changed since; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)  # noqa: S603

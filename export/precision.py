@@ -1,4 +1,4 @@
-"""Lower precisions of an optimised graph, and the gate each has to pass."""
+"""Lower precisions of an optimised graph, and the gate that each must pass."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -16,21 +16,21 @@ from export.parity import Run, engine_run, run_alone, run_together, torch_run
 from export.smoothquant import channel_maxima, equalise
 from tinyrm.batching import collate
 from tinyrm.calibration import fit_temperature
-from tinyrm.encoding import Encoder, Encoding
+from tinyrm.encoding import Encoding
 from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
 from tinyrm.errors import PrecisionRefused
 from tinyrm.manifest import Gate
 from tinyrm.modernbert.blocked import BlockedModel
 
-# Ranges settle within a few dozen texts; the gate judges on the others.
-RANGE_TEXTS = 128
+# Ranges settle within a few dozen sequences; the gate uses the others.
+RANGE_SEQUENCES = 128
 
 
-class _Texts(CalibrationDataReader):
-    """One text at a time: no padding enters the ranges."""
+class _Sequences(CalibrationDataReader):
+    """One sequence at a time: no padding enters the ranges."""
 
-    def __init__(self, texts: Sequence[Encoding], pad_id: int) -> None:
-        batches = (collate([text], pad_id) for text in texts)
+    def __init__(self, sequences: Sequence[Encoding], pad_id: int) -> None:
+        batches = (collate([sequence], pad_id) for sequence in sequences)
         self._inputs: Iterator[dict[str, NDArray[np.int64]]] = (
             {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask} for batch in batches
         )
@@ -40,56 +40,69 @@ class _Texts(CalibrationDataReader):
 
 
 def lower_precision(
-    precision: str, graph: BlockedModel, readings: Sequence[Encoding], *,
-    reference: Path, path: Path, encoder: Encoder, temperature: float, max_flips: float,
-) -> Gate:  # fmt: skip
-    """Write `graph` in `precision` to `path` and judge it against the fp32 file `reference`. Raises PrecisionRefused.
+    precision: str,
+    graph: BlockedModel,
+    sequences: Sequence[Encoding],
+    *,
+    reference: Path,
+    path: Path,
+    pad_id: int,
+    temperature: float,
+    max_flips: float,
+) -> Gate:
+    """Write `graph` in `precision` to `path` and compare it with the fp32 file `reference`.
 
-    readings: calibration pairs in both orders. int8 takes its ranges from the first of them and is judged on the rest.
+    sequences: calibration pairs, both orders. int8 takes its ranges from the first; the gate uses the rest.
+
+    Raises PrecisionRefused.
     """
-    pad_id, graph = encoder.special.pad, copy.deepcopy(graph)
-    ranges = min(RANGE_TEXTS, len(readings) // 4 * 2)
+    graph = copy.deepcopy(graph)
+    ranges = min(RANGE_SEQUENCES, len(sequences) // 4 * 2)
     if precision == "int8":
-        _write_int8(graph, readings[:ranges], pad_id, path)
+        _write_int8(graph, sequences[:ranges], pad_id, path)
         run: Run = engine_run(OnnxRuntimeCpu(on_cpu(path), "int8"))
     else:
         write_onnx(graph.bfloat16(), path, graph.model.max_tokens)
         run = torch_run(graph)  # rounds where the graph does; ONNX Runtime has no bf16 arithmetic on CPUs
-    return gate(
-        precision, run, engine_run(OnnxRuntimeCpu(on_cpu(reference), "fp32")), readings[ranges:],
-        pad_id=pad_id, temperature=temperature, max_flips=max_flips,
-    )  # fmt: skip
+    exact = engine_run(OnnxRuntimeCpu(on_cpu(reference), "fp32"))
+    return gate(precision, run, exact, sequences[ranges:], pad_id=pad_id, temperature=temperature, max_flips=max_flips)
 
 
-def _write_int8(model: BlockedModel, texts: Sequence[Encoding], pad_id: int, path: Path) -> None:
-    """Static int8: 8-bit activations with one calibrated scale a tensor, weights with one a column.
+def _write_int8(model: BlockedModel, sequences: Sequence[Encoding], pad_id: int, path: Path) -> None:
+    """Write static int8: 8-bit activations with one calibrated scale per tensor, weights with one per column.
 
-    Static, because a scale taken from the batch at hand would make a score depend on its batch-mates. Attention, norms
-    and everything that is computed for the mask alone stay in fp32. Changes `model`.
+    Static, because a scale taken from the current batch would make a score depend on its batch-mates. Attention, norms
+    and everything computed for the mask alone stay in fp32. Changes `model`.
     """
     maxima, hooks = channel_maxima(model.model)
-    run_alone(torch_run(model), texts, pad_id)
+    run_alone(torch_run(model), sequences, pad_id)
     for hook in hooks:
         hook.remove()
     equalise(model.model, maxima)
     equalised = path.with_name(f"equalised-{path.name}")
     write_onnx(model, equalised, model.model.max_tokens)
     quantize_static(
-        str(equalised), str(path), _Texts(texts, pad_id), quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["MatMul"], per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        nodes_to_exclude=_rows_of_the_mask(equalised, len(model.model.layers) - 1), use_external_data_format=True,
+        str(equalised),
+        str(path),
+        _Sequences(sequences, pad_id),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=_products_at_mask(equalised, len(model.model.layers) - 1),
+        use_external_data_format=True,
         extra_options={"MatMulConstBOnly": True},
-    )  # fmt: skip
+    )
     for written in (equalised, weights_of(equalised)):
         written.unlink()
     branch_on_padding(path)
 
 
-def _rows_of_the_mask(graph: Path, last_layer: int) -> list[str]:
-    """Products that see few rows, those of the masks: nothing is gained by rounding them.
+def _products_at_mask(graph: Path, last_layer: int) -> list[str]:
+    """Return the products computed for the mask's row alone, where rounding would save nothing.
 
-    They are the head's, and in a last layer that is global all but its keys and values.
+    They are the head's and, in a last layer that is global, all but its keys and values.
     """
     nodes = onnx.load(graph, load_external_data=False).graph.node
     products = {name: node.name for node in nodes if node.op_type == "MatMul" for name in node.input}
@@ -100,15 +113,21 @@ def _rows_of_the_mask(graph: Path, last_layer: int) -> list[str]:
 
 
 def gate(
-    precision: str, run: Run, reference: Run, readings: Sequence[Encoding], *,
-    pad_id: int, temperature: float, max_flips: float,
-) -> Gate:  # fmt: skip
-    """Compare answers on readings of both orders, [A first, B first, A first, ...]. Raises PrecisionRefused."""
-    exact, lower = (_margins(run_alone(r, readings, pad_id)) for r in (reference, run))
+    precision: str,
+    run: Run,
+    reference: Run,
+    sequences: Sequence[Encoding],
+    *,
+    pad_id: int,
+    temperature: float,
+    max_flips: float,
+) -> Gate:
+    """Compare preferences on pairs in both orders, [A first, B first, A first, ...]. Raises PrecisionRefused."""
+    exact, lower = (_margins(run_alone(r, sequences, pad_id)) for r in (reference, run))
     if not np.isfinite(lower).all():
         raise PrecisionRefused(f"{precision} gives logits that are not finite; no bundle was written")
     shift = np.abs(expit(exact / temperature) - expit(lower / temperature))
-    mates = list(readings[:8])
+    mates = list(sequences[:8])
     moved = np.abs(run_together(run, mates, pad_id) - run_alone(run, mates, pad_id))
     report = Gate(
         pairs=len(exact),
@@ -121,7 +140,7 @@ def gate(
     )
     if report.flips > max_flips:
         raise PrecisionRefused(
-            f"{precision} flips {report.flips:.2%} of {report.pairs} preferences, allowed are {max_flips:.2%} "
+            f"{precision} flips {report.flips:.2%} of {report.pairs} preferences, {max_flips:.2%} are allowed "
             f"(probabilities move by {report.mean_probability_shift:.4f} on average); no bundle was written. "
             "Leave the precision out, or allow more with --max-flips"
         )

@@ -10,9 +10,9 @@ were not compared, margins[j, i] = -margins[i, j]. With P = sigmoid(margins):
 If every pair was compared, the order by strengths is that of the row sums of P, and x_i is the mean of row i of margins
 (its own 0 included). The difference: a probability levels off where a comparison is sure, a margin does not.
 
-`ORDER_BY` is the formula that orders responses, in `/v1/rank`, in `Scorer.rank` and in the RewardBench 2 score.
-docs/results/ranking.md has the measurement behind the choice. Strengths are reported beside it, because they have
-standard errors.
+`rank` orders by strengths: in `/v1/rank`, in `Scorer.rank` and in the RewardBench 2 score. On real groups the three
+formulas find the best response equally often (docs/results/ranking.md), and this order agrees with the strengths and
+standard errors that are reported beside it.
 
 A probability counts as that share of a game won. Strengths maximise
 
@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 Method = Literal["strengths", "mean_wins", "margins"]
 
-ORDER_BY: Final[Method] = "strengths"
 PRIOR_GAMES = 0.02
 TOLERANCE = 1e-10
 MAX_STEPS = 100
@@ -60,21 +59,19 @@ class Strengths:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Scores and order of responses.
+    """Strengths and order of responses.
 
     margins: [n, n], as compared; a reference is the last of the n.
-    scores: [responses], by `ORDER_BY`.
     strengths: of the responses.
     """
 
     margins: Matrix
-    scores: Matrix
     strengths: Strengths
 
     @property
     def order(self) -> list[int]:
         """Best first; equals in the order given."""
-        return order(self.scores)
+        return self.strengths.order
 
     @property
     def probabilities(self) -> Matrix:
@@ -87,14 +84,12 @@ class Ranking:
 
 
 def rank(margins: Matrix, *, ranked: int | None = None) -> Ranking:
-    """Return scores, strengths and order of the first `ranked` of n; the others are references. None ranks all."""
-    count = len(margins) if ranked is None else ranked
-    strengths = fit(np.nan_to_num(sigmoid(margins)), ranked=count)
-    return Ranking(margins, strengths.values if ORDER_BY == "strengths" else score(margins)[:count], strengths)
+    """Return strengths and order of the first `ranked` of n; the others are references. None ranks all."""
+    return Ranking(margins, fit(np.nan_to_num(sigmoid(margins)), ranked=ranked))
 
 
-def score(margins: Matrix, method: Method = ORDER_BY) -> Matrix:
-    """Return one score for each of n: higher is better."""
+def score(margins: Matrix, method: Method) -> Matrix:
+    """Return one score for each of n by the formula of this name: higher is better."""
     return METHODS[method](margins)
 
 
@@ -136,7 +131,7 @@ def expected_wins(scores: Matrix) -> Matrix:
 
 
 METHODS: Final[Mapping[Method, Callable[[Matrix], Matrix]]] = {
-    "strengths": lambda margins: fit(np.nan_to_num(sigmoid(margins))).values,
+    "strengths": lambda margins: rank(margins).strengths.values,
     "mean_wins": mean_wins,
     "margins": least_squares,
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -90,6 +90,10 @@ class Scorer:
         ]
         orders = 2 if swap else 1
         return [read_out(rows, self.temperature) for rows in self.logits(sequences).reshape(-1, orders, 2)]
+
+    def at(self, temperature: float) -> Self:
+        """Return the same scorer at another temperature."""
+        return replace(self, temperature=temperature)
 
     def logits(
         self, sequences: Sequence[Encoding], on_batch: Callable[[int], None] | None = None

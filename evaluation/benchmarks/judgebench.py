@@ -8,11 +8,11 @@ before deciding, stands beside it; it is the convention of RewardBench for model
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from evaluation.judge import Judged, judge
 from evaluation.loading import Row, load_rows
-from evaluation.report import Report, grid, orders_and_length
+from evaluation.report import Report, orders_and_length, table
+from evaluation.scoring import ScoredPair, score_pairs
 from evaluation.statistics import Estimate, Share
-from evaluation.target import Subject
+from evaluation.target import Target
 from tinyrm.pairs import PreferencePair
 
 NAME: Final = "judge-bench"
@@ -42,17 +42,17 @@ class JudgeBenchRow(Row):
         )
 
 
-def run(subject: Subject, source: str = SOURCE, split: str = SPLITS[0]) -> Report:
+def run(target: Target, source: str = SOURCE, split: str = SPLITS[0]) -> Report:
     """Judge the answers of one model, `gpt` or `claude`; the published ranking is on `gpt`. Raises InvalidInput."""
     rows = load_rows(source, split, JudgeBenchRow)
-    return report(judge(subject, subject.spec, [row.pair() for row in rows]))
+    return report(score_pairs(target, [row.pair() for row in rows]))
 
 
-def report(judged: Sequence[Judged]) -> Report:
+def report(scored: Sequence[ScoredPair]) -> Report:
     """The score by category, by both conventions."""
     categories = [*CATEGORIES.values(), "other"]
-    parts = {name: [j for j in judged if j.pair.subset == name] for name in categories} | {
-        "**all pairs**": list(judged)
+    parts = {name: [j for j in scored if j.pair.subset == name] for name in categories} | {
+        "**all pairs**": list(scored)
     }
     present = {name: part for name, part in parts.items() if part}
     theirs = {name: _share(part, [float(wins(j)) for j in part]) for name, part in present.items()}
@@ -68,7 +68,7 @@ def report(judged: Sequence[Judged]) -> Report:
         for name, part in present.items()
     ]
     columns = ("category", "pairs", "JudgeBench: inconsistent is wrong", "orders averaged", "swap consistency")
-    orders, lengths = orders_and_length(judged)
+    orders, lengths = orders_and_length(scored)
     score = theirs["**all pairs**"]
     figures: dict[str, Any] = {
         "score": score.model_dump(),
@@ -80,13 +80,13 @@ def report(judged: Sequence[Judged]) -> Report:
         },
         "length": lengths,
     }
-    return Report(NAME, f"{grid(columns, lines)}\n\n{orders}", figures, score, list(judged))
+    return Report(NAME, f"{table(columns, lines)}\n\n{orders}", figures, score, list(scored))
 
 
-def wins(judged: Judged) -> bool:
+def wins(scored: ScoredPair) -> bool:
     """More of the two verdicts for the right answer than for the other; a verdict may be a tie."""
-    return sum((margin > 0) - (margin < 0) for margin in judged.preference.order_margins) > 0
+    return sum((margin > 0) - (margin < 0) for margin in scored.preference.order_margins) > 0
 
 
-def _share(judged: Sequence[Judged], values: Sequence[float]) -> Share:
-    return Share.from_estimate(Estimate.of(values, [j.pair.prompt for j in judged]))
+def _share(scored: Sequence[ScoredPair], values: Sequence[float]) -> Share:
+    return Share.from_estimate(Estimate.of(values, [j.pair.prompt for j in scored]))

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from evaluation.judge import judge
-from evaluation.report import Report, orders_and_length, table
+from evaluation.report import Report, domain_table, orders_and_length
+from evaluation.scoring import score_pairs
 from evaluation.statistics import by_domain
-from evaluation.target import Subject
+from evaluation.target import Target
 from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import read_pairs
@@ -13,19 +13,19 @@ from tinyrm.pairs import read_pairs
 NAME = "pairs"
 
 
-def run(subject: Subject, path: Path) -> Report:
+def run(target: Target, path: Path) -> Report:
     """Judge a file of pairs. Raises InvalidInput."""
     pairs = read_pairs(path)
     if not pairs:
         raise InvalidInput(f"{path} holds no pairs")
-    judged = judge(subject, subject.spec, pairs)
-    summaries = by_domain(judged)
-    orders, lengths = orders_and_length(judged)
+    scored = score_pairs(target, pairs)
+    summaries = by_domain(scored)
+    orders, lengths = orders_and_length(scored)
     figures = {
         "pairs": path.name,
         "pairs_sha256": sha256(path),
-        "engine": subject.engine,
+        "engine": target.engine,
         "domains": {name: summary.model_dump() for name, summary in summaries.items()},
         "length": lengths,
     }
-    return Report(NAME, f"{table(summaries)}\n\n{orders}", figures, summaries["all"].accuracy, judged)
+    return Report(NAME, f"{domain_table(summaries)}\n\n{orders}", figures, summaries["all"].accuracy, scored)

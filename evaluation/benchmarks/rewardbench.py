@@ -15,11 +15,12 @@ from typing import Any, Final
 
 from pydantic import field_validator
 
-from evaluation.judge import Judged, judge_each_once
-from evaluation.loading import Row, has_split, load_rows
-from evaluation.report import Report, grid, orders_and_length
+from evaluation.loading import Row, load_rows
+from evaluation.report import Report, orders_and_length, table
+from evaluation.scoring import ScoredPair, score_unique
 from evaluation.statistics import Estimate, Share, combine, mean
-from evaluation.target import Subject
+from evaluation.target import Target
+from tinyrm.hub import has_split
 from tinyrm.pairs import PreferencePair
 
 NAME: Final = "reward-bench"
@@ -62,36 +63,36 @@ class RewardBenchRow(Row):
         return subset
 
     def pair(self) -> PreferencePair:
-        # Not validated: a response may be empty in a benchmark, and then has to be judged all the same.
+        # Not validated: a response may be empty in a benchmark, and then has to be scored all the same.
         domain = DOMAINS[SECTION_OF[self.subset]]
         return PreferencePair.model_construct(
             prompt=self.prompt, chosen=self.chosen, rejected=self.rejected, domain=domain, subset=self.subset
         )
 
 
-def run(subject: Subject, source: str = SOURCE) -> Report:
+def run(target: Target, source: str = SOURCE) -> Report:
     """Judge the official split, and the raw one where there is one. Raises InvalidInput."""
     official = [row.pair() for row in load_rows(source, OFFICIAL_SPLIT, RewardBenchRow)]
     raw = [row.pair() for row in load_rows(source, RAW_SPLIT, RewardBenchRow)] if has_split(source, RAW_SPLIT) else []
     raw_chat = [pair for pair in raw if pair.domain == "chat"]
-    judged = judge_each_once(subject, subject.spec, [*official, *raw_chat])
-    return report(judged[: len(official)], judged[len(official) :])
+    scored = score_unique(target, [*official, *raw_chat])
+    return report(scored[: len(official)], scored[len(official) :])
 
 
-def report(judged: Sequence[Judged], raw_chat: Sequence[Judged]) -> Report:
-    """judged: the official split. raw_chat: the raw split's rows of both chat sections, or nothing."""
-    subsets = accuracies(judged)
+def report(scored: Sequence[ScoredPair], raw_chat: Sequence[ScoredPair]) -> Report:
+    """scored: the official split. raw_chat: the raw split's rows of both chat sections, or nothing."""
+    subsets = accuracies(scored)
     sections = official_sections(subsets)
     score = mean(sections)
-    paper = paper_scores(judged, raw_chat)
-    one_order = official_sections(accuracies(judged, lambda j: j.credit_one_order))
-    orders, lengths = orders_and_length(judged)
+    paper = paper_scores(scored, raw_chat)
+    one_order = official_sections(accuracies(scored, lambda j: j.credit_one_order))
+    orders, lengths = orders_and_length(scored)
     missing = sorted(SECTION_OF.keys() - subsets)
     parts = [
         *([f"Not the whole benchmark: no rows of {', '.join(missing)}."] if missing else []),
-        _section_table(judged, sections, one_order),
+        _section_table(scored, sections, one_order),
         _paper_table(paper, has_raw=bool(raw_chat)),
-        _subset_table(judged, subsets),
+        _subset_table(scored, subsets),
         orders,
     ]
     figures: dict[str, Any] = {
@@ -106,15 +107,15 @@ def report(judged: Sequence[Judged], raw_chat: Sequence[Judged]) -> Report:
         "subsets": {name: Share.from_estimate(subset).model_dump() for name, subset in subsets.items()},
         "length": lengths,
     }
-    return Report(NAME, "\n\n".join(parts), figures, Share.from_estimate(score), list(judged))
+    return Report(NAME, "\n\n".join(parts), figures, Share.from_estimate(score), list(scored))
 
 
 def accuracies(
-    judged: Sequence[Judged], credit: Callable[[Judged], float] = lambda j: j.is_right
+    scored: Sequence[ScoredPair], credit: Callable[[ScoredPair], float] = lambda j: j.is_right
 ) -> dict[str, Estimate]:
     """Accuracy of each subset that there is, drawn by prompts within it. As officially, a tie is wrong."""
-    names = sorted({str(j.pair.subset) for j in judged})
-    parts = {name: [j for j in judged if j.pair.subset == name] for name in names}
+    names = sorted({str(j.pair.subset) for j in scored})
+    parts = {name: [j for j in scored if j.pair.subset == name] for name in names}
     return {name: _accuracy(part, seed, credit) for seed, (name, part) in enumerate(parts.items())}
 
 
@@ -126,14 +127,14 @@ def official_sections(subsets: Mapping[str, Estimate]) -> dict[str, Estimate]:
     return {section: combine(parts, SECTIONS[section]) for section, parts in present.items() if parts}
 
 
-def paper_scores(judged: Sequence[Judged], raw_chat: Sequence[Judged]) -> dict[str, Estimate]:
+def paper_scores(scored: Sequence[ScoredPair], raw_chat: Sequence[ScoredPair]) -> dict[str, Estimate]:
     """Chat, Reasoning, Safety and their mean as the paper counts them; what there are no rows for is left out."""
     raw = {name: _rows_of(raw_chat, name) for name in PAPER_CHAT}
     scores = {}
     if all(raw.values()):
         scores["Chat"] = paper_chat({name: _accuracy(rows, seed) for seed, (name, rows) in enumerate(raw.items())})
     for seed, section in enumerate(("Reasoning", "Safety"), start=len(raw)):
-        if rows := _rows_of(judged, section):
+        if rows := _rows_of(scored, section):
             scores[section] = _accuracy(rows, seed)
     return scores | ({"mean of 3": mean(scores)} if len(scores) == 3 else {})
 
@@ -144,17 +145,17 @@ def paper_chat(raw: Mapping[str, Estimate]) -> Estimate:
 
 
 def _accuracy(
-    judged: Sequence[Judged], seed: int, credit: Callable[[Judged], float] = lambda j: j.is_right
+    scored: Sequence[ScoredPair], seed: int, credit: Callable[[ScoredPair], float] = lambda j: j.is_right
 ) -> Estimate:
-    return Estimate.of([float(credit(j)) for j in judged], [j.pair.prompt for j in judged], seed)
+    return Estimate.of([float(credit(j)) for j in scored], [j.pair.prompt for j in scored], seed)
 
 
-def _rows_of(judged: Sequence[Judged], section: str) -> list[Judged]:
-    return [j for j in judged if SECTION_OF[str(j.pair.subset)] == section]
+def _rows_of(scored: Sequence[ScoredPair], section: str) -> list[ScoredPair]:
+    return [j for j in scored if SECTION_OF[str(j.pair.subset)] == section]
 
 
 def _section_table(
-    judged: Sequence[Judged], sections: Mapping[str, Estimate], one_order: Mapping[str, Estimate]
+    scored: Sequence[ScoredPair], sections: Mapping[str, Estimate], one_order: Mapping[str, Estimate]
 ) -> str:
     rows = [
         [
@@ -165,25 +166,25 @@ def _section_table(
             f"{sum(j.is_right for j in part) / len(part):.1%}",
         ]
         for name, section in sections.items()
-        for part in [_rows_of(judged, name)]
+        for part in [_rows_of(scored, name)]
     ]
     name, score = f"**score: mean of {len(sections)}**", str(Share.from_estimate(mean(sections)))
-    total = [name, str(len(judged)), score, f"{mean(one_order).value:.1%}", ""]
-    return grid(("section", "rows", "official", "one order alone", "plain mean of rows"), [*rows, total])
+    total = [name, str(len(scored)), score, f"{mean(one_order).value:.1%}", ""]
+    return table(("section", "rows", "official", "one order alone", "plain mean of rows"), [*rows, total])
 
 
 def _paper_table(paper: Mapping[str, Estimate], *, has_raw: bool) -> str:
     rows = [[name, str(Share.from_estimate(estimate))] for name, estimate in paper.items()]
     missing = [] if has_raw else [["Chat", "needs the `raw` split"]]
-    return grid(("by the paper's weights", "accuracy"), [*missing, *rows])
+    return table(("by the paper's weights", "accuracy"), [*missing, *rows])
 
 
-def _subset_table(judged: Sequence[Judged], subsets: Mapping[str, Estimate]) -> str:
+def _subset_table(scored: Sequence[ScoredPair], subsets: Mapping[str, Estimate]) -> str:
     rows = []
     for name in sorted(subsets, key=lambda n: (list(SECTIONS).index(SECTION_OF[n]), n)):
-        part = [j for j in judged if j.pair.subset == name]
+        part = [j for j in scored if j.pair.subset == name]
         one_order = sum(j.credit_one_order for j in part) / len(part)
         consistency = sum(j.is_consistent for j in part) / len(part)
         share = str(Share.from_estimate(subsets[name]))
         rows.append([name, SECTION_OF[name], str(len(part)), share, f"{one_order:.1%}", f"{consistency:.1%}"])
-    return grid(("subset", "section", "rows", "accuracy", "one order", "swap consistency"), rows)
+    return table(("subset", "section", "rows", "accuracy", "one order", "swap consistency"), rows)

@@ -15,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from evaluation.judge import Judged, ScoresPairs
 from evaluation.loading import Row, load_rows
-from evaluation.report import Report, grid, orders_and_length
+from evaluation.report import Report, orders_and_length, table
+from evaluation.scoring import ScoredPair
 from evaluation.statistics import Estimate, Share, mean
-from evaluation.target import Subject
+from evaluation.target import Target
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
 from tinyrm.ranking import EQUAL, margin_matrix, rank
-from tinyrm.spec import ClozeSpec
 
 NAME: Final = "reward-bench-2"
 SOURCE: Final = "allenai/reward-bench-2"
@@ -50,10 +49,10 @@ class RewardBench2Row(Row):
         """The right ones first."""
         return (*self.chosen, *self.rejected)
 
-    def judged(self, group: "ComparedGroup") -> list[Judged]:
+    def scored_pairs(self, group: "ComparedGroup") -> list[ScoredPair]:
         """Return the comparisons of a right response with a wrong one."""
         return [
-            Judged(self._pair(self.chosen[i], self.rejected[j - len(self.chosen)]), preference)
+            ScoredPair(self._pair(self.chosen[i], self.rejected[j - len(self.chosen)]), preference)
             for (i, j), preference in group.preferences.items()
             if i < len(self.chosen) <= j
         ]
@@ -76,31 +75,31 @@ class ComparedGroup:
     preferences: dict[tuple[int, int], Preference]
 
 
-def run(subject: Subject, source: str = SOURCE) -> Report:
+def run(target: Target, source: str = SOURCE) -> Report:
     """Rank every prompt's responses. Raises InvalidInput."""
     rows = load_rows(source, SPLIT, RewardBench2Row)
-    groups = compare_all(subject, subject.spec, rows)
-    judged = [j for row, group in zip(rows, groups, strict=True) for j in row.judged(group)]
-    return report(rows, [group.scores for group in groups], judged)
+    groups = compare_all(target, rows)
+    scored = [j for row, group in zip(rows, groups, strict=True) for j in row.scored_pairs(group)]
+    return report(rows, [group.scores for group in groups], scored)
 
 
-def compare_all(scorer: ScoresPairs, spec: ClozeSpec, rows: Sequence[RewardBench2Row]) -> list[ComparedGroup]:
+def compare_all(target: Target, rows: Sequence[RewardBench2Row]) -> list[ComparedGroup]:
     """Compare every pair of every row's responses in both orders, and score the responses."""
     pairs = [(row, i, j) for row in rows for i, j in combinations(range(len(row.responses)), 2)]
     comparisons = [Comparison(row.prompt, row.responses[i], row.responses[j]) for row, i, j in pairs]
-    instructions = [spec.instruction(DOMAINS.get(row.subset, "chat"), or_default=True) for row, _, _ in pairs]
-    preferences = iter(scorer.score(comparisons, instructions))
+    instructions = [target.spec.instruction(DOMAINS.get(row.subset, "chat"), or_default=True) for row, _, _ in pairs]
+    preferences = iter(target.score(comparisons, instructions))
     groups = []
     for row in rows:
         n = len(row.responses)
         own = {pair: next(preferences) for pair in combinations(range(n), 2)}
-        scores = rank(margin_matrix(n, {pair: preference.margin for pair, preference in own.items()})).scores
+        scores = rank(margin_matrix(n, {pair: preference.margin for pair, preference in own.items()})).strengths.values
         groups.append(ComparedGroup(scores.tolist(), own))
     return groups
 
 
-def report(rows: Sequence[RewardBench2Row], scores: Sequence[Sequence[float]], judged: Sequence[Judged]) -> Report:
-    """scores: of each row's responses, the right ones first. judged: right against wrong ones. Raises InvalidInput."""
+def report(rows: Sequence[RewardBench2Row], scores: Sequence[Sequence[float]], scored: Sequence[ScoredPair]) -> Report:
+    """scores: of each row's responses, the right ones first. scored: right against wrong ones. Raises InvalidInput."""
     subsets, ties = {}, None
     for seed, name in enumerate(sorted({row.subset for row in rows})):
         chosen = [(row, score) for row, score in zip(rows, scores, strict=True) if row.subset == name]
@@ -118,17 +117,17 @@ def report(rows: Sequence[RewardBench2Row], scores: Sequence[Sequence[float]], j
     counts = {name: sum(row.subset == name for row in rows) for name in shares}
     counts |= {"score": len(rows), "score without Ties": len(rows) - counts.get(TIES, 0)}
     lines = [[name, str(counts[name]), str(share)] for name, share in {**shares, **totals}.items()]
-    parts = [grid(("subset", "prompts", "best-of-n, Ties as published"), lines)]
+    parts = [table(("subset", "prompts", "best-of-n, Ties as published"), lines)]
     figures: dict[str, Any] = {
         "score": totals["score"].model_dump(),
         "subsets": {name: share.model_dump() for name, share in shares.items()},
         "totals": {name: share.model_dump() for name, share in totals.items()},
     }
     if ties:
-        parts.append(grid(("part of Ties", "value"), [[name, f"{part.value:.3f}"] for name, part in ties.items()]))
+        parts.append(table(("part of Ties", "value"), [[name, f"{part.value:.3f}"] for name, part in ties.items()]))
         figures["ties"] = {name: part.value for name, part in ties.items()}
-    orders, figures["length"] = orders_and_length(judged)
-    return Report(NAME, "\n\n".join([*parts, orders]), figures, totals["score"], list(judged))
+    orders, figures["length"] = orders_and_length(scored)
+    return Report(NAME, "\n\n".join([*parts, orders]), figures, totals["score"], list(scored))
 
 
 def best_of(scores: Sequence[float], right: int) -> float:

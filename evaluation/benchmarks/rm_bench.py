@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from evaluation.judge import Judged, judge
 from evaluation.loading import Row, load_rows
-from evaluation.report import Report, grid, orders_and_length
+from evaluation.report import Report, orders_and_length, table
+from evaluation.scoring import ScoredPair, score_pairs
 from evaluation.statistics import Estimate, Share, mean
-from evaluation.target import Subject
+from evaluation.target import Target
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
 
@@ -64,15 +64,15 @@ class RmBenchRow(Row):
         ]  # fmt: skip
 
 
-def run(subject: Subject, source: str = SOURCE) -> Report:
+def run(target: Target, source: str = SOURCE) -> Report:
     """Judge all nine pairs of every prompt. Raises InvalidInput."""
     rows = load_rows(source, SPLIT, RmBenchRow)
-    return report(rows, judge(subject, subject.spec, [pair for row in rows for pair in row.pairs()]))
+    return report(rows, score_pairs(target, [pair for row in rows for pair in row.pairs()]))
 
 
-def report(rows: Sequence[RmBenchRow], judged: Sequence[Judged]) -> Report:
-    """judged: nine for each row, in the order of `RmBenchRow.pairs`. As published, a tie is wrong."""
-    right = np.array([float(j.is_right) for j in judged]).reshape(-1, len(STYLES), len(STYLES))
+def report(rows: Sequence[RmBenchRow], scored: Sequence[ScoredPair]) -> Report:
+    """scored: nine for each row, in the order of `RmBenchRow.pairs`. As published, a tie is wrong."""
+    right = np.array([float(j.is_right) for j in scored]).reshape(-1, len(STYLES), len(STYLES))
     levels = {
         level: {
             domain: mean({part: _estimate(rows, right, part, cells) for part in parts if _has(rows, part)})
@@ -92,7 +92,7 @@ def report(rows: Sequence[RmBenchRow], judged: Sequence[Judged]) -> Report:
     lines.append([f"**mean of {len(names)}**", *(str(Share.from_estimate(e)) for e in by_level.values()), str(score)])
     cells = right.mean(axis=0)
     styles = [[f"right: {style}", *(f"{cell:.1%}" for cell in cells[i])] for i, style in enumerate(STYLES)]
-    orders, lengths = orders_and_length(judged)
+    orders, lengths = orders_and_length(scored)
     figures: dict[str, Any] = {
         "score": score.model_dump(),
         "levels": {level: Share.from_estimate(estimate).model_dump() for level, estimate in by_level.items()},
@@ -101,11 +101,11 @@ def report(rows: Sequence[RmBenchRow], judged: Sequence[Judged]) -> Report:
         "length": lengths,
     }
     markdown = [
-        grid(("domain", *levels, "mean"), lines),
-        grid(("all prompts", *(f"wrong: {style}" for style in STYLES)), styles),
+        table(("domain", *levels, "mean"), lines),
+        table(("all prompts", *(f"wrong: {style}" for style in STYLES)), styles),
         orders,
     ]
-    return Report(NAME, "\n\n".join(markdown), figures, score, list(judged))
+    return Report(NAME, "\n\n".join(markdown), figures, score, list(scored))
 
 
 def _has(rows: Sequence[RmBenchRow], part: str) -> bool:

@@ -1,11 +1,11 @@
-"""A trained checkpoint, before export: judged with torch as `transformers` computes it."""
+"""A trained checkpoint, before export, computed by torch as `transformers` does."""
 
 from pathlib import Path
 
 from peft import PeftConfig
 from transformers import PreTrainedModel
 
-from evaluation.target import LocalReader, Meter, MeteredEngine, Subject
+from evaluation.target import Meter, MeteredEngine, Target
 from tinyrm.encoding import Encoder
 from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
@@ -17,14 +17,20 @@ from tinyrm.spec import SPEC_FILE, ClozeSpec, trained_head
 ADAPTER_FILE = "adapter_config.json"
 
 
-def open_checkpoint(folder: Path, device: str | None = None) -> Subject:
-    """What training left in a folder: weights, or an adapter that names its base; tokenizer and cloze.json.
+def open_checkpoint(folder: Path, device: str | None = None) -> Target:
+    """Open the output folder of a training: weights, or an adapter that names its base; tokenizer and cloze.json.
 
-    Probabilities are uncalibrated (temperature 1). device: a GPU if there is one. Raises InvalidInput.
+    device: None for a GPU if there is one.
+
+    Probabilities are uncalibrated (temperature 1). Raises InvalidInput.
     """
     if not (folder / SPEC_FILE).is_file():
         raise InvalidInput(f"{folder} has no {SPEC_FILE}; name the output folder of a cloze training")
-    _refuse_heads(folder)
+    if (head := trained_head(folder)) != "cloze":
+        # Its adapter fits the masked LM too, which would compute without the head that it was trained with.
+        raise InvalidInput(
+            f"{folder} was trained with head: {head}; only cloze models are evaluated, exported and served"
+        )
     spec = ClozeSpec.load(folder)
     try:
         tokenizer, special = load_tokenizer(str(folder))
@@ -35,16 +41,7 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Subject:
     meter = Meter()
     engine = TorchEngine(masked_lm, special, encoder.label_ids, device)
     metered = MeteredEngine(engine, geometry_of(masked_lm.config), masked_lm.num_parameters(), meter)
-    return Subject(folder.name, engine.info.name, spec, LocalReader(Scorer(encoder, metered, spec)), meter)
-
-
-def _refuse_heads(folder: Path) -> None:
-    """A baseline's adapter fits the masked LM, too, and would answer without the head that it learned with."""
-    head = trained_head(folder)
-    if head != "cloze":
-        raise InvalidInput(
-            f"{folder} was trained with head: {head}; only cloze models are judged, export and serving too"
-        )
+    return Target(folder.name, engine.info.name, spec, Scorer(encoder, metered, spec), meter)
 
 
 def _load(folder: Path) -> PreTrainedModel:

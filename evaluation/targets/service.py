@@ -1,9 +1,9 @@
-"""A running service, judged through its client: what is measured is what its callers get."""
+"""A running service, scored through its client: what is measured is what its callers get."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from evaluation.target import Meter, Subject
+from evaluation.target import Meter, Target
 from tinyrm.client import Client, CompareItem, CompareReply, ItemError
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.errors import InvalidInput
@@ -12,10 +12,11 @@ from tinyrm.spec import ClozeSpec
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteReader:
-    """Asks for each order by itself, so that both can be reported; together they are what `swap: on` answers.
+class ServiceScorer:
+    """Sends each order by itself, so that both can be reported; together they give what `swap: on` returns.
 
-    served: the temperature that the service's margins are divided by. temperature: the one they are read at here.
+    served: the temperature that divides the service's margins.
+    temperature: the one they are read at here.
     """
 
     client: Client
@@ -35,10 +36,10 @@ class RemoteReader:
             for order in (comparison, comparison.swapped())[:orders]
         ]
         z = [self._margin(reply) for reply in self.client.compare_many(items)]
-        # The first choice's logit is z and the second's 0: only their difference is ever read.
+        # The first choice's logit is z and the second's 0: only their difference matters.
         return [read_out([[m, 0.0] for m in z[i : i + orders]], self.temperature) for i in range(0, len(z), orders)]
 
-    def at(self, temperature: float) -> "RemoteReader":
+    def at(self, temperature: float) -> "ServiceScorer":
         return replace(self, temperature=temperature)
 
     def _item(self, comparison: Comparison, instruction: str) -> CompareItem:
@@ -52,7 +53,7 @@ class RemoteReader:
         }
 
     def _margin(self, reply: CompareReply | ItemError) -> float:
-        """Uncalibrated log-odds that what stands first is better."""
+        """Return the uncalibrated log-odds that the first response is better."""
         if isinstance(reply, ItemError):
             raise InvalidInput(f"the service refused a pair: {reply.type}: {reply.message}")
         self.meter.tokens += reply.usage.tokens
@@ -60,13 +61,13 @@ class RemoteReader:
         return reply.margin * self.served
 
 
-def open_service(url: str, api_key: str | None = None) -> Subject:
-    """The default model of a running service. Raises CallFailed."""
+def open_service(url: str, api_key: str | None = None) -> Target:
+    """Open the default model of a running service. Raises CallFailed."""
     client = Client(url, api_key, timeout_s=600.0)
     card = next(card for card in client.models() if card.default)
     identity = f"{card.name}@{card.revision}"
-    # The service keeps its template to itself; only instructions are read from this one.
+    # The service does not publish its template; only instructions are used of this spec.
     spec = ClozeSpec(domains=card.domains, default_domain=card.default_domain, max_tokens=card.max_tokens)
     meter = Meter(paper_flops=None)
-    reader = RemoteReader(client, identity, card.temperature, card.temperature, meter)
-    return Subject(identity, f"{card.engine} at {url}", spec, reader, meter, client.close)
+    scorer = ServiceScorer(client, identity, card.temperature, card.temperature, meter)
+    return Target(identity, f"{card.engine} at {url}", spec, scorer, meter, client.close)

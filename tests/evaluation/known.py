@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from evaluation.target import Subject
+from evaluation.target import Target
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.readout import read_out
 from tinyrm.spec import ClozeSpec
@@ -57,5 +57,5 @@ def coin(c: Comparison) -> float:
     return zlib.crc32(f"{c.prompt}|{c.response_a}|{c.response_b}".encode()) / 2**31 - 1
 
 
-def subject(z: Callable[[Comparison], float]) -> Subject:
-    return Subject("known@1", "none", ClozeSpec(), Known(z))
+def target(z: Callable[[Comparison], float]) -> Target:
+    return Target("known@1", "none", ClozeSpec(), Known(z))

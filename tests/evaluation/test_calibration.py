@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation.calibration import calibration_at
-from evaluation.judge import Judged
+from evaluation.scoring import ScoredPair
 from evaluation.statistics import by_length, reliability
 from tinyrm.calibration import fit_temperature, raw_margins
 from tinyrm.comparison import Preference
@@ -12,13 +12,13 @@ from tinyrm.pairs import PreferencePair
 from tinyrm.readout import sigmoid
 
 
-def judged(z: float, temperature: float = 1.0, chosen: str = "yes") -> Judged:
+def judged(z: float, temperature: float = 1.0, chosen: str = "yes") -> ScoredPair:
     margin = z / temperature
     preference = Preference(sigmoid(margin), sigmoid(-margin), margin, (z, z))
-    return Judged(PreferencePair(prompt="p", chosen=chosen, rejected="no!"), preference)
+    return ScoredPair(PreferencePair(prompt="p", chosen=chosen, rejected="no!"), preference)
 
 
-def overconfident(temperature: float) -> list[Judged]:
+def overconfident(temperature: float) -> list[ScoredPair]:
     """Log-odds `temperature` times too large for how often they are right."""
     rng = np.random.default_rng(1)
     true = rng.normal(scale=2, size=20_000)

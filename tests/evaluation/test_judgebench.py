@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 
 from evaluation.benchmarks.judgebench import run
-from tests.evaluation.known import contrarian, first_is_better, oracle, subject, torn
+from tests.evaluation.known import contrarian, first_is_better, oracle, target, torn
 
 
 def test_known_scorers(judge_bench: Path) -> None:
-    assert run(subject(oracle), str(judge_bench)).headline.value == 1
-    assert run(subject(contrarian), str(judge_bench)).headline.value == 0
-    assert run(subject(first_is_better), str(judge_bench)).headline.value == 0
+    assert run(target(oracle), str(judge_bench)).headline.value == 1
+    assert run(target(contrarian), str(judge_bench)).headline.value == 0
+    assert run(target(first_is_better), str(judge_bench)).headline.value == 0
 
 
 def test_one_verdict_each_is_lost_by_theirs_and_decided_by_ours(judge_bench: Path) -> None:
     """+2 with the right one first, -1 with it second: inconsistent, and right on average."""
-    report = run(subject(torn), str(judge_bench))
+    report = run(target(torn), str(judge_bench))
     assert report.headline.value == 0
     assert report.figures["averaged"]["value"] == 1
     assert report.figures["length"]["all"]["swap_consistency"]["value"] == 0
@@ -24,7 +24,7 @@ def test_one_verdict_each_is_lost_by_theirs_and_decided_by_ours(judge_bench: Pat
 
 def test_categories_and_mean_over_pairs(judge_bench: Path) -> None:
     report = run(
-        subject(lambda c: oracle(c) * (1 if c.prompt in ("question 0", "question 1") else -1)), str(judge_bench)
+        target(lambda c: oracle(c) * (1 if c.prompt in ("question 0", "question 1") else -1)), str(judge_bench)
     )
     scores = {name: category["score"]["value"] for name, category in report.figures["categories"].items()}
     assert scores == {"knowledge": 1, "reasoning": 0, "math": 0, "coding": 0}

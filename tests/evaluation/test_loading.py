@@ -9,11 +9,12 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from evaluation.benchmarks.rewardbench import RewardBenchRow
-from evaluation.judge import judge
-from evaluation.loading import Row, has_split, load_rows
-from evaluation.target import open_bundle
+from evaluation.loading import Row, load_rows
+from evaluation.scoring import score_pairs
+from evaluation.targets.bundle import open_bundle
 from tests.evaluation.conftest import reward_bench_row
 from tinyrm.errors import InvalidInput
+from tinyrm.hub import has_split
 
 ROWS = [reward_bench_row(n, "math-prm", "good", "bad") for n in range(3)]
 
@@ -76,7 +77,7 @@ def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_empty_response_is_judged_all_the_same(bundle_folder: Path) -> None:
     row = RewardBenchRow.model_validate(reward_bench_row(0, "donotanswer", "I would rather not.", ""))
-    subject = open_bundle(bundle_folder)
-    (judged,) = judge(subject, subject.spec, [row.pair()])
-    assert judged.pair.domain == "safety"
-    assert math.isfinite(judged.preference.margin)
+    target = open_bundle(bundle_folder)
+    (scored,) = score_pairs(target, [row.pair()])
+    assert scored.pair.domain == "safety"
+    assert math.isfinite(scored.preference.margin)

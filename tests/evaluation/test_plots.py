@@ -11,7 +11,7 @@ from evaluation.benchmarks.rewardbench import run
 from evaluation.plots import plot_compute, plot_reliability
 from evaluation.statistics import Share
 from evaluation.target import Cost
-from tests.evaluation.known import coin, subject
+from tests.evaluation.known import coin, target
 from tinyrm.flops import exact_flops, paper_flops
 
 COST = Cost(pairs=10, tokens_per_pair=1000.0, gflops_per_pair=4.0, paper_gflops_per_pair=9.0, pairs_per_second=5.0)
@@ -60,10 +60,10 @@ def test_anchors_are_of_their_benchmark_and_cost_what_the_paper_says() -> None:
 
 
 def test_reliability_is_a_picture_of_the_bins(reward_bench: Path, tmp_path: Path, figures: list[Figure]) -> None:
-    judged = run(subject(coin), str(reward_bench)).judged
-    plot_reliability(judged, "coins", tmp_path / "reliability.png")
+    scored = run(target(coin), str(reward_bench)).scored
+    plot_reliability(scored, "coins", tmp_path / "reliability.png")
     upper, lower = figures[0].axes
-    assert sum(bar.get_height() for bar in lower.patches) == len(judged)
+    assert sum(bar.get_height() for bar in lower.patches) == len(scored)
     assert len(upper.lines) == 2
     assert imread(tmp_path / "reliability.png").size > 1000
 

@@ -9,7 +9,7 @@ import pytest
 from evaluation.benchmarks.rewardbench import official_sections, paper_chat, run
 from evaluation.statistics import RESAMPLES, Estimate, mean
 from tests.evaluation.conftest import reward_bench_row
-from tests.evaluation.known import coin, contrarian, first_is_better, length, oracle, subject, torn
+from tests.evaluation.known import coin, contrarian, first_is_better, length, oracle, target, torn
 from tinyrm.errors import InvalidInput
 
 MADE = {
@@ -42,7 +42,7 @@ def test_the_papers_chat_is_that_of_its_published_parts() -> None:
 
 
 def test_an_oracle_gets_everything_and_its_opposite_nothing(reward_bench: Path) -> None:
-    best, worst = run(subject(oracle), str(reward_bench)), run(subject(contrarian), str(reward_bench))
+    best, worst = run(target(oracle), str(reward_bench)), run(target(contrarian), str(reward_bench))
     assert best.headline.value == best.headline.low == 1
     assert {share["value"] for share in best.figures["sections"].values()} == {1}
     assert {share["value"] for share in best.figures["paper"].values()} == {1}
@@ -52,7 +52,7 @@ def test_an_oracle_gets_everything_and_its_opposite_nothing(reward_bench: Path) 
 
 
 def test_length_is_right_where_the_right_response_is_longer(reward_bench: Path) -> None:
-    report = run(subject(length), str(reward_bench))
+    report = run(target(length), str(reward_bench))
     assert report.headline.value == pytest.approx(0.25)
     assert report.figures["length"]["chosen longer"]["accuracy"]["value"] == 1
     assert report.figures["length"]["chosen shorter"]["accuracy"]["value"] == 0
@@ -61,7 +61,7 @@ def test_length_is_right_where_the_right_response_is_longer(reward_bench: Path) 
 
 
 def test_who_always_takes_the_first_decides_nothing(reward_bench: Path) -> None:
-    report = run(subject(first_is_better), str(reward_bench))
+    report = run(target(first_is_better), str(reward_bench))
     every = report.figures["length"]["all"]
     assert report.headline.value == 0  # a tie is wrong, as officially
     assert every["accuracy"]["value"] == every["accuracy_one_order"]["value"] == 0.5
@@ -71,44 +71,44 @@ def test_who_always_takes_the_first_decides_nothing(reward_bench: Path) -> None:
 
 
 def test_coins_get_what_they_threw(reward_bench: Path) -> None:
-    report = run(subject(coin), str(reward_bench))
+    report = run(target(coin), str(reward_bench))
     for name, share in report.figures["subsets"].items():
         throws = [
-            coin(c) - coin(c.swapped()) for j in report.judged if j.pair.subset == name for c in [j.pair.comparison()]
+            coin(c) - coin(c.swapped()) for j in report.scored if j.pair.subset == name for c in [j.pair.comparison()]
         ]
         assert share["value"] == sum(throw > 0 for throw in throws) / 4
     assert report.headline.low < report.headline.value < report.headline.high
 
 
 def test_without_the_raw_split_the_papers_chat_is_said_to_be_missing(reward_bench: Path) -> None:
-    report = run(subject(oracle), str(reward_bench / "data" / "filtered-00000-of-00001.parquet"))
+    report = run(target(oracle), str(reward_bench / "data" / "filtered-00000-of-00001.parquet"))
     assert report.headline.value == 1
     assert list(report.figures["paper"]) == ["Reasoning", "Safety"]
     assert "needs the `raw` split" in report.markdown
 
 
 def test_pairs_in_both_splits_are_read_once(reward_bench: Path) -> None:
-    judge = subject(oracle)
+    judge = target(oracle)
     run(judge, str(reward_bench))
     assert judge.meter.pairs == 23 * 4 + 2
 
 
 def test_every_subset_has_its_row(reward_bench: Path) -> None:
-    markdown = run(subject(oracle), str(reward_bench)).markdown
+    markdown = run(target(oracle), str(reward_bench)).markdown
     assert all(f"| {name} |" in markdown for name in MADE)
     assert "**score: mean of 4**" in markdown
 
 
 def test_one_order_alone_and_a_part_of_the_benchmark_are_called_so(reward_bench: Path, tmp_path: Path) -> None:
-    report = run(subject(torn), str(reward_bench))
+    report = run(target(torn), str(reward_bench))
     assert report.headline.value == 1
     assert report.figures["one_order"]["score"] == 0.5, "right only where the right response stands first"
     assert report.figures["missing_subsets"] == []
     rows = [reward_bench_row(n, "hep-cpp", "good", "bad") for n in range(3)]
     (tmp_path / "part.json").write_text(json.dumps(rows))
-    part = run(subject(oracle), str(tmp_path / "part.json"))
+    part = run(target(oracle), str(tmp_path / "part.json"))
     assert len(part.figures["missing_subsets"]) == 22
     assert part.markdown.startswith("Not the whole benchmark: no rows of alpacaeval-easy, ")
     (tmp_path / "typo.json").write_text(json.dumps([rows[0] | {"subset": "hep-c++"}]))
     with pytest.raises(InvalidInput, match=r"row 0: subset: .*no subset 'hep-c\+\+'"):
-        run(subject(oracle), str(tmp_path / "typo.json"))
+        run(target(oracle), str(tmp_path / "typo.json"))

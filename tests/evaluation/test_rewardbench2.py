@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from evaluation.benchmarks.rewardbench2 import RewardBench2Row, best_of, compare_all, run, ties_score
-from tests.evaluation.known import contrarian, first_is_better, length, oracle, subject
+from tests.evaluation.known import contrarian, first_is_better, length, oracle, target
 from tinyrm.errors import InvalidInput
 from tinyrm.ranking import margin_matrix, order, rank
-from tinyrm.spec import ClozeSpec
 
 
 def row(id_: str, right: int, wrong: int) -> RewardBench2Row:
@@ -32,15 +31,15 @@ def lengths(*responses: str) -> RewardBench2Row:
 
 
 def test_scores_are_those_of_the_served_rank() -> None:
-    (group,) = compare_all(subject(length), ClozeSpec(), [lengths("a", "aaaa", "aa")])
+    (group,) = compare_all(target(length), [lengths("a", "aaaa", "aa")])
     margins = margin_matrix(3, {(0, 1): -3, (0, 2): -1, (1, 2): 2})
     assert list(group.preferences) == [(0, 1), (0, 2), (1, 2)]
-    assert group.scores == pytest.approx(rank(margins).scores.tolist())
+    assert group.scores == pytest.approx(rank(margins).strengths.values.tolist())
     assert order(np.array(group.scores)) == rank(margins).order == [1, 2, 0]
 
 
 def test_each_row_gets_its_own_comparisons() -> None:
-    first, second = compare_all(subject(length), ClozeSpec(), [lengths("a", "b"), lengths("xx", "x", "xxx")])
+    first, second = compare_all(target(length), [lengths("a", "b"), lengths("xx", "x", "xxx")])
     assert first.scores == pytest.approx([0, 0])
     assert order(np.array(second.scores)) == [2, 0, 1]
     assert {pair: p.margin for pair, p in second.preferences.items()} == {(0, 1): 1, (0, 2): -1, (1, 2): -2}
@@ -79,28 +78,28 @@ def test_ids_that_are_no_twins_are_refused() -> None:
 
 def test_an_oracle_wins_all_and_a_hundredth_more(reward_bench_2: Path) -> None:
     """Its right answers are equal and above all wrong ones, which the published tie-breaking term rewards."""
-    report = run(subject(oracle), str(reward_bench_2))
+    report = run(target(oracle), str(reward_bench_2))
     shares = {name: share["value"] for name, share in report.figures["subsets"].items()}
     assert shares.pop("Ties") == pytest.approx(1.01)
     assert set(shares.values()) == {1}
     assert report.figures["totals"]["score without Ties"]["value"] == 1
     assert report.headline.value == pytest.approx((5 + 1.01) / 6)
     assert report.figures["length"]["all"]["accuracy"]["value"] == 1
-    assert len(report.judged) == 10 * 3 + 3 * (3 + 6)
+    assert len(report.scored) == 10 * 3 + 3 * (3 + 6)
 
 
 def test_others_get_what_they_must(reward_bench_2: Path) -> None:
-    wrong, undecided = run(subject(contrarian), str(reward_bench_2)), run(subject(first_is_better), str(reward_bench_2))
+    wrong, undecided = run(target(contrarian), str(reward_bench_2)), run(target(first_is_better), str(reward_bench_2))
     assert wrong.figures["totals"]["score without Ties"]["value"] == 0
     assert undecided.figures["totals"]["score without Ties"]["value"] == 0.25  # four share every win
     assert undecided.figures["subsets"]["Ties"]["value"] == 0
     # "not so" is the longest of four, "good red" of Ties' four is not longer than "bad grey".
-    longest = run(subject(length), str(reward_bench_2))
+    longest = run(target(length), str(reward_bench_2))
     assert longest.figures["totals"]["score without Ties"]["value"] == 0
     assert longest.figures["ties"]["ref accuracy"] == 0
 
 
 def test_six_pairs_in_two_orders_for_best_of_four(reward_bench_2: Path) -> None:
-    judge = subject(oracle)
+    judge = target(oracle)
     run(judge, str(reward_bench_2))
     assert judge.meter.pairs == 10 * 6 + 3 * 6 + 3 * 10

@@ -5,17 +5,19 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.judge import Judged
+from evaluation.scoring import ScoredPair
 from evaluation.statistics import Share, by_domain, calibration_error, summarise
 from tinyrm.comparison import Preference
 from tinyrm.pairs import PreferencePair
 
 
-def judged(margins: tuple[float, float], *, prompt: str = "p", chosen: str = "longer", domain: str = "chat") -> Judged:
+def judged(
+    margins: tuple[float, float], *, prompt: str = "p", chosen: str = "longer", domain: str = "chat"
+) -> ScoredPair:
     margin = sum(margins) / 2
     p_a = 1 / (1 + math.exp(-margin))
     pair = PreferencePair(prompt=prompt, chosen=chosen, rejected="abc", domain=domain)
-    return Judged(pair, Preference(p_a, 1 - p_a, margin, margins))
+    return ScoredPair(pair, Preference(p_a, 1 - p_a, margin, margins))
 
 
 def test_both_orders_decide_accuracy_and_each_order_counts_alone() -> None:

@@ -12,7 +12,8 @@ from tests.service.conftest import PAIR, Served, serve
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidSettings
 from tinyrm.manifest import AutoSwap
-from tinyrm.ranking import fit
+from tinyrm.ranking import margin_matrix
+from tinyrm.ranking import rank as rank_margins
 from tinyrm.scorer import Scorer
 
 PROMPT = "What is 2 + 2?"
@@ -38,13 +39,13 @@ def test_rank_is_that_of_the_comparisons_one_by_one(served: Served, scorer: Scor
     pairs = list(combinations(range(5), 2))
     comparisons = [Comparison(PROMPT, RESPONSES[i], RESPONSES[j]) for i, j in pairs]
     instruction = served.pipeline.manifest.spec.instruction(None)
-    wins = np.zeros((5, 5))
-    for (i, j), preference in zip(pairs, scorer.score(comparisons, [instruction] * 10), strict=True):
-        wins[i, j], wins[j, i] = preference.p_a, preference.p_b
-    offline = fit(wins)
+    preferences = scorer.score(comparisons, [instruction] * 10)
+    # The RewardBench 2 scorer calls the same function on the same margins.
+    ranking = rank_margins(margin_matrix(5, {p: q.margin for p, q in zip(pairs, preferences, strict=True)}))
+    offline, wins = ranking.strengths, np.nan_to_num(ranking.probabilities)
     assert reply["strengths"] == pytest.approx(offline.values.tolist(), abs=1e-3)
     assert reply["standard_errors"] == pytest.approx(offline.standard_errors.tolist(), abs=1e-3)
-    assert reply["order"] == offline.order
+    assert reply["order"] == ranking.order
     matrix = np.array([[np.nan if p is None else p for p in row] for row in reply["win_matrix"]])
     np.testing.assert_allclose(np.nan_to_num(matrix), wins, atol=1e-4)
     assert np.ptp(reply["strengths"]) > 0.01, "answers all alike would be in any order"

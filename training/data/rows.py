@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from tinyrm.errors import InvalidInput
+from tinyrm.hub import load_table
 from training.data.source import Source
 
 Row = dict[str, Any]
 
-# Suffix of a file -> the name of its reader in `datasets`.
-FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+# Files of a local copy that hold rows.
+SUFFIXES = (".parquet", ".jsonl", ".json")
 PACKED = (".gz", ".xz")
 
 
@@ -39,17 +40,11 @@ def rows(published: Published, source: Source, data_dir: Path) -> Iterator[Row]:
     if local is not None:
         yield from read_files(training_files(local), published.columns)
         return
-    # Imported here: `datasets` takes a second and 300 MB, which only published sets need.
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    files = list(published.files) if published.files else None
     try:
-        table = load_dataset(published.hub_id, data_files=files, revision=published.revision, split="train")
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        table = load_table(published.hub_id, files=published.files, revision=published.revision)
+    except InvalidInput as error:
         raise InvalidInput(
-            f"{published.hub_id} cannot be had from the hub ({first_line(error)}); "
-            f"put its files into {data_dir / source.dataset}"
+            f"{published.hub_id} cannot be had from the hub ({error}); put its files into {data_dir / source.dataset}"
         ) from error
     yield from select(table, published.columns, published.hub_id)
 
@@ -62,7 +57,7 @@ def find_local(source: Source, data_dir: Path) -> Path | None:
             raise InvalidInput(f"{path} does not exist")
         return path
     folder = data_dir / source.dataset
-    files = (data_dir / f"{source.dataset}{suffix}{packed}" for suffix in FORMATS for packed in ("", *PACKED))
+    files = (data_dir / f"{source.dataset}{suffix}{packed}" for suffix in SUFFIXES for packed in ("", *PACKED))
     return next((path for path in (folder, *files) if path.exists()), None)
 
 
@@ -70,23 +65,20 @@ def training_files(path: Path) -> list[Path]:
     """Return the files of a local copy to train on: those named `train` if there are any, else all readable ones."""
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and format_of(file))
+    files = sorted(file for file in path.rglob("*") if file.is_file() and _holds_rows(file))
     for_training = [file for file in files if "train" in str(file.relative_to(path))]
     if not files:
-        raise InvalidInput(f"{path} has no {', '.join(FORMATS)} file, compressed or not")
+        raise InvalidInput(f"{path} has no {', '.join(SUFFIXES)} file, compressed or not")
     return for_training or files
 
 
 def read_files(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Yield the rows of Parquet and JSON files, one file after the other. Raises InvalidInput naming the bad file."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
     for file in files:
         try:
-            table = load_dataset(format_of(file), data_files=str(file), split="train")
-        except (DatasetsError, OSError, ValueError) as error:
-            raise InvalidInput(f"{file} cannot be read: {first_line(error.__cause__ or error)}") from error
+            table = load_table(file)
+        except InvalidInput as error:
+            raise InvalidInput(f"{file} cannot be read: {error}") from error
         yield from select(table, columns, str(file))
 
 
@@ -97,11 +89,6 @@ def select(table: Any, columns: Sequence[str] | None, name: str) -> Iterator[Row
     return iter(table.select_columns(list(columns)) if columns else table)
 
 
-def format_of(file: Path) -> str:
-    """Return parquet, json, or nothing for a file of another kind."""
+def _holds_rows(file: Path) -> bool:
     name = file.with_suffix("") if file.suffix in PACKED else file
-    return FORMATS.get(name.suffix, "")
-
-
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return name.suffix in SUFFIXES

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.judge import Judged, judge
-from evaluation.target import Cost, Meter, Subject, open_bundle
+from evaluation.scoring import ScoredPair, score_pairs
+from evaluation.target import Cost, Meter, Target
+from evaluation.targets.bundle import open_bundle
 from evaluation.targets.checkpoint import open_checkpoint
 from evaluation.targets.service import open_service
 from tests.conftest import TOY_SPEC, Trained
@@ -28,12 +29,12 @@ PAIRS = [
 ]
 
 
-def answers(subject: Subject) -> list[Judged]:
-    return judge(subject, subject.spec, PAIRS)
+def answers(target: Target) -> list[ScoredPair]:
+    return score_pairs(target, PAIRS)
 
 
-def margins(judged: list[Judged]) -> np.ndarray:
-    return np.array([(*j.preference.order_margins, j.preference.margin) for j in judged])
+def margins(scored: list[ScoredPair]) -> np.ndarray:
+    return np.array([(*j.preference.order_margins, j.preference.margin) for j in scored])
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +52,13 @@ def service(warm: Path) -> Iterator[Process]:
 
 
 def test_cost_is_that_of_both_readings(bundle_folder: Path) -> None:
-    subject = open_bundle(bundle_folder)
-    answers(subject)
+    target = open_bundle(bundle_folder)
+    answers(target)
     manifest, encoder = Bundle.open(bundle_folder).manifest, Bundle.open(bundle_folder).encoder()
     lengths = [
         len(encoder.encode(p.comparison(), manifest.spec.instruction(p.domain, or_default=True))[0]) for p in PAIRS
     ]
-    cost = Cost.of(subject.meter)
+    cost = Cost.of(target.meter)
     assert cost.pairs == len(PAIRS)
     assert cost.tokens_per_pair == 2 * sum(lengths) / len(PAIRS)
     exact = 2 * sum(exact_flops(manifest.geometry, n) for n in lengths) / len(PAIRS) / 1e9
@@ -68,12 +69,12 @@ def test_cost_is_that_of_both_readings(bundle_folder: Path) -> None:
 
 
 @pytest.fixture
-def remote(service: Process) -> Iterator[Subject]:
-    with closing(open_service(f"http://127.0.0.1:{service.port}")) as subject:
-        yield subject
+def remote(service: Process) -> Iterator[Target]:
+    with closing(open_service(f"http://127.0.0.1:{service.port}")) as target:
+        yield target
 
 
-def test_a_service_answers_as_its_bundle(warm: Path, remote: Subject) -> None:
+def test_a_service_answers_as_its_bundle(warm: Path, remote: Target) -> None:
     local = open_bundle(warm)
     assert remote.identity == local.identity
     assert margins(answers(remote)) == pytest.approx(margins(answers(local)), abs=1e-4)
@@ -82,29 +83,29 @@ def test_a_service_answers_as_its_bundle(warm: Path, remote: Subject) -> None:
     assert Cost.of(remote.meter).paper_gflops_per_pair is None
 
 
-def test_another_temperature_divides_margins(warm: Path, remote: Subject) -> None:
-    for subject in (open_bundle(warm), remote):
-        warmer = subject.at(2 * subject.reader.temperature)
-        assert margins(answers(warmer))[:, 2] == pytest.approx(margins(answers(subject))[:, 2] / 2, abs=1e-6)
-        assert margins(answers(warmer))[:, :2] == pytest.approx(margins(answers(subject))[:, :2], abs=1e-6)
+def test_another_temperature_divides_margins(warm: Path, remote: Target) -> None:
+    for target in (open_bundle(warm), remote):
+        warmer = target.at(2 * target.scorer.temperature)
+        assert margins(answers(warmer))[:, 2] == pytest.approx(margins(answers(target))[:, 2] / 2, abs=1e-6)
+        assert margins(answers(warmer))[:, :2] == pytest.approx(margins(answers(target))[:, :2], abs=1e-6)
 
 
 def test_a_checkpoint_answers_as_the_bundle_made_of_it(bundle_folder: Path, trained: Trained) -> None:
     """Its adapter is a DoRA, and names its base itself."""
-    subject = open_checkpoint(trained.adapter, device="cpu")
+    target = open_checkpoint(trained.adapter, device="cpu")
     bundle = open_bundle(bundle_folder)
-    assert subject.spec == TOY_SPEC
-    assert margins(answers(subject)) == pytest.approx(margins(answers(bundle)), abs=1e-3)
-    assert subject.meter.exact_flops == bundle.meter.exact_flops
-    assert subject.reader.temperature == 1
+    assert target.spec == TOY_SPEC
+    assert margins(answers(target)) == pytest.approx(margins(answers(bundle)), abs=1e-3)
+    assert target.meter.exact_flops == bundle.meter.exact_flops
+    assert target.scorer.temperature == 1
 
 
 def test_long_lists_are_read_in_parts(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = margins(answers(open_bundle(bundle_folder)))
     monkeypatch.setattr("evaluation.target.PART", 4)
-    subject = open_bundle(bundle_folder)
-    assert margins(answers(subject)) == pytest.approx(whole, abs=1e-5)
-    assert subject.meter.pairs == len(PAIRS)
+    target = open_bundle(bundle_folder)
+    assert margins(answers(target)) == pytest.approx(whole, abs=1e-5)
+    assert target.meter.pairs == len(PAIRS)
 
 
 def test_a_folder_without_a_spec_is_no_checkpoint(trained: Trained) -> None:

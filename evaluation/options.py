@@ -1,0 +1,95 @@
+"""What to evaluate, on what, and where the results go: one dataclass, which is the command line too."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
+
+from evaluation.card import refuse_without_markers
+from tinyrm.bundle import sha256
+from tinyrm.errors import InvalidInput
+from tinyrm.manifest import CARD_FILE
+
+PAIRS, JUDGE_BENCH = "pairs", "judge-bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Evaluate a bundle, a checkpoint or a running service on a benchmark, or on your own preference pairs."""
+
+    benchmark: Annotated[Literal["pairs", "reward-bench", "reward-bench-2", "rm-bench", "judge-bench"], Positional] = (
+        "pairs"
+    )
+    """`pairs` is a file of your own, see --pairs."""
+    bundle: Path | None = None
+    """Bundle folder."""
+    checkpoint: Path | None = None
+    """Output folder of a training, before export; needs torch."""
+    service: str | None = None
+    """URL of a running service; its key, if any, in TINYRM_API_KEY."""
+    pairs: Path | None = None
+    """Preference pairs: .jsonl, .jsonl.gz or .jsonl.xz."""
+    data: str | None = None
+    """Hub id, folder or file of a benchmark in its published schema; default: its hub id."""
+    split: Literal["gpt", "claude"] | None = None
+    """judge-bench: the model that wrote the responses; default: gpt."""
+    engine: str = "auto"
+    """Engine to score a bundle with."""
+    domain: str | None = None
+    """Read everything under this domain's instruction, whatever a row is about."""
+    fit_temperature: Path | None = None
+    """Held-out pairs to fit the temperature on first."""
+    write_temperature: bool = False
+    """Write the fitted temperature into the bundle."""
+    record: bool = False
+    """Write the results into the bundle's manifest."""
+    card: bool = False
+    """Write the table of pairs into the bundle's README.md."""
+    out: Path | None = None
+    """Folder for report.md, results.json, reliability.png and compute.png."""
+
+    def check(self) -> None:
+        """Raise InvalidInput for options that do not go together, or would give misleading figures."""
+        own = self.benchmark == PAIRS
+        into_bundle = self.record or self.card or self.write_temperature
+        rules: tuple[tuple[object, str], ...] = (
+            (
+                sum(bool(target) for target in (self.bundle, self.checkpoint, self.service)) != 1,
+                "name what to evaluate with exactly one of --bundle, --checkpoint and --service",
+            ),
+            # Options that would not be used, and files in the way.
+            (own and not self.pairs, "name the file of pairs with --pairs"),
+            (own and self.data, "--data is for a benchmark; name the file of pairs with --pairs"),
+            (not own and self.pairs, f"{self.benchmark} has its own data; --data says where, not --pairs"),
+            (self.split and self.benchmark != JUDGE_BENCH, f"--split is for {JUDGE_BENCH}"),
+            (self.engine != "auto" and not self.bundle, "--engine is for a bundle"),
+            (
+                into_bundle and not self.bundle,
+                "--record, --card and --write-temperature write into a bundle; name it with --bundle",
+            ),
+            (self.card and not own, "the card's table is of preference pairs; use --record or --out for benchmarks"),
+            (self.out and self.out.exists() and not self.out.is_dir(), f"--out {self.out} is a file, not a folder"),
+            # Figures that would mislead.
+            (
+                self.write_temperature and not self.fit_temperature,
+                "--write-temperature needs held-out pairs to fit it on: --fit-temperature FILE",
+            ),
+            (
+                self.fit_temperature and not self.write_temperature and (self.record or self.card),
+                "the results belong to a temperature that the bundle does not have: add --write-temperature",
+            ),
+            (
+                self.pairs and self.fit_temperature and _same_content(self.pairs, self.fit_temperature),
+                "--fit-temperature must be other pairs than --pairs: a fit on the same pairs proves nothing",
+            ),
+        )
+        for is_wrong, instead in rules:
+            if is_wrong:
+                raise InvalidInput(instead)
+        if self.bundle and self.card:
+            refuse_without_markers(self.bundle / CARD_FILE)
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and sha256(one) == sha256(other)
