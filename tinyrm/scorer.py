@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from tinyrm.chat import Message
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.engines import Engine, EngineOptions, open_engine
+from tinyrm.ranking import Ranking, margin_matrix, rank, sigmoid
 from tinyrm.readout import read_out
+from tinyrm.schedules import SCHEDULES, Pair
 from tinyrm.spec import ClozeSpec
 
 
@@ -90,6 +92,37 @@ class Scorer:
         ]
         orders = 2 if swap else 1
         return [read_out(rows, self.temperature) for rows in self.logits(sequences).reshape(-1, orders, 2)]
+
+    def rank(
+        self,
+        prompt: str | Sequence[Message],
+        responses: Sequence[str],
+        *,
+        domain: str | None = None,
+        instruction: str | None = None,
+        strategy: Literal["round_robin", "swiss", "knockout"] = "round_robin",
+        swap: bool = True,
+    ) -> Ranking:
+        """Return strengths and order of several responses, as `/v1/rank` does.
+
+        strategy: which of them are compared; see `tinyrm.schedules`.
+        domain, instruction, swap: as of `compare`.
+
+        Raises as `compare`.
+        """
+        instruction, prompt = self.spec.resolve(prompt, domain, instruction)
+        margins: dict[Pair, float] = {}
+        schedule = SCHEDULES[strategy](len(responses))
+        pairs = next(schedule, [])
+        while pairs:
+            comparisons = [Comparison(prompt, responses[i], responses[j]) for i, j in pairs]
+            preferences = self.score(comparisons, [instruction] * len(pairs), swap=swap)
+            margins |= {pair: preference.margin for pair, preference in zip(pairs, preferences, strict=True)}
+            try:
+                pairs = schedule.send(sigmoid(margin_matrix(len(responses), margins)))
+            except StopIteration:
+                break
+        return rank(margin_matrix(len(responses), margins))
 
     def at(self, temperature: float) -> Self:
         """Return the same scorer at another temperature."""

@@ -13,6 +13,7 @@ from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoding
 from tinyrm.engines.base import cpu_info
 from tinyrm.errors import EngineFailed, InvalidBundle, InvalidText, UnknownDomain
+from tinyrm.ranking import rank
 from tinyrm.readout import read_out
 from tinyrm.scorer import Scorer
 
@@ -121,6 +122,23 @@ def test_the_front_door_takes_a_domain_or_an_instruction(bundle_folder: Path, sc
     (by_domain,), (expected,) = loaded.score([comparison], domain="safety"), scorer.score([comparison], [safety])
     assert by_domain.margin == pytest.approx(expected.margin, abs=TOLERANCE)
     assert len(loaded.compare("Why?", "Because.", "No.", swap=False).order_margins) == 1
+
+
+@pytest.mark.parametrize(("strategy", "compared"), [("round_robin", 10), ("swiss", 8), ("knockout", 4)])
+def test_a_ranking_follows_from_the_comparisons_of_its_schedule(scorer: Scorer, strategy: str, compared: int) -> None:
+    responses = ["Because.", "No.", "It is so.", "yes 1", "I cannot help with that."]
+    ranking = scorer.rank("Why?", responses, domain="safety", strategy=strategy)  # type: ignore[arg-type]
+    pairs = [(int(i), int(j)) for i, j in np.argwhere(~np.isnan(np.triu(ranking.margins, 1))) if i < j]
+    assert len(pairs) <= compared
+    comparisons = [Comparison("Why?", responses[i], responses[j]) for i, j in pairs]
+    one_by_one = [preference.margin for preference in scorer.score(comparisons, domain="safety")]
+    assert [ranking.margins[pair] for pair in pairs] == pytest.approx(one_by_one, abs=TOLERANCE)
+    assert sorted(ranking.order) == list(range(5))
+    assert ranking.order == rank(ranking.margins).order
+
+
+def test_one_response_alone_is_the_best(scorer: Scorer) -> None:
+    assert scorer.rank("Why?", ["Because."]).order == [0]
 
 
 def test_the_front_door_refuses_an_unknown_domain(scorer: Scorer) -> None:
