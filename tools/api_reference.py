@@ -19,7 +19,7 @@ Written by `python -m tools.api_reference docs` from the OpenAPI document beside
 serves the same at `/openapi.json`, with its domains, models and limits, and at `/docs`.
 
 `/v1/rank` orders responses by Bradley-Terry strengths fitted to their comparisons; `/v1/rewards` returns the same
-strengths, or with scale `unit` mean probabilities. The RewardBench 2 score of `tinyrm evaluate` calls the same function,
+strengths, or with scale `unit` mean probabilities. The RewardBench 2 score of `tinyrm evaluate` calls it as well,
 so that the benchmark measures what is served. `docs/results/ranking.md` has the measurement behind the choice.
 
 Every error has one shape: `{"error": {"type": "...", "message": "..."}}`. `type` is stable: programs may rely on it.
