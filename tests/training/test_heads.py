@@ -27,14 +27,17 @@ from training.stages.cloze import learning_model, preference_metrics, train_cloz
 
 HEADS: list[HeadKind] = ["pair-cls", "pair-mean", "pointwise", "tokens"]
 ONE_BY_ONE: list[HeadKind] = ["pointwise", "tokens"]
+SLOW = pytest.mark.slow
+# `make test` trains the two heads with losses of their own; test_a_pair_head_learns_from_one_order... trains a third.
+TRAINED = [pytest.param(head, marks=() if head in ONE_BY_ONE else SLOW) for head in HEADS]
 Train = Callable[[ClozeRecipe], nn.Module]
 LEARNS = {"peak_lr": 1e-2, "max_steps": 80, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
 ADAPTER = {"rank": 2, "alpha": 2}
 # Each head once, as full weights or as an adapter.
-PARTS: list[dict[str, Any]] = [
-    {"head": "pair-cls"},
+PARTS = [
+    pytest.param({"head": "pair-cls"}, marks=SLOW),
     {"head": "pair-mean", "dora": ADAPTER},
-    {"head": "pointwise", "dora": ADAPTER},
+    pytest.param({"head": "pointwise", "dora": ADAPTER}, marks=SLOW),
     {"head": "tokens"},
 ]
 # Step 14 lies in the second epoch.
@@ -60,14 +63,14 @@ def log_sigmoid(x: float) -> float:
     return -math.log1p(math.exp(-x))
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", TRAINED)
 def test_a_head_learns_the_toy_preference(toy: Toy, tmp_path: Path, head: HeadKind) -> None:
     train_cloze(toy.recipe(tmp_path, LEARNS, head=head), toy.data, resume=False)
     assert read_log(tmp_path)[-1]["eval_accuracy_one_order"] > 0.95
     assert read_log(tmp_path)[-1]["eval_loss"] < 0.3
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", TRAINED)
 def test_an_untrained_head_knows_nothing(toy: Toy, tmp_path: Path, head: HeadKind) -> None:
     train_cloze(toy.recipe(tmp_path, {"max_steps": 1, "peak_lr": 1e-9}, head=head), toy.data, resume=False)
     assert read_log(tmp_path)[-1]["eval_loss"] > math.log(2) - 0.1

@@ -72,9 +72,9 @@ def answers(folder: Path, domain: str, pairs: list[PreferencePair]) -> list[floa
     ("method", "changes"),
     [
         ("mean", {}),
-        ("task_arithmetic", {"scale": 0.7}),
+        pytest.param("task_arithmetic", {"scale": 0.7}, marks=pytest.mark.slow),
         ("ties", {"density": 0.3}),
-        ("dare", {"density": 0.5, "scale": 0.7}),
+        pytest.param("dare", {"density": 0.5, "scale": 0.7}, marks=pytest.mark.slow),
     ],
 )
 def test_a_merged_model_answers_in_both_domains(
