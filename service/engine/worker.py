@@ -26,7 +26,7 @@ from service.logs import configure
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoding
 from tinyrm.engines import Engine, EngineOptions, open_engine, warm_up
-from tinyrm.errors import EngineFailed, EngineUnavailable
+from tinyrm.errors import EngineFailed, EngineUnavailable, InvalidBundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,10 @@ class EngineServer:
             raise EngineUnavailable(
                 f"{options.model} holds {manifest.identity} now, and {options.identity} is served; reload the service"
             )
-        engine = open_engine(bundle, options.engine)
+        try:
+            engine = open_engine(bundle, options.engine)
+        except InvalidBundle as error:  # the bundle is valid, but lacks the precision that is asked for
+            raise EngineUnavailable(str(error)) from error
         tokens = manifest.spec.max_tokens
         warm_up(engine, tokens, manifest.special_tokens.pad)
         started = time.perf_counter()
