@@ -136,7 +136,7 @@ class Cluster:
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         common = (
-            "--min-worker-port=0", "--max-worker-port=0",  # of the kernel's choice: Ray's own range holds our free ports
+            "--min-worker-port=0", "--max-worker-port=0",  # Ray's own range holds our free ports
             "--block", f"--object-store-memory={OBJECT_STORE_BYTES}", f"--dashboard-agent-listen-port={free_port()}",
         )  # fmt: skip
         with (self.folder / f"node-{len(self.nodes)}.log").open("wb") as log:
