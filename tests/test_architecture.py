@@ -14,6 +14,7 @@ PACKAGES = ("tinyrm", "service", "training", "export", "evaluation", "tools")
 # What serving does without: package -> what of the core needs it.
 ABSENT = {
     "torch": {
+        "engines.torch_checkpoint",
         "engines.torch_gpu",
         *(f"modernbert.{name}" for name in ("blocked", "checkpoint", "model", "packed", "weights")),
     },

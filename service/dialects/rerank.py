@@ -134,9 +134,13 @@ async def rerank(body: RerankRequest, options: QueryOptions, context: Context) -
 
 # Not with a router of its own: its routes would not be among those of `router`.
 router.add_api_route(
-    "/rerank", rerank_either, methods=["POST"], responses={**ERRORS}, response_model_exclude_none=True,
+    "/rerank",
+    rerank_either,
+    methods=["POST"],
+    responses={**ERRORS},
+    response_model_exclude_none=True,
     route_class_override=TeiErrors,
-)  # fmt: skip
+)
 
 
 async def rerank_documents(

@@ -82,8 +82,10 @@ def test_openrlhf_lists_keep_their_order_and_empty_ones_are_answered_with_empty_
     assert reply.status_code == 200
     expected = [beats(patient, text, "2 + 2 = 4.") for text in RESPONSES[1 : count + 1]]
     assert reply.json() == {
-        "rewards": expected, "scores": expected, "extra_logs": {"p_win": expected, "partial": [0.0] * count},
-    }  # fmt: skip
+        "rewards": expected,
+        "scores": expected,
+        "extra_logs": {"p_win": expected, "partial": [0.0] * count},
+    }
 
 
 def test_openrlhf_label_is_the_opponent_unless_it_is_to_be_ignored(patient: Served, hasty: Served) -> None:
@@ -240,10 +242,13 @@ def test_nemo_gym_rollouts_come_back_with_their_rewards(patient: Served) -> None
     bodies = [
         {
             "responses_create_params": {"input": [{"role": "user", "content": PROMPT}], "temperature": 1.0},
-            "response": response_object(text), "_ng_task_index": 7, "_ng_rollout_index": n, "mine": "\ud800",
+            "response": response_object(text),
+            "_ng_task_index": 7,
+            "_ng_rollout_index": n,
+            "mine": "\ud800",
         }
         for n, text in enumerate(RESPONSES)
-    ]  # fmt: skip
+    ]
     with ThreadPoolExecutor(4) as clients:
         done = clients.map(lambda body: patient.client.post("/verify", content=json.dumps(body)), bodies)
         replies = [reply.json() for reply in done]
@@ -303,7 +308,7 @@ def test_an_empty_response_is_a_response(patient: Served) -> None:
         ("/verify", {"response": {"output": []}}, 422, "invalid_request"),
         ("/verify", {"responses_create_params": {"input": []}, "response": {"output": []}}, 422, "invalid_input"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_judged_is_said_before_anybody_waits(
     patient: Served, path: str, body: dict[str, Any], status: int, kind: str
 ) -> None:

@@ -67,8 +67,11 @@ def test_a_dialogue_keeps_its_turns_and_its_speakers() -> None:
         "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>tool\n42<|im_end|>\n<|im_start|>assistant\n"
     )
     assert [(turn["role"], turn["content"]) for turn in parse_markup(text)] == [
-        ("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "42"),
-    ]  # fmt: skip
+        ("system", "Be brief."),
+        ("user", "Hi"),
+        ("assistant", "Hello"),
+        ("user", "42"),
+    ]
 
 
 def test_what_deepseek_says_first_is_the_systems() -> None:
@@ -179,7 +182,8 @@ def test_nothing_said_is_still_a_response_and_a_prompt(nothing: object) -> None:
 def test_a_conversation_ends_in_its_response() -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert split_turns([*turns, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]) == (
-        [*turns, {"role": "user", "content": "c"}], "d",
-    )  # fmt: skip
+        [*turns, {"role": "user", "content": "c"}],
+        "d",
+    )
     with pytest.raises(ValueError, match="at least 2 messages"):
         split_turns(turns[:1])
