@@ -86,7 +86,12 @@ def test_int8_scores_do_not_move_with_mates(
     alone = run_alone(run, readings, encoder.special.pad)
     assert np.array_equal(run_together(run, readings, encoder.special.pad), alone)
     exact = run_alone(engine_run(open_engine(quantised, EngineOptions(name))), readings, encoder.special.pad)
-    assert 0 < np.abs(alone - exact).max() < np.ptp(exact) / 4, "rounded, but of the same opinion"
+    # Without such an instruction, x86 kernels add pairs of products in 16 bits, which saturate: 2 x 255 x 127 > 32,767.
+    # The toy's weights are wild enough to reach that.
+    flags = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").is_file() else set()
+    saturates = not flags & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
+    assert 0 < np.abs(alone - exact).max() < np.ptp(exact) / (2 if saturates else 4), "rounded, but of the same opinion"
+    assert np.corrcoef(alone.ravel(), exact.ravel())[0, 1] > 0.9
 
 
 def test_int8_weights_are_integers_in_the_file(quantised: Bundle) -> None:

@@ -74,17 +74,16 @@ def test_open_paths_ask_for_no_key(guarded: Served, path: str, authorization: st
 
 
 @pytest.mark.parametrize(
-    "path", [*NEEDS, "/admin/anything", "/nowhere", "/healthz/", "http://testserver//healthz", "/page/", "/healthz%2f"]
-)
-@pytest.mark.parametrize(
     "authorization", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic scorer", "scorer", "Bearer \u00e9"]
 )
-def test_everything_else_does(guarded: Served, path: str, authorization: str | None) -> None:
-    sent = {} if authorization is None else {b"Authorization": authorization.encode("latin-1")}
-    reply = guarded.client.get(path, headers=sent)
-    assert refused(reply) == (401, "unauthorized")
-    assert reply.headers["WWW-Authenticate"] == "Bearer"
-    assert "wrong" not in reply.text
+def test_every_other_path_needs_a_key(guarded: Served, authorization: str | None) -> None:
+    others = ("/admin/anything", "/nowhere", "/healthz/", "http://testserver//healthz", "/page/", "/healthz%2f")
+    for path in (*NEEDS, *others):
+        sent = {} if authorization is None else {b"Authorization": authorization.encode("latin-1")}
+        reply = guarded.client.get(path, headers=sent)
+        assert refused(reply) == (401, "unauthorized"), path
+        assert reply.headers["WWW-Authenticate"] == "Bearer", path
+        assert "wrong" not in reply.text, path
 
 
 @pytest.mark.parametrize("path", NEEDS)
