@@ -117,7 +117,7 @@ def test_a_killed_command_goes_on_where_it_was(bundle_folder: Path, pairs: Path,
 
 
 def our_lines(stderr: str) -> list[str]:
-    """Return the lines without those of Ray's own log, which names its C++ file: it complains without a network route."""
+    """Return the lines that are not of Ray's log, which names its C++ files: it warns without a network route."""
     assert "Traceback" not in stderr
     return [line for line in stderr.splitlines() if not re.search(r"\w+\.cc:\d+", line)]
 
