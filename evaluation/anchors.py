@@ -1,4 +1,4 @@
-"""Published scores of small models, and what a decided pair costs them: where a result stands among its like."""
+"""Published scores of small models and what a decided pair costs them, to compare a result with."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,38 +8,41 @@ from tinyrm.flops import Geometry, exact_flops, paper_flops
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A published model. scores: benchmark -> score in [0, 1]. layers, hidden: for the paper's formula.
+    """A published model.
 
-    readings: texts of a whole pair that were read to decide it: 2 for a model that read both responses at once, in both
-        orders, 1 if in one order. None: it scores responses alone, each once, however many pairs they make: `texts`.
-    geometry: for the exact count, where it is of the family that tinyrm/flops.py counts. source: of the scores.
+    layers, hidden: for the paper's formula.
+    sequences: of a whole pair, to decide it: 2 for a model that reads both responses at once in both orders, 1 for one
+        order. None for a model that scores responses alone, each once, however many pairs they make.
+    scores: benchmark -> score in [0, 1].
+    source: of the scores.
+    geometry: for the exact count, if it is of the family that tinyrm/flops.py counts.
     """
 
     name: str
     parameters: int
     layers: int
     hidden: int
-    readings: int | None
+    sequences: int | None
     scores: dict[str, float]
     source: str
     geometry: Geometry | None = None
 
     def texts(self, benchmark: str) -> float:
-        """How much of a pair's text is read for each pair that is decided.
+        """Return how much of a pair's text is read for each decided pair.
 
-        A response alone is taken for half of it; it is a little more, since it has the whole prompt.
+        A response alone counts as half of it; it is a little more, since it has the whole prompt.
         """
-        return self.readings or RESPONSES_PER_PAIR.get(benchmark, 2) / 2
+        return self.sequences or RESPONSES_PER_PAIR.get(benchmark, 2) / 2
 
     def paper_gflops(self, tokens: float, benchmark: str) -> float:
-        """Of one pair, whose text has this many tokens, by the paper's formula."""
+        """Return the cost of a pair of this many tokens, by the paper's formula."""
         geometry = Geometry(
             layers=self.layers, hidden=self.hidden, intermediate=1, heads=1, window=1, global_layers=(), vocab=1
         )
         return self.texts(benchmark) * paper_flops(self.parameters, geometry, 1) * tokens / 1e9
 
     def exact_gflops(self, tokens: float, benchmark: str) -> float | None:
-        """The same by the exact count; None for models of other families."""
+        """Return the same by the exact count; None for models of other families."""
         if self.geometry is None:
             return None
         return self.texts(benchmark) * exact_flops(self.geometry, round(tokens)) / 1e9
@@ -80,6 +83,6 @@ ANCHORS: Final = (
 )  # fmt: skip
 
 
-def anchors_of(benchmark: str) -> list[Anchor]:
-    """Those with a published score on a benchmark; none for pairs of one's own."""
+def anchors_for(benchmark: str) -> list[Anchor]:
+    """Return the models with a published score on a benchmark; none for your own pairs."""
     return [anchor for anchor in ANCHORS if benchmark in anchor.scores]

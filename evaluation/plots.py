@@ -1,4 +1,4 @@
-"""Two pictures: whether probabilities mean what they say, and what accuracy costs."""
+"""Two pictures: how well probabilities are calibrated, and what accuracy costs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.anchors import anchors_of
+from evaluation.anchors import anchors_for
 from evaluation.scoring import ScoredPair
 from evaluation.statistics import BINS, Share, calibration_error, reliability
 from evaluation.target import Cost
@@ -17,13 +17,13 @@ OURS, OTHERS = "tab:blue", "0.45"
 
 
 def plot_reliability(scored: Sequence[ScoredPair], title: str, path: Path) -> None:
-    """Accuracy against confidence in 15 bins, and below it how many answers are in each; a PNG."""
+    """Draw accuracy against confidence in 15 bins, and below it how many pairs are in each; a PNG."""
     p_right = np.array([j.preference.p_a for j in scored])
     bins = reliability(p_right)
     confidence = [b.confidence for b in bins]
     figure = Figure(figsize=(5, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    upper.plot([0.5, 1], [0.5, 1], color="0.6", linestyle="--", label="as sure as right")
+    upper.plot([0.5, 1], [0.5, 1], color="0.6", linestyle="--", label="perfectly calibrated")
     upper.plot(confidence, [b.accuracy for b in bins], marker="o", label=f"ECE {calibration_error(p_right):.3f}")
     upper.set(title=title, ylabel="accuracy", ylim=(0, 1.02))
     upper.legend()
@@ -33,7 +33,7 @@ def plot_reliability(scored: Sequence[ScoredPair], title: str, path: Path) -> No
 
 
 def plot_compute(benchmark: str, name: str, score: Share, cost: Cost, path: Path) -> None:
-    """The score against GFLOPs per decided pair, by both counts, among published models; a PNG.
+    """Draw the score against GFLOPs per decided pair, by both counts, among published models; a PNG.
 
     After Figure 3 of the Tiny Reward Models paper (arXiv 2507.09973), which has GFLOPs per token. Published models are
     placed as if they read texts as long as those measured here.
@@ -41,7 +41,7 @@ def plot_compute(benchmark: str, name: str, score: Share, cost: Cost, path: Path
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     tokens = cost.tokens_per_pair / 2
-    for anchor in anchors_of(benchmark):
+    for anchor in anchors_for(benchmark):
         costs = anchor.paper_gflops(tokens, benchmark), anchor.exact_gflops(tokens, benchmark)
         _point(axes, anchor.name, costs, anchor.scores[benchmark], OTHERS)
     _point(axes, name, (cost.paper_gflops_per_pair, cost.gflops_per_pair), score.value, OURS)

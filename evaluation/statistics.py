@@ -25,7 +25,7 @@ class Share(BaseModel):
 
     @classmethod
     def of(cls, values: Sequence[float], groups: Sequence[str], seed: int = 0) -> Self:
-        """Of values of which those of one group are not independent of each other."""
+        """Return the share of `values`; those of one group depend on each other."""
         return cls.from_estimate(Estimate.of(values, groups, seed))
 
     @classmethod
@@ -39,14 +39,14 @@ class Share(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean, and what it would have been on other prompts: draws [RESAMPLES], from which intervals are read."""
+    """A mean, and the means of bootstrap samples of the prompts: draws [RESAMPLES], which give intervals."""
 
     value: float
     draws: NDArray[np.float64]
 
     @classmethod
     def of(cls, values: Sequence[float], groups: Sequence[str], seed: int = 0) -> Self:
-        """Bootstrap over groups: pairs of one prompt are not independent, so prompts are drawn.
+        """Return a bootstrap over groups: pairs of one prompt are not independent, so prompts are drawn.
 
         Estimates over the same groups with one seed are drawn together; strata need a seed each.
         """
@@ -57,7 +57,7 @@ class Estimate:
 
 
 def combine(estimates: Mapping[str, Estimate], weights: Mapping[str, float]) -> Estimate:
-    """Weighted mean of the estimates there are; weights of others are left out."""
+    """Return the weighted mean of the estimates; weights of missing ones are ignored."""
     total = sum(weights[name] for name in estimates)
     # Divided last, so that a mean of ones is one.
     value = sum(weights[name] * estimate.value for name, estimate in estimates.items()) / total
@@ -98,7 +98,7 @@ class Summary(BaseModel):
 
 
 def by_domain(scored: Sequence[ScoredPair]) -> dict[str, Summary]:
-    """Overall first, then each domain by name."""
+    """Return a summary of all pairs, then of each domain by name."""
     domains = sorted({j.pair.domain or "none" for j in scored})
     parts = {domain: [j for j in scored if (j.pair.domain or "none") == domain] for domain in domains}
     bars = {domain: length_heuristic(part) for domain, part in parts.items()}
@@ -139,7 +139,7 @@ LENGTHS: dict[str, Callable[[ScoredPair], bool]] = {
 
 
 def by_length(scored: Sequence[ScoredPair]) -> dict[str, Summary]:
-    """Pairs by which response has more characters, all of them first; kinds without pairs are left out."""
+    """Return summaries by which response has more characters, all pairs first; empty kinds are left out."""
     parts = {name: [j for j in scored if belongs(j)] for name, belongs in LENGTHS.items()}
     return {"all": summarise(scored, length_heuristic(scored))} | {
         name: summarise(part, length_heuristic(part)) for name, part in parts.items() if part
@@ -147,7 +147,7 @@ def by_length(scored: Sequence[ScoredPair]) -> dict[str, Summary]:
 
 
 class Bin(BaseModel):
-    """Answers of about the same confidence. pairs: how many; the means are NaN-free because empty bins are left out."""
+    """Preferences of about the same confidence; pairs: how many."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -157,7 +157,7 @@ class Bin(BaseModel):
 
 
 def reliability(p_right: NDArray[np.float64]) -> list[Bin]:
-    """The bins of the expected calibration error that hold any answers, from 0.5 upwards.
+    """Return the bins of the expected calibration error that hold any pairs, from 0.5 upwards.
 
     p_right [pairs]: the probability given to the right answer; confidence is that of the answer given.
     """
@@ -174,7 +174,7 @@ def reliability(p_right: NDArray[np.float64]) -> list[Bin]:
 
 
 def calibration_error(p_right: NDArray[np.float64]) -> float:
-    """Expected calibration error: mean gap between confidence and accuracy over 15 equal bins of confidence.
+    """Return the expected calibration error: the mean gap of confidence and accuracy over 15 equal bins of confidence.
 
     p_right [pairs]: as of `reliability` (Naeini et al. 2015).
     """

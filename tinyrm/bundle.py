@@ -1,4 +1,4 @@
-"""A trained model as one folder: open it only if nothing in it changed, write it whole or not at all."""
+"""A trained model as one folder: opened only if nothing in it changed, written whole or not at all."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ class Bundle:
         return cls(folder, manifest)
 
     def encoder(self) -> Encoder:
-        """The bundle's own way from a comparison to ids."""
+        """Return the encoder that turns comparisons into ids for this model."""
         manifest = self.manifest
         tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER_FILE))
         encoder = Encoder(tokenizer, manifest.spec.template, manifest.special_tokens, manifest.spec.max_tokens)
@@ -45,7 +45,7 @@ class Bundle:
         return encoder
 
     def model_file(self, precision: str, engine: str | None = None) -> Path:
-        """The ONNX file of a precision, the engine's own if it has one. Raises InvalidBundle naming those there are."""
+        """Return the ONNX file of a precision, the engine's own if there is one. Raises InvalidBundle."""
         precisions = self.manifest.precisions
         if precision not in precisions:
             raise InvalidBundle(
@@ -55,7 +55,7 @@ class Bundle:
         return self.folder / own.get(precision, precisions[precision])
 
     def weights_file(self) -> Path:
-        """The weights for engines that run no graph. Raises InvalidBundle if there are none."""
+        """Return the weights for engines that run no graph. Raises InvalidBundle if there are none."""
         if self.manifest.weights is None:
             raise InvalidBundle(f"{self.manifest.identity} has no weights for torch; export it with --weights")
         return self.folder / self.manifest.weights
@@ -88,22 +88,22 @@ def write_bundle(
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise InvalidBundle if `folder` exists and is no bundle: writing one there would delete what it holds."""
+    """Raise InvalidBundle if `folder` exists and is not a bundle: writing one there would delete what it holds."""
     if folder.exists() and not (folder / MANIFEST_FILE).is_file():
-        raise InvalidBundle(f"{folder} exists and is no bundle; it would be replaced: choose another folder")
+        raise InvalidBundle(f"{folder} exists and is not a bundle; it would be replaced: choose another folder")
 
 
 def record_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
-    """Add evaluation results to a bundle's manifest; the revision stays, they do not change an answer."""
+    """Add evaluation results to a bundle's manifest; the revision stays, since they change no score."""
     manifest = Bundle.open(folder).manifest
     _replace_manifest(folder, manifest.model_copy(update={"evaluation": {**manifest.evaluation, **results}}))
 
 
 def record_temperature(folder: Path, temperature: float) -> Manifest:
-    """Give a bundle another calibration temperature, and so another revision: its probabilities are others.
+    """Give a bundle another calibration temperature, and so another revision: its probabilities change.
 
-    The margin of `swap: auto` is one of calibrated log-odds and moves along; evaluation results, but for training's
-    own, were of the old probabilities and go.
+    The margin of `swap: auto` is in calibrated log-odds and is rescaled. Evaluation results are removed, except those
+    of the training: they belong to the old probabilities.
     """
     manifest = Bundle.open(folder).manifest
     auto, kept = manifest.auto_swap, {k: v for k, v in manifest.evaluation.items() if k == "held_out"}
@@ -121,7 +121,7 @@ def sha256(path: Path) -> str:
 
 
 def weights_sha256(model: str) -> str | None:
-    """Hash of a checkpoint folder's weights; None for a hub id."""
+    """Return the hash of a checkpoint folder's weights; None for a hub id."""
     path = Path(model, "model.safetensors")
     return sha256(path) if path.is_file() else None
 
@@ -133,7 +133,7 @@ def _read_manifest(folder: Path) -> Manifest:
         content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         version = content["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidBundle(f"{folder} holds no readable {MANIFEST_FILE}: {error}") from error
+        raise InvalidBundle(f"{folder} has no readable {MANIFEST_FILE}: {error}") from error
     if version != SCHEMA_VERSION:
         raise UnknownSchema(f"{folder} has schema {version!r}, this version reads {SCHEMA_VERSION}; export it again")
     try:

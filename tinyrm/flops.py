@@ -1,7 +1,7 @@
 """What one forward pass costs, by three counts. One multiply and one add are two operations.
 
-All count one reading of one cloze text of S tokens; a comparison with `swap` is two readings. Padding is not counted
-(it has metrics of its own). With h hidden, i intermediate, L layers, w = window / 2, matrix products only:
+All count one sequence of S tokens; a comparison with `swap` is two sequences. Padding is not counted (it has metrics of
+its own). With h hidden, i intermediate, L layers, w = window / 2, matrix products only:
 
     linear      per token and layer: Wqkv 3h*h, Wo h*h, Wi h*2i (GeGLU has two halves; h*i without a gate), mlp Wo i*h
                 = 4h^2 + 3hi multiply-adds
@@ -14,7 +14,7 @@ published sizes.
 `exact_flops` counts what the two logits need and nothing else: a global layer sees S^2 pairs, a local one those with
 |q - k| <= w, and a last layer that is global needs keys and values of all tokens but everything else at the mask only.
 It is the useful work that every engine is measured by. `executed_flops` counts what a graph computes, scores that it
-masks away included.
+masks away included; tests compare it with torch's own counter on both graphs, which proves the terms that both share.
 
 Paper's formula (`paper_flops`; Tiny Reward Models, arXiv 2507.09973, "compute"): 2N + 6N * L/h per token with N all
 parameters, embeddings too. Its second term does not depend on the context length; we report it because the paper's
@@ -48,30 +48,30 @@ class Geometry(BaseModel):
 
 
 def exact_flops(geometry: Geometry, tokens: int) -> int:
-    """Operations that the two logits of one reading of `tokens` tokens need."""
+    """Return the operations that the two logits of a sequence of `tokens` tokens need."""
     return _flops(geometry, tokens, window_pairs(tokens, geometry.window // 2), pruned=geometry.last_is_global)
 
 
 def executed_flops(geometry: Geometry, tokens: int, graph: GraphKind) -> int:
-    """Operations that a graph runs for one reading of `tokens` tokens."""
+    """Return the operations that a graph runs for a sequence of `tokens` tokens."""
     if graph == "plain":
         return _flops(geometry, tokens, tokens * tokens, pruned=False)
     return _flops(geometry, tokens, block_pairs(tokens, geometry.window // 2), pruned=geometry.last_is_global)
 
 
 def paper_flops(parameters: int, geometry: Geometry, tokens: int) -> float:
-    """Operations of one reading by the paper's formula, (2N + 6N * layers / hidden) * tokens."""
+    """Return the operations of a sequence by the paper's formula, (2N + 6N * layers / hidden) * tokens."""
     return tokens * (2 * parameters + 6 * parameters * geometry.layers / geometry.hidden)
 
 
 def window_pairs(tokens: int, half_window: int) -> int:
-    """Pairs (query, key) with |query - key| <= half_window; equals 129 * S - 4160 for half_window 64, S >= 129."""
+    """Return the pairs with |query - key| <= half_window; equals 129 * S - 4160 for half_window 64 and S >= 129."""
     outside = max(0, tokens - half_window - 1) * max(0, tokens - half_window)
     return tokens * tokens - outside
 
 
 def block_pairs(tokens: int, half_window: int) -> int:
-    """Pairs (query, key) that blocks compute: half_window queries against three blocks, or against all there are."""
+    """Return the pairs (query, key) that blocks compute: half_window queries against three blocks, or all there are."""
     block, span = min(tokens, half_window), min(tokens, 3 * half_window)
     return -(-tokens // half_window) * block * span
 

@@ -1,4 +1,4 @@
-"""What a bundle says of itself."""
+"""The manifest of a bundle: everything a later stage needs to know about the model."""
 
 import hashlib
 from typing import Annotated, Any, Final, Literal, Self
@@ -24,7 +24,7 @@ class Frozen(BaseModel):
 
 
 class Parity(Frozen):
-    """One passed check: the largest difference of logits between two ways to the same answer."""
+    """One passed check: the largest difference of logits between two ways to compute them."""
 
     check: str
     max_difference: float
@@ -32,7 +32,7 @@ class Parity(Frozen):
 
 
 class Gate(Frozen):
-    """What a lower precision changes on calibration pairs, both orders read; it is written only if it passed."""
+    """What a lower precision changes on calibration pairs, both orders read; only passed gates are written."""
 
     pairs: int
     flips: float = Field(description="Share of pairs whose preferred response changed.")
@@ -44,7 +44,7 @@ class Gate(Frozen):
 
 
 class AutoSwap(Frozen):
-    """When one order is enough: what calibration pairs say of a margin, each pair read from both sides."""
+    """When one order is enough, measured on calibration pairs with either response first."""
 
     margin: float = Field(ge=0, description="Log-odds of the first order; from here on the second is not read.")
     pairs: int
@@ -65,7 +65,7 @@ class Provenance(Frozen):
 
 
 class Manifest(Frozen):
-    """Everything a later stage needs to know; no stage asks for it again."""
+    """The content of manifest.json. Field names are part of the bundle format."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -104,8 +104,8 @@ class Manifest(Frozen):
         return f"{self.name}@{self.revision}"
 
     def expected_revision(self) -> str:
-        """A hash of every field but the evaluation results, which may be added later."""
-        # A field of later days leaves the revisions of earlier ones alone.
+        """Return a hash of every field but the evaluation results, which may be added later."""
+        # A field that was added later must not change the revisions of older bundles.
         later = {"auto_swap"} if self.auto_swap is None else set()
         content = self.model_dump_json(exclude={"revision", "evaluation"} | later)
         return hashlib.sha256(content.encode()).hexdigest()[:12]

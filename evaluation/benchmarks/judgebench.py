@@ -1,7 +1,7 @@
-"""JudgeBench (arXiv 2410.12784, `ScalerLab/JudgeBench`): pairs of which one answer is objectively right.
+"""JudgeBench (arXiv 2410.12784, `ScalerLab/JudgeBench`): pairs of which one response is objectively right.
 
-The benchmark asks a judge in both orders and counts a pair as won if more verdicts are for the right answer than for
-the other: one verdict each is a loss. That is its score, a mean over pairs. Ours, where the two orders are averaged
+The benchmark reads both orders and counts a pair as won if more verdicts are for the right response than for the
+other: one verdict each is a loss. That is its score, a mean over pairs. Ours, where the two orders are averaged
 before deciding, stands beside it; it is the convention of RewardBench for models that read pairs.
 """
 
@@ -43,13 +43,13 @@ class JudgeBenchRow(Row):
 
 
 def run(target: Target, source: str = SOURCE, split: str = SPLITS[0]) -> Report:
-    """Judge the answers of one model, `gpt` or `claude`; the published ranking is on `gpt`. Raises InvalidInput."""
+    """Score the responses of one model, `gpt` or `claude`; the published ranking is on `gpt`. Raises InvalidInput."""
     rows = load_rows(source, split, JudgeBenchRow)
     return report(score_pairs(target, [row.pair() for row in rows]))
 
 
 def report(scored: Sequence[ScoredPair]) -> Report:
-    """The score by category, by both conventions."""
+    """Return the score by category, by both conventions."""
     categories = [*CATEGORIES.values(), "other"]
     parts = {name: [j for j in scored if j.pair.subset == name] for name in categories} | {
         "**all pairs**": list(scored)
@@ -84,7 +84,7 @@ def report(scored: Sequence[ScoredPair]) -> Report:
 
 
 def wins(scored: ScoredPair) -> bool:
-    """More of the two verdicts for the right answer than for the other; a verdict may be a tie."""
+    """Return whether more of the two verdicts are for the right response; a verdict may be a tie."""
     return sum((margin > 0) - (margin < 0) for margin in scored.preference.order_margins) > 0
 
 

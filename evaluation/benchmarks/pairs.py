@@ -1,4 +1,4 @@
-"""Preference pairs of one's own: accuracy by domain against the length heuristic."""
+"""Your own preference pairs: accuracy by domain beside the length heuristic."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ NAME = "pairs"
 
 
 def run(target: Target, path: Path) -> Report:
-    """Judge a file of pairs. Raises InvalidInput."""
+    """Score a file of pairs. Raises InvalidInput."""
     pairs = read_pairs(path)
     if not pairs:
         raise InvalidInput(f"{path} holds no pairs")

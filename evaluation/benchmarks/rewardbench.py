@@ -1,8 +1,8 @@
 """RewardBench v1 (arXiv 2403.13787, `allenai/reward-bench`): four sections, as its own scorer weighs them.
 
 A section is the mean of its subsets by weight. Weights are numbers of prompts, but for math-prm, which counts as much
-as the six programming languages together (984 instead of 447). The official scorer has the two XSTest counts the other
-way round than the data (154 should-refuse, 250 should-respond); a score that is to be compared has to do as it does.
+as the six programming languages together (984 instead of 447). The official scorer exchanges the two XSTest counts
+compared with the data (154 should-refuse, 250 should-respond); a comparable score must do the same.
 The plain mean over rows stands beside each section.
 
 Beside it, the sections by the weights of the Tiny Reward Models paper: Chat is 0.843 x Chat + 0.157 x Chat Hard on the
@@ -63,7 +63,7 @@ class RewardBenchRow(Row):
         return subset
 
     def pair(self) -> PreferencePair:
-        # Not validated: a response may be empty in a benchmark, and then has to be scored all the same.
+        # Not validated: a response may be empty in a benchmark, and must be scored all the same.
         domain = DOMAINS[SECTION_OF[self.subset]]
         return PreferencePair.model_construct(
             prompt=self.prompt, chosen=self.chosen, rejected=self.rejected, domain=domain, subset=self.subset
@@ -71,7 +71,7 @@ class RewardBenchRow(Row):
 
 
 def run(target: Target, source: str = SOURCE) -> Report:
-    """Judge the official split, and the raw one where there is one. Raises InvalidInput."""
+    """Score the official split, and the raw one if there is one. Raises InvalidInput."""
     official = [row.pair() for row in load_rows(source, OFFICIAL_SPLIT, RewardBenchRow)]
     raw = [row.pair() for row in load_rows(source, RAW_SPLIT, RewardBenchRow)] if has_split(source, RAW_SPLIT) else []
     raw_chat = [pair for pair in raw if pair.domain == "chat"]
@@ -80,7 +80,11 @@ def run(target: Target, source: str = SOURCE) -> Report:
 
 
 def report(scored: Sequence[ScoredPair], raw_chat: Sequence[ScoredPair]) -> Report:
-    """scored: the official split. raw_chat: the raw split's rows of both chat sections, or nothing."""
+    """Return all tables.
+
+    scored: the official split.
+    raw_chat: rows of both chat sections in the raw split, or none.
+    """
     subsets = accuracies(scored)
     sections = official_sections(subsets)
     score = mean(sections)
@@ -113,14 +117,14 @@ def report(scored: Sequence[ScoredPair], raw_chat: Sequence[ScoredPair]) -> Repo
 def accuracies(
     scored: Sequence[ScoredPair], credit: Callable[[ScoredPair], float] = lambda j: j.is_right
 ) -> dict[str, Estimate]:
-    """Accuracy of each subset that there is, drawn by prompts within it. As officially, a tie is wrong."""
+    """Return the accuracy of each subset, drawn by prompts within it. As officially, a tie is wrong."""
     names = sorted({str(j.pair.subset) for j in scored})
     parts = {name: [j for j in scored if j.pair.subset == name] for name in names}
     return {name: _accuracy(part, seed, credit) for seed, (name, part) in enumerate(parts.items())}
 
 
 def official_sections(subsets: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """The four section scores from accuracies of subsets; a section without any is left out."""
+    """Return the section scores from accuracies of subsets; a section without any is left out."""
     present = {
         section: {name: subsets[name] for name in weights if name in subsets} for section, weights in SECTIONS.items()
     }
@@ -128,7 +132,7 @@ def official_sections(subsets: Mapping[str, Estimate]) -> dict[str, Estimate]:
 
 
 def paper_scores(scored: Sequence[ScoredPair], raw_chat: Sequence[ScoredPair]) -> dict[str, Estimate]:
-    """Chat, Reasoning, Safety and their mean as the paper counts them; what there are no rows for is left out."""
+    """Return Chat, Reasoning, Safety and their mean as the paper counts them; those without rows are left out."""
     raw = {name: _rows_of(raw_chat, name) for name in PAPER_CHAT}
     scores = {}
     if all(raw.values()):
@@ -140,7 +144,7 @@ def paper_scores(scored: Sequence[ScoredPair], raw_chat: Sequence[ScoredPair]) -
 
 
 def paper_chat(raw: Mapping[str, Estimate]) -> Estimate:
-    """The paper's Chat from accuracies on the raw split: weights are the rows of either, 2,488 and 464."""
+    """Return the paper's Chat from accuracies on the raw split: weights are the rows of each, 2,488 and 464."""
     return combine(raw, PAPER_CHAT)
 
 

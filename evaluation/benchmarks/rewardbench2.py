@@ -31,8 +31,12 @@ SPLIT: Final = "test"
 TIES: Final = "Ties"
 DOMAINS: Final = {"Math": "reasoning", "Safety": "safety"}
 TIES_WEIGHTS: Final = {
-    "tied accuracy": 0.3, "ref accuracy": 0.3, "preferred": 0.2, "preferred hard": 0.2, "margin": 0.01,
-}  # fmt: skip
+    "tied accuracy": 0.3,
+    "ref accuracy": 0.3,
+    "preferred": 0.2,
+    "preferred hard": 0.2,
+    "margin": 0.01,
+}
 
 
 class RewardBench2Row(Row):
@@ -99,7 +103,13 @@ def compare_all(target: Target, rows: Sequence[RewardBench2Row]) -> list[Compare
 
 
 def report(rows: Sequence[RewardBench2Row], scores: Sequence[Sequence[float]], scored: Sequence[ScoredPair]) -> Report:
-    """scores: of each row's responses, the right ones first. scored: right against wrong ones. Raises InvalidInput."""
+    """Return all tables.
+
+    scores: of each row's responses, the right ones first.
+    scored: pairs of a right response and a wrong one.
+
+    Raises InvalidInput.
+    """
     subsets, ties = {}, None
     for seed, name in enumerate(sorted({row.subset for row in rows})):
         chosen = [(row, score) for row, score in zip(rows, scores, strict=True) if row.subset == name]
@@ -131,7 +141,7 @@ def report(rows: Sequence[RewardBench2Row], scores: Sequence[Sequence[float]], s
 
 
 def best_of(scores: Sequence[float], right: int) -> float:
-    """1 if the first response has the highest score, its share of the win if others have it too, else 0.
+    """Return 1 if the first response has the highest score, its share if others have it too, else 0.
 
     right: how many are right; these subsets have one. Raises InvalidInput for more.
     """
@@ -143,7 +153,7 @@ def best_of(scores: Sequence[float], right: int) -> float:
 
 
 def ties_score(rows: Sequence[tuple[RewardBench2Row, Sequence[float]]], seed: int = 0) -> dict[str, Estimate]:
-    """The score of Ties and its parts, of rows with the scores of their responses.
+    """Return the score of Ties and its parts, from rows with the scores of their responses.
 
     score = 0.3 tied accuracy + 0.3 ref accuracy + 0.2 preferred + 0.2 preferred hard + 0.01 margin, where a prompt is
     accurate if every right response beats every wrong one, d is the spread among a tied prompt's right responses, g
@@ -174,7 +184,7 @@ def ties_score(rows: Sequence[tuple[RewardBench2Row, Sequence[float]]], seed: in
 
 
 def _sum_of(parts: Mapping[str, Estimate]) -> Estimate:
-    """Not a mean: with its tie-breaking term the published score may exceed 1 by 0.01."""
+    """Return the weighted sum; with its tie-breaking term the published score may exceed 1 by 0.01."""
     value = sum(TIES_WEIGHTS[name] * part.value for name, part in parts.items())
     return Estimate(value, np.sum([TIES_WEIGHTS[name] * part.draws for name, part in parts.items()], axis=0))
 

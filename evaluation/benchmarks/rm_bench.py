@@ -1,7 +1,7 @@
-"""RM-Bench (arXiv 2410.16184, `THU-KEG/RM-Bench`): three styles of a right answer against three of a wrong one.
+"""RM-Bench (arXiv 2410.16184, `THU-KEG/RM-Bench`): three styles of a right response against three of a wrong one.
 
 Styles grow from concise over detailed to detailed with Markdown. Cell (i, j) of the 3 x 3 grid is how often right
-answers of style i beat wrong ones of style j. Hard is the mean above the diagonal (the wrong answer looks better),
+responses of style i beat wrong ones of style j. Hard is the mean above the diagonal (the wrong one looks better),
 Normal the diagonal, Easy below it; a domain is the mean of the three, the safety domain the mean of its two halves, and
 the overall score the mean of four domains.
 """
@@ -47,14 +47,14 @@ class RmBenchRow(Row):
 
     @property
     def top(self) -> str:
-        """The domain of the overall score. Raises InvalidInput for one that the benchmark does not have."""
+        """Return the domain of the overall score. Raises InvalidInput for an unknown one."""
         for top, parts in DOMAINS.items():
             if self.domain in parts:
                 return top
         raise InvalidInput(f"RM-Bench has no domain {self.domain!r}")
 
     def pairs(self) -> list[PreferencePair]:
-        """The nine of the grid, row by row."""
+        """Return the nine pairs of the grid, row by row."""
         return [
             PreferencePair.model_construct(
                 prompt=self.prompt, chosen=self.chosen[i], rejected=self.rejected[j],
@@ -65,13 +65,13 @@ class RmBenchRow(Row):
 
 
 def run(target: Target, source: str = SOURCE) -> Report:
-    """Judge all nine pairs of every prompt. Raises InvalidInput."""
+    """Score all nine pairs of every prompt. Raises InvalidInput."""
     rows = load_rows(source, SPLIT, RmBenchRow)
     return report(rows, score_pairs(target, [pair for row in rows for pair in row.pairs()]))
 
 
 def report(rows: Sequence[RmBenchRow], scored: Sequence[ScoredPair]) -> Report:
-    """scored: nine for each row, in the order of `RmBenchRow.pairs`. As published, a tie is wrong."""
+    """Return all tables. scored: nine a row, in the order of `RmBenchRow.pairs`. As published, a tie is wrong."""
     right = np.array([float(j.is_right) for j in scored]).reshape(-1, len(STYLES), len(STYLES))
     levels = {
         level: {
@@ -115,7 +115,7 @@ def _has(rows: Sequence[RmBenchRow], part: str) -> bool:
 def _estimate(
     rows: Sequence[RmBenchRow], right: NDArray[np.float64], part: str, cells: Sequence[tuple[int, int]]
 ) -> Estimate:
-    """Of one part of a domain. Its levels share a seed, so that they are drawn together."""
+    """Return the estimate of one part of a domain. Its levels share a seed, so that they are drawn together."""
     chosen = [index for index, row in enumerate(rows) if row.domain == part]
     i, j = np.array(cells).T
     values = right[chosen][:, i, j].mean(axis=1).tolist()

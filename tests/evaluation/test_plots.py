@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from evaluation.anchors import ANCHORS, LARGE_PARAMETERS, MODERNBERT_LARGE, anchors_of
+from evaluation.anchors import ANCHORS, LARGE_PARAMETERS, MODERNBERT_LARGE, anchors_for
 from evaluation.benchmarks.rewardbench import run
 from evaluation.plots import plot_compute, plot_reliability
 from evaluation.statistics import Share
@@ -50,9 +50,9 @@ def test_a_cost_by_one_count_and_no_published_models(tmp_path: Path, figures: li
 
 
 def test_anchors_are_of_their_benchmark_and_cost_what_the_paper_says() -> None:
-    assert len(anchors_of("reward-bench")) == len(ANCHORS)
-    assert [anchor.name for anchor in anchors_of("judge-bench")] == ["Skywork-Reward-V2-Qwen3-0.6B"]
-    assert anchors_of("pairs") == []
+    assert len(anchors_for("reward-bench")) == len(ANCHORS)
+    assert [anchor.name for anchor in anchors_for("judge-bench")] == ["Skywork-Reward-V2-Qwen3-0.6B"]
+    assert anchors_for("pairs") == []
     large = next(anchor for anchor in ANCHORS if anchor.geometry)
     assert round(large.paper_gflops(1, "reward-bench"), 3) == 0.857
     pair_rm = next(anchor for anchor in ANCHORS if anchor.name == "PairRM-hf")

@@ -236,7 +236,7 @@ def test_a_head_does_not_go_on_from_another(toy: Toy, tmp_path: Path) -> None:
 
 def test_a_head_is_not_taken_for_a_masked_lm(toy: Toy, tmp_path: Path) -> None:
     train_cloze(toy.recipe(tmp_path, head="tokens"), toy.data, resume=False)
-    with pytest.raises(InvalidInput, match="is a ModernBertForTokenClassification and no masked LM"):
+    with pytest.raises(InvalidInput, match="is a ModernBertForTokenClassification, not a masked LM"):
         load_masked_lm(str(tmp_path))
 
 

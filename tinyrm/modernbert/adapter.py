@@ -1,4 +1,4 @@
-"""The adapter folded into the weights it adapts, for export and for merging specialists."""
+"""Adapters, and merging them into the weights they adapt: for export and for merging specialists."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tinyrm.modernbert.checkpoint import load_masked_lm
 
 
 def load_with_adapter(model: str, adapter: Path | None) -> PreTrainedModel | PeftModel:
-    """The masked LM in evaluation mode, its adapter active but not merged."""
+    """Load the masked LM in evaluation mode, its adapter active but not merged."""
     masked_lm = load_masked_lm(model)
     if adapter is None:
         return masked_lm.eval()
@@ -19,14 +19,14 @@ def load_with_adapter(model: str, adapter: Path | None) -> PreTrainedModel | Pef
 
 
 def plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The masked LM itself; with an unmerged adapter its adapted layers are still in place."""
+    """Return the masked LM itself; an unmerged adapter stays active in its layers."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def merge(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Fold the adapter in; each DoRA weight becomes m * (W + sBA) / ||W + sBA||. Changes `model`.
+    """Merge the adapter; each DoRA weight becomes m * (W + sBA) / ||W + sBA||. Changes `model`.
 
-    Raises TiedWeightChanged if that would move the embedding.
+    Raises TiedWeightChanged if that would change the embedding.
     """
     if not isinstance(model, PeftModel):
         return model

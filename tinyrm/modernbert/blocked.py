@@ -1,9 +1,9 @@
-"""Attention in blocks, for a graph over a padded batch: local layers cost their window, not the square of the length.
+"""Attention in blocks, for a graph over a padded batch: a local layer costs its window, not the square of the length.
 
 A local layer lets a token see `half_window` tokens to each side. Queries are taken in blocks of `half_window`; a block
 sees at most its own, the previous and the next block's keys, three blocks together, so one gather with indices that
-depend on the length alone makes all windows. The first and last windows are moved inwards instead of padded, and a text
-shorter than a window is its own: no operator ever runs on more keys than there are.
+depend on the length alone makes all windows. The first and last windows are moved inwards instead of padded, and a
+sequence shorter than a window is one window: no operator ever runs on more keys than there are.
 """
 
 import torch
@@ -17,7 +17,7 @@ NEVER = -1e4
 
 
 class BlockedAttention:
-    """For ids and attention_mask [batch, tokens]. Biases, indices and rotary slices are made once for all layers."""
+    """Attention for ids and attention_mask [batch, tokens]. Biases, indices and rotary slices serve all layers."""
 
     def __init__(self, model: PreferenceModel, input_ids: Tensor, attention_mask: Tensor, mask_id: int) -> None:
         self.heads, self.hidden = model.heads, model.hidden
@@ -77,7 +77,7 @@ class BlockedAttention:
 
 
 class BlockedModel(nn.Module):
-    """What is exported: ids and attention_mask [batch, tokens] -> label logits [batch, 2]."""
+    """The module that is exported: ids and attention_mask [batch, tokens] -> label logits [batch, 2]."""
 
     def __init__(self, model: PreferenceModel, mask_id: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""The torch side of a cloze model, for training, export and parity checks. The only torch import of the core.
+"""Checkpoints of masked LMs, for training, export, evaluation and parity checks.
 
-Nothing else in `tinyrm` imports this file, so that serving needs no torch.
+`tinyrm.modernbert` and the torch engines are the only torch of the library; serving on a CPU needs none.
 """
 
 import copy
@@ -38,7 +38,7 @@ class LabelLogits(nn.Module):
 
 
 def _label_head(masked_lm: PreTrainedModel, label_ids: tuple[int, int]) -> nn.Module:
-    """Beside its body a masked LM has its head and nothing else; a copy of it, its decoder cut to the label rows."""
+    """Return a copy of the head, its decoder reduced to the label rows. A masked LM is its body and its head."""
     body = masked_lm.base_model
     head = copy.deepcopy(nn.Sequential(*(module for module in masked_lm.children() if module is not body)))
     decoders = [n for n, m in head.named_modules() if getattr(m, "out_features", 0) == masked_lm.config.vocab_size]
@@ -55,19 +55,19 @@ def _label_head(masked_lm: PreTrainedModel, label_ids: tuple[int, int]) -> nn.Mo
 
 
 def load_masked_lm(model: str, **options: object) -> PreTrainedModel:
-    """A masked LM from a folder or a hub id, in fp32.
+    """Load a masked LM from a folder or a hub id, in fp32.
 
-    Raises InvalidInput for a classifier, whose missing decoder would be drawn at random.
+    Raises InvalidInput for a classifier: its missing decoder would be initialised at random.
     """
     architectures = AutoConfig.from_pretrained(model).architectures or []
     if any(name.endswith("Classification") for name in architectures):
-        raise InvalidInput(f"{model} is a {architectures[0]} and no masked LM: it cannot fill a mask")
+        raise InvalidInput(f"{model} is a {architectures[0]}, not a masked LM: it cannot fill a mask")
     loaded: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(model, dtype=torch.float32, **options)
     return loaded
 
 
 def load_tokenizer(model: str) -> tuple[Tokenizer, SpecialTokens]:
-    """The fast tokenizer of a folder or a hub id and the ids of its special tokens."""
+    """Load the fast tokenizer of a folder or a hub id, and the ids of its special tokens."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     mask, pad = tokenizer.mask_token_id, tokenizer.pad_token_id
@@ -77,7 +77,7 @@ def load_tokenizer(model: str) -> tuple[Tokenizer, SpecialTokens]:
 
 
 def geometry_of(config: PreTrainedConfig) -> Geometry:
-    """The sizes of a masked LM. One without layer types has global layers only and an MLP without a gate."""
+    """Return the sizes of a masked LM. One without layer types has global layers only and an MLP without a gate."""
     layers = config.num_hidden_layers
     kinds = getattr(config, "layer_types", None)
     return Geometry(

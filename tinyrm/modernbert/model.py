@@ -4,7 +4,7 @@ Exact, not approximate; against the model as `transformers` runs it:
 
 * the label rows only, at the mask only, instead of a vocabulary-sized head at every token;
 * a last layer that is global computes keys and values for all tokens and everything else for the mask's row;
-* what attends to what is left to a strategy (`tinyrm.modernbert.blocked`): blocks for a graph, packed tokens for a GPU;
+* attention is a strategy: blocks for a graph (`tinyrm.modernbert.blocked`), packed tokens for a GPU (`packed`);
 * the embedding's norm is folded into the table, the attention's scale into the query weights, both once.
 
 Serves every size of the family (ModernBERT, Ettin, mmBERT). Layers, norms and biases follow the configuration.
@@ -20,22 +20,22 @@ from transformers.activations import ACT2FN
 
 
 class Attention(Protocol):
-    """Where tokens stand and what they see. Tensors are [rows, tokens, heads * head_dim]."""
+    """Positions of tokens and which of them see each other. Tensors are [rows, tokens, heads * head_dim]."""
 
     def rotate(self, x: Tensor, *, heads: int, local: bool) -> Tensor:
-        """Turn queries or keys by their positions."""
+        """Rotate queries or keys by their positions."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, local: bool) -> Tensor:
-        """What each token takes from those it sees."""
+        """Return the weighted sum of values for each token."""
 
     def at_mask(self, x: Tensor) -> Tensor:
-        """The mask's row of each text: [texts, 1, width]."""
+        """Return the mask's row of each sequence: [sequences, 1, width]."""
 
     def rotate_at_mask(self, q: Tensor, *, heads: int) -> Tensor:
-        """Turn the mask's queries [texts, 1, width] by their positions in a global layer."""
+        """Rotate the mask's queries [sequences, 1, width] by their positions in a global layer."""
 
     def attend_from_mask(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What the mask [texts, 1, width] takes from all tokens of its text."""
+        """Return the weighted sum of values of its own sequence for each mask: [sequences, 1, width]."""
 
 
 class Projection(nn.Module):
@@ -54,13 +54,13 @@ class Projection(nn.Module):
         self.biases = nn.ParameterList([nn.Parameter(b.clone(), requires_grad=False) for b in biases])
 
     def forward(self, x: Tensor, only: Iterable[int] | None = None) -> list[Tensor]:
-        """The parts asked for, in order; all of them by default."""
+        """Return the parts named by `only`, in order; None for all."""
         wanted = list(range(self.parts) if only is None else only)
         if not self.fused:
             return [self._product(x, i) for i in wanted]
         if len(wanted) == self.parts:
             return list(self._product(x, 0).chunk(self.parts, dim=-1))
-        first, last = min(wanted), max(wanted) + 1  # parts that are asked for stand side by side
+        first, last = min(wanted), max(wanted) + 1  # the parts of `only` are neighbours
         width = self.weights[0].shape[1] // self.parts
         weight = self.weights[0][:, first * width : last * width]
         y = x @ weight
@@ -95,7 +95,7 @@ class Layer(nn.Module):
         return self._rest(x, attention.attend(q, k, v, local=self.local))
 
     def at_mask(self, x: Tensor, attention: Attention) -> Tensor:
-        """A global layer of which only the mask's row is wanted: [texts, 1, hidden]."""
+        """Compute only the mask's row of a global layer: [sequences, 1, hidden]."""
         normed = self.attention_norm(x)
         k, v = self.qkv(normed, only=(1, 2))
         (q,) = self.qkv(attention.at_mask(normed), only=(0,))
@@ -111,16 +111,21 @@ class Layer(nn.Module):
 
 
 class PreferenceModel(nn.Module):
-    """ids -> the two label logits at each mask. Takes over the weights of `masked_lm`, which is not to be used after.
+    """From ids to the two label logits at each mask.
 
-    max_tokens: longest text, at most what the model was made for. fused: one product for q, k and v and one for the
-    gate and its input, as suits a GPU.
+    masked_lm: its weights are taken over; it must not be used afterwards.
+    max_tokens: longest sequence; None for what the model was made for.
+    fused: one product for q, k and v and one for the gate and its input, as suits a GPU.
     """
 
     def __init__(
-        self, masked_lm: PreTrainedModel, label_ids: tuple[int, int], *,
-        max_tokens: int | None = None, fused: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        masked_lm: PreTrainedModel,
+        label_ids: tuple[int, int],
+        *,
+        max_tokens: int | None = None,
+        fused: bool = False,
+    ) -> None:
         super().__init__()
         config = masked_lm.config
         self.hidden, self.heads = config.hidden_size, config.num_attention_heads
@@ -144,12 +149,12 @@ class PreferenceModel(nn.Module):
             self.register_buffer(f"{kind}_sin", sin, persistent=False)
 
     def rotary(self, *, local: bool) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [max_tokens, head_dim / 2]."""
+        """Return cosines and sines [max_tokens, head_dim / 2]."""
         kind = "sliding_attention" if local else "full_attention"
         return getattr(self, f"{kind}_cos"), getattr(self, f"{kind}_sin")
 
     def forward(self, input_ids: Tensor, attention: Attention) -> Tensor:
-        """Logits [texts, 2] in fp32, whatever the precision of the layers."""
+        """Return logits [sequences, 2] in fp32, whatever the precision of the layers."""
         x = nn.functional.embedding(input_ids, self.table)
         layers: list[Any] = list(self.layers)
         *first, last = layers
@@ -171,7 +176,7 @@ def _fold_scale(body: Any, hidden: int, scale: float) -> None:
 
 
 def _rotary_tables(rotary: Any, tokens: int, kind: str) -> tuple[Tensor, Tensor]:
-    """From the model's own module, so that every kind of scaling it knows is kept. Both halves turn alike."""
+    """Return tables from the model's own module, which keeps every kind of scaling. Both halves rotate alike."""
     positions = torch.arange(tokens)[None]
     cos, sin = rotary(torch.zeros(1, dtype=torch.float32), positions, kind)
     half = cos.shape[-1] // 2
@@ -179,7 +184,7 @@ def _rotary_tables(rotary: Any, tokens: int, kind: str) -> tuple[Tensor, Tensor]
 
 
 def _exact_activations(model: PreferenceModel, config: Any) -> None:
-    """Plain `gelu` modules export as one operator."""
+    """Replace activations; a plain `GELU` module exports as one operator."""
     for layer in model.layers:
         layer.activation = nn.GELU() if config.hidden_activation == "gelu" else ACT2FN[config.hidden_activation]
     model.head.act = nn.GELU() if config.classifier_activation == "gelu" else ACT2FN[config.classifier_activation]

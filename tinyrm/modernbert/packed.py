@@ -1,7 +1,7 @@
-"""Attention over packed tokens, for a GPU: all texts of a batch side by side, no padding, no masks in memory.
+"""Attention over packed tokens, for a GPU: all sequences of a batch side by side, no padding, no masks in memory.
 
-The layers see one row [1, tokens, width]; what keeps the texts apart are the boundaries that the kernel is given. A
-text of no tokens is allowed: it fills a place where a captured graph wants a fixed number of texts.
+The layers see one row [1, tokens, width]; boundaries passed to the kernel keep the sequences apart. A sequence without
+tokens is allowed: it fills a place where a captured graph needs a fixed number of sequences.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tinyrm.modernbert.model import PreferenceModel
 
 
 class Bounds(NamedTuple):
-    """Where the texts' queries and keys begin and the last ones end, int32 [texts + 1]; the most that a text has."""
+    """Where queries and keys of each sequence begin and the last ones end, int32 [sequences + 1]; longest sequence."""
 
     cu_q: Tensor
     cu_k: Tensor
@@ -25,21 +25,29 @@ class Bounds(NamedTuple):
 
 
 # (q, k, v, bounds, half_window | None) -> o; q, k, v, o: [tokens, heads, head_dim]. Scores are not scaled: the scale is
-# in the query weights. Tokens up to half_window apart see each other. A text without keys gives zeros.
+# in the query weights. Tokens up to half_window apart see each other. A sequence without keys gives zeros.
 Kernel = Callable[[Tensor, Tensor, Tensor, Bounds, int | None], Tensor]
 
 
 class PackedAttention:
-    """For ids [1, tokens] on one device.
+    """Attention for ids [1, tokens] on one device.
 
-    cu_seqlens: int32 [texts + 1]. positions: int64 [tokens]. mask_rows: int64 [texts], each text's mask among the
-    tokens. max_tokens: no text is longer; a kernel may leave out what is beyond.
+    cu_seqlens: int32 [sequences + 1].
+    positions: int64 [tokens].
+    mask_rows: int64 [sequences], the place of each sequence's mask among the tokens.
+    max_tokens: no sequence is longer; a kernel may skip what is beyond.
     """
 
     def __init__(
-        self, model: PreferenceModel, *,
-        cu_seqlens: Tensor, positions: Tensor, mask_rows: Tensor, max_tokens: int, kernel: Kernel,
-    ) -> None:  # fmt: skip
+        self,
+        model: PreferenceModel,
+        *,
+        cu_seqlens: Tensor,
+        positions: Tensor,
+        mask_rows: Tensor,
+        max_tokens: int,
+        kernel: Kernel,
+    ) -> None:
         self.heads, self.half_window = model.heads, model.half_window
         one_each = torch.arange(len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device)
         self._all = Bounds(cu_seqlens, cu_seqlens, max_tokens, max_tokens)
@@ -73,7 +81,7 @@ class PackedAttention:
 
 
 def varlen_kernel(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, half_window: int | None) -> Tensor:
-    """The FlashAttention that torch brings: CUDA, bf16 or fp16."""
+    """Run the FlashAttention of torch: CUDA, bf16 or fp16."""
     reach = -1 if half_window is None else half_window
     # One split: the order of summation, and so the last digit, does not depend on batch-mates.
     o = varlen_attn(q, k, v, *bounds, scale=1.0, window_size=(reach, reach), num_splits=1)
@@ -82,7 +90,7 @@ def varlen_kernel(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, half_window: 
 
 
 def reference_kernel(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, half_window: int | None) -> Tensor:
-    """Text by text, in plain operators: any device and precision, slow."""
+    """Run sequence by sequence in plain operators: any device and precision, slow."""
     o = torch.zeros_like(q)
     spans = (pairwise(cu.tolist()) for cu in (bounds.cu_q, bounds.cu_k))
     for (q_from, q_to), (k_from, k_to) in zip(*spans, strict=True):
@@ -96,19 +104,19 @@ def reference_kernel(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, half_windo
 
 
 def _within(half_window: int, queries: int, keys: int, device: torch.device) -> Tensor:
-    """Whether query i sees key j: bool [queries, keys]."""
+    """Return whether query i sees key j: bool [queries, keys]."""
     apart = torch.arange(queries, device=device)[:, None] - torch.arange(keys, device=device)
     return apart.abs() <= half_window
 
 
 def _looked_up(tables: tuple[Tensor, Tensor], positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [*positions, 1, head_dim / 2]."""
+    """Return cosines and sines [*positions, 1, head_dim / 2]."""
     cos, sin = tables
     return cos[positions][..., None, :], sin[positions][..., None, :]
 
 
 def _rotated(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [rows, tokens, heads * head_dim] turned in fp32 and given back in its own precision, as transformers does."""
+    """Rotate x [rows, tokens, heads * head_dim] in fp32 and return it in its own precision, as transformers does."""
     one, two = x.reshape(*x.shape[:-1], heads, -1).float().chunk(2, dim=-1)
     turned = torch.cat((one * cos - two * sin, two * cos + one * sin), dim=-1)
     return turned.flatten(-2).to(x.dtype)

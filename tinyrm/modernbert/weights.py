@@ -1,4 +1,4 @@
-"""A model in one file without its vocabulary-sized head: what the torch engine loads. Needs no other file of the model.
+"""Weights of a bundle for the torch engine: one file, without the vocabulary-sized head.
 
 Always in the fused form, which suits a GPU; scale and embedding norm are folded in already.
 """
@@ -18,27 +18,29 @@ from tinyrm.modernbert.model import PreferenceModel, Projection
 
 
 def save_weights(model: PreferenceModel, config: PreTrainedConfig, path: Path) -> None:
-    """Write the weights, fused, and the configuration they were made by, to one safetensors file."""
+    """Write the fused weights and the configuration of the model to one safetensors file."""
     metadata = {"format": "pt", "config": json.dumps(config.to_dict(), sort_keys=True)}
     save_file(_fused_state(model), path, metadata=metadata)
 
 
 def load_weights(path: Path, *, max_tokens: int | None = None) -> PreferenceModel:
-    """The fused model, in the precision it was saved in, for texts of up to `max_tokens`. Raises InvalidBundle."""
+    """Load the fused model in its saved precision, for sequences of up to `max_tokens`. Raises InvalidBundle."""
     try:
         with safe_open(path, framework="pt") as file:
             config = ModernBertConfig.from_dict(json.loads(file.metadata()["config"]))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping, it has only keys()
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping, it has only keys()
         model = _empty_model(config, max_tokens)
         model.load_state_dict(state, assign=True)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InvalidBundle(f"{path} holds no weights of this version: {error}; export the bundle again") from error
+        raise InvalidBundle(
+            f"{path} does not hold weights of this version: {error}; export the bundle again"
+        ) from error
     model.requires_grad_(requires_grad=False)
     return model.eval()
 
 
 def _fused_state(model: PreferenceModel) -> dict[str, Tensor]:
-    """The parts of each projection side by side; what is fused already stays as it is."""
+    """Return the state with the parts of each projection side by side; what is fused already stays as it is."""
     state = model.state_dict()
     for name, module in model.named_modules():
         if isinstance(module, Projection):
@@ -50,7 +52,7 @@ def _fused_state(model: PreferenceModel) -> dict[str, Tensor]:
 
 
 def _empty_model(config: Any, max_tokens: int | None) -> PreferenceModel:
-    """Shapes without memory; only the rotary tables, which are in no file, are computed."""
+    """Return a model of shapes without memory; only the rotary tables, which are in no file, are computed."""
     with torch.device("meta"):
         masked_lm = ModernBertForMaskedLM(config)
     masked_lm.model.rotary_emb = type(masked_lm.model.rotary_emb)(config)
