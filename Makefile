@@ -44,8 +44,9 @@ serve: $(SERVE)/installed  ## serve BUNDLE on PORT
 	@if [ -t 1 ]; then echo "open http://localhost:$(PORT) in a few seconds; Ctrl-C ends the service"; fi
 	@TINYRM_MODEL=$(BUNDLE) TINYRM_PORT=$(PORT) exec $(SERVE)/bin/python -m service
 
-# One process for each core; each takes whole files of tests (tests/conftest.py).
-PYTEST = $(DEV)/bin/python -m pytest --numprocesses logical --maxprocesses 8
+# One process for each core; each takes whole files of tests (tests/conftest.py). One thread for torch in each: threads
+# of several processes on one core would spend most of it waiting for each other.
+PYTEST = OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest --numprocesses logical --maxprocesses 8
 
 test: $(DEV)/installed $(SERVE)/installed  ## run the fast tests (minutes)
 	$(PYTEST) -m "not slow"
