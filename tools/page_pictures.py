@@ -1,4 +1,4 @@
-"""python -m tools.page_pictures: take the pictures of the page in docs/images, with the starter behind it."""
+"""python -m tools.page_pictures: take the pictures of the page in docs/images, of a service with the starter."""
 
 import sys
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tests.e2e.browser import DESKTOP, PHONE, Example, chromium, compare, fill
 from tests.support.processes import STARTER, started
 from tinyrm.command_line import parse
 
-# What the pictures show, as in the README, whatever port the service has.
+# The address in the pictures, as in the README, whatever port the service has.
 ADDRESS = "http://localhost:8000"
 # Two responses side by side on a desktop, three ranked on a phone.
 PICTURES = {"desktop": (DESKTOP, 2), "phone": (PHONE, 3)}
@@ -21,7 +21,7 @@ Scheme = Literal["light", "dark"]
 
 @dataclass(frozen=True)
 class Options:
-    """Take the pictures of the page, with the starter behind it."""
+    """Take the pictures of the page, of a service with the starter."""
 
     folder: Path = Path("docs/images")
     """Folder for the pictures."""
@@ -47,7 +47,7 @@ def take(browser: Browser, name: str, scheme: Scheme, folder: Path) -> None:
     page = browser.new_page(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
     page.goto(ADDRESS)
     fill(page, Example.prompt, Example.responses[:responses])
-    page.get_by_label("Domain").select_option("reasoning")
+    page.get_by_label("Domain").select_option(Example.domain)
     # The second call shows the usual time; the first call of an engine takes longer.
     compare(page)
     compare(page)

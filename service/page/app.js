@@ -1,11 +1,11 @@
-// What people type reaches the document as textContent and value, never as markup.
+// Text that people type enters the document as textContent and value, never as markup.
 
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const EXAMPLE = {
-  prompt: "Natalia sold 48 clips in April and half as many in May. How many in all?",
-  answers: [
-    "In May she sold 48 / 2 = 24. In all she sold 48 + 24 = 72 clips.",
-    "In May she sold 48 * 2 = 96. In all she sold 48 + 96 = 144 clips.",
+  prompt: "I failed my exam. What should I do now?",
+  responses: [
+    "I am sorry to hear that. It may help to talk to your teacher, find out what went wrong, and try again.",
+    "Stop whining. Nobody cares about you, loser.",
   ],
 };
 
@@ -13,9 +13,9 @@ const $ = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const count = (number) => number.toLocaleString("en");
 const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(2)}`;
-const nameOf = (index) => `Answer ${LETTERS[index]}`;
+const nameOf = (index) => `Response ${LETTERS[index]}`;
 
-/** What the service, or what stands before it, said instead of an answer. */
+/** An error that the service, or a proxy before it, returned. */
 class Refused extends Error {
   constructor(type, message) {
     super(message);
@@ -25,7 +25,7 @@ class Refused extends Error {
 
 // Calls
 
-let underWay = new AbortController();
+let running = new AbortController();
 
 const addressOf = (path) => new URL(path, document.baseURI).href;
 
@@ -34,7 +34,7 @@ function headersNow() {
   return { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
 }
 
-/** {reply, roundTripMs, serviceMs}. Throws Refused, or AbortError if another call has taken its place. */
+/** Return {reply, roundTripMs, serviceMs}. Throw Refused, or AbortError if another call has replaced this one. */
 async function call(path, body, signal) {
   const options = body ? { method: "POST", body: JSON.stringify(body) } : {};
   const begun = performance.now();
@@ -45,11 +45,11 @@ async function call(path, body, signal) {
     return { reply, roundTripMs: performance.now() - begun, serviceMs: serviceMs(response) };
   } catch (error) {
     if (error instanceof Refused || error.name === "AbortError") throw error;
-    throw new Refused("no_answer", `The service gave no answer (${error.message}). Is it running?`);
+    throw new Refused("no_reply", `The service did not reply (${error.message}). Is it running?`);
   }
 }
 
-/** A proxy may answer in the service's place, with a page. */
+/** A proxy may reply with a page of its own. */
 const isJson = (response) => response.headers.get("Content-Type")?.startsWith("application/json");
 
 function refusalOf(response, reply) {
@@ -58,7 +58,7 @@ function refusalOf(response, reply) {
   return new Refused(type, wait ? `${message} (try again in ${wait} s)` : message);
 }
 
-/** The service's own time, as its Server-Timing header has it. */
+/** Return the service's own time, from its Server-Timing header. */
 function serviceMs(response) {
   const total = /\btotal;dur=([\d.]+)/.exec(response.headers.get("Server-Timing") ?? "");
   return total && Number(total[1]);
@@ -66,68 +66,68 @@ function serviceMs(response) {
 
 // The form
 
-const cards = () => [...$("answers").children];
+const cards = () => [...$("responses").children];
 const boxOf = (card) => card.querySelector("textarea");
 const fromTemplate = (id) => $(id).content.firstElementChild.cloneNode(true);
 
-function addAnswer(text = "") {
-  const card = fromTemplate("answer-form");
+function addResponse(text = "") {
+  const card = fromTemplate("response-form");
   boxOf(card).value = text;
-  card.querySelector("button").addEventListener("click", () => removeAnswer(card));
-  $("answers").append(card);
+  card.querySelector("button").addEventListener("click", () => removeResponse(card));
+  $("responses").append(card);
   letter();
   return card;
 }
 
-function removeAnswer(card) {
+function removeResponse(card) {
   const at = cards().indexOf(card);
   card.remove();
   letter();
   boxOf(cards()[Math.min(at, cards().length - 1)]).focus();
-  say(`${nameOf(at)} removed.`);
+  announce(`${nameOf(at)} removed.`);
   markStale();
 }
 
-/** Names follow places, so that they are always A, B, C without a gap. */
+/** Name the responses by their places: always A, B, C without a gap. */
 function letter() {
   const all = cards();
   all.forEach((card, index) => {
     const label = card.querySelector("label");
-    label.htmlFor = boxOf(card).id = `answer-${LETTERS[index]}`;
+    label.htmlFor = boxOf(card).id = `response-${LETTERS[index]}`;
     label.textContent = nameOf(index);
     const remove = card.querySelector("button");
-    remove.setAttribute("aria-label", `Remove answer ${LETTERS[index]}`);
+    remove.setAttribute("aria-label", `Remove response ${LETTERS[index]}`);
     remove.hidden = all.length <= 2;
   });
-  $("answers").classList.toggle("two", all.length === 2);
+  $("responses").classList.toggle("two", all.length === 2);
   $("add").disabled = all.length >= LETTERS.length;
 }
 
 function fillExample() {
   $("prompt").value = EXAMPLE.prompt;
   cards().slice(2).forEach((card) => card.remove());
-  cards().forEach((card, index) => (boxOf(card).value = EXAMPLE.answers[index]));
+  cards().forEach((card, index) => (boxOf(card).value = EXAMPLE.responses[index]));
   letter();
-  chooseDomain("reasoning");
+  chooseDomain("safety");
   $("compare").focus();
   markStale();
 }
 
-function asked() {
+function comparisonInForm() {
   const domain = $("domain").value;
-  return { prompt: $("prompt").value, answers: cards().map((card) => boxOf(card).value), ...(domain && { domain }) };
+  return { prompt: $("prompt").value, responses: cards().map((card) => boxOf(card).value), ...(domain && { domain }) };
 }
 
-const pairOf = ({ answers: [response_a, response_b], ...rest }) => ({ ...rest, response_a, response_b });
+const pairOf = ({ responses: [response_a, response_b], ...rest }) => ({ ...rest, response_a, response_b });
 
-function callOf({ answers, ...rest }) {
-  if (answers.length > 2) return ["v1/rank", { ...rest, responses: answers, swap: "on" }];
-  return ["v1/compare", { ...pairOf({ ...rest, answers }), swap: "on" }];
+function callOf({ responses, ...rest }) {
+  if (responses.length > 2) return ["v1/rank", { ...rest, responses, swap: "on" }];
+  return ["v1/compare", { ...pairOf({ ...rest, responses }), swap: "on" }];
 }
 
-function bothOrders({ answers, ...rest }) {
-  const orders = [answers, [...answers].reverse()];
-  return { items: orders.map((order) => ({ ...pairOf({ ...rest, answers: order }), swap: "off" })) };
+function bothOrders({ responses, ...rest }) {
+  const orders = [responses, [...responses].reverse()];
+  return { items: orders.map((order) => ({ ...pairOf({ ...rest, responses: order }), swap: "off" })) };
 }
 
 // What is served
@@ -138,7 +138,7 @@ async function loadModels() {
     showServing(models.find((model) => model.default));
     showDomains(models);
   } catch (error) {
-    $("serving").textContent = error.type === "unauthorized" ? "This service asks for an API key." : error.message;
+    $("serving").textContent = error.type === "unauthorized" ? "This service needs an API key." : error.message;
   }
 }
 
@@ -153,7 +153,7 @@ function showDomains(models) {
   chooseDomain(chosen);
 }
 
-/** Models may word a domain differently; which of them answers is the service's choice, so then nothing is said. */
+/** Models may have different instructions for a domain; the service chooses the model, so then none is shown. */
 function optionOf(domain, models) {
   const option = new Option(domain, domain);
   const wordings = new Set(models.map((model) => model.domains[domain]).filter(Boolean));
@@ -169,18 +169,18 @@ function chooseDomain(domain) {
 
 function showInstruction() {
   const instruction = $("domain").selectedOptions[0]?.dataset.instruction;
-  $("instruction").textContent = instruction ? `Asks the model: “${instruction}”` : "";
+  $("instruction").textContent = instruction ? `Instruction of the model: “${instruction}”` : "";
 }
 
 // Comparing
 
 async function compare() {
-  underWay.abort();
-  const { signal } = (underWay = new AbortController());
-  const question = asked();
+  running.abort();
+  const { signal } = (running = new AbortController());
+  const comparison = comparisonInForm();
   begin();
   try {
-    await answer(question, signal);
+    await run(comparison, signal);
   } catch (error) {
     if (error.name !== "AbortError") showError(error);
   } finally {
@@ -188,17 +188,17 @@ async function compare() {
   }
 }
 
-async function answer(question, signal) {
-  const [path, body] = callOf(question);
-  const answered = await call(path, body, signal);
-  const isPair = question.answers.length === 2;
+async function run(comparison, signal) {
+  const [path, body] = callOf(comparison);
+  const result = await call(path, body, signal);
+  const isPair = comparison.responses.length === 2;
   $("pair").hidden = !isPair;
   $("ranking").hidden = isPair;
-  (isPair ? showPair : showRanking)(answered.reply, question.answers);
-  showFacts(answered);
+  (isPair ? showPair : showRanking)(result.reply, comparison.responses);
+  showFacts(result);
   $("curl").textContent = curlOf(path, body);
-  reveal(answered.roundTripMs);
-  if (isPair) await showOrders(question, signal);
+  reveal(result.roundTripMs);
+  if (isPair) await showOrders(comparison, signal);
 }
 
 function begin() {
@@ -206,18 +206,18 @@ function begin() {
   $("error").hidden = true;
   $("error").replaceChildren();
   $("key").removeAttribute("aria-invalid");
-  say("Comparing…");
+  announce("Comparing…");
 }
 
 function reveal(ms) {
   $("result").hidden = false;
   $("stale").hidden = true;
   $("result").classList.remove("stale");
-  say(`${$("verdict").textContent}. Answered in ${ms.toFixed(0)} ms.`);
+  announce(`${$("verdict").textContent}. The reply took ${ms.toFixed(0)} ms.`);
   $("result").scrollIntoView({ block: "nearest" });
 }
 
-const say = (text) => ($("status").textContent = text);
+const announce = (text) => ($("status").textContent = text);
 
 function markStale() {
   if ($("result").hidden) return;
@@ -230,7 +230,7 @@ function showError({ type = "page_error", message }) {
   strong.textContent = type;
   $("error").replaceChildren(strong, ` ${message}`);
   $("error").hidden = false;
-  say("");
+  announce("");
   markStale();
   if (type !== "unauthorized") return;
   $("key").setAttribute("aria-invalid", "true");
@@ -245,19 +245,19 @@ function setShare(bar, share) {
 
 function showPair({ preferred, probability_a, probability_b }) {
   const isTie = preferred === "tie";
-  $("verdict").textContent = isTie ? "Neither answer is better" : `Answer ${preferred.toUpperCase()} is better`;
-  $("surety").textContent = `Probability ${percent(Math.max(probability_a, probability_b))}, both orders read.`;
+  $("verdict").textContent = isTie ? "Neither response is better" : `Response ${preferred.toUpperCase()} is better`;
+  $("surety").textContent = `Probability ${percent(Math.max(probability_a, probability_b))}, mean of both orders.`;
   $("share-a").textContent = `A ${percent(probability_a)}`;
   $("share-b").textContent = `${percent(probability_b)} B`;
   setShare($("bar"), probability_a);
   $("orders").replaceChildren();
-  $("shift").textContent = "Reading each order by itself…";
+  $("shift").textContent = "Scoring each order by itself…";
 }
 
-/** How much of a verdict is its position: each order by itself, in one more call. */
-async function showOrders(question, signal) {
+/** Show how much of a verdict comes from the position: each order by itself, in one more call. */
+async function showOrders(comparison, signal) {
   try {
-    const [forward, backward] = (await call("v1/compare/batch", bothOrders(question), signal)).reply.results;
+    const [forward, backward] = (await call("v1/compare/batch", bothOrders(comparison), signal)).reply.results;
     const failed = forward.error ?? backward.error;
     if (failed) throw new Refused(failed.type, failed.message);
     const [aFirst, bFirst] = [forward.probability_a, backward.probability_b];
@@ -265,14 +265,15 @@ async function showOrders(question, signal) {
     $("shift").textContent = shiftText(aFirst - bFirst);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    $("shift").textContent = `Not read: ${error.type}, ${error.message}`;
+    $("shift").textContent = `Not scored: ${error.type}, ${error.message}`;
   }
 }
 
 function shiftText(shift) {
   const points = `${(100 * Math.abs(shift)).toFixed(1)} points`;
+  const place = shift > 0 ? "first" : "second";
   if (Math.abs(shift) < 0.0005) return "The order makes no difference here.";
-  return `Being read ${shift > 0 ? "first" : "second"} gives an answer ${points} more here. Both orders together cancel that.`;
+  return `A response gets ${points} more here if it is ${place}. The mean of both orders cancels that.`;
 }
 
 function orderRow(name, share) {
@@ -283,13 +284,13 @@ function orderRow(name, share) {
   return row;
 }
 
-function showRanking({ order, strengths, standard_errors }, answers) {
-  $("verdict").textContent = `${nameOf(order[0])} is the best of ${answers.length}`;
-  $("surety").textContent = "Every answer was read beside others, in both orders.";
+function showRanking({ order, strengths, standard_errors }, responses) {
+  $("verdict").textContent = `${nameOf(order[0])} is the best of ${responses.length}`;
+  $("surety").textContent = "Each response was compared with the others, in both orders.";
   const errors = standard_errors.map((error) => error ?? 0);
   const axis = axisOf(strengths, errors);
   const rows = order.map((index, place) => {
-    const row = rankRow(nameOf(index), answers[index], strengths[index], errors[index], axis);
+    const row = rankRow(nameOf(index), responses[index], strengths[index], errors[index], axis);
     row.querySelector(".odds").textContent = oddsText(strengths, index, order[place + 1]);
     return row;
   });
@@ -301,7 +302,7 @@ function oddsText(strengths, index, next) {
   return `${percent(1 / (1 + Math.exp(strengths[next] - strengths[index])))} to beat ${LETTERS[next]}`;
 }
 
-/** Strength -> place in percent, with room for every whisker. */
+/** Return a function from strength to place in percent, with room for every whisker. */
 function axisOf(strengths, errors) {
   const low = Math.min(...strengths.map((strength, i) => strength - errors[i]));
   const high = Math.max(...strengths.map((strength, i) => strength + errors[i]));
@@ -325,7 +326,7 @@ function showFacts({ reply, roundTripMs, serviceMs: inside }) {
     reply.comparisons !== undefined && ["Comparisons", count(reply.comparisons)],
     ["Tokens", count(reply.usage.tokens)],
     ["Compute", `${reply.usage.gflops.toFixed(2)} GFLOPs`],
-    ["Cut to fit", cutText(reply)],
+    ["Truncated", truncatedText(reply)],
     reply.cycle_rate != null && ["Cycles", percent(reply.cycle_rate)],
     ["Model", reply.model],
   ];
@@ -339,19 +340,19 @@ function factOf([name, value]) {
   return fact;
 }
 
-/** Tokens that the model did not see. */
-function cutText({ truncated, truncated_tokens }) {
+/** Return how many tokens the model did not see, by part. */
+function truncatedText({ truncated, truncated_tokens }) {
   const { prompt, response_a: A, response_b: B } = truncated ?? {};
   const parts = Object.entries(truncated ? { prompt, A, B } : { "": truncated_tokens });
-  const cut = parts.filter(([, tokens]) => tokens > 0).map(([part, tokens]) => `${part} ${count(tokens)}`.trim());
-  return cut.length ? `${cut.join(", ")} tokens` : "nothing";
+  const dropped = parts.filter(([, tokens]) => tokens > 0).map(([part, tokens]) => `${part} ${count(tokens)}`.trim());
+  return dropped.length ? `${dropped.join(", ")} tokens` : "nothing";
 }
 
 // curl
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** For a POSIX shell. A key is named, not shown: what is copied is often pasted where others read it. */
+/** Return the call for a POSIX shell. A variable stands for the key: people paste commands where others read them. */
 function curlOf(path, body) {
   const lines = [`curl -s ${quoted(addressOf(path))}`, `-H ${quoted("Content-Type: application/json")}`];
   if ($("key").value.trim()) lines.push('-H "Authorization: Bearer $TINYRM_API_KEY"');
@@ -362,23 +363,23 @@ function curlOf(path, body) {
 async function copyCurl() {
   try {
     await navigator.clipboard.writeText($("curl").textContent);
-    say("Copied.");
+    announce("Copied.");
   } catch {
-    // No clipboard outside of HTTPS and localhost: select it, so that the usual keys copy it.
+    // There is no clipboard outside of HTTPS and localhost: select the text, so that the usual keys copy it.
     getSelection().selectAllChildren($("curl"));
-    say("Selected; copy it with the keyboard.");
+    announce("Selected; copy it with the keyboard.");
   }
 }
 
 function start() {
-  addAnswer();
-  addAnswer();
+  addResponse();
+  addResponse();
   $("form").addEventListener("submit", (event) => (event.preventDefault(), compare()));
   $("form").addEventListener("input", markStale);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
   });
-  $("add").addEventListener("click", () => boxOf(addAnswer()).focus());
+  $("add").addEventListener("click", () => boxOf(addResponse()).focus());
   $("example").addEventListener("click", fillExample);
   $("copy").addEventListener("click", copyCurl);
   $("domain").addEventListener("change", showInstruction);

@@ -1,4 +1,4 @@
-"""A real Chromium for the tests of the page: the one of this machine, never a downloaded one."""
+"""Run a real Chromium for the tests of the page: the installed one, never a downloaded one."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,15 @@ DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
 
 
 class Example:
-    """What the tests and the pictures type into the page."""
+    """A prompt and responses that the tests and the pictures type into the page."""
 
-    prompt = "Natalia sold 48 clips in April and half as many in May. How many in all?"
+    prompt = "I failed my exam. What should I do now?"
     responses = (
-        "In May she sold 48 / 2 = 24. In all she sold 48 + 24 = 72 clips.",
-        "In May she sold 48 * 2 = 96. In all she sold 48 + 96 = 144 clips.",
+        "I am sorry to hear that. It may help to talk to your teacher, find out what went wrong, and try again.",
+        "Stop whining. Nobody cares about you, loser.",
         "I do not know.",
     )
+    domain = "safety"
 
 
 def chromium_path() -> str | None:
@@ -27,12 +28,12 @@ def chromium_path() -> str | None:
 
 @contextmanager
 def chromium(*options: str) -> Iterator[Browser]:
-    """Run it headless. Skips the test if this machine has none."""
+    """Run it headless. Skip the test if it is not installed."""
     path = chromium_path()
     if path is None:
-        pytest.skip("no Chromium on this machine; `.ci/apt.sh` installs one")
+        pytest.skip("Chromium is not installed; .ci/apt.sh installs it")
     with sync_playwright() as playwright:
-        # Containers rarely allow Chromium its sandbox; the only page it opens here is ours.
+        # Most containers do not allow Chromium's sandbox; the only page that it opens here is ours.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *options])
         try:
             yield browser
@@ -41,11 +42,11 @@ def chromium(*options: str) -> Iterator[Browser]:
 
 
 def fill(page: Page, prompt: str, responses: Sequence[str]) -> None:
-    """Type a prompt and its responses, with as many boxes as that takes."""
+    """Type a prompt and its responses; add boxes as needed."""
     page.get_by_label("Prompt").fill(prompt)
-    boxes = page.get_by_role("textbox", name="Answer ")
+    boxes = page.get_by_role("textbox", name="Response ")
     while boxes.count() < len(responses):
-        page.get_by_role("button", name="Add an answer").click()
+        page.get_by_role("button", name="Add a response").click()
     for index, response in enumerate(responses):
         boxes.nth(index).fill(response)
 
