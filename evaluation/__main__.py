@@ -1,4 +1,4 @@
-"""`tinyrm evaluate`, `python -m evaluation`: how good a model is, and how surely.
+"""python -m evaluation: measure how good a model is, with intervals.
 
 Prints Markdown tables; the last line is JSON. `--out` writes tables, JSON and two pictures, `--record` writes the
 results into the bundle's manifest, and `--card` writes the table between the markers of the bundle's README.md.
@@ -6,14 +6,16 @@ results into the bundle's manifest, and `--card` writes the table between the ma
 
 import logging
 import sys
+from collections.abc import Sequence
 
 from evaluation.options import Options
 from tinyrm.command_line import parse
 from tinyrm.errors import TinyRMError
 
 
-def main() -> int:
-    options = parse(Options, prog="tinyrm evaluate")
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m evaluation") -> int:
+    """Evaluate as the command line says, by default this process's. Return the exit code."""
+    options = parse(Options, arguments, prog=prog)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("evaluation").setLevel(logging.INFO)
     try:

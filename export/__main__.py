@@ -1,15 +1,17 @@
-"""`tinyrm export`, `python -m export`: turn a trained model into a bundle."""
+"""python -m export: turn a trained model into a bundle."""
 
 import logging
 import sys
+from collections.abc import Sequence
 
 from export.config import ExportOptions
 from tinyrm.command_line import parse
 from tinyrm.errors import TinyRMError
 
 
-def main() -> int:
-    options = parse(ExportOptions, prog="tinyrm export")
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m export") -> int:
+    """Export as the command line says, by default this process's. Return the exit code."""
+    options = parse(ExportOptions, arguments, prog=prog)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("export").setLevel(logging.INFO)
     # Imported here: torch takes seconds, and `--help` does not need it.

@@ -1,4 +1,4 @@
-"""python -m training RECIPE: preference pairs or text in, a checkpoint or an adapter out.
+"""Turn preference pairs or text into a checkpoint or an adapter.
 
 `train` runs a recipe and may be left out; `compare` runs several with several seeds; `sweep` searches hyperparameters;
 `plan` prints what a recipe would do; `data` counts what data sets give.
@@ -29,12 +29,12 @@ PAPER_PROTOCOL = """\
 ########################################################################################################"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line, by default this process's, and return its exit status."""
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m training") -> int:
+    """Run a command line, by default this process's. Return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] not in (*COMMANDS, "-h", "--help"):
         words.insert(0, "train")
-    options = parse_subcommand(COMMANDS, words, prog="python -m training", description=str(__doc__))
+    options = parse_subcommand(COMMANDS, words, prog=prog, description=str(__doc__))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     runs: dict[type[Any], Callable[[Any], int]] = {
         Train: run_train,

@@ -1,7 +1,6 @@
 """The applications of the repository's top-level folders, as parts of the command `tinyrm`."""
 
 import importlib
-import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -27,12 +26,9 @@ def run(module: str, verb: str, words: Sequence[str]) -> int:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, *paths)))
     if verb == "serve":
         os.environ["TINYRM_MODEL"] = str(starter.resolve(os.environ.get("TINYRM_MODEL", starter.STARTER)))
-    sys.argv = [f"tinyrm {verb}", *words]
     application = module.partition(".")[0]
     try:
-        main = importlib.import_module(module).main
-        has_prog = "prog" in inspect.signature(main).parameters
-        code: int = main(words, prog=f"tinyrm {verb}") if has_prog else main()
+        code: int = importlib.import_module(module).main(words, prog=f"tinyrm {verb}")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in (application, "tinyrm"):
