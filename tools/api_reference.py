@@ -1,4 +1,4 @@
-"""python -m tools.api_reference FOLDER: write the API as openapi.json and api.md. A test compares what is stored."""
+"""python -m tools.api_reference FOLDER: write the API as openapi.json and api.md. A test compares the stored files."""
 
 import json
 import sys
@@ -15,14 +15,17 @@ from tinyrm.command_line import parse
 
 HEAD = """# API
 
-Written by `python -m tools.api_reference docs` from the OpenAPI document beside it (`openapi.json`). A running service
-serves the same at `/openapi.json`, with its domains, models and limits, and at `/docs`.
+This page lists every endpoint and every field. `python -m tools.api_reference docs` writes it from the OpenAPI document
+beside it ([openapi.json](openapi.json)). A running service serves the same document, with its own domains, models and
+limits, at `/openapi.json` and as a page at `/docs`.
 
-`/v1/rank` orders responses by Bradley-Terry strengths fitted to their comparisons; `/v1/rewards` returns the same
-strengths, or with scale `unit` mean probabilities. The RewardBench 2 score of `tinyrm evaluate` calls it as well,
-so that the benchmark measures what is served. `docs/results/ranking.md` has the measurement behind the choice.
+`/v1/rank` orders responses by Bradley-Terry strengths, fitted to the probabilities of their comparisons. `/v1/rewards`
+returns the same strengths or, with scale `unit`, mean probabilities. `tinyrm evaluate` computes the RewardBench 2 score
+with the same function, so the benchmark measures what is served. [results/ranking.md](results/ranking.md) gives the
+reasons for this formula.
 
-Every error has one shape: `{"error": {"type": "...", "message": "..."}}`. `type` is stable: programs may rely on it.
+Every error has one shape: `{"error": {"type": "...", "message": "..."}}`. `type` is stable, so programs may
+rely on it; [errors.md](errors.md) lists all.
 """
 
 
