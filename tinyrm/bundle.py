@@ -1,4 +1,4 @@
-"""A trained model as one folder: opened only if nothing in it changed, written whole or not at all."""
+"""A trained model as one folder: opened only if no file in it has changed, written as a whole or not at all."""
 
 import hashlib
 import json
@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from tinyrm.encoding import Encoder
-from tinyrm.errors import InvalidBundle, TamperedBundle, UnknownSchema
+from tinyrm.errors import InvalidBundle, TamperedBundle, UnknownSchema, describe
+from tinyrm.files import write_atomically
 from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE, Manifest
 
 
@@ -28,11 +29,17 @@ class Bundle:
     def open(cls, folder: str | Path) -> Self:
         """Verify every file and open. Raises InvalidBundle, UnknownSchema, TamperedBundle."""
         folder = Path(folder)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         if manifest.revision != manifest.expected_revision():
             raise TamperedBundle(f"{folder / MANIFEST_FILE} was changed after it was written; export the bundle again")
         for name, expected in manifest.files.items():
-            _verify(folder / name, expected)
+            path = folder / name
+            if not path.is_file():
+                raise InvalidBundle(f"{path} is missing; export the bundle again")
+            if sha256(path) != expected:
+                raise TamperedBundle(
+                    f"{path} does not match its hash in {MANIFEST_FILE}; fetch or export the bundle again"
+                )
         return cls(folder, manifest)
 
     def encoder(self) -> Encoder:
@@ -41,7 +48,7 @@ class Bundle:
         tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER_FILE))
         encoder = Encoder(tokenizer, manifest.spec.template, manifest.special_tokens, manifest.spec.max_tokens)
         if encoder.label_ids != manifest.label_ids:
-            raise InvalidBundle(f"label words encode to {encoder.label_ids}, the manifest says {manifest.label_ids}")
+            raise InvalidBundle(f"the label words have ids {encoder.label_ids}; the manifest has {manifest.label_ids}")
         return encoder
 
     def model_file(self, precision: str, engine: str | None = None) -> Path:
@@ -61,13 +68,32 @@ class Bundle:
         return self.folder / self.manifest.weights
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest in `folder`, unverified. Raises InvalidBundle, UnknownSchema."""
+    if not folder.is_dir():
+        raise InvalidBundle(f"{folder} is not a folder; name a bundle, such as models/starter")
+    try:
+        content = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
+        version = json.loads(content)["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidBundle(f"{folder} has no readable {MANIFEST_FILE}: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise UnknownSchema(f"{folder} has schema {version!r}; only {SCHEMA_VERSION} can be opened; export it again")
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise InvalidBundle(f"{folder / MANIFEST_FILE}: {describe(error)}") from error
+
+
 def write_bundle(
     folder: Path, files: Mapping[str, Path], fields: Mapping[str, Any], card: Path | None = None
 ) -> Manifest:
     """Copy `files` (name -> source) to `folder`, with a manifest of `fields`, their hashes and the revision.
 
     Written beside the target and renamed into place, so a reader never sees a part of a bundle. The model card becomes
-    README.md and may be edited afterwards: it has no hash. Raises InvalidBundle if something else stands at `folder`.
+    README.md and may be edited afterwards: it has no hash.
+
+    Raises InvalidBundle if `folder` holds something else.
     """
     refuse_foreign(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +103,7 @@ def write_bundle(
             shutil.copyfile(source, staging / name)
         hashes = {name: sha256(staging / name) for name in files}
         manifest = Manifest(**fields, files=hashes).with_revision()
-        (staging / MANIFEST_FILE).write_text(_as_json(manifest), encoding="utf-8")
+        (staging / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
         if card:
             shutil.copyfile(card, staging / CARD_FILE)
         staging.chmod(0o755)
@@ -96,7 +122,8 @@ def refuse_foreign(folder: Path) -> None:
 def record_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
     """Add evaluation results to a bundle's manifest; the revision stays, since they change no score."""
     manifest = Bundle.open(folder).manifest
-    _replace_manifest(folder, manifest.model_copy(update={"evaluation": {**manifest.evaluation, **results}}))
+    manifest = manifest.model_copy(update={"evaluation": {**manifest.evaluation, **results}})
+    write_atomically(folder / MANIFEST_FILE, manifest.to_json())
 
 
 def record_temperature(folder: Path, temperature: float) -> Manifest:
@@ -111,7 +138,7 @@ def record_temperature(folder: Path, temperature: float) -> Manifest:
         auto = auto.model_copy(update={"margin": auto.margin * manifest.temperature / temperature})
     changed = manifest.model_copy(update={"temperature": temperature, "auto_swap": auto, "evaluation": kept})
     changed = changed.with_revision()
-    _replace_manifest(folder, changed)
+    write_atomically(folder / MANIFEST_FILE, changed.to_json())
     return changed
 
 
@@ -126,30 +153,8 @@ def weights_sha256(model: str) -> str | None:
     return sha256(path) if path.is_file() else None
 
 
-def _read_manifest(folder: Path) -> Manifest:
-    if not folder.is_dir():
-        raise InvalidBundle(f"{folder} is not a folder; name a bundle, such as models/starter")
-    try:
-        content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        version = content["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidBundle(f"{folder} has no readable {MANIFEST_FILE}: {error}") from error
-    if version != SCHEMA_VERSION:
-        raise UnknownSchema(f"{folder} has schema {version!r}, this version reads {SCHEMA_VERSION}; export it again")
-    try:
-        return Manifest.model_validate_json(json.dumps(content))
-    except ValidationError as error:
-        raise InvalidBundle(f"{folder / MANIFEST_FILE}: {error}") from error
-
-
-def _verify(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise InvalidBundle(f"{path} is missing; export the bundle again")
-    if sha256(path) != expected:
-        raise TamperedBundle(f"{path} does not match its hash in {MANIFEST_FILE}; fetch or export the bundle again")
-
-
 def _swap_in(staging: Path, folder: Path) -> None:
+    """Rename `staging` to `folder`; if that fails, the bundle that was there stays."""
     if not folder.exists():
         staging.rename(folder)
         return
@@ -161,13 +166,3 @@ def _swap_in(staging: Path, folder: Path) -> None:
         old.rename(folder)
         raise
     shutil.rmtree(old)
-
-
-def _replace_manifest(folder: Path, manifest: Manifest) -> None:
-    staged = folder / f".{MANIFEST_FILE}"
-    staged.write_text(_as_json(manifest), encoding="utf-8")
-    staged.replace(folder / MANIFEST_FILE)
-
-
-def _as_json(manifest: Manifest) -> str:
-    return manifest.model_dump_json(indent=2) + "\n"

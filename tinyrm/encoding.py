@@ -92,15 +92,33 @@ class Encoder:
         self.template = template
         self.special = special
         self.max_tokens = max_tokens
-        self._refuse_forgeable_tokens()
+        for role in SPECIAL_ROLES:
+            special_id = special.by_role(role)
+            token = self._tokenizer.id_to_token(special_id)
+            if token is None or special_id in self._ids(f"x {token} {token}x"):
+                raise InvalidTemplate(f"user text could forge {role}, the token {token!r}: it is not marked as special")
+        self._special_texts = tuple(
+            token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special
+        )
+        # Segments are split, and those without user text encoded, once and not for every comparison.
+        self._parts = tuple(map(split_slot, template.segments))
+        self._joints = {slot: joint for joint, slot in self._parts if slot}
+        self._fixed = {
+            text: [special.by_role(text)] if text in SPECIAL_ROLES else self._ids(text)
+            for text, slot in self._parts
+            if slot is None
+        }
         if self._room_for_text(()) < MIN_TEXT_TOKENS:
             raise InvalidTemplate(f"max_tokens={max_tokens} leaves less than {MIN_TEXT_TOKENS} tokens for the texts")
 
     @cached_property
     def label_ids(self) -> tuple[int, int]:
         """Ids of the label words (first choice, second choice). Raises InvalidTemplate unless each is one token."""
-        first, second = (self._single_id(word) for word in self.template.label_words)
-        return first, second
+        first, second = (self._ids(word) for word in self.template.label_words)
+        for word, ids in zip(self.template.label_words, (first, second), strict=True):
+            if len(ids) != 1:
+                raise InvalidTemplate(f"label word {word!r} is {len(ids)} tokens in this tokenizer; it must be one")
+        return first[0], second[0]
 
     def encode(self, comparison: Comparison, instruction: str, *, swap: bool = False) -> tuple[Encoding, ...]:
         """Return the ids of one order (A first), or with `swap` of both (A first, B first).
@@ -112,48 +130,32 @@ class Encoder:
 
     def tokenize(self, instruction: str, prompt: str, responses: Sequence[str]) -> Tokenized:
         """Encode each text once, for any number of comparisons of these responses. Raises InvalidText."""
-        joints = self._joints  # that of both responses is the same in every template
+        joints = self._joints  # a template has the same one for both responses
         texts = [joints["instruction"] + instruction, joints["prompt"] + prompt]
         texts += [joints["response_a"] + response for response in responses]
         instruction_ids, prompt_ids, *response_ids = self._encode_texts(texts)
         return Tokenized(instruction_ids, prompt_ids, response_ids)
 
     def assemble(self, texts: Tokenized, a: int, b: int, *, swap: bool) -> tuple[Encoding, ...]:
-        """Return the comparison of responses number `a` and `b`, as `encode` does. Raises InstructionTooLong."""
-        slots = {"prompt": texts.prompt, "response_a": texts.responses[a], "response_b": texts.responses[b]}
-        kept, truncation = self._fit(slots, self._room_for_text(texts.instruction))
-        kept["instruction"] = texts.instruction
-        forward = Encoding(self._join(kept), truncation)
+        """Return the ids of responses number `a` and `b`, as `encode` does. Raises InstructionTooLong.
+
+        The prompt is truncated on its left, because the question comes last, and the responses on their right.
+        """
+        prompt, response_a, response_b = texts.prompt, texts.responses[a], texts.responses[b]
+        room = self._room_for_text(texts.instruction)
+        keep_prompt, keep_a, keep_b = fair_shares(len(prompt), len(response_a), len(response_b), room)
+        truncation = Truncation(len(prompt) - keep_prompt, len(response_a) - keep_a, len(response_b) - keep_b)
+        prompt, response_a, response_b = prompt[truncation.prompt :], response_a[:keep_a], response_b[:keep_b]
+        a_first = Encoding(self._join(texts.instruction, prompt, response_a, response_b), truncation)
         if not swap:
-            return (forward,)
-        kept["response_a"], kept["response_b"] = kept["response_b"], kept["response_a"]
-        return forward, Encoding(self._join(kept), truncation.swapped())
+            return (a_first,)
+        return a_first, Encoding(self._join(texts.instruction, prompt, response_b, response_a), truncation.swapped())
 
     def writes_special_token(self, text: str) -> bool:
         """Return whether `text` contains the text of a special token. It is encoded as plain text; metrics count it."""
         return any(token in text for token in self._special_texts)
 
-    @cached_property
-    def _special_texts(self) -> tuple[str, ...]:
-        return tuple(token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special)
-
-    @cached_property
-    def _parts(self) -> tuple[tuple[str, Slot | None], ...]:
-        """The segments, split once and not for every text."""
-        return tuple(map(split_slot, self.template.segments))
-
-    @cached_property
-    def _joints(self) -> dict[Slot, str]:
-        return {slot: joint for joint, slot in self._parts if slot}
-
-    @cached_property
-    def _fixed(self) -> dict[str, list[int]]:
-        """Ids of every segment without user text."""
-        fixed = {role: [self.special.by_role(role)] for role in SPECIAL_ROLES}
-        texts = {text for text, slot in self._parts if slot is None and text not in fixed}
-        return fixed | {text: self._ids(text) for text in texts}
-
-    def _room_for_text(self, instruction_ids: "tuple[int, ...] | list[int]") -> int:
+    def _room_for_text(self, instruction_ids: Sequence[int]) -> int:
         used = sum(len(self._fixed.get(segment, ())) for segment in self.template.segments)
         room = self.max_tokens - used - len(instruction_ids)
         if instruction_ids and room < MIN_TEXT_TOKENS:
@@ -163,14 +165,8 @@ class Encoder:
             )
         return room
 
-    def _fit(self, texts: dict[str, list[int]], room: int) -> tuple[dict[str, list[int]], Truncation]:
-        """Truncate the prompt on its left (the question comes last) and the responses on their right."""
-        prompt, a, b = texts["prompt"], texts["response_a"], texts["response_b"]
-        keep = fair_shares(len(prompt), len(a), len(b), room)
-        kept = {"prompt": prompt[len(prompt) - keep[0] :], "response_a": a[: keep[1]], "response_b": b[: keep[2]]}
-        return kept, Truncation(len(prompt) - keep[0], len(a) - keep[1], len(b) - keep[2])
-
-    def _join(self, slots: dict[str, list[int]]) -> NDArray[np.int64]:
+    def _join(self, instruction: list[int], prompt: list[int], a: list[int], b: list[int]) -> NDArray[np.int64]:
+        slots: dict[Slot, list[int]] = {"instruction": instruction, "prompt": prompt, "response_a": a, "response_b": b}
         pieces = (slots[slot] if slot else self._fixed[text] for text, slot in self._parts)
         return np.fromiter(chain.from_iterable(pieces), dtype=np.int64)
 
@@ -186,25 +182,12 @@ class Encoder:
         except (TypeError, UnicodeEncodeError) as error:  # which one depends on the tokenizer's version
             raise InvalidText("a text contains a lone surrogate, which is not valid Unicode; remove it") from error
 
-    def _single_id(self, word: str) -> int:
-        ids = self._ids(word)
-        if len(ids) != 1:
-            raise InvalidTemplate(f"label word {word!r} is {len(ids)} tokens in this tokenizer, it must be one")
-        return ids[0]
-
-    def _refuse_forgeable_tokens(self) -> None:
-        for role in SPECIAL_ROLES:
-            special_id = self.special.by_role(role)
-            token = self._tokenizer.id_to_token(special_id)
-            if token is None or special_id in self._ids(f"x {token} {token}x"):
-                raise InvalidTemplate(f"user text could forge {role}, the token {token!r}: it is not marked as special")
-
 
 def fair_shares(prompt: int, a: int, b: int, room: int) -> tuple[int, int, int]:
-    """Return how many tokens of each text to keep: max-min fair, and the same for each response in both orders.
+    """Return how many tokens of prompt, a and b to keep: max-min fair, and the same for each response in both orders.
 
     All texts are truncated to one length, the largest that fits; a shorter text stays whole and leaves its share to the
-    others. The odd tokens that cannot be shared equally go to the prompt, so that neither response is favoured.
+    others. Tokens that cannot be shared equally go to the prompt, so that neither response is favoured.
     """
     if prompt + a + b <= room:
         return prompt, a, b

@@ -32,7 +32,7 @@ class Parity(Frozen):
 
 
 class Gate(Frozen):
-    """What a lower precision changes on calibration pairs, both orders read; only passed gates are written."""
+    """What a lower precision changes on calibration pairs in both orders; only passed gates are written."""
 
     pairs: int
     flips: float = Field(description="Share of pairs whose preferred response changed.")
@@ -46,7 +46,7 @@ class Gate(Frozen):
 class AutoSwap(Frozen):
     """When one order is enough, measured on calibration pairs with either response first."""
 
-    margin: float = Field(ge=0, description="Log-odds of the first order; from here on the second is not read.")
+    margin: float = Field(ge=0, description="Log-odds of the first order from which on the second order is not scored.")
     pairs: int
     saved: float = Field(description="Share of second orders that were not needed.")
     flips: float = Field(description="Share of pairs whose preferred response another order would have changed.")
@@ -109,6 +109,10 @@ class Manifest(Frozen):
         later = {"auto_swap"} if self.auto_swap is None else set()
         content = self.model_dump_json(exclude={"revision", "evaluation"} | later)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    def to_json(self) -> str:
+        """Return the content of the bundle's manifest file."""
+        return self.model_dump_json(indent=2) + "\n"
 
     def with_revision(self) -> Self:
         return self.model_copy(update={"revision": self.expected_revision()})

@@ -189,8 +189,9 @@ def _slope(strengths: Matrix, wins: Matrix, prior_games: float) -> tuple[Matrix,
 
 
 def sigmoid(x: Matrix) -> Matrix:
-    """1 / (1 + exp(-x)) without overflow."""
-    result: Matrix = np.exp(-np.logaddexp(0, -x))
+    """Return 1 / (1 + exp(-x)) without overflow."""
+    small = np.exp(-np.abs(x))
+    result: Matrix = np.where(x < 0, small, 1) / (1 + small)
     return result
 
 

@@ -5,12 +5,10 @@ With z = logit(first choice) - logit(second choice) for one order:
     one order      margin = z(A, B) / T
     both orders    margin = (z(A, B) - z(B, A)) / 2T
 
-T is the bundle's calibration temperature. Both orders make the margin antisymmetric by construction:
-swapping A and B flips its sign, so P(A better | A, B) + P(B better | B, A) = 1 whatever bias the model has for
-the first position.
+T is the bundle's calibration temperature. With both orders the margin is antisymmetric by construction: swapping A and
+B flips its sign, so P(A better | A, B) + P(B better | B, A) = 1 whatever bias the model has for the first position.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from tinyrm.comparison import Preference
 from tinyrm.errors import EngineFailed
+from tinyrm.ranking import sigmoid
 
 
 def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperature: float) -> Preference:
@@ -31,12 +30,5 @@ def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperatur
     first_minus_second = rows[:, 0] - rows[:, 1]
     order_margins = (first_minus_second * (1, -1)[: len(rows)]).tolist()
     margin = sum(order_margins) / (len(order_margins) * temperature)
-    return Preference(sigmoid(margin), sigmoid(-margin), margin, tuple(order_margins))
-
-
-def sigmoid(x: float) -> float:
-    """1 / (1 + exp(-x)) without overflow."""
-    if x >= 0:
-        return 1 / (1 + math.exp(-x))
-    e = math.exp(x)
-    return e / (1 + e)
+    p_a, p_b = sigmoid(np.array((margin, -margin))).tolist()
+    return Preference(p_a, p_b, margin, tuple(order_margins))

@@ -9,7 +9,7 @@ from evaluation.statistics import by_length, reliability
 from tinyrm.calibration import fit_temperature, raw_margins
 from tinyrm.comparison import Preference
 from tinyrm.pairs import PreferencePair
-from tinyrm.readout import sigmoid
+from tinyrm.ranking import sigmoid
 
 
 def judged(z: float, temperature: float = 1.0, chosen: str = "yes") -> ScoredPair:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyrm.errors import EngineFailed
-from tinyrm.readout import read_out, sigmoid
+from tinyrm.ranking import sigmoid
+from tinyrm.readout import read_out
 
 logit = st.floats(-200, 200, width=32)
 row = st.tuples(logit, logit)
