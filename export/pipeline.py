@@ -24,7 +24,7 @@ from tinyrm.errors import InvalidInput
 from tinyrm.manifest import TOKENIZER_FILE, AutoSwap, Gate, Manifest, Parity, Provenance
 from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
 from tinyrm.modernbert.blocked import BlockedModel
-from tinyrm.modernbert.checkpoint import LabelLogits, geometry_of, load_tokenizer
+from tinyrm.modernbert.checkpoint import LabelLogits, load_tokenizer, read_geometry
 from tinyrm.modernbert.model import PreferenceModel
 from tinyrm.modernbert.weights import save_weights
 from tinyrm.pairs import read_pairs
@@ -66,7 +66,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "spec": spec,
                 "special_tokens": special,
                 "label_ids": encoder.label_ids,
-                "geometry": geometry_of(masked_lm.config),
+                "geometry": read_geometry(masked_lm.config),
                 "parameters": masked_lm.num_parameters(),
                 "graph": "optimised" if isinstance(graph, BlockedModel) else "plain",
                 "precisions": precisions,

@@ -10,7 +10,7 @@ from tinyrm.encoding import Encoder
 from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import load_with_adapter, merge
-from tinyrm.modernbert.checkpoint import geometry_of, load_masked_lm, load_tokenizer
+from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer, read_geometry
 from tinyrm.scorer import Scorer
 from tinyrm.spec import SPEC_FILE, ClozeSpec, trained_head
 
@@ -40,7 +40,7 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Target:
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     meter = Meter()
     engine = TorchEngine(masked_lm, special, encoder.label_ids, device)
-    metered = MeteredEngine(engine, geometry_of(masked_lm.config), masked_lm.num_parameters(), meter)
+    metered = MeteredEngine(engine, read_geometry(masked_lm.config), masked_lm.num_parameters(), meter)
     return Target(folder.name, engine.info.name, spec, Scorer(encoder, metered, spec), meter)
 
 

@@ -22,7 +22,7 @@ from export.parity import TOLERANCE, run_alone, run_together
 from tests.conftest import spread
 from tests.parity.test_geometries import LABELS, MASK, PAD, SPECIAL, texts
 from tinyrm.engines.onnx_runtime import open_session
-from tinyrm.modernbert.checkpoint import LabelLogits, geometry_of
+from tinyrm.modernbert.checkpoint import LabelLogits, read_geometry
 
 LENGTHS = (8, 64, 65, 129, 300)
 SIZES = {
@@ -77,7 +77,7 @@ def test_the_plain_graph_answers_alike(model: PreTrainedModel, tmp_path: Path) -
 
 
 def test_geometry_says_there_is_no_gate_and_no_window(model: PreTrainedModel) -> None:
-    geometry = geometry_of(model.config)
+    geometry = read_geometry(model.config)
     if isinstance(model, ModernBertForMaskedLM):
         assert (geometry.gated, geometry.global_layers, geometry.window) == (True, (0,), 128)
         return

@@ -14,7 +14,7 @@ from transformers import ModernBertForMaskedLM, PreTrainedTokenizerFast
 from tinyrm.encoding import SpecialTokens
 from tinyrm.flops import Geometry, block_pairs, exact_flops, executed_flops, paper_flops, window_pairs
 from tinyrm.modernbert.blocked import BlockedAttention, BlockedModel
-from tinyrm.modernbert.checkpoint import LabelLogits, geometry_of
+from tinyrm.modernbert.checkpoint import LabelLogits, read_geometry
 from tinyrm.modernbert.model import PreferenceModel
 from training.recipe import NewModel
 from training.stages.pretrain import initial_model
@@ -86,7 +86,7 @@ def counted(model: nn.Module, tokens: int, mask_id: int) -> int:
 def test_each_graph_runs_what_torch_counts(
     small_model: ModernBertForMaskedLM, special: SpecialTokens, tokens: int
 ) -> None:
-    geometry = geometry_of(small_model.config)
+    geometry = read_geometry(small_model.config)
     plain = LabelLogits(small_model, special.mask, (7, 8)).eval()
     optimised = BlockedModel(PreferenceModel(copy.deepcopy(small_model), (7, 8)), special.mask).eval()
     assert executed_flops(geometry, tokens, "plain") == counted(plain, tokens, special.mask)
@@ -99,7 +99,7 @@ def test_a_last_layer_that_is_local_is_computed_whole(
 ) -> None:
     sizes = NewModel(num_hidden_layers=3, hidden_size=32, intermediate_size=48, num_attention_heads=2)
     masked_lm = initial_model(sizes, tokenizer).eval()
-    geometry = geometry_of(masked_lm.config)
+    geometry = read_geometry(masked_lm.config)
     optimised = BlockedModel(PreferenceModel(masked_lm, (7, 8)), special.mask).eval()
     assert not geometry.last_is_global
     assert executed_flops(geometry, 200, "optimised") == counted(optimised, 200, special.mask)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.training.conftest import PAIRS, SPEC, Toy, read_log
-from tinyrm.modernbert.checkpoint import geometry_of, load_masked_lm
+from tinyrm.modernbert.checkpoint import load_masked_lm, read_geometry
 from tinyrm.pairs import read_pairs
 from tinyrm.spec import HELD_OUT_FILE
 from training.__main__ import main
@@ -66,7 +66,7 @@ def test_training_operations_are_those_torch_counts(
     recipe = toy.recipe(tmp_path, **changes)
     model = load_masked_lm(recipe.model)
     parts = learning_parts(with_learning_parts(model, recipe))
-    stated = training_flops(geometry_of(model.config), recipe, parts, tokens)
+    stated = training_flops(read_geometry(model.config), recipe, parts, tokens)
     assert stated == pytest.approx(counted(recipe, tokens), rel=0.01)
 
 
@@ -105,7 +105,7 @@ def test_memory_by_hand() -> None:
         {"task": "cloze", "output_dir": "o", "model": "m", "spec": SPEC, "sources": [PAIRS], "frozen_layers": 1}
         | {"optimization": {"peak_lr": 1, "batch_size": 2, "micro_batch_size": 2, "precision": "bf16"}}
     )
-    geometry = geometry_of(load_config())
+    geometry = read_geometry(load_config())
     parts = Learning(parameters=1000, learning=10, adapters=())
     kept = 1 * (10 * 32 + 4 * 48) * 100 + 2 * 100 * 100
     assert memory_bytes(geometry, recipe, parts, 100) == 1000 * 6 + 10 * 12 + 2 * kept * 2
@@ -138,7 +138,7 @@ def test_memory_is_about_what_torch_keeps(toy: Toy, tmp_path: Path, changes: dic
         loss = learning(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
     assert loss.requires_grad
     none = recipe.model_copy(update={"optimization": recipe.optimization.model_copy(update={"micro_batch_size": 0})})
-    geometry = geometry_of(model.config)
+    geometry = read_geometry(model.config)
     stated = memory_bytes(geometry, recipe, parts, tokens) - memory_bytes(geometry, none, parts, tokens)
     assert stated == pytest.approx(sum(kept.values()), rel=0.35)
 

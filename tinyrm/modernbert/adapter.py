@@ -1,9 +1,8 @@
-"""Adapters, and merging them into the weights they adapt: for export and for merging specialists."""
+"""Adapters, loaded or merged into the weights that they adapt: for export and for merging specialists."""
 
 from pathlib import Path
 
 from peft import PeftModel
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from tinyrm.errors import TiedWeightChanged
@@ -30,14 +29,10 @@ def merge(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """
     if not isinstance(model, PeftModel):
         return model
-    before = _embedding(plain(model)).clone()
+    before = plain(model).get_input_embeddings().weight.detach().clone()
     merged: PreTrainedModel = model.merge_and_unload()
-    if not _embedding(merged).equal(before):
+    if not merged.get_input_embeddings().weight.equal(before):
         raise TiedWeightChanged(
             "the adapter changes the token embedding through the tied decoder; train it without `decoder`"
         )
     return merged
-
-
-def _embedding(model: PreTrainedModel) -> Tensor:
-    return model.get_input_embeddings().weight.detach()

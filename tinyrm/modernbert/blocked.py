@@ -1,8 +1,8 @@
 """Attention in blocks, for a graph over a padded batch: a local layer costs its window, not the square of the length.
 
 A local layer lets a token see `half_window` tokens to each side. Queries are taken in blocks of `half_window`; a block
-sees at most its own, the previous and the next block's keys, three blocks together, so one gather with indices that
-depend on the length alone makes all windows. The first and last windows are moved inwards instead of padded, and a
+sees at most the keys of the previous, its own and the next block, so one gather makes all windows, with indices that
+depend on the length alone. The first and last windows are moved inwards instead of padded, and a
 sequence shorter than a window is one window: no operator ever runs on more keys than there are.
 """
 
@@ -26,10 +26,8 @@ class BlockedAttention:
         self._rotary = {local: model.rotary(local=local) for local in (False, True)}
         padding = (1.0 - attention_mask.to(model.table.dtype)) * NEVER
         self._key_bias = padding[:, None, None, :]
-        self._make_blocks(model.half_window, padding)
-
-    def _make_blocks(self, half_window: int, padding: Tensor) -> None:
-        tokens, block = self.tokens, half_window
+        # Blocks of the local layers: which queries, which keys, and the bias of pairs that are too far apart.
+        tokens, block = self.tokens, model.half_window
         self._block = torch.sym_min(tokens, block)  # type: ignore[no-untyped-call]
         self._span = torch.sym_min(tokens, 3 * block)  # type: ignore[no-untyped-call]
         self._blocks = (tokens + block - 1) // block
@@ -39,7 +37,7 @@ class BlockedAttention:
         keys = window[:, None] + torch.arange(self._span, device=padding.device)
         self._query_at = queries.clamp(max=tokens - 1).reshape(-1)
         self._key_at = keys.reshape(-1)
-        far = (queries[:, :, None] - keys[:, None, :]).abs() > half_window
+        far = (queries[:, :, None] - keys[:, None, :]).abs() > block
         seen = padding[:, self._key_at].view(self.batch, self._blocks, 1, self._span)
         bias = far.to(padding.dtype) * NEVER + seen
         self._local_bias = bias.view(self.batch * self._blocks, 1, self._block, self._span)

@@ -1,6 +1,6 @@
 """Checkpoints of masked LMs, for training, export, evaluation and parity checks.
 
-`tinyrm.modernbert` and the torch engines are the only torch of the library; serving on a CPU needs none.
+In the library only `tinyrm.modernbert` and the torch engines import torch; serving on a CPU does not need it.
 """
 
 import copy
@@ -26,7 +26,20 @@ class LabelLogits(nn.Module):
         super().__init__()
         self.masked_lm = masked_lm
         self.mask_id = mask_id
-        self.head = _label_head(masked_lm, label_ids)
+        # A masked LM is its body and its head. The head is copied, and its decoder reduced to the label rows.
+        body = masked_lm.base_model
+        head = copy.deepcopy(nn.Sequential(*(module for module in masked_lm.children() if module is not body)))
+        decoders = [n for n, m in head.named_modules() if getattr(m, "out_features", 0) == masked_lm.config.vocab_size]
+        if len(decoders) != 1:
+            raise InvalidTemplate(f"{type(masked_lm).__name__} has {len(decoders)} vocabulary-sized decoders, not one")
+        whole: Any = head.get_submodule(decoders[0])
+        rows = nn.Linear(whole.in_features, len(label_ids), bias=whole.bias is not None)
+        with torch.no_grad():
+            rows.weight.copy_(whole.weight[list(label_ids)])
+            if whole.bias is not None:
+                rows.bias.copy_(whole.bias[list(label_ids)])
+        head.set_submodule(decoders[0], rows)
+        self.head = head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         body = self.masked_lm.base_model
@@ -35,23 +48,6 @@ class LabelLogits(nn.Module):
         features = hidden[torch.arange(hidden.shape[0], device=hidden.device), mask_index]
         logits: Tensor = self.head(features)
         return logits
-
-
-def _label_head(masked_lm: PreTrainedModel, label_ids: tuple[int, int]) -> nn.Module:
-    """Return a copy of the head, its decoder reduced to the label rows. A masked LM is its body and its head."""
-    body = masked_lm.base_model
-    head = copy.deepcopy(nn.Sequential(*(module for module in masked_lm.children() if module is not body)))
-    decoders = [n for n, m in head.named_modules() if getattr(m, "out_features", 0) == masked_lm.config.vocab_size]
-    if len(decoders) != 1:
-        raise InvalidTemplate(f"{type(masked_lm).__name__} has {len(decoders)} vocabulary-sized decoders, not one")
-    whole: Any = head.get_submodule(decoders[0])
-    rows = nn.Linear(whole.in_features, len(label_ids), bias=whole.bias is not None)
-    with torch.no_grad():
-        rows.weight.copy_(whole.weight[list(label_ids)])
-        if whole.bias is not None:
-            rows.bias.copy_(whole.bias[list(label_ids)])
-    head.set_submodule(decoders[0], rows)
-    return head
 
 
 def load_masked_lm(model: str, **options: object) -> PreTrainedModel:
@@ -76,7 +72,7 @@ def load_tokenizer(model: str) -> tuple[Tokenizer, SpecialTokens]:
     return tokenizer.backend_tokenizer, SpecialTokens(cls=cls, sep=sep, mask=mask, pad=pad)
 
 
-def geometry_of(config: PreTrainedConfig) -> Geometry:
+def read_geometry(config: PreTrainedConfig) -> Geometry:
     """Return the sizes of a masked LM. One without layer types has global layers only and an MLP without a gate."""
     layers = config.num_hidden_layers
     kinds = getattr(config, "layer_types", None)

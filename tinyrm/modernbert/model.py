@@ -41,7 +41,7 @@ class Attention(Protocol):
 class Projection(nn.Module):
     """Linear maps of one input, weights [in, out]: separate products for a graph, one product for a GPU.
 
-    Separate ones need no copy of the parts of their result; one large product keeps a GPU busier.
+    Separate products give separate results without a copy; one large product keeps a GPU busier.
     """
 
     def __init__(self, linear: nn.Linear, parts: int = 1, *, fused: bool = False) -> None:
@@ -74,7 +74,7 @@ class Projection(nn.Module):
 
 
 class Layer(nn.Module):
-    """One encoder layer. The first layer's attention has no norm of its own: the embedding's stands before it."""
+    """One encoder layer. The first layer's attention has no norm of its own; the embedding's norm precedes it."""
 
     def __init__(self, source: Any, heads: int, *, fused: bool) -> None:
         super().__init__()
@@ -113,9 +113,9 @@ class Layer(nn.Module):
 class PreferenceModel(nn.Module):
     """From ids to the two label logits at each mask.
 
-    masked_lm: its weights are taken over; it must not be used afterwards.
-    max_tokens: longest sequence; None for what the model was made for.
-    fused: one product for q, k and v and one for the gate and its input, as suits a GPU.
+    masked_lm: its weights are reused and changed; it must not be used afterwards.
+    max_tokens: longest sequence; None for the length that the model was made for.
+    fused: one product for q, k and v, and one for the gate and its input, as suits a GPU.
     """
 
     def __init__(
@@ -132,8 +132,10 @@ class PreferenceModel(nn.Module):
         self.half_window = config.sliding_window
         self.max_tokens = max_tokens or config.max_position_embeddings
         body = masked_lm.base_model
-        _fold_scale(body, self.hidden, (self.hidden // self.heads) ** -0.5)
         with torch.no_grad():
+            for source in body.layers:
+                for parameter in source.attn.Wqkv.parameters():  # weight, and bias if there is one
+                    parameter[: self.hidden] *= (self.hidden // self.heads) ** -0.5
             table = body.embeddings.norm(body.embeddings.tok_embeddings.weight)
             labels = list(label_ids)
             self.label_weight = nn.Parameter(masked_lm.decoder.weight[labels].clone(), requires_grad=False)
@@ -142,11 +144,15 @@ class PreferenceModel(nn.Module):
         self.table = nn.Parameter(table, requires_grad=False)
         self.layers = nn.ModuleList([Layer(source, self.heads, fused=fused) for source in body.layers])
         self.final_norm, self.head = body.final_norm, masked_lm.head
-        _exact_activations(self, config)
+        self.head.act = _activation(config.classifier_activation)
+        for layer in self.layers:
+            layer.activation = _activation(config.hidden_activation)
+        # The model's own module makes the tables, so that every kind of scaling is kept. Both halves rotate alike.
+        positions, half = torch.arange(self.max_tokens)[None], self.hidden // self.heads // 2
         for kind in ("full_attention", "sliding_attention"):
-            cos, sin = _rotary_tables(body.rotary_emb, self.max_tokens, kind)
-            self.register_buffer(f"{kind}_cos", cos, persistent=False)
-            self.register_buffer(f"{kind}_sin", sin, persistent=False)
+            cos, sin = body.rotary_emb(torch.zeros(1, dtype=torch.float32), positions, kind)
+            self.register_buffer(f"{kind}_cos", cos[0, :, :half].contiguous(), persistent=False)
+            self.register_buffer(f"{kind}_sin", sin[0, :, :half].contiguous(), persistent=False)
 
     def rotary(self, *, local: bool) -> tuple[Tensor, Tensor]:
         """Return cosines and sines [max_tokens, head_dim / 2]."""
@@ -166,25 +172,7 @@ class PreferenceModel(nn.Module):
         return logits.float()
 
 
-def _fold_scale(body: Any, hidden: int, scale: float) -> None:
-    with torch.no_grad():
-        for layer in body.layers:
-            linear = layer.attn.Wqkv
-            linear.weight[:hidden] *= scale
-            if linear.bias is not None:
-                linear.bias[:hidden] *= scale
-
-
-def _rotary_tables(rotary: Any, tokens: int, kind: str) -> tuple[Tensor, Tensor]:
-    """Return tables from the model's own module, which keeps every kind of scaling. Both halves rotate alike."""
-    positions = torch.arange(tokens)[None]
-    cos, sin = rotary(torch.zeros(1, dtype=torch.float32), positions, kind)
-    half = cos.shape[-1] // 2
-    return cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
-
-
-def _exact_activations(model: PreferenceModel, config: Any) -> None:
-    """Replace activations; a plain `GELU` module exports as one operator."""
-    for layer in model.layers:
-        layer.activation = nn.GELU() if config.hidden_activation == "gelu" else ACT2FN[config.hidden_activation]
-    model.head.act = nn.GELU() if config.classifier_activation == "gelu" else ACT2FN[config.classifier_activation]
+def _activation(name: str) -> nn.Module:
+    """Return the activation of this name; a plain `GELU` module is exported as one operator."""
+    activation: nn.Module = nn.GELU() if name == "gelu" else ACT2FN[name]
+    return activation

@@ -16,7 +16,7 @@ from tinyrm.modernbert.model import PreferenceModel
 
 
 class Bounds(NamedTuple):
-    """Where queries and keys of each sequence begin and the last ones end, int32 [sequences + 1]; longest sequence."""
+    """Where the queries and keys of each sequence begin and the last ones end, int32 [sequences + 1]; the longest."""
 
     cu_q: Tensor
     cu_k: Tensor
@@ -55,11 +55,11 @@ class PackedAttention:
         self._mask_rows = mask_rows
         self._kernel = kernel
         # [tokens, 1, head_dim / 2]: looked up once for all layers, alike for all heads.
-        self._turns = {local: _looked_up(model.rotary(local=local), positions) for local in (False, True)}
-        self._turns_at_mask = _looked_up(model.rotary(local=False), positions[mask_rows][:, None])
+        self._turns = {local: _look_up(model.rotary(local=local), positions) for local in (False, True)}
+        self._turns_at_mask = _look_up(model.rotary(local=False), positions[mask_rows][:, None])
 
     def rotate(self, x: Tensor, *, heads: int, local: bool) -> Tensor:
-        return _rotated(x, heads, *self._turns[local])
+        return _rotate(x, heads, *self._turns[local])
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, local: bool) -> Tensor:
         o = self._kernel(*self._by_head(q, k, v), self._all, self.half_window if local else None)
@@ -69,13 +69,13 @@ class PackedAttention:
         return x[0, self._mask_rows][:, None]
 
     def rotate_at_mask(self, q: Tensor, *, heads: int) -> Tensor:
-        return _rotated(q, heads, *self._turns_at_mask)
+        return _rotate(q, heads, *self._turns_at_mask)
 
     def attend_from_mask(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self._kernel(*self._by_head(q, k, v), self._masks, None).reshape(q.shape)
 
     def _by_head(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[rows, tokens, width] -> [rows * tokens, heads, head_dim]."""
+        """Reshape [rows, tokens, width] to [rows * tokens, heads, head_dim]."""
         shape = (-1, self.heads, q.shape[-1] // self.heads)
         return q.reshape(shape), k.reshape(shape), v.reshape(shape)
 
@@ -97,25 +97,22 @@ def reference_kernel(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, half_windo
         if q_from == q_to or k_from == k_to:
             continue
         one, two, three = (x.transpose(0, 1) for x in (q[q_from:q_to], k[k_from:k_to], v[k_from:k_to]))
-        seen = None if half_window is None else _within(half_window, q_to - q_from, k_to - k_from, q.device)
+        seen = None
+        if half_window is not None:
+            queries, keys = torch.arange(q_to - q_from, device=q.device), torch.arange(k_to - k_from, device=q.device)
+            seen = (queries[:, None] - keys).abs() <= half_window
         attended = nn.functional.scaled_dot_product_attention(one, two, three, attn_mask=seen, scale=1.0)
         o[q_from:q_to] = attended.transpose(0, 1)
     return o
 
 
-def _within(half_window: int, queries: int, keys: int, device: torch.device) -> Tensor:
-    """Return whether query i sees key j: bool [queries, keys]."""
-    apart = torch.arange(queries, device=device)[:, None] - torch.arange(keys, device=device)
-    return apart.abs() <= half_window
-
-
-def _looked_up(tables: tuple[Tensor, Tensor], positions: Tensor) -> tuple[Tensor, Tensor]:
+def _look_up(tables: tuple[Tensor, Tensor], positions: Tensor) -> tuple[Tensor, Tensor]:
     """Return cosines and sines [*positions, 1, head_dim / 2]."""
     cos, sin = tables
     return cos[positions][..., None, :], sin[positions][..., None, :]
 
 
-def _rotated(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate x [rows, tokens, heads * head_dim] in fp32 and return it in its own precision, as transformers does."""
     one, two = x.reshape(*x.shape[:-1], heads, -1).float().chunk(2, dim=-1)
     turned = torch.cat((one * cos - two * sin, two * cos + one * sin), dim=-1)

@@ -1,16 +1,14 @@
 """Weights of a bundle for the torch engine: one file, without the vocabulary-sized head.
 
-Always in the fused form, which suits a GPU; scale and embedding norm are folded in already.
+Always in the fused form, which suits a GPU; attention's scale and the embedding's norm are already folded in.
 """
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 from transformers import ModernBertConfig, ModernBertForMaskedLM, PreTrainedConfig
 
 from tinyrm.errors import InvalidBundle
@@ -19,8 +17,16 @@ from tinyrm.modernbert.model import PreferenceModel, Projection
 
 def save_weights(model: PreferenceModel, config: PreTrainedConfig, path: Path) -> None:
     """Write the fused weights and the configuration of the model to one safetensors file."""
+    state = model.state_dict()
+    for name, module in model.named_modules():
+        if isinstance(module, Projection):
+            # The parts of a projection side by side; one that is fused already has one part.
+            for kind, parts, dim in (("weights", module.weights, 1), ("biases", module.biases, 0)):
+                tensors = [state.pop(f"{name}.{kind}.{i}") for i in range(len(parts))]
+                if tensors:
+                    state[f"{name}.{kind}.0"] = torch.cat(tensors, dim=dim).contiguous()
     metadata = {"format": "pt", "config": json.dumps(config.to_dict(), sort_keys=True)}
-    save_file(_fused_state(model), path, metadata=metadata)
+    save_file(state, path, metadata=metadata)
 
 
 def load_weights(path: Path, *, max_tokens: int | None = None) -> PreferenceModel:
@@ -29,7 +35,11 @@ def load_weights(path: Path, *, max_tokens: int | None = None) -> PreferenceMode
         with safe_open(path, framework="pt") as file:
             config = ModernBertConfig.from_dict(json.loads(file.metadata()["config"]))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping, it has only keys()
-        model = _empty_model(config, max_tokens)
+        with torch.device("meta"):  # shapes without memory
+            masked_lm = ModernBertForMaskedLM(config)
+        # No file holds the rotary tables: they are computed.
+        masked_lm.model.rotary_emb = type(masked_lm.model.rotary_emb)(config)
+        model = PreferenceModel(masked_lm, (0, 1), max_tokens=max_tokens, fused=True)
         model.load_state_dict(state, assign=True)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidBundle(
@@ -37,23 +47,3 @@ def load_weights(path: Path, *, max_tokens: int | None = None) -> PreferenceMode
         ) from error
     model.requires_grad_(requires_grad=False)
     return model.eval()
-
-
-def _fused_state(model: PreferenceModel) -> dict[str, Tensor]:
-    """Return the state with the parts of each projection side by side; what is fused already stays as it is."""
-    state = model.state_dict()
-    for name, module in model.named_modules():
-        if isinstance(module, Projection):
-            for kind, parts, dim in (("weights", module.weights, 1), ("biases", module.biases, 0)):
-                tensors = [state.pop(f"{name}.{kind}.{i}") for i in range(len(parts))]
-                if tensors:
-                    state[f"{name}.{kind}.0"] = torch.cat(tensors, dim=dim).contiguous()
-    return state
-
-
-def _empty_model(config: Any, max_tokens: int | None) -> PreferenceModel:
-    """Return a model of shapes without memory; only the rotary tables, which are in no file, are computed."""
-    with torch.device("meta"):
-        masked_lm = ModernBertForMaskedLM(config)
-    masked_lm.model.rotary_emb = type(masked_lm.model.rotary_emb)(config)
-    return PreferenceModel(masked_lm, (0, 1), max_tokens=max_tokens, fused=True)

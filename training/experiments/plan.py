@@ -37,7 +37,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, ModernBertConfig, Pre
 
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import Geometry, executed_flops, paper_flops
-from tinyrm.modernbert.checkpoint import geometry_of
+from tinyrm.modernbert.checkpoint import read_geometry
 from training.data.mixture import load
 from training.data.source import Source, published_pairs
 from training.data.split import balanced_counts
@@ -154,7 +154,9 @@ def plan(recipe: ClozeRecipe, data_dir: Path) -> Plan:
     else:
         empty = empty_head(recipe.head, config)
     parts = learning_parts(with_learning_parts(empty, recipe))
-    return Plan(recipe, tuple(count_domains(source, data_dir) for source in recipe.sources), geometry_of(config), parts)
+    return Plan(
+        recipe, tuple(count_domains(source, data_dir) for source in recipe.sources), read_geometry(config), parts
+    )
 
 
 def find_config(model: str) -> PreTrainedConfig:
