@@ -1,4 +1,4 @@
-"""Engines behind one contract. Each runtime is a module of its own, imported only when an engine of it is opened."""
+"""Engines behind one contract. Each runtime has its own module, imported only when one of its engines is opened."""
 
 from tinyrm.engines.base import Engine, EngineInfo
 from tinyrm.engines.registry import ENGINES, EngineOptions, open_engine, warm_up

@@ -1,7 +1,7 @@
 """Run an engine on token ids from standard input and measure how long it takes: python -m tinyrm.engines BUNDLE.
 
-Each line in is {"input_ids": [[...]], "attention_mask": [[...]], "warmup": 1, "repeat": 5}, each line out
-{"seconds": [...], "logits": [[z0, z1], ...]}. The first line out states whether the engine is ready.
+Each input line is {"input_ids": [[...]], "attention_mask": [[...]], "warmup": 1, "repeat": 5}, each output line
+{"seconds": [...], "logits": [[z0, z1], ...]}. The first output line states whether the engine is ready.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What every engine is: a description of itself, and `run`. What several engines share: processors and a pool."""
+"""The contract of an engine: `info` and `run`. Also what several engines share: a pool, and the count of processors."""
 
 import math
 import os
@@ -16,9 +16,9 @@ from tinyrm.encoding import Encoding
 
 R = TypeVar("R")
 
-# Sequences share nothing on a CPU engine, so a larger batch only makes its first ones wait for its last.
+# On a CPU a larger batch saves nothing; its first sequences would only wait for its last.
 BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU = 1024, 16_384
-# A GPU finds its next batch prepared. A CPU would only commit itself earlier to what it does next.
+# The next batch is prepared while a GPU runs. On a CPU this would only fix the order of work earlier.
 RUNS_IN_FLIGHT_ON_GPU = 2
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -26,13 +26,13 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine is and what suits it. An engine states this; nothing else may be inferred from it.
+    """What an engine is, and which batches suit it. Callers use these fields and infer nothing else from them.
 
     name: runtime and device, such as `onnxruntime-cpu`.
     max_batch_tokens: tokens of one run that keep the device busy without making its first sequences wait.
-    runs_in_flight: concurrent calls of `run` that make it faster.
-    pads: a batch is padded to its longest sequence, so that sequences of similar length belong together.
-    length_multiple: otherwise, each sequence is padded to a multiple of this many tokens.
+    runs_in_flight: how many concurrent calls of `run` make the engine faster.
+    pads: whether a batch is padded to its longest sequence, so that sequences of similar length belong together.
+    length_multiple: without `pads`, each sequence is padded to a multiple of this many tokens.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Engine(Protocol):
     """Runs the model of one bundle.
 
     Safe for `info.runs_in_flight` concurrent calls; further calls wait. A caller must expect three failures: `run`
-    raises EngineFailed, `run` returns logits that are not finite (`tinyrm.readout` refuses them), or `run` does not
-    return, which only the caller's own clock can detect.
+    raises EngineFailed, it returns logits that are not finite (`tinyrm.readout` refuses them), or it does not return,
+    which only the caller's own clock can detect.
     """
 
     @property
@@ -72,7 +72,7 @@ class Engine(Protocol):
 
 
 class RunnerPool(Generic[R]):
-    """A fixed set of runners, such as sessions: a caller takes a free one, or waits for the first to be returned."""
+    """A fixed set of runners, such as sessions: a caller takes a free one, or waits until one is returned."""
 
     def __init__(self, runners: Iterable[R]) -> None:
         self._free: queue.SimpleQueue[R] = queue.SimpleQueue()
@@ -89,9 +89,9 @@ class RunnerPool(Generic[R]):
 
 
 def usable_cpus(cgroup: Path = CGROUP) -> int:
-    """Return how many processors this process may use, at least 1: those of the system, within a container's quota.
+    """Return how many processors this process may use, at least 1: those it may run on, within a container's quota.
 
-    Runtimes left to themselves count the machine's cores and thrash inside a smaller quota.
+    By default, runtimes count the machine's cores, and are slow inside a smaller quota.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota_cpus = math.inf

@@ -1,4 +1,4 @@
-"""An engine that computes nothing: two equal logits, at once. It measures what is around an engine."""
+"""An engine that computes nothing and returns two equal logits, to measure everything else."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on CPU, CUDA or TensorRT."""
+"""ONNX Runtime on a CPU, with CUDA or with TensorRT."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ PROVIDERS = {
     "onnxruntime-cuda": "CUDAExecutionProvider",
     "onnxruntime-cpu": "CPUExecutionProvider",
 }
-# Lengths that a GPU batch is padded to. TensorRT has a profile for each, CUDA a kernel choice.
+# Lengths that a GPU batch is padded to. TensorRT has a profile for each; CUDA chooses kernels for each.
 TOKEN_BUCKETS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 MAX_ROWS = 64
 
@@ -43,12 +43,25 @@ class OnnxRuntimeCpu:
 
 
 class OnnxRuntimeGpu:
-    """Runs padded batches on CUDA or TensorRT, padded to a bucket so that few shapes are ever seen."""
+    """Runs batches on CUDA or TensorRT, padded to a bucket so that few shapes occur."""
 
     def __init__(self, model_file: Path, name: str, precision: str, *, pad_id: int, cache: Path) -> None:
         self.info = gpu_info(name, precision, pads=True)
         self._pad_id = pad_id
-        self._run = open_session(model_file, name, provider_options=_gpu_options(name, cache))
+        options = {}
+        if name == "onnxruntime-tensorrt":  # a profile for each bucket; engines and timings are kept on disk
+            options = {
+                "trt_engine_cache_enable": "1",
+                "trt_engine_cache_path": str(cache),
+                "trt_timing_cache_enable": "1",
+                "trt_timing_cache_path": str(cache),
+            }
+            tensors = ("input_ids", "attention_mask")
+            for which, rows in (("min", 1), ("opt", 8), ("max", MAX_ROWS)):
+                options[f"trt_profile_{which}_shapes"] = ",".join(
+                    f"{tensor}:{rows}x{tokens}" for tokens in TOKEN_BUCKETS for tensor in tensors
+                )
+        self._run = open_session(model_file, name, provider_options=options)
 
     def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
         tokens = max(len(sequence) for sequence in sequences)
@@ -64,7 +77,7 @@ def open_session(
     threads: int = 0,
     provider_options: dict[str, str] | None = None,
 ) -> RunRectangle:
-    """Open a session as a function of ids and mask. Raises EngineUnavailable; the function raises EngineFailed."""
+    """Return a session as a function of ids and mask, which raises EngineFailed. Raises EngineUnavailable."""
     provider = PROVIDERS[name]
     if name not in available():
         raise EngineUnavailable(
@@ -73,9 +86,9 @@ def open_session(
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cpus()
-    # Shapes change with every batch: a plan for each would be kept for ever.
+    # Shapes change with every batch: a memory plan for each would be kept for ever.
     options.enable_mem_pattern = False
-    # Threads that spin on after a run would take the processors from the process that handles its result.
+    # Threads that spin after a run would take the processors from the process that handles its result.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(str(model_file), options, providers=[(provider, provider_options or {})])
@@ -83,7 +96,7 @@ def open_session(
         raise EngineUnavailable(f"{name} could not open {model_file}: {error}") from error
     if provider not in session.get_providers():
         raise EngineUnavailable(
-            f"{provider} could not be started and onnxruntime fell back; check driver and libraries"
+            f"{provider} could not be started and onnxruntime fell back; check the driver and the libraries"
         )
 
     def run(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -102,21 +115,3 @@ def cache_folder(identity: str) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "tinyrm", identity)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _gpu_options(name: str, cache: Path) -> dict[str, str]:
-    """Return TensorRT's options: a profile for each bucket, engines and timings kept on disk. CUDA needs none."""
-    if name != "onnxruntime-tensorrt":
-        return {}
-    return {
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(cache),
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(cache),
-        **{
-            f"trt_profile_{which}_shapes": ",".join(
-                f"{name}:{rows}x{tokens}" for tokens in TOKEN_BUCKETS for name in ("input_ids", "attention_mask")
-            )
-            for which, rows in (("min", 1), ("opt", 8), ("max", MAX_ROWS))
-        },
-    }

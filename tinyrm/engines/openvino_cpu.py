@@ -1,4 +1,4 @@
-"""OpenVINO on CPU."""
+"""OpenVINO on a CPU."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from tinyrm.encoding import Encoding
 from tinyrm.engines.base import RunnerPool, cpu_info, usable_cpus
 from tinyrm.errors import EngineFailed, EngineUnavailable
 
-# Kernels are made for each shape: lengths are padded to a multiple, and only this many shapes' kernels are kept.
+# Kernels are compiled for each shape: lengths are padded to a multiple, and the kernels of this many shapes are kept.
 LENGTH_MULTIPLE = 16
 KERNEL_CACHE = 2048
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -25,7 +25,19 @@ class OpenVinoCpu:
     def __init__(self, model_file: Path, precision: str, threads: int = 0, streams: int = 1) -> None:
         self.info = cpu_info("openvino-cpu", precision, streams=streams, length_multiple=LENGTH_MULTIPLE)
         threads = threads or max(1, usable_cpus() // streams)
-        compiled = _compile(model_file, precision, threads, streams)
+        core = openvino.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise EngineUnavailable("this CPU has no bf16 arithmetic; use fp32 or int8")
+        options = {
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads * streams,
+            "NUM_STREAMS": streams,
+            "CPU_RUNTIME_CACHE_CAPACITY": KERNEL_CACHE,
+        }
+        try:
+            compiled = core.compile_model(str(model_file), "CPU", options)
+        except Exception as error:  # OpenVINO raises RuntimeError and pybind's own kinds
+            raise EngineUnavailable(f"openvino-cpu could not open {model_file}: {error}") from error
         self._requests: RunnerPool[Any] = RunnerPool(compiled.create_infer_request() for _ in range(streams))
 
     def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
@@ -34,24 +46,8 @@ class OpenVinoCpu:
             def run(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
                 try:
                     logits = request.infer({"input_ids": ids, "attention_mask": mask}, share_inputs=True)["logits"]
-                except Exception as error:  # OpenVINO raises RuntimeError and pybind's own kinds
+                except Exception as error:  # as above
                     raise EngineFailed(f"{self.info.name}: {error}") from error
                 return np.array(logits, dtype=np.float32)
 
             return run_by_length(run, sequences, length_multiple=LENGTH_MULTIPLE)
-
-
-def _compile(model_file: Path, precision: str, threads: int, streams: int) -> Any:
-    core = openvino.Core()
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise EngineUnavailable("this CPU has no bf16 arithmetic; use fp32 or int8")
-    options = {
-        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
-        "INFERENCE_NUM_THREADS": threads * streams,
-        "NUM_STREAMS": streams,
-        "CPU_RUNTIME_CACHE_CAPACITY": KERNEL_CACHE,
-    }
-    try:
-        return core.compile_model(str(model_file), "CPU", options)
-    except Exception as error:  # as above
-        raise EngineUnavailable(f"openvino-cpu could not open {model_file}: {error}") from error

@@ -1,4 +1,4 @@
-"""Sequences side by side without padding, and how they fill the fixed shapes that a GPU runs. No torch here."""
+"""Lay sequences side by side without padding, and fill the fixed shapes that a GPU runs. Needs no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tinyrm.encoding import Encoding
 
-# A bucket has places for sequences of this length on average; more and shorter ones take a larger bucket.
+# A bucket has places for sequences of this length on average; more and shorter sequences need a larger bucket.
 TOKENS_PER_SEQUENCE = 64
 # Any id of the vocabulary would do: nothing reads what is computed from it.
 FILL_ID = 0
@@ -39,9 +39,10 @@ class Packed:
 class Bucket:
     """One fixed shape.
 
-    max_sequences: real sequences that it takes.
-    places: for real sequences and those that fill it.
-    longest: tokens of the longest sequence that it takes.
+    tokens: of all sequences together.
+    max_sequences: real sequences that fit.
+    places: for real sequences and those that fill the bucket.
+    longest: tokens of the longest sequence that fits.
     """
 
     tokens: int
@@ -51,7 +52,7 @@ class Bucket:
 
     @classmethod
     def of(cls, tokens: int, max_tokens: int) -> "Bucket":
-        """Make one for sequences of up to `max_tokens`; what fills it has places enough to be no longer than that."""
+        """Return a bucket for sequences of up to `max_tokens`, with places enough that no filler is longer."""
         longest = min(tokens, max_tokens)
         max_sequences = max(1, tokens // TOKENS_PER_SEQUENCE)
         return cls(tokens, max_sequences, max_sequences + tokens // longest + 1, longest)
@@ -66,9 +67,11 @@ class Bucket:
 
 
 def pack_sequences(sequences: Sequence[Encoding], mask_id: int) -> Packed:
-    """Lay sequences side by side. Raises ValueError for an empty one and for ids that are not a row of integers.
+    """Lay sequences side by side.
 
     A sequence without a mask, as a warm-up sends it, is read at its first token.
+
+    Raises ValueError for an empty sequence and for ids that are not a row of integers.
     """
     rows = [np.asarray(sequence.input_ids) for sequence in sequences]
     if any(row.ndim != 1 or row.dtype.kind != "i" or not len(row) for row in rows):
@@ -85,7 +88,7 @@ def pack_sequences(sequences: Sequence[Encoding], mask_id: int) -> Packed:
 
 
 def fill(packed: Packed, bucket: Bucket) -> Packed:
-    """Add tokens and sequences until the bucket is full. What fills it is spread over all places left.
+    """Add tokens and sequences until the bucket is full. The filler is spread over all free places.
 
     Attention costs the square of a sequence's length, so many short ones are cheaper than one long one; a place for
     which no token is left is a sequence of length 0.

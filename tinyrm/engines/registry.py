@@ -1,11 +1,11 @@
-"""Which engines there are, and how each is opened.
+"""The engines by name, and how each is opened.
 
 onnxruntime-cpu        any CPU; fp32 and int8
 openvino-cpu           any x86 or Arm CPU; fp32, int8, and bf16 where the CPU has it
 onnxruntime-cuda       NVIDIA; the graph's own precision
 onnxruntime-tensorrt   NVIDIA; the graph's own precision, engines built once and cached
 torch-cuda             NVIDIA; packed tokens, bf16; needs torch and a bundle with weights
-null                   none; every comparison is a tie, to measure what is around an engine
+null                   no model; every comparison is a tie, to measure everything but the engine
 """
 
 import logging
@@ -16,6 +16,7 @@ import numpy as np
 
 from tinyrm.encoding import Encoding, Truncation
 from tinyrm.engines.base import Engine
+from tinyrm.engines.null import NullEngine
 from tinyrm.errors import EngineUnavailable, InvalidBundle
 
 if TYPE_CHECKING:
@@ -36,18 +37,24 @@ class EngineOptions:
     threads: int = 0
     """Threads of one run; 0 shares the usable processors among the streams."""
     streams: int = 1
-    """Runs at once, on a CPU."""
+    """Runs at the same time, on a CPU."""
 
 
 def open_engine(bundle: "Bundle", options: EngineOptions = EngineOptions()) -> Engine:  # it is frozen
-    """Open the engine asked for; `auto` takes the fastest that starts here, and logs which ones it skipped.
+    """Open the named engine, or with `auto` the fastest that starts here; a warning names each one that does not.
 
-    Raises EngineUnavailable, InvalidBundle: an engine that was asked for is never replaced by another.
+    Raises EngineUnavailable, InvalidBundle: a named engine is never replaced by another.
     """
     if options.engine not in ("auto", *ENGINES):
         raise EngineUnavailable(f"unknown engine {options.engine!r}; known: auto, {', '.join(ENGINES)}")
-    *candidates, last = _candidates(options.precision) if options.engine == "auto" else [options.engine]
-    for name in candidates:
+    *others, last = [options.engine]
+    if options.engine == "auto":
+        from tinyrm.engines.onnx_runtime import available
+
+        # TensorRT is not measured, so only its name selects it.
+        others = ["torch-cuda", "onnxruntime-cuda"] if "onnxruntime-cuda" in available() else []
+        last = "openvino-cpu" if options.precision == "bf16" else "onnxruntime-cpu"
+    for name in others:
         try:
             return _open(bundle, replace(options, engine=name))
         except (EngineUnavailable, InvalidBundle) as error:
@@ -61,69 +68,39 @@ def warm_up(engine: Engine, tokens: int, pad_id: int) -> None:
         engine.run([Encoding(np.full(length, pad_id, dtype=np.int64), Truncation())])
 
 
-def _candidates(precision: str) -> list[str]:
-    """Return what `auto` tries, fastest first; the last must start. TensorRT is not measured: ask for it by name."""
-    from tinyrm.engines.onnx_runtime import available
-
-    gpu = [name for name in ("torch-cuda", "onnxruntime-cuda") if "onnxruntime-cuda" in available()]
-    return [*gpu, "openvino-cpu" if precision == "bf16" else "onnxruntime-cpu"]
-
-
 def _open(bundle: "Bundle", options: EngineOptions) -> Engine:
-    openers = {
-        "onnxruntime-cpu": _onnxruntime_cpu,
-        "onnxruntime-cuda": _onnxruntime_gpu,
-        "onnxruntime-tensorrt": _onnxruntime_gpu,
-        "openvino-cpu": _openvino_cpu,
-        "torch-cuda": _torch_cuda,
-        "null": _null,
-    }
-    engine = openers[options.engine](bundle, options)
-    log.info("engine %s, precision %s", engine.info.name, engine.info.precision)
-    return engine
+    """Open one engine by its name. What it needs is imported here, since most programs use a single engine."""
+    manifest, precision = bundle.manifest, options.precision
+    match options.engine:
+        case "onnxruntime-cpu":
+            from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
 
+            if precision == "bf16":
+                raise EngineUnavailable(
+                    "ONNX Runtime has no bf16 arithmetic on CPUs; use openvino-cpu, or fp32 or int8"
+                )
+            file = bundle.model_file(precision, options.engine)
+            return OnnxRuntimeCpu(file, precision, options.threads, options.streams)
+        case "onnxruntime-cuda" | "onnxruntime-tensorrt":
+            from tinyrm.engines.onnx_runtime import OnnxRuntimeGpu, cache_folder
 
-def _onnxruntime_cpu(bundle: "Bundle", options: EngineOptions) -> Engine:
-    from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
-
-    if options.precision == "bf16":
-        raise EngineUnavailable("ONNX Runtime has no bf16 arithmetic on CPUs; use openvino-cpu, or fp32 or int8")
-    file = bundle.model_file(options.precision, options.engine)
-    return OnnxRuntimeCpu(file, options.precision, options.threads, options.streams)
-
-
-def _onnxruntime_gpu(bundle: "Bundle", options: EngineOptions) -> Engine:
-    from tinyrm.engines.onnx_runtime import OnnxRuntimeGpu, cache_folder
-
-    manifest = bundle.manifest
-    return OnnxRuntimeGpu(
-        bundle.model_file(options.precision),
-        options.engine,
-        options.precision,
-        pad_id=manifest.special_tokens.pad,
-        cache=cache_folder(manifest.identity),
-    )
-
-
-def _openvino_cpu(bundle: "Bundle", options: EngineOptions) -> Engine:
-    try:
-        from tinyrm.engines.openvino_cpu import OpenVinoCpu
-    except ImportError as error:
-        raise EngineUnavailable("openvino-cpu needs the `openvino` extra: pip install 'tinyrm[openvino]'") from error
-    # bf16 is how this runtime computes the fp32 file, not a file of its own.
-    file = bundle.model_file("fp32" if options.precision == "bf16" else options.precision)
-    return OpenVinoCpu(file, options.precision, options.threads, options.streams)
-
-
-def _torch_cuda(bundle: "Bundle", options: EngineOptions) -> Engine:
-    try:
-        from tinyrm.engines.torch_gpu import open_torch_cuda
-    except ImportError as error:
-        raise EngineUnavailable(f"torch-cuda needs torch and transformers: {error}") from error
-    return open_torch_cuda(bundle.weights_file(), bundle.manifest, options.precision)
-
-
-def _null(_: "Bundle", options: EngineOptions) -> Engine:
-    from tinyrm.engines.null import NullEngine
-
-    return NullEngine(options.precision)
+            file, cache = bundle.model_file(precision), cache_folder(manifest.identity)
+            return OnnxRuntimeGpu(file, options.engine, precision, pad_id=manifest.special_tokens.pad, cache=cache)
+        case "openvino-cpu":
+            try:
+                from tinyrm.engines.openvino_cpu import OpenVinoCpu
+            except ImportError as error:
+                raise EngineUnavailable(
+                    "openvino-cpu needs the `openvino` extra: pip install 'tinyrm[openvino]'"
+                ) from error
+            # OpenVINO computes in bf16 from the fp32 file; there is no bf16 file.
+            file = bundle.model_file("fp32" if precision == "bf16" else precision)
+            return OpenVinoCpu(file, precision, options.threads, options.streams)
+        case "torch-cuda":
+            try:
+                from tinyrm.engines.torch_gpu import open_torch_cuda
+            except ImportError as error:
+                raise EngineUnavailable(f"torch-cuda needs torch and transformers: {error}") from error
+            return open_torch_cuda(bundle.weights_file(), manifest, precision)
+        case _:
+            return NullEngine(precision)

@@ -16,7 +16,7 @@ from tinyrm.modernbert.checkpoint import LabelLogits
 class TorchEngine:
     """Label logits as `transformers` computes them, in fp32.
 
-    device: None takes a GPU if there is one.
+    device: `cpu` or `cuda`; None selects a GPU if there is one.
     """
 
     def __init__(

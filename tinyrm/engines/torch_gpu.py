@@ -1,13 +1,13 @@
-"""Packed tokens through torch on a GPU: bf16, fixed shapes, one captured graph for each, two steps in flight.
+"""Run packed tokens with torch on a GPU: bf16, fixed shapes, one captured graph for each, two steps in flight.
 
 A step's tokens are filled to the next bucket, so that a graph captured once serves it. Two threads may call `run`:
-while one step runs, the next is packed and its copies are queued. All steps are in one stream, so they never see each
-other's tokens.
+while one step runs, the next is packed and its copies are queued. All steps are in one stream, so no step reads another
+step's tokens.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,10 @@ Step = Callable[[Tensor, Tensor], None]
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A step that was queued; `logits` once they are known."""
+    """A queued step.
+
+    logits: None until they were read from the slot.
+    """
 
     slot: "Slot"
     sequences: int
@@ -67,11 +70,12 @@ class Slot:
 
 
 class TorchCudaEngine:
-    """Packed sequences of up to `model.max_tokens` on a fused model, which it takes over.
+    """Runs packed sequences of up to `model.max_tokens` tokens.
 
+    model: fused; the engine moves and changes it.
     device: "cuda", "cuda:1"; "cpu" computes the same slowly, for tests.
     buckets: tokens of each fixed shape.
-    compiled: layers through torch.compile.
+    compiled: whether torch.compile compiles the layers.
 
     Raises EngineUnavailable.
     """
@@ -97,14 +101,20 @@ class TorchCudaEngine:
                 layer.compile(dynamic=True)  # any bucket: one compilation for each kind of layer
         self._cuda = CudaQueue(self._device) if on_gpu else None
         self._steps: dict[Bucket, Step] = {}
-        self._slots = [self._slot(self._buckets[-1]) for _ in range(SLOTS)]
+        self._slots = []
+        for _ in range(SLOTS):
+            flat = torch.zeros(self._buckets[-1].flat_size, dtype=torch.int64, pin_memory=on_gpu)
+            logits = torch.zeros(self._buckets[-1].places, 2, dtype=torch.float32, pin_memory=on_gpu)
+            self._slots.append(Slot(flat, logits, torch.cuda.Event() if on_gpu else None))  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
 
     def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
-        """Return label logits [sequences, 2]. What exceeds the largest bucket runs in several steps."""
-        with _engine_failures(self.info.name):
+        """Return label logits [sequences, 2]. Several steps run what exceeds the largest bucket."""
+        try:
             tickets = [self._submit(part) for part in self._split(sequences)]
             return np.concatenate([self._result(ticket) for ticket in tickets])
+        except Exception as error:  # torch's own exceptions share no base class below Exception
+            raise EngineFailed(f"{self.info.name}: {error}") from error
 
     def _split(self, sequences: Sequence[Encoding]) -> list[Sequence[Encoding]]:
         """Halve the sequences until each part fits into the largest bucket, or is one sequence."""
@@ -114,7 +124,7 @@ class TorchCudaEngine:
         return [*self._split(sequences[: count // 2]), *self._split(sequences[count // 2 :])]
 
     def _submit(self, sequences: Sequence[Encoding]) -> Ticket:
-        """Queue one step and return at once, unless both slots are taken: then wait for the older step."""
+        """Queue one step. Returns at once, unless both slots are taken; then it waits for the older step."""
         packed = pack_sequences(sequences, self._mask_id)
         bucket = self._bucket(packed)
         flat = torch.from_numpy(fill(packed, bucket).flat())
@@ -135,7 +145,7 @@ class TorchCudaEngine:
 
     def _result(self, ticket: Ticket) -> NDArray[np.float32]:
         if ticket.logits is None:
-            ticket.slot.wait()  # without the lock: another thread queues the next step meanwhile
+            ticket.slot.wait()  # without the lock: another thread can queue the next step
         with self._lock:
             return self._settle(ticket)
 
@@ -148,7 +158,7 @@ class TorchCudaEngine:
         return ticket.logits
 
     def _bucket(self, packed: Packed) -> Bucket:
-        """Return the smallest that takes it. Refuse an id the table lacks: a GPU would not recover from it."""
+        """Return the smallest bucket that fits. Refuse an id the table lacks: a GPU would not recover from it."""
         tokens, sequences = len(packed.ids), len(packed.mask_rows)
         vocabulary = len(self._model.table)
         if not 0 <= packed.ids.min() <= packed.ids.max() < vocabulary:
@@ -162,17 +172,14 @@ class TorchCudaEngine:
             "send smaller batches"
         )
 
-    def _slot(self, largest: Bucket) -> Slot:
-        on_cuda = self._cuda is not None
-        flat = torch.zeros(largest.flat_size, dtype=torch.int64, pin_memory=on_cuda)
-        logits = torch.zeros(largest.places, 2, dtype=torch.float32, pin_memory=on_cuda)
-        return Slot(flat, logits, torch.cuda.Event() if on_cuda else None)  # type: ignore[no-untyped-call]
-
     def _step(self, bucket: Bucket) -> Step:
         def forward(flat: Tensor) -> Tensor:
             return _logits(self._model, flat, bucket)
 
-        return self._cuda.captured(forward, bucket.flat_size) if self._cuda else _eager(forward)
+        def step(flat: Tensor, out: Tensor) -> None:
+            out.copy_(forward(flat))
+
+        return self._cuda.capture(forward, bucket.flat_size) if self._cuda else step
 
 
 class CudaQueue:
@@ -184,16 +191,16 @@ class CudaQueue:
         self._pool = torch.cuda.graph_pool_handle()
 
     def queue(self) -> AbstractContextManager[Any]:
-        """Return a context: what is called within goes to the stream, in order."""
+        """Return a context in which calls go to the stream, in order."""
         return torch.cuda.stream(self._stream)
 
-    def captured(self, forward: Forward, flat_size: int) -> Step:
+    def capture(self, forward: Forward, flat_size: int) -> Step:
         """Capture `forward` with buffers of its own; replaying costs one launch."""
         static = torch.zeros(flat_size, dtype=torch.int64, device=self._device)
         for _ in range(RUNS_BEFORE_CAPTURE):
             forward(static)
         graph = torch.cuda.CUDAGraph()
-        # "thread_local": what other threads do with the device meanwhile does not break the capture.
+        # "thread_local": calls of other threads to the device do not break the capture.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             logits = forward(static)
 
@@ -210,13 +217,6 @@ def open_torch_cuda(weights_file: Path, manifest: Manifest, precision: str, devi
     _require(torch.device(device), precision)
     model = load_weights(weights_file, max_tokens=manifest.spec.max_tokens)
     return TorchCudaEngine(model, mask_id=manifest.special_tokens.mask, precision=precision, device=device)
-
-
-def _eager(forward: Forward) -> Step:
-    def step(flat: Tensor, out: Tensor) -> None:
-        out.copy_(forward(flat))
-
-    return step
 
 
 def _logits(model: PreferenceModel, flat: Tensor, bucket: Bucket) -> Tensor:
@@ -258,13 +258,3 @@ def _place(model: PreferenceModel, device: torch.device, precision: str) -> Pref
         return model.to(device).eval()
     except Exception as error:  # out of memory, no such device, an unusable driver: torch has no common class for them
         raise EngineUnavailable(f"torch-{device} could not take the model: {error}") from error
-
-
-@contextmanager
-def _engine_failures(name: str) -> Iterator[None]:
-    try:
-        yield
-    except EngineFailed:
-        raise
-    except Exception as error:  # torch's own exceptions share no base class below Exception
-        raise EngineFailed(f"{name}: {error}") from error
