@@ -1,4 +1,4 @@
-"""python -m service: serve the bundle that TINYRM_MODEL names. `--settings` prints every setting."""
+"""`python -m service`: serve the bundle in TINYRM_MODEL. `--settings` prints every setting."""
 
 import asyncio
 import os
@@ -16,7 +16,6 @@ from service.http.server import make_server
 from service.logs import configure
 from service.settings import PREFIX, Settings, refuse_unknown
 from service.workers.supervisor import serve_with_workers
-from tinyrm.command_line import parse
 from tinyrm.errors import TinyRMError
 
 log = structlog.get_logger("tinyrm")
@@ -24,16 +23,20 @@ log = structlog.get_logger("tinyrm")
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """Serve the bundle that TINYRM_MODEL names. Every setting is an environment variable."""
+    """Serve the bundle in TINYRM_MODEL. Every setting is an environment variable."""
 
     settings: bool = False
     """Print the settings with their defaults, and exit."""
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m service") -> int:
-    if parse(ServeOptions, arguments, prog=prog).settings:
-        print(settings_table())
-        return 0
+    if sys.argv[1:] if arguments is None else arguments:
+        # Here, because a start without options needs no command line, and its import takes 0.2 s.
+        from tinyrm.command_line import parse
+
+        if parse(ServeOptions, arguments, prog=prog).settings:
+            print(settings_table())
+            return 0
     try:
         refuse_unknown(os.environ)
         settings = Settings()
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m servi
 
 
 async def serve(settings: Settings) -> int:
-    """Serve until stopped by a signal. Return 0 after a clean shutdown, 3 if the service could not start."""
+    """Serve until a signal stops the service. Return 0 after a clean shutdown, 3 if the service could not start."""
     try:
         if settings.workers > 1:
             check_settings(settings)

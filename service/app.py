@@ -1,4 +1,4 @@
-"""The composition root: settings in, an ASGI application out. Nothing is loaded before its lifespan begins."""
+"""The composition root: make the ASGI application from the settings. Nothing is loaded before its lifespan begins."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -30,7 +30,7 @@ log = structlog.get_logger("tinyrm")
 
 
 def check_settings(settings: Settings) -> None:
-    """Check what `create_app` needs, before workers are started that call it. Raises InvalidKeys, InvalidSettings."""
+    """Check what `create_app` needs before workers start and call it. Raises InvalidKeys, InvalidSettings."""
     enabled_dialects(settings)
     if settings.api_keys_file:
         ApiKeys.read(settings.api_keys_file)
@@ -43,7 +43,7 @@ def create_metrics(settings: Settings) -> Metrics:
 
 
 def create_registry(settings: Settings) -> ModelRegistry:
-    """Return the models that the settings name, not started yet. Raises InvalidSettings."""
+    """Return the registry of the configured models, which are not started yet. Raises InvalidSettings."""
     metrics = create_metrics(settings)
     return ModelRegistry(settings, metrics, partial(start_backend, settings, metrics=metrics))
 
@@ -51,10 +51,10 @@ def create_registry(settings: Settings) -> ModelRegistry:
 def create_state(
     settings: Settings, registry: ModelRegistry | None = None, request_reload: Callable[[], None] | None = None
 ) -> AppState:
-    """Return what an application holds. Raises InvalidSettings.
+    """Return the state of an application. Raises InvalidSettings.
 
-    registry: by default, the models that the settings name, on engines of this process.
-    request_reload: by default, reloads them in this process.
+    registry: default: the configured models, with engines that this process starts.
+    request_reload: default: reload the models in this process.
     """
     registry = registry or create_registry(settings)
     limits = CohortLimits(settings.cohort_timeout_s, settings.max_open_cohorts, settings.max_cohort_bytes)
@@ -63,7 +63,7 @@ def create_state(
 
 
 def create_app(state: AppState) -> ASGIApp:
-    """Return the application. Its lifespan starts the models, if they are not running, and drains them at the end.
+    """Return the application. Its lifespan starts the models unless they are running, and drains them at the end.
 
     Raises InvalidKeys, InvalidSettings.
     """
@@ -106,7 +106,7 @@ def create_app(state: AppState) -> ASGIApp:
 
 
 def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
-    """Return the routes without the layers around them."""
+    """Return the routes without the middleware."""
     app = FastAPI(
         title="TinyRM",
         version=__version__,
@@ -131,6 +131,6 @@ def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) ->
 
 
 def overload_status(settings: Settings) -> errors.OverloadStatus:
-    """Return which status a refusal because of load has at a path."""
+    """Return the function from a path to the status of a refusal under overload."""
     only_503 = {path for dialect in enabled_dialects(settings) if dialect.retries_5xx_only for path in dialect.paths}
     return lambda path: 503 if path in only_503 else int(settings.overload_status)

@@ -1,4 +1,4 @@
-"""The HTTP status and body of every error, in one table."""
+"""The HTTP status and the body of every error."""
 
 from collections.abc import Callable, Mapping
 
@@ -20,7 +20,7 @@ from tinyrm.errors import (
     from_validation,
 )
 
-# The first class of an error's ancestry that is listed decides.
+# The first listed class among an error's class and its bases decides.
 STATUS_BY_ERROR: dict[type[TinyRMError], int] = {
     UnknownModel: 404,
     InvalidInput: 422,
@@ -30,7 +30,7 @@ STATUS_BY_ERROR: dict[type[TinyRMError], int] = {
     EngineError: 500,
     TinyRMError: 500,
 }
-# Path -> status of a refusal because of load: some trainers do not survive any 4xx, 429 included.
+# Returns the status of a refusal under overload at a path: some trainers end after any 4xx, 429 included.
 OverloadStatus = Callable[[str], int]
 TYPE_BY_STATUS = {
     400: "invalid_json",
@@ -38,7 +38,7 @@ TYPE_BY_STATUS = {
     405: "method_not_allowed",
     413: "body_too_large",
 }
-# Refusals before any handler sees the request: type -> status.
+# Refusals before a handler is called: type -> status.
 REFUSALS = {
     "invalid_http": 400,
     "invalid_json": 400,
@@ -51,7 +51,7 @@ REFUSALS = {
     "headers_too_large": 431,
     "too_many_connections": 503,
 }
-# Logged and counted, never sent: the client left before the reply began.
+# Logged and counted, never sent: the client disconnected before the reply began.
 CLIENT_LEFT = 499
 
 
@@ -64,24 +64,28 @@ def error_response(status: int, body: ErrorBody, headers: Mapping[str, str] | No
 
 
 def refusal(kind: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return the reply to a request that a layer or a connection's limits refuse; `kind` is one of REFUSALS."""
+    """Return the reply to a request that a middleware or a connection refuses.
+
+    kind: one of REFUSALS.
+    """
     return error_response(REFUSALS[kind], ErrorBody(type=kind, message=message), headers)
 
 
 def overload_response(status: int, message: str) -> JSONResponse:
-    """Return the reply to a request that is refused before it reaches the queue, which would know how long to wait."""
+    """Return the reply to a request that is refused before it reaches the queue, so without an estimated wait."""
     return error_response(status, ErrorBody(type=Overloaded.type, message=message), {"Retry-After": "1"})
 
 
 async def internal_error_response(_: Request, __: Exception) -> JSONResponse:
-    """Return the reply to a bug. The server logs the traceback; the client gets no details."""
+    """Return the reply after an unexpected exception. The server logs the traceback; the client gets no details."""
     return error_response(500, ErrorBody(type="internal_error", message="an unexpected error; the log has the details"))
 
 
 def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_status: OverloadStatus) -> None:
-    """Make every failure of `app` an ErrorReply.
+    """Install handlers that turn every failure of `app` into an ErrorReply.
 
-    retry_after_s: returns the value of the Retry-After header.
+    retry_after_s: returns the value of the Retry-After header, in seconds.
+    overload_status: returns the status of a refusal under overload.
     """
 
     async def on_domain_error(request: Request, error: TinyRMError) -> JSONResponse:
@@ -110,7 +114,7 @@ def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_stat
 
 
 async def app_error_response(request: Request, error: TinyRMError | RequestValidationError) -> JSONResponse:
-    """Return what the application replies to `error`, for a route that sends it in another shape."""
+    """Return the application's reply to `error`, for a route that sends it in another shape."""
     kind = TinyRMError if isinstance(error, TinyRMError) else RequestValidationError
     reply: JSONResponse = await request.app.exception_handlers[kind](request, error)
     return reply

@@ -1,8 +1,8 @@
-"""API keys: a file holds their hashes. `python -m service.keys` makes, lists and revokes them; a service that runs
-reads the file again when it changes.
+"""API keys. A file holds their hashes; `python -m service.keys` makes, lists and revokes keys.
 
-A key is 256 random bits, so one round of SHA-256 is the right hash: slow, salted hashes protect passwords that can be
-guessed. It costs a microsecond, so a flood of wrong keys costs no more than the requests.
+A running service reads the file again when it changes. A key is 256 random bits, so one round of SHA-256 is enough:
+slow, salted hashes protect passwords, which can be guessed. The hash takes a microsecond, so a flood of wrong keys
+costs no more than the requests themselves.
 """
 
 import hashlib
@@ -14,14 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, configure, subcommand
 
 from service.settings import Settings
-from tinyrm.command_line import parse
 from tinyrm.errors import InvalidKeys, describe
 from tinyrm.files import locked, write_atomically
 
@@ -29,13 +27,13 @@ log = structlog.get_logger("tinyrm.auth")
 
 KeyScope = Literal["score", "metrics", "admin"]
 
-# Lets scanners of repositories and logs recognise a key.
-TOKEN_PREFIX = "tinyrm_"  # noqa: S105  # the same in front of every key
+# Lets tools that scan repositories and logs recognise a key.
+TOKEN_PREFIX = "tinyrm_"  # noqa: S105  # not a secret: every key begins with it
 TOKEN_BYTES = 32
 
 
 class ApiKey(BaseModel):
-    """What the file holds of a key: its hash, not the key."""
+    """One key in the file: its hash, never the key itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,25 +44,25 @@ class ApiKey(BaseModel):
 
 
 class ApiKeys(BaseModel):
-    """The whole file."""
+    """The content of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     keys: tuple[ApiKey, ...] = ()
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Self:
+    def check_names(self) -> Self:
         if len({key.name for key in self.keys}) < len(self.keys):
-            raise ValueError("two keys have one name")
+            raise ValueError("two keys have the same name")
         return self
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises InvalidKeys."""
+        """Read the file. Raises InvalidKeys."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            # `describe` leaves out the content, which would end up in the log.
+            # `describe` leaves out the content, which must not reach the log.
             raise InvalidKeys(f"{path} is not a file of keys: {describe(error)}") from error
         except OSError as error:
             raise InvalidKeys(f"{path} cannot be read: {error.strerror}") from error
@@ -75,16 +73,16 @@ def hash_token(token: bytes) -> str:
 
 
 class KeyRing:
-    """The current keys of a file. Raises InvalidKeys if the file cannot be read at the start."""
+    """The current keys of a file. Raises InvalidKeys if the file cannot be read at first."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp = get_stamp(path)
         self._keys = ApiKeys.read(path).keys
         self._warn_of_permissions()
 
     def find(self, token: bytes) -> ApiKey | None:
-        """Return the key of `token`. Every key is compared, each in constant time: the duration leaks nothing."""
+        """Return the key of `token`. Every key is compared in constant time, so the duration leaks nothing."""
         self._refresh()
         digest, found = hash_token(token), None
         for key in self._keys:
@@ -93,30 +91,30 @@ class KeyRing:
         return found
 
     def _refresh(self) -> None:
-        """Read the file if it changed. One stat per request, so that a revoked key is refused at once."""
-        stamp = _stamp(self._path)
+        """Read the file again if it changed. One stat per request: a revoked key is refused at once."""
+        stamp = get_stamp(self._path)
         if stamp == self._stamp:
             return
-        # The stamp from before the file is read: a change meanwhile is read the next time.
+        # Taken before the file is read: a change during the read is noticed at the next request.
         self._stamp = stamp
         try:
             self._keys = ApiKeys.read(self._path).keys
         except InvalidKeys as error:
-            log.error("keys not read, the ones before stay", reason=str(error))
+            log.error("keys not read; the previous ones stay valid", reason=str(error))
         else:
             log.info("keys read", keys=len(self._keys))
             self._warn_of_permissions()
 
     def _warn_of_permissions(self) -> None:
-        # A group may read: Kubernetes mounts a Secret, which root owns, like this for a process that is not root.
+        # The group may read: Kubernetes mounts a Secret, which root owns, this way for a process that is not root.
         if self._stamp and self._stamp[-1] & 0o037:
-            log.warning("others may read or write the keys", path=str(self._path), advice="chmod 600")
+            log.warning("other users may read or write the keys", path=str(self._path), advice="chmod 600")
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """Return numbers that differ when the file does; the last one is its mode."""
+def get_stamp(path: Path) -> tuple[int, ...] | None:
+    """Return numbers that change when the file does; the last one is its mode."""
     try:
-        stat = os.stat(path)  # noqa: PTH116  # at every request, and Path.stat takes twice as long
+        stat = os.stat(path)  # noqa: PTH116  # called for every request; Path.stat takes twice as long
     except OSError:
         return None
     return stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_mode
@@ -124,12 +122,12 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """Print a new key, once, and add its hash to the file."""
+    """Make a key, print it once, and add its hash to the file."""
 
     name: str
-    """Name of the client; the access log shows it."""
+    """Name of the client, as the access log shows it."""
     scopes: str
-    """One or several of score, metrics and admin, separated by commas."""
+    """One or more of score, metrics and admin, separated by commas."""
 
     def run(self, path: Path) -> None:
         token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
@@ -149,7 +147,7 @@ class New:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """Print names, scopes and dates."""
+    """Print the name, scopes and creation date of each key."""
 
     def run(self, path: Path) -> None:
         for key in ApiKeys.read(path).keys:
@@ -174,26 +172,27 @@ class Revoke:
         print(f"tinyrm: revoked {self.name}", file=sys.stderr)
 
 
-@configure(OmitArgPrefixes, OmitSubcommandPrefixes)  # `new --name x` instead of `command:new --command.name x`
 @dataclass(frozen=True, slots=True)
 class KeyCommand:
-    """Make, list and revoke API keys. A running service notices a change by itself."""
+    """Make, list and revoke API keys. A running service applies a change at once."""
 
-    command: (
-        Annotated[New, subcommand("new")]
-        | Annotated[List, subcommand("list")]
-        | Annotated[Revoke, subcommand("revoke")]
-    )
+    command: New | List | Revoke
     file: Path | None = None
     """File of the keys; default: TINYRM_API_KEYS_FILE."""
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m service.keys") -> int:
-    options = parse(KeyCommand, arguments, prog=prog)
+    # Here, because the service imports this file too and needs no command line.
+    from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, configure
+
+    from tinyrm.command_line import parse
+
+    # `new --name x` instead of `command:new --command.name x`.
+    options = parse(configure(OmitArgPrefixes, OmitSubcommandPrefixes)(KeyCommand), arguments, prog=prog)
     try:
         path = options.file or Settings().api_keys_file
         if path is None:
-            raise InvalidKeys("name the file: --file PATH, or TINYRM_API_KEYS_FILE")
+            raise InvalidKeys("no file is given; use --file PATH or TINYRM_API_KEYS_FILE")
         options.command.run(path)
     except (InvalidKeys, ValidationError, OSError) as error:
         print(f"tinyrm: {error}", file=sys.stderr)
@@ -202,12 +201,12 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m servi
 
 
 def change_keys(path: Path, change: Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]]) -> None:
-    """Replace the file by the changed one: a reader sees the old or the new file, and no concurrent change is lost."""
+    """Replace the keys in the file. Readers see the old or the new file, and concurrent changes both apply."""
     path = path.resolve()
     with locked(path.parent):
         before = ApiKeys.read(path).keys if path.exists() else ()
         content = ApiKeys(keys=change(before)).model_dump_json(indent=2) + "\n"
-        # Run by root, the command must leave the file to the user that the service runs as.
+        # If root runs the command, the file must still belong to the user that the service runs as.
         write_atomically(path, content, mode=0o600, keeps_owner=True)
 
 

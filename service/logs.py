@@ -1,4 +1,4 @@
-"""Structured logs: one event a line, JSON for programs or text for people."""
+"""Structured logs: one event per line, as JSON for programs or as text for people."""
 
 import logging
 
@@ -6,14 +6,18 @@ import structlog
 
 
 def configure(level: str, form: str) -> None:
-    """Log our events and those of the libraries through one formatter."""
+    """Format the events of this code and of the libraries in the same way.
+
+    level: lowest level to log.
+    form: json or text.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Plain tracebacks: the pretty ones print local variables, and with them what people sent.
+    # Plain tracebacks: pretty ones print local variables, which hold the texts of requests.
     renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(
         colors=False, exception_formatter=structlog.dev.plain_traceback
     )

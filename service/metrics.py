@@ -1,7 +1,7 @@
-"""Every metric and every bucket. All series exist, at zero, before the first request.
+"""Every metric and its buckets. All series exist, at zero, before the first request.
 
-Metrics take plain numbers and import nothing of the rooms that report them. Each application object has its own
-registry: nothing is registered at import.
+The methods take plain numbers, so this file imports none of the code that reports them. Each application has its own
+registry; nothing is registered at import.
 """
 
 import os
@@ -21,15 +21,15 @@ from prometheus_client.registry import Collector
 from service.errors import CLIENT_LEFT
 from tinyrm import __version__
 
-# Where prometheus_client looks for the folder of metrics that several processes share.
+# The variable from which prometheus_client takes the folder of metrics that several processes share.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 M = TypeVar("M", Counter, Gauge, Histogram)
-# How a gauge of several processes becomes one number.
+# How the gauges of several processes become one number.
 GaugeMode = Literal["livesum", "livemax"]
 
 ENDPOINTS = ("compare", "compare_batch", "rank", "rewards", "other")
-# Labels come from a fixed set, whatever paths clients try.
+# A fixed set of labels, whatever paths clients request.
 ENDPOINT_BY_PATH = {f"/v1/{name.replace('_', '/')}": name for name in ENDPOINTS}
 STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 431, CLIENT_LEFT, 500, 503, 504)
 STAGES = ("encode", "queue", "run", "total")
@@ -37,7 +37,7 @@ SHED_REASONS = ("overloaded", "deadline_exceeded", "engine_restarting", "shuttin
 FORMULAS = ("exact", "paper")
 COHORT_ENDS = ("full", "deadline", "drain")
 TEXTS = ("prompt", "response_a", "response_b")
-# Of a process: `service` has the queue, a `front` serves HTTP for it if there are several workers.
+# Of a process: `service` owns the queue; `front` is a worker, which serves HTTP if there are several.
 ROLES = ("service", "front", "engine")
 
 MILLISECONDS = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 200, 500, 1000, 2000, 5000, 10000, 30000)
@@ -50,7 +50,7 @@ MARGINS = (-8, -4, -2, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What the metrics show of one model."""
+    """The labels and the peak of one model."""
 
     name: str
     revision: str
@@ -60,7 +60,7 @@ class ServedModel:
 
 
 class LoadFigures(Protocol):
-    """What the metrics show of one queue and its engine."""
+    """The load of one queue and its engine."""
 
     @property
     def queue_items(self) -> int: ...
@@ -79,15 +79,15 @@ class LoadFigures(Protocol):
 
 
 class Metrics:
-    """What Prometheus scrapes.
+    """All metrics of the service.
 
-    dialects: names of endpoints beside our own.
+    dialects: further names of endpoints.
 
-    `present` holds what is served and how busy it is, read at each scrape.
+    `present` shows the served models and their load, read at each scrape.
     """
 
     def __init__(self, dialects: Iterable[str] = ()) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per child that nothing reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each child, which nothing reads
         self.registry = CollectorRegistry()
         self.present = Present()
         self.registry.register(self.present)
@@ -98,7 +98,7 @@ class Metrics:
         self._declare_processes()
 
     def expose(self) -> bytes:
-        """Return the Prometheus text format, of all processes that share a folder if this one does."""
+        """Return the metrics in Prometheus' text format: of this process, or of all that share its folder."""
         if SHARED_FOLDER not in os.environ:
             return generate_latest(self.registry)
         shared = CollectorRegistry()
@@ -108,7 +108,7 @@ class Metrics:
 
     def observe_request(self, endpoint: str, status: int, seconds: float) -> None:
         self._requests.labels(endpoint, str(status)).inc()
-        # Refusals are fast and would make an overloaded service look quick; histograms of their own, which no panel
+        # Refusals are fast and would make an overloaded service look fast. Separate histograms for them, which no panel
         # needs, would make a scrape half as long again.
         if status < HTTPStatus.MULTIPLE_CHOICES:
             self._request_seconds.labels(endpoint).observe(seconds)
@@ -119,7 +119,7 @@ class Metrics:
     def observe_batch(self, sequences: int, real_tokens: int, padded_tokens: int, seconds: float) -> None:
         """Count one engine run.
 
-        padded_tokens: with padding, where the engine pads.
+        padded_tokens: tokens computed, padding included.
         """
         self._batch_items.observe(sequences)
         self._batch_tokens.observe(padded_tokens)
@@ -128,15 +128,15 @@ class Metrics:
         self._engine_seconds.inc(seconds)
 
     def observe_mfu(self, ratio: float) -> None:
-        """Set the last run's useful operations per second, by the exact count, as a share of the engine's peak."""
+        """Set the useful operations per second of the last run, counted exactly, as a share of the engine's peak."""
         self._mfu.set(ratio)
 
     def observe_engine_error(self) -> None:
-        """Count a run that failed, or a result such as NaN of a run that did not fail as a whole."""
+        """Count a run that failed, or one of its results that is not valid, such as NaN."""
         self._engine_errors.inc()
 
     def observe_special_tokens(self, texts: int) -> None:
-        """Count the texts of a comparison that write out a special token."""
+        """Count the texts of a comparison that contain a special token as text."""
         self._special_token_texts.inc(texts)
 
     def observe_stages(self, seconds: dict[str, float]) -> None:
@@ -158,7 +158,7 @@ class Metrics:
     def observe_preference(self, preferred: str, margin: float, order_margins: Sequence[float]) -> None:
         """Count one comparison.
 
-        order_margins: uncalibrated, for A: (A first,) or (A first, A second).
+        order_margins: uncalibrated margins for A: (A first,) or (A first, A second).
         """
         self._preferences.labels(preferred).inc()
         self._margin.observe(margin)
@@ -168,15 +168,15 @@ class Metrics:
             self._swaps.labels(str(a_first * a_second >= 0).lower()).inc()
 
     def observe_truncation(self, tokens: Mapping[str, int]) -> None:
-        """Count the tokens that one comparison dropped of each of TEXTS."""
+        """Count the tokens that were truncated from each of TEXTS in one comparison."""
         self._truncated_comparisons.inc(any(tokens.values()))
         for text, dropped in tokens.items():
             self._truncated.labels(text).inc(dropped)
 
     def observe_process(self, role: str, resident_bytes: float, open_files: float, cpu_s: float) -> None:
-        """Set what the processes of one role use.
+        """Set the resources that the processes of one role use.
 
-        cpu_s: since the last call.
+        cpu_s: CPU time since the last call.
         """
         self._resident.labels(role).set(resident_bytes)
         self._open_files.labels(role).set(open_files)
@@ -190,22 +190,27 @@ class Metrics:
             "tinyrm_requests", "Requests that ended.", endpoint=endpoints, status=tuple(map(str, STATUSES))
         )
         self._request_seconds = self._histogram(
-            "tinyrm_request_duration_seconds", "From the arrival of a request to its answer, if that is 2xx.", SECONDS,
+            "tinyrm_request_duration_seconds",
+            "From the arrival of a request to its reply, if that is 2xx.",
+            SECONDS,
             endpoint=endpoints,
-        )  # fmt: skip
+        )
         self._stage_seconds = self._histogram(
-            "tinyrm_stage_duration_seconds", "Stages of one comparison: encode, wait, run, and all together.", SECONDS,
+            "tinyrm_stage_duration_seconds",
+            "Stages of one comparison: encode, queue, run, total.",
+            SECONDS,
             stage=STAGES,
-        )  # fmt: skip
-        self._shed = self._counter("tinyrm_shed_requests", "Comparisons refused or given up.", reason=SHED_REASONS)
+        )
+        self._shed = self._counter("tinyrm_shed_requests", "Comparisons refused or dropped.", reason=SHED_REASONS)
         self._gflops = self._counter(
-            "tinyrm_gflops", "Billions of operations of answered comparisons.", formula=FORMULAS
+            "tinyrm_gflops", "Billions of operations of completed comparisons.", formula=FORMULAS
         )
         self._request_gflops = self._histogram(
             "tinyrm_request_gflops", "Billions of operations of one comparison.", GFLOPS, formula=FORMULAS
         )
         self._special_token_texts = self._counter(
-            "tinyrm_special_token_texts", "Texts that write out a special token, such as [MASK]; it stays text."
+            "tinyrm_special_token_texts",
+            "Texts that contain a special token, such as [MASK], which is encoded as text.",
         )
 
     def _declare_batches(self) -> None:
@@ -213,8 +218,8 @@ class Metrics:
         self._batch_tokens = self._histogram(
             "tinyrm_batch_tokens", "Tokens of one engine run, padding included.", TOKENS
         )
-        self._tokens = self._counter("tinyrm_tokens", "Tokens the engine computed.", kind=("real", "padding"))
-        self._engine_seconds = self._counter("tinyrm_engine_run_seconds", "Time the engine spent in runs.")
+        self._tokens = self._counter("tinyrm_tokens", "Tokens that the engine computed.", kind=("real", "padding"))
+        self._engine_seconds = self._counter("tinyrm_engine_run_seconds", "Time that the engine spent in runs.")
         self._engine_errors = self._counter("tinyrm_engine_errors", "Engine runs that failed.")
         self._mfu = self._gauge(
             "tinyrm_engine_mfu_ratio", "Useful operations per second of the last run, as a share of the peak."
@@ -222,49 +227,51 @@ class Metrics:
 
     def _declare_cohorts(self) -> None:
         self._cohorts = self._gauge("tinyrm_cohorts_open", "Cohorts that wait for samples.")
-        self._cohort_samples = self._gauge("tinyrm_cohort_samples", "Samples that wait for their cohort's answer.")
-        self._cohort_ends = self._counter("tinyrm_cohorts_completed", "Cohorts judged, by reason.", reason=COHORT_ENDS)
-        self.observe_cohorts(0, 0)  # among several processes, a gauge that was never set is not shown
+        self._cohort_samples = self._gauge("tinyrm_cohort_samples", "Samples that wait for their cohort's scores.")
+        self._cohort_ends = self._counter("tinyrm_cohorts_completed", "Cohorts scored, by reason.", reason=COHORT_ENDS)
+        self.observe_cohorts(0, 0)  # with several processes, a gauge that was never set is not shown
 
     def _declare_judgement(self) -> None:
-        self._preferences = self._counter("tinyrm_preferences", "Verdicts.", preferred=("a", "b", "tie"))
+        self._preferences = self._counter(
+            "tinyrm_preferences", "Comparisons by preferred response.", preferred=("a", "b", "tie")
+        )
         self._margin = self._histogram("tinyrm_margin", "Log-odds that A is better.", MARGINS)
         self._swaps = self._counter(
-            "tinyrm_swapped_comparisons", "Both orders read, by agreement.", agree=("true", "false")
+            "tinyrm_swapped_comparisons",
+            "Comparisons in both orders, by agreement of the orders.",
+            agree=("true", "false"),
         )
         self._first_position = self._histogram(
-            "tinyrm_first_position_margin", "What the first position adds to a response's margin.", MARGINS
+            "tinyrm_first_position_margin", "How much the first position adds to a response's margin.", MARGINS
         )
-        self._truncated = self._counter("tinyrm_truncated_tokens", "Tokens dropped from texts.", text=TEXTS)
-        self._truncated_comparisons = self._counter(
-            "tinyrm_truncated_comparisons", "Comparisons of which tokens were dropped."
-        )
+        self._truncated = self._counter("tinyrm_truncated_tokens", "Tokens truncated from texts.", text=TEXTS)
+        self._truncated_comparisons = self._counter("tinyrm_truncated_comparisons", "Comparisons with truncated texts.")
 
     def _declare_processes(self) -> None:
         self._resident = self._gauge("tinyrm_process_resident_memory_bytes", "Resident memory.", role=ROLES)
         self._open_files = self._gauge("tinyrm_process_open_fds", "Open file descriptors.", role=ROLES)
         self._cpu = self._counter("tinyrm_process_cpu_seconds", "User and system CPU time.", role=ROLES)
         self._loop_lag = self._gauge(
-            "tinyrm_event_loop_lag_seconds", "How late the event loop was lately.", mode="livemax"
+            "tinyrm_event_loop_lag_seconds", "Delay of the event loop in the last second.", mode="livemax"
         )
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], /, **labels: tuple[str, ...]) -> Histogram:
         metric = Histogram(name, text, tuple(labels), buckets=buckets, registry=self.registry)
-        return _with_children(metric, labels)
+        return create_children(metric, labels)
 
     def _counter(self, name: str, text: str, /, **labels: tuple[str, ...]) -> Counter:
-        return _with_children(Counter(name, text, tuple(labels), registry=self.registry), labels)
+        return create_children(Counter(name, text, tuple(labels), registry=self.registry), labels)
 
     def _gauge(self, name: str, text: str, /, mode: GaugeMode = "livesum", **labels: tuple[str, ...]) -> Gauge:
         metric = Gauge(name, text, tuple(labels), registry=self.registry, multiprocess_mode=mode)
-        return _with_children(metric, labels)
+        return create_children(metric, labels)
 
 
 class Present(Collector):
-    """What is served and how busy it is: read at each scrape and stored nowhere.
+    """The served models and their load, read at each scrape and stored nowhere.
 
-    Shared files would not do: a revision that is gone would stay in them, and a process that is not scraped would keep
-    showing old figures. Each process knows all of it, so whichever is scraped shows it.
+    Not in shared files: they would keep replaced revisions, and the last figures of a process that is not scraped.
+    Every process has all of these figures, so any of them can be scraped.
     """
 
     def __init__(self) -> None:
@@ -274,37 +281,36 @@ class Present(Collector):
     def update(self, served: Sequence[ServedModel], loads: Callable[[], Sequence[LoadFigures]]) -> None:
         """Show these models from now on.
 
-        loads: returns the present load of each.
+        loads: returns the current load of each model.
         """
         self._served, self._loads = served, loads
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         models = [{"name": model.name, "revision": model.revision} for model in self._served]
         engines = [{"engine": model.engine, "precision": model.precision} for model in self._served]
-        yield _info("tinyrm_build_info", "Version of the service.", [{"version": __version__}])
-        yield _info("tinyrm_model_info", "A served model.", models)
-        yield _info("tinyrm_engine_info", "What a model runs on.", engines)
+        yield info_family("tinyrm_build_info", "Version of the service.", [{"version": __version__}])
+        yield info_family("tinyrm_model_info", "A served model.", models)
+        yield info_family("tinyrm_engine_info", "An engine that runs a model.", engines)
         peak = max((model.peak_gflops_per_s for model in self._served), default=0)
-        yield _gauge("tinyrm_engine_peak_gflops_per_second", "The peak that MFU is a share of.", peak)
+        yield gauge_family("tinyrm_engine_peak_gflops_per_second", "The peak that MFU is relative to.", peak)
         loads = self._loads()
         items, tokens = sum(load.queue_items for load in loads), sum(load.queue_tokens for load in loads)
         wait_s = max((load.wait_s for load in loads), default=0)
         is_ready = bool(loads) and all(load.unhealthy_reason is None for load in loads)
         restarts = sum(load.restarts for load in loads)
-        yield _gauge("tinyrm_queue_items", "Comparisons waiting for the engine.", items)
-        yield _gauge("tinyrm_queue_tokens", "Tokens waiting for the engine.", tokens)
-        yield _gauge("tinyrm_queue_wait_seconds", "How long new work would wait, as admission estimates it.", wait_s)
-        yield _gauge("tinyrm_engine_ready", "Whether the engine answered just now.", is_ready)
-        yield _gauge("tinyrm_engine_restarts", "Engines started since the first one.", restarts)
+        yield gauge_family("tinyrm_queue_items", "Comparisons waiting for the engine.", items)
+        yield gauge_family("tinyrm_queue_tokens", "Tokens waiting for the engine.", tokens)
+        yield gauge_family("tinyrm_queue_wait_seconds", "Estimated wait of new work, as used at admission.", wait_s)
+        yield gauge_family("tinyrm_engine_ready", "Whether the engine is ready: a recent run succeeded.", is_ready)
+        yield gauge_family("tinyrm_engine_restarts", "Engines started since the first one.", restarts)
 
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+def gauge_family(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _info(name: str, text: str, found: list[dict[str, str]]) -> GaugeMetricFamily:
-    """Return 1 for each distinct set of labels."""
-    # A gauge: the library's Info is one too in the text format.
+def info_family(name: str, text: str, found: list[dict[str, str]]) -> GaugeMetricFamily:
+    """Return a family with the value 1 for each distinct set of labels: what Info is in the text format."""
     family = GaugeMetricFamily(name, text, labels=list(found[0]) if found else ())
     for labels in {tuple(one.values()) for one in found}:
         family.add_metric(labels, 1)
@@ -312,22 +318,22 @@ def _info(name: str, text: str, found: list[dict[str, str]]) -> GaugeMetricFamil
 
 
 def share_metrics(folder: Path) -> None:
-    """Keep the metrics of this process and of its children in files in `folder`. To be called before any is made.
+    """Keep the metrics of this process and its children in files in `folder`. Call it before any metric is made.
 
-    prometheus_client reads the variable only when it is imported, so its ValueClass is set again: the one place that
-    relies on its internals, and tests/service/test_metrics.py checks that they are there.
+    prometheus_client reads the variable only at import, so its ValueClass is set again here. Only this function relies
+    on its internals; tests/service/test_metrics.py checks that they exist.
     """
     os.environ[SHARED_FOLDER] = str(folder)
     values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
 
 def forget_process(pid: int) -> None:
-    """Drop the gauges of a process that ended; its counters stay."""
+    """Drop the gauges of a process that has ended; its counters stay."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
-def _with_children(metric: M, labels: dict[str, tuple[str, ...]]) -> M:
-    """Create every label combination, so that rates and alerts see zeros instead of nothing."""
+def create_children(metric: M, labels: dict[str, tuple[str, ...]]) -> M:
+    """Create every combination of labels, so that rates and alerts see zeros instead of no series."""
     if labels:
         for values in product(*labels.values()):
             metric.labels(*values)

@@ -1,6 +1,6 @@
-"""Report memory, CPU and open files of the service's processes once a second.
+"""Report memory, CPU time and open files of the service's processes once a second.
 
-Read from /proc; without it nothing is reported. Each process reports itself and the engines that it started.
+The figures come from /proc; systems without it report none. Each process reports itself and the engines it started.
 """
 
 import asyncio
@@ -13,21 +13,21 @@ from prometheus_client import ProcessCollector
 from service.metrics import Metrics
 
 INTERVAL_S = 1.0
-# As prometheus_client calls them.
+# The names in prometheus_client.
 RESIDENT, OPEN_FILES, CPU = "process_resident_memory_bytes", "process_open_fds", "process_cpu_seconds"
 
 
 class ProcessMetrics:
-    """Reports to `metrics` until cancelled.
+    """Updates `metrics` until it is cancelled.
 
-    role: of this process, one of service.metrics.ROLES.
+    role: the role of this process, one of service.metrics.ROLES.
     engine_pids: returns the process ids of the running engines that this process started.
     """
 
     def __init__(self, metrics: Metrics, role: str, engine_pids: Callable[[], list[int]]) -> None:
         self._metrics, self._role, self._engine_pids = metrics, role, engine_pids
         self._collectors: dict[int | str, ProcessCollector] = {}
-        self._cpu_s: dict[int | str, float] = {}  # when a process was last read
+        self._cpu_s: dict[int | str, float] = {}  # of each process, at the last report
 
     async def run(self) -> None:
         while True:
@@ -35,7 +35,7 @@ class ProcessMetrics:
             self._report("engine", self._engine_pids())
             due = time.perf_counter() + INTERVAL_S
             await asyncio.sleep(INTERVAL_S)
-            # Every request on this event loop is as late as this task.
+            # A request on this event loop is delayed as much as this task.
             self._metrics.observe_loop_lag(max(0.0, time.perf_counter() - due))
 
     def _report(self, role: str, pids: Sequence[int | str]) -> None:

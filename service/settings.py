@@ -1,4 +1,4 @@
-"""Every setting, described once. The only reader of the environment: setting `x` is the variable TINYRM_X."""
+"""Every setting of the service. Only this file reads the environment: the variable TINYRM_X sets `x`."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from tinyrm.comparison import SwapMode
 from tinyrm.errors import InvalidSettings
 
 PREFIX = "TINYRM_"
-# What browsers send as Origin; with a path, a trailing slash or capitals it would never match.
+# The form in which browsers send Origin: a path, a trailing slash or a capital letter would never match.
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/A-Z]+")
 
 
@@ -25,18 +25,18 @@ class Settings(BaseSettings):
     model: Path = Field(default=Path("models/starter"), description="Folder of the bundle to serve.")
     specialists: str = Field(
         default="",
-        description="Further bundles, as domain=folder separated by commas: each answers the requests of its domain.",
+        description="Further bundles, as domain=folder separated by commas; each serves the requests of its domain.",
     )
     engine: str = Field(
         default="auto",
         description="onnxruntime-cpu, openvino-cpu, onnxruntime-cuda, onnxruntime-tensorrt or torch-cuda; "
-        "auto uses the fastest one present.",
+        "auto takes the fastest one that is installed.",
     )
     precision: str = Field(default="fp32", description="Which of the bundle's precisions the engine runs.")
     threads: int = Field(
-        default=0, ge=0, description="Threads of one engine run; 0: the usable processors, divided among the streams."
+        default=0, ge=0, description="Threads of one engine run; 0 divides the usable processors among the streams."
     )
-    streams: int = Field(default=1, ge=1, description="Engine runs at the same time, on a CPU.")
+    streams: int = Field(default=1, ge=1, description="Number of concurrent engine runs on a CPU.")
     engine_timeout_s: float = Field(
         default=5.0,
         gt=0,
@@ -46,64 +46,64 @@ class Settings(BaseSettings):
     peak_gflops_per_s: float = Field(
         default=0,
         ge=0,
-        description="Peak that the MFU metric relates to; 0: fp32 matrix products, measured at start.",
+        description="Peak that the MFU metric is relative to; 0 measures fp32 matrix products at start.",
     )
     workers: int = Field(
         default=1,
         ge=1,
-        description="Processes that serve HTTP and encode; above 1, one more process has the queue and the engine.",
+        description="Processes that serve HTTP and encode; above 1, one more process owns the queue and the engine.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0: any free one, named in the log.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     default_swap: SwapMode = Field(
         default="on",
-        description="Orders that are scored if a request does not say. on: both, unbiased at twice the cost; "
-        "off: one; auto: the second if the first is not clear.",
+        description="Orders that are scored if a request does not set swap. on: both, unbiased at twice the "
+        "cost; off: one; auto: the second only if the first is not decisive.",
     )
     max_batch_tokens: int = Field(
         default=0,
         ge=0,
-        description="Maximum of tokens, padding included, in one engine run; 0: what suits the engine, 1024 on a CPU, "
-        "which gains nothing from more, and 16384 on a GPU.",
+        description="Maximum number of tokens, padding included, in one engine run; 0 takes the engine's own: 1024 "
+        "on a CPU, which gains nothing from more, and 16384 on a GPU.",
     )
     max_queue_tokens: int = Field(
-        default=1_048_576, gt=0, description="Maximum of tokens in the queue; work above it is refused."
+        default=1_048_576, gt=0, description="Maximum number of tokens in the queue; work beyond it is refused."
     )
     max_wait_s: float = Field(
         default=10.0,
         gt=0,
-        description="Work that would wait longer than this, at the engine's present rate, is refused.",
+        description="Work that would wait longer than this, at the engine's current rate, is refused.",
     )
     overload_status: Literal["429", "503"] = Field(
-        default="429", description="Status of a refusal because of load; 503 for trainers that retry on 5xx only."
+        default="429", description="HTTP status of a refusal under overload; 503 for trainers that retry on 5xx only."
     )
     max_batch_items: int = Field(
-        default=2048, gt=0, le=MAX_ITEMS, description="Maximum of comparisons in one call of /v1/compare/batch."
+        default=2048, gt=0, le=MAX_ITEMS, description="Maximum number of comparisons in one call of /v1/compare/batch."
     )
     max_body_bytes: int = Field(default=8 * 2**20, gt=0, description="Maximum size of a request body.")
     max_buffered_bytes: int = Field(
         default=256 * 2**20,
         gt=0,
-        description="Maximum size of all request bodies in memory, in one process; bodies above it are refused.",
+        description="Maximum total size of the request bodies in memory, in one process; further bodies are refused.",
     )
     max_header_bytes: int = Field(
         default=32 * 2**10, gt=0, description="Maximum size of the request line and the headers together."
     )
     header_timeout_s: float = Field(default=10.0, gt=0, description="Time for a client to send a request's headers.")
     body_timeout_s: float = Field(
-        default=30.0, gt=0, description="Time for a client to send a request's body, and to continue reading a reply."
+        default=30.0, gt=0, description="Time for a client to send a request's body, and to resume reading a reply."
     )
     max_connections: int = Field(
         default=16_384,
         gt=0,
-        description="Maximum of open connections of one process; a request on a further one gets 503. "
-        "Lower if the limit on open files is lower.",
+        description="Maximum number of open connections of one process; a request on a further one gets 503. "
+        "A lower limit on open files lowers it.",
     )
     api_keys_file: Path | None = Field(
-        default=None, description="File of `python -m service.keys`; not set: no key is needed."
+        default=None, description="File made by `python -m service.keys`; without it, requests need no key."
     )
     cors_origins: str | None = Field(
-        default=None, description="Origins whose pages may call from a browser, separated by commas; `*` for all."
+        default=None, description="Origins that may call the service from a browser, separated by commas; `*` for all."
     )
     dialects: str = Field(
         default="",
@@ -114,16 +114,18 @@ class Settings(BaseSettings):
         default=8,
         ge=2,
         le=MAX_RESPONSES,
-        description="Samples of one prompt that are judged together if a trainer sends them one by one: a cohort.",
+        description="Samples of one prompt that are scored together (a cohort) if a trainer sends them one by one.",
     )
     cohort_timeout_s: float = Field(
         default=30.0,
         gt=0,
-        description="How long a cohort's first sample waits for the others; then those that arrived are judged.",
+        description="How long a cohort's first sample waits for the others; then the samples that arrived are scored.",
     )
-    max_open_cohorts: int = Field(default=4096, gt=0, description="Maximum of cohorts that wait for samples.")
+    max_open_cohorts: int = Field(default=4096, gt=0, description="Maximum number of cohorts that wait for samples.")
     max_cohort_bytes: int = Field(
-        default=64 * 2**20, gt=0, description="Maximum size of all samples that wait for their cohorts or are judged."
+        default=64 * 2**20,
+        gt=0,
+        description="Maximum total size of the samples that wait for their cohorts or are being scored.",
     )
     drain_timeout_s: float = Field(default=20.0, ge=0, description="Time to finish accepted work after SIGTERM.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level to log.")
@@ -139,22 +141,24 @@ class Settings(BaseSettings):
 
     @field_validator("cors_origins")
     @classmethod
-    def _origins_are_origins(cls, origins: str | None) -> str | None:
+    def check_origins(cls, origins: str | None) -> str | None:
         wrong = [origin for origin in split_list(origins) if not ORIGIN.fullmatch(origin)]
         if wrong:
-            raise ValueError(f"{', '.join(wrong)}: an origin is https://host or https://host:port, nothing after it")
+            raise ValueError(
+                f"{', '.join(wrong)}: an origin is https://host or https://host:port, without anything after it"
+            )
         return origins
 
     @model_validator(mode="after")
-    def _queue_holds_a_batch(self) -> Self:
+    def check_queue_size(self) -> Self:
         if self.max_queue_tokens < self.max_batch_tokens:
-            raise ValueError("max_queue_tokens has to be at least max_batch_tokens, or no full batch could ever wait")
+            raise ValueError("max_queue_tokens must be at least max_batch_tokens, or a full batch could not wait")
         return self
 
     @model_validator(mode="after")
-    def _a_body_fits(self) -> Self:
+    def check_buffer_size(self) -> Self:
         if self.max_buffered_bytes < self.max_body_bytes:
-            raise ValueError("max_buffered_bytes has to be at least max_body_bytes, or no full body could ever be read")
+            raise ValueError("max_buffered_bytes must be at least max_body_bytes, or a full body could not be read")
         return self
 
     def check_against(self, max_tokens: int) -> None:
@@ -172,7 +176,7 @@ def split_list(text: str | None) -> list[str]:
 
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:
-    """Raise InvalidSettings for a TINYRM_ variable that is not a setting: most likely a typing error."""
+    """Raise InvalidSettings for a TINYRM_ variable that is not a setting, because it is most likely misspelled."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     unknown = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
     if unknown:

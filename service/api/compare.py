@@ -1,4 +1,4 @@
-"""/v1/compare and /v1/compare/batch."""
+"""`/v1/compare` and `/v1/compare/batch`: one comparison, and a list of them."""
 
 from collections.abc import Mapping
 
@@ -34,19 +34,16 @@ router = APIRouter(tags=["score"])
 async def compare(
     body: CompareRequest, request: Request, response: Response, timeout_ms: TimeoutMs = None
 ) -> CompareReply:
-    """Which of two responses is better, and how surely."""
+    """Which of two responses is better, and with what probability."""
     stats, question = get_stats(request), get_question(body)
     stats.items = 1
-    result = (
-        await get_state(request)
-        .registry.resolve(question)
-        .compare(
-            question,
-            body.response_a,
-            body.response_b,
-            fairness_key=get_fairness_key(request),
-            deadline=get_deadline(timeout_ms),
-        )
+    pipeline = get_state(request).registry.resolve(question)
+    result = await pipeline.compare(
+        question,
+        body.response_a,
+        body.response_b,
+        fairness_key=get_fairness_key(request),
+        deadline=get_deadline(timeout_ms),
     )
     stats.add(result.tokens, result.stages)
     response.headers["Server-Timing"] = server_timing(result.stages)
@@ -55,12 +52,12 @@ async def compare(
 
 @router.post("/v1/compare/batch", responses={**ERRORS})
 async def compare_batch(body: BatchRequest, request: Request, timeout_ms: TimeoutMs = None) -> BatchReply:
-    """Many comparisons in one call. Results are in the order of the items; an invalid item fails alone."""
+    """Many comparisons in one call. Results have the order of the items; an invalid item fails alone."""
     state, stats = get_state(request), get_stats(request)
     limit = state.settings.max_batch_items
     if len(body.items) > limit:
         raise InvalidInput(
-            f"items: {len(body.items)} comparisons in one call, at most {limit} are taken; split the list"
+            f"items: {len(body.items)} comparisons in one call, at most {limit} are accepted; split the list"
         )
     stats.items = len(body.items)
     valid = [
@@ -104,5 +101,8 @@ def compare_reply(result: CompareResult) -> CompareReply:
 
 
 def server_timing(stages: Mapping[str, float]) -> str:
-    """Return durations as the Server-Timing header has them, in milliseconds (W3C Server Timing)."""
+    """Return the value of the Server-Timing header (W3C), in milliseconds.
+
+    stages: seconds by stage.
+    """
     return ", ".join(f"{stage};dur={seconds * 1e3:.3f}" for stage, seconds in stages.items())

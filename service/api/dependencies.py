@@ -1,4 +1,4 @@
-"""What handlers and dialects need of the application around them."""
+"""The state, deadline and fairness key that handlers and dialects take from a request."""
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping
@@ -20,7 +20,7 @@ from tinyrm.deadline import Deadline
 class AppState:
     """Everything that lives as long as the application.
 
-    request_reload: begins to look for new revisions of the bundles, in whichever process owns the engines.
+    request_reload: starts a reload of the bundles, in the process that owns the engines.
     """
 
     settings: Settings
@@ -30,19 +30,20 @@ class AppState:
     _drain: "asyncio.Task[None] | None" = field(default=None, init=False)
 
     async def drain(self) -> None:
-        """Refuse new work and finish what was accepted, within drain_timeout_s. Further calls wait for the first."""
-        if self._drain is None:
-            self._drain = asyncio.create_task(self._drain_once())
-        await asyncio.shield(self._drain)
+        """Refuse new work and finish accepted work, within drain_timeout_s. Further calls wait for the first."""
 
-    async def _drain_once(self) -> None:
-        deadline = Deadline.after(self.settings.drain_timeout_s)
-        await self.cohorts.drain(self.settings.drain_timeout_s)  # first: their samples are judged by the models
-        await self.registry.drain(deadline.left_s() or 0.0)
+        async def drain() -> None:
+            deadline = Deadline.after(self.settings.drain_timeout_s)
+            await self.cohorts.drain(self.settings.drain_timeout_s)  # first, because the models score their samples
+            await self.registry.drain(deadline.left_s() or 0.0)
+
+        if self._drain is None:
+            self._drain = asyncio.create_task(drain())
+        await asyncio.shield(self._drain)
 
 
 def get_state(request: Request) -> AppState:
-    """Return the state that the application's lifespan provides."""
+    """Return the application's state, which its lifespan provides."""
     state: AppState = request.state.app
     return state
 
@@ -53,7 +54,7 @@ def get_stats(request: Request) -> RequestStats:
 
 
 def get_fairness_key(request: Request) -> Hashable:
-    """Return whose share of the engine the request uses: its client's, if keys are required, else its own."""
+    """Return the client of the request if keys are required, else a unique key: each request has its own share then."""
     return get_context(request.scope).client_id or object()
 
 
@@ -63,7 +64,7 @@ TimeoutMs = Annotated[
         alias="X-Request-Timeout-Ms",
         ge=1,
         le=MAX_TIMEOUT_MS,
-        description="Time limit of the request: after it, the work is dropped and the reply is 504.",
+        description="Time limit of the request: when it passes, the work is dropped and the reply is 504.",
     ),
 ]
 
@@ -76,12 +77,12 @@ def get_question(body: PromptRequest) -> Question:
     return Question(body.prompt, body.domain, body.instruction, body.swap, body.model)
 
 
-# What FastAPI writes into the API's description.
+# For the `responses` of the OpenAPI document.
 ERRORS: Mapping[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {
         400: "The body is not JSON.",
-        401: "A key is needed.",
+        401: "An API key is required.",
         403: "The key lacks the scope.",
         404: "No such model.",
         408: "The body did not arrive in time.",
@@ -89,7 +90,7 @@ ERRORS: Mapping[int | str, dict[str, Any]] = {
         422: "The request cannot be scored as it is.",
         429: "Too much is waiting; see Retry-After.",
         500: "The engine failed on this request, or the service has a bug.",
-        503: "The service is not ready or is shutting down; see Retry-After.",
+        503: "The service is not ready, or is shutting down; see Retry-After.",
         504: "The time limit of X-Request-Timeout-Ms passed.",
     }.items()
 }

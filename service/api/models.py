@@ -1,4 +1,4 @@
-"""/v1/models, health, metrics and reload: about the service itself."""
+"""`/v1/models`, health checks, `/metrics` and reload: endpoints about the service itself."""
 
 from typing import Any, Literal
 
@@ -13,26 +13,26 @@ from service.scoring.pipeline import Pipeline
 from tinyrm.api import ErrorBody, ModelCard, ModelList, Status
 
 router = APIRouter()
-# Only included if keys are required, because its operations need the scope `admin`.
+# Included only if keys are required, because its operations need the scope `admin`.
 admin_router = APIRouter(prefix="/admin", tags=["admin"])
 
 
 class Accepted(BaseModel):
-    """The reload has begun. The log says how it ends, `/v1/models` what is served."""
+    """The reload has begun. The log shows how it ends, `/v1/models` which models are served."""
 
     status: Literal["accepted"] = "accepted"
 
 
 @router.get("/v1/models", tags=["about"], responses={**KEY_ERRORS})
 async def models(request: Request) -> ModelList:
-    """The models that are served, and the engines that run them."""
+    """The served models and their engines."""
     registry = get_state(request).registry
     return ModelList(models=[model_card(pipeline, registry) for pipeline in registry.pipelines.values()])
 
 
 @router.get("/healthz", tags=["health"])
 async def healthz() -> Status:
-    """The process answers."""
+    """The process is alive."""
     return Status(status="ok")
 
 
@@ -52,7 +52,7 @@ async def metrics(request: Request) -> Response:
 
 @admin_router.post("/reload", status_code=202, responses={**KEY_ERRORS})
 async def reload(request: Request) -> Accepted:
-    """Serve what the bundles' folders hold now, as on SIGHUP. Unchanged models continue as they are."""
+    """Open the bundles again, as on SIGHUP, and serve new revisions. Unchanged models continue to run."""
     get_state(request).request_reload()
     return Accepted()
 

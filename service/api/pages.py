@@ -17,7 +17,7 @@ from service.scoring.models import ModelRegistry
 
 SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/"
 FOLDER = Path(__file__).parents[1] / "page"
-# The page may load its own script and style and call this service, nothing else: markup in a text cannot run anything.
+# The page may only load its own script and style and call this service, so markup in a text cannot run code.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -33,7 +33,7 @@ async def openapi(request: Request) -> JSONResponse:
 
 
 def describe_api(api: dict[str, Any], registry: ModelRegistry, max_batch_items: int) -> dict[str, Any]:
-    """Return the document with what only a running service knows: domains, models, the length of a batch."""
+    """Return the document with the domains, models and batch limit of the running service."""
     described = deepcopy(api)
     schemas = described["components"]["schemas"]
     manifests = [pipeline.manifest for pipeline in registry.pipelines.values()]
@@ -61,7 +61,7 @@ async def docs() -> HTMLResponse:
 
 
 def swagger_policy(page: str) -> str:
-    """Return a policy that allows the page's own scripts, named by their hashes, and Swagger UI's files."""
+    """Return a policy that allows the page's own scripts, by their hashes, and Swagger UI's files."""
     scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
@@ -87,9 +87,9 @@ async def style(request: Request) -> Response:
 
 
 async def send_file(name: str, request: Request) -> Response:
-    """Return a file of the page as it is in service/page/, or 304 if the browser has this version."""
+    """Return a file of service/page/, or 304 if the browser has this version."""
     reply = await StaticFiles(directory=FOLDER).get_response(name, request.scope)
-    # The browser keeps it but checks at each use (ETag): a new release's page never runs an old one's script.
+    # The browser keeps it but checks it at each use (ETag), so a new page never runs an old script.
     reply.headers["Cache-Control"] = "no-cache"
     if name.endswith(".html"):
         reply.headers["Content-Security-Policy"] = PAGE_POLICY

@@ -1,4 +1,4 @@
-"""/v1/rank and /v1/rewards: several responses to one prompt."""
+"""`/v1/rank` and `/v1/rewards`: several responses to one prompt."""
 
 import math
 
@@ -39,7 +39,7 @@ async def rank(body: RankRequest, request: Request, timeout_ms: TimeoutMs = None
 
 @router.post("/v1/rewards", responses={**ERRORS})
 async def rewards(body: RewardsRequest, request: Request, timeout_ms: TimeoutMs = None) -> RewardsReply:
-    """A reward for each of several responses, from comparisons among them."""
+    """A reward for each of several responses, from comparisons between them."""
     result = await rank_group(body, request, timeout_ms)
     values = result.strengths if body.scale == "zero_mean" else result.win_rates
     return RewardsReply(rewards=values, model=result.model, usage=Usage(tokens=result.tokens, gflops=result.gflops))

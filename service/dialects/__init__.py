@@ -1,1 +1,1 @@
-"""The APIs of trainers and rerankers, one file each: their body in, a reply of theirs out."""
+"""The APIs of trainers and rerankers, one file each, in their own request and reply formats."""

@@ -1,4 +1,4 @@
-"""What the dialects share: options in the URL, and the scores of responses within a group, a cohort or a pair."""
+"""Shared by the dialects: options in the URL, and scores of responses in a group, a cohort or a pair."""
 
 import asyncio
 import hashlib
@@ -28,12 +28,12 @@ PROMPT: TypeAdapter[chat.Prompt] = TypeAdapter(api.Prompt)
 RESPONSE: TypeAdapter[str] = TypeAdapter(NonEmpty)
 RESPONSES: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[NonEmpty], Field(max_length=MAX_RESPONSES)])
 
-# Trainers put any value into a label; text and numbers can be compared with.
+# Trainers put any value into a label; only text and numbers serve as a reference.
 Label = Any
 
 
 class Options(BaseModel):
-    """What a trainer cannot put into its body stands in the query of its URL, as in `/get_reward?domain=safety`."""
+    """Options that a trainer cannot put into its body, in the query of its URL, as in `/get_reward?domain=safety`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,22 +43,22 @@ class Options(BaseModel):
 
 
 class CohortOptions(Options):
-    """Which samples a sample is compared with."""
+    """Options that define the cohort of a sample."""
 
     group_size: int | None = Field(
-        default=None, ge=2, le=MAX_RESPONSES, description="Samples of one prompt. Default: TINYRM_GROUP_SIZE."
+        default=None, ge=2, le=MAX_RESPONSES, description="Number of samples of one prompt. Default: TINYRM_GROUP_SIZE."
     )
     group_id: Name | None = Field(
-        default=None, description="Separates groups that share a prompt, such as those of two trainings."
+        default=None, description="Separates cohorts with the same prompt, such as those of two trainings."
     )
 
 
 class LabelOptions(CohortOptions):
-    """How labels are used."""
+    """Options for samples with a label."""
 
     labels: Literal["reference", "ignore"] = Field(
         default="reference",
-        description="reference: a response with a label is compared with it. ignore: with its cohort all the same.",
+        description="reference: a response with a label is compared with it. ignore: all are compared within cohorts.",
     )
 
 
@@ -66,7 +66,7 @@ class LabelOptions(CohortOptions):
 class DialectContext:
     """Scores the responses of one request.
 
-    All methods raise InvalidInput and its kinds, Unavailable and its kinds, EngineFailed.
+    Methods raise InvalidInput, Unavailable and their subclasses, EngineFailed.
     """
 
     state: AppState
@@ -80,11 +80,11 @@ class DialectContext:
         return self.state.settings.max_batch_items
 
     def resolve(self, options: Options) -> Pipeline:
-        """Return the pipeline of the model that the options name, else of their domain."""
+        """Return the pipeline for the options' model, or else for their domain."""
         return self.state.registry.resolve(Question("", domain=options.domain, model=options.model))
 
     async def score_responses(self, options: Options, prompt: chat.Prompt, responses: Sequence[str]) -> GroupResult:
-        """Return the result of comparing the responses among each other."""
+        """Compare the responses with each other, and return the result."""
         question = make_question(options, prompt)
         texts = [response or BLANK for response in responses]
         if len(texts) > 1:
@@ -102,14 +102,14 @@ class DialectContext:
     async def score_sample(
         self, options: LabelOptions, prompt: chat.Prompt, response: str, label: Label, *, wait_for_room: bool = False
     ) -> GroupScore:
-        """Return the score against the label, if there is one that counts, else within the cohort.
+        """Compare with the label if it is used as a reference, or else within the cohort, and return the score.
 
-        wait_for_room: as in `compare_with_reference`
+        wait_for_room: as in `compare_with_reference`.
         """
         if options.labels == "ignore" or label is None or label == "":
             return await self.join_cohort(options, prompt, response)
         if isinstance(label, bool) or not isinstance(label, str | int | float):
-            raise InvalidInput("label: neither text nor a number, so nothing to compare with; see ?labels=ignore")
+            raise InvalidInput("label: must be text or a number to be compared with; see ?labels=ignore")
         return await self.compare_with_reference(options, prompt, response, str(label), wait_for_room=wait_for_room)
 
     async def join_cohort(
@@ -117,9 +117,9 @@ class DialectContext:
     ) -> GroupScore:
         """Wait for the other samples of the cohort, and return this one's score.
 
-        group: as options.group_id, if the body has one
+        group: like options.group_id, for dialects that have it in the body.
 
-        An invalid sample is refused before it joins, so that the others do not fail with it.
+        An invalid sample is refused before it joins the cohort, so that the others do not fail.
         """
         question = make_question(options, prompt)
         self.state.registry.resolve(question).manifest.spec.instruction(question.domain)
@@ -145,9 +145,9 @@ class DialectContext:
     async def compare_with_reference(
         self, options: Options, prompt: chat.Prompt, response: str, reference: str, *, wait_for_room: bool = False
     ) -> GroupScore:
-        """Return P(response beats reference), as both reward and score.
+        """Return the probability that the response beats the reference, both as reward and as score.
 
-        wait_for_room: as in `Pipeline.compare`, for items of an accepted list
+        wait_for_room: as in `Pipeline.compare`.
         """
         question = make_question(options, prompt)
         response = validate(RESPONSE, response or BLANK, "response_a")
@@ -184,7 +184,7 @@ def make_question(options: Options, prompt: chat.Prompt) -> Question:
 
 
 def validate(adapter: TypeAdapter[T], value: Any, name: str) -> T:
-    """Return the value if the service's own endpoints accept it. Raises InvalidInput naming the value."""
+    """Return the value if the service's own endpoints accept it. Raises InvalidInput with `name`."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
@@ -193,7 +193,7 @@ def validate(adapter: TypeAdapter[T], value: Any, name: str) -> T:
 
 
 async def gather_scores(scores: list[Coroutine[Any, Any, GroupScore]]) -> list[GroupScore]:
-    """Return all scores; the first error cancels the others."""
+    """Return all scores. The first error cancels the others."""
     with first_of_group():
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(score) for score in scores]

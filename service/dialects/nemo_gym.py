@@ -23,14 +23,14 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 class Output(BaseModel):
-    """One output item of a model; only messages are scored, reasoning is not."""
+    """One output item of a model. Only messages are scored, not reasoning."""
 
     type: str = "message"
     content: str | list[dict[str, Any]] | None = None
 
 
 class ResponseObject(BaseModel):
-    """A response of the Responses API; its other fields are kept for the reply of /verify."""
+    """A response in the Responses API. Its other fields are kept for the reply of /verify."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -42,7 +42,10 @@ class ResponseObject(BaseModel):
 
 
 class GroupCompareRequest(BaseModel):
-    """principle: replaces the domain's instruction."""
+    """A prompt and a group of responses.
+
+    principle: replaces the domain's instruction.
+    """
 
     conversation_history: list[Turn] = Field(min_length=1)
     response_objs: list[ResponseObject] = Field(max_length=MAX_RESPONSES)
@@ -50,7 +53,10 @@ class GroupCompareRequest(BaseModel):
 
 
 class ComparisonResult(BaseModel):
-    """ranking: 1, the first is much better, to 6, the second is."""
+    """One comparison of two responses.
+
+    ranking: from 1, the first is much better, to 6, the second is much better.
+    """
 
     response_i: int
     response_j: int
@@ -61,7 +67,10 @@ class ComparisonResult(BaseModel):
 
 
 class GroupCompareReply(BaseModel):
-    """rewards: one for each response, 1 to 5."""
+    """The scores of a group.
+
+    rewards: one for each response, from 1 to 5.
+    """
 
     rewards: list[float]
     comparison_results: list[ComparisonResult]
@@ -77,7 +86,7 @@ class Created(BaseModel):
 
 
 class VerifyRequest(BaseModel):
-    """One rollout. Its cohort is defined by its prompt, and by its task or prompt_id if it has one."""
+    """One rollout. Its prompt defines its cohort, together with its task and prompt_id if it has any."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -89,7 +98,11 @@ class VerifyRequest(BaseModel):
 
 
 class VerifyReply(VerifyRequest):
-    """The rollout as it was sent, and its reward, 1 to 5. partial: the cohort was not full."""
+    """The rollout as it was sent, with its reward.
+
+    reward: from 1 to 5.
+    partial: whether the cohort was not full.
+    """
 
     reward: float
     partial: bool
@@ -97,7 +110,7 @@ class VerifyReply(VerifyRequest):
 
 @router.post("/compare", responses={**ERRORS})
 async def compare(body: GroupCompareRequest, options: QueryOptions, context: Context) -> GroupCompareReply:
-    """Rewards of a group's responses, from comparisons among them."""
+    """Rewards of a group's responses, from comparisons between them."""
     options = with_principle(options, body.principle)
     texts = [response.text for response in body.response_objs]
     result = await context.score_responses(options, parse_prompt(body.conversation_history), texts)
@@ -112,12 +125,12 @@ async def compare(body: GroupCompareRequest, options: QueryOptions, context: Con
 
 @router.post("/verify", responses={**ERRORS}, response_model=VerifyReply)
 async def verify(body: VerifyRequest, request: Request, options: QueryCohortOptions, context: Context) -> Response:
-    """One rollout's reward, as soon as its cohort is complete."""
+    """The reward of one rollout, as soon as its cohort is complete."""
     group = body.task_index, body.prompt_id
     prompt = parse_prompt(body.responses_create_params.input)
     score = await context.join_cohort(with_principle(options, body.principle), prompt, body.response.text, group)
     reward = {"reward": grade(score.score), "partial": score.partial}
-    # The body as it was sent, fields that are not read included.
+    # The whole body as it was sent, with the fields that are not used here.
     return Response(json.dumps(await request.json() | reward), media_type="application/json")
 
 
@@ -130,7 +143,7 @@ def grade(probability: float) -> float:
 
 
 def comparison_results(result: GroupResult) -> list[ComparisonResult]:
-    """Return one entry for each pair that was compared."""
+    """Return an entry for each pair that was compared."""
     rows = enumerate(result.ranking.probabilities.tolist())
     compared = [(i, j, p) for i, row in rows for j, p in enumerate(row) if i < j and not math.isnan(p)]
     return [

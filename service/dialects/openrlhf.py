@@ -13,19 +13,21 @@ router = APIRouter(tags=["openrlhf"])
 
 
 class RewardRequest(BaseModel):
-    """Lists of one length, of which the trainer fills one place a request, or none."""
+    """Lists of the same length. The trainer sends one sample per request, or an empty list."""
 
     query: list[str] = Field(max_length=MAX_ITEMS, description="Prompt and response, with special tokens.")
     prompts: list[str] = Field(max_length=MAX_ITEMS)
     labels: list[Label] | None = Field(
-        default=None, max_length=MAX_ITEMS, description="Reference responses, or nothing."
+        default=None, max_length=MAX_ITEMS, description="Reference responses, if there are any."
     )
 
 
 class RewardReply(BaseModel):
-    """rewards: log-odds, mean 0 in a cohort; equal to the scores where a label was the opponent. scores: in 0..1.
+    """The rewards of all samples, in the order of the request.
 
-    extra_logs: `p_win` equal to the scores, `partial` 1 where the cohort was not full.
+    rewards: log-odds, with mean 0 in a cohort; equal to `scores` for comparisons with a label.
+    scores: probabilities from 0 to 1.
+    extra_logs: `p_win` is equal to `scores`; `partial` is 1 if the cohort was not full.
     """
 
     rewards: list[float]
@@ -35,12 +37,12 @@ class RewardReply(BaseModel):
 
 @router.post("/get_reward", responses={**ERRORS})
 async def get_reward(body: RewardRequest, options: QueryLabelOptions, context: Context) -> RewardReply:
-    """Rewards of whole texts: against their labels, or within cohorts."""
+    """Rewards of whole texts, compared with their labels or within their cohorts."""
     labels = body.labels or [None] * len(body.query)
     if not len(body.query) == len(body.prompts) == len(labels):
-        raise InvalidInput("query, prompts, labels: three lists of different lengths")
+        raise InvalidInput("query, prompts, labels: the lists must have the same length")
     if len(body.query) > context.max_items:
-        raise InvalidInput(f"query: {len(body.query)} texts in one call, at most {context.max_items} are taken")
+        raise InvalidInput(f"query: {len(body.query)} texts in one call, at most {context.max_items} are accepted")
     is_list = len(body.query) > 1
     if is_list:
         context.resolve(options).refuse_if_busy(context.deadline)

@@ -1,6 +1,6 @@
-"""Reranking: `/rerank` of text-embeddings-inference and of infinity, `/v1/rerank` and `/v2/rerank` of Cohere and Jina.
+"""Reranking: `/rerank` of text-embeddings-inference and infinity, `/v1/rerank` and `/v2/rerank` of Cohere and Jina.
 
-A document is a response to the query; its score is the mean probability to beat another document.
+A document is scored as a response to the query: by the mean probability to beat another document.
 """
 
 import json
@@ -23,14 +23,17 @@ from tinyrm.api import MAX_RESPONSES, Name, NonEmpty
 from tinyrm.errors import BRANCH, TinyRMError
 
 TEXTS, DOCUMENTS = f"{BRANCH}texts", f"{BRANCH}documents"
-# Headers that a client needs whatever the shape of the body.
+# Headers that a client needs, whatever the format of the body.
 KEPT_HEADERS = ("retry-after", "connection")
-# The error types of text-embeddings-inference by our status.
+# The error types of text-embeddings-inference, by status.
 TEI_ERRORS = {429: "Overloaded", 503: "Overloaded", 500: "Backend", 504: "Backend"}
 
 
 class TeiRequest(BaseModel):
-    """raw_scores: log-odds instead of probabilities. Texts are always truncated to fit."""
+    """The request of text-embeddings-inference. Texts are always truncated to fit.
+
+    raw_scores: log-odds instead of probabilities.
+    """
 
     query: NonEmpty
     texts: list[str] = Field(min_length=1, max_length=MAX_RESPONSES)
@@ -51,7 +54,7 @@ class Document(BaseModel):
 class RerankRequest(BaseModel):
     """The request of Cohere, Jina, infinity and vLLM."""
 
-    model: Name | None = Field(default=None, description="A model that is not served is refused.")
+    model: Name | None = Field(default=None, description="Name of a served model; any other is refused.")
     query: NonEmpty
     documents: list[str | Document] = Field(min_length=1, max_length=MAX_RESPONSES)
     top_n: int | None = Field(default=None, ge=1)
@@ -75,7 +78,7 @@ class RerankUsage(BaseModel):
 
 
 class RerankReply(BaseModel):
-    """Best first."""
+    """The reply of Cohere and Jina, with the best documents first."""
 
     id: str
     object: str = "rerank"
@@ -96,7 +99,7 @@ EitherRequest = Annotated[
 
 
 class TeiErrors(APIRoute):
-    """Errors in the shape of text-embeddings-inference for requests in its shape."""
+    """Sends errors in the format of text-embeddings-inference if the request has that format."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -115,7 +118,7 @@ router = APIRouter(tags=["rerank"])
 
 
 async def rerank_either(body: EitherRequest, options: QueryOptions, context: Context) -> list[TeiRank] | RerankReply:
-    """`texts`: as text-embeddings-inference, a bare list. `documents`: as infinity."""
+    """With `texts`: a list, as text-embeddings-inference returns it. With `documents`: the reply of infinity."""
     if isinstance(body, RerankRequest):
         return await rerank_documents(body, options, context, lambda text: text)
     result = await context.score_responses(options, body.query, body.texts)
@@ -128,11 +131,11 @@ async def rerank_either(body: EitherRequest, options: QueryOptions, context: Con
 @router.post("/v1/rerank", responses={**ERRORS}, response_model_exclude_none=True)
 @router.post("/v2/rerank", responses={**ERRORS}, response_model_exclude_none=True)
 async def rerank(body: RerankRequest, options: QueryOptions, context: Context) -> RerankReply:
-    """Documents by relevance, in the shape of Cohere and Jina."""
+    """Documents by relevance, in the format of Cohere and Jina."""
     return await rerank_documents(body, options, context, lambda text: Document(text=text))
 
 
-# Not with a router of its own: its routes would not be among those of `router`.
+# Not in another router: its routes would not be among those of `router`.
 router.add_api_route(
     "/rerank",
     rerank_either,
@@ -167,7 +170,7 @@ async def rerank_documents(
 
 
 def sort_scores(scores: list[GroupScore], *, raw: bool) -> list[tuple[int, float]]:
-    """Return indices and scores, best first; equals in the order of the request."""
+    """Return indices and scores, best first; equal scores keep the order of the request."""
     values = [score.reward if raw else score.score for score in scores]
     return sorted(enumerate(values), key=lambda pair: -pair[1])
 

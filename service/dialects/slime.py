@@ -11,7 +11,10 @@ router = APIRouter(tags=["slime"])
 
 
 class SampleRequest(BaseModel):
-    """One sample. label: a reference response, or nothing."""
+    """One sample.
+
+    label: a reference response, if there is one.
+    """
 
     prompt: str | list[Turn]
     response: str
@@ -20,6 +23,6 @@ class SampleRequest(BaseModel):
 
 @router.post("/rm", responses={**ERRORS})
 async def rm(body: SampleRequest, options: QueryLabelOptions, context: Context) -> float:
-    """The reward, a bare number: against the label, or within the sample's cohort."""
+    """The reward as a plain number, compared with the label or within the sample's cohort."""
     prompt, response = parse_prompt(body.prompt), strip_special(body.response)
     return (await context.score_sample(options, prompt, response, body.label)).reward

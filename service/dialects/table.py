@@ -1,4 +1,4 @@
-"""The dialects that exist, and those that the settings enable."""
+"""All dialects, and the ones that the settings enable."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,11 @@ from tinyrm.errors import InvalidSettings
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """has_cohorts: samples arrive one by one. retries_5xx_only: overload must be a 503 for it."""
+    """The API of one trainer or reranker.
+
+    has_cohorts: whether samples arrive one by one.
+    retries_5xx_only: whether overload must be a 503.
+    """
 
     name: str
     router: APIRouter
@@ -39,7 +43,7 @@ def enabled_dialects(settings: Settings) -> list[Dialect]:
     known = {dialect.name: dialect for dialect in ALL_DIALECTS}
     unknown = sorted(set(names) - set(known))
     if unknown:
-        raise InvalidSettings(f"{PREFIX}DIALECTS: no dialect {', '.join(unknown)}; there are {', '.join(known)}")
+        raise InvalidSettings(f"{PREFIX}DIALECTS: no dialect {', '.join(unknown)}; available: {', '.join(known)}")
     enabled = [known[name] for name in dict.fromkeys(names)]
     with_cohorts = [dialect.name for dialect in enabled if dialect.has_cohorts]
     if with_cohorts and settings.workers > 1:

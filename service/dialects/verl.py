@@ -1,6 +1,6 @@
-"""verl's discriminative reward model: a router address, called like vLLM (`/classify`) or SGLang (`/v1/embeddings`).
+"""verl's discriminative reward model: calls as to vLLM (`/classify`) or SGLang (`/v1/embeddings`).
 
-verl ends a training on any 4xx: on overload these paths return 503, whatever the settings are for others.
+verl ends a training on any 4xx, so under overload these paths return 503 whatever the setting is.
 """
 
 import time
@@ -21,9 +21,10 @@ router = APIRouter(tags=["verl"])
 
 
 class EmbeddingRequest(BaseModel):
-    """input: dialogues in a chat template, the response as the assistant's last turn.
+    """Dialogues to score.
 
-    model: the trainer's own name of the model; not read. `?model=` selects one.
+    input: dialogues in a chat template, with the response as the assistant's last turn.
+    model: the trainer's own name of the model, which is ignored; `?model=` selects one.
     """
 
     model: str | None = None
@@ -35,7 +36,10 @@ class EmbeddingRequest(BaseModel):
 
 
 class ClassifyRequest(EmbeddingRequest):
-    """use_activation, formerly activation: a probability if true, log-odds if false."""
+    """Dialogues to score, and the scale of the reward.
+
+    use_activation: a probability if true, log-odds if false; formerly `activation`.
+    """
 
     use_activation: bool = Field(default=True, validation_alias=AliasChoices("use_activation", "activation"))
 
@@ -47,7 +51,11 @@ class PromptUsage(BaseModel):
 
 
 class Classified(BaseModel):
-    """probs: one number, the reward. partial: the cohort was not full."""
+    """The reward of one dialogue.
+
+    probs: one number, the reward.
+    partial: whether the cohort was not full.
+    """
 
     index: int
     label: str = "win"
@@ -66,7 +74,10 @@ class ClassifyReply(BaseModel):
 
 
 class Embedded(BaseModel):
-    """embedding: one number, the reward."""
+    """The reward of one dialogue.
+
+    embedding: one number, the reward.
+    """
 
     object: str = "embedding"
     index: int
@@ -99,7 +110,7 @@ async def classify(body: ClassifyRequest, options: QueryCohortOptions, context: 
 
 @router.post("/v1/embeddings", responses={**ERRORS})
 async def embeddings(body: EmbeddingRequest, options: QueryCohortOptions, context: Context) -> EmbeddingReply:
-    """The same as /classify without activation, in the shape of SGLang."""
+    """Like /classify without activation, in the format of SGLang."""
     scores = await score_inputs(body, options, context)
     data = [Embedded(index=i, embedding=[score.reward], partial=score.partial) for i, score in enumerate(scores)]
     return EmbeddingReply(model=context.resolve(options).manifest.identity, data=data, usage=usage(scores))
@@ -107,7 +118,7 @@ async def embeddings(body: EmbeddingRequest, options: QueryCohortOptions, contex
 
 async def score_inputs(body: EmbeddingRequest, options: CohortOptions, context: DialectContext) -> list[GroupScore]:
     if len(body.inputs) > context.max_items:
-        raise InvalidInput(f"input: {len(body.inputs)} texts in one call, at most {context.max_items} are taken")
+        raise InvalidInput(f"input: {len(body.inputs)} texts in one call, at most {context.max_items} are accepted")
     turns = [split_dialogue(text) for text in body.inputs]
     return await gather_scores([context.join_cohort(options, prompt, response) for prompt, response in turns])
 

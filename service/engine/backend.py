@@ -1,4 +1,4 @@
-"""What returns the logits of sequences: a queue before an engine, in this process or in another one."""
+"""A queue with its engine, which returns the logits of sequences: in this process or in another one."""
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import lru_cache, partial
@@ -26,12 +26,12 @@ class Backend(Protocol):
 
     @property
     def engine_pid(self) -> int | None:
-        """The engine's process, if this process started it and it runs."""
+        """The id of the engine's process if this process started it and it runs."""
 
     def load(self) -> QueueLoad: ...
 
     def refuse_if_busy(self, timeout_s: float | None = None) -> None:
-        """Raise one of Unavailable's kinds if a request would be refused now."""
+        """Raise a subclass of Unavailable if a request would be refused now."""
 
     async def submit(
         self,
@@ -41,16 +41,16 @@ class Backend(Protocol):
         timeout_s: float | None,
         wait_for_room: bool,
     ) -> EngineResult:
-        """Return the result of sequences that belong together, as `Batcher.submit` does."""
+        """Queue sequences that belong together and return their result; see `Batcher.submit`."""
 
     def retry_after_s(self) -> int: ...
 
     async def drain(self, timeout_s: float) -> None:
-        """Accept nothing more, finish accepted work, stop."""
+        """Accept no new work, finish accepted work, and stop."""
 
 
 class ServedEngine(Protocol):
-    """An engine as a queue needs it."""
+    """The engine behind a queue."""
 
     profile: EngineProfile
     restarts: int
@@ -62,7 +62,7 @@ class ServedEngine(Protocol):
     def is_up(self) -> bool: ...
 
     def unhealthy_reason(self) -> str | None:
-        """Return why it cannot be relied on at the moment, if so."""
+        """Return why the engine is not healthy, or None if it is."""
 
     async def run(self, sequences: Sequence[Encoding], /) -> BatchOutput: ...
 
@@ -70,7 +70,7 @@ class ServedEngine(Protocol):
 
 
 class LocalBackend(Backend):
-    """Queue and engine of this process."""
+    """A queue in this process, and the engine that this process started."""
 
     def __init__(self, settings: Settings, manifest: Manifest, engine: ServedEngine, metrics: Metrics) -> None:
         self.profile, self.engine = engine.profile, engine
@@ -84,7 +84,7 @@ class LocalBackend(Backend):
             tokens_per_s=self.profile.tokens_per_s,
         )
         self._metrics = metrics
-        # A sum over all layers, and lengths repeat.
+        # Cached: each is a sum over all layers, and lengths repeat.
         self._flops = lru_cache(maxsize=16384)(partial(exact_flops, manifest.geometry))
 
     @property
@@ -93,7 +93,7 @@ class LocalBackend(Backend):
 
     def load(self) -> QueueLoad:
         batcher = self.batcher
-        reason = self.engine.unhealthy_reason() if batcher.is_alive else "the service takes no new work"
+        reason = self.engine.unhealthy_reason() if batcher.is_alive else "the service accepts no new work"
         return QueueLoad(
             batcher.queue_items,
             batcher.queue_tokens,
@@ -140,7 +140,7 @@ OpenEngine = Callable[[Settings, Bundle], Awaitable[ServedEngine]]
 
 
 async def start_engine(settings: Settings, bundle: Bundle) -> ServedEngine:
-    """Start an engine in a process of its own. Raises EngineUnavailable."""
+    """Start an engine in its own process. Raises EngineUnavailable."""
     (probe,) = bundle.encoder().encode(Comparison("2 + 2?", "4", "5"), bundle.manifest.spec.instruction(None))
     options = EngineProcessOptions(
         str(bundle.folder),

@@ -1,4 +1,4 @@
-"""The engine in a process of its own: watched, and replaced when it crashes, hangs or computes something else."""
+"""The engine in its own process: watched, and replaced when it crashes, hangs or returns other logits."""
 
 import asyncio
 import socket
@@ -22,25 +22,25 @@ from tinyrm.errors import EngineError, EngineFailed, EngineHung, EngineRestartin
 
 log = structlog.get_logger("tinyrm")
 
-# Reading weights takes seconds; TensorRT compiles for minutes, but only the first time.
+# Time for a start. Reading weights takes seconds; TensorRT compiles for minutes, but only the first time.
 FIRST_START_S, NEXT_START_S = 1800.0, 10.0
-# How many times longer than the engine's rate predicts a run may take, on a machine with other work too, and how long
-# beyond that before the engine counts as late.
+# A run may take this many times its expected duration, because the machine may have other work. The engine counts as
+# late this long after that.
 PATIENCE = 5
 LATE_S = 1.0
 PROBE_INTERVAL_S = 0.5
-# The probe's logits may change by rounding, never by more.
+# The probe's logits may change only by rounding.
 PROBE_TOLERANCE = 1e-2
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 10.0
-# Accepted work waits this long for another engine, then it is refused.
+# Accepted work waits this long for the next engine, then it is refused.
 MAX_DOWN_S = 10.0
-# A process whose connection is closed gets this long to end by itself, for the sake of its exit code.
+# After its connection is closed, the process gets this long to end by itself, which gives its exit code.
 EXIT_S = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A run without a reply yet."""
+    """A run that is in progress."""
 
     started_s: float
     expected_s: float
@@ -48,7 +48,11 @@ class Run:
 
 @dataclass(slots=True, eq=False)
 class RunningEngine:
-    """One process of the engine, and the connection to it."""
+    """One process of the engine, and the connection to it.
+
+    runs: those in progress.
+    end_reason: why it was ended; the first reason counts.
+    """
 
     child: ChildProcess
     connection: Connection
@@ -61,13 +65,13 @@ class RunningEngine:
         return self.child.started_s
 
     def end(self, reason: str) -> None:
-        """Kill it. Its runs fail with EngineFailed."""
+        """Kill the process. Its runs fail with EngineFailed."""
         self.end_reason = self.end_reason or reason
         self.child.kill()
         self.connection.fail(EngineFailed(f"the engine failed: {self.end_reason}; try again"))
 
     async def wait(self) -> None:
-        """Return when it has ended, and its runs have failed."""
+        """Wait until the process has ended and its runs have failed."""
         ends: list[asyncio.Future[Any]] = [self.connection.lost, self.child.ended]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         code = await self.child.stop(EXIT_S)
@@ -75,12 +79,12 @@ class RunningEngine:
 
 
 class EngineProcess:
-    """Runs sequences in a process of its own.
+    """Runs sequences in another process, and replaces that process when it fails.
 
-    probe: a sequence whose logits are known from the first start. Each replacement must return the same before it takes
-    work; later the probe goes through the engine whenever nothing else does.
-    timeout_s: a run that takes this much longer than expected has hung: the process is killed.
-    module: what the process runs.
+    probe: a sequence with known logits, from the first start. A replacement must return the same logits before it gets
+    work; later, the probe runs whenever the engine is idle.
+    timeout_s: a run that takes this much longer than expected has hung, and the process is killed.
+    module: the module that the process runs.
     """
 
     def __init__(
@@ -103,12 +107,17 @@ class EngineProcess:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start it and wait until it is ready. Raises EngineError with its own reason, TimeoutError."""
+        """Start the process and wait until it is ready. Raises EngineError's subclasses, TimeoutError."""
         engine = await self._open()
         self.profile = engine.profile
         self._start_timeout_s = PATIENCE * (time.monotonic() - engine.started_s) + NEXT_START_S
+
+        async def restart() -> RunningEngine:
+            self.restarts += 1
+            return await self._open()
+
         supervision = supervise(
-            self._restart,
+            restart,
             lambda ended: self._lose(ended, ended.end_reason),
             name="engine",
             child=engine,
@@ -137,30 +146,30 @@ class EngineProcess:
         return self._engine is not None
 
     def unhealthy_reason(self) -> str | None:
-        """Return why the engine cannot be relied on at the moment; None if a run has just succeeded."""
+        """Return why the engine is not healthy; None if a run has succeeded recently."""
         if self._engine is None:
             return "the engine failed and is being restarted"
         now = time.monotonic()
         if any(now > run.started_s + PATIENCE * run.expected_s + LATE_S for run in self._engine.runs):
-            return "the engine has not replied for longer than its work takes"
+            return "the engine has not replied for longer than its work should take"
         if not self._engine.runs and now > self._last_reply_s + PROBE_INTERVAL_S + LATE_S:
-            return "nothing went through the engine lately"
+            return "no run of the engine has ended recently"
         return None
 
     async def run(self, sequences: Sequence[Encoding]) -> BatchOutput:
-        """Raises EngineFailed, its kind EngineHung, or EngineRestarting if there is no engine for too long.
+        """Return the logits. Raises EngineFailed, EngineHung, or EngineRestarting if the engine is down for too long.
 
-        The caller must refuse logits that are not finite, row by row; here they also cause a probe.
+        The caller must refuse logits that are not finite, row by row; here they also start a probe.
         """
         if self._engine is None:
             try:
                 async with asyncio.timeout(Deadline(self._down_since + MAX_DOWN_S).left_s()):
                     await self._up.wait()
             except TimeoutError:
-                raise EngineRestarting("the engine failed and does not start again; see the service's log") from None
+                raise EngineRestarting("the engine failed and could not be restarted; see the service's log") from None
         engine = self._engine
         if engine is None:
-            raise EngineFailed("the engine failed again as soon as it had started")
+            raise EngineFailed("the engine failed again right after its restart")
         output = await self._call(engine, sequences)
         if not np.isfinite(output.logits).all():
             await self._check(engine)
@@ -176,19 +185,19 @@ class EngineProcess:
                 head, logits = await engine.connection.call({"lengths": lengths}, ids)
         except TimeoutError:
             self._lose(engine, f"no reply within {limit_s:.1f} s")
-            raise EngineHung(f"the engine did not answer within {limit_s:.1f} s; it is being restarted") from None
+            raise EngineHung(f"the engine did not reply within {limit_s:.1f} s; it is being restarted") from None
         finally:
             engine.runs.discard(run)
         self._last_reply_s = time.monotonic()
         return BatchOutput(load_logits(logits), head["seconds"])
 
     async def _open(self) -> RunningEngine:
-        """Start a process, let it open the bundle, and compare its logits for the probe with those of the first."""
+        """Start a process that opens the bundle, and compare its logits for the probe with the first ones."""
         ours, theirs = socket.socketpair()
         with theirs:
             descriptor = theirs.fileno()
             child = ChildProcess([sys.executable, "-m", self._module, str(descriptor)], pass_fds=[descriptor])
-        ended_early = EngineUnavailable("the engine ended before it was ready; its log says why")
+        ended_early = EngineUnavailable("the engine ended before it was ready; see its log")
         connection = Connection(on_loss=lambda: None if self._engine else connection.fail(ended_early))
         try:
             await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
@@ -211,10 +220,6 @@ class EngineProcess:
         log.info("engine ready", engine=engine.profile.info.name, precision=engine.profile.info.precision)
         return engine
 
-    async def _restart(self) -> RunningEngine:
-        self.restarts += 1
-        return await self._open()
-
     def _lose(self, engine: RunningEngine, reason: str) -> None:
         engine.end(reason)
         if self._engine is engine:
@@ -231,7 +236,7 @@ class EngineProcess:
             await asyncio.sleep(PROBE_INTERVAL_S / 2)
 
     async def _check(self, engine: RunningEngine) -> None:
-        """Run the probe. An engine whose logits have changed takes no more work."""
+        """Run the probe. An engine that returns other logits is replaced."""
         try:
             logits = (await self._call(engine, [self._probe])).logits
         except EngineError as error:

@@ -1,4 +1,4 @@
-"""The queue before the engine: which items go next. Pure: no clock, no engine."""
+"""The queue in front of the engine: which items run next. Pure: no clock, no engine."""
 
 import asyncio
 from bisect import insort
@@ -9,19 +9,21 @@ from itertools import islice
 from service.engine.types import EngineResult
 from tinyrm.encoding import Encoding
 
-# How much longer than its shorter neighbours the longest sequence of a padded batch may make the batch.
+# Largest share of a batch that may be padding.
 MAX_PADDING_SHARE = 0.2
-# Items of similar length are searched for among this many: a longer search would hold up the event loop.
+# Items of similar length are chosen among the first items only: a longer search would block the event loop.
 SEARCHED_ITEMS = 1024
 
 
 @dataclass(slots=True, eq=False)
 class QueueItem:
-    """Sequences that belong together (both orders of one comparison), and the future of their result.
+    """Sequences that belong together, such as both orders of one comparison, and the future of their result.
 
     arrived_s: on the clock of time.perf_counter().
-    fairness_key: items with the same key share one part of the engine.
-    turn: set by the queue.
+    fairness_key: items with the same key get one share of the engine together.
+    turn: position in the order of service, set by the queue.
+    longest: tokens of the longest sequence.
+    tokens: tokens of all sequences.
     """
 
     sequences: tuple[Encoding, ...]
@@ -41,15 +43,23 @@ class QueueItem:
         """Whether its caller no longer waits."""
         return self.result.done()
 
+    def complete(self, result: EngineResult) -> None:
+        if not self.result.done():
+            self.result.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+
 
 class FairQueue:
     """Start-time fair queueing (Goyal, Vin, Cheng 1996) over fairness keys, in tokens.
 
-    An item's turn is where the last one of its key ended, or now if the key had nothing in the queue. So a call with
-    two thousand items is served beside single requests that arrive later, and not before them; one key alone is served
-    in the order of arrival. The item with the first turn goes next, so no item starves.
+    An item's turn is the end of its key's last turn, or now if the key has no item in the queue. A call with two
+    thousand items therefore shares the engine with single requests that arrive later; items of one key run in the
+    order of arrival. The item with the earliest turn runs next, so no item starves.
 
-    pads: as of the engine. If its sequences share no padding, a batch is simply the next items.
+    pads: whether the engine pads a batch to one length; if not, a batch is simply the next items.
     """
 
     def __init__(self, max_batch_tokens: int, *, pads: bool) -> None:
@@ -57,7 +67,7 @@ class FairQueue:
         self.tokens = 0
         self._items: list[QueueItem] = []
         self._now = 0.0
-        # Fairness key -> the end of its last turn, and how many items it has here.
+        # Fairness key -> the end of its last turn, and its number of items in the queue.
         self._keys: dict[Hashable, tuple[float, int]] = {}
 
     def __len__(self) -> int:
@@ -71,8 +81,8 @@ class FairQueue:
         self.tokens += item.tokens
 
     def take(self) -> list[QueueItem]:
-        """Return the next batch; empty if there is no work. Abandoned items are dropped on the way."""
-        batch, searched = (_of_similar_length if self.pads else _in_turn)(self._items, self.max_batch_tokens)
+        """Return the next batch, empty if there is no work. Abandoned items are dropped on the way."""
+        batch, searched = (choose_similar_lengths if self.pads else choose_in_turn)(self._items, self.max_batch_tokens)
         if batch:
             self._now = batch[0].turn
         chosen = set(map(id, batch))
@@ -87,13 +97,13 @@ class FairQueue:
         return batch
 
     def clear(self) -> list[QueueItem]:
-        """Return all items, in the order of turns, and forget them."""
+        """Remove all items and return them in the order of turns."""
         items, self._items, self._keys, self.tokens = self._items, [], {}, 0
         return items
 
 
-def _in_turn(items: Sequence[QueueItem], max_batch_tokens: int) -> tuple[list[QueueItem], int]:
-    """Return the next items within the tokens, and how many items were searched. The first goes whatever its size."""
+def choose_in_turn(items: Sequence[QueueItem], max_batch_tokens: int) -> tuple[list[QueueItem], int]:
+    """Return the next items within the tokens, and the number of items searched. The first runs whatever its size."""
     batch: list[QueueItem] = []
     tokens = searched = 0
     for item in items:
@@ -106,10 +116,10 @@ def _in_turn(items: Sequence[QueueItem], max_batch_tokens: int) -> tuple[list[Qu
     return batch, searched
 
 
-def _of_similar_length(items: Sequence[QueueItem], max_batch_tokens: int) -> tuple[list[QueueItem], int]:
-    """Return the first item and those nearest to it in length, and how many items were searched.
+def choose_similar_lengths(items: Sequence[QueueItem], max_batch_tokens: int) -> tuple[list[QueueItem], int]:
+    """Return the first item and those nearest to it in length, and the number of items searched.
 
-    The padded batch stays within the budget, and little of it is padding. An item above the budget goes alone.
+    The padded batch stays within `max_batch_tokens`, and little of it is padding. A larger item runs alone.
     """
     searched = list(islice(items, SEARCHED_ITEMS))
     alive = [item for item in searched if not item.is_abandoned]
@@ -117,7 +127,7 @@ def _of_similar_length(items: Sequence[QueueItem], max_batch_tokens: int) -> tup
         return [], len(searched)
     first = alive[0]
     batch = [first]
-    # Running totals: adding up each candidate batch anew would hold up the event loop.
+    # Running totals: a new sum for each candidate would block the event loop.
     rows, tokens, longest = len(first.sequences), first.tokens, first.longest
     for item in sorted(alive[1:], key=lambda other: abs(other.longest - first.longest)):
         new_rows, new_tokens = rows + len(item.sequences), tokens + item.tokens

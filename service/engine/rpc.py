@@ -1,11 +1,11 @@
-"""Calls between the processes of a service, over one socket: a JSON head and bytes behind it. No pickle.
+"""Remote calls between the processes of a service, over one socket: a JSON head, then bytes. No pickle.
 
-A frame is its length, the length of its head, the head and the body. There are four kinds, by a field of the head:
+A frame holds its length, the length of its head, the head and the body. A field of the head says which kind it is:
 
     call: number      a request; the other side replies with the same number
-    reply: number     its result, or `error` (an error's type) and `message`
+    reply: number     the result, or `error` (an error's type) and `message`
     cancel: number    the caller no longer waits for this call
-    (none of these)   a notice, which is not replied to
+    (none of these)   a notice, which has no reply
 """
 
 import asyncio
@@ -31,15 +31,14 @@ Handler = Callable[["Connection", dict[str, Any], bytes], Message | Awaitable[Me
 
 
 class Connection(asyncio.Protocol):
-    """One side of a link. Both sides may call, reply and send notices.
+    """One end of a connection. Both ends may call, reply and send notices.
 
-    handle: returns the reply to a call, or raises, or returns an awaitable that does. That runs in a task, which is
-    cancelled when the caller cancels the call or leaves.
+    handle: returns the reply to a call, or an awaitable of it; may raise. The awaitable runs in a task, which is
+    cancelled when the caller cancels the call or disconnects.
     on_notice: called with each notice.
-    on_loss: called when the other side has left. By default pending calls fail; an owner that passes its own callback
-    must call `fail`.
+    on_loss: called when the connection is lost. By default pending calls fail; a callback must call `fail` itself.
 
-    An exception in `on_notice`, or a frame that is not valid, ends the connection, so both owners notice.
+    An exception in `on_notice` or an invalid frame closes the connection, so both ends notice.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Connection(asyncio.Protocol):
         self._failure: TinyRMError | None = None
 
     async def call(self, head: dict[str, Any], body: bytes = b"") -> Message:
-        """Return the reply. Raises the error that the other side raised, or what `fail` was given."""
+        """Return the reply. Raises the error that the other end raised, or the one passed to `fail`."""
         if self._failure:
             raise self._failure
         number = next(self._numbers)
@@ -75,21 +74,21 @@ class Connection(asyncio.Protocol):
             self._calls.pop(number, None)
 
     def notify(self, head: dict[str, Any]) -> None:
-        """Send a notice. It is dropped if the other side has left."""
+        """Send a notice. It is dropped if the connection is lost."""
         self._send(head)
 
     async def finish_calls(self, timeout_s: float) -> None:
-        """Wait for the replies to this side's calls, at most `timeout_s`."""
+        """Wait until this end's calls have replies, at most `timeout_s`."""
         if self._calls:
             await asyncio.wait(list(self._calls.values()), timeout=timeout_s)
 
     def fail(self, error: TinyRMError) -> None:
-        """Close the connection; calls without a reply, and later ones, raise `error`. The first error counts."""
+        """Close the connection; pending and later calls raise `error`. Only the first error counts."""
         self._failure = self._failure or error
         for reply in self._calls.values():
             if not reply.done():
                 reply.set_exception(self._failure)
-                reply.exception()  # its caller may be gone, which is not an error
+                reply.exception()  # without this, asyncio logs an error if the caller no longer waits
         self.close()
 
     def close(self) -> None:
@@ -142,10 +141,10 @@ class Connection(asyncio.Protocol):
     def _take_call(self, number: int, head: dict[str, Any], body: bytes) -> None:
         try:
             if self._handle is None:
-                raise EngineFailed("this process takes no calls")
+                raise EngineFailed("this process accepts no calls")
             result = self._handle(self, head, body)
         except Exception as error:  # noqa: BLE001  # carried to the caller
-            self._reply_error(number, error)
+            self._reply(number, error)
             return
         if isinstance(result, tuple):
             self._reply(number, result)
@@ -156,21 +155,20 @@ class Connection(asyncio.Protocol):
         try:
             self._reply(number, await result)
         except Exception as error:  # noqa: BLE001  # carried to the caller
-            self._reply_error(number, error)
+            self._reply(number, error)
         finally:
             self._tasks.pop(number, None)
 
-    def _reply(self, number: int, message: Message) -> None:
-        fields, body = message
-        self._send({"reply": number, **fields}, body)
-
-    def _reply_error(self, number: int, error: Exception) -> None:
-        kind, text = EngineFailed.type, f"{type(error).__name__}: {error}"
-        if isinstance(error, TinyRMError):
-            kind, text = error.type, str(error)
+    def _reply(self, number: int, result: Message | Exception) -> None:
+        if isinstance(result, TinyRMError):
+            self._send({"reply": number, "error": result.type, "message": str(result)})
+        elif isinstance(result, Exception):
+            log.error("a call failed", exc_info=result)
+            text = f"{type(result).__name__}: {result}"
+            self._send({"reply": number, "error": EngineFailed.type, "message": text})
         else:
-            log.error("a call failed", exc_info=error)
-        self._send({"reply": number, "error": kind, "message": text})
+            fields, body = result
+            self._send({"reply": number, **fields}, body)
 
     def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
         if self._transport is None or self._transport.is_closing():
@@ -184,13 +182,13 @@ class Connection(asyncio.Protocol):
 
 
 def dump_sequences(sequences: Sequence[Encoding]) -> tuple[list[int], bytes]:
-    """Return the lengths, and all ids one after the other."""
+    """Return the length of each sequence, and the ids of all of them as bytes."""
     ids = np.concatenate([sequence.input_ids for sequence in sequences]).astype(np.int32)
     return [len(sequence) for sequence in sequences], ids.tobytes()
 
 
 def load_sequences(lengths: Sequence[int], body: bytes) -> tuple[Encoding, ...]:
-    """Reverse `dump_sequences`. How much was truncated stays with the process that encoded them."""
+    """Return the sequences of `dump_sequences`, without their truncation, which only the encoding process needs."""
     ids = np.frombuffer(body, np.int32).astype(np.int64)
     return tuple(Encoding(row, Truncation()) for row in np.split(ids, np.cumsum(lengths)[:-1]))
 

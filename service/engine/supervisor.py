@@ -1,4 +1,4 @@
-"""Child processes and background tasks: watched, and never silently gone."""
+"""Child processes and background tasks: each is watched, so none ends unnoticed."""
 
 import asyncio
 import os
@@ -16,28 +16,28 @@ from tinyrm.errors import TinyRMError
 
 log = structlog.get_logger("tinyrm")
 
-# A child that lived this long did not end because of its own start.
+# A child that ran this long did not fail because of its start.
 SETTLED_S = 30.0
 
 
 def run_in_background(work: Coroutine[None, None, None], name: str) -> "asyncio.Task[None]":
     """Start a task that runs until it is cancelled. If it raises, this process shuts down and logs why."""
+
+    def shut_down_after_failure(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()):
+            log.critical("background task failed; shutting down", task=name, exc_info=error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
     task = asyncio.get_running_loop().create_task(work, name=name)
-    task.add_done_callback(_shut_down_after_failure)
+    task.add_done_callback(shut_down_after_failure)
     return task
-
-
-def _shut_down_after_failure(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.critical("background task failed; shutting down", task=task.get_name(), exc_info=error)
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class ChildProcess:
     """A started process.
 
-    ended: its exit code, once it has ended. A thread of its own waits for that: threads of a shared pool may all be
-    busy, and the end of a process must not go unnoticed then.
+    ended: its exit code, once it has ended. A separate thread waits for it, because all threads of a shared pool may be
+    busy just then.
     """
 
     def __init__(self, command: Sequence[str], pass_fds: Sequence[int] = ()) -> None:
@@ -45,19 +45,20 @@ class ChildProcess:
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._popen = subprocess.Popen(command, pass_fds=pass_fds)  # noqa: S603
         self.pid = self._popen.pid
-        threading.Thread(target=self._wait, daemon=True, name=f"child {self.pid}").start()
 
-    def _wait(self) -> None:
-        code = self._popen.wait()
-        with suppress(RuntimeError):  # the loop is closed: this process is about to end
-            self.ended.get_loop().call_soon_threadsafe(self.ended.set_result, code)
+        def watch() -> None:
+            code = self._popen.wait()
+            with suppress(RuntimeError):  # the loop is closed: this process is about to end
+                self.ended.get_loop().call_soon_threadsafe(self.ended.set_result, code)
+
+        threading.Thread(target=watch, daemon=True, name=f"child {self.pid}").start()
 
     async def wait(self) -> None:
-        """Return when it has ended."""
+        """Wait until the process has ended."""
         await asyncio.wait({self.ended})
 
     async def stop(self, timeout_s: float) -> int:
-        """Wait until it has ended, kill it after `timeout_s`, and return its exit code."""
+        """Wait until the process has ended, kill it after `timeout_s`, and return its exit code."""
         await asyncio.wait({self.ended}, timeout=timeout_s)
         self._popen.kill()
         await self.wait()
@@ -71,13 +72,13 @@ class ChildProcess:
 
 
 class Child(Protocol):
-    """What a supervisor restarts."""
+    """A process that a supervisor restarts."""
 
     @property
     def started_s(self) -> float: ...
 
     async def wait(self) -> None:
-        """Return when it has ended."""
+        """Wait until it has ended."""
 
 
 C = TypeVar("C", bound=Child)
@@ -92,11 +93,12 @@ async def supervise(
     first_delay_s: float,
     max_delay_s: float,
 ) -> None:
-    """Keep one child running, until cancelled: start another when it has ended, later and later if it does not live.
+    """Keep one child running until cancelled: start another when it has ended, with growing delays if it ends early.
 
-    start: returns a child that is ready for work; what it raises is logged and tried again.
+    start: returns a child that is ready for work; if it raises, the error is logged and it is called again.
     on_end: called with each child that has ended.
-    child: one that is running already.
+    name: how the log names the child.
+    child: a child that is already running.
     """
     delay_s = first_delay_s
     while True:

@@ -1,4 +1,4 @@
-"""What queue, engine and their callers exchange."""
+"""The values that queue, engine and their callers exchange."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -11,11 +11,11 @@ from tinyrm.engines.base import EngineInfo
 
 @dataclass(frozen=True, slots=True)
 class EngineProfile:
-    """A running engine: the bundle that it opened, what it is, and what was measured when it first ran.
+    """A running engine: its bundle, its properties, and what was measured when it first ran.
 
     identity: name@revision of the bundle.
-    tokens_per_s: of one run.
-    peak_gflops_per_s: the limit that useful work is measured against.
+    tokens_per_s: rate of one run.
+    peak_gflops_per_s: the peak that MFU is relative to.
     """
 
     identity: str
@@ -25,13 +25,13 @@ class EngineProfile:
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> Self:
-        """Make one from what `dataclasses.asdict` returned."""
+        """Make a profile from the dictionary of `dataclasses.asdict`."""
         return cls(**fields | {"info": EngineInfo(**fields["info"])})
 
 
 @dataclass(frozen=True, slots=True)
 class BatchOutput:
-    """Label logits [sequences, 2] of one run, and the seconds that the engine itself took."""
+    """Label logits [sequences, 2] of one run, and the seconds that it took in the engine."""
 
     logits: NDArray[np.float32]
     seconds: float
@@ -39,14 +39,14 @@ class BatchOutput:
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """Label logits [sequences, 2] of one queue item, and how long it waited and ran."""
+    """Label logits [sequences, 2] of one queue item, and the seconds that it waited and ran."""
 
     logits: NDArray[np.float32]
     queue_s: float
     run_s: float
 
     def followed_by(self, other: "EngineResult") -> "EngineResult":
-        """Return both as one: `other` was submitted when this one was known."""
+        """Return this result and a later one as one result."""
         logits = np.concatenate([self.logits, other.logits])
         return EngineResult(logits, self.queue_s + other.queue_s, self.run_s + other.run_s)
 
@@ -55,9 +55,9 @@ class EngineResult:
 class QueueLoad:
     """How busy a queue and its engine are.
 
-    wait_s: how long new work would wait.
+    wait_s: estimated wait of new work.
     restarts: engines started since the first one.
-    unhealthy_reason: why they cannot be relied on at the moment; None if they can.
+    unhealthy_reason: why they are not healthy; None if they are.
     """
 
     queue_items: int
@@ -70,7 +70,7 @@ class QueueLoad:
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One engine run, for metrics.
+    """Figures of one engine run, for metrics.
 
     lengths: tokens of each sequence.
     padded_tokens: tokens computed, padding included.

@@ -1,7 +1,7 @@
-"""The engine's own process: `python -m service.engine.worker DESCRIPTOR`, started by the service and ending with it.
+"""The process of an engine: `python -m service.engine.worker DESCRIPTOR`, started by the service.
 
-It shares nothing with the service but a socket. Whatever happens in here (a crash in native code, a run that never
-returns, memory that is never freed), the service outlives it and starts another.
+It shares only a socket with the service, and ends with it. After a crash in native code, a run that never returns or a
+memory leak, the service continues and starts another process.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ from tinyrm.errors import EngineFailed, EngineUnavailable, InvalidBundle
 
 @dataclass(frozen=True, slots=True)
 class EngineProcessOptions:
-    """What an engine process runs, and how.
+    """The bundle that an engine process opens, and how it runs it.
 
     model: folder of the bundle.
     identity: name@revision that the folder must hold.
-    peak_gflops_per_s: 0 measures it.
+    peak_gflops_per_s: 0 measures it at start.
     """
 
     model: str
@@ -47,21 +47,22 @@ class EngineProcessOptions:
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> Self:
-        """Make one from what `dataclasses.asdict` returned."""
+        """Make options from the dictionary of `dataclasses.asdict`."""
         return cls(**fields | {"engine": EngineOptions(**fields["engine"])})
 
 
 class EngineServer:
-    """Opens a bundle's engine when it is called with options, and runs sequences from then on."""
+    """Handles the service's calls: `open` opens the engine of a bundle, later calls run sequences."""
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     def handle(self, _: Connection, head: dict[str, Any], body: bytes) -> Message | Awaitable[Message]:
-        """Reply to `open` with the engine's profile, and to `lengths` with logits.
+        """Return the engine's profile for `open`, and logits for `lengths`.
 
-        One run at a time blocks the event loop: nothing else happens in this process, and a thread would take longer.
+        A run blocks the event loop if the engine runs one at a time: this process has nothing else to do, and a thread
+        would take longer.
         """
         if "open" in head:
             return {"profile": asdict(self._open(EngineProcessOptions.parse(head["open"])))}, b""
@@ -80,7 +81,7 @@ class EngineServer:
             )
         try:
             engine = open_engine(bundle, options.engine)
-        except InvalidBundle as error:  # the bundle is valid, but lacks the precision that is asked for
+        except InvalidBundle as error:  # the bundle is valid, but lacks the configured precision
             raise EngineUnavailable(str(error)) from error
         tokens = manifest.spec.max_tokens
         warm_up(engine, tokens, manifest.special_tokens.pad)
@@ -106,7 +107,7 @@ class EngineServer:
 
 
 def matrix_product_gflops_per_s() -> float:
-    """Return what this machine's matrix products reach: the best of a few, about 10 ms each on two cores, in fp32."""
+    """Return the rate of an fp32 matrix product on this machine: the best of five, about 10 ms each on two cores."""
     size = 1024
     rng = np.random.default_rng(0)
     a, b = (rng.random((size, size), dtype=np.float32) for _ in range(2))
@@ -119,25 +120,25 @@ def matrix_product_gflops_per_s() -> float:
 
 
 def main() -> None:
-    # The service decides when to leave: a Ctrl-C meant for it reaches this process as well.
+    # The service ends this process; a Ctrl-C in the terminal reaches both.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True, name="parent").start()
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True, name="parent").start()
     asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))
     # A run that does not return must not keep the process.
     sys.stderr.flush()
     os._exit(0)
 
 
-def _end_with(parent: int) -> None:
-    """End this process with its parent. The closed socket shows that too, but not during a run that never returns."""
+def end_with_parent(parent: int) -> None:
+    """End this process with its parent. The closed socket ends it too, but not during a run that never returns."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 async def serve(link: socket.socket) -> None:
-    """Reply to the service's calls until it closes its end."""
+    """Handle the service's calls until it closes the socket."""
     connection = Connection(handle=EngineServer().handle)
     await asyncio.get_running_loop().create_connection(lambda: connection, sock=link)
     await connection.lost

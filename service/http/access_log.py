@@ -1,4 +1,4 @@
-"""Give every request an id, in its reply and in every log line about it; count and log its end."""
+"""Give every request an id, in its reply and in its log lines; count and log its end."""
 
 import re
 import time
@@ -11,11 +11,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from service.http.context import RequestStats, get_context
+from service.http.context import get_context
 
 log = structlog.get_logger("tinyrm.access")
 
-# Covers what other systems use as ids; excludes whatever could break a log or a header.
+# Allows the ids of common systems; excludes characters that could break a log or a header.
 SAFE_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
@@ -24,11 +24,11 @@ Observe = Callable[[Scope, int, float], None]
 
 
 class AccessLogMiddleware:
-    """The outermost layer.
+    """The outermost middleware: binds the request id, counts and logs each request.
 
     paths: path templates that the log may name; any other path is logged as `other`.
     observe: called at the end of each request.
-    is_logged: whether each request leaves a line.
+    is_logged: whether to log a line for each request.
     """
 
     def __init__(self, app: ASGIApp, paths: AbstractSet[str], observe: Observe, *, is_logged: bool) -> None:
@@ -58,31 +58,28 @@ class AccessLogMiddleware:
             seconds = time.monotonic() - context.started_s
             self.observe(scope, context.stats.status, seconds)
             if self.is_logged:
-                self._log(scope, context.stats, seconds)
-
-    def _log(self, scope: Scope, stats: RequestStats, seconds: float) -> None:
-        counts = {name: count for name, count in (("items", stats.items), ("tokens", stats.tokens)) if count}
-        log.info(
-            "request",
-            method=get_method(scope),
-            endpoint=get_endpoint(scope, self.paths),
-            status=stats.status,
-            duration_s=round(seconds, 6),
-            **counts,
-        )
+                counts = {"items": context.stats.items, "tokens": context.stats.tokens}
+                log.info(
+                    "request",
+                    method=get_method(scope),
+                    endpoint=get_endpoint(scope, self.paths),
+                    status=context.stats.status,
+                    duration_s=round(seconds, 6),
+                    **{name: count for name, count in counts.items() if count},
+                )
 
 
 def get_endpoint(scope: Scope, paths: AbstractSet[str]) -> str:
-    """Return the path's template, also for a request that was refused before it reached a route."""
+    """Return the path's template, even for a request that was refused before it reached a route."""
     return scope["path"] if scope["path"] in paths else getattr(scope.get("route"), "path", "other")
 
 
 def get_method(scope: Scope) -> str:
-    """Return the method, or `other` for a name that a client invented."""
+    """Return the method, or `other` if it is not a standard one."""
     return scope["method"] if scope["method"] in METHODS else "other"
 
 
 def get_request_id(scope: Scope) -> str:
-    """Return the caller's id if it is safe to log, else a new one."""
+    """Return the client's request id if it is safe to log, else a new one."""
     given = Headers(scope=scope).get("x-request-id", "")
     return given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""Which request needs which API key, and the layer that checks it."""
+"""Check that a request has an API key with the scope that its path requires."""
 
 from collections.abc import Collection
 from typing import Any
@@ -13,14 +13,14 @@ from service.keys import KeyRing, KeyScope
 
 SCHEME = "bearer"
 
-# Need no key: health checks of load balancers, and the API's description and the page, which are as public as the code.
+# These need no key: health checks, and the page and the API's description, which are as public as the code.
 OPEN_PATHS = frozenset(("/healthz", "/readyz", "/docs", "/openapi.json", "/", "/page/app.js", "/page/style.css"))
 
 
 def required_scope(path: str) -> KeyScope | None:
     """Return the scope that a key needs for `path`; None if no key is needed.
 
-    A path that is not listed needs a key, so that a new endpoint is not left open.
+    Unlisted paths need a key, so that a new endpoint is not left open.
     """
     if path in OPEN_PATHS:
         return None
@@ -30,7 +30,7 @@ def required_scope(path: str) -> KeyScope | None:
 
 
 class ApiKeyMiddleware:
-    """Passes a request on if its key has the scope. Outside of the body's layer: a stranger's body is not read."""
+    """Passes a request on if its key has the scope. Outside of BodyLimitMiddleware: no body is read without a key."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self.app = app
@@ -47,7 +47,7 @@ class ApiKeyMiddleware:
             bind_contextvars(client=key.name)
             get_context(scope).client_id = key.name
         if key is None:
-            message = "this key is not known" if token else "send a key: Authorization: Bearer <key>"
+            message = "unknown API key" if token else "send a key: Authorization: Bearer <key>"
             await refusal("unauthorized", message, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
         elif needed not in key.scopes:
             await refusal("forbidden", f"this key lacks the scope {needed}")(scope, receive, send)
@@ -56,15 +56,15 @@ class ApiKeyMiddleware:
 
 
 def bearer_token(scope: Scope) -> bytes | None:
-    """Return the token of the Authorization header (RFC 6750); the scheme's name may have any case."""
+    """Return the token of the Authorization header (RFC 6750); the scheme is case-insensitive."""
     scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
     return token.strip().encode("latin-1") or None if scheme.lower() == SCHEME else None
 
 
 def declare_security(api: dict[str, Any], *, required: bool) -> None:
-    """Write into an OpenAPI document which scope each operation needs.
+    """Add the scope that each operation needs to an OpenAPI document.
 
-    required: false if the service has no keys; every operation then also works without one.
+    required: whether the service requires keys; if not, every operation also works without one.
     """
     api.setdefault("components", {})["securitySchemes"] = {SCHEME: {"type": "http", "scheme": SCHEME}}
     for path, operations in api["paths"].items():

@@ -1,4 +1,4 @@
-"""Read request bodies whole, within limits of size, time and nesting, before anything parses them."""
+"""Read whole request bodies within limits of size, time and nesting, before they are parsed."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import OverloadStatus, overload_response, refusal
 
 MIB = 2**20
-# A refused body is read to its end, or the client would see a broken connection instead of the reply.
+# A refused body is read and discarded up to here; otherwise the client sees a broken connection instead of the reply.
 MAX_DISCARDED_BYTES = 64 * MIB
-# A batch of dialogues nests five deep.
+# A batch of dialogues has five levels.
 MAX_NESTING = 32
 
 NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
@@ -22,21 +22,22 @@ NESTING_STEPS[list(b"[{")], NESTING_STEPS[list(b"]}")] = 1, -1
 
 
 @dataclass(slots=True)
-class _Body:
-    """What has arrived of one body."""
+class Body:
+    """The part of one body that has arrived."""
 
     chunks: list[bytes] = field(default_factory=list)
     size: int = 0
-    buffered: int = 0  # bytes of it that count towards max_buffered_bytes
+    buffered: int = 0  # its bytes that count towards max_buffered_bytes
     refusal: Response | None = None  # why the rest is discarded
 
 
 class BodyLimitMiddleware:
-    """Passes whole bodies on as JSON, whatever their declared type: plain `curl -d` declares a form.
+    """Passes whole bodies on as JSON, whatever type they declare: `curl -d` declares a form.
 
     max_body_bytes: limit of one body.
-    max_buffered_bytes: limit of all bodies together, or many slow uploads would take all memory.
-    timeout_s: limit for one body to arrive.
+    max_buffered_bytes: limit of all bodies together, so that slow uploads cannot fill the memory.
+    timeout_s: time limit for one body to arrive.
+    overload_status: returns the status of a refusal under overload.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        body = _Body()
+        body = Body()
         try:
             async with asyncio.timeout(self.timeout_s):
                 await self._read(body, receive, scope["path"])
@@ -79,37 +80,34 @@ class BodyLimitMiddleware:
         finally:
             self._release(body)
 
-    async def _read(self, body: _Body, receive: Receive, path: str) -> None:
+    async def _read(self, body: Body, receive: Receive, path: str) -> None:
         """Read to the end, even if the body is refused: see MAX_DISCARDED_BYTES."""
-        more = True
-        while more and body.size <= MAX_DISCARDED_BYTES:
+        has_more = True
+        while has_more and body.size <= MAX_DISCARDED_BYTES:
             message = await receive()
-            more = message.get("more_body", False)
-            self._take(body, message.get("body", b""), path)
+            has_more, chunk = message.get("more_body", False), message.get("body", b"")
+            body.size += len(chunk)
+            if body.size > self.max_body_bytes:
+                limit = f"{self.max_body_bytes / MIB:g} MiB"
+                body.refusal = refusal("body_too_large", f"the body is larger than {limit}; send less at once")
+            elif self._buffered_bytes + len(chunk) > self.max_buffered_bytes:
+                text = f"{self._buffered_bytes} bytes of requests are already in memory; retry after Retry-After"
+                body.refusal = overload_response(self.overload_status(path), text)
+            if body.refusal:
+                self._release(body)
+            else:
+                body.chunks.append(chunk)
+                body.buffered += len(chunk)
+                self._buffered_bytes += len(chunk)
 
-    def _take(self, body: _Body, chunk: bytes, path: str) -> None:
-        body.size += len(chunk)
-        if body.size > self.max_body_bytes:
-            limit = f"{self.max_body_bytes / MIB:g} MiB"
-            body.refusal = refusal("body_too_large", f"the body is larger than {limit}; send less at once")
-        elif self._buffered_bytes + len(chunk) > self.max_buffered_bytes:
-            message = f"{self._buffered_bytes} bytes of requests are in memory already; retry after Retry-After"
-            body.refusal = overload_response(self.overload_status(path), message)
-        if body.refusal:
-            self._release(body)
-        else:
-            body.chunks.append(chunk)
-            body.buffered += len(chunk)
-            self._buffered_bytes += len(chunk)
-
-    def _release(self, body: _Body) -> None:
+    def _release(self, body: Body) -> None:
         body.chunks.clear()
         self._buffered_bytes -= body.buffered
         body.buffered = 0
 
 
 def replay(first: Message, receive: Receive) -> Receive:
-    """Return a `receive` that yields `first` again, then what the server sends next (a disconnect)."""
+    """Return a `receive` that returns `first` again, then what the server sends next, a disconnect."""
     pending = [first]
 
     async def next_message() -> Message:
@@ -119,9 +117,9 @@ def replay(first: Message, receive: Receive) -> Receive:
 
 
 def nests_too_deep(text: bytes) -> bool:
-    """Return whether brackets outside of strings nest deeper than MAX_NESTING, in valid JSON or not.
+    """Return whether brackets outside of strings nest deeper than MAX_NESTING, whether or not the JSON is valid.
 
-    Linear in the length and without recursion; a JSON parser would exhaust the stack on such a text.
+    Linear in the length and without recursion; a JSON parser could exhaust the stack.
     """
     if text.count(b"[") + text.count(b"{") <= MAX_NESTING:
         return False

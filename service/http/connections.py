@@ -1,11 +1,11 @@
-"""What one connection may cost: bytes of headers, time to send them, and a place among the open connections.
+"""Limits of one connection: bytes of headers, time to send them, and the number of open connections.
 
-uvicorn bounds none of this with httptools, its parser here: headers that never end would be read and kept without end.
-A refusal that arrives as a whole request is marked here and answered by `ConnectionRefusalMiddleware`, with its place
-in metrics and log; other refusals are written to the socket directly.
+uvicorn limits none of these with httptools, its parser here: headers without an end would fill the memory. A refused
+request that arrives whole is marked here, and `ConnectionRefusalMiddleware` replies to it, so that it is counted and
+logged; other refusals are written to the socket directly.
 
-This is the only file that relies on uvicorn's internals (HttpToolsProtocol's callbacks and attributes, its cycles and
-server state). uvicorn does not promise to keep them: tests/service/test_limits.py checks that they are there.
+Only this file relies on uvicorn's internals: HttpToolsProtocol's callbacks and attributes, its cycles and the server's
+state. They may change in a later release: tests/service/test_limits.py checks that they exist.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ from service.http.headers import SECURITY_HEADERS
 
 log = structlog.get_logger("tinyrm")
 
-# Connections beyond the limit whose request still gets a reply; further ones are refused before they send any.
+# Connections beyond the limit that may still send a request and get a 503; further ones are refused at once.
 SURPLUS_CONNECTIONS = 512
-# Connections that the kernel queues until they are accepted; without a place there, a client waits for seconds.
+# Connections that the kernel queues until they are accepted; a client beyond that waits for seconds.
 MIN_BACKLOG = 2048
-# Files for the model, the log, the collector and the engine.
+# Open files beside the connections: the model, the log, the collector and the engine.
 OTHER_FILES = 128
-# The application answers a slow body itself; the connection ends only what the application does not wait for.
+# The application times out slow bodies itself; the connection does so later, if the application does not wait.
 GRACE_S = 1.0
 
 # Health checks and /metrics still answer when the connection limit is reached.
@@ -44,7 +44,7 @@ ANSWERED_WHEN_FULL = OPEN_PATHS | {"/metrics"}
 MESSAGES = {
     "invalid_http": "this is not a valid HTTP request",
     "headers_too_large": "the request line and the headers are larger than this service accepts",
-    "header_timeout": "the headers were not complete in time",
+    "header_timeout": "the headers did not arrive in time",
     "too_many_connections": "too many connections are open; close some, or try again after Retry-After",
 }
 
@@ -59,7 +59,7 @@ class ConnectionLimits:
     body_timeout_s: float
 
     def uvicorn_options(self) -> dict[str, Any]:
-        """Return the arguments of uvicorn.Config that apply these limits."""
+        """Return the arguments of uvicorn.Config for these limits."""
         return {
             "http": partial(BoundedHttpProtocol, self),
             "ws": "none",  # no endpoint uses WebSockets
@@ -69,7 +69,7 @@ class ConnectionLimits:
 
 
 def allow_open_files(max_connections: int) -> int:
-    """Raise the soft limit on open files as far as needed, and return how many connections fit under it."""
+    """Raise the soft limit on open files as far as needed, and return the number of connections that fit."""
     others = SURPLUS_CONNECTIONS + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < max_connections + others:
@@ -81,7 +81,7 @@ def allow_open_files(max_connections: int) -> int:
 
 
 class Stage(Enum):
-    """What the client must send next. IDLE: nothing; uvicorn closes a connection that stays idle."""
+    """The part of a request that the client must send next; IDLE: none, and uvicorn ends an idle connection later."""
 
     HEADERS = "headers"
     BODY = "body"
@@ -89,7 +89,7 @@ class Stage(Enum):
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits. A request that arrives in one piece starts no timer."""
+    """uvicorn's protocol with limits. A request that arrives in one piece needs no timer."""
 
     def __init__(self, limits: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -121,9 +121,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._stage is Stage.IDLE and not self._began and self._is_answered:
-            self._stage = Stage.HEADERS  # blank lines, which stop uvicorn's own keep-alive timer
+            self._stage = Stage.HEADERS  # blank lines, which stopped uvicorn's own keep-alive timer
         if self._stage is Stage.HEADERS and not self._began:
-            self._count_headers(len(data))
+            # Bytes as they arrive: httptools reports a header only when it is complete.
+            self._header_bytes += len(data)
+            if self._header_bytes > self._limits.max_header_bytes:
+                self._refuse("headers_too_large")
         if self._stage is not Stage.IDLE and self._timer is None:
             self._start_timer()
 
@@ -146,7 +149,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def pause_writing(self) -> None:
-        """The client does not read its reply: abort the connection if that lasts."""
+        """Abort the connection if the client does not resume reading its reply in time."""
         super().pause_writing()
         self._write_timer = self.loop.call_later(self._limits.body_timeout_s, self.transport.abort)
 
@@ -165,12 +168,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._stage = stage
 
-    def _count_headers(self, received: int) -> None:
-        """Count bytes as they arrive: httptools reports a header only once it is complete."""
-        self._header_bytes += received
-        if self._header_bytes > self._limits.max_header_bytes:
-            self._refuse("headers_too_large")
-
     def _start_timer(self) -> None:
         limits = self._limits
         timeout_s = limits.header_timeout_s if self._stage is Stage.HEADERS else limits.body_timeout_s + GRACE_S
@@ -188,24 +185,24 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _on_timeout(self) -> None:
         if not self._is_answered:
-            self._start_timer()  # the reply is late, not the client
+            self._start_timer()  # the service is late, not the client
         elif self._stage is Stage.HEADERS and self.scope is not None:
             self._refuse("header_timeout")
         else:
             self.transport.close()
 
     def _refuse(self, kind: str) -> None:
-        """Write the refusal to the socket and close it; while another reply is being written, only close."""
+        """Write the refusal to the socket and close it; only close it while another reply is being written."""
         if self._is_answered and not self.transport.is_closing():
             self.transport.write(raw_refusal(kind))
         self.transport.close()
-        # A request id that is bound here is the previous request's.
+        # A bound request id would be that of the previous request.
         structlog.contextvars.clear_contextvars()
         log.info("connection refused", reason=kind)
 
 
 def raw_refusal(kind: str) -> bytes:
-    """Return a whole HTTP reply."""
+    """Return the bytes of a complete HTTP reply."""
     reply = refusal(kind, MESSAGES[kind], {**SECURITY_HEADERS, "Connection": "close"})
     status = f"HTTP/1.1 {reply.status_code} {http.HTTPStatus(reply.status_code).phrase}".encode()
     headers = [name + b": " + value for name, value in reply.raw_headers]
@@ -213,9 +210,9 @@ def raw_refusal(kind: str) -> bytes:
 
 
 class ConnectionRefusalMiddleware:
-    """Answers a request that its connection marked as refused.
+    """Replies to a request that its connection marked as refused.
 
-    Innermost, after the body was read: a connection that closes on unread bytes loses the reply.
+    Innermost, after the body is read: if a connection closes with unread bytes, the client loses the reply.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -231,14 +228,14 @@ class ConnectionRefusalMiddleware:
 
 
 def make_protocol(server: uvicorn.Server) -> asyncio.Protocol:
-    """Return a protocol for one accepted connection, as uvicorn's own listener makes it."""
+    """Return a protocol for one accepted connection, as uvicorn's own listener does."""
     return server.config.http_protocol_class(  # type: ignore[call-arg]  # uvicorn's type is the base class
         config=server.config, server_state=server.server_state, app_state=server.lifespan.state
     )
 
 
 def end_keep_alive(connections: Iterable[Any]) -> None:
-    """Make each connection close after the reply it is waiting for: a later request on it would be lost."""
+    """Make each connection close after its pending reply: a later request on it would be lost."""
     for connection in connections:
         cycle = getattr(connection, "cycle", None)
         if cycle and not cycle.response_complete:

@@ -1,4 +1,4 @@
-"""What the layers around one request, its handler and its log line share."""
+"""The state that middleware, handler and access log share about one request."""
 
 import time
 from collections.abc import MutableMapping
@@ -37,7 +37,7 @@ class RequestContext:
 
 
 def get_context(scope: MutableMapping[str, Any]) -> RequestContext:
-    """Return the context of the request; the first layer that needs it creates it."""
+    """Return the context of the request; the first caller creates it."""
     state = scope.setdefault("state", {})
     if "context" not in state:
         state["context"] = RequestContext()

@@ -1,4 +1,4 @@
-"""Headers that every reply has for browsers and caches, and which pages of other origins may read it (CORS)."""
+"""Headers of every reply for browsers and caches, and CORS for pages of other origins."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -10,10 +10,10 @@ from service.errors import refusal
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    # Scores may be of private texts, and every other reply is only true at this moment.
+    # Scores may belong to private texts, and every other reply is outdated at once.
     "Cache-Control": "no-store",
 }
-# For a page without a policy of its own: it runs no script and cannot be framed.
+# For a page without its own policy: it runs no script and cannot be framed.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
@@ -21,7 +21,7 @@ PAGE_HEADERS = {
 
 
 class SecurityHeadersMiddleware:
-    """Adds the headers that a reply does not set itself."""
+    """Adds the headers that a reply does not have yet."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""uvicorn with the shutdown that an orchestrator expects: finish the accepted work, then exit with code 0."""
+"""uvicorn with the shutdown that an orchestrator expects: finish accepted work, then exit with code 0."""
 
 import asyncio
 import os
@@ -13,18 +13,18 @@ from starlette.types import ASGIApp
 from service.http.connections import ConnectionLimits, allow_open_files, end_keep_alive, make_protocol
 from service.settings import Settings
 
-# uvicorn's own timeout starts after ours and must not end before every request has its reply.
+# Added to uvicorn's own timeout, which must not pass before every request has its reply.
 GRACE_S = 2
-# A request that was sent before its client could know of the shutdown still gets a reply.
+# Requests that were sent before the client could notice the shutdown still get a reply within this time.
 LINGER_S = 0.5
-# Time for the request on a connection that was only just accepted to arrive.
+# Time for a request to arrive on a connection that was accepted last.
 LATE_REQUEST_S = 0.1
 
 
 class Server(uvicorn.Server):
-    """A server that drains before it stops; while it drains it still listens, and new work is refused with a reply.
+    """A server that drains before it stops. While it drains, it still listens and refuses new work with a reply.
 
-    drain: finishes the accepted work.
+    drain: finishes accepted work.
     """
 
     def __init__(self, config: uvicorn.Config, drain: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -34,41 +34,34 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Install no handlers: the command does, and calls `stop`.
+        """Install no handlers: `service.__main__` installs its own, which call `stop`.
 
-        uvicorn's would raise the signal again after the shutdown, so that the process ends as if it had been killed.
+        uvicorn's handlers raise the signal again after the shutdown, so the process would not exit with code 0.
         """
         yield
 
     def stop(self) -> None:
-        """Drain and stop; called a second time, stop at once."""
+        """Drain and stop; a second call stops at once."""
+
+        async def drain_and_stop() -> None:
+            end_keep_alive(self.server_state.connections)
+            try:
+                await asyncio.gather(self._drain(), asyncio.sleep(LINGER_S))
+            finally:
+                self.should_exit = True
+
         if self._draining is None:
-            self._draining = asyncio.get_running_loop().create_task(self._drain_and_stop())
+            self._draining = asyncio.get_running_loop().create_task(drain_and_stop())
         else:
             self.force_exit = self.should_exit = True
 
-    async def _drain_and_stop(self) -> None:
-        end_keep_alive(self.server_state.connections)
-        try:
-            await asyncio.gather(self._drain(), asyncio.sleep(LINGER_S))
-        finally:
-            self.should_exit = True
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Do what uvicorn does, but first accept the connections that the kernel still holds: it would reset them."""
-        loop = asyncio.get_running_loop()
-        for connection in self._close_listeners(sockets or []):
-            await loop.connect_accepted_socket(partial(make_protocol, self), connection)
-        await asyncio.sleep(LATE_REQUEST_S)
-        await super().shutdown(sockets)
-
-    def _close_listeners(self, sockets: list[socket.socket]) -> list[socket.socket]:
-        """Stop listening, and return the connections that the kernel had made by then but the server not accepted."""
-        # A duplicate keeps the kernel's queue of connections until it is empty.
+        """Shut down as uvicorn does, but first accept the connections in the kernel's queue, which would be reset."""
+        # A duplicate of the listener keeps the kernel's queue until it is empty.
         copies = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
         for server in self.servers:
             server.close()
-        for listener in sockets:
+        for listener in sockets or []:
             listener.close()
         connections = []
         for copy in copies:
@@ -76,7 +69,10 @@ class Server(uvicorn.Server):
             with copy, suppress(BlockingIOError):
                 while True:
                     connections.append(copy.accept()[0])
-        return connections
+        for connection in connections:
+            await asyncio.get_running_loop().connect_accepted_socket(partial(make_protocol, self), connection)
+        await asyncio.sleep(LATE_REQUEST_S)
+        await super().shutdown(sockets)
 
 
 def make_server(app: ASGIApp, settings: Settings, drain: Callable[[], Coroutine[None, None, None]]) -> Server:

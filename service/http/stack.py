@@ -1,4 +1,4 @@
-"""Every layer around the application, in order."""
+"""The middleware around the application, in order."""
 
 from collections.abc import Set as AbstractSet
 
@@ -29,15 +29,15 @@ def build_stack(
     tracing: Tracing | None = None,
     has_connections: bool = True,
 ) -> ASGIApp:
-    """Return `app` inside the layers that the settings ask for. Raises InvalidKeys.
+    """Return `app` inside the middleware that the settings enable. Raises InvalidKeys.
 
     paths: path templates that logs and traces may name.
     observe: called at the end of each request.
-    overload_status: returns the status of a refusal because of load.
-    is_logged: whether each request leaves a line in the access log.
+    overload_status: returns the status of a refusal under overload.
+    is_logged: whether each request is logged.
     has_connections: whether our own server holds the clients' connections; on Ray, Serve's proxy does.
     """
-    # Outermost first: a request passes them from top to bottom, its reply from bottom to top.
+    # Outermost first: a request passes from top to bottom, its reply from bottom to top.
     layers = [
         Middleware(AccessLogMiddleware, paths, observe, is_logged=is_logged),
         Middleware(SecurityHeadersMiddleware),

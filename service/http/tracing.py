@@ -1,7 +1,7 @@
-"""OpenTelemetry: one trace per request, its stages as spans. Imported only if a collector's address is set.
+"""OpenTelemetry: one trace per request, with its stages as spans. The SDK is imported only if a collector is set.
 
-OpenTelemetry's own ASGI middleware records queries, paths, addresses and user agents; this one records nothing that a
-client wrote.
+OpenTelemetry's own ASGI middleware records queries, paths, addresses and user agents; this one records no text of a
+client.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from service.http.access_log import get_endpoint, get_method
-from service.http.context import RequestStats, get_context
+from service.http.context import get_context
 from service.settings import PREFIX
 from tinyrm import __version__
 from tinyrm.errors import InvalidSettings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
 
-# A collector that does not answer delays the exporter's thread and a shutdown by at most this.
+# A collector that does not reply delays the exporter's thread and a shutdown by at most this.
 EXPORT_TIMEOUT_S = 5
 STAGES_IN_ORDER = ("encode", "queue", "run")
 
@@ -34,7 +34,7 @@ def require_opentelemetry() -> None:
     """Raise InvalidSettings without the `otel` extra."""
     try:
         import opentelemetry.exporter.otlp.proto.http.trace_exporter
-        import opentelemetry.sdk.trace.export  # noqa: F401  # the use is that it can be imported
+        import opentelemetry.sdk.trace.export  # noqa: F401  # imported only to see whether it is installed
     except ImportError as error:
         raise InvalidSettings(
             f"{PREFIX}OTLP_ENDPOINT needs the otel extra: pip install '.[serve,otel]' ({error})"
@@ -42,7 +42,7 @@ def require_opentelemetry() -> None:
 
 
 class Tracing:
-    """Sends spans to a collector from its own thread. Raises InvalidSettings without the `otel` extra.
+    """Exports spans to a collector from its own thread. Raises InvalidSettings without the `otel` extra.
 
     The SDK's variables (OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_...) apply.
     """
@@ -67,7 +67,7 @@ class Tracing:
 
 
 class TracingMiddleware:
-    """One server span per request, a child of the caller's `traceparent` if there is one.
+    """Records one server span per request, a child of the caller's `traceparent` if there is one.
 
     paths: path templates that a span may name.
     """
@@ -95,12 +95,12 @@ class TracingMiddleware:
             self._end(span, scope)
 
     def _end(self, span: Span, scope: Scope) -> None:
-        from opentelemetry.trace import Status, StatusCode
+        from opentelemetry.trace import Status, StatusCode, set_span_in_context
 
         method, endpoint = get_method(scope), get_endpoint(scope, self.paths)
         stats = get_context(scope).stats
         span.update_name(f"{method} {endpoint}")
-        # OpenTelemetry's conventions where they have a name; nothing that the request says.
+        # Names of OpenTelemetry's conventions where they exist; no content of the request.
         attributes: dict[str, Any] = {
             "http.request.method": method,
             "http.route": endpoint,
@@ -112,16 +112,11 @@ class TracingMiddleware:
         if stats.status >= 500:
             span.set_status(Status(StatusCode.ERROR))
         if stats.stages:
-            self._add_stages(span, stats)
+            # Of the slowest comparison. The durations are known only now, so its begin follows from its end.
+            context = set_span_in_context(span)
+            begin = stats.ended_ns - int(stats.stages["total"] * 1e9)
+            for stage in STAGES_IN_ORDER:
+                end = begin + int(stats.stages[stage] * 1e9)
+                self.tracer.start_span(stage, context=context, start_time=begin).end(end)
+                begin = end
         span.end()
-
-    def _add_stages(self, request: Span, stats: RequestStats) -> None:
-        """Add the stages of the slowest comparison. Their durations are known only when it has ended."""
-        from opentelemetry.trace import set_span_in_context
-
-        context = set_span_in_context(request)
-        begin = stats.ended_ns - int(stats.stages["total"] * 1e9)
-        for stage in STAGES_IN_ORDER:
-            end = begin + int(stats.stages[stage] * 1e9)
-            self.tracer.start_span(stage, context=context, start_time=begin).end(end)
-            begin = end

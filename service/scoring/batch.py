@@ -10,8 +10,8 @@ from service.scoring.pipeline import CompareResult, Question
 from tinyrm.deadline import Deadline
 from tinyrm.errors import TinyRMError
 
-# Items of one list that are encoded or queued at once: enough to keep an engine busy, few enough that a long list does
-# not fill the queue for other requests.
+# Items of one list that are encoded or queued at once: enough to keep an engine busy, few enough that a long list
+# leaves room in the queue for other requests.
 WINDOW_ITEMS = 256
 
 
@@ -25,13 +25,15 @@ class BatchItem:
 async def compare_items(
     registry: ModelRegistry, items: Sequence[BatchItem], *, fairness_key: Hashable, deadline: Deadline
 ) -> list[CompareResult | TinyRMError]:
-    """Return the result of each item, or the error that it alone failed with.
+    """Compare the items of a list, and return a result or an error for each.
 
-    Raises one of Unavailable's kinds if a model that the list needs is busy: the list is refused as a whole.
+    fairness_key, deadline: as in `Pipeline.compare`.
+
+    Raises a subclass of Unavailable if a model that the list needs is busy: the whole list is refused.
     """
     pipelines = {}
     for item in items:
-        with suppress(TinyRMError):  # an item that names an unknown model fails alone, below
+        with suppress(TinyRMError):  # an item with an unknown model fails alone, below
             pipeline = registry.resolve(item.question)
             pipelines[id(pipeline)] = pipeline
     for pipeline in pipelines.values():

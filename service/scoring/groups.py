@@ -1,4 +1,4 @@
-"""Samples that arrive one by one and are scored together: a cohort is scored when it is full or its time is over."""
+"""Cohorts: samples that arrive one by one and are scored together, when the cohort is full or its time has passed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -13,10 +13,10 @@ from tinyrm.errors import Overloaded, ShuttingDown, Unavailable
 
 S = TypeVar("S")
 
-# A cohort is a list of comparisons, and each list enters the queue by itself. A few at a time keep an engine busy; all
-# that become full in one moment would cause refusals of each other.
+# Cohorts that are scored at once: a few keep an engine busy. More would compete for room in the queue, and some would
+# be refused.
 MAX_SCORED_AT_ONCE = 4
-# How often a cohort is submitted to a busy engine.
+# How often a cohort is submitted if the engine is busy.
 MAX_TRIES = 5
 
 FULL, DEADLINE, DRAIN = "full", "deadline", "drain"
@@ -24,7 +24,10 @@ FULL, DEADLINE, DRAIN = "full", "deadline", "drain"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One response of a cohort. fairness_key: whose share of the engine its comparisons use."""
+    """One response of a cohort.
+
+    fairness_key: as in `Pipeline.compare`.
+    """
 
     question: Question
     response: str
@@ -34,7 +37,7 @@ class Sample:
 async def score_cohort(registry: ModelRegistry, samples: Sequence[Sample]) -> list[GroupScore]:
     """Return the scores of samples that share a question.
 
-    A busy engine is tried again: the samples have waited for a whole cohort, so new ones are refused instead of them.
+    Retries if the engine is busy: these samples have already waited, so new work is refused rather than these.
     """
     first, responses = samples[0], [sample.response for sample in samples]
 
@@ -52,7 +55,12 @@ async def score_cohort(registry: ModelRegistry, samples: Sequence[Sample]) -> li
 
 @dataclass(frozen=True, slots=True)
 class CohortLimits:
-    """timeout_s: from a cohort's first sample. max_bytes: of all samples that wait or are scored."""
+    """Limits of all cohorts.
+
+    timeout_s: from a cohort's first sample until it is scored as it is.
+    max_open: number of cohorts that wait for samples.
+    max_bytes: size of all samples that wait or are being scored.
+    """
 
     timeout_s: float
     max_open: int
@@ -60,7 +68,7 @@ class CohortLimits:
 
 
 class Observer(Protocol):
-    """The metrics that cohorts update; see service/metrics.py."""
+    """The metrics that cohorts update, methods of service.metrics.Metrics."""
 
     def observe_cohorts(self, open_cohorts: int, waiting_samples: int) -> None: ...
 
@@ -70,41 +78,53 @@ class Observer(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Member(Generic[S]):
+class Member(Generic[S]):
+    """A sample in a cohort, and the future of its score."""
+
     sample: S
     size_bytes: int
     result: "asyncio.Future[GroupScore]"
 
+    def complete(self, score: GroupScore) -> None:
+        if not self.result.done():
+            self.result.set_result(score)
+
+    def fail(self, error: Exception) -> None:
+        """Set an error, unless there is a result or an error already."""
+        if not self.result.done():
+            self.result.set_exception(error)
+
 
 @dataclass(slots=True, eq=False)
-class _Cohort(Generic[S]):
+class Cohort(Generic[S]):
+    """The samples of one key, of which `size` are expected."""
+
     key: Hashable
     size: int
     timer: asyncio.TimerHandle | None = None
     scoring: "asyncio.Task[None] | None" = None
-    members: list[_Member[S]] = field(default_factory=list)
+    members: list[Member[S]] = field(default_factory=list)
 
 
 class Cohorts(Generic[S]):
-    """The open cohorts of all keys.
+    """All cohorts. Every accepted sample gets exactly one score or error, unless its request is cancelled.
 
-    score: returns the scores of one cohort's samples, two or more, in their order
-
-    Every accepted sample gets exactly one score or error, unless its request is cancelled.
+    score: returns the scores of one cohort's samples, at least two, in their order.
+    observer: the metrics to update.
     """
 
     def __init__(
         self, score: Callable[[Sequence[S]], Awaitable[Sequence[GroupScore]]], limits: CohortLimits, observer: Observer
     ) -> None:
         self._score, self._limits, self._observer = score, limits, observer
-        self._open: dict[Hashable, _Cohort[S]] = {}
+        self._open: dict[Hashable, Cohort[S]] = {}
         self._scoring: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(MAX_SCORED_AT_ONCE)
         self._samples = self._bytes = 0
         self._is_closing = False
 
     async def join(self, key: Hashable, sample: S, *, size: int, size_bytes: int) -> GroupScore:
-        """Return the sample's score once the cohort of `key` has `size` samples or its time is over.
+        """Return the sample's score when the cohort of `key` has `size` samples or its time has passed.
 
         Raises Overloaded, ShuttingDown, and what `score` raises. A cancelled sample leaves its cohort.
         """
@@ -113,7 +133,7 @@ class Cohorts(Generic[S]):
         except Unavailable as error:
             self._observer.observe_shed(error.type)
             raise
-        member = _Member(sample, size_bytes, asyncio.get_running_loop().create_future())
+        member = Member(sample, size_bytes, asyncio.get_running_loop().create_future())
         cohort.members.append(member)
         self._samples += 1
         self._bytes += size_bytes
@@ -126,7 +146,7 @@ class Cohorts(Generic[S]):
             self._remove(cohort, member)
 
     async def drain(self, timeout_s: float) -> None:
-        """Accept nothing more, and score all cohorts at once as they are."""
+        """Accept no new samples, and score all cohorts as they are now."""
         self._is_closing = True
         for cohort in list(self._open.values()):
             self._close(cohort, DRAIN)
@@ -134,7 +154,7 @@ class Cohorts(Generic[S]):
         if self._scoring:
             await asyncio.wait(self._scoring, timeout=timeout_s)
 
-    def _find_or_open(self, key: Hashable, size: int, size_bytes: int) -> _Cohort[S]:
+    def _find_or_open(self, key: Hashable, size: int, size_bytes: int) -> Cohort[S]:
         if self._is_closing:
             raise ShuttingDown("the service is shutting down; send the request to another replica")
         if self._bytes + size_bytes > self._limits.max_bytes:
@@ -143,14 +163,14 @@ class Cohorts(Generic[S]):
             return self._open[key]
         if len(self._open) >= self._limits.max_open:
             raise Overloaded(f"{len(self._open)} cohorts wait for their samples; retry after Retry-After")
-        cohort = self._open[key] = _Cohort(key, size)
-        # An empty context: the log lines of the first sample's request are not about the cohort.
+        cohort = self._open[key] = Cohort(key, size)
+        # An empty context: log lines about the cohort must not have the request id of its first sample.
         loop, context = asyncio.get_running_loop(), Context()
         cohort.timer = loop.call_later(self._limits.timeout_s, self._close, cohort, DEADLINE, context=context)
         return cohort
 
-    def _close(self, cohort: _Cohort[S], reason: str) -> None:
-        """Accept no more samples, and start to score those that are there."""
+    def _close(self, cohort: Cohort[S], reason: str) -> None:
+        """Accept no more samples in this cohort, and start to score it."""
         self._forget(cohort)
         self._observer.observe_cohort_end(reason)
         scoring = asyncio.get_running_loop().create_task(self._score_members(cohort), context=Context())
@@ -158,13 +178,13 @@ class Cohorts(Generic[S]):
         self._scoring.add(scoring)
         scoring.add_done_callback(self._scoring.discard)
 
-    def _forget(self, cohort: _Cohort[S]) -> None:
+    def _forget(self, cohort: Cohort[S]) -> None:
         del self._open[cohort.key]
         if cohort.timer:
             cohort.timer.cancel()
         self._observe()
 
-    async def _score_members(self, cohort: _Cohort[S]) -> None:
+    async def _score_members(self, cohort: Cohort[S]) -> None:
         async with self._turns:
             members = list(cohort.members)
             try:
@@ -176,16 +196,17 @@ class Cohorts(Generic[S]):
                     scores = [replace(score, partial=is_partial) for score in scored]
             except asyncio.CancelledError:
                 # All members were cancelled, or the service is shutting down.
-                _fail(members, ShuttingDown("the service shut down before this request was answered"))
+                for member in members:
+                    member.fail(ShuttingDown("the service shut down before this request had a result"))
                 raise
-            except Exception as error:  # noqa: BLE001  # whatever it is, the members wait for a result
-                _fail(members, error)
+            except Exception as error:  # noqa: BLE001  # of any kind: the members wait for a result
+                for member in members:
+                    member.fail(error)
             else:
                 for member, score in zip(members, scores, strict=True):
-                    if not member.result.done():
-                        member.result.set_result(score)
+                    member.complete(score)
 
-    def _remove(self, cohort: _Cohort[S], member: _Member[S]) -> None:
+    def _remove(self, cohort: Cohort[S], member: Member[S]) -> None:
         cohort.members.remove(member)
         self._samples -= 1
         self._bytes -= member.size_bytes
@@ -198,9 +219,3 @@ class Cohorts(Generic[S]):
 
     def _observe(self) -> None:
         self._observer.observe_cohorts(len(self._open), self._samples)
-
-
-def _fail(members: Sequence[_Member[S]], error: Exception) -> None:
-    for member in members:
-        if not member.result.done():
-            member.result.set_exception(error)

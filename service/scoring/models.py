@@ -1,4 +1,4 @@
-"""The models that are served: which one answers a request, and how a new revision takes the place of an old one."""
+"""The served models: select one for a request, and replace an old revision by a new one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -20,11 +20,11 @@ StartBackend = Callable[[Bundle], Awaitable[Backend]]
 
 
 class ModelRegistry:
-    """One pipeline for each bundle that the settings name, the default first.
+    """One pipeline for each configured bundle, the default first.
 
     start_backend: starts the queue and the engine of a bundle.
 
-    A request keeps the pipeline that it was given, even if another takes its place meanwhile.
+    A request keeps its pipeline, even if that is replaced meanwhile.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, start_backend: StartBackend) -> None:
@@ -35,7 +35,7 @@ class ModelRegistry:
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Open the bundles and start their engines; return at once if they are running.
+        """Open the bundles and start their engines, unless they are running.
 
         Raises InvalidBundle, InvalidSettings, EngineUnavailable.
         """
@@ -52,7 +52,7 @@ class ModelRegistry:
         return next(iter(self.pipelines.values()))
 
     def resolve(self, question: Question) -> Pipeline:
-        """Return the pipeline of the model that the question names, else of its domain. Raises UnknownModel."""
+        """Return the pipeline for the question's model, or else for its domain. Raises UnknownModel."""
         if question.model is None:
             folder = self._specialists.get(question.domain or "")
             return self.pipelines[folder] if folder else self.default
@@ -60,10 +60,10 @@ class ModelRegistry:
             if question.model in (pipeline.manifest.name, pipeline.manifest.identity):
                 return pipeline
         served = ", ".join(pipeline.manifest.identity for pipeline in self.pipelines.values())
-        raise UnknownModel(f"no model {question.model!r} is served here; there is {served}")
+        raise UnknownModel(f"no model {question.model!r} is served here; available: {served}")
 
     def unhealthy_reason(self) -> str | None:
-        """Return why the first unhealthy model is not ready; None if all are."""
+        """Return why a model is not ready; None if all are."""
         loads = (pipeline.backend.load() for pipeline in self.pipelines.values())
         return next((load.unhealthy_reason for load in loads if load.unhealthy_reason), None)
 
@@ -71,12 +71,12 @@ class ModelRegistry:
         return max(pipeline.backend.retry_after_s() for pipeline in self.pipelines.values())
 
     def engine_pids(self) -> list[int]:
-        """Return the process ids of the running engines that this process started."""
+        """Return the ids of the running engine processes that this process started."""
         backends = (pipeline.backend for pipeline in self.pipelines.values())
         return [backend.engine_pid for backend in backends if backend.engine_pid]
 
     async def reload(self) -> None:
-        """Serve what the folders hold now. If a bundle cannot be opened or started, the old one stays."""
+        """Open the folders again and serve new revisions. If one cannot be opened or started, the old one stays."""
         for folder, old in list(self.pipelines.items()):
             try:
                 bundle = await asyncio.to_thread(open_bundle, self._settings, folder)
@@ -88,7 +88,7 @@ class ModelRegistry:
                 log.error("cannot reload", folder=str(folder), type=error.type, reason=str(error))
 
     def replace(self, folder: Path, bundle: Bundle, backend: Backend) -> None:
-        """Give new requests to `bundle`; the old one finishes what it accepted and ends."""
+        """Send new requests to `bundle`; the old one finishes accepted work and stops."""
         old, new = self.pipelines[folder], self._make_pipeline(bundle, backend)
         self.pipelines[folder] = new
         self._describe()
@@ -98,7 +98,7 @@ class ModelRegistry:
         log.info("reloaded", model=new.manifest.identity, instead_of=old.manifest.identity)
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse new work, finish what was accepted, and stop the engines, those of old revisions too."""
+        """Refuse new work, finish accepted work, and stop all engines, also those of old revisions."""
         await asyncio.gather(*(pipeline.drain(timeout_s) for pipeline in self.pipelines.values()), *self._retiring)
 
     def _make_pipeline(self, bundle: Bundle, backend: Backend) -> Pipeline:
@@ -106,7 +106,7 @@ class ModelRegistry:
         return Pipeline(bundle.manifest, bundle.encoder(), backend, self.metrics, default_swap=swap)
 
     def _describe(self) -> None:
-        """Show in the metrics what is served from now on."""
+        """Show the current models in the metrics."""
         pipelines = list(self.pipelines.values())
         served = [
             ServedModel(
@@ -122,7 +122,7 @@ class ModelRegistry:
 
 
 class Reload:
-    """Runs `reload` once at a time. Requested during a run, it runs once more afterwards, however often requested."""
+    """Runs `reload`, never twice at a time. Requests during a run cause one more run after it."""
 
     def __init__(self, reload: Callable[[], Coroutine[None, None, None]]) -> None:
         self._reload = reload
@@ -130,21 +130,23 @@ class Reload:
         self._task: asyncio.Task[None] | None = None
 
     def request(self) -> None:
+        """Start a reload, or another one after the current one. Return at once."""
+
+        async def run() -> None:
+            while self._is_requested:
+                self._is_requested = False
+                try:
+                    await self._reload()
+                except Exception:
+                    log.exception("reload failed; the served models stay")
+
         self._is_requested = True
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def _run(self) -> None:
-        while self._is_requested:
-            self._is_requested = False
-            try:
-                await self._reload()
-            except Exception:
-                log.exception("reload failed; what was served stays")
+            self._task = asyncio.get_running_loop().create_task(run())
 
 
 def open_bundle(settings: Settings, folder: Path) -> Bundle:
-    """Open a bundle and check that it can do what the settings ask for, at the start and at a reload.
+    """Open a bundle and check that it supports the settings, at the start and at a reload.
 
     Raises InvalidBundle, InvalidSettings.
     """
@@ -164,13 +166,13 @@ def open_bundle(settings: Settings, folder: Path) -> Bundle:
 
 
 def parse_specialists(settings: Settings) -> dict[str, Path]:
-    """Return domain -> folder. Raises InvalidSettings."""
+    """Return a dictionary from domain to folder. Raises InvalidSettings."""
     pairs = [part.split("=", 1) for part in settings.specialists.split(",") if part.strip()]
     if any(len(pair) != 2 or not all(map(str.strip, pair)) for pair in pairs):
-        raise InvalidSettings("specialists are written as domain=folder, separated by commas")
+        raise InvalidSettings("specialists must be written as domain=folder, separated by commas")
     return {domain.strip(): Path(folder.strip()) for domain, folder in pairs}
 
 
 def bundle_folders(settings: Settings) -> list[Path]:
-    """Return each folder once, the default first."""
+    """Return the folder of each bundle once, the default first."""
     return list(dict.fromkeys([settings.model, *parse_specialists(settings).values()]))

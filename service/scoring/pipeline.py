@@ -1,4 +1,4 @@
-"""One bundle on one engine: encode a comparison, submit it to the queue, read out the result."""
+"""The pipeline of one bundle: encode a comparison, submit it to the queue, read out the result."""
 
 import asyncio
 import ctypes
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from service.engine.backend import Backend
 from service.engine.types import EngineResult
-from service.metrics import Metrics
+from service.metrics import TEXTS, Metrics
 from tinyrm.chat import Prompt
 from tinyrm.comparison import Preference, SwapMode
 from tinyrm.deadline import Deadline
@@ -24,11 +24,11 @@ from tinyrm.readout import read_out
 
 T = TypeVar("T")
 
-# Texts up to this length are encoded in half a millisecond. A thread and back takes as long, so without other requests
-# they are encoded in the event loop.
+# Texts up to this length are encoded in half a millisecond. Handing them to a thread takes as long, so without other
+# requests they are encoded in the event loop.
 SHORT_CHARACTERS = 2048
-# A tokenizer needs some hundred bytes for each token, also for those that are truncated: longer texts are encoded one
-# at a time.
+# A tokenizer needs some hundred bytes for each token, also for truncated ones, so longer texts are encoded one at a
+# time.
 LONG_CHARACTERS = 262_144
 
 NO_DEADLINE = Deadline()
@@ -36,13 +36,13 @@ NO_DEADLINE = Deadline()
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt, and how its responses are judged.
+    """A prompt, and how its responses are compared.
 
-    prompt: text, or chat messages, which the model's template renders
-    domain: selects the instruction, and the model if no model is named
-    instruction: replaces the domain's own
-    swap: None selects the service's default
-    model: name or name@revision
+    prompt: text, or chat messages, which the model's template renders.
+    domain: selects the instruction, and the model if `model` is None.
+    instruction: replaces that of the domain.
+    swap: None selects the service's default.
+    model: name or name@revision.
     """
 
     prompt: Prompt
@@ -54,7 +54,13 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class CompareResult:
-    """A preference, the model it is from, what it cost, and the seconds of each stage."""
+    """The result of one comparison.
+
+    model: name@revision.
+    tokens: cost of the comparison, in tokens of the sequences that were scored.
+    gflops: cost in billions of operations.
+    stages: seconds of each of service.metrics.STAGES.
+    """
 
     preference: Preference
     truncation: Truncation
@@ -78,17 +84,17 @@ class Pipeline:
         self._default_swap: SwapMode = default_swap
         self._one_at_a_time = asyncio.Lock()
         self._encode_threads = ThreadPoolExecutor(thread_name_prefix="encode")
-        # Each is a sum over all layers, and lengths repeat.
+        # Cached: each is a sum over all layers, and lengths repeat.
         self._exact_gflops = lru_cache(maxsize=16384)(lambda tokens: exact_flops(manifest.geometry, tokens) / 1e9)
         self._paper_gflops = lru_cache(maxsize=16384)(
             lambda tokens: paper_flops(manifest.parameters, manifest.geometry, tokens) / 1e9
         )
 
     def refuse_if_busy(self, deadline: Deadline = NO_DEADLINE) -> None:
-        """Raise one of Unavailable's kinds, before any work is spent on a request."""
+        """Raise a subclass of Unavailable if the request would be refused, before any work on it."""
         with self._refusals_counted():
             if deadline.has_passed:
-                raise DeadlineExceeded("the request's own time limit passed before its turn")
+                raise DeadlineExceeded("the request's own time limit passed before it was queued")
             self.backend.refuse_if_busy(deadline.left_s())
 
     async def compare(
@@ -103,11 +109,11 @@ class Pipeline:
     ) -> CompareResult:
         """Return which of two responses is better.
 
-        fairness_key: whose share of the engine the comparison uses
-        deadline: after it, the comparison is dropped
-        wait_for_room: wait for room in the queue, as an item of an accepted list does, in place of being refused
+        fairness_key: work with the same key gets one share of the engine together.
+        deadline: when it passes, the comparison is dropped.
+        wait_for_room: wait for room in the queue before the work is refused; for items of an accepted list.
 
-        Raises InvalidInput and its kinds, Unavailable and its kinds, EngineFailed.
+        Raises InvalidInput, Unavailable and their subclasses, EngineFailed.
         """
         started = time.perf_counter()
         with self.active():
@@ -127,7 +133,7 @@ class Pipeline:
     async def encode(
         self, question: Question, responses: Sequence[str], pairs: Sequence[tuple[int, int]], swap: SwapMode
     ) -> list[tuple[Encoding, ...]]:
-        """Return the sequences of each pair of `responses`, one or both orders. Raises InvalidInput's kinds."""
+        """Return the sequences of each pair of `responses`, in one or both orders. Raises InvalidInput."""
         instruction, prompt = self.manifest.spec.resolve(question.prompt, question.domain, question.instruction)
         texts = (instruction, prompt, *responses)
 
@@ -143,7 +149,7 @@ class Pipeline:
             return await self._run_in_thread(encode)
         async with self._one_at_a_time:
             sequences = await self._run_in_thread(encode)
-            await asyncio.to_thread(_trim_memory)
+            await asyncio.to_thread(trim_memory)
             return sequences
 
     async def score(
@@ -156,9 +162,9 @@ class Pipeline:
         deadline: Deadline,
         wait_for_room: bool,
     ) -> CompareResult:
-        """Return the result of one encoded comparison.
+        """Return the result of one encoded comparison. Parameters as in `compare`.
 
-        With swap auto, the second order is only submitted if the first is not decisive. Parameters as in `compare`.
+        With swap auto, the second order is submitted only if the first is not decisive.
         """
         started = time.perf_counter()
 
@@ -184,19 +190,13 @@ class Pipeline:
             self.metrics.observe_stages(stages)
             self.metrics.observe_cost({"exact": gflops, "paper": sum(map(self._paper_gflops, lengths))})
             self.metrics.observe_preference(preference.preferred, preference.margin, preference.order_margins)
-            self.metrics.observe_truncation(
-                {
-                    "prompt": truncation.prompt,
-                    "response_a": truncation.response_a,
-                    "response_b": truncation.response_b,
-                }
-            )
+            self.metrics.observe_truncation({text: getattr(truncation, text) for text in TEXTS})
 
-        asyncio.get_running_loop().call_soon(observe)  # after the reply
+        asyncio.get_running_loop().call_soon(observe)  # deferred: the reply goes first
         return CompareResult(preference, truncation, self.manifest.identity, sum(lengths), gflops, stages)
 
     def choose_swap(self, question: Question) -> SwapMode:
-        """Return the question's swap mode, or the service's. Raises InvalidInput if the model does not support it."""
+        """Return the question's swap mode, or the default. Raises InvalidInput if the model does not support it."""
         swap = question.swap or self._default_swap
         if swap == "auto":
             self._decisive_margin()
@@ -204,7 +204,7 @@ class Pipeline:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Mark work that this pipeline must finish before it may be retired."""
+        """Mark work that this pipeline must finish before it is retired."""
         self._active += 1
         try:
             yield
@@ -212,21 +212,21 @@ class Pipeline:
             self._active -= 1
 
     async def retire(self, timeout_s: float) -> None:
-        """Finish all active requests, also those that are not in the queue yet, and stop: another takes its place."""
+        """Finish all active requests, also those not queued yet, and stop. For a pipeline that was replaced."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._active:  # noqa: ASYNC110  # rare, and an event would cost every request
+                while self._active:  # noqa: ASYNC110  # rare; an event would cost time in every request
                     await asyncio.sleep(0.01)
         await self.drain(timeout_s)
 
     async def drain(self, timeout_s: float) -> None:
-        """Accept nothing more, finish what was accepted, and stop."""
+        """Accept no new work, finish accepted work, and stop."""
         await self.backend.drain(timeout_s)
         self._encode_threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run_in_thread(self, work: Callable[[], T]) -> T:
-        """Raises ShuttingDown if the threads are shut down first, so that it is not reported as an internal error."""
-        shut_down = ShuttingDown("the service shut down before this request was answered")
+        """Run `work` in an encoding thread. Raises ShuttingDown if the threads are shut down before it has run."""
+        shut_down = ShuttingDown("the service shut down before this request had a result")
         try:
             done = self._encode_threads.submit(work)
         except RuntimeError as error:
@@ -260,8 +260,8 @@ class Pipeline:
             raise
 
 
-def _trim_memory() -> None:
-    """Return freed memory to the system: glibc keeps hundreds of MiB after a long text. Other systems need nothing."""
+def trim_memory() -> None:
+    """Return freed memory to the system: glibc keeps hundreds of MiB after a long text. Other systems do not."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)

@@ -1,8 +1,8 @@
-"""Groups of responses: the comparisons of a round all at once, then scores and order by `tinyrm.ranking`."""
+"""Groups of responses: compare them in rounds, then compute scores and order with `tinyrm.ranking`."""
 
 import asyncio
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Coroutine, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,14 @@ import numpy as np
 from service.scoring.pipeline import NO_DEADLINE, CompareResult, Pipeline, Question
 from tinyrm.comparison import Strategy
 from tinyrm.deadline import Deadline
+from tinyrm.encoding import Encoding
 from tinyrm.errors import InvalidInput, first_of_group
 from tinyrm.ranking import Ranking, expected_wins, mean_wins, rank, sigmoid
 from tinyrm.schedules import SCHEDULES, Pair, comparisons_needed
 
-# Encoded at once: enough to keep an engine busy, few enough to hold in memory.
+# Pairs that are encoded at once: enough to keep an engine busy, few enough for the memory.
 WINDOW_PAIRS = 256
-# Up to this many responses `score_group` compares all pairs; more are paired by their standings.
+# `score_group` compares all pairs of up to this many responses; larger groups are paired by their scores so far.
 ROUND_ROBIN_RESPONSES = 32
 
 
@@ -24,10 +25,10 @@ ROUND_ROBIN_RESPONSES = 32
 class GroupScore:
     """The score of one response among the others of its group.
 
-    reward: log-odds, mean 0 over the group
-    score: mean probability to beat another response of the group
-    tokens: the response's share of the group's cost
-    partial: whether a member of the group was missing
+    reward: log-odds, with mean 0 over the group.
+    score: mean probability to beat another response of the group.
+    tokens: the response's share of the group's cost.
+    partial: whether a member of the group was missing.
     """
 
     reward: float
@@ -36,13 +37,16 @@ class GroupScore:
     partial: bool = False
 
 
-# Of a response without any to compare it with.
+# The score of a response without comparisons.
 NEUTRAL = GroupScore(reward=0.0, score=0.5, partial=True)
 
 
 @dataclass(frozen=True, slots=True)
 class GroupResult:
-    """Scores and order of the responses of a group, and the comparisons they follow from."""
+    """Scores and order of a group's responses, and the comparisons behind them.
+
+    model: name@revision.
+    """
 
     ranking: Ranking
     comparisons: list[CompareResult]
@@ -62,24 +66,24 @@ class GroupResult:
 
     @property
     def strengths(self) -> list[float]:
-        """One for each response: log-odds, mean 0."""
+        """The strength of each response: log-odds, with mean 0."""
         values: list[float] = self.ranking.strengths.values.tolist()
         return values
 
     @property
     def win_rates(self) -> list[float]:
-        """One for each response: the mean probability to beat those it was compared with."""
+        """The mean probability of each response to beat those that it was compared with."""
         means: list[float] = mean_wins(self.ranking.margins)[: len(self.strengths)].tolist()
         return means
 
     @property
     def scores(self) -> list[GroupScore]:
-        """One for each response; for groups without a reference."""
+        """The score of each response; for groups without a reference."""
         strengths, margins = self.strengths, self.ranking.margins
         if len(strengths) < 2:
             return [NEUTRAL] * len(strengths)
         all_compared = np.isnan(margins).sum() == len(margins)  # all but the diagonal
-        # A response that was compared with the best only has lost more than it would have lost among all.
+        # Otherwise a response that met only the best ones would score too low: take its expected wins against all.
         rates = self.win_rates if all_compared else expected_wins(self.ranking.strengths.values).tolist()
         share = self.tokens // len(strengths)
         return [GroupScore(reward, rate, share) for reward, rate in zip(strengths, rates, strict=True)]
@@ -98,46 +102,23 @@ async def rank_responses(
 ) -> GroupResult:
     """Return scores and order of the responses.
 
-    reference: the response that strategy `reference` compares each one with
-    max_comparisons: of one call; None does not limit them
-    Others as in `Pipeline.compare`.
+    reference: the response with which strategy `reference` compares each one.
+    max_comparisons: limit of one call; None for no limit.
+    fairness_key, deadline: as in `Pipeline.compare`.
 
-    A comparison that fails fails the whole group: scores from the others would not be those of the request.
-    Raises InvalidInput and its kinds, Unavailable and its kinds, EngineFailed.
+    If a comparison fails, the whole group fails: scores from the others would be different ones.
+    Raises InvalidInput, Unavailable and their subclasses, EngineFailed.
     """
     texts = [*responses] if reference is None else [*responses, reference]
     n = len(texts)
     needed = comparisons_needed(strategy, n)
     if max_comparisons is not None and needed > max_comparisons:
         raise InvalidInput(
-            f"{strategy} of {n} responses takes {needed} comparisons, at most {max_comparisons} are made in "
-            "one call; send fewer responses or take strategy swiss"
+            f"{strategy} of {n} responses takes {needed} comparisons, at most {max_comparisons} are allowed in "
+            "one call; send fewer responses or use strategy swiss"
         )
     pipeline.refuse_if_busy(deadline)
     with pipeline.active():
-        swap = pipeline.choose_swap(question)
-
-        async def compare(pairs: Sequence[Pair]) -> list[CompareResult]:
-            started = time.perf_counter()
-            encoded = await pipeline.encode(question, texts, pairs, swap)
-            encode_s = (time.perf_counter() - started) / len(pairs)
-            with first_of_group():
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(
-                            pipeline.score(
-                                sequences,
-                                swap,
-                                encode_s=encode_s,
-                                fairness_key=fairness_key,
-                                deadline=deadline,
-                                wait_for_room=True,
-                            )
-                        )
-                        for sequences in encoded
-                    ]
-            return [task.result() for task in tasks]
-
         margins = np.full((n, n), np.nan)
         comparisons: list[CompareResult] = []
         schedule = SCHEDULES[strategy](n)
@@ -145,7 +126,9 @@ async def rank_responses(
         while pairs:
             for at in range(0, len(pairs), WINDOW_PAIRS):
                 window = pairs[at : at + WINDOW_PAIRS]
-                results = await compare(window)
+                results = await compare_pairs(
+                    pipeline, question, texts, window, fairness_key=fairness_key, deadline=deadline
+                )
                 for (i, j), result in zip(window, results, strict=True):
                     margins[i, j], margins[j, i] = result.preference.margin, -result.preference.margin
                 comparisons += results
@@ -156,6 +139,40 @@ async def rank_responses(
     return GroupResult(rank(margins, ranked=len(responses)), comparisons, pipeline.manifest.identity)
 
 
+async def compare_pairs(
+    pipeline: Pipeline,
+    question: Question,
+    responses: Sequence[str],
+    pairs: Sequence[Pair],
+    *,
+    fairness_key: Hashable,
+    deadline: Deadline,
+) -> list[CompareResult]:
+    """Encode the pairs together, score them concurrently, and return their results. The first error cancels the others.
+
+    pairs: indices into `responses`.
+    """
+    swap = pipeline.choose_swap(question)
+    started = time.perf_counter()
+    encoded = await pipeline.encode(question, responses, pairs, swap)
+    encode_s = (time.perf_counter() - started) / len(pairs)
+
+    def score(sequences: tuple[Encoding, ...]) -> Coroutine[None, None, CompareResult]:
+        return pipeline.score(
+            sequences,
+            swap,
+            encode_s=encode_s,
+            fairness_key=fairness_key,
+            deadline=deadline,
+            wait_for_room=True,
+        )
+
+    with first_of_group():
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(score(sequences)) for sequences in encoded]
+    return [task.result() for task in tasks]
+
+
 async def score_group(
     pipeline: Pipeline,
     question: Question,
@@ -164,7 +181,7 @@ async def score_group(
     fairness_key: Hashable = None,
     deadline: Deadline = NO_DEADLINE,
 ) -> GroupResult:
-    """Return the scores of a group of any size, by a strategy that suits its size. Raises as `rank_responses`."""
+    """Return the scores of a group of any size, with a strategy for its size. Raises as `rank_responses` does."""
     n = len(responses)
     if n < 2:
         return GroupResult(rank(np.full((n, n), np.nan)), [], pipeline.manifest.identity)

@@ -190,7 +190,7 @@ def test_two_keys_of_one_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     one = entry("one").model_dump_json()
     path.write_text(f'{{"keys": [{one}, {one}]}}')
-    with pytest.raises(InvalidKeys, match="two keys have one name"):
+    with pytest.raises(InvalidKeys, match="two keys have the same name"):
         KeyRing(path)
 
 
@@ -210,21 +210,21 @@ def test_reading_costs_nothing_while_the_file_is_the_same(tmp_path: Path, monkey
 
 
 def test_the_engine_is_shared_among_keys(guarded: Served, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flow that a comparison belongs to is its key; without keys each call is one of its own."""
-    flows: list[Any] = []
+    """The fairness key of a comparison is its client; without API keys each call has its own."""
+    fairness_keys: list[Any] = []
     for service in (guarded, served):
-        monkeypatch.setattr(service.pipeline.backend, "submit", noting(flows, service.pipeline.backend.submit))
+        monkeypatch.setattr(service.pipeline.backend, "submit", noting(fairness_keys, service.pipeline.backend.submit))
     assert all(ask(guarded, path, "Bearer scorer").status_code == 200 for path in ("/v1/compare", "/v1/compare/batch"))
     assert ask(guarded, "/v1/compare", "Bearer operator").status_code == 200
-    assert flows == ["scorer", "scorer", "operator"]
-    flows.clear()
+    assert fairness_keys == ["scorer", "scorer", "operator"]
+    fairness_keys.clear()
     assert all(ask(served, "/v1/compare", None).status_code == 200 for _ in range(2))
-    assert len(set(flows)) == 2
+    assert len(set(fairness_keys)) == 2
 
 
-def noting(flows: list[Any], submit: Any) -> Any:
+def noting(fairness_keys: list[Any], submit: Any) -> Any:
     async def submit_noted(*args: Any, **options: Any) -> Any:
-        flows.append(options["flow"])
+        fairness_keys.append(options["fairness_key"])
         return await submit(*args, **options)
 
     return submit_noted

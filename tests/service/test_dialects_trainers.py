@@ -394,7 +394,9 @@ def test_dialects_are_off_unless_asked_for(served: Served, patient: Served) -> N
 
 
 def test_unknown_dialects_and_cohorts_of_several_processes_are_refused_at_the_start(bundle_folder: Path) -> None:
-    with pytest.raises(InvalidSettings, match=r"no dialect klingon; there are openrlhf, slime, verl, nemo-gym, rerank"):
+    with pytest.raises(
+        InvalidSettings, match=r"no dialect klingon; available: openrlhf, slime, verl, nemo-gym, rerank"
+    ):
         create_app(create_state(Settings(model=bundle_folder, dialects="slime,klingon")))
     with pytest.raises(InvalidSettings, match=r"TINYRM_DIALECTS=slime needs TINYRM_WORKERS=1: .* never meet"):
         create_app(create_state(Settings(model=bundle_folder, dialects="slime,rerank", workers=2)))

@@ -114,7 +114,7 @@ def test_a_run_that_never_returns_is_trouble_before_its_time_is_over_and_then_en
             stuck = asyncio.create_task(engine.run([sequence(fault.HANGS)]))
             await until(lambda: engine.unhealthy_reason() is not None)
             assert not stuck.done(), "the trouble is noticed before the time of the run is over"
-            with pytest.raises(EngineHung, match="did not answer within"):
+            with pytest.raises(EngineHung, match="did not reply within"):
                 await stuck
             await until(lambda: not process.is_running())
             assert np.isfinite((await engine.run([sequence(9)])).logits).all()

@@ -58,7 +58,7 @@ def test_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: s
 
 def test_queue_has_to_hold_a_batch() -> None:
     Settings(max_batch_tokens=1000, max_queue_tokens=1000)
-    with pytest.raises(ValidationError, match="max_queue_tokens has to be at least max_batch_tokens"):
+    with pytest.raises(ValidationError, match="max_queue_tokens must be at least max_batch_tokens"):
         Settings(max_batch_tokens=1000, max_queue_tokens=999)
 
 
