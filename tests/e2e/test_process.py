@@ -189,7 +189,7 @@ def test_missing_bundle_is_one_clear_line_and_code_3(tmp_path: Path) -> None:
     assert done.returncode == 3
     (line,) = (done.stdout + done.stderr).strip().splitlines()
     assert "cannot start" in line
-    assert "manifest.json" in line
+    assert f"{tmp_path / 'nothing'} is not a folder" in line
 
 
 def test_changed_bundle_is_refused(bundle_folder: Path, tmp_path: Path) -> None:

@@ -94,12 +94,19 @@ def test_long_texts_of_base_on_onnxruntime(compiled_base: tuple[Run, Run], lengt
     assert_equal_alone_and_together(run, reference, texts(lengths))
 
 
-@pytest.mark.parametrize(("size", "layers"), [("base", 5), ("large", 4)], ids=["last layer local", "last layer global"])
+@pytest.mark.parametrize(
+    ("size", "layers"),
+    [
+        pytest.param("base", 5, id="last layer local"),
+        pytest.param("large", 4, id="last layer global", marks=pytest.mark.slow),
+    ],
+)
 def test_every_length(size: str, layers: int) -> None:
     reference, optimised = both(random_model(size, layers))
     assert_equal_alone_and_together(torch_run(optimised), reference, texts((*SHORT, 512)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", GEOMETRIES)
 def test_4096_tokens(size: str) -> None:
     reference, optimised = both(random_model(size, layers=4))

@@ -41,7 +41,10 @@ MODELS = {
 }
 
 
-@pytest.fixture(params=MODELS)
+# Each graph takes several seconds to compile; one family of each kind is enough for every day.
+@pytest.fixture(
+    params=["modernbert", "bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "deberta"))]
+)
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     torch.manual_seed(0)
     made: PreTrainedModel = MODELS[request.param]().eval()

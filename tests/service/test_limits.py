@@ -407,7 +407,11 @@ def test_uvicorn_still_has_the_internals_that_the_bounds_rely_on() -> None:
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    protocol = make_protocol(server)
+
+    async def make() -> Any:
+        return make_protocol(server)
+
+    protocol = asyncio.run(make())
     assert isinstance(protocol, HttpToolsProtocol)
     assert protocol.connections is server.server_state.connections
     assert {"cycle", "scope", "headers", "transport", "loop"} <= set(vars(protocol))

@@ -198,6 +198,7 @@ def test_a_runs_data_are_shown_as_the_recipe_says(toy: Toy, data: Path, tmp_path
     assert all(None not in held_out[i] for i in range(len(held_out)))
 
 
+@pytest.mark.slow
 def test_specialists_become_one_by_merging_and_by_distillation(toy: Toy, data: Path, tmp_path: Path) -> None:
     """Three shipped recipes make what two others stand on."""
     folders = {domain: str(tmp_path / domain) for domain in DOMAINS}
