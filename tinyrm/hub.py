@@ -1,6 +1,6 @@
-"""Tables of published data sets: from the hub by their id, or from a local copy.
+"""Load published data sets, from the hub by their id or from a local copy.
 
-`datasets` is imported when it is called: it costs a second and 300 MB, and few programs read a published set.
+`datasets` is imported when it is used: it costs a second and 300 MB, and few programs read a published set.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 # Suffix of a file -> the name of its reader in `datasets`.
 FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 PACKED = (".gz", ".xz", ".zst")
-# What `datasets` raises, beside its own errors, depends on where it looked: the hub, a folder, a file, a split.
+# What `datasets` raises beside its own errors; it depends on the source: the hub, a folder, a file, a split.
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError)
 
 
 def file_format(path: Path) -> str:
-    """Return the reader's name for a file, packed or not; empty for a file of another kind."""
+    """Return the reader's name for a file, compressed or not; empty for a file of another kind."""
     name = path.with_suffix("") if path.suffix in PACKED else path
     return FORMATS.get(name.suffix, "")
 
@@ -31,8 +31,8 @@ def load_table(
     """Return the rows of one split.
 
     source: hub id, folder (a copy of the repository, or one that `save_to_disk` wrote), or a single file, which is one
-        split, whatever its name.
-    files: patterns of the files of a hub id; None leaves them to the hub's own layout.
+        split with any name.
+    files: patterns of the files of a hub id; None for the repository's own layout.
     revision: branch, tag or commit of a hub id.
 
     Raises InvalidInput with the reason in one line.
@@ -44,20 +44,21 @@ def load_table(
     try:
         if path.is_file():
             if not file_format(path):
-                raise ValueError(f"{path.name} is none of {', '.join(FORMATS)}, packed or not")
+                raise ValueError(f"{path.name} is not one of {', '.join(FORMATS)}, compressed or not")
             return load_dataset(file_format(path), data_files=str(path), split="train")
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded = load_from_disk(str(source))
             return loaded[split] if isinstance(loaded, DatasetDict) else loaded
         return load_dataset(str(source), data_files=list(files) if files else None, revision=revision, split=split)
     except (*UNREADABLE, DatasetsError) as error:
-        raise InvalidInput(_reason(error)) from error
+        cause = error.__cause__ or error
+        raise InvalidInput(next(iter(str(cause).splitlines()), type(cause).__name__)) from error
 
 
 def has_split(source: str, split: str) -> bool:
-    """Return whether a source has a split; a single file, or a single saved set, has no names for splits.
+    """Return whether a source has a split; a single file and a single saved set have no named splits.
 
-    Raises InvalidInput if that cannot be known, as without a network.
+    Raises InvalidInput if the splits cannot be listed, for example without a network.
     """
     from datasets import get_dataset_split_names, load_from_disk
     from datasets.exceptions import DatasetsError
@@ -71,8 +72,3 @@ def has_split(source: str, split: str) -> bool:
         return split in get_dataset_split_names(source)
     except (*UNREADABLE, DatasetsError) as error:
         raise InvalidInput(f"the splits of {source!r} could not be listed: {error}") from error
-
-
-def _reason(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return next(iter(str(cause).splitlines()), type(cause).__name__)

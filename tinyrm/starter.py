@@ -1,4 +1,4 @@
-"""Where the applications and the model that come with TinyRM lie: in the wheel within the package, else beside it."""
+"""Find the applications and the model that come with TinyRM: inside the package in a wheel, otherwise beside it."""
 
 from pathlib import Path
 
@@ -12,12 +12,7 @@ def root() -> Path:
     return installed if installed.is_dir() else package.parent
 
 
-def folder() -> Path:
-    """Return the folder of the starter bundle."""
-    return root() / STARTER
-
-
 def resolve(path: Path | str) -> Path:
-    """Return `path`; for `models/starter`, where the working directory has none, the starter that TinyRM comes with."""
+    """Return `path`, except for a `models/starter` that does not exist: then the starter that comes with TinyRM."""
     path = Path(path)
-    return folder() if path == STARTER and not path.exists() else path
+    return root() / STARTER if path == STARTER and not path.exists() else path

@@ -1,4 +1,4 @@
-"""Score shards with a bundle: rows are encoded, run and read out. The same in one process and on many machines."""
+"""Score shards with a bundle: encode, run and read out their rows. The same in one process and on many machines."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from tinyrm.bulk.sources import Reader, Shard
 from tinyrm.bundle import Bundle
 from tinyrm.chat import Message
 from tinyrm.comparison import Comparison
-from tinyrm.encoding import Encoder, Encoding
+from tinyrm.encoding import Encoder
 from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.errors import EngineFailed, InvalidBundle, InvalidInput, InvalidRequest
 from tinyrm.flops import exact_flops
@@ -29,9 +29,12 @@ MESSAGES = TypeAdapter(list[Message])
 
 @dataclass(frozen=True, slots=True)
 class RowEncoder:
-    """Encodes rows in both orders.
+    """Encodes rows, each in both orders.
 
-    domain, instruction: of rows that do not set them. Raises UnknownDomain, InstructionTooLong if they fit no row.
+    domain: of rows that do not set one; None for the model's default.
+    instruction: of rows that do not set one; None for that of the domain.
+
+    Raises UnknownDomain, InstructionTooLong.
     """
 
     encoder: Encoder
@@ -42,53 +45,50 @@ class RowEncoder:
     def __post_init__(self) -> None:
         instruction, _ = self.spec.resolve("", self.domain, self.instruction)
         if not instruction:
-            raise InvalidInput("an empty instruction; leave it out, and the domain's own is used")
+            raise InvalidInput("the instruction is empty; leave it out to use the domain's own")
         self.encoder.encode(Comparison("prompt", "a", "b"), instruction)
 
     def encode(self, number: int, raw: Any) -> Row:
         """Encode a line, or the columns of a Parquet row. An error of the row becomes the row's result."""
         name = None
         try:
-            # Both orders are scored, whatever a row says of swap. Columns of a table may be null.
+            # Both orders are scored, whatever `swap` of a row is. Columns of a table may be null.
             fields = {key: value for key, value in parse_fields(raw).items() if value is not None and key != "swap"}
             if (given := fields.get("id")) is not None:
                 name = _printable(given if isinstance(given, str) else json.dumps(given, default=str))
-            return Row(number, name, self._encode(fields))
+            pair: PairRow = validate(PairRow.model_validate, fields)
+            prompt = pair.prompt
+            if not isinstance(prompt, str):
+                # In a Parquet column every message has the keys of all messages.
+                messages = [{key: value for key, value in turn.items() if value is not None} for turn in prompt]
+                prompt = validate(MESSAGES.validate_python, messages, "prompt")
+            texts = {"response_a": pair.response_a, "response_b": pair.response_b, "instruction": pair.instruction}
+            empty = [field for field, text in {"prompt": prompt, **texts}.items() if text in ("", [])]
+            if empty:
+                raise InvalidRequest(f"{empty[0]}: an empty text")
+            instruction, text = self.spec.resolve(
+                prompt,
+                self.domain if pair.domain is None else pair.domain,
+                self.instruction if pair.instruction is None else pair.instruction,
+            )
+            comparison = Comparison(text, pair.response_a, pair.response_b)
+            return Row(number, name, self.encoder.encode(comparison, instruction, swap=True))
         except InvalidInput as error:
             return Row(number, name, (), error.type, _printable(str(error)))
 
-    def _encode(self, fields: dict[str, Any]) -> tuple[Encoding, ...]:
-        pair: PairRow = validate(PairRow.model_validate, fields)
-        given = pair.prompt if isinstance(pair.prompt, str) else _messages(pair.prompt)
-        texts = {"response_a": pair.response_a, "response_b": pair.response_b, "instruction": pair.instruction}
-        empty = [name for name, text in {"prompt": given, **texts}.items() if text in ("", [])]
-        if empty:
-            raise InvalidRequest(f"{empty[0]}: an empty text")
-        instruction, prompt = self.spec.resolve(
-            given,
-            self.domain if pair.domain is None else pair.domain,
-            self.instruction if pair.instruction is None else pair.instruction,
-        )
-        return self.encoder.encode(Comparison(prompt, pair.response_a, pair.response_b), instruction, swap=True)
-
-
-def _messages(messages: list[dict[str, Any]]) -> list[Message]:
-    # In a Parquet column every message has the keys of all.
-    given = [{key: value for key, value in message.items() if value is not None} for message in messages]
-    validated: list[Message] = validate(MESSAGES.validate_python, given, "prompt")
-    return validated
-
 
 def _printable(text: str) -> str:
-    """Return text that UTF-8 can write: a lone surrogate becomes its escape."""
+    """Return text that UTF-8 can represent: a lone surrogate becomes its escape."""
     return text.encode(errors="backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)
 class BundleJob:
-    """What is done with every row.
+    """How to score every row.
 
     threads: of the engine; 0 for all processors.
+    domain: of rows that do not set one.
+    instruction: of rows that do not set one.
     model: the identity that the bundle must have; empty for any.
     """
 
@@ -102,20 +102,20 @@ class BundleJob:
     model: str = ""
 
     def open_bundle(self) -> Bundle:
-        """Open the bundle. Raises InvalidBundle, also if it is another model than the job's."""
+        """Open the bundle. Raises InvalidBundle, also if it holds another model than the job's."""
         bundle = Bundle.open(self.bundle)
         if self.model not in ("", bundle.manifest.identity):
-            raise InvalidBundle(f"{self.bundle} is {bundle.manifest.identity} here; the job is of {self.model}")
+            raise InvalidBundle(f"{self.bundle} is {bundle.manifest.identity} here; the job needs {self.model}")
         return bundle
 
     def row_encoder(self, bundle: Bundle) -> RowEncoder:
-        """Raises UnknownDomain, InstructionTooLong."""
+        """Return an encoder with the job's options. Raises UnknownDomain, InstructionTooLong."""
         return RowEncoder(bundle.encoder(), bundle.manifest.spec, self.domain, self.instruction)
 
 
 @dataclass
 class ShardScorer:
-    """An open bundle and a running engine. Raises what opening them raises."""
+    """An open bundle and a running engine. Raises InvalidBundle, UnknownDomain, EngineUnavailable."""
 
     job: BundleJob
     _reader: Reader = field(default_factory=Reader)
@@ -126,7 +126,7 @@ class ShardScorer:
         self._rows = job.row_encoder(self.bundle)
         engine = open_engine(self.bundle, EngineOptions(job.engine, job.precision, job.threads))
         self._scorer = Scorer(self._rows.encoder, engine, manifest.spec, manifest.temperature)
-        # A sum over all layers, and lengths repeat.
+        # Cached: it is a sum over all layers, and lengths repeat.
         self._flops = lru_cache(maxsize=16_384)(lambda tokens: exact_flops(manifest.geometry, tokens))
 
     @property
@@ -134,7 +134,7 @@ class ShardScorer:
         return self._scorer.engine.info.name
 
     def read(self, shard: Shard) -> list[Row]:
-        """Read and encode a shard's rows, in one thread at a time. Raises InvalidInput."""
+        """Read and encode a shard's rows. Only one thread at a time may call it. Raises InvalidInput."""
         return [self._rows.encode(number, raw) for number, raw in enumerate(self._reader.read(shard), shard.first_row)]
 
     def score(
@@ -149,7 +149,7 @@ class ShardScorer:
         try:
             scored = iter([(both, read_out(both, self._scorer.temperature)) for both in logits])
         except EngineFailed as error:
-            raise EngineFailed(f"{self.engine}: {error}; nothing of these rows is written") from error
+            raise EngineFailed(f"{self.engine}: {error}; these rows were not written") from error
         stats = ShardStats(
             rows=len(rows),
             errors=sum(row.error is not None for row in rows),

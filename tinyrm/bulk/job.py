@@ -1,14 +1,15 @@
-"""A job over all shards of all sources: those whose file is there are done, the others are scored."""
+"""Score all shards of all sources whose output file does not exist yet."""
 
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Protocol, Self
 
 from tinyrm.bulk.bundle import BundleJob, ShardScorer
-from tinyrm.bulk.parquet import Row, ShardStats, claim, locked_folder, read_stats, write
+from tinyrm.bulk.parquet import ShardStats, claim, locked_folder, read_stats, write
 from tinyrm.bulk.progress import Progress, Total
 from tinyrm.bulk.sources import Shard, find, plan
 from tinyrm.manifest import Manifest
@@ -17,7 +18,7 @@ FORMAT = 1
 
 
 class Runner(AbstractContextManager["Runner"], Protocol):
-    """Where shards are scored. Once entered, it knows the model and the engine."""
+    """Where shards are scored. The model and the engine are known once the runner is entered."""
 
     @property
     def manifest(self) -> Manifest: ...
@@ -34,7 +35,7 @@ def run(job: BundleJob, pairs: Sequence[str], rows_per_shard: int, runner: Runne
     sources = [plan(name, rows_per_shard) for name in find(pairs)]
     total = Total()
     with locked_folder(job.out), runner:
-        # What two runs in one folder must have in common.
+        # Two runs in one folder must agree in all of this.
         record = {
             "format": FORMAT,
             "model": runner.manifest.identity,
@@ -68,7 +69,7 @@ def run(job: BundleJob, pairs: Sequence[str], rows_per_shard: int, runner: Runne
 
 
 class LocalRunner:
-    """One engine in this process. A thread reads and encodes rows ahead of it."""
+    """One engine in this process. A thread reads and encodes the next shard's rows while the engine runs."""
 
     def __init__(self, job: BundleJob) -> None:
         self._job = job
@@ -89,18 +90,12 @@ class LocalRunner:
         return self._scorer.engine
 
     def score(self, shards: Iterable[Shard], progress: Progress) -> Iterator[ShardStats]:
-        for shard, rows in self._read_ahead(shards):
-            table, stats = self._scorer.score(shard, rows, progress.sequences)
-            write(self._job.out, shard, table, stats)
-            yield stats
-
-    def _read_ahead(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, list[Row]]]:
-        ahead: deque[tuple[Shard, Future[list[Row]]]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="tinyrm-encode") as thread:
-            for shard in shards:
-                ahead.append((shard, thread.submit(self._scorer.read, shard)))
-                if len(ahead) > 1:
-                    before, rows = ahead.popleft()
-                    yield before, rows.result()
-            for shard, rows in ahead:
-                yield shard, rows.result()
+            waiting = iter(shards)
+            ahead = deque((shard, thread.submit(self._scorer.read, shard)) for shard in islice(waiting, 2))
+            while ahead:
+                shard, reading = ahead.popleft()
+                table, stats = self._scorer.score(shard, reading.result(), progress.sequences)
+                write(self._job.out, shard, table, stats)
+                yield stats
+                ahead.extend((shard, thread.submit(self._scorer.read, shard)) for shard in islice(waiting, 1))

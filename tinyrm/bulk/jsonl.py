@@ -1,4 +1,4 @@
-"""JSON lines as output: one whole line for each line of the input, in its order. The file is its own checkpoint."""
+"""JSON lines as output: one line for each line of the input, in the same order. The file is its own checkpoint."""
 
 import json
 from contextlib import ExitStack
@@ -12,13 +12,13 @@ OWN_FIELD = "tinyrm"
 
 
 class ScoredFile:
-    """Open for one process at a time.
+    """An output file, which one process at a time can open.
 
-    lines: whole lines it holds.
+    lines: number of complete lines.
     errors: how many of them have an error.
     last: the record of the last line.
 
-    A line without its end, as a kill leaves it, is dropped when the file is opened, and scored again.
+    An incomplete last line, which remains after a kill, is removed when the file is opened, and scored again.
 
     Raises InvalidInput if the file holds something else, or another process is writing it.
     """
@@ -32,7 +32,7 @@ class ScoredFile:
             self._file = self._open.enter_context(path.open("a+b"))
         except BlockingIOError as error:
             raise InvalidInput(
-                f"--out {path}: another process is writing it; wait for it, or name another file"
+                f"--out {path}: another process is writing to it; wait until it has ended, or name another file"
             ) from error
         except OSError as error:
             raise InvalidInput(f"--out {path}: {error.strerror}") from error
@@ -49,7 +49,7 @@ class ScoredFile:
         self._open.close()
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write a record at once: what is counted is with the kernel, even if this process is killed next."""
+        """Write a record at once: a counted record is in the kernel's hands, even if this process is killed next."""
         try:
             text = json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -59,7 +59,7 @@ class ScoredFile:
         self._count(record)
 
     def _read(self, path: Path) -> int:
-        """Count what is there, and return the bytes of all whole lines."""
+        """Count the records in the file, and return the size of all complete lines in bytes."""
         self._file.seek(0)
         whole_bytes = 0
         for text in self._file:
@@ -71,7 +71,9 @@ class ScoredFile:
             except (ValueError, KeyError, TypeError, RecursionError):
                 is_next = False
             if not is_next:
-                raise InvalidInput(f"--out {path}: line {self.lines + 1} is not of an earlier run; name another file")
+                raise InvalidInput(
+                    f"--out {path}: line {self.lines + 1} was not written by an earlier run; name another file"
+                )
             self._count(record)
             whole_bytes += len(text)
         return whole_bytes

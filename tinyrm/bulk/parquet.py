@@ -1,7 +1,7 @@
 """Parquet as output: a folder with one file for each shard, which is its own checkpoint.
 
-The name of a file belongs to its shard: a shard whose file is there is done, and one that is scored twice is one file.
-`_run.json` records what the files are of.
+The name of a file follows from its shard: a shard is done if its file exists, and scoring it twice leaves one file.
+`_run.json` records the model, the options and the sources of the run.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from tinyrm.files import locked, write_atomically
 
 # Readers of a folder of Parquet files skip names that begin with _ or a dot.
 RUN_FILE, LOCK_FILE = "_run.json", "_lock"
-# What `write_atomically` leaves behind if it is killed.
+# Files that `write_atomically` leaves behind if it is killed.
 UNFINISHED = (f".{RUN_FILE}.*", ".*.parquet.*")
 METADATA_KEY = b"tinyrm"
 
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
         ("row", pa.int64()),
         ("id", pa.string()),
         ("model", pa.string()),
-        # Label logits of each response, in the order that the name ends in.
+        # Label logits of each response; the end of the name is the order.
         ("logit_a_reading_a_first", pa.float32()),
         ("logit_b_reading_a_first", pa.float32()),
         ("logit_a_reading_b_first", pa.float32()),
@@ -61,7 +61,8 @@ class Row:
 
     number: in its source, from 0.
     sequences: A first, B first; none if there is an error.
-    error, error_message: the error's type and text.
+    error: type of the error.
+    error_message: text of the error.
     """
 
     number: int
@@ -73,7 +74,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ShardStats:
-    """Counts of a shard. tokens, flops: of both sequences of each row, without padding."""
+    """Counts of a shard; tokens and FLOPs are of both sequences of each row, without padding."""
 
     rows: int
     errors: int
@@ -82,7 +83,7 @@ class ShardStats:
 
 
 def make_table(shard: Shard, model: str, rows: Sequence[Row], scores: Sequence[Score | None]) -> pa.Table:
-    """Return the table of a shard, in the order of its rows. Columns that an error has no value for are null."""
+    """Return the table of a shard, in the order of its rows. A row with an error has no logits and no score."""
     records = []
     for row, score in zip(rows, scores, strict=True):
         truncation = row.sequences[0].truncation if row.sequences else Truncation()
@@ -125,11 +126,11 @@ def read_stats(folder: Path, shard: Shard) -> ShardStats | None:
     except FileNotFoundError:
         return None
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise InvalidInput(f"{file} is not of this run; remove it, and it is computed again: {error}") from error
+        raise InvalidInput(f"{file} does not belong to this run; remove it to score its rows again: {error}") from error
 
 
 def write(folder: Path, shard: Shard, table: pa.Table, stats: ShardStats) -> None:
-    """Write a shard's table as a whole or not at all, also if the power fails."""
+    """Write a shard's table as a whole or not at all, even if the power fails."""
     buffer = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(asdict(stats))}), buffer)
     write_atomically(shard_file(folder, shard), buffer.getvalue().to_pybytes())
@@ -137,14 +138,14 @@ def write(folder: Path, shard: Shard, table: pa.Table, stats: ShardStats) -> Non
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold the folder, created if need be, for this process alone. Raises InvalidInput if another process has it."""
+    """Lock the folder, created if it is missing, for this process. Raises InvalidInput if another process has it."""
     with ExitStack() as held:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(folder / LOCK_FILE, wait=False))
         except BlockingIOError as error:
             raise InvalidInput(
-                f"--out {folder}: another process is writing there; wait for it, or name another folder"
+                f"--out {folder}: another process is writing to it; wait until it has ended, or name another folder"
             ) from error
         except OSError as error:
             raise InvalidInput(f"--out {folder}: {error.strerror}") from error
@@ -152,7 +153,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def claim(folder: Path, run: Mapping[str, Any]) -> None:
-    """Begin a run in a locked folder, or continue it. Raises InvalidInput if the folder is of something else."""
+    """Begin a run in a locked folder, or continue it. Raises InvalidInput if the folder belongs to something else."""
     unfinished = [path for pattern in UNFINISHED for path in folder.glob(pattern)]
     file = folder / RUN_FILE
     if file.exists():
@@ -164,7 +165,9 @@ def claim(folder: Path, run: Mapping[str, Any]) -> None:
             old, new = before.get(name), run.get(name)
             if old != new:
                 how = _sources_differ(old, new) if name == "sources" else f"{name} was {old!r} and is {new!r}"
-                raise InvalidInput(f"--out {folder} is of another run: {how}; name another folder, or remove this one")
+                raise InvalidInput(
+                    f"--out {folder} belongs to another run: {how}; name another folder, or remove this one"
+                )
     elif {path.name for path in folder.iterdir()} - {LOCK_FILE, *(path.name for path in unfinished)}:
         raise InvalidInput(f"--out {folder} holds something else; name a folder that is empty or does not exist")
     else:
@@ -177,7 +180,7 @@ def _sources_differ(old: Any, new: Any) -> str:
     old, new = (dict(sources) if isinstance(sources, dict) else {} for sources in (old, new))
     for source in sorted(old.keys() | new.keys()):
         if source not in new:
-            return f"{source} was among its sources and is not now"
+            return f"{source} was among its sources and is missing now"
         if source not in old:
             return f"{source} was not among its sources"
         if old[source] != new[source]:

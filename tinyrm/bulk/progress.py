@@ -1,4 +1,4 @@
-"""How far a job is: counts, and what is shown of them on standard error."""
+"""Counts of a job, and its progress on standard error."""
 
 import importlib.util
 import sys
@@ -18,7 +18,7 @@ def say(text: str) -> None:
 
 @dataclass
 class Total:
-    """Counts of a job. rows, errors: of the whole output. The others: of this run, without the start of engines."""
+    """Counts of a job: `rows` and `errors` are of the whole output, the others of this run."""
 
     rows: int = 0
     errors: int = 0
@@ -26,6 +26,7 @@ class Total:
     tokens: int = 0
     flops: int = 0
     seconds: float = 0.0
+    """Without the start of engines."""
 
 
 class Progress:
@@ -46,7 +47,11 @@ class Progress:
         self._open.close()
 
     def begin(self, total: int | None, done: int) -> None:
-        """total: rows of the job, if they are counted. done: those that an earlier run scored."""
+        """Start the clock and the bar.
+
+        total: rows of the job; None if they are not counted.
+        done: rows that an earlier run scored.
+        """
         self.rows = self._first = self._shown = done
         self._total = total
         self._began = self._last_line = time.monotonic()
@@ -54,12 +59,12 @@ class Progress:
             self._bar = self._open.enter_context(progress_bar(total, shown=True, done=done))
 
     def sequences(self, count: int) -> None:
-        """Count sequences that were scored; a row has two. The row itself is counted when it is written."""
+        """Count scored sequences; a row has two. The row itself is counted when it is written."""
         self._half_rows += count
         self._show(self.rows + self._half_rows // 2)
 
     def written(self, rows: int) -> None:
-        # Rows with an error have no sequences, and those of rows on other machines are not counted.
+        # Rows with an error have no sequences, and the sequences of other machines are not counted.
         self.rows += rows
         self._half_rows = 0
         self._show(self.rows)

@@ -1,7 +1,7 @@
-"""Shards on a cluster, through Ray Data: a pool of actors with one engine each, which write their own tables.
+"""Score shards on a cluster with Ray Data: a pool of actors, each with one engine, that write their own tables.
 
-Only the places of shards are sent out, and counts come back. An actor that dies is replaced and its shard is scored
-again, into the file of the same name. Bundle, sources and output folder must be the same paths on every machine.
+Actors receive the positions of shards and return counts. An actor that dies is replaced and its shard is scored again,
+into the file of the same name. Bundle, sources and output folder must be the same paths on every machine.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ from tinyrm.errors import EngineFailed, InvalidInput, TinyRMError, from_type
 from tinyrm.manifest import Manifest
 
 LOCAL = "local"
-# Each block of shards is an object in Ray's store: a set of any size is a bounded number of them.
+# Each block of shards is an object in Ray's store; this bounds their number for a set of any size.
 MAX_BLOCKS = 4096
 CONNECT_TIMEOUT_S = 10
-HINT = " (if the cluster asks for a token: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)"
+HINT = " (if the cluster requires a token: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)"
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A Ray cluster, and what of it is used.
+    """A Ray cluster, and how many engines use it.
 
-    address: `local` starts Ray on this machine, `auto` finds a running one.
-    engines: how many; None for as many as there is room for.
+    address: `local` starts Ray on this machine, `auto` finds a running cluster.
+    engines: how many; None for as many as the cluster has room for.
     """
 
     address: str = LOCAL
@@ -46,7 +46,7 @@ class Cluster:
     engines: int | None = None
 
     def room(self) -> int:
-        """Return how many engines the cluster's machines have room for, whether or not other jobs use them too."""
+        """Return how many engines the cluster's machines have room for, including what other jobs use."""
         engines = 0
         for node in ray.nodes():
             if node["Alive"]:
@@ -58,7 +58,7 @@ class Cluster:
         return engines
 
     def size(self, shards: int) -> int:
-        """Return how many engines to start. Raises InvalidInput if there is no room; Ray would wait for ever."""
+        """Return how many engines to start. Raises InvalidInput without room; Ray would wait for ever."""
         room, each = self.room(), f"{self.cpus_per_engine} CPUs and {self.gpus_per_engine:g} GPUs"
         if (self.engines or 1) > room:
             there = ray.cluster_resources()
@@ -70,7 +70,7 @@ class Cluster:
 
 
 class RayRunner:
-    """Connected while it is entered."""
+    """Scores on a cluster; connected to it while the runner is entered."""
 
     def __init__(self, job: BundleJob, cluster: Cluster) -> None:
         self._job, self.cluster = job, cluster
@@ -84,7 +84,11 @@ class RayRunner:
             self.cluster.size(1)
             job = dataclasses.replace(self._job, threads=self.cluster.cpus_per_engine, model=bundle.manifest.identity)
             # One machine chooses the engine; the others start the same one or fail.
-            self.engine = str(self._engine_of(job))
+            task = ray.remote(_choose_engine).options(
+                num_cpus=self.cluster.cpus_per_engine, num_gpus=self.cluster.gpus_per_engine
+            )
+            with _named_failures():
+                self.engine = str(_checked(ray.get(task.remote(job)))["engine"])
             self._job = dataclasses.replace(job, engine=self.engine)
         except BaseException:
             ray.shutdown()
@@ -95,7 +99,7 @@ class RayRunner:
         ray.shutdown()
 
     def score(self, shards: Iterable[Shard], progress: Progress) -> Iterator[ShardStats]:  # noqa: ARG002
-        """Yield the counts of each shard that was written. Raises what the first actor to fail raised."""
+        """Yield the counts of each written shard. Raises the error of the first actor that fails."""
         items = [dataclasses.asdict(shard) for shard in shards]
         if not items:
             return
@@ -112,36 +116,31 @@ class RayRunner:
             for reply in replies.iter_rows():
                 yield ShardStats(**_checked(reply))
 
-    def _engine_of(self, job: BundleJob) -> Any:
-        with _named_failures():
-            task = ray.remote(_engine_of).options(
-                num_cpus=self.cluster.cpus_per_engine, num_gpus=self.cluster.gpus_per_engine
-            )
-            return _checked(ray.get(task.remote(job)))["engine"]
-
 
 class _Actor:
-    """Keeps its engine. Its errors come back as replies; raised, they would be a traceback of Ray's."""
+    """Keeps its engine. Returns errors as replies; Ray would turn a raised one into a traceback."""
 
     def __init__(self, job: BundleJob) -> None:
         self._job = job
         self._scorer: ShardScorer | None = None
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        return _reply(lambda: dataclasses.asdict(self._score(Shard(**item))))
+        shard = Shard(**item)
 
-    def _score(self, shard: Shard) -> ShardStats:
-        # It is there already if an actor died after writing it and before its reply.
-        if (stats := read_stats(self._job.out, shard)) is not None:
-            return stats
-        if self._scorer is None:
-            self._scorer = _open(self._job)
-        table, stats = self._scorer.score(shard, self._scorer.read(shard))
-        write(self._job.out, shard, table, stats)
-        return stats
+        def score() -> dict[str, Any]:
+            # The file exists already if an actor died after writing it and before its reply.
+            stats = read_stats(self._job.out, shard)
+            if stats is None:
+                if self._scorer is None:
+                    self._scorer = _open(self._job)
+                table, stats = self._scorer.score(shard, self._scorer.read(shard))
+                write(self._job.out, shard, table, stats)
+            return dataclasses.asdict(stats)
+
+        return _reply(score)
 
 
-def _engine_of(job: BundleJob) -> dict[str, Any]:
+def _choose_engine(job: BundleJob) -> dict[str, Any]:
     def engine() -> dict[str, Any]:
         if not job.out.is_dir():
             raise InvalidInput(f"--out {job.out} does not exist on {os.uname().nodename}: all machines must share it")
@@ -151,7 +150,7 @@ def _engine_of(job: BundleJob) -> dict[str, Any]:
 
 
 def _open(job: BundleJob) -> ShardScorer:
-    os.environ["RAYON_NUM_THREADS"] = str(job.threads)  # of the tokenizer, read when it starts its threads
+    os.environ["RAYON_NUM_THREADS"] = str(job.threads)  # the tokenizer reads it when it starts its threads
     return ShardScorer(job)
 
 
@@ -180,7 +179,7 @@ def _named_failures() -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
-    """Connect to the cluster, or start one. Raises InvalidInput if none is there."""
+    """Connect to the cluster, or start one. Raises InvalidInput if there is none."""
     _check_address(address)
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use the environment of their machine
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -206,13 +205,15 @@ def _check_address(address: str) -> None:
         return
     if address.startswith("ray://"):
         raise InvalidInput(
-            f"--ray {address}: Ray Data does not run through Ray's client; run the command on one of its machines, "
-            "with --ray auto, or as a job of it"
+            f"--ray {address}: Ray Data does not run through Ray's client; run the command on a machine of the "
+            "cluster, with --ray auto, or as a job"
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise InvalidInput(f"--ray {address}: auto, or host:6379; without an address for this machine")
+        raise InvalidInput(f"--ray {address}: auto, or host:6379; leave the address out to use this machine")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
-        raise InvalidInput(f"--ray {address}: nothing answers there ({error}); is it Ray's head?") from error
+        raise InvalidInput(
+            f"--ray {address}: nothing answers there ({error}); is it the address of Ray's head?"
+        ) from error

@@ -1,4 +1,4 @@
-"""A row of a file: a pair of responses to be scored, or the reason why it is not one."""
+"""Validate rows of files: each is a prompt with two responses."""
 
 import json
 from typing import Annotated, Any
@@ -10,9 +10,9 @@ from tinyrm.errors import InvalidRequest, from_validation
 
 
 class PairRow(BaseModel):
-    """What a row says of a pair; `chosen` and `rejected` are another way to write response_a and response_b.
+    """The fields of a row; `chosen` and `rejected` are other names of response_a and response_b.
 
-    Only the presence of texts is checked here; the scorer checks the texts themselves.
+    Only the presence and types of texts are checked here; the scorer checks the texts themselves.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -50,7 +50,7 @@ def parse_fields(raw: Any) -> dict[str, Any]:
 
 
 def validate(validator: Any, value: Any, *within: str) -> Any:
-    """Return what a validator of pydantic makes of `value`. Raises InvalidRequest or InvalidText naming the field."""
+    """Return the result of a pydantic validator. Raises InvalidRequest or InvalidText, which names the field."""
     try:
         return validator(value)
     except ValidationError as error:

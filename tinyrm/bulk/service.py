@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tinyrm.bulk.jsonl import OWN_FIELD, ScoredFile
 from tinyrm.bulk.progress import Progress, Total
@@ -24,7 +24,7 @@ class Line:
     """A line of the input.
 
     fields: None if it is not a JSON object.
-    item: None if it cannot be sent; `error` says why.
+    item: None if it cannot be sent; `error` is the reason.
     """
 
     index: int
@@ -32,8 +32,20 @@ class Line:
     item: CompareItem | None = None
     error: ItemError | None = None
 
+    @classmethod
+    def parse(cls, index: int, text: bytes, defaults: CompareOptions) -> Self:
+        """Return line number `index`, with `defaults` for the options that it does not set."""
+        fields = None
+        try:
+            fields = parse_fields(text)
+            pair = validate(PairRow.model_validate, fields).model_dump(exclude_none=True)
+        except InvalidInput as error:
+            return cls(index, fields, error=ItemError(type=error.type, message=f"line {index + 1}: {error}"))
+        item: Any = {name: value for name, value in defaults.items() if value is not None} | pair
+        return cls(index, fields, item)
+
     def record(self, result: CompareReply | ItemError) -> dict[str, Any]:
-        """Return the line as it was, with its result."""
+        """Return the fields of the line, with its result."""
         name = "error" if isinstance(result, ItemError) else "reply"
         return (self.fields or {}) | {OWN_FIELD: {"index": self.index, name: result.model_dump()}}
 
@@ -59,7 +71,7 @@ class ServiceJob:
     concurrency: int
 
     async def run(self, client: AsyncClient, progress: Progress) -> Total:
-        """Score the lines that have no result yet. Raises InvalidInput, CallFailed; what was written stays."""
+        """Score the lines that have no result yet. Raises InvalidInput, CallFailed; written lines remain."""
         with ScoredFile(self.out) as scored:
             before, began = scored.lines, time.monotonic()
             lines = self._missing(scored)
@@ -80,30 +92,20 @@ class ServiceJob:
             return Total(scored.lines, scored.errors, scored.lines - before, seconds=seconds)
 
     def _missing(self, scored: ScoredFile) -> Iterator[Line]:
-        """Return the lines without a result. Raises InvalidInput if the results are of another input."""
-        lines = (self._parse(index, text) for index, text in enumerate(read_lines(self.pairs)))
+        """Return the lines without a result. Raises InvalidInput if the output belongs to another input."""
+        lines = (Line.parse(index, text, self.defaults) for index, text in enumerate(read_lines(self.pairs)))
         done = deque(islice(lines, scored.lines), maxlen=1)
         if scored.last is not None:
             last = done[0] if done else None
             if last is None or last.index + 1 != scored.lines or not last.is_of(scored.last):
                 raise InvalidInput(
-                    f"--out holds {scored.lines} lines of another input; name another file, or remove it"
+                    f"--out holds {scored.lines} lines of another input; name another file, or remove this one"
                 )
         return lines
 
-    def _parse(self, index: int, text: bytes) -> Line:
-        fields = None
-        try:
-            fields = parse_fields(text)
-            pair = validate(PairRow.model_validate, fields).model_dump(exclude_none=True)
-        except InvalidInput as error:
-            return Line(index, fields, error=ItemError(type=error.type, message=f"line {index + 1}: {error}"))
-        item: Any = {name: value for name, value in self.defaults.items() if value is not None} | pair
-        return Line(index, fields, item)
-
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file. Raises InvalidInput if it cannot be read on."""
+    """Yield the lines of a file. Raises InvalidInput if it cannot be read."""
     number = 0
     try:
         with open_compressed(path) as lines:
@@ -114,17 +116,17 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 async def score_lines(client: AsyncClient, batch: list[Line]) -> list[tuple[Line, CompareReply | ItemError]]:
-    """Return a result for each line. Raises CallFailed for an error that is not the line's own."""
+    """Return a result for each line. Raises CallFailed for an error that another line would have too."""
     items = [line.item for line in batch if line.item is not None]
     replies = client.compare_many(items, batch_items=max(1, len(items)), concurrency=1)
     results = iter([reply async for reply in replies])
-    return [(line, line.error or checked(line, next(results))) for line in batch]
+    return [(line, line.error or check_result(line, next(results))) for line in batch]
 
 
-def checked(line: Line, result: CompareReply | ItemError) -> CompareReply | ItemError:
+def check_result(line: Line, result: CompareReply | ItemError) -> CompareReply | ItemError:
     """Return the result. Raises CallFailed for an error of the service or of an option.
 
-    Written down, such an error would be the line's result in the next run too.
+    If such an error were written, the next run would not score the line again.
     """
     if not isinstance(result, ItemError):
         return result

@@ -1,4 +1,4 @@
-"""Where rows come from: files, folders, globs and addresses. Each file is split into shards that can be read alone."""
+"""Files, folders, globs and addresses of rows. Each file is split into shards that can be read independently."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ from tinyrm.bulk.rows import COLUMNS
 from tinyrm.errors import InvalidInput, TinyRMError
 from tinyrm.files import COMPRESSED
 
-# The files that are read of a folder. A file that is named itself may have any name, and holds JSON lines.
+# The files of a folder that are read. A file given by its own path may have any name, and holds JSON lines.
 SUFFIXES = (".parquet", *(kind + end for kind in (".jsonl", ".ndjson") for end in ("", *COMPRESSED)))
 DECODED_ROWS = 256
 
@@ -29,7 +29,8 @@ DECODED_ROWS = 256
 class Shard:
     """Rows of one source.
 
-    seek_row, seek_to: reading may begin at this row, which is at this byte, or in this row group of a Parquet file.
+    seek_row: reading may begin at this row.
+    seek_to: the byte where that row begins, or its row group in a Parquet file.
     """
 
     source: str
@@ -41,7 +42,11 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file. name: valid in any process. fingerprint: changes with the content."""
+    """A file.
+
+    name: an absolute path or an address, valid in any process.
+    fingerprint: changes with the content.
+    """
 
     name: str
     fingerprint: str
@@ -50,11 +55,30 @@ class Source:
 
 def find(words: Iterable[str]) -> list[str]:
     """Return the files that files, folders, globs and addresses stand for, sorted. Raises InvalidInput."""
-    return sorted({name for word in words for name in _files(word)})
+    names: set[str] = set()
+    for word in words:
+        system, path = _system(word)
+        with _reading(word):
+            if system.isdir(path):
+                found = [file for file in system.find(path) if is_data(file[len(path) :])]
+            elif system.isfile(path):
+                found = [path]
+            else:
+                found = [file for file in system.glob(path) if system.isfile(file)] if set(path) & set("*?[") else []
+        if not found:
+            kinds = ", ".join(kind for kind in SUFFIXES if kind.count(".") == 1)
+            raise InvalidInput(f"{word}: no such file, or no file of pairs in it ({kinds}, or compressed as .gz, .xz)")
+        names.update(found if isinstance(system, LocalFileSystem) else map(system.unstrip_protocol, found))
+    if unprintable := [name for name in names if not name.isprintable()]:
+        raise InvalidInput(f"{min(unprintable)!r}: the name is not valid text; rename the file")
+    return sorted(names)
 
 
 def plan(name: str, rows_per_shard: int) -> Source:
-    """Split a file into shards. Reads the footer of a Parquet file, JSON lines whole. Raises InvalidInput."""
+    """Split a file into shards. Reads all of a file of JSON lines, but only the footer of a Parquet file.
+
+    Raises InvalidInput.
+    """
     with _reading(name), _open(name) as file:
         source = (_plan_parquet if is_parquet(name) else _plan_lines)(name, file, rows_per_shard)
         if not source.shards:
@@ -62,12 +86,18 @@ def plan(name: str, rows_per_shard: int) -> Source:
         return source
 
 
+def is_data(path: str) -> bool:
+    """Return whether a file of a folder is input. Names that begin with _ or . are skipped; our own output has them."""
+    hidden = any(name.startswith(("_", ".")) for name in PurePosixPath(path.lstrip("/")).parts)
+    return path.endswith(SUFFIXES) and not hidden
+
+
 def is_parquet(name: str) -> bool:
     return name.endswith(".parquet")
 
 
 class Reader:
-    """Reads shards. A shard that follows the one before is read on from there, so a compressed file is read once."""
+    """Reads shards. Consecutive shards are read in one go, so a compressed file is decompressed once."""
 
     def __init__(self) -> None:
         self._source, self._row = "", 0
@@ -87,40 +117,15 @@ class Reader:
         return rows
 
 
-def _files(word: str) -> list[str]:
-    system, path = _system(word)
-    with _reading(word):
-        if system.isdir(path):
-            found = [file for file in system.find(path) if _is_data(file[len(path) :])]
-        elif system.isfile(path):
-            found = [path]
-        else:
-            found = [file for file in system.glob(path) if system.isfile(file)] if set(path) & set("*?[") else []
-    if not found:
-        kinds = ", ".join(kind for kind in SUFFIXES if kind.count(".") == 1)
-        raise InvalidInput(f"{word}: no such file, or no file of pairs in it ({kinds}, or compressed as .gz, .xz)")
-    names = found if isinstance(system, LocalFileSystem) else [system.unstrip_protocol(file) for file in found]
-    for name in names:
-        if not name.isprintable():
-            raise InvalidInput(f"{name!r}: the name is not valid text; rename the file")
-    return names
-
-
-def _is_data(path: str) -> bool:
-    """Return whether a file of a folder is input. Names that begin with _ or . are skipped; our own output has them."""
-    hidden = any(name.startswith(("_", ".")) for name in PurePosixPath(path.lstrip("/")).parts)
-    return path.endswith(SUFFIXES) and not hidden
-
-
 def _system(word: str) -> tuple[Any, str]:
     """Return the file system of a path or an address, and the path in it. Raises InvalidInput."""
     if "://" not in word:
-        # Not resolved: in the hub's cache, the target of a link is named by a hash.
+        # Links are not resolved: in the hub's cache, the name of a link's target is a hash.
         return LocalFileSystem(), os.path.abspath(word)  # noqa: PTH100
     try:
         system, path = url_to_fs(word)
     except (ImportError, ValueError) as error:
-        try:  # a file system that Arrow has, without a package of its own
+        try:  # Arrow supports some file systems without another package
             arrow, path = pyarrow.fs.FileSystem.from_uri(word)
         except (OSError, ValueError, NotImplementedError):
             raise InvalidInput(f"{word}: {error}") from error
@@ -134,7 +139,7 @@ def _reading(name: str) -> Iterator[None]:
         yield
     except TinyRMError:
         raise
-    except Exception as error:  # each file system and each file format has errors of its own
+    except Exception as error:  # each file system and each file format has its own errors
         raise InvalidInput(f"{name} cannot be read: {type(error).__name__}: {error}") from error
 
 
@@ -168,7 +173,7 @@ def _plan_lines(name: str, file: BinaryIO, rows_per_shard: int) -> Source:
 
 
 def _plan_parquet(name: str, file: BinaryIO, rows_per_shard: int) -> Source:
-    """The fingerprint is of the footer: it holds the place, length and mostly the extremes of each column's values."""
+    """Split a Parquet file. The fingerprint is of its footer, which has the offsets, sizes and extremes of columns."""
     table = pq.ParquetFile(file)
     if "prompt" not in (there := table.schema_arrow.names):
         raise InvalidInput(f"{name} has no column `prompt`; it has: {', '.join(there)}")
@@ -187,16 +192,12 @@ def _rows_from(shard: Shard) -> Generator[Any]:
     """Yield rows from the shard's `seek_row` to the end of its source."""
     with _open(shard.source) as file:
         if is_parquet(shard.source):
-            yield from _parquet_rows(file, shard.seek_to)
+            table = pq.ParquetFile(file)
+            columns = [name for name in table.schema_arrow.names if name in COLUMNS]
+            groups = list(range(shard.seek_to, table.num_row_groups))
+            for batch in table.iter_batches(DECODED_ROWS, row_groups=groups, columns=columns):
+                yield from batch.to_pylist()
         else:
             with _lines(shard.source, file) as lines:
                 lines.seek(shard.seek_to)
                 yield from lines
-
-
-def _parquet_rows(file: BinaryIO, group: int) -> Iterator[Any]:
-    table = pq.ParquetFile(file)
-    columns = [name for name in table.schema_arrow.names if name in COLUMNS]
-    groups = list(range(group, table.num_row_groups))
-    for batch in table.iter_batches(DECODED_ROWS, row_groups=groups, columns=columns):
-        yield from batch.to_pylist()

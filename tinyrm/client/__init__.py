@@ -1,8 +1,7 @@
-"""The service from Python: Client, and AsyncClient for asyncio, with the same methods.
+"""Call the service from Python: Client, and AsyncClient with the same methods for asyncio.
 
-Both repeat a call, with growing random pauses, while the service is busy or cannot be reached; they honour
-`Retry-After`, and all tries together stay within `timeout_s`. Other errors are raised at once, as a kind of CallFailed
-(tinyrm/errors.py).
+Both repeat a call, with growing random pauses, while the service is busy or unreachable. They honour `Retry-After`, and
+all tries together stay within `timeout_s`. They raise other errors at once, as a kind of CallFailed (tinyrm/errors.py).
 """
 
 from tinyrm.api import CompareReply, ModelCard, RankReply, RewardsReply, Truncated, Usage

@@ -1,4 +1,4 @@
-"""The client's implementation: AsyncClient for asyncio, and what Client runs."""
+"""The implementation of both clients: AsyncClient for asyncio, and the coroutines that Client runs."""
 
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence, Sized
@@ -43,7 +43,10 @@ class AsyncClient:
         max_connections: int = 64,
         transport: Callable[[str, str | None, int], Transport] = AsyncTransport,
     ) -> None:
-        """transport: how calls are sent and waited for; the default one suits asyncio."""
+        """Take the arguments of Client.
+
+        transport: how calls are sent and waited for; the default is for asyncio.
+        """
         self._timeout_s, self._max_retries = timeout_s, max_retries
         self.transport = transport(base_url, api_key, max_connections)
 
@@ -56,18 +59,18 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections; calls that are running fail."""
+        """Close all connections; running calls fail."""
         await self.transport.close()
 
     async def compare(
         self, prompt: Prompt, response_a: str, response_b: str, **options: Unpack[CompareOptions]
     ) -> CompareReply:
-        """Return which of two responses is better, and how surely."""
+        """Return which of two responses is better, and with what probability."""
         texts = {"prompt": prompt, "response_a": response_a, "response_b": response_b}
         return parse(CompareReply, await self._send(post("/v1/compare", {**texts, **options})))
 
     async def compare_batch(self, items: Sequence[CompareItem]) -> list[CompareReply | ErrorBody]:
-        """Compare many in one call. Results are in order; an item that cannot be scored has an error in its place."""
+        """Compare many pairs in one call. Results are in order; an item that failed has an error in its place."""
         batch = Batch(items)
 
         async def attempt(deadline: CallDeadline) -> None:
@@ -89,11 +92,11 @@ class AsyncClient:
         concurrency: int = CONCURRENCY,
         progress: bool = False,
     ) -> AsyncGenerator[CompareReply | ErrorBody, None]:
-        """Compare a list of any length, `concurrency` batches at once. Yields results in order, as they come.
+        """Compare a list of any length. Yields results in the order of the items, as soon as they are known.
 
-        progress: show a bar on standard error (extra `progress`).
-
-        A batch that is too large for the service is halved.
+        batch_items: items in one call; a batch that is too large for the service is halved.
+        concurrency: calls at the same time.
+        progress: whether to show a bar on standard error (extra `progress`).
         """
         total = len(items) if isinstance(items, Sized) else None
         results = in_order(
@@ -106,7 +109,7 @@ class AsyncClient:
                     bar.update()
 
     async def rank(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[RankOptions]) -> RankReply:
-        """Return the order of 2 to 128 responses, and how far apart they are."""
+        """Return the order and the strengths of 2 to 128 responses."""
         body = {"prompt": prompt, "responses": list(responses), **options}
         return parse(RankReply, await self._send(post("/v1/rank", body)))
 
@@ -122,7 +125,7 @@ class AsyncClient:
         return parse(ModelList, await self._send(Call("GET", "/v1/models"))).models
 
     async def is_ready(self) -> bool:
-        """Return whether the service takes work now. One try, without repetitions."""
+        """Return whether the service accepts work now. Tries once."""
         try:
             await self.transport.send(Call("GET", "/readyz"), CallDeadline.after(self._timeout_s))
         except CallFailed:
@@ -142,7 +145,7 @@ class AsyncClient:
         return await self._repeat(partial(self.transport.send, call))
 
     async def _repeat(self, attempt: Callable[[CallDeadline], Awaitable[T]]) -> T:
-        """Try until it succeeds or repeating does not help. No pause is begun that would end after the deadline."""
+        """Repeat until it succeeds, fails for good, or the next pause would end after the deadline."""
         deadline = CallDeadline.after(self._timeout_s)
         for failures in count():
             try:
@@ -155,4 +158,4 @@ class AsyncClient:
                 if failures == self._max_retries or pause_s >= deadline.left_s():
                     raise
             await self.transport.sleep(pause_s)
-        raise AssertionError("count() has no end")
+        raise AssertionError("unreachable: count() has no end")

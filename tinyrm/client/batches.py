@@ -1,7 +1,7 @@
-"""Long lists: in batches, several of them at once, with results in the order of the items."""
+"""Process long lists in batches, several at once, with results in the order of the items."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -18,7 +18,7 @@ TOO_MUCH = (413, 422)  # an invalid item fails alone, so 422 can only mean the l
 
 
 class Bar(Protocol):
-    """What is used of tqdm."""
+    """The part of tqdm that is used."""
 
     def update(self, n: float = 1) -> bool | None: ...
 
@@ -48,13 +48,14 @@ async def in_order(
     batch_items: int,
     concurrency: int,
 ) -> AsyncGenerator[R, None]:
-    """Yield what `work` returns for each batch. Items are taken as they are needed; the first error ends it all."""
+    """Yield the results of `work` for each batch, in order. Items are read as needed; the first error ends it."""
     for name, value in {"batch_items": batch_items, "concurrency": concurrency}.items():
         if value < 1:
             raise InvalidInput(f"{name}: {value}; at least 1")
     running: deque[Awaitable[list[R]]] = deque()
     async with transport.tasks(concurrency) as start:
-        for batch in _batches(items, batch_items):
+        iterator = iter(items)
+        while batch := list(islice(iterator, batch_items)):
             running.append(start(work(batch)))
             if len(running) == concurrency:
                 for result in await running.popleft():
@@ -64,14 +65,8 @@ async def in_order(
                 yield result
 
 
-def _batches(items: Iterable[T], batch_items: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, batch_items)):
-        yield batch
-
-
 def halves(items: list[T], error: CallRefused) -> tuple[list[T], list[T]] | None:
-    """Split a list that was refused for its length or size; None if it is one item. Raises other refusals."""
+    """Return the halves of a list that was refused for its length or size; None for one item. Raises other refusals."""
     if error.status not in TOO_MUCH:
         raise error
     middle = len(items) // 2

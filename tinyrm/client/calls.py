@@ -1,4 +1,4 @@
-"""Calls of the service's API: what is sent, and what a reply or an error means."""
+"""Build the calls of the service's API, and interpret its replies and errors."""
 
 import json
 import uuid
@@ -20,18 +20,18 @@ from tinyrm.errors import CallFailed, CallRefused, CallTimedOut, InvalidInput, S
 AnyReply = TypeVar("AnyReply", bound=Reply)
 Prompt = str | Sequence[Message]
 
-# Statuses of a service, or of a proxy before it, that takes no work now.
+# Statuses of a service, or of a proxy before it, that accepts no work now.
 BUSY = (429, 502, 503, 504)
 
 
 class CompareOptions(TypedDict, total=False):
-    """Options of a comparison; what is missing or None is left to the service.
+    """Options of a comparison; the service chooses those that are missing or None.
 
     domain: one of the model's domains; each has its own instruction.
     instruction: replaces the domain's instruction.
     swap: `on` scores both orders, so that position cannot matter; `off` one order at half the cost; `auto` the second
         order only if the first is not decisive.
-    model: name or name@revision; a model that is not served is refused.
+    model: name or name@revision; the service refuses one that it does not serve.
     """
 
     domain: str | None
@@ -49,9 +49,9 @@ class CompareItem(CompareOptions):
 
 
 class GroupOptions(CompareOptions, total=False):
-    """Options of a ranking; domain, instruction, swap and model hold for every comparison.
+    """Options of a ranking; domain, instruction, swap and model apply to every comparison.
 
-    strategy: which pairs are compared; all unless given.
+    strategy: which pairs are compared; all by default.
     reference: the response that `strategy="reference"` compares with.
     """
 
@@ -72,13 +72,16 @@ class RankOptions(GroupOptions, total=False):
 
 
 def new_request_id() -> str:
-    """Return an id by which the service's log and ours name the same call."""
+    """Return an id that identifies a call in the client's and the service's logs."""
     return uuid.uuid4().hex
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request. request_id: the same in all tries, so that the service's log shows them together."""
+    """One request.
+
+    request_id: the same in all tries, so that the service's log shows them together.
+    """
 
     method: Literal["GET", "POST"]
     path: str
@@ -87,17 +90,17 @@ class Call:
 
 
 def post(path: str, body: Mapping[str, Any]) -> Call:
-    """Return a call without the fields that are None. Raises InvalidInput if the body cannot be written as JSON."""
+    """Return a call without the fields that are None. Raises InvalidInput if it cannot be written as JSON."""
     given = {name: value for name, value in body.items() if value is not None}
     try:
-        # ASCII: a lone surrogate reaches the service, and the service names the field that holds it.
+        # ASCII: a lone surrogate reaches the service, which returns an error that names the field.
         return Call("POST", path, json.dumps(given, allow_nan=False).encode())
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"the request cannot be written as JSON: {error}") from error
 
 
 def parse(kind: type[AnyReply], body: bytes) -> AnyReply:
-    """Return the body as a reply of this kind. Raises ServiceFailed if another program answers at this address."""
+    """Return the body as a reply of this kind. Raises ServiceFailed if another program sent it."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
@@ -109,7 +112,7 @@ def parse(kind: type[AnyReply], body: bytes) -> AnyReply:
 
 
 def check(response: httpx.Response, body: bytes, call: Call) -> bytes:
-    """Return the body of a successful response. Raises the kind of CallFailed that its status and error stand for."""
+    """Return the body of a successful response. Otherwise raises the CallFailed for its status and error."""
     status = response.status_code
     if status == httpx.codes.OK:
         return body
@@ -147,7 +150,7 @@ def _retry_after_s(header: str | None) -> float | None:
 
 
 class Batch:
-    """A list of comparisons over several tries: only the items whose error may pass are sent again."""
+    """A list of comparisons over several tries: only items with a transient error are sent again."""
 
     def __init__(self, items: Sequence[CompareItem]) -> None:
         self._request_id = new_request_id()
@@ -175,7 +178,7 @@ class Batch:
             if isinstance(latest := self._results[index], ErrorBody) and latest.is_transient
         ]
         if self._open:
-            raise ServiceBusy(f"{len(self._open)} items wait for a service that is less busy", kind="overloaded")
+            raise ServiceBusy(f"{len(self._open)} items were not scored because the service is busy", kind="overloaded")
 
     def results(self) -> list[CompareReply | ErrorBody]:
         """Return the result, or the error of the last try, of each item; nothing before the first reply."""

@@ -14,14 +14,18 @@ from tinyrm.client.transport import BlockingTransport, run
 class Client:
     """Calls to one service. Threads may share one client.
 
-    base_url: address of the service, such as http://localhost:8000.
-    api_key: sent as a bearer token, if the service needs one.
-    timeout_s: for a whole call, its repetitions and the pauses between them included. The service knows it too, and
+        client = Client("http://localhost:8000")
+        reply = client.compare("What is 2 + 2?", "4", "5")
+        reply.preferred, reply.probability_a
+
+    base_url: address of the service.
+    api_key: sent as a bearer token, if the service requires one.
+    timeout_s: limit of a whole call, with its repetitions and the pauses between them. It is sent to the service, which
         drops work that would be late.
     max_retries: tries after the first one.
-    max_connections: open at once.
+    max_connections: connections that are open at the same time.
 
-    Every method raises a kind of CallFailed (tinyrm/errors.py), and InvalidInput for what cannot be sent at all.
+    Every method raises a kind of CallFailed (tinyrm/errors.py), and InvalidInput for arguments that cannot be sent.
     """
 
     def __init__(
@@ -49,17 +53,17 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections; calls that are running fail."""
+        """Close all connections; running calls fail."""
         run(self._client.aclose())
 
     def compare(
         self, prompt: Prompt, response_a: str, response_b: str, **options: Unpack[CompareOptions]
     ) -> CompareReply:
-        """Return which of two responses is better, and how surely."""
+        """Return which of two responses is better, and with what probability."""
         return run(self._client.compare(prompt, response_a, response_b, **options))
 
     def compare_batch(self, items: Sequence[CompareItem]) -> list[CompareReply | ErrorBody]:
-        """Compare many in one call. Results are in order; an item that cannot be scored has an error in its place."""
+        """Compare many pairs in one call. Results are in order; an item that failed has an error in its place."""
         return run(self._client.compare_batch(items))
 
     def compare_many(
@@ -70,11 +74,11 @@ class Client:
         concurrency: int = CONCURRENCY,
         progress: bool = False,
     ) -> Iterator[CompareReply | ErrorBody]:
-        """Compare a list of any length, `concurrency` batches at once. Yields results in order, as they come.
+        """Compare a list of any length. Yields results in the order of the items, as soon as they are known.
 
-        progress: show a bar on standard error (extra `progress`).
-
-        A batch that is too large for the service is halved.
+        batch_items: items in one call; a batch that is too large for the service is halved.
+        concurrency: calls at the same time.
+        progress: whether to show a bar on standard error (extra `progress`).
         """
         results = self._client.compare_many(items, batch_items=batch_items, concurrency=concurrency, progress=progress)
         try:
@@ -86,7 +90,7 @@ class Client:
             run(results.aclose())
 
     def rank(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[RankOptions]) -> RankReply:
-        """Return the order of 2 to 128 responses, and how far apart they are."""
+        """Return the order and the strengths of 2 to 128 responses."""
         return run(self._client.rank(prompt, responses, **options))
 
     def rewards(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[RewardsOptions]) -> RewardsReply:
@@ -98,5 +102,5 @@ class Client:
         return run(self._client.models())
 
     def is_ready(self) -> bool:
-        """Return whether the service takes work now. One try, without repetitions."""
+        """Return whether the service accepts work now. Tries once."""
         return run(self._client.is_ready())

@@ -1,8 +1,8 @@
 """The two ways to send a call: with asyncio, and by blocking the thread.
 
-The client is written once, as coroutines over a `Transport`. With the blocking transport nothing in them ever suspends,
-so `run` completes them with one step and without an event loop: a thread may be inside of an event loop already, and a
-forked process needs nothing that its parent had.
+The client is written once, as coroutines over a `Transport`. With the blocking transport these never suspend, so `run`
+completes each in one step and without an event loop. It works in a thread that already runs an event loop, and in a
+forked process.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class CallDeadline:
         return min(MAX_TIMEOUT_MS, max(1, int(1000 * (left_s - min(0.5, left_s / 10)))))
 
     def httpx_timeouts(self) -> dict[str, float]:
-        """Return what is left for each phase of a request; at least 1 ms, because httpx reads 0 as `do not wait`."""
+        """Return the timeout of each phase of a request: the time left, at least 1 ms (0 means `do not wait`)."""
         left_s = max(1e-3, self.left_s())
         return {"connect": min(left_s, CONNECT_TIMEOUT_S), "read": left_s, "write": left_s, "pool": left_s}
 
@@ -59,7 +59,7 @@ class CallDeadline:
 
 
 class Transport(Protocol):
-    """Where the client waits."""
+    """How the client sends a call and waits."""
 
     async def send(self, call: Call, deadline: CallDeadline) -> bytes:
         """Return the body of a successful response. Raises CallFailed."""
@@ -67,7 +67,7 @@ class Transport(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
     def tasks(self, limit: int) -> AbstractAsyncContextManager[Start[Any]]:
-        """Return what starts coroutines beside each other, at most `limit`; at the end those that run are cancelled."""
+        """Return a function that starts coroutines, at most `limit` at once; the end of the context cancels them."""
 
     async def close(self) -> None: ...
 
@@ -89,7 +89,7 @@ class AsyncTransport:
         await asyncio.sleep(seconds)
 
     @asynccontextmanager
-    async def tasks(self, limit: int) -> AsyncGenerator[Start[Any]]:  # noqa: ARG002 - the caller keeps to it
+    async def tasks(self, limit: int) -> AsyncGenerator[Start[Any]]:  # noqa: ARG002 - the caller starts no more
         running: list[asyncio.Task[Any]] = []
 
         def start(work: Coroutine[Any, Any, T]) -> Awaitable[T]:
@@ -118,7 +118,7 @@ class BlockingTransport:
         timeouts = deadline.httpx_timeouts()
 
         def update(event: str, _info: Any) -> None:
-            """Give each phase what the phases before it have left; httpx bounds each phase by itself."""
+            """Give each phase the time that is left; httpx limits each phase separately."""
             if event.endswith(".started"):
                 timeouts.update(deadline.httpx_timeouts())
 
@@ -147,7 +147,7 @@ class BlockingTransport:
 
 @dataclass(frozen=True, slots=True)
 class _Finished:
-    """A thread's result, waited for without suspending."""
+    """A thread's result; `await` blocks instead of suspending."""
 
     future: "Future[Any]"
 
@@ -174,18 +174,14 @@ def _http_options(base_url: str, api_key: str | None, max_connections: int) -> d
             # The message does not repeat the key.
             raise InvalidInput("api_key: must be one word of ASCII characters, as `tinyrm keys new` printed it")
         headers["Authorization"] = f"Bearer {api_key}"
-    # All connections stay open: the next call finds one.
+    # All connections stay open for the next calls.
     limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
-    return {"base_url": _checked_url(base_url), "headers": headers, "limits": limits}
-
-
-def _checked_url(text: str) -> str:
     with suppress(ValueError, httpx.InvalidURL):
-        httpx.URL(text)  # stricter than urlsplit, which drops a newline at the end
-        parts = urlsplit(text)
+        httpx.URL(base_url)  # stricter than urlsplit, which drops a newline at the end
+        parts = urlsplit(base_url)
         if parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0):
-            return text
-    raise InvalidInput(f"base_url: {text!r} is not an address; write http://host:port")
+            return {"base_url": base_url, "headers": headers, "limits": limits}
+    raise InvalidInput(f"base_url: {base_url!r} is not an address; write http://host:port")
 
 
 def _request(
