@@ -161,7 +161,7 @@ def test_the_starter_scores_without_a_service(installed: Installed) -> None:
 @pytest.mark.parametrize(
     ("words", "extra"), [(["train", "starter/4-cloze"], "train"), (["export", "--model", "x", "--out", "y"], "export")]
 )
-def test_a_missing_extra_is_one_line_that_says_what_to_install(
+def test_a_missing_extra_is_one_line_that_names_the_installation(
     installed: Installed, words: list[str], extra: str
 ) -> None:
     hidden = f"import sys; sys.modules['torch'] = None; from tinyrm.cli import main; sys.exit(main({words}))"

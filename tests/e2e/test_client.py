@@ -75,7 +75,7 @@ def check_each_line_once(out: Path) -> None:
     assert all(0 < r["tinyrm"]["reply"]["probability_a"] < 1 for r in records if r["id"] not in wrong)
 
 
-def test_both_clients_say_what_the_service_says(service: Process) -> None:
+def test_both_clients_return_the_replies_of_the_service(service: Process) -> None:
     body = dict(zip(("prompt", "response_a", "response_b"), TEXTS, strict=True))
     said = service.post("/v1/compare", body).json()
     item: CompareItem = {"prompt": [{"role": "user", "content": TEXTS[0]}], "response_a": "4", "response_b": "5"}
@@ -163,7 +163,7 @@ def test_keys(bundle_folder: Path, tmp_path: Path) -> None:
         assert done.stdout.startswith("toy@"), done.stderr
 
 
-def test_commands_answer(service: Process) -> None:
+def test_commands_print_the_replies(service: Process) -> None:
     compared = run("compare", TEXTS[0], "-", TEXTS[2], "--url", url_of(service), "--json", stdin=TEXTS[1])
     assert compared.returncode == 0, compared.stderr
     with Client(url_of(service)) as client:
@@ -188,7 +188,7 @@ def test_real_pairs_are_scored_into_a_file(service: Process, data_dir: Path, tmp
     assert records[0]["tinyrm"]["reply"]["margin"] == pytest.approx(first.margin, abs=1e-4)
 
 
-def test_a_killed_service_costs_no_line(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
+def test_no_line_is_lost_when_the_service_is_killed(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle; the command stops when it has waited long enough, and its next run finishes."""
     out, port = tmp_path / "out.jsonl", free_port()
     words = command("score", pairs, "--out", out, "--url", f"http://127.0.0.1:{port}", "--batch-items", 10)
@@ -209,7 +209,7 @@ def test_a_killed_service_costs_no_line(bundle_folder: Path, pairs: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_service_that_is_back_soon_is_waited_for(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
+def test_the_command_waits_for_a_service_that_restarts(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
     out, port = tmp_path / "out.jsonl", free_port()
     words = command("score", pairs, "--out", out, "--url", f"http://127.0.0.1:{port}", "--batch-items", 10)
     with started(bundle_folder, port=port) as service:
@@ -236,7 +236,7 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
-def test_a_killed_command_goes_on_where_it_was(
+def test_a_killed_command_continues_where_it_stopped(
     bundle_folder: Path, pairs: Path, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
     out = tmp_path / "out.jsonl"

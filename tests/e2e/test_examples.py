@@ -47,14 +47,14 @@ def run_alone(example: str, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_every_example_is_here() -> None:
+def test_every_example_has_a_case() -> None:
     without_a_service = ["clean_preferences"]
     here = sorted(file.stem for file in (REPOSITORY / "examples").glob("*.py"))
     assert here == sorted([*PRINTED, *without_a_service])
 
 
 @pytest.mark.parametrize("example", sorted(PRINTED.keys() - {"trl_grpo"}))
-def test_it_runs_and_prints_its_result(example: str, service: Process, tmp_path: Path) -> None:
+def test_an_example_runs_and_prints_its_result(example: str, service: Process, tmp_path: Path) -> None:
     printed = run(example, service, tmp_path)
     assert re.search(PRINTED[example], printed), printed
 

@@ -80,7 +80,7 @@ def test_a_new_revision_takes_over_without_a_failed_request(bundle_folder: Path,
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_key_that_may_asks_for_the_new_revision(bundle_folder: Path, tmp_path: Path, workers: int) -> None:
+def test_a_key_with_the_scope_requests_a_reload(bundle_folder: Path, tmp_path: Path, workers: int) -> None:
     folder, path = tmp_path / "toy", tmp_path / "keys.json"
     shutil.copytree(bundle_folder, folder)
     may_not = bearer(keys(path, "new", "--name", "trainer", "--scopes", "score"))
@@ -97,7 +97,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_a_broken_revision_leaves_the_old_one_in_its_place(bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_broken_revision_leaves_the_old_one_served(bundle_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "toy"
     shutil.copytree(bundle_folder, folder)
     with started(folder) as service:
@@ -114,7 +114,7 @@ def test_a_broken_revision_leaves_the_old_one_in_its_place(bundle_folder: Path, 
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_the_domain_picks_the_specialist(bundle_folder: Path, tmp_path: Path, workers: int) -> None:
+def test_the_domain_selects_the_specialist(bundle_folder: Path, tmp_path: Path, workers: int) -> None:
     specialist = changed_copy(bundle_folder, tmp_path / "safe", name="safe", temperature=3.0)
     with started(bundle_folder, specialists=f"safety={tmp_path / 'safe'}", workers=workers) as service:
         default = Bundle.open(bundle_folder).manifest.identity

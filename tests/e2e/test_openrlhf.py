@@ -94,7 +94,7 @@ async def posted(session: aiohttp.ClientSession, url: str, body: Any) -> Any:
         return await response.json()
 
 
-def test_openrlhf_bodies_as_documented(trainers: Process, expected: list[list[float]]) -> None:
+def test_the_documented_openrlhf_bodies_are_accepted(trainers: Process, expected: list[list[float]]) -> None:
     async def ask(session: aiohttp.ClientSession, prompt: str, response: str) -> float:
         body = {"query": [prompt + response + "<|im_end|>"], "prompts": [prompt], "labels": [""]}
         reply = await posted(session, f"http://127.0.0.1:{trainers.port}/get_reward", body)
@@ -106,7 +106,7 @@ def test_openrlhf_bodies_as_documented(trainers: Process, expected: list[list[fl
     check(asyncio.run(ask_all(ask)), expected)
 
 
-def test_slime_bodies_as_documented(trainers: Process, expected: list[list[float]]) -> None:
+def test_the_documented_slime_bodies_are_accepted(trainers: Process, expected: list[list[float]]) -> None:
     async def ask(session: aiohttp.ClientSession, prompt: str, response: str) -> float:
         body = {"prompt": prompt, "response": response, "label": None}
         reward = await posted(session, f"http://127.0.0.1:{trainers.port}/rm", body)
@@ -117,7 +117,7 @@ def test_slime_bodies_as_documented(trainers: Process, expected: list[list[float
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_verl_bodies_as_documented(trainers: Process, expected: list[list[float]], engine: str) -> None:
+def test_the_documented_verl_bodies_are_accepted(trainers: Process, expected: list[list[float]], engine: str) -> None:
     async def ask(session: aiohttp.ClientSession, prompt: str, response: str) -> float:
         text = f"{prompt}{response}<|im_end|>\n"
         base = f"http://127.0.0.1:{trainers.port}"
@@ -195,7 +195,7 @@ def wait_for_samples(process: Process, count: int) -> None:
         time.sleep(0.02)
 
 
-def test_a_client_that_vanishes_leaves_its_cohort(trainers: Process) -> None:
+def test_a_client_that_disconnects_leaves_its_cohort(trainers: Process) -> None:
     body = json.dumps({"prompt": "Will you wait?", "response": "No.", "label": None}).encode()
     head = b"POST /rm HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
     with closing(socket.create_connection(("127.0.0.1", trainers.port))) as connection:
@@ -204,7 +204,7 @@ def test_a_client_that_vanishes_leaves_its_cohort(trainers: Process) -> None:
     wait_for_samples(trainers, 0)
 
 
-def test_a_service_that_is_asked_to_leave_answers_those_who_wait() -> None:
+def test_a_service_that_stops_replies_to_waiting_samples() -> None:
     async def ask(port: int) -> Any:
         async with aiohttp.ClientSession() as session:
             url = f"http://127.0.0.1:{port}/rm"

@@ -55,7 +55,7 @@ def total(process: Process, metric: str) -> float:
 
 
 @pytest.mark.parametrize("model", ["toy", "starter"])
-def test_serves_refuses_and_leaves_as_asked(model: str, bundle_folder: Path) -> None:
+def test_the_service_replies_refuses_and_stops_on_sigterm(model: str, bundle_folder: Path) -> None:
     folder = STARTER if model == "starter" else bundle_folder
     spec = Bundle.open(folder).manifest.spec
     comparison = Comparison(PAIR["prompt"], PAIR["response_a"], PAIR["response_b"])
@@ -76,7 +76,7 @@ def test_serves_refuses_and_leaves_as_asked(model: str, bundle_folder: Path) -> 
         assert not process.is_listening()
 
 
-def test_real_pairs_over_http_answer_as_offline(data_dir: Path) -> None:
+def test_real_pairs_over_http_get_the_offline_results(data_dir: Path) -> None:
     pairs = read_pairs(data_dir / "validation.jsonl.gz")[::120]
     scorer, spec = Scorer.open(STARTER), Bundle.open(STARTER).manifest.spec
     expected = scorer.score(
@@ -98,7 +98,7 @@ def keys(path: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_keys_are_asked_for_and_revoked_while_it_runs(bundle_folder: Path, tmp_path: Path) -> None:
+def test_keys_are_required_and_can_be_revoked_while_the_service_runs(bundle_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     trainer = keys(path, "new", "--name", "trainer", "--scopes", "score")
     with started(bundle_folder, api_keys_file=path) as process:
@@ -115,14 +115,14 @@ def test_keys_are_asked_for_and_revoked_while_it_runs(bundle_folder: Path, tmp_p
         assert (status(trainer), status(later, "/metrics")) == (401, 200)
 
 
-def test_missing_file_of_keys_is_code_3(bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_missing_file_of_keys_is_exit_code_3(bundle_folder: Path, tmp_path: Path) -> None:
     done = refused_start(model=bundle_folder, api_keys_file=tmp_path / "none.json")
     assert done.returncode == 3
     assert "invalid_keys" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_bytes_on_the_wire_that_are_no_request_do_no_harm(bundle_folder: Path) -> None:
+def test_bytes_that_are_not_a_request_do_no_harm(bundle_folder: Path) -> None:
     lying = b"POST /v1/compare HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{"
     with started(bundle_folder) as process:
         for garbage in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"POST /v1/compare HTTP/1.1\r\n", lying):
@@ -134,7 +134,7 @@ def test_bytes_on_the_wire_that_are_no_request_do_no_harm(bundle_folder: Path) -
 
 
 @pytest.mark.parametrize(("drain_timeout_s", "items"), [(3600, 80), pytest.param(0.1, 500, marks=pytest.mark.slow)])
-def test_everything_accepted_is_answered_when_asked_to_leave(
+def test_every_accepted_comparison_gets_a_reply_after_sigterm(
     bundle_folder: Path, drain_timeout_s: float, items: int
 ) -> None:
     one_at_a_time = {"max_batch_tokens": 512, "drain_timeout_s": drain_timeout_s}
@@ -154,7 +154,7 @@ def test_everything_accepted_is_answered_when_asked_to_leave(
     assert statuses <= ({200} if drain_timeout_s == 3600 else {200, 503})
 
 
-def test_a_long_list_that_is_cut_short_keeps_what_was_answered(bundle_folder: Path) -> None:
+def test_a_list_that_exceeds_the_drain_time_keeps_its_finished_results(bundle_folder: Path) -> None:
     """Most of it has not even been encoded when the time to drain is over."""
     slowly = {"max_batch_tokens": 512, "drain_timeout_s": 0.1}
     with started(bundle_folder, **slowly) as process, ThreadPoolExecutor(1) as client:
@@ -168,7 +168,7 @@ def test_a_long_list_that_is_cut_short_keeps_what_was_answered(bundle_folder: Pa
     assert kinds["answered"] > 20
 
 
-def test_second_signal_leaves_at_once(bundle_folder: Path) -> None:
+def test_a_second_signal_ends_the_process_at_once(bundle_folder: Path) -> None:
     slowly = {"max_batch_tokens": 512, "drain_timeout_s": 3600}
     with started(bundle_folder, **slowly) as process, ThreadPoolExecutor(1) as clients:
         batch = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 500})
@@ -184,7 +184,7 @@ def test_second_signal_leaves_at_once(bundle_folder: Path) -> None:
             assert batch.result().status_code != 200, "what was accepted is not waited for"
 
 
-def test_missing_bundle_is_one_clear_line_and_code_3(tmp_path: Path) -> None:
+def test_a_missing_bundle_is_one_line_and_exit_code_3(tmp_path: Path) -> None:
     done = refused_start(model=tmp_path / "nothing", log_format="text")
     assert done.returncode == 3
     (line,) = (done.stdout + done.stderr).strip().splitlines()
@@ -192,7 +192,7 @@ def test_missing_bundle_is_one_clear_line_and_code_3(tmp_path: Path) -> None:
     assert f"{tmp_path / 'nothing'} is not a folder" in line
 
 
-def test_changed_bundle_is_refused(bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_changed_bundle_is_refused(bundle_folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "toy"
     shutil.copytree(bundle_folder, copy)
     with (copy / "tokenizer.json").open("a") as file:
@@ -203,21 +203,21 @@ def test_changed_bundle_is_refused(bundle_folder: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_unknown_setting_is_code_2() -> None:
+def test_an_unknown_setting_is_exit_code_2() -> None:
     done = refused_start(modle="models/starter")
     assert done.returncode == 2
     assert done.stderr.startswith("tinyrm: unknown settings TINYRM_MODLE; known: ")
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_wrong_setting_is_code_2_and_named() -> None:
+def test_a_wrong_setting_is_exit_code_2_and_is_named() -> None:
     done = refused_start(port="eighty")
     assert done.returncode == 2
     assert "port" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_taken_port_is_code_3(bundle_folder: Path) -> None:
+def test_a_port_in_use_is_exit_code_3(bundle_folder: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -227,7 +227,7 @@ def test_taken_port_is_code_3(bundle_folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_settings_are_printed_on_demand() -> None:
+def test_an_option_prints_the_settings() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "service", "--settings"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
@@ -248,7 +248,7 @@ def disconnect_somewhere(port: int, request: bytes, dice: random.Random) -> None
                 connection.recv(10)
 
 
-def test_clients_that_vanish_leave_a_service_that_answers(bundle_folder: Path) -> None:
+def test_the_service_replies_after_many_clients_disconnected(bundle_folder: Path) -> None:
     content = json.dumps({"items": [PAIR, LONG]}).encode()
     head = f"POST /v1/compare/batch HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
     dice = random.Random(7)
@@ -266,7 +266,7 @@ def test_clients_that_vanish_leave_a_service_that_answers(bundle_folder: Path) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
-def test_the_service_outlives_its_engine_and_says_so(bundle_folder: Path, number: signal.Signals) -> None:
+def test_the_service_survives_its_engine_and_reports_the_loss(bundle_folder: Path, number: signal.Signals) -> None:
     with started(bundle_folder, engine_timeout_s=1) as process, ThreadPoolExecutor(4) as clients:
         (engine,) = psutil.Process(process.popen.pid).children()
         batch = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 300})
@@ -285,14 +285,14 @@ def test_the_service_outlives_its_engine_and_says_so(bundle_folder: Path, number
     assert not engine.is_running()
 
 
-def test_nothing_is_left_of_a_service_that_was_killed(bundle_folder: Path) -> None:
+def test_a_killed_service_leaves_no_process(bundle_folder: Path) -> None:
     with started(bundle_folder) as process:
         (engine,) = psutil.Process(process.popen.pid).children()
         process.popen.kill()
         wait_until(lambda: not engine.is_running())
 
 
-def test_what_a_client_left_behind_is_never_run(bundle_folder: Path) -> None:
+def test_the_work_of_a_disconnected_client_is_never_run(bundle_folder: Path) -> None:
     with started(bundle_folder) as process, ThreadPoolExecutor(2) as clients:
         busy = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 100})
         wait_until_accepted(process, 20)

@@ -30,7 +30,7 @@ def names(service: Process) -> set[str]:
     return {re.split("[{ ]", line)[0] for line in lines if not line.startswith("#")}
 
 
-def test_two_workers_answer_as_one_and_count_together(bundle_folder: Path) -> None:
+def test_two_workers_give_the_results_of_one_and_share_their_counts(bundle_folder: Path) -> None:
     with started(bundle_folder) as one, started(bundle_folder, workers=2) as two:
         assert len(processes(two, WORKER)) == 2
         assert len(processes(two, ENGINE)) == 1
@@ -47,7 +47,7 @@ def test_two_workers_answer_as_one_and_count_together(bundle_folder: Path) -> No
 
 
 @pytest.mark.slow
-def test_what_all_processes_take_is_one_number(bundle_folder: Path) -> None:
+def test_metrics_cover_the_memory_of_all_processes(bundle_folder: Path) -> None:
     def told(role: str) -> float:
         return total(two, f'tinyrm_process_resident_memory_bytes{{role="{role}"}}')
 
@@ -82,7 +82,7 @@ def test_refusals_and_deadlines_are_the_same(bundle_folder: Path) -> None:
         assert all(int(reply.headers["Retry-After"]) >= 1 for reply in replies if reply.status_code == 429)
 
 
-def test_a_worker_that_dies_is_replaced(bundle_folder: Path) -> None:
+def test_a_killed_worker_is_replaced(bundle_folder: Path) -> None:
     with started(bundle_folder, workers=2) as service:
         first, _ = processes(service, WORKER)
         first.kill()
@@ -116,7 +116,7 @@ def test_a_new_worker_does_not_serve_another_bundle_than_the_queue(bundle_folder
 
 
 @pytest.mark.slow
-def test_the_engines_death_is_seen_by_all_workers(bundle_folder: Path) -> None:
+def test_all_workers_notice_the_loss_of_the_engine(bundle_folder: Path) -> None:
     with started(bundle_folder, workers=2) as service:
         (engine,) = processes(service, ENGINE)
         engine.send_signal(signal.SIGSTOP)
@@ -127,7 +127,7 @@ def test_the_engines_death_is_seen_by_all_workers(bundle_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_accepted_is_answered_before_all_leave(bundle_folder: Path) -> None:
+def test_accepted_work_is_finished_before_all_processes_end(bundle_folder: Path) -> None:
     with started(bundle_folder, workers=2, max_batch_tokens=512) as service, ThreadPoolExecutor(31) as clients:
         batch = clients.submit(service.post, "/v1/compare/batch", {"items": [LONG] * 80})
         singles = [clients.submit(service.post, "/v1/compare", LONG) for _ in range(30)]
@@ -140,7 +140,7 @@ def test_what_was_accepted_is_answered_before_all_leave(bundle_folder: Path) -> 
 
 
 @pytest.mark.slow
-def test_nothing_is_left_of_a_service_that_was_killed(bundle_folder: Path) -> None:
+def test_a_killed_service_leaves_no_process(bundle_folder: Path) -> None:
     with started(bundle_folder, workers=2) as service:
         everybody = psutil.Process(service.popen.pid).children()
         assert len(everybody) == 3

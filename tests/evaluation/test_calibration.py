@@ -37,7 +37,7 @@ def test_a_known_temperature_is_found() -> None:
     assert after.brier < before.brier
 
 
-def test_reading_at_the_own_temperature_changes_nothing() -> None:
+def test_the_bundles_own_temperature_changes_nothing() -> None:
     pairs = [judged(z, temperature=2.0) for z in (-1.5, 0.2, 4.0)]
     p_right = np.array([j.preference.p_a for j in pairs])
     own = calibration_at(pairs, 2.0)
@@ -45,7 +45,7 @@ def test_reading_at_the_own_temperature_changes_nothing() -> None:
     assert own.brier == pytest.approx(((1 - p_right) ** 2).mean())
 
 
-def test_bins_hold_every_answer_once() -> None:
+def test_bins_contain_every_result_once() -> None:
     bins = reliability(np.array([0.9] * 7 + [0.1] * 3 + [0.5, 1.0]))
     assert sum(b.pairs for b in bins) == 12
     assert [(b.confidence, b.accuracy, b.pairs) for b in bins] == [

@@ -24,7 +24,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return main()
 
 
-def test_prints_a_table_and_ends_in_json(monkeypatch, capsys, bundle_folder: Path, pairs: Path) -> None:
+def test_the_command_prints_a_table_and_json_as_the_last_line(
+    monkeypatch, capsys, bundle_folder: Path, pairs: Path
+) -> None:
     assert run(monkeypatch, "--bundle", bundle_folder, "--pairs", pairs) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("| safety | 5 | 5 |") for line in lines)
@@ -145,7 +147,7 @@ def test_a_checkpoint_is_judged_under_one_instruction(monkeypatch, capsys, train
         (("--pairs", "x", "--domain", "poetry"), "poetry"),
     ],
 )
-def test_what_does_not_go_together_is_said(monkeypatch, capsys, bundle_folder, options, said) -> None:
+def test_options_that_exclude_each_other_are_refused_by_name(monkeypatch, capsys, bundle_folder, options, said) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert run(monkeypatch, *options, "--bundle", bundle_folder) == 1
     error = capsys.readouterr().err
@@ -158,7 +160,7 @@ def test_only_a_bundle_can_be_written_to(monkeypatch, capsys, pairs) -> None:
     assert "--bundle" in capsys.readouterr().err
 
 
-def test_what_was_found_is_printed_even_if_it_cannot_be_written(
+def test_results_are_printed_even_if_they_cannot_be_written(
     monkeypatch, capsys, tmp_path, bundle_folder, pairs
 ) -> None:
     (tmp_path / "file").touch()
@@ -180,7 +182,7 @@ def test_nothing_changes_in_a_bundle_if_the_benchmark_cannot_be_read(
     assert Bundle.open(bundle).manifest == Bundle.open(bundle_folder).manifest
 
 
-def test_results_say_what_was_asked(monkeypatch, capsys, bundle_folder, judge_bench) -> None:
+def test_results_contain_the_options_of_the_run(monkeypatch, capsys, bundle_folder, judge_bench) -> None:
     options = ("--data", judge_bench, "--domain", "general")
     assert run(monkeypatch, "judge-bench", "--bundle", bundle_folder, *options) == 0
     asked = json.loads(capsys.readouterr().out.splitlines()[-1])["asked"]

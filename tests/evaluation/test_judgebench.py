@@ -14,7 +14,7 @@ def test_known_scorers(judge_bench: Path) -> None:
     assert run(target(first_is_better), str(judge_bench)).headline.value == 0
 
 
-def test_one_verdict_each_is_lost_by_theirs_and_decided_by_ours(judge_bench: Path) -> None:
+def test_inconsistent_verdicts_are_wrong_by_the_benchmark_and_decided_by_the_mean(judge_bench: Path) -> None:
     """+2 with the right one first, -1 with it second: inconsistent, and right on average."""
     report = run(target(torn), str(judge_bench))
     assert report.headline.value == 0

@@ -23,7 +23,7 @@ class Prompt(Row):
     prompt: str
 
 
-def test_splits_of_a_folder(reward_bench: Path) -> None:
+def test_the_splits_of_a_folder_are_read(reward_bench: Path) -> None:
     assert len(load_rows(str(reward_bench), "filtered", RewardBenchRow)) == 92
     assert len(load_rows(str(reward_bench), "raw", RewardBenchRow)) == 94
     assert has_split(str(reward_bench), "raw")
@@ -44,7 +44,7 @@ def test_a_file_is_one_split(tmp_path: Path, suffix: str) -> None:
     assert not has_split(str(path), "raw")
 
 
-def test_what_the_library_saved(tmp_path: Path) -> None:
+def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
     DatasetDict({"raw": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "saved")
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "one")
     assert len(load_rows(str(tmp_path / "saved"), "raw", Prompt)) == 3
@@ -63,7 +63,7 @@ def test_another_schema_is_named(tmp_path: Path) -> None:
         load_rows(str(path), "any", Prompt)
 
 
-def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_file_or_split_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(InvalidInput, match="name a hub id, a folder or a file"):
@@ -75,7 +75,7 @@ def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_rows(str(tmp_path / "rows.txt"), "test", Prompt)
 
 
-def test_an_empty_response_is_judged_all_the_same(bundle_folder: Path) -> None:
+def test_an_empty_response_is_scored_as_a_blank(bundle_folder: Path) -> None:
     row = RewardBenchRow.model_validate(reward_bench_row(0, "donotanswer", "I would rather not.", ""))
     target = open_bundle(bundle_folder)
     (scored,) = score_pairs(target, [row.pair()])

@@ -43,13 +43,13 @@ def test_compute_has_both_counts_and_the_published_models(tmp_path: Path, figure
     assert imread(tmp_path / "compute.png").size > 1000
 
 
-def test_a_cost_by_one_count_and_no_published_models(tmp_path: Path, figures: list[Figure]) -> None:
+def test_a_picture_without_published_models_has_one_count(tmp_path: Path, figures: list[Figure]) -> None:
     unknown = COST.model_copy(update={"paper_gflops_per_pair": None})
     plot_compute("pairs", "ours@1", Share(value=0.6, low=0.5, high=0.7), unknown, tmp_path / "compute.png")
     assert [text.get_text() for text in figures[0].axes[0].texts] == ["ours@1"]
 
 
-def test_anchors_are_of_their_benchmark_and_cost_what_the_paper_says() -> None:
+def test_anchors_belong_to_their_benchmark_and_have_the_papers_costs() -> None:
     assert len(anchors_for("reward-bench")) == len(ANCHORS)
     assert [anchor.name for anchor in anchors_for("judge-bench")] == ["Skywork-Reward-V2-Qwen3-0.6B"]
     assert anchors_for("pairs") == []
@@ -68,7 +68,7 @@ def test_reliability_is_a_picture_of_the_bins(reward_bench: Path, tmp_path: Path
     assert imread(tmp_path / "reliability.png").size > 1000
 
 
-def test_who_scores_responses_alone_reads_each_once_however_many_pairs_they_make() -> None:
+def test_a_model_of_single_responses_scores_each_once_whatever_the_number_of_pairs() -> None:
     alone = next(anchor for anchor in ANCHORS if anchor.name == "Skywork-Reward-V2-Qwen3-0.6B")
     one_pair = alone.paper_gflops(100, "judge-bench")
     # Four responses are read where two pairs would be, six where three would be.

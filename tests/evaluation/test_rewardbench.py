@@ -60,7 +60,7 @@ def test_length_is_right_where_the_right_response_is_longer(reward_bench: Path) 
     assert report.figures["paper"]["Chat"]["value"] == pytest.approx(0.843 * 7 / 22 + 0.157 * 6 / 24)
 
 
-def test_who_always_takes_the_first_decides_nothing(reward_bench: Path) -> None:
+def test_a_scorer_that_always_prefers_the_first_decides_nothing(reward_bench: Path) -> None:
     report = run(target(first_is_better), str(reward_bench))
     every = report.figures["length"]["all"]
     assert report.headline.value == 0  # a tie is wrong, as officially
@@ -70,7 +70,7 @@ def test_who_always_takes_the_first_decides_nothing(reward_bench: Path) -> None:
     assert every["swap_consistency"]["value"] == 0
 
 
-def test_coins_get_what_they_threw(reward_bench: Path) -> None:
+def test_a_random_scorer_gets_the_share_of_its_throws(reward_bench: Path) -> None:
     report = run(target(coin), str(reward_bench))
     for name, share in report.figures["subsets"].items():
         throws = [
@@ -80,7 +80,7 @@ def test_coins_get_what_they_threw(reward_bench: Path) -> None:
     assert report.headline.low < report.headline.value < report.headline.high
 
 
-def test_without_the_raw_split_the_papers_chat_is_said_to_be_missing(reward_bench: Path) -> None:
+def test_without_the_raw_split_the_papers_chat_is_reported_as_missing(reward_bench: Path) -> None:
     report = run(target(oracle), str(reward_bench / "data" / "filtered-00000-of-00001.parquet"))
     assert report.headline.value == 1
     assert list(report.figures["paper"]) == ["Reasoning", "Safety"]
@@ -99,7 +99,7 @@ def test_every_subset_has_its_row(reward_bench: Path) -> None:
     assert "**score: mean of 4**" in markdown
 
 
-def test_one_order_alone_and_a_part_of_the_benchmark_are_called_so(reward_bench: Path, tmp_path: Path) -> None:
+def test_one_order_and_a_part_of_the_benchmark_are_labelled_as_such(reward_bench: Path, tmp_path: Path) -> None:
     report = run(target(torn), str(reward_bench))
     assert report.headline.value == 1
     assert report.figures["one_order"]["score"] == 0.5, "right only where the right response stands first"

@@ -17,7 +17,7 @@ def row(id_: str, right: int, wrong: int) -> RewardBench2Row:
     return RewardBench2Row(id=id_, prompt="p", subset="Ties", **responses)
 
 
-def test_a_win_is_shared_by_those_who_have_the_highest_score() -> None:
+def test_responses_with_the_highest_score_share_the_win() -> None:
     assert best_of([2, 1, 0, -3], 1) == 1
     assert best_of([2, 2, 0, -3], 1) == 0.5
     assert best_of([1, 1, 1, 1], 1) == 0.25
@@ -63,20 +63,20 @@ def test_ties_by_hand() -> None:
     assert parts["score"] == pytest.approx(0.15 + 0.15 + 0.1 + 0.01 * margin)
 
 
-def test_no_spread_and_no_gap_is_no_margin() -> None:
+def test_without_spread_and_gap_there_is_no_margin() -> None:
     rows = [(row("tied:1", 2, 1), [0.0, 0.0, 0.0]), (row("ref:1", 1, 1), [0.0, 0.0])]
     parts = ties_score(rows)
     assert {part.value for part in parts.values()} == {0}
 
 
-def test_ids_that_are_no_twins_are_refused() -> None:
+def test_ids_without_a_twin_are_refused() -> None:
     with pytest.raises(InvalidInput, match="neither ref:N nor tied:N"):
         ties_score([(row("7", 1, 1), [1.0, 0.0])])
     with pytest.raises(InvalidInput, match="both a ref and a tied"):
         ties_score([(row("ref:1", 1, 1), [1.0, 0.0]), (row("tied:2", 1, 1), [1.0, 0.0])])
 
 
-def test_an_oracle_wins_all_and_a_hundredth_more(reward_bench_2: Path) -> None:
+def test_an_oracle_scores_one_and_a_hundredth(reward_bench_2: Path) -> None:
     """Its right answers are equal and above all wrong ones, which the published tie-breaking term rewards."""
     report = run(target(oracle), str(reward_bench_2))
     shares = {name: share["value"] for name, share in report.figures["subsets"].items()}
@@ -88,7 +88,7 @@ def test_an_oracle_wins_all_and_a_hundredth_more(reward_bench_2: Path) -> None:
     assert len(report.scored) == 10 * 3 + 3 * (3 + 6)
 
 
-def test_others_get_what_they_must(reward_bench_2: Path) -> None:
+def test_known_scorers_get_their_known_scores(reward_bench_2: Path) -> None:
     wrong, undecided = run(target(contrarian), str(reward_bench_2)), run(target(first_is_better), str(reward_bench_2))
     assert wrong.figures["totals"]["score without Ties"]["value"] == 0
     assert undecided.figures["totals"]["score without Ties"]["value"] == 0.25  # four share every win

@@ -31,7 +31,7 @@ def test_a_tie_is_half_right() -> None:
     assert summarise([judged((1, -1))], 0.5).accuracy.value == 0.5
 
 
-def test_length_heuristic_takes_the_better_direction_in_each_domain() -> None:
+def test_the_length_heuristic_uses_the_better_direction_in_each_domain() -> None:
     records = [judged((1, 1)), judged((1, 1)), judged((1, 1), chosen="ab", domain="safety")]
     summaries = by_domain(records)
     assert summaries["chat"].length_heuristic == summaries["safety"].length_heuristic == 1
@@ -39,7 +39,7 @@ def test_length_heuristic_takes_the_better_direction_in_each_domain() -> None:
     assert list(summaries) == ["all", "chat", "safety"]
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_an_interval_covers_the_truth_about_as_often_as_its_level() -> None:
     rng = np.random.default_rng(0)
     covered = 0
     for trial in range(100):

@@ -51,7 +51,7 @@ def service(warm: Path) -> Iterator[Process]:
         yield running
 
 
-def test_cost_is_that_of_both_readings(bundle_folder: Path) -> None:
+def test_the_cost_is_that_of_both_orders(bundle_folder: Path) -> None:
     target = open_bundle(bundle_folder)
     answers(target)
     manifest, encoder = Bundle.open(bundle_folder).manifest, Bundle.open(bundle_folder).encoder()
@@ -74,7 +74,7 @@ def remote(service: Process) -> Iterator[Target]:
         yield target
 
 
-def test_a_service_answers_as_its_bundle(warm: Path, remote: Target) -> None:
+def test_a_service_gives_the_results_of_its_bundle(warm: Path, remote: Target) -> None:
     local = open_bundle(warm)
     assert remote.identity == local.identity
     assert margins(answers(remote)) == pytest.approx(margins(answers(local)), abs=1e-4)
@@ -90,7 +90,7 @@ def test_another_temperature_divides_margins(warm: Path, remote: Target) -> None
         assert margins(answers(warmer))[:, :2] == pytest.approx(margins(answers(target))[:, :2], abs=1e-6)
 
 
-def test_a_checkpoint_answers_as_the_bundle_made_of_it(bundle_folder: Path, trained: Trained) -> None:
+def test_a_checkpoint_gives_the_results_of_the_bundle_made_from_it(bundle_folder: Path, trained: Trained) -> None:
     """Its adapter is a DoRA, and names its base itself."""
     target = open_checkpoint(trained.adapter, device="cpu")
     bundle = open_bundle(bundle_folder)
@@ -100,7 +100,7 @@ def test_a_checkpoint_answers_as_the_bundle_made_of_it(bundle_folder: Path, trai
     assert target.scorer.temperature == 1
 
 
-def test_long_lists_are_read_in_parts(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lists_are_scored_in_parts(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = margins(answers(open_bundle(bundle_folder)))
     monkeypatch.setattr("evaluation.target.PART", 4)
     target = open_bundle(bundle_folder)
@@ -108,12 +108,12 @@ def test_long_lists_are_read_in_parts(bundle_folder: Path, monkeypatch: pytest.M
     assert target.meter.pairs == len(PAIRS)
 
 
-def test_a_folder_without_a_spec_is_no_checkpoint(trained: Trained) -> None:
+def test_a_folder_without_a_spec_is_not_a_checkpoint(trained: Trained) -> None:
     with pytest.raises(InvalidInput, match=r"cloze\.json"):
         open_checkpoint(trained.base)
 
 
-def test_a_baselines_adapter_is_not_read_as_a_cloze(trained: Trained, tmp_path: Path) -> None:
+def test_the_adapter_of_a_baseline_is_not_loaded_as_a_cloze(trained: Trained, tmp_path: Path) -> None:
     """It would load: what does not fit the masked LM, its classifier, is left out in silence."""
     folder = shutil.copytree(trained.adapter, tmp_path / "head")
     (folder / RUN_FILE).write_text(json.dumps({"recipe": {"head": "pair-cls"}}))
@@ -121,7 +121,7 @@ def test_a_baselines_adapter_is_not_read_as_a_cloze(trained: Trained, tmp_path: 
         open_checkpoint(folder)
 
 
-def test_a_meter_forgets_but_not_what_it_cannot_know() -> None:
+def test_a_meter_resets_its_counts_and_keeps_unknown_costs_unknown() -> None:
     meter = Meter(pairs=1, tokens=2, exact_flops=3, paper_flops=None, seconds=4)
     meter.reset()
     assert meter == Meter(paper_flops=None)

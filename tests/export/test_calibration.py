@@ -15,7 +15,7 @@ from tinyrm.readout import sigmoid
 from tinyrm.scorer import Scorer
 
 
-def test_fit_undoes_the_scorers_own_temperature(bundle_folder: Path) -> None:
+def test_the_fit_removes_the_scorers_own_temperature(bundle_folder: Path) -> None:
     scorer = Scorer.open(bundle_folder)
     warmer = dataclasses.replace(scorer, temperature=7.0)
     answers = ("the first of the answers", "a longer one of the answers", "nothing")
@@ -35,7 +35,7 @@ def orders(first: float, second: float) -> Preference:
     return Preference(sigmoid(margin), sigmoid(-margin), margin, (first, second))
 
 
-def test_one_order_is_enough_from_the_margin_that_keeps_its_promise() -> None:
+def test_one_order_is_enough_above_the_fitted_margin() -> None:
     """A judge with a bias of 1 for the first place: one order alone errs where the truth is less than that."""
     rng = np.random.default_rng(0)
     preferences = [orders(m + 1, m - 1) for m in rng.normal(scale=3, size=4000)]
@@ -54,13 +54,13 @@ def test_one_order_is_enough_from_the_margin_that_keeps_its_promise() -> None:
     assert fit_auto_swap(preferences, 2.0, 0.0).margin == pytest.approx(0.5, abs=0.05), "in log-odds"
 
 
-def test_equally_sure_orders_are_judged_together() -> None:
+def test_orders_with_equal_margins_count_together() -> None:
     """The first place is always wrong here, and one of two hundred would be allowed: they are as sure as each other."""
     auto = fit_auto_swap([orders(5.0, -5.1)] * 100, 1.0)
     assert (auto.margin, auto.saved, auto.flips) == (5.1, 0.5, 0.0)
 
 
-def test_a_judge_of_places_alone_is_always_asked_twice() -> None:
+def test_a_judge_of_positions_alone_always_needs_both_orders() -> None:
     auto = fit_auto_swap([orders(5.0, -4.0), orders(4.0, -5.0)] * 100, 1.0)
     assert (auto.saved, auto.flips) == (0.5, 0.0)
     always_wrong = fit_auto_swap([orders(5.0, -5.0)] * 100, 1.0)

@@ -22,7 +22,7 @@ def dimensions(value: onnx.ValueInfoProto) -> list[str | int]:
     return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
 
 
-def test_batch_and_length_are_free_and_the_output_is_two_logits(graph: onnx.GraphProto) -> None:
+def test_batch_and_length_are_dynamic_and_the_output_is_two_logits(graph: onnx.GraphProto) -> None:
     assert {value.name: dimensions(value) for value in graph.input} == {
         "input_ids": ["batch", "tokens"],
         "attention_mask": ["batch", "tokens"],
@@ -77,7 +77,7 @@ def test_onnxruntime_has_a_graph_of_its_own_and_shares_the_weights(bundle_folder
 
 
 @pytest.mark.parametrize("length", [100, 511, 512, 900])
-def test_both_graphs_answer_alike(bundle_folder: Path, length: int) -> None:
+def test_both_graphs_give_the_same_logits(bundle_folder: Path, length: int) -> None:
     ids = np.random.default_rng(0).integers(9, 380, (2, length))
     ids[:, -2] = 4
     portable, own = (
@@ -88,7 +88,7 @@ def test_both_graphs_answer_alike(bundle_folder: Path, length: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnxruntime-cpu.onnx"])
-def test_a_graph_tells_nothing_of_the_machine_that_made_it(bundle_folder: Path, name: str) -> None:
+def test_a_graph_contains_no_path_of_the_machine_that_made_it(bundle_folder: Path, name: str) -> None:
     content = (bundle_folder / name).read_bytes()
     assert str(REPOSITORY).encode() not in content
     assert b"stack_trace" not in content

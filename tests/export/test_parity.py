@@ -32,7 +32,7 @@ def test_check_reports_the_largest_difference() -> None:
 
 
 @pytest.mark.parametrize("wrong", [LOGITS + np.float32(2e-4), LOGITS[::-1], LOGITS * np.nan, LOGITS + np.inf])
-def test_check_refuses_what_differs_and_what_is_no_number(wrong: np.ndarray) -> None:
+def test_check_refuses_a_difference_and_a_value_that_is_not_finite(wrong: np.ndarray) -> None:
     with pytest.raises(ParityFailed, match="this, that"):
         check("this, that", LOGITS, wrong)
 
@@ -45,7 +45,7 @@ def test_probes_have_every_length_and_one_mask_each(special: SpecialTokens) -> N
         assert not np.isin(encoding.input_ids[1:-2], [special.cls, special.sep, special.pad]).any()
 
 
-def test_graph_of_another_model_is_refused_and_no_bundle_written(
+def test_the_graph_of_another_model_is_refused_and_no_bundle_is_written(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write_disturbed(model: BlockedModel, path: Path, max_tokens: int) -> None:
@@ -61,7 +61,7 @@ def test_graph_of_another_model_is_refused_and_no_bundle_written(
 
 
 @pytest.mark.usefixtures("compiled_before")
-def test_engine_that_answers_nan_is_refused_and_no_bundle_written(
+def test_an_engine_that_returns_nan_is_refused_and_no_bundle_is_written(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(path: Path) -> Any:
@@ -89,7 +89,7 @@ def test_engine_that_mixes_up_batch_mates_is_refused(
 
 
 @pytest.mark.usefixtures("compiled_before")
-def test_merge_that_changes_the_answer_is_refused(
+def test_a_merge_that_changes_the_logits_is_refused(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("export.pipeline.merge", lambda model: model.unload())
@@ -98,7 +98,7 @@ def test_merge_that_changes_the_answer_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_padding_is_what_together_means(special: SpecialTokens) -> None:
+def test_probes_run_together_are_padded(special: SpecialTokens) -> None:
     seen: list[np.ndarray] = []
 
     def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:

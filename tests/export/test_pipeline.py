@@ -39,7 +39,7 @@ def test_manifest_describes_the_model(trained: Trained, bundle_folder: Path) -> 
 
 
 @pytest.mark.usefixtures("compiled_before")
-def test_manifest_remembers_the_training_run(recorded: Trained, tmp_path: Path) -> None:
+def test_the_manifest_contains_the_training_run(recorded: Trained, tmp_path: Path) -> None:
     manifest = export(recorded, tmp_path / "toy").manifest
     assert manifest.provenance.recipe == RUN["recipe"]
     assert manifest.provenance.data_sha256 == RUN["data_sha256"]
@@ -65,7 +65,9 @@ def test_an_empty_calibration_file_is_refused(recorded: Trained, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("compiled_before")
-def test_an_adapter_without_a_tokenizer_takes_its_bases(recorded: Trained, tmp_path: Path, bundle_folder: Path) -> None:
+def test_an_adapter_without_a_tokenizer_uses_that_of_its_base(
+    recorded: Trained, tmp_path: Path, bundle_folder: Path
+) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (recorded.adapter / name).unlink()
     bundle = export(recorded, tmp_path / "toy")
@@ -128,7 +130,7 @@ def test_command_reports_a_refusal_and_fails(
     assert not (tmp_path / "toy").exists()
 
 
-def test_what_was_trained_last_knows_best(trained: Trained, tmp_path: Path) -> None:
+def test_spec_and_tokenizer_come_from_the_last_training(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.adapter, tmp_path / "adapter")
     options = ExportOptions(model=str(trained.base), adapter=tmp_path / "adapter", out=tmp_path / "out")
     assert options.spec() == TOY_SPEC
@@ -142,7 +144,7 @@ def test_options_that_contradict_the_training_are_refused(trained: Trained, tmp_
         options.spec()
 
 
-def test_a_folder_that_is_no_bundle_is_never_replaced(trained: Trained, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_never_replaced(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "precious").write_text("weights")
     with pytest.raises(InvalidBundle, match="choose another folder"):
@@ -150,7 +152,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(trained: Trained, tmp_path
     assert (tmp_path / "store" / "precious").read_text() == "weights"
 
 
-def test_a_head_is_no_cloze_model_and_is_refused(trained: Trained, tmp_path: Path) -> None:
+def test_a_head_is_not_a_cloze_model_and_is_refused(trained: Trained, tmp_path: Path) -> None:
     adapter = shutil.copytree(trained.adapter, tmp_path / "adapter")
     (adapter / "training.json").write_text(json.dumps({"recipe": {"head": "pair-cls"}}))
     with pytest.raises(InvalidInput, match="trained with head: pair-cls; only cloze models"):

@@ -57,7 +57,7 @@ def readings(encoder: Encoder, quantised: Bundle) -> list[Encoding]:
     return probes(encoder.special, quantised.manifest.geometry.vocab, encoder.max_tokens)
 
 
-def test_the_manifest_says_what_each_precision_changed(quantised: Bundle) -> None:
+def test_the_manifest_contains_the_report_of_each_precision(quantised: Bundle) -> None:
     manifest = quantised.manifest
     assert set(manifest.precisions) == {"fp32", "int8", "bf16"}
     for report in manifest.gates.values():
@@ -68,7 +68,9 @@ def test_the_manifest_says_what_each_precision_changed(quantised: Bundle) -> Non
     assert manifest.gates["bf16"].flips < 0.15
 
 
-def test_the_weights_give_the_graphs_answers(quantised: Bundle, readings: list[Encoding], encoder: Encoder) -> None:
+def test_the_weights_give_the_logits_of_the_graph(
+    quantised: Bundle, readings: list[Encoding], encoder: Encoder
+) -> None:
     engine = open_torch_cuda(quantised.weights_file(), quantised.manifest, "fp32", device="cpu")
     expected = run_alone(
         engine_run(open_engine(quantised, EngineOptions("onnxruntime-cpu"))), readings, encoder.special.pad
@@ -79,7 +81,7 @@ def test_the_weights_give_the_graphs_answers(quantised: Bundle, readings: list[E
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino-cpu"])
-def test_int8_scores_do_not_move_with_mates(
+def test_int8_scores_do_not_depend_on_batch_mates(
     name: str, quantised: Bundle, readings: list[Encoding], encoder: Encoder
 ) -> None:
     run = engine_run(open_engine(quantised, EngineOptions(name, precision="int8")))
@@ -102,7 +104,7 @@ def test_int8_weights_are_integers_in_the_file(quantised: Bundle) -> None:
 
 
 @pytest.mark.slow
-def test_a_precision_that_flips_too_much_is_refused_and_nothing_written(
+def test_a_precision_that_flips_too_many_preferences_is_refused_and_nothing_is_written(
     trained: Trained, pairs_file: Path, tmp_path: Path
 ) -> None:
     options = ExportOptions(
@@ -115,7 +117,7 @@ def test_a_precision_that_flips_too_much_is_refused_and_nothing_written(
 
 
 @pytest.mark.usefixtures("compiled_before")
-def test_a_gate_needs_pairs_to_judge_on(trained: Trained, tmp_path: Path) -> None:
+def test_the_gate_needs_calibration_pairs(trained: Trained, tmp_path: Path) -> None:
     options = ExportOptions(
         model=str(trained.base), adapter=trained.adapter, out=tmp_path / "toy", precisions=("fp32", "int8")
     )
@@ -123,7 +125,7 @@ def test_a_gate_needs_pairs_to_judge_on(trained: Trained, tmp_path: Path) -> Non
         export_bundle(options)
 
 
-def test_the_gate_counts_flips_and_refuses_what_is_no_number(encoder: Encoder) -> None:
+def test_the_gate_counts_flips_and_refuses_values_that_are_not_finite(encoder: Encoder) -> None:
     pair = encoder.encode(
         PreferencePair(prompt="x", chosen="yes", rejected="no").comparison(), TOY_SPEC.instruction(), swap=True
     )
@@ -142,7 +144,7 @@ def test_the_gate_counts_flips_and_refuses_what_is_no_number(encoder: Encoder) -
         gate("int8", answering(5), alternating, readings, pad_id=3, temperature=1.0, max_flips=1.0)
 
 
-def test_equalising_changes_no_answer(trained: Trained, encoder: Encoder, readings: list[Encoding]) -> None:
+def test_equalising_changes_no_logit(trained: Trained, encoder: Encoder, readings: list[Encoding]) -> None:
     masked_lm = merge(load_with_adapter(str(trained.base), trained.adapter))
     model = BlockedModel(PreferenceModel(masked_lm, encoder.label_ids), encoder.special.mask).eval()
     before = run_alone(torch_run(model), readings, encoder.special.pad)

@@ -29,14 +29,14 @@ def test_every_row_gets_its_probability(service: Process, url: str) -> None:
     assert list(judged["id"]) == [0, 1, 2]
 
 
-def test_only_sure_rows_are_kept(service: Process, url: str) -> None:
+def test_only_rows_above_the_probability_are_kept(service: Process, url: str) -> None:
     sure = probability(service, RIGHT, WRONG)
     kept = Dataset.from_list(PAIRS[:2]).map(PreferenceFilter(url, max(sure, 1 - sure) - 0.01, "p"), batched=True)
     assert list(kept["id"]) == [0 if sure > 0.5 else 1]
     assert list(kept["p"]) == pytest.approx([max(sure, 1 - sure)], abs=1e-5)
 
 
-def test_conversations_without_a_prompt_column(service: Process, url: str) -> None:
+def test_conversations_need_no_prompt_column(service: Process, url: str) -> None:
     def talk(response: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": response}]
 

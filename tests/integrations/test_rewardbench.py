@@ -31,7 +31,7 @@ def pipeline(url: str, **options: Any) -> Pipeline:
     return built
 
 
-def test_it_says_who_wins_each_pair(service: Process, url: str) -> None:
+def test_the_classifier_returns_the_winner_of_each_pair(service: Process, url: str) -> None:
     chosen = [conversation(prompt, a) for prompt, a, _ in PAIRS]
     rejected = [conversation(prompt, b) for prompt, _, b in PAIRS]
     wins = pipeline(url)(chosen, rejected, batch_size=64, truncation=True, padding=True, max_length=2048)
@@ -54,6 +54,6 @@ def test_a_pair_of_two_prompts_is_an_error(url: str) -> None:
         pipeline(url)([conversation("Why?", "a")], [conversation("How?", "b")])
 
 
-def test_a_refused_pair_is_an_error_and_no_loss(url: str) -> None:
+def test_a_refused_pair_is_an_error_and_not_a_loss(url: str) -> None:
     with pytest.raises(InvalidInput, match="unknown_domain"):
         pipeline(url, domain="cookery")([conversation("Why?", "a")], [conversation("Why?", "b")])

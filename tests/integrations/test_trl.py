@@ -56,7 +56,7 @@ def test_columns_of_the_dataset_are_options_of_their_group(service: Process, url
         call(func, PROMPTS, COMPLETIONS, subject=columns["subject"])
 
 
-def test_chat_messages_mean_what_their_texts_mean(url: str) -> None:
+def test_chat_messages_get_the_rewards_of_their_texts(url: str) -> None:
     func = reward_func(3, url)
     prompts = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
     completions = [[{"role": "assistant", "content": text, "tool_calls": None}] for text in COMPLETIONS]
@@ -85,7 +85,7 @@ def test_a_group_that_fails_is_skipped_alone(url: str, caplog: pytest.LogCapture
         call(reward_func(3, url, on_failure="raise"), PROMPTS, broken)
 
 
-def test_no_service_is_no_reward_or_an_error() -> None:
+def test_without_a_service_there_is_no_reward_or_an_error() -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     assert call(reward_func(3, nowhere, timeout_s=1), PROMPTS, COMPLETIONS) == [None] * 6
     with pytest.raises(ServiceUnreachable):
@@ -98,7 +98,7 @@ def test_a_wrong_option_is_never_skipped(wrong: dict[str, str], url: str) -> Non
         call(reward_func(3, url, **wrong), PROMPTS, COMPLETIONS)
 
 
-def test_the_trainer_can_recognise_and_pickle_it(url: str) -> None:
+def test_the_reward_function_has_a_name_and_can_be_pickled(url: str) -> None:
     func = pickle.loads(pickle.dumps(reward_func(3, url, columns={"domain": "subject"})))
     assert inspect.iscoroutinefunction(func)
     assert None not in call(func, PROMPTS, COMPLETIONS, subject=["chat"] * 6)

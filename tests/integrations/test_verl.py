@@ -21,7 +21,7 @@ def test_one_sample_is_compared_with_the_reference(service: Process, url: str) -
     assert score != pytest.approx(compute_score("gsm8k", "I like clips.", REFERENCE, INFO, base_url=url), abs=1e-5)
 
 
-def test_a_batch_is_ranked_in_its_groups_wherever_they_stand(service: Process, url: str) -> None:
+def test_a_batch_is_ranked_by_group_in_any_order(service: Process, url: str) -> None:
     questions = [SUM, HELLO, SUM, HELLO]
     responses = ["I like clips.", "Hello!", "It is 72.", "No."]
     infos = [{"question": question} for question in questions]
@@ -35,7 +35,7 @@ def test_a_batch_is_ranked_in_its_groups_wherever_they_stand(service: Process, u
     assert len(set(scores)) == 4
 
 
-def test_a_batch_against_references_scores_as_one_by_one(url: str) -> None:
+def test_a_batch_with_references_gets_the_scores_of_single_samples(url: str) -> None:
     responses = ["I like clips.", "It is 72."]
     scores = compute_score_batch(
         ["x"] * 2, responses, [REFERENCE] * 2, [INFO] * 2, base_url=url, strategy="reference"
@@ -44,7 +44,7 @@ def test_a_batch_against_references_scores_as_one_by_one(url: str) -> None:
     assert scores == pytest.approx(alone, abs=1e-4)
 
 
-def test_what_is_missing_is_said(url: str) -> None:
+def test_a_missing_field_is_named(url: str) -> None:
     with pytest.raises(ValueError, match="no 'question', only \\['index'\\]"):
         compute_score("x", "a", "b", {"index": 1}, base_url=url)
     assert 0 < compute_score("x", "a", "b", {"text": "?"}, base_url=url, prompt_key="text") < 1

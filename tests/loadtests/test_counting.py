@@ -65,7 +65,7 @@ def test_unexpected_kinds_and_late_events_break_promises() -> None:
     ]
 
 
-def test_a_target_is_met_by_its_bound_and_never_by_nothing() -> None:
+def test_a_target_is_met_at_its_bound_and_never_without_a_value() -> None:
     assert Target("x", 0.8, 0.8, "at least").met
     assert not Target("x", 0.79, 0.8, "at least").met
     assert Target("x", 0.8, 0.8, "at most").met
@@ -79,7 +79,7 @@ def test_overload_is_judged_by_losses_goodput_and_the_wait() -> None:
     assert [target.met for target in overload.targets(good, 0.9)] == [True, True, True]
 
 
-def test_missed_targets_are_marked_and_a_reason_stands_for_what_was_not_measured() -> None:
+def test_missed_targets_are_marked_and_unmeasured_ones_have_a_reason() -> None:
     overhead = {"p50_s": 0.002, "p99_s": 0.003, "requests": 5, "aim_s": 0.001}
     overhead["targets"] = [Target("p50 beside the engine", 2.0, 1.5, "at most", " ms").record()]
     results = {

@@ -86,7 +86,7 @@ def test_an_error_at_one_shape_is_noted_there(tmp_path: Path) -> None:
     assert not entry.reason
 
 
-def test_a_worker_without_an_answer_in_time_is_a_failure(tmp_path: Path) -> None:
+def test_a_worker_that_does_not_reply_in_time_is_a_failure(tmp_path: Path) -> None:
     entry = run(tmp_path, "hangs", limits=Limits(rounds=1, rest_s=0, answer_timeout_s=0.5))["hangs"]
     assert "no answer within" in entry.reason
 
@@ -153,7 +153,7 @@ def test_a_plan_keeps_to_the_budget(seconds: float, repeats: list[int]) -> None:
     assert plan(seconds, budget_s=6, rounds=4) == repeats
 
 
-def test_shapes_hold_one_mask_a_row_and_pad_right() -> None:
+def test_shapes_have_one_mask_per_row_and_padding_on_the_right() -> None:
     *single, mixed = shapes((64, 256), mixed=True)
     assert [shape.label for shape in single] == ["64", "256"]
     request = mixed.request(SPECIAL)

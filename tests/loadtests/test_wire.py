@@ -97,7 +97,7 @@ def test_idle_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert against(OK, twice) == 2
 
 
-def test_open_loop_does_not_wait_for_answers() -> None:
+def test_an_open_loop_does_not_wait_for_replies() -> None:
     """Each reply takes a second: in a closed loop, one caller would send one request."""
 
     async def flood(client: Client, accepted: list[int]) -> Tally:
@@ -112,7 +112,7 @@ def test_open_loop_does_not_wait_for_answers() -> None:
     assert min(tally.seconds) > 0.99
 
 
-def test_closed_loop_has_so_many_under_way() -> None:
+def test_a_closed_loop_has_a_fixed_number_of_requests_in_flight() -> None:
     async def loop(client: Client, accepted: list[int]) -> tuple[int, int]:
         tally = await closed_loop(client, [GET], callers=5, seconds=0.3)
         return accepted[0], tally.answered

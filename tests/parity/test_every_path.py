@@ -13,7 +13,9 @@ from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
 from tinyrm.modernbert.checkpoint import LabelLogits
 
 
-def test_bundle_answers_as_the_unmerged_adapter(trained: Trained, bundle_folder: Path, encoder: Encoder) -> None:
+def test_the_bundle_gives_the_margins_of_the_unmerged_adapter(
+    trained: Trained, bundle_folder: Path, encoder: Encoder
+) -> None:
     model = load_with_adapter(str(trained.base), trained.adapter)
     inputs = probes(encoder.special, plain(model).config.vocab_size, encoder.max_tokens)
     head = LabelLogits(plain(model), encoder.special.mask, encoder.label_ids)

@@ -64,7 +64,7 @@ def test_label_logits_are_the_models_own(model: PreTrainedModel) -> None:
             torch.testing.assert_close(head(ids, torch.ones_like(ids)), expected, atol=TOLERANCE, rtol=0)
 
 
-def test_the_plain_graph_answers_alike(model: PreTrainedModel, tmp_path: Path) -> None:
+def test_the_plain_graph_gives_the_same_logits(model: PreTrainedModel, tmp_path: Path) -> None:
     head = LabelLogits(model, MASK, LABELS).eval()
     write_onnx(head, tmp_path / "model.onnx", 512)
     run = open_session(tmp_path / "model.onnx")
@@ -79,7 +79,7 @@ def test_the_plain_graph_answers_alike(model: PreTrainedModel, tmp_path: Path) -
     np.testing.assert_allclose(run_together(run, texts(LENGTHS), PAD), expected, atol=TOLERANCE, rtol=0)
 
 
-def test_geometry_says_there_is_no_gate_and_no_window(model: PreTrainedModel) -> None:
+def test_the_geometry_has_no_gate_and_no_window(model: PreTrainedModel) -> None:
     geometry = read_geometry(model.config)
     if isinstance(model, ModernBertForMaskedLM):
         assert (geometry.gated, geometry.global_layers, geometry.window) == (True, (0,), 128)

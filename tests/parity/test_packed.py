@@ -100,7 +100,7 @@ def test_batch_mates_change_nothing(model: PreferenceModel, inputs: list[Encodin
 
 
 @pytest.mark.parametrize("missing", [0, 1, 500])
-def test_what_fills_a_bucket_changes_nothing(
+def test_the_filling_of_a_bucket_changes_nothing(
     model: PreferenceModel, inputs: list[Encoding], encoder: Encoder, missing: int
 ) -> None:
     packed = packed_rows(inputs, encoder)
@@ -114,7 +114,7 @@ def test_what_fills_a_bucket_changes_nothing(
     np.testing.assert_allclose(logits[: len(inputs)], logits_of(model, packed), atol=TOLERANCE, rtol=0)
 
 
-def test_bf16_stays_near(
+def test_bf16_stays_close_to_fp32(
     trained: Trained, inputs: list[Encoding], expected: NDArray[np.float32], encoder: Encoder
 ) -> None:
     model = PreferenceModel(masked_lm(trained), encoder.label_ids, fused=True).eval()
@@ -125,7 +125,7 @@ def test_bf16_stays_near(
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_saved_weights_answer_the_same(
+def test_saved_weights_give_the_same_logits(
     trained: Trained, inputs: list[Encoding], encoder: Encoder, tmp_path: Path, fused: bool
 ) -> None:
     source = masked_lm(trained)

@@ -68,7 +68,7 @@ def test_all_lengths_in_one_padded_batch(
     np.testing.assert_allclose(together, expected, atol=TOLERANCE, rtol=0)
 
 
-def test_what_stands_in_the_padding_changes_nothing(
+def test_the_content_of_the_padding_changes_nothing(
     inputs: list[Encoding], bundle_folder: Path, encoder: Encoder
 ) -> None:
     run = open_session(Bundle.open(bundle_folder).model_file("fp32", "onnxruntime-cpu"))
@@ -82,7 +82,7 @@ def test_what_stands_in_the_padding_changes_nothing(
     np.testing.assert_allclose(scribbled, padded, atol=TOLERANCE, rtol=0)
 
 
-def test_scorer_on_the_bundle_answers_as_the_unmerged_model(
+def test_the_scorer_gives_the_margins_of_the_unmerged_model(
     bundle_folder: Path, whole_model: Run, encoder: Encoder
 ) -> None:
     texts = ["4", "I cannot help with that. " * 4, "def add(a, b):\n    return a + b " * 9]

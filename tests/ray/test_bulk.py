@@ -77,7 +77,7 @@ def check_against_one_process(bundle: Path, tmp_path: Path, pairs: Path, out: Pa
     assert stamps(out).keys() == stamps(tmp_path / "here").keys()
 
 
-def test_a_killed_worker_costs_no_row(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
+def test_no_row_is_lost_when_a_worker_is_killed(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = started(on_ray(bundle_folder, out, pairs))
     family: list[psutil.Process] = []
@@ -95,7 +95,7 @@ def test_a_killed_worker_costs_no_row(bundle_folder: Path, pairs: Path, tmp_path
     check_against_one_process(bundle_folder, tmp_path, pairs, out)
 
 
-def test_a_killed_command_goes_on_where_it_was(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
+def test_a_killed_command_continues_where_it_stopped(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = on_ray(bundle_folder, out, pairs, "--engines", "1")
     process = started(command)
@@ -122,14 +122,16 @@ def our_lines(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if not re.search(r"\w+\.cc:\d+", line)]
 
 
-def test_an_engine_that_cannot_start_is_told_in_our_words(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
+def test_an_engine_that_cannot_start_is_one_line(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
     done = run(on_ray(bundle_folder, tmp_path / "out", pairs, "--engine", "abacus"))
     assert done.returncode == 1
     (line,) = our_lines(done.stderr)
     assert line.startswith("tinyrm: unknown engine 'abacus'; known: auto")
 
 
-def test_room_that_is_not_there_is_not_waited_for(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
+def test_the_command_does_not_wait_for_resources_that_do_not_exist(
+    bundle_folder: Path, pairs: Path, tmp_path: Path
+) -> None:
     done = run(on_ray(bundle_folder, tmp_path / "out", pairs, "--gpus-per-engine", "64"))
     assert done.returncode == 2
     (line,) = our_lines(done.stderr)
@@ -145,7 +147,7 @@ def test_room_that_is_not_there_is_not_waited_for(bundle_folder: Path, pairs: Pa
         (["local", "--domain", "cooking"], "no domain 'cooking'"),
     ],
 )
-def test_ray_is_not_started_for_what_cannot_be_done(
+def test_wrong_options_fail_before_ray_starts(
     bundle_folder: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, words: list[str], said: str
 ) -> None:
     assert main(on_ray(bundle_folder, tmp_path / "out", pairs, *words)[3:]) == 2

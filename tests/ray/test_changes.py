@@ -96,7 +96,7 @@ def whole(two_nodes: TwoNodes) -> Iterator[TwoNodes]:
     two_nodes.heal()
 
 
-def test_a_killed_replica_costs_no_answer(whole: TwoNodes) -> None:
+def test_no_reply_is_lost_when_a_replica_is_killed(whole: TwoNodes) -> None:
     cluster = whole.cluster
     with load(cluster) as answers:
         wait_for_more(answers)
@@ -115,7 +115,7 @@ def test_a_killed_replica_costs_no_answer(whole: TwoNodes) -> None:
     cluster.wait(lambda: not any(map(is_alive, family)), "the replica's engine is still there")
 
 
-def test_a_killed_node_costs_no_answer(whole: TwoNodes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_reply_is_lost_when_a_node_is_killed(whole: TwoNodes, capsys: pytest.CaptureFixture[str]) -> None:
     """The node, its replica with requests in it, and all else there: SIGKILL. Another node joins."""
     cluster = whole.cluster
     with load(cluster) as answers:
@@ -152,7 +152,7 @@ def test_another_bundle_is_rolled_out_without_a_failed_request(whole: TwoNodes, 
     assert set(cards) == {"toy"}
 
 
-def test_with_room_another_replica_is_there_before_one_leaves(
+def test_with_room_a_new_replica_is_ready_before_an_old_one_stops(
     whole: TwoNodes, bundle_folder: Path, tmp_path: Path
 ) -> None:
     """One replica, and callers who wait for two seconds: with a bundle that is none, then with one that is good."""
@@ -174,7 +174,7 @@ def test_with_room_another_replica_is_there_before_one_leaves(
     assert set(answers.statuses) == {200}, answers.statuses
 
 
-def test_without_a_replica_callers_are_told_when_to_come_again(whole: TwoNodes) -> None:
+def test_without_a_replica_requests_are_refused_with_retry_after(whole: TwoNodes) -> None:
     """Scaled to nothing, and one may wait. It is refused in time and starts a replica; a later one is answered."""
     cluster = whole.cluster
     whole.bundle = Path("none")
@@ -203,7 +203,7 @@ def test_without_a_replica_callers_are_told_when_to_come_again(whole: TwoNodes) 
     cluster.wait(lambda: asyncio.run(ask(1))[0].status_code == httpx.codes.OK, "it stays refused", cluster.status)
 
 
-def test_keys_are_asked_for_at_the_door(whole: TwoNodes, tmp_path: Path) -> None:
+def test_the_ingress_requires_keys(whole: TwoNodes, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     score, metrics = (keys(path, "new", "--name", scope, "--scopes", scope) for scope in ("score", "metrics"))
     whole.bundle = Path("none")

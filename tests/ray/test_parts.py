@@ -44,7 +44,7 @@ FOLDER = REPOSITORY / "deploy" / "ray"
         ({"max_tries": 0}, "max_tries"),
     ],
 )
-def test_wrong_arguments_are_told(args: dict[str, Any], said: str) -> None:
+def test_wrong_arguments_are_refused_by_name(args: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         RayConfig.model_validate(args)
 
@@ -53,7 +53,7 @@ def test_rerank_needs_no_cohort_and_is_allowed() -> None:
     assert RayConfig(settings={"dialects": "rerank"}).settings == {"dialects": "rerank"}
 
 
-def test_one_page_of_many(capsys: pytest.CaptureFixture[str]) -> None:
+def test_pages_of_metrics_become_one(capsys: pytest.CaptureFixture[str]) -> None:
     pages = []
     for replica, requests in (("x1", 2), ("x2", 3)):
         metrics = Metrics()
@@ -85,7 +85,7 @@ def test_a_bundle_at_an_address_is_fetched_once_and_verified(bundle_folder: Path
     assert fetch_bundle(str(bundle_folder), store) == bundle_folder
 
 
-def test_what_cannot_be_fetched_leaves_nothing(bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_failed_fetch_leaves_nothing(bundle_folder: Path, tmp_path: Path) -> None:
     broken, store = shutil.copytree(bundle_folder, tmp_path / "broken"), tmp_path / "store"
     with (broken / "model.onnx").open("ab") as file:
         file.write(b" ")
@@ -102,7 +102,7 @@ def limits_of(text: bytes | None, waited_s: float = 0) -> WaitLimits:
     return WaitLimits.parse(headers, max_wait_s=60, arrived_s=time.monotonic() - waited_s)
 
 
-def test_what_is_left_of_a_requests_own_time_goes_on_with_it() -> None:
+def test_a_request_is_passed_on_with_its_remaining_time() -> None:
     headers = [(b"x-request-timeout-ms", b"900000"), (b"a", b"b")]
     name, left_ms = limits_of(b"900000", waited_s=100).update_headers(headers)[-1]
     assert name == b"x-request-timeout-ms"
@@ -111,7 +111,7 @@ def test_what_is_left_of_a_requests_own_time_goes_on_with_it() -> None:
 
 
 @pytest.mark.parametrize("text", [None, b"soon", b"-1", b"0", b"9" * 5000, b"3600001", "²".encode("latin-1")])
-def test_a_time_that_is_none_is_left_to_the_replica_to_refuse(text: bytes | None) -> None:
+def test_the_replica_refuses_a_time_limit_that_is_not_a_number(text: bytes | None) -> None:
     headers = [(b"x-request-timeout-ms", text or b"")]
     limits = limits_of(text, waited_s=100)
     assert limits.update_headers(headers) == headers
@@ -119,7 +119,7 @@ def test_a_time_that_is_none_is_left_to_the_replica_to_refuse(text: bytes | None
     assert type(limits.error()) is Unavailable
 
 
-def test_whose_time_is_over_is_told_so_and_not_that_no_replica_was_free() -> None:
+def test_an_expired_request_gets_deadline_exceeded_and_not_unavailable() -> None:
     limits = limits_of(b"900", waited_s=1)
     assert limits.replica_s() == 0
     assert type(limits.error()) is DeadlineExceeded
@@ -129,7 +129,7 @@ def test_whose_time_is_over_is_told_so_and_not_that_no_replica_was_free() -> Non
     assert limits_of(None, waited_s=100).replica_s() > 0, "a slow sender keeps the wait for a replica"
 
 
-def test_a_caller_who_leaves_takes_the_work_along() -> None:
+def test_the_work_of_a_disconnected_client_is_dropped() -> None:
     left: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -166,13 +166,13 @@ def test_serve_takes_the_configuration() -> None:
     assert {deployment.name for deployment in application.deployments} == {"Ingress", "Scorer"}
 
 
-def test_kuberay_asks_for_a_token() -> None:
+def test_kuberay_requires_a_token() -> None:
     """Else every pod that reaches the dashboard runs what it likes."""
     service = yaml.safe_load((FOLDER / "rayservice.yaml").read_text())
     assert service["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token"}
 
 
-def test_kuberay_gets_the_same_configuration_and_pods_that_kubernetes_takes() -> None:
+def test_kuberay_has_the_same_configuration_and_valid_pods() -> None:
     service = yaml.safe_load((FOLDER / "rayservice.yaml").read_text())
     assert (service["apiVersion"], service["kind"]) == ("ray.io/v1", "RayService")
     assert yaml.safe_load(service["spec"]["serveConfigV2"]) == yaml.safe_load((FOLDER / "serve.yaml").read_text())
@@ -184,7 +184,7 @@ def test_kuberay_gets_the_same_configuration_and_pods_that_kubernetes_takes() ->
         assert container["resources"]["limits"]["memory"]
 
 
-def test_the_image_is_built_as_its_linter_wants() -> None:
+def test_the_linter_of_the_image_finds_nothing() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     done = subprocess.run([hadolint, FOLDER / "Dockerfile"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadtests.payloads import synthetic
 from tests.e2e.test_client import (  # noqa: F401 - the tests of the service, on this one
-    test_both_clients_say_what_the_service_says,
-    test_commands_answer,
+    test_both_clients_return_the_replies_of_the_service,
+    test_commands_print_the_replies,
     test_ranking,
     test_real_pairs_are_scored_into_a_file,
     test_refusals_name_the_field_and_the_request,
@@ -47,7 +47,7 @@ def test_one_replica_on_each_node(two_nodes: TwoNodes) -> None:
     assert len({replica["node_id"] for replica in two_nodes.cluster.replicas()}) == 2
 
 
-def test_answers_are_those_of_one_machine_bit_for_bit(service: Process, alone: Process) -> None:
+def test_results_are_those_of_one_machine_bit_for_bit(service: Process, alone: Process) -> None:
     before = total(service, "tinyrm_requests_total", endpoint="compare", status="200")
     for body in COMPARISONS:
         here, there = (each.post("/v1/compare", body) for each in (alone, service))
@@ -90,7 +90,7 @@ def test_the_two_pages_of_metrics_are_one(service: Process, alone: Process) -> N
         (json.dumps(COMPARISONS[0] | {"model": "other"}).encode(), {}, 404, "unknown_model"),
     ],
 )
-def test_wrong_requests_are_told_the_same(
+def test_wrong_requests_get_the_same_errors(
     service: Process, alone: Process, *, content: bytes, headers: dict[str, str], status: int, kind: str
 ) -> None:
     said = [
@@ -103,7 +103,7 @@ def test_wrong_requests_are_told_the_same(
     assert said[1].headers["x-request-id"] == "mine"
 
 
-def test_what_comes_to_no_replica_is_counted_all_the_same(service: Process) -> None:
+def test_requests_that_reach_no_replica_are_counted(service: Process) -> None:
     replicas = set(total(service, "tinyrm_queue_items"))
     before = total(service, "tinyrm_requests_total", endpoint="compare", status="413")
     assert service.client.post("/v1/compare", content=b" " * (9 * 2**20)).status_code == 413
@@ -119,7 +119,7 @@ def test_one_replica_does_not_reload_alone(service: Process) -> None:
     assert "serve deploy" in refused.json()["error"]["message"]
 
 
-def test_a_caller_who_leaves_takes_the_work_along(service: Process) -> None:
+def test_the_work_of_a_disconnected_client_is_dropped(service: Process) -> None:
     def left() -> float:
         return sum(total(service, "tinyrm_requests_total", endpoint="compare_batch", status="499").values())
 
@@ -136,7 +136,7 @@ def test_a_caller_who_leaves_takes_the_work_along(service: Process) -> None:
         time.sleep(0.2)
 
 
-def test_a_request_whose_own_time_is_over_is_dropped(service: Process) -> None:
+def test_a_request_beyond_its_deadline_is_dropped(service: Process) -> None:
     items = [{"prompt": "long " * 2000, "response_a": "a", "response_b": "b"}] * 100
     late = service.client.post("/v1/compare/batch", json={"items": items}, headers={"X-Request-Timeout-Ms": "300"})
     kinds = {result.get("error", {}).get("type") for result in _results(late.json())}

@@ -61,7 +61,7 @@ def test_a_batch_counts_its_items_and_tokens(served: Served, lines: Lines) -> No
     assert (line["items"], line["tokens"]) == (3, reply.json()["usage"]["tokens"])
 
 
-def test_of_a_batch_the_slowest_comparison_is_noted() -> None:
+def test_the_slowest_comparison_of_a_batch_is_logged() -> None:
     stats = RequestStats()
     for total in (0.2, 0.5, 0.3):
         stats.add(7, {"total": total})
@@ -77,7 +77,7 @@ def test_of_a_batch_the_slowest_comparison_is_noted() -> None:
         ("POST", "/v1/compare", ("POST", "/v1/compare", 400)),
     ],
 )
-def test_refusals_have_their_line_and_nothing_that_was_sent(
+def test_refusals_have_a_line_without_texts_of_the_request(
     served: Served, lines: Lines, method: str, path: str, line: tuple[str, str, int]
 ) -> None:
     served.client.request(method, path, content=b"private words")
@@ -88,7 +88,7 @@ def test_refusals_have_their_line_and_nothing_that_was_sent(
     assert "items" not in got
 
 
-def test_switched_off_there_is_no_line_but_an_id(bundle_folder: Path, lines: Lines) -> None:
+def test_without_the_access_log_there_is_no_line_but_an_id(bundle_folder: Path, lines: Lines) -> None:
     with serve(Settings(model=bundle_folder, access_log="off")) as quiet:
         assert quiet.client.get("/healthz").headers["X-Request-Id"]
         assert of_requests(lines()) == []
@@ -97,20 +97,20 @@ def test_switched_off_there_is_no_line_but_an_id(bundle_folder: Path, lines: Lin
 @pytest.mark.parametrize(
     "given", ["a", "0af7651916cd43dd8448eb211c80319c", "trainer:7/step=3+4@host.example_~", "x" * 128]
 )
-def test_sane_id_is_kept(served: Served, lines: Lines, given: str) -> None:
+def test_a_short_plain_id_is_kept(served: Served, lines: Lines, given: str) -> None:
     reply = served.client.get("/healthz", headers={"X-Request-Id": given})
     assert reply.headers["X-Request-Id"] == given
     assert of_requests(lines())[0]["request_id"] == given
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", 'a"b', "a{b}", "a\tb", "a,b", "<b>", "caf\u00e9"])
-def test_any_other_is_replaced(served: Served, given: str) -> None:
+def test_any_other_id_is_replaced(served: Served, given: str) -> None:
     reply = served.client.get("/healthz", headers={b"X-Request-Id": given.encode("latin-1")})
     assert len(reply.headers["X-Request-Id"]) == 32
     assert int(reply.headers["X-Request-Id"], 16)
 
 
-def test_made_ids_differ(served: Served) -> None:
+def test_generated_ids_differ(served: Served) -> None:
     assert len({served.client.get("/healthz").headers["X-Request-Id"] for _ in range(20)}) == 20
 
 
@@ -135,7 +135,7 @@ def nobody(*_: object) -> None:
     """Observes nothing."""
 
 
-def test_nothing_of_the_request_before_is_left(lines: Lines) -> None:
+def test_no_context_of_the_previous_request_remains(lines: Lines) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         structlog.contextvars.bind_contextvars(client="somebody")
 
@@ -150,7 +150,7 @@ def test_nothing_of_the_request_before_is_left(lines: Lines) -> None:
     assert [line.get("left") for line in of_requests(lines())] == [None, None]
 
 
-def test_line_names_whose_key_it_was(bundle_folder: Path, tmp_path: Path, lines: Lines) -> None:
+def test_a_line_names_the_key_of_its_request(bundle_folder: Path, tmp_path: Path, lines: Lines) -> None:
     keys = write(tmp_path / "keys.json", entry("trainer", "token"))
     with serve(Settings(model=bundle_folder, api_keys_file=keys)) as guarded:
         for token in ("token", "wrong"):
@@ -163,7 +163,7 @@ def test_line_names_whose_key_it_was(bundle_folder: Path, tmp_path: Path, lines:
     assert "token" not in {word for line in logged for word in str(line).split("'")}
 
 
-def test_a_bug_tells_nothing_outside_and_its_id_is_in_the_reply() -> None:
+def test_a_bug_reveals_only_its_request_id() -> None:
     async def bug(scope: Any, receive: Any, send: Any) -> None:
         raise KeyError("secret")
 

@@ -69,7 +69,7 @@ def refused(reply: Any) -> tuple[int, str]:
 
 @pytest.mark.parametrize("path", OPEN)
 @pytest.mark.parametrize("authorization", [None, "Bearer wrong"])
-def test_open_paths_ask_for_no_key(guarded: Served, path: str, authorization: str | None) -> None:
+def test_open_paths_need_no_key(guarded: Served, path: str, authorization: str | None) -> None:
     assert ask(guarded, path, authorization).status_code == 200
 
 
@@ -88,7 +88,7 @@ def test_every_other_path_needs_a_key(guarded: Served, authorization: str | None
 
 @pytest.mark.parametrize("path", NEEDS)
 @pytest.mark.parametrize("token", TOKENS)
-def test_a_key_does_what_its_scopes_say(guarded: Served, path: str, token: str) -> None:
+def test_a_key_is_limited_to_its_scopes(guarded: Served, path: str, token: str) -> None:
     reply = ask(guarded, path, f"bearer {token}")
     if NEEDS[path] in TOKENS[token]:
         assert reply.status_code == (202 if path == "/admin/reload" else 200)
@@ -104,12 +104,12 @@ def test_every_operation_is_in_the_tables_above(guarded: Served) -> None:
     assert required_scope("/admin/anything") == "admin"
 
 
-def test_a_key_is_asked_for_before_the_body_is_looked_at(guarded: Served) -> None:
+def test_the_key_is_checked_before_the_body_is_read(guarded: Served) -> None:
     reply = guarded.client.post("/v1/compare", content=b"[" * 100)
     assert refused(reply) == (401, "unauthorized")
 
 
-def test_openapi_declares_the_scheme_and_who_needs_it(guarded: Served, served: Served) -> None:
+def test_openapi_declares_the_scheme_and_the_operations_that_need_it(guarded: Served, served: Served) -> None:
     for one, without_key in ((guarded, []), (served, [{}])):
         api = one.client.get("/openapi.json").json()
         assert api["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
@@ -118,13 +118,13 @@ def test_openapi_declares_the_scheme_and_who_needs_it(guarded: Served, served: S
         assert api["paths"]["/healthz"]["get"]["security"] == []
 
 
-def test_without_the_setting_everything_is_open_but_what_only_operators_may(served: Served) -> None:
+def test_without_the_setting_everything_is_open_except_admin_paths(served: Served) -> None:
     paths = [path for path in (*NEEDS, *OPEN) if path != "/admin/reload"]
     assert [ask(served, path, None).status_code for path in paths] == [200] * len(paths)
     assert refused(ask(served, "/admin/reload", None)) == (404, "not_found")
 
 
-def test_new_and_revoked_keys_count_from_the_next_request_on(tmp_path: Path) -> None:
+def test_new_and_revoked_keys_take_effect_with_the_next_request(tmp_path: Path) -> None:
     path = write(tmp_path / "keys.json", entry("old"))
     ring = KeyRing(path)
     assert ring.find(b"old") == entry("old")
@@ -135,7 +135,7 @@ def test_new_and_revoked_keys_count_from_the_next_request_on(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("broken", ["", "{", '{"keys": [{"name": "x"}]}', '{"kyes": []}', None])
-def test_broken_file_leaves_the_keys_and_an_error(tmp_path: Path, broken: str | None) -> None:
+def test_a_broken_file_keeps_the_keys_and_logs_an_error(tmp_path: Path, broken: str | None) -> None:
     path = write(tmp_path / "keys.json", entry("one"))
     ring = KeyRing(path)
     if broken is None:
@@ -151,7 +151,7 @@ def test_broken_file_leaves_the_keys_and_an_error(tmp_path: Path, broken: str | 
     assert ring.find(b"two") == entry("two")
 
 
-def test_error_does_not_say_what_the_file_holds(tmp_path: Path) -> None:
+def test_the_error_does_not_contain_the_content_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.write_text('{"keys": [{"name": "x", "sha256": "the-key-itself", "scopes": ["score"]}]}')
     with pytest.raises(InvalidKeys) as refusal:
@@ -163,7 +163,7 @@ def test_error_does_not_say_what_the_file_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "warned"), [(0o600, 0), (0o400, 0), (0o440, 0), (0o640, 0), (0o660, 1), (0o604, 1), (0o602, 1)]
 )
-def test_file_that_others_may_touch_is_warned_about(tmp_path: Path, mode: int, warned: int) -> None:
+def test_a_file_that_others_can_access_causes_a_warning(tmp_path: Path, mode: int, warned: int) -> None:
     path = write(tmp_path / "keys.json", entry("one"))
     path.chmod(mode)
     with capture_logs() as lines:
@@ -200,7 +200,7 @@ def test_service_without_its_file_of_keys_does_not_start(bundle_folder: Path, tm
         pass
 
 
-def test_reading_costs_nothing_while_the_file_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ring = KeyRing(write(tmp_path / "keys.json", entry("one")))
     monkeypatch.setattr(ApiKeys, "read", None)
     assert ring.find(b"one")

@@ -160,7 +160,7 @@ def test_chunked_body_over_the_limit_is_refused(served: Served) -> None:
     assert_sentence(reply.json()["error"], "body_too_large")
 
 
-def test_body_at_the_limit_is_read(served: Served) -> None:
+def test_a_body_at_the_limit_is_accepted(served: Served) -> None:
     spaces = b" " * (LIMIT - len(body()))
     assert served.client.post(COMPARE, content=body() + spaces).status_code == 200
     assert served.client.post(COMPARE, content=body() + spaces + b" ").status_code == 413
@@ -175,7 +175,7 @@ def test_far_too_many_items_are_refused_before_all_are_read(monkeypatch: pytest.
     assert len(described) <= MAX_ITEMS + 1
 
 
-def test_first_wrong_message_ends_the_reading() -> None:
+def test_the_first_wrong_message_ends_the_validation() -> None:
     with pytest.raises(ValidationError) as refusal:
         CompareRequest.model_validate(PAIR | {"prompt": [1] * 1000})
     assert refusal.value.error_count() == 1
@@ -192,7 +192,7 @@ def test_first_wrong_message_ends_the_reading() -> None:
     ],
     ids=["message", "prompt", "unknown field", "no body", "domain"],
 )
-def test_message_says_where_and_what(served: Served, content: bytes | None, message: str) -> None:
+def test_the_message_names_the_field_and_the_reason(served: Served, content: bytes | None, message: str) -> None:
     assert served.client.post(COMPARE, content=content).json()["error"]["message"] == message
 
 
@@ -210,7 +210,7 @@ fields = st.sampled_from(["prompt", "response_a", "response_b", "domain", "instr
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from([COMPARE, BATCH]), changes=st.dictionaries(fields, json_values, max_size=3))
-def test_no_json_breaks_the_service(served: Served, path: str, changes: dict[str, Any]) -> None:
+def test_no_json_value_causes_a_500(served: Served, path: str, changes: dict[str, Any]) -> None:
     content = body(**changes) if path == COMPARE else json.dumps({"items": [PAIR | changes, changes]}).encode()
     reply = served.client.post(path, content=content)
     assert reply.status_code in {200, 404, 422}
@@ -218,5 +218,5 @@ def test_no_json_breaks_the_service(served: Served, path: str, changes: dict[str
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=40))
-def test_no_bytes_break_the_service(served: Served, content: bytes) -> None:
+def test_no_bytes_cause_a_500(served: Served, content: bytes) -> None:
     assert served.client.post(COMPARE, content=content).status_code in {400, 422}

@@ -150,7 +150,7 @@ def test_every_item_gets_its_own_result_whatever_the_engine_does(faults: dict[in
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=2), min_size=1, max_size=12))
-def test_rows_go_to_whom_they_belong(queue: list[list[int]]) -> None:
+def test_each_row_goes_to_its_own_item(queue: list[list[int]]) -> None:
     async def scenario() -> None:
         async with running(logits_of) as batcher:
             async with asyncio.timeout(HANGS_S):
@@ -178,7 +178,7 @@ def test_nan_reaches_only_the_item_it_belongs_to() -> None:
     asyncio.run(scenario())
 
 
-def test_what_waits_while_the_engine_is_busy_leaves_as_one_batch() -> None:
+def test_items_that_queue_while_the_engine_is_busy_run_as_one_batch() -> None:
     async def scenario() -> None:
         engine = Gated()
         async with running(engine.run) as batcher:
@@ -193,7 +193,7 @@ def test_what_waits_while_the_engine_is_busy_leaves_as_one_batch() -> None:
     asyncio.run(scenario())
 
 
-def test_full_queue_refuses_and_takes_again_once_there_is_room() -> None:
+def test_a_full_queue_refuses_until_there_is_room() -> None:
     async def scenario() -> None:
         engine = Gated()
         async with running(engine.run, max_queue_tokens=100) as batcher:
@@ -210,7 +210,7 @@ def test_full_queue_refuses_and_takes_again_once_there_is_room() -> None:
     asyncio.run(scenario())
 
 
-def test_work_of_a_client_that_left_is_dropped_and_leaves_no_tokens_behind() -> None:
+def test_the_work_of_a_disconnected_client_is_dropped_with_its_tokens() -> None:
     async def scenario() -> None:
         engine = Gated()
         async with running(engine.run) as batcher:
@@ -225,7 +225,7 @@ def test_work_of_a_client_that_left_is_dropped_and_leaves_no_tokens_behind() -> 
     asyncio.run(scenario())
 
 
-def test_drain_finishes_what_was_accepted_and_takes_nothing_more() -> None:
+def test_drain_finishes_accepted_work_and_refuses_more() -> None:
     async def scenario() -> None:
         engine = Gated()
         async with running(engine.run) as batcher:

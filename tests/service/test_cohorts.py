@@ -82,7 +82,7 @@ def test_a_full_cohort_is_judged_at_once_and_each_gets_its_own_place() -> None:
     run(test())
 
 
-def test_nobody_is_judged_with_another_group() -> None:
+def test_groups_are_judged_separately() -> None:
     async def test() -> None:
         bench = Bench()
         keys = ["a", "b", "c"] * 4
@@ -93,7 +93,7 @@ def test_nobody_is_judged_with_another_group() -> None:
     run(test())
 
 
-def test_equal_samples_are_samples_and_more_than_fit_begin_another_cohort() -> None:
+def test_equal_samples_count_separately_and_a_surplus_begins_another_cohort() -> None:
     async def test() -> None:
         bench = Bench(timeout_s=SOON_S)
         placed = await asyncio.gather(*(bench.join("same") for _ in range(5)))
@@ -112,7 +112,7 @@ def test_groups_of_two_sizes_do_not_mix() -> None:
     run(test())
 
 
-def test_at_the_deadline_those_who_are_there_are_judged_as_partial() -> None:
+def test_at_the_deadline_the_samples_so_far_are_judged_as_partial() -> None:
     async def test() -> None:
         bench = Bench(timeout_s=SOON_S)
         placed = await asyncio.gather(bench.join("x"), bench.join("xxx"))
@@ -122,7 +122,7 @@ def test_at_the_deadline_those_who_are_there_are_judged_as_partial() -> None:
     run(test())
 
 
-def test_a_lone_sample_is_as_good_as_anybody_and_costs_no_judgement() -> None:
+def test_a_single_sample_is_average_and_costs_no_comparison() -> None:
     async def test() -> None:
         bench = Bench(timeout_s=SOON_S)
         assert await bench.join("x") == GroupScore(0.0, 0.5, partial=True)
@@ -131,7 +131,7 @@ def test_a_lone_sample_is_as_good_as_anybody_and_costs_no_judgement() -> None:
     run(test())
 
 
-def test_who_leaves_is_not_judged_and_its_place_is_free() -> None:
+def test_a_cancelled_sample_is_not_judged_and_its_place_is_free() -> None:
     async def test() -> None:
         bench = Bench()
         gone, *others = [bench.join(text) for text in ("gone", "a", "b")[:2]]
@@ -146,7 +146,7 @@ def test_who_leaves_is_not_judged_and_its_place_is_free() -> None:
     run(test())
 
 
-def test_a_cohort_that_all_have_left_is_gone_with_its_timer() -> None:
+def test_a_cohort_without_samples_is_removed_with_its_timer() -> None:
     async def test() -> None:
         bench = Bench(timeout_s=SOON_S)
         tasks = [bench.join(text) for text in ("a", "b")]
@@ -160,7 +160,7 @@ def test_a_cohort_that_all_have_left_is_gone_with_its_timer() -> None:
     run(test())
 
 
-def test_a_judgement_that_nobody_waits_for_is_given_up() -> None:
+def test_a_judgement_without_waiting_samples_is_cancelled() -> None:
     async def test() -> None:
         ended: list[str] = []
 
@@ -184,7 +184,7 @@ def test_a_judgement_that_nobody_waits_for_is_given_up() -> None:
     run(test())
 
 
-def test_who_leaves_a_judgement_takes_nothing_from_the_others() -> None:
+def test_a_sample_that_leaves_a_judgement_does_not_affect_the_others() -> None:
     async def test() -> None:
         go = asyncio.Event()
 
@@ -204,7 +204,7 @@ def test_who_leaves_a_judgement_takes_nothing_from_the_others() -> None:
 
 
 @pytest.mark.parametrize("error", [EngineFailed("no device"), RuntimeError("a bug")])
-def test_a_failed_judgement_is_everybodys_error_and_the_next_cohort_is_not_touched(error: Exception) -> None:
+def test_a_failed_judgement_fails_its_samples_and_not_the_next_cohort(error: Exception) -> None:
     async def test() -> None:
         async def fails_first(samples: Sequence[str]) -> list[GroupScore]:
             if "bad" in samples:
@@ -234,7 +234,7 @@ def test_too_many_open_cohorts_are_refused_and_open_ones_still_fill() -> None:
     run(test())
 
 
-def test_too_many_bytes_are_refused_until_some_have_left() -> None:
+def test_too_many_bytes_are_refused_until_some_are_released() -> None:
     async def test() -> None:
         bench = Bench(max_bytes=100)
         first = bench.join("x" * 60)
@@ -251,7 +251,7 @@ def test_too_many_bytes_are_refused_until_some_have_left() -> None:
     run(test())
 
 
-def test_draining_judges_everybody_at_once_and_refuses_who_comes_later() -> None:
+def test_draining_judges_open_cohorts_at_once_and_refuses_later_samples() -> None:
     async def test() -> None:
         bench = Bench()
         tasks = [bench.join(text, key) for text, key in (("a", "p"), ("bb", "p"), ("c", "q"))]
@@ -266,7 +266,7 @@ def test_draining_judges_everybody_at_once_and_refuses_who_comes_later() -> None
     run(test())
 
 
-def test_many_cohorts_that_fill_in_one_moment_are_judged_a_few_at_a_time() -> None:
+def test_cohorts_that_fill_at_the_same_time_are_judged_a_few_at_a_time() -> None:
     async def test() -> None:
         busy, most = 0, 0
 
@@ -287,7 +287,7 @@ def test_many_cohorts_that_fill_in_one_moment_are_judged_a_few_at_a_time() -> No
     run(test())
 
 
-def test_a_judgement_that_is_ended_from_within_is_everybodys_refusal() -> None:
+def test_a_judgement_that_cancels_itself_is_a_refusal_for_all_its_samples() -> None:
     """As when the threads that encode have gone. A cancelled task is no Exception, and nobody would be told."""
 
     async def test() -> None:

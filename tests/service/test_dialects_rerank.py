@@ -36,7 +36,7 @@ def test_tei_gets_a_bare_list_best_first(reranker: Served) -> None:
     assert [i for i, _ in best_first(reranker)] != [0, 1, 2, 3], "the order as sent would pass"
 
 
-def test_tei_may_ask_for_raw_scores_and_for_the_texts(reranker: Served) -> None:
+def test_tei_requests_may_select_raw_scores_and_texts(reranker: Served) -> None:
     got = reranker.client.post("/rerank", json=TEI | {"raw_scores": True, "return_text": True}).json()
     expected = best_first(reranker, "zero_mean")
     assert got == [{"index": i, "score": score, "text": TEXTS[i]} for i, score in expected]
@@ -51,7 +51,7 @@ def test_documents_are_reranked_as_results(reranker: Served, path: str) -> None:
     assert reply["meta"]["billed_units"] == {"search_units": 1}
 
 
-def test_documents_may_be_objects_and_come_back_as_each_client_expects_them(reranker: Served) -> None:
+def test_documents_may_be_objects_and_are_returned_in_each_clients_form(reranker: Served) -> None:
     body = {"query": QUERY, "documents": [{"text": text} for text in TEXTS], "top_n": 2, "return_documents": True}
     texts = [TEXTS[i] for i, _ in best_first(reranker)[:2]]
     cohere = reranker.client.post("/v1/rerank", json=body).json()["results"]
@@ -60,7 +60,7 @@ def test_documents_may_be_objects_and_come_back_as_each_client_expects_them(rera
     assert [result["document"] for result in infinity] == texts
 
 
-def test_one_document_is_in_the_middle(reranker: Served) -> None:
+def test_a_single_document_gets_one_half(reranker: Served) -> None:
     assert reranker.client.post("/rerank", json=TEI | {"texts": ["x"]}).json() == [{"index": 0, "score": 0.5}]
 
 
@@ -107,7 +107,7 @@ def test_errors_of_others_have_ours(reranker: Served, path: str, body: Any, stat
     assert (reply.status_code, reply.json()["error"]["type"]) == (status, kind), reply.text
 
 
-def test_too_much_waiting_is_overloaded_in_every_shape(reranker: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_is_overloaded_in_every_dialect(reranker: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reranker.pipeline.backend.batcher, "max_wait_s", -1.0)  # type: ignore[attr-defined]
     tei, cohere = reranker.client.post("/rerank", json=TEI), reranker.client.post("/rerank", json=COHERE)
     assert (tei.status_code, tei.json()["error_type"]) == (429, "Overloaded")
@@ -124,7 +124,7 @@ def test_every_path_counts_for_the_dialect(reranker: Served, path: str) -> None:
 
 
 @pytest.mark.parametrize("body", [TEI, COHERE], ids=["tei", "documents"])
-def test_who_asks_while_the_service_leaves_is_not_kept_connected(bundle_folder: Path, body: dict[str, Any]) -> None:
+def test_a_refusal_at_shutdown_closes_the_connection(bundle_folder: Path, body: dict[str, Any]) -> None:
     """The next request on such a connection would be lost: it is about to be closed."""
     with serve(Settings(model=bundle_folder, dialects="rerank")) as leaving:
         assert leaving.client.portal is not None

@@ -63,7 +63,7 @@ def openrlhf(response: str, label: Any = None, prompt: str = CHATML) -> dict[str
 # OpenRLHF
 
 
-def test_openrlhf_samples_of_one_prompt_are_rewarded_among_each_other(patient: Served) -> None:
+def test_openrlhf_samples_of_one_prompt_are_compared_with_each_other(patient: Served) -> None:
     replies = [reply.json() for reply in at_once(patient, "/get_reward", [openrlhf(text) for text in RESPONSES])]
     assert [reply["rewards"][0] for reply in replies] == rewards(patient, "zero_mean")
     assert [reply["scores"][0] for reply in replies] == rewards(patient, "unit")
@@ -73,9 +73,7 @@ def test_openrlhf_samples_of_one_prompt_are_rewarded_among_each_other(patient: S
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_openrlhf_lists_keep_their_order_and_empty_ones_are_answered_with_empty_ones(
-    patient: Served, count: int
-) -> None:
+def test_openrlhf_lists_keep_their_order_and_empty_lists_get_empty_lists(patient: Served, count: int) -> None:
     bodies = [openrlhf(text, "2 + 2 = 4.") for text in RESPONSES[1 : count + 1]]
     body = {name: [body[name][0] for body in bodies] for name in ("query", "prompts", "labels")}
     reply = patient.client.post("/get_reward", json=body)
@@ -88,7 +86,7 @@ def test_openrlhf_lists_keep_their_order_and_empty_ones_are_answered_with_empty_
     }
 
 
-def test_openrlhf_label_is_the_opponent_unless_it_is_to_be_ignored(patient: Served, hasty: Served) -> None:
+def test_an_openrlhf_label_is_the_reference_unless_labels_are_ignored(patient: Served, hasty: Served) -> None:
     reply = patient.client.post("/get_reward", json=openrlhf("4", "2 + 2 = 5.")).json()
     assert reply["rewards"] == [beats(patient, "4", "2 + 2 = 5.")]
     ignored = hasty.client.post("/get_reward?labels=ignore", json=openrlhf("4", "2 + 2 = 5.")).json()
@@ -109,7 +107,7 @@ def test_openrlhf_lists_longer_than_the_queue_wait_for_room(bundle_folder: Path)
         assert (busy.status_code, busy.json()["error"]["type"]) == (429, "overloaded")
 
 
-def test_openrlhf_without_labels_is_as_with_empty_ones(hasty: Served) -> None:
+def test_openrlhf_without_labels_gets_the_rewards_of_empty_labels(hasty: Served) -> None:
     body = openrlhf("4")
     for labels in ([""], [None]):
         assert hasty.client.post("/get_reward", json=body | {"labels": labels}).json()["rewards"] == [0.0]
@@ -169,7 +167,7 @@ def test_a_list_of_inputs_is_a_cohort_of_its_own(patient: Served) -> None:
     assert [item["index"] for item in data] == [0, 1, 2, 3]
 
 
-def test_verl_samples_that_say_nothing_are_judged(patient: Served) -> None:
+def test_empty_verl_samples_are_judged(patient: Served) -> None:
     bodies = [{"input": CHATML + text + "<|im_end|>\n"} for text in ("", "4")]
     replies = at_once(patient, "/v1/embeddings?group_size=2", bodies)
     assert [reply.status_code for reply in replies] == [200, 200]
@@ -184,7 +182,7 @@ def test_verl_samples_that_say_nothing_are_judged(patient: Served) -> None:
         ("/get_reward", openrlhf("x"), 429),
     ],
 )
-def test_verl_hears_503_when_too_much_waits_whatever_others_hear(
+def test_verl_gets_503_on_overload_whatever_the_setting(
     bundle_folder: Path, path: str, body: dict[str, Any], status: int
 ) -> None:
     with serve(Settings(model=bundle_folder, dialects=TRAINERS, max_cohort_bytes=1)) as full:
@@ -221,13 +219,13 @@ def test_nemo_gym_groups_are_graded_from_one_to_five(patient: Served) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_nemo_gym_groups_without_a_pair_are_in_the_middle(patient: Served, count: int) -> None:
+def test_nemo_gym_groups_without_a_pair_get_the_middle_score(patient: Served, count: int) -> None:
     body = {"conversation_history": [{"role": "user", "content": "?"}], "response_objs": [response_object("x")] * count}
     reply = patient.client.post("/compare", json=body).json()
     assert (reply["rewards"], reply["comparison_results"]) == ([3.0] * count, [])
 
 
-def test_nemo_gym_principle_is_what_is_judged_by(patient: Served) -> None:
+def test_the_nemo_gym_principle_replaces_the_instruction(patient: Served) -> None:
     body = {
         "conversation_history": [{"role": "user", "content": PROMPT}],
         "response_objs": [response_object(text) for text in RESPONSES],
@@ -260,7 +258,7 @@ def test_nemo_gym_rollouts_come_back_with_their_rewards(patient: Served) -> None
 # All of them
 
 
-def test_who_waits_in_vain_is_answered_as_partial(hasty: Served) -> None:
+def test_a_sample_of_an_incomplete_group_gets_a_partial_reply(hasty: Served) -> None:
     before = hasty.metric("tinyrm_cohorts_completed_total", reason="deadline")
     replies = at_once(hasty, "/get_reward", [openrlhf(text) for text in RESPONSES[:2]])
     got = [reply.json() for reply in replies]
@@ -270,7 +268,7 @@ def test_who_waits_in_vain_is_answered_as_partial(hasty: Served) -> None:
     assert (hasty.metric("tinyrm_cohorts_open"), hasty.metric("tinyrm_cohort_samples")) == (0, 0)
 
 
-def test_another_prompt_another_group_and_another_domain_are_other_cohorts(hasty: Served) -> None:
+def test_prompts_groups_and_domains_have_separate_cohorts(hasty: Served) -> None:
     queries = ["", "?group_id=1", "?group_id=2", "?domain=safety", "?group_size=3"]
     before = hasty.metric("tinyrm_cohorts_completed_total", reason="deadline")
     with ThreadPoolExecutor(6) as clients:
@@ -280,7 +278,7 @@ def test_another_prompt_another_group_and_another_domain_are_other_cohorts(hasty
     assert hasty.metric("tinyrm_cohorts_completed_total", reason="deadline") == before + 6
 
 
-def test_the_url_says_how_large_a_group_is(patient: Served) -> None:
+def test_the_query_of_the_url_sets_the_group_size(patient: Served) -> None:
     replies = at_once(patient, "/get_reward?group_size=2", [openrlhf(text) for text in RESPONSES[:2]])
     assert [reply.json()["rewards"][0] for reply in replies] == rewards(patient, "zero_mean", RESPONSES[:2])
 
@@ -309,7 +307,7 @@ def test_an_empty_response_is_a_response(patient: Served) -> None:
         ("/verify", {"responses_create_params": {"input": []}, "response": {"output": []}}, 422, "invalid_input"),
     ],
 )
-def test_what_cannot_be_judged_is_said_before_anybody_waits(
+def test_an_invalid_sample_is_refused_before_it_waits(
     patient: Served, path: str, body: dict[str, Any], status: int, kind: str
 ) -> None:
     reply = patient.client.post(path, content=json.dumps(body))
@@ -318,7 +316,7 @@ def test_what_cannot_be_judged_is_said_before_anybody_waits(
     assert patient.metric("tinyrm_cohort_samples") == 0
 
 
-def test_a_cohort_that_is_there_outlasts_a_busy_moment(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_cohort_is_tried_again_after_an_overload(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
 
     def busy(timeout_s: float | None = None) -> None:
@@ -332,14 +330,14 @@ def test_a_cohort_that_is_there_outlasts_a_busy_moment(patient: Served, monkeypa
     assert len(tries) == 2
 
 
-def test_an_engine_that_stays_busy_is_everybodys_refusal(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lasting_overload_refuses_all_samples_of_a_cohort(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patient.state.registry, "retry_after_s", lambda: 0)
     monkeypatch.setattr(patient.pipeline.backend.batcher, "max_wait_s", -1.0)  # type: ignore[attr-defined]
     replies = at_once(patient, "/get_reward", [openrlhf(text) for text in RESPONSES])
     assert [(reply.status_code, reply.json()["error"]["type"]) for reply in replies] == [(429, "overloaded")] * 4
 
 
-def test_long_dialogues_are_taken(patient: Served) -> None:
+def test_long_dialogues_are_accepted(patient: Served) -> None:
     body = {"input": [CHATML + "a long answer " * 2000, CHATML + "x"]}
     assert patient.client.post("/classify?group_size=2", json=body).status_code == 200
     bodies = [{"input": text} for text in body["input"]]
@@ -352,14 +350,14 @@ def test_one_bad_text_of_a_list_is_refused_with_the_list(patient: Served) -> Non
     assert patient.metric("tinyrm_cohort_samples") == 0
 
 
-def test_a_sample_whose_own_time_is_over_leaves(patient: Served) -> None:
+def test_a_sample_beyond_its_deadline_leaves_its_cohort(patient: Served) -> None:
     reply = patient.client.post("/get_reward", json=openrlhf("x"), headers={"X-Request-Timeout-Ms": "200"})
     assert (reply.status_code, reply.json()["error"]["type"]) == (504, "deadline_exceeded")
     assert (patient.metric("tinyrm_cohorts_open"), patient.metric("tinyrm_cohort_samples")) == (0, 0)
     assert patient.metric("tinyrm_shed_requests_total", reason="deadline_exceeded") == 1
 
 
-def test_open_cohorts_are_answered_when_the_service_leaves(bundle_folder: Path) -> None:
+def test_open_cohorts_get_replies_when_the_service_stops(bundle_folder: Path) -> None:
     slow = Settings(model=bundle_folder, dialects="slime", group_size=4, cohort_timeout_s=600)
     with ThreadPoolExecutor(2) as clients, serve(slow) as served:
         bodies = [{"prompt": PROMPT, "response": text, "label": None} for text in RESPONSES[:2]]
@@ -382,7 +380,7 @@ def test_requests_are_counted_by_their_dialect(patient: Served) -> None:
     assert patient.metric(requests, endpoint="openrlhf", status="200") == before + 1
 
 
-def test_dialects_are_off_unless_asked_for(served: Served, patient: Served) -> None:
+def test_dialects_are_off_by_default(served: Served, patient: Served) -> None:
     documented = served.client.get("/openapi.json").json()["paths"]
     for path in EVERY_PATH:
         assert served.client.post(path, json={}).status_code == 404

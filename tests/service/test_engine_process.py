@@ -63,7 +63,7 @@ def engine_processes() -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("streams", [1, 2])
-def test_it_answers_as_the_engine_itself_does(bundle_folder: Path, streams: int) -> None:
+def test_the_process_returns_the_results_of_its_engine(bundle_folder: Path, streams: int) -> None:
     sequences = [sequence(9), sequence(10, 11), sequence(*range(60, 90))]
 
     async def scenario() -> list[np.ndarray]:
@@ -80,7 +80,7 @@ def test_it_answers_as_the_engine_itself_does(bundle_folder: Path, streams: int)
 
 
 @pytest.mark.parametrize("bad", [fault.RAISES, fault.WRONG_SHAPE])
-def test_a_run_that_raises_fails_alone_and_the_process_lives(bundle_folder: Path, bad: int) -> None:
+def test_a_run_that_raises_fails_alone_and_the_process_continues(bundle_folder: Path, bad: int) -> None:
     async def scenario() -> None:
         async with running(bundle_folder) as engine:
             with pytest.raises(EngineFailed, match="onnxruntime-cpu: ValueError"):
@@ -91,7 +91,7 @@ def test_a_run_that_raises_fails_alone_and_the_process_lives(bundle_folder: Path
     asyncio.run(scenario())
 
 
-def test_a_crash_fails_the_run_and_another_engine_takes_over(bundle_folder: Path) -> None:
+def test_a_crash_fails_the_run_and_the_engine_is_replaced(bundle_folder: Path) -> None:
     async def scenario() -> None:
         async with running(bundle_folder) as engine:
             before = (await engine.run([sequence(9)])).logits
@@ -107,7 +107,7 @@ def test_a_crash_fails_the_run_and_another_engine_takes_over(bundle_folder: Path
     asyncio.run(scenario())
 
 
-def test_a_run_that_never_returns_is_trouble_before_its_time_is_over_and_then_ended(bundle_folder: Path) -> None:
+def test_a_run_that_never_returns_is_reported_and_then_ended(bundle_folder: Path) -> None:
     async def scenario() -> None:
         async with running(bundle_folder, timeout_s=4.0) as engine:
             (process,) = engine_processes()
@@ -123,9 +123,7 @@ def test_a_run_that_never_returns_is_trouble_before_its_time_is_over_and_then_en
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_an_idle_engine_that_dies_or_freezes_is_noticed_and_replaced(
-    bundle_folder: Path, number: signal.Signals
-) -> None:
+def test_an_idle_engine_that_ends_or_hangs_is_replaced(bundle_folder: Path, number: signal.Signals) -> None:
     async def scenario() -> None:
         async with running(bundle_folder) as engine:
             (process,) = engine_processes()
@@ -138,7 +136,7 @@ def test_an_idle_engine_that_dies_or_freezes_is_noticed_and_replaced(
     asyncio.run(scenario())
 
 
-def test_a_row_that_is_no_number_is_the_rows_own_fault(bundle_folder: Path) -> None:
+def test_a_row_that_is_not_finite_fails_alone(bundle_folder: Path) -> None:
     async def scenario() -> None:
         async with running(bundle_folder) as engine:
             logits = (await engine.run([sequence(9), sequence(fault.ANSWERS_NAN)])).logits
@@ -148,7 +146,7 @@ def test_a_row_that_is_no_number_is_the_rows_own_fault(bundle_folder: Path) -> N
     asyncio.run(scenario())
 
 
-def test_an_engine_that_answers_nothing_but_nan_is_replaced(bundle_folder: Path) -> None:
+def test_an_engine_that_returns_only_nan_is_replaced(bundle_folder: Path) -> None:
     async def scenario() -> None:
         async with running(bundle_folder) as engine:
             logits = (await engine.run([sequence(fault.GOES_MAD)])).logits
@@ -160,7 +158,7 @@ def test_an_engine_that_answers_nothing_but_nan_is_replaced(bundle_folder: Path)
     asyncio.run(scenario())
 
 
-def test_an_engine_that_cannot_start_says_why(bundle_folder: Path) -> None:
+def test_an_engine_that_cannot_start_reports_the_reason(bundle_folder: Path) -> None:
     async def scenario() -> None:
         bundle = Bundle.open(bundle_folder)
         options = EngineProcessOptions(str(bundle_folder), bundle.manifest.identity, EngineOptions("onnxruntime-cuda"))

@@ -81,9 +81,7 @@ def error_of(served: Served) -> tuple[int, Any]:
     return reply.status_code, reply.json()["error"]
 
 
-def test_failing_engine_is_a_500_that_says_so_and_ends_with_the_failure(
-    fresh: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_engine_is_a_500_until_it_works_again(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(fresh.engine, "run", failing)
         assert error_of(fresh) == (500, {"type": "engine_failed", "message": "no device"})
@@ -98,13 +96,13 @@ def not_a_number(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
     return np.full((len(sequences), 2), np.nan, dtype=np.float32)
 
 
-def test_logits_that_are_no_numbers_are_never_an_answer(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_that_are_not_finite_are_never_a_result(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fresh.engine, "run", not_a_number)
     status, error = error_of(fresh)
     assert (status, error["type"]) == (500, "engine_failed")
 
 
-def test_bug_is_a_500_without_details(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_a_500_without_details(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: object) -> None:
         raise KeyError("secret")
 
@@ -148,7 +146,7 @@ def test_drained_service_is_not_ready_and_refuses_with_503(fresh: Served) -> Non
     assert fresh.client.get("/healthz").status_code == 200
 
 
-def test_what_had_begun_before_another_model_took_over_is_answered(
+def test_a_comparison_that_began_before_a_reload_gets_its_result(
     fresh: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A comparison that is still being encoded is in no queue, and must not find one closed."""

@@ -32,7 +32,7 @@ def open_to_pages(bundle_folder: Path) -> Iterator[Served]:
         ("GET", "/metrics", None), ("GET", "/nowhere", None), ("GET", "/docs", None), ("GET", "/v1/compare", None),
     ],
 )  # fmt: skip
-def test_every_reply_says_what_it_is_and_is_kept_by_nobody(
+def test_every_reply_has_its_type_and_forbids_caching(
     served: Served, method: str, path: str, content: bytes | None
 ) -> None:
     headers = served.client.request(method, path, content=content).headers
@@ -42,7 +42,7 @@ def test_every_reply_says_what_it_is_and_is_kept_by_nobody(
     assert "server" not in headers
 
 
-def test_the_answer_to_a_bug_says_so_too(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_to_a_bug_has_the_same_headers(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fresh.pipeline, "compare", None)
     reply = fresh.client.post("/v1/compare", json=PAIR)
     assert (reply.status_code, reply.json()["error"]["type"]) == (500, "internal_error")
@@ -73,7 +73,7 @@ def test_docs_may_run_what_they_need_and_nothing_else(served: Served) -> None:
     assert reply.headers["X-Frame-Options"] == "DENY"
 
 
-def test_page_without_a_policy_of_its_own_may_do_nothing() -> None:
+def test_the_default_content_policy_allows_nothing() -> None:
     client = TestClient(SecurityHeadersMiddleware(HTMLResponse("<p>", headers={"Cache-Control": "max-age=60"})))
     reply = client.get("/")
     policy = directives(reply.headers["Content-Security-Policy"])
@@ -88,7 +88,7 @@ def test_no_page_of_another_origin_may_call_unless_allowed(served: Served) -> No
 
 
 @pytest.mark.parametrize("origin", [PAGES, "http://localhost:3000"])
-def test_pages_of_the_named_origins_may(open_to_pages: Served, origin: str) -> None:
+def test_pages_of_allowed_origins_may_call(open_to_pages: Served, origin: str) -> None:
     asked = open_to_pages.client.options(
         "/v1/compare",
         headers=PREFLIGHT | {"Origin": origin, "Access-Control-Request-Headers": "authorization,traceparent"},
@@ -109,13 +109,13 @@ def test_pages_of_the_named_origins_may(open_to_pages: Served, origin: str) -> N
         {"Origin": PAGES + ".evil.example"},
     ],
 )
-def test_others_are_refused_as_json(open_to_pages: Served, asked: dict[str, str]) -> None:
+def test_other_preflights_are_refused_as_json(open_to_pages: Served, asked: dict[str, str]) -> None:
     reply = open_to_pages.client.options("/v1/compare", headers=PREFLIGHT | asked)
     assert (reply.status_code, reply.json()["error"]["type"]) == (400, "origin_refused")
     assert asked.get("Origin", "-") not in reply.headers.get("access-control-allow-origin", "")
 
 
-def test_star_is_for_all(bundle_folder: Path) -> None:
+def test_a_star_allows_all_origins(bundle_folder: Path) -> None:
     with serve(Settings(model=bundle_folder, cors_origins="*")) as one:
         assert one.client.options("/v1/compare", headers=PREFLIGHT).headers["Access-Control-Allow-Origin"] == "*"
 

@@ -37,7 +37,7 @@ def test_new_key_is_shown_once_works_and_is_not_in_the_file(
     assert [file.name for file in path.parent.iterdir()] == ["keys.json"]
 
 
-def test_list_tells_names_and_scopes_and_no_hash(
+def test_list_prints_names_and_scopes_and_no_hash(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, "--file", path, "new", "--name", "a", "--scopes", "score")
@@ -85,7 +85,7 @@ def test_refusals_are_one_reason_and_change_nothing(
     assert path.read_text() == before
 
 
-def test_file_is_the_service_s_unless_named(
+def test_the_file_is_that_of_the_service_by_default(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "list") == 2
@@ -117,7 +117,7 @@ def test_full_disk_loses_no_key_and_leaves_no_file(path: Path, monkeypatch: pyte
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_of_keys_made_at_once_none_is_lost(path: Path) -> None:
+def test_keys_made_at_the_same_time_are_all_kept(path: Path) -> None:
     def add(number: int) -> None:
         change_keys(path, lambda keys: (*keys, entry(f"key{number}")))
 

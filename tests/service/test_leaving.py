@@ -40,7 +40,7 @@ def portal(served: Served) -> Any:
     return served.client.portal
 
 
-def test_a_request_that_waits_to_be_encoded_learns_of_the_shutdown(fresh: Served) -> None:
+def test_a_request_that_waits_to_be_encoded_gets_shutting_down(fresh: Served) -> None:
     threads = fresh.pipeline._encode_threads = ThreadPoolExecutor(1)
     busy, free = threading.Event(), threading.Event()
     threads.submit(lambda: (busy.set(), free.wait(30)))
@@ -52,14 +52,14 @@ def test_a_request_that_waits_to_be_encoded_learns_of_the_shutdown(fresh: Served
         waiting.result(30)
 
 
-def test_a_request_that_comes_to_be_encoded_afterwards_does_so_too(fresh: Served) -> None:
+def test_a_request_that_is_encoded_after_the_shutdown_gets_shutting_down(fresh: Served) -> None:
     portal(fresh).call(fresh.pipeline.drain, 0.0)
     with pytest.raises(ShuttingDown):
         ask(fresh).result(30)
 
 
 @pytest.mark.parametrize("is_accepted", [False, True])
-def test_who_connected_is_heard(is_accepted: bool) -> None:
+def test_a_connected_client_gets_a_reply_at_shutdown(is_accepted: bool) -> None:
     """Connected when the listener closes: the connection is not accepted yet, or its request is not read yet."""
     assert b"heard" in asyncio.run(answer_to_the_last_one(is_accepted))
 

@@ -129,7 +129,7 @@ def test_connection_serves_one_request_after_the_other(port: int) -> None:
             received += _more(connection)
 
 
-def test_kept_connection_may_rest_for_longer_than_headers_may_take(port: int) -> None:
+def test_an_idle_connection_may_exceed_the_header_timeout(port: int) -> None:
     with connected(port) as connection:
         connection.sendall(GET + b"\r\n")
         read(connection)
@@ -138,14 +138,14 @@ def test_kept_connection_may_rest_for_longer_than_headers_may_take(port: int) ->
         assert read(connection).status == 200
 
 
-def test_connection_that_says_nothing_is_closed(port: int) -> None:
+def test_a_silent_connection_is_closed(port: int) -> None:
     with connected(port) as connection:
         assert connection.recv(1) == b""
 
 
 @pytest.mark.parametrize("part", [b"G", b"GET /healthz HTTP/1.1\r\n", GET])
 @pytest.mark.parametrize("requests_before", [0, 1])
-def test_headers_that_never_end_are_answered_in_time(port: int, part: bytes, requests_before: int) -> None:
+def test_headers_that_never_end_get_a_408_in_time(port: int, part: bytes, requests_before: int) -> None:
     with connected(port) as connection:
         for _ in range(requests_before):
             connection.sendall(GET + b"\r\n")
@@ -176,14 +176,14 @@ def trickle(connection: socket.socket, piece: bytes) -> threading.Event:
     return gone
 
 
-def test_headers_that_trickle_get_no_more_time(port: int) -> None:
+def test_headers_that_arrive_slowly_get_no_more_time(port: int) -> None:
     with connected(port) as connection:
         connection.sendall(GET)
         gone = trickle(connection, b"X-A: b\r\n")
         assert gone.wait(PATIENCE_S)
 
 
-def test_blank_lines_after_an_answer_do_not_keep_a_connection(port: int) -> None:
+def test_blank_lines_after_a_reply_do_not_keep_a_connection_open(port: int) -> None:
     with connected(port) as connection:
         connection.sendall(GET + b"\r\n")
         read(connection)
@@ -192,7 +192,7 @@ def test_blank_lines_after_an_answer_do_not_keep_a_connection(port: int) -> None
 
 
 @pytest.mark.parametrize("sent", [POST, POST + CONTENT[:10]])
-def test_body_that_does_not_come_is_a_408(port: int, sent: bytes) -> None:
+def test_a_body_that_does_not_arrive_is_a_408(port: int, sent: bytes) -> None:
     with connected(port) as connection:
         started = time.monotonic()
         connection.sendall(sent)
@@ -203,7 +203,7 @@ def test_body_that_does_not_come_is_a_408(port: int, sent: bytes) -> None:
         assert is_closed(connection)
 
 
-def test_body_that_trickles_gets_no_more_time(port: int) -> None:
+def test_a_body_that_arrives_slowly_gets_no_more_time(port: int) -> None:
     with connected(port) as connection:
         connection.sendall(POST.replace(b"%d" % len(CONTENT), b"1000000"))
         trickle(connection, b" ")
@@ -234,7 +234,7 @@ def test_bodies_together_are_bounded(bundle_folder: Path) -> None:
             assert read(connection).status == 200, "answered ones leave room"
 
 
-def test_endless_body_of_an_answered_request_ends_the_connection(port: int) -> None:
+def test_an_endless_body_after_the_reply_ends_the_connection(port: int) -> None:
     with connected(port) as connection:
         connection.sendall(GET + b"Content-Length: 1000000000\r\n\r\n")
         assert read(connection).status == 200
@@ -273,7 +273,7 @@ def test_body_in_many_parts_does_not_count_as_headers(port: int) -> None:
         assert read(connection).status == 200
 
 
-def test_body_before_them_does_not_count_as_headers(port: int) -> None:
+def test_a_preceding_body_does_not_count_as_headers(port: int) -> None:
     content = CONTENT + b" " * 20_000
     with connected(port) as connection:
         whole = POST.replace(b"%d" % len(CONTENT), b"%d" % len(content)) + content
@@ -284,7 +284,7 @@ def test_body_before_them_does_not_count_as_headers(port: int) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", GET + b"Content-Length: x\r\n\r\n"])
-def test_garbage_is_answered_as_json(port: int, garbage: bytes) -> None:
+def test_garbage_gets_a_json_error(port: int, garbage: bytes) -> None:
     with connected(port) as connection:
         connection.sendall(garbage)
         reply = read(connection)
@@ -292,13 +292,13 @@ def test_garbage_is_answered_as_json(port: int, garbage: bytes) -> None:
         assert "server" not in reply.headers
 
 
-def test_upgrade_is_not_taken(port: int) -> None:
+def test_an_upgrade_is_ignored(port: int) -> None:
     with connected(port) as connection:
         connection.sendall(GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n")
         assert read(connection).status == 200
 
 
-def test_client_is_not_late_while_it_waits_for_an_answer() -> None:
+def test_a_client_that_waits_for_its_reply_does_not_time_out() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             await asyncio.sleep(HEADER_TIMEOUT_S * 2.5)
@@ -310,7 +310,7 @@ def test_client_is_not_late_while_it_waits_for_an_answer() -> None:
         assert read(connection).type == "header_timeout"
 
 
-def test_client_that_does_not_read_is_left() -> None:
+def test_a_client_that_does_not_read_is_disconnected() -> None:
     async def endless(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
@@ -326,7 +326,7 @@ def test_client_that_does_not_read_is_left() -> None:
         assert ended.wait(PATIENCE_S)
 
 
-def test_requests_beyond_the_connections_get_a_503_and_probes_their_answer(bundle_folder: Path) -> None:
+def test_requests_beyond_the_connection_limit_get_a_503_except_probes(bundle_folder: Path) -> None:
     settings = Settings(model=bundle_folder, body_timeout_s=BODY_TIMEOUT_S)
     with listening(create_app(create_state(settings)), limits(max_connections=3)) as number, ExitStack() as stack:
         early = [stack.enter_context(connected(number)) for _ in range(3)]
@@ -351,7 +351,9 @@ def test_requests_beyond_the_connections_get_a_503_and_probes_their_answer(bundl
         assert read(next_one).status == 200
 
 
-def test_far_beyond_they_are_told_before_they_ask(monkeypatch: pytest.MonkeyPatch, bundle_folder: Path) -> None:
+def test_connections_far_beyond_the_limit_get_a_503_before_their_request(
+    monkeypatch: pytest.MonkeyPatch, bundle_folder: Path
+) -> None:
     monkeypatch.setattr("service.http.connections.SURPLUS_CONNECTIONS", 1)
     settings = Settings(model=bundle_folder)
     with listening(create_app(create_state(settings)), limits(max_connections=1)) as number, ExitStack() as stack:

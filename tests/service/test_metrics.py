@@ -64,7 +64,7 @@ def test_names_are_in_base_units_and_explained(fresh: Served) -> None:
     assert not [name for name in declared if name.endswith(("_ms", "_created"))]
 
 
-def test_info_says_what_is_served(fresh: Served) -> None:
+def test_info_names_the_served_model(fresh: Served) -> None:
     assert {name for name, _ in fresh.series() if name.endswith("_info")} == {
         "tinyrm_build_info", "tinyrm_model_info", "tinyrm_engine_info",
     }  # fmt: skip
@@ -72,7 +72,7 @@ def test_info_says_what_is_served(fresh: Served) -> None:
     assert fresh.metric("tinyrm_engine_info", engine="onnxruntime-cpu", precision="fp32") == 1
 
 
-def test_one_comparison_moves_what_it_should(fresh: Served) -> None:
+def test_one_comparison_changes_the_expected_series(fresh: Served) -> None:
     before = fresh.series()
     reply = fresh.compare()
     change = moved(fresh, before)
@@ -104,7 +104,7 @@ def test_both_formulas_count_the_tokens_of_the_reply(fresh: Served) -> None:
         assert change[key("tinyrm_request_gflops_count", formula=formula)] == 3
 
 
-def test_padding_is_what_the_longest_reading_adds(fresh: Served) -> None:
+def test_padding_is_counted_up_to_the_longest_sequence(fresh: Served) -> None:
     before = fresh.series()
     items = [PAIR | {"swap": "off", "response_a": "word " * n} for n in (10, 11, 10, 11, 10, 11)]
     assert fresh.client.post("/v1/compare/batch", json={"items": items}).status_code == 200
@@ -199,7 +199,7 @@ def test_no_traffic_makes_a_new_series(fresh: Served, monkeypatch: pytest.Monkey
     assert set(fresh.series()) == before
 
 
-def test_queue_is_empty_when_all_is_answered(fresh: Served) -> None:
+def test_the_queue_is_empty_after_all_replies(fresh: Served) -> None:
     fresh.client.post("/v1/compare/batch", json={"items": [PAIR] * 30})
     assert fresh.metric("tinyrm_queue_items") == 0
     assert fresh.metric("tinyrm_queue_tokens") == 0
@@ -224,7 +224,7 @@ def test_texts_that_write_out_a_special_token_are_counted(fresh: Served) -> None
     assert counted(prompt=[{"role": "user", "content": "[MASK]"}]) == 1
 
 
-def test_what_the_process_takes_is_told(fresh: Served) -> None:
+def test_metrics_contain_the_resources_of_the_process(fresh: Served) -> None:
     process = psutil.Process()
     told = fresh.metric("tinyrm_process_resident_memory_bytes", role="service")
     assert told == pytest.approx(process.memory_info().rss, rel=0.2)
@@ -247,7 +247,7 @@ def test_queue_gauges_are_those_of_all_queues() -> None:
     assert "tinyrm_engine_ready 0.0\n" in text
 
 
-def test_prometheus_client_still_chooses_its_values_when_asked() -> None:
+def test_prometheus_client_still_chooses_its_value_class_on_demand() -> None:
     """`share_metrics` sets what the library decides only at its import."""
     assert hasattr(values, "ValueClass")
     assert values.get_value_class() in (values.MutexValue, values.ValueClass)

@@ -11,7 +11,7 @@ FILES = {"/": "text/html", "/page/app.js": "javascript", "/page/style.css": "tex
 
 
 @pytest.mark.parametrize(("path", "kind"), FILES.items())
-def test_a_file_is_sent_once_and_asked_about_afterwards(served: Served, path: str, kind: str) -> None:
+def test_a_file_is_sent_once_and_then_revalidated(served: Served, path: str, kind: str) -> None:
     first = served.client.get(path)
     assert first.status_code == 200
     assert kind in first.headers["Content-Type"]
@@ -37,7 +37,7 @@ def test_the_page_may_run_its_own_files_and_call_this_service_and_nothing_else(s
     assert len(policy) == 7
 
 
-def test_the_page_asks_for_its_own_files_only(served: Served) -> None:
+def test_the_page_refers_to_its_own_files_only(served: Served) -> None:
     asked = re.findall(r'(?:src|href)="(?!data:)([^"]+)"', served.client.get("/").text)
     assert set(asked) == {"page/app.js", "page/style.css", "docs"}
     for address in asked:

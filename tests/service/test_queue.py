@@ -134,7 +134,7 @@ def test_batch_stays_within_the_budget_and_its_padding_is_small(
         assert cost - sum(lengths(batch)) <= MAX_PADDING_SHARE * cost
 
 
-def test_equal_items_fill_the_budget_to_the_brim(loop: asyncio.AbstractEventLoop) -> None:
+def test_equal_items_fill_the_budget_completely(loop: asyncio.AbstractEventLoop) -> None:
     _, batch = take(loop, [Entry(100)] * 12, 1000)
     assert len(batch) == 10
 

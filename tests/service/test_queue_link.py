@@ -123,7 +123,7 @@ def test_a_worker_does_not_refuse_because_of_an_old_report(tmp_path: Path, monke
     asyncio.run(scenario())
 
 
-def test_a_worker_learns_that_the_owner_of_the_queue_has_left(tmp_path: Path) -> None:
+def test_a_worker_notices_that_the_owner_of_the_queue_has_left(tmp_path: Path) -> None:
     async def scenario() -> None:
         is_lost = asyncio.Event()
         client = QueueClient(Settings(), on_loss=is_lost.set, on_move=lambda _: asyncio.sleep(0))
@@ -137,7 +137,7 @@ def test_a_worker_learns_that_the_owner_of_the_queue_has_left(tmp_path: Path) ->
     asyncio.run(scenario())
 
 
-def test_workers_are_sent_to_another_queue_and_waited_for(tmp_path: Path) -> None:
+def test_workers_move_to_another_queue_before_the_old_one_ends(tmp_path: Path) -> None:
     async def scenario() -> None:
         moved: list[Path] = []
 

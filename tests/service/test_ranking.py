@@ -34,7 +34,7 @@ def rewards(served: Served, **changes: Any) -> list[float]:
     return values
 
 
-def test_rank_is_that_of_the_comparisons_one_by_one(served: Served, scorer: Scorer) -> None:
+def test_a_rank_is_that_of_single_comparisons(served: Served, scorer: Scorer) -> None:
     reply = rank(served, win_matrix=True)
     pairs = list(combinations(range(5), 2))
     comparisons = [Comparison(PROMPT, RESPONSES[i], RESPONSES[j]) for i, j in pairs]
@@ -51,7 +51,7 @@ def test_rank_is_that_of_the_comparisons_one_by_one(served: Served, scorer: Scor
     assert np.ptp(reply["strengths"]) > 0.01, "answers all alike would be in any order"
 
 
-def test_its_cost_is_that_of_its_comparisons(served: Served) -> None:
+def test_the_cost_of_a_rank_is_that_of_its_comparisons(served: Served) -> None:
     reply = rank(served)
     singles = [served.compare(response_a=a, response_b=b)["usage"] for a, b in combinations(RESPONSES, 2)]
     assert reply["comparisons"] == 10
@@ -67,7 +67,7 @@ def test_the_order_of_the_responses_does_not_matter(served: Served) -> None:
 
 
 @pytest.mark.parametrize(("strategy", "comparisons"), [("round_robin", 10), ("swiss", 8), ("knockout", 4)])
-def test_each_strategy_ranks_everybody(served: Served, strategy: str, comparisons: int) -> None:
+def test_each_strategy_ranks_all_responses(served: Served, strategy: str, comparisons: int) -> None:
     reply = rank(served, strategy=strategy)
     assert sorted(reply["order"]) == list(range(5))
     assert reply["comparisons"] <= comparisons
@@ -75,7 +75,7 @@ def test_each_strategy_ranks_everybody(served: Served, strategy: str, comparison
     assert reply["order"] == sorted(range(5), key=lambda i: -reply["strengths"][i])
 
 
-def test_with_a_reference_each_meets_only_that(served: Served) -> None:
+def test_with_a_reference_each_response_is_compared_with_it_only(served: Served) -> None:
     reply = rank(served, strategy="reference", reference="Four.", win_matrix=True)
     assert (reply["comparisons"], len(reply["strengths"])) == (5, 5)
     wins = [served.compare(response_a=r, response_b="Four.")["probability_a"] for r in RESPONSES]
@@ -86,7 +86,7 @@ def test_with_a_reference_each_meets_only_that(served: Served) -> None:
     assert rewards(served, **alone) == pytest.approx(wins[:1], abs=1e-4)
 
 
-def test_rewards_add_up_to_nothing_or_are_shares(served: Served) -> None:
+def test_rewards_add_up_to_zero_or_are_shares(served: Served) -> None:
     zero_mean, unit = rewards(served), rewards(served, scale="unit")
     assert zero_mean == pytest.approx(rank(served)["strengths"], abs=1e-4)
     assert sum(zero_mean) == pytest.approx(0, abs=1e-9)
@@ -154,7 +154,7 @@ def with_margin(served: Served, margin: float) -> None:
     served.pipeline.manifest = served.pipeline.manifest.model_copy(update={"auto_swap": auto})
 
 
-def test_auto_reads_the_second_order_only_where_the_first_is_not_sure(fresh: Served) -> None:
+def test_auto_scores_the_second_order_only_if_the_first_is_not_decisive(fresh: Served) -> None:
     on, off = (fresh.compare(swap=swap) for swap in ("on", "off"))
     with_margin(fresh, abs(off["margin"]))
     assert fresh.compare(swap="auto") == off
@@ -173,6 +173,6 @@ def test_a_service_whose_model_has_no_margin_does_not_start_with_auto(bundle_fol
         pass
 
 
-def test_pair_is_what_both_questions_share(served: Served) -> None:
+def test_compare_and_rank_share_the_fields_of_a_pair(served: Served) -> None:
     both = rank(served, responses=[PAIR["response_a"], PAIR["response_b"]], win_matrix=True)
     assert both["win_matrix"][0][1] == pytest.approx(served.compare()["probability_a"], abs=1e-5)

@@ -54,12 +54,12 @@ def test_reply_has_exactly_this_shape(served: Served) -> None:
 
 @pytest.mark.parametrize("swap", ["on", "off"])
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair["prompt"][:8])
-def test_answer_is_the_offline_answer(served: Served, scorer: Scorer, pair: dict[str, Any], swap: str) -> None:
+def test_a_result_is_the_offline_result(served: Served, scorer: Scorer, pair: dict[str, Any], swap: str) -> None:
     reply = served.compare(**pair, swap=swap)
     assert reply["probability_a"] == pytest.approx(offline(scorer, pair, swap=swap == "on"), abs=TOLERANCE)
 
 
-def test_answer_in_a_mixed_batch_is_the_offline_answer(served: Served, scorer: Scorer) -> None:
+def test_a_result_in_a_mixed_batch_is_the_offline_result(served: Served, scorer: Scorer) -> None:
     items = PAIRS * 3
     results = served.client.post("/v1/compare/batch", json={"items": items}).json()["results"]
     got = [result["probability_a"] for result in results]
@@ -67,7 +67,7 @@ def test_answer_in_a_mixed_batch_is_the_offline_answer(served: Served, scorer: S
     assert max(got) - min(got) > 100 * TOLERANCE, "answers all alike would be in any order"
 
 
-def test_swap_is_on_unless_the_request_says_otherwise(served: Served) -> None:
+def test_swap_is_on_by_default(served: Served) -> None:
     on, off = served.compare(swap="on"), served.compare(swap="off")
     assert served.compare() == on
     assert on["usage"]["tokens"] == 2 * off["usage"]["tokens"]
@@ -76,7 +76,7 @@ def test_swap_is_on_unless_the_request_says_otherwise(served: Served) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(a=st.text(min_size=1), b=st.text(min_size=1))
-def test_both_orders_of_a_question_add_up_to_one(served: Served, a: str, b: str) -> None:
+def test_probabilities_of_exchanged_responses_add_up_to_one(served: Served, a: str, b: str) -> None:
     forward = served.compare(response_a=a, response_b=b, swap="on")
     backward = served.compare(response_a=b, response_b=a, swap="on")
     assert forward["probability_a"] + backward["probability_a"] == pytest.approx(1, abs=1e-6)
@@ -92,7 +92,7 @@ def test_one_user_message_is_the_same_as_its_text(served: Served) -> None:
     assert served.compare(prompt=[message]) == served.compare()
 
 
-def test_dialogue_names_its_speakers(served: Served) -> None:
+def test_a_dialogue_contains_its_roles(served: Served) -> None:
     dialogue = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
@@ -115,7 +115,7 @@ def test_model_may_be_named_with_and_without_its_revision(served: Served) -> Non
     assert served.compare(model="toy") == served.compare(model=identity) == served.compare()
 
 
-def test_long_texts_are_cut_and_the_cut_is_reported(served: Served) -> None:
+def test_long_texts_are_truncated_and_the_reply_reports_it(served: Served) -> None:
     reply = served.compare(prompt="a question " * 200, response_b="an answer " * 200)
     assert reply["usage"]["tokens"] == 2 * 256
     assert reply["truncated"]["prompt"] > 100
@@ -164,7 +164,7 @@ def test_body_is_read_as_json_whatever_type_it_declares(served: Served) -> None:
     assert reply.status_code == 200
 
 
-def test_models_says_what_is_served_and_on_what(served: Served) -> None:
+def test_models_lists_served_models_and_their_engines(served: Served) -> None:
     manifest = served.pipeline.manifest
     (card,) = served.client.get("/v1/models").json()["models"]
     assert card == {
@@ -199,7 +199,7 @@ def test_documented_example_works(served: Served) -> None:
     assert served.client.post("/v1/compare", json=example).status_code == 200
 
 
-def test_description_knows_what_is_served(bundle_folder: Path) -> None:
+def test_the_description_contains_the_served_domains_and_models(bundle_folder: Path) -> None:
     with serve(Settings(model=bundle_folder, max_batch_items=3)) as served:
         schemas = served.client.get("/openapi.json").json()["components"]["schemas"]
         (card,) = served.client.get("/v1/models").json()["models"]
@@ -213,13 +213,13 @@ def test_description_knows_what_is_served(bundle_folder: Path) -> None:
             assert served.client.post("/v1/compare/batch", json={"items": [PAIR] * count}).status_code == status
 
 
-def test_docs_page_answers(served: Served) -> None:
+def test_the_docs_page_is_served(served: Served) -> None:
     reply = served.client.get("/docs")
     assert reply.status_code == 200
     assert "/openapi.json" in reply.text
 
 
-def test_a_list_longer_than_the_queue_is_answered_whole(fresh: Served) -> None:
+def test_a_list_longer_than_the_queue_is_scored_completely(fresh: Served) -> None:
     """The queue of this service holds one of them: the others wait outside."""
     items = [PAIR | {"response_a": "yes " * 300}] * 20
     results = fresh.client.post("/v1/compare/batch", json={"items": items}).json()["results"]
@@ -227,7 +227,7 @@ def test_a_list_longer_than_the_queue_is_answered_whole(fresh: Served) -> None:
     assert "preferred" in results[0]
 
 
-def test_items_of_a_list_whose_time_is_over_say_so_one_by_one(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_of_a_list_beyond_its_deadline_have_an_error_each(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fresh.engine.run
 
     def slow(*arrays: Any) -> Any:
@@ -244,6 +244,6 @@ def test_items_of_a_list_whose_time_is_over_say_so_one_by_one(fresh: Served, mon
 
 
 @pytest.mark.parametrize("milliseconds", ["0", "-5", "soon", "1e9", ""])
-def test_a_time_that_is_none_is_refused(served: Served, milliseconds: str) -> None:
+def test_a_time_limit_that_is_not_a_number_is_refused(served: Served, milliseconds: str) -> None:
     reply = served.client.post("/v1/compare", json=PAIR, headers={"X-Request-Timeout-Ms": milliseconds})
     assert (reply.status_code, reply.json()["error"]["type"]) == (422, "invalid_request")

@@ -123,7 +123,7 @@ def test_the_owner_decides_what_calls_fail_with() -> None:
     asyncio.run(scenario())
 
 
-def test_what_is_not_a_frame_ends_the_connection() -> None:
+def test_bytes_that_are_not_a_frame_end_the_connection() -> None:
     async def scenario() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         server = Connection(handle=echo)

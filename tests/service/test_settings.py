@@ -25,14 +25,14 @@ def test_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.model, settings.max_batch_tokens) == (Path("models/other"), 4096)
 
 
-def test_unknown_variable_is_refused_with_those_there_are() -> None:
+def test_an_unknown_variable_is_refused_with_the_known_names() -> None:
     with pytest.raises(InvalidSettings, match=r"TINYRM_MODLE; known: .*TINYRM_ENGINE, .*TINYRM_MODEL, ") as refusal:
         refuse_unknown({"TINYRM_MODLE": "x", "TINYRM_PORT": "1", "PATH": "/bin"})
     known = str(refusal.value).split("known: ")[1].split(", ")
     assert known == sorted(PREFIX + name.upper() for name in Settings.model_fields)
 
 
-def test_known_variables_and_those_of_others_pass() -> None:
+def test_known_variables_and_those_of_other_programs_are_accepted() -> None:
     refuse_unknown({"TINYRM_PORT": "1", "tinyrm_host": "::1", "TINY": "x", "HOME": "/"})
 
 
@@ -56,13 +56,13 @@ def test_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: s
         Settings()
 
 
-def test_queue_has_to_hold_a_batch() -> None:
+def test_the_queue_must_hold_a_batch() -> None:
     Settings(max_batch_tokens=1000, max_queue_tokens=1000)
     with pytest.raises(ValidationError, match="max_queue_tokens must be at least max_batch_tokens"):
         Settings(max_batch_tokens=1000, max_queue_tokens=999)
 
 
-def test_batch_has_to_hold_both_orders_of_the_longest_comparison() -> None:
+def test_a_batch_must_hold_both_orders_of_the_longest_comparison() -> None:
     Settings(max_batch_tokens=512).check_against(256)
     with pytest.raises(InvalidSettings, match=r"TINYRM_MAX_BATCH_TOKENS=511 .* 512 tokens"):
         Settings(max_batch_tokens=511).check_against(256)
@@ -73,7 +73,7 @@ def test_service_does_not_start_with_a_batch_too_small_for_its_model(bundle_fold
         asyncio.run(create_registry(Settings(model=bundle_folder, max_batch_tokens=511)).start())
 
 
-def test_service_does_not_start_with_another_engine_or_precision_than_asked(bundle_folder: Path) -> None:
+def test_the_service_does_not_start_with_another_engine_or_precision(bundle_folder: Path) -> None:
     with pytest.raises(EngineUnavailable, match="unknown engine 'abacus'"):
         asyncio.run(create_registry(Settings(model=bundle_folder, engine="abacus")).start())
     with pytest.raises(EngineUnavailable, match=r"no precision 'int3' .* it has: fp32"):

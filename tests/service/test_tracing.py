@@ -106,7 +106,7 @@ def test_a_comparison_is_a_request_and_its_stages(collector: Collector, bundle_f
     assert not any(b"private" in body for body in collector.bodies)
 
 
-def test_the_callers_trace_goes_on(collector: Collector, bundle_folder: Path) -> None:
+def test_the_callers_trace_is_continued(collector: Collector, bundle_folder: Path) -> None:
     with traced(collector, bundle_folder) as one:
         one.client.get("/v1/models", headers={"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"})
         one.client.get("/healthz", headers={"traceparent": "nonsense"})
@@ -118,7 +118,7 @@ def test_the_callers_trace_goes_on(collector: Collector, bundle_folder: Path) ->
     assert spans["GET /healthz"].trace_id.hex() != TRACE_ID
 
 
-def test_failures_are_marked_and_invented_paths_are_not_told(
+def test_failures_are_marked_and_unknown_paths_are_not_exported(
     collector: Collector, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with traced(collector, bundle_folder) as one:
@@ -151,12 +151,12 @@ def test_traces_name_the_service_and_its_version(
     assert names == ["tinyrm", "judge-7"]
 
 
-def test_a_collector_that_is_gone_costs_no_answer(bundle_folder: Path) -> None:
+def test_no_reply_is_lost_without_the_collector(bundle_folder: Path) -> None:
     with serve(Settings(model=bundle_folder, otlp_endpoint="http://127.0.0.1:9")) as one:
         one.compare()
 
 
-def test_nothing_of_it_is_imported_unless_asked_for() -> None:
+def test_opentelemetry_is_imported_only_if_it_is_configured() -> None:
     """But for the light interface, which other libraries import where it is installed."""
     code = (
         "import sys; from service.app import create_app, create_state; from service.settings import Settings;"
@@ -173,7 +173,7 @@ def test_missing_extra_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
         Tracing("http://127.0.0.1:4318")
 
 
-def test_missing_extra_is_code_3(bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_missing_extra_is_exit_code_3(bundle_folder: Path, tmp_path: Path) -> None:
     """As in an environment without it: a package that hides the installed one."""
     hiding = tmp_path / "opentelemetry" / "exporter"
     hiding.mkdir(parents=True)

@@ -29,7 +29,7 @@ def test_merged_logits_equal_unmerged(trained: Trained) -> None:
     torch.testing.assert_close(logits(merge(model)), unmerged, atol=TOLERANCE, rtol=0)
 
 
-def test_merging_leaves_the_tied_embedding_untouched_and_tied(trained: Trained) -> None:
+def test_merging_keeps_the_embedding_unchanged_and_tied(trained: Trained) -> None:
     before = load_masked_lm(str(trained.base)).get_input_embeddings().weight
     merged = merge(load_with_adapter(str(trained.base), trained.adapter))
     assert merged.get_input_embeddings().weight.equal(before)

@@ -33,7 +33,7 @@ def test_a_reply_with_fields_of_a_newer_service_is_read() -> None:
 @pytest.mark.parametrize(
     ("type_", "transient"), [("overloaded", True), ("engine_restarting", True), ("invalid_text", False)]
 )
-def test_an_error_says_whether_a_later_try_may_succeed(type_: str, transient: bool) -> None:
+def test_an_error_states_whether_a_later_try_may_succeed(type_: str, transient: bool) -> None:
     assert ErrorBody(type=type_, message="").is_transient is transient
 
 

@@ -49,7 +49,7 @@ def test_a_length_pads_further_and_never_truncates(ids: list[list[int]], length:
     assert batch.attention_mask.sum() == sum(map(len, ids))
 
 
-def test_arrays_are_what_the_graph_takes() -> None:
+def test_arrays_have_the_types_of_the_graph() -> None:
     batch = collate(encodings([[1, 2], [1]]), PAD)
     assert batch.input_ids.dtype == batch.attention_mask.dtype == np.int64
     assert batch.input_ids.tolist() == [[1, 2], [1, PAD]]

@@ -55,7 +55,7 @@ def test_scores_are_those_of_the_scorer(
     assert f"{gflop:.1f} GFLOP" in second
 
 
-def test_what_is_cut_is_counted(score: Score, tmp_path: Path) -> None:
+def test_truncated_tokens_are_counted(score: Score, tmp_path: Path) -> None:
     long = {"prompt": "What is 1? " * 300, "response_a": "yes 1", "response_b": "no 0 " * 300}
     assert score(write(tmp_path / "a.jsonl", long)) == 0
     (row,) = table(tmp_path / "out").to_dict("records")

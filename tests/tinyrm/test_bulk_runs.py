@@ -22,7 +22,7 @@ def score(bundle_folder: Path, tmp_path: Path) -> Score:
     return lambda *words: main(words_of(bundle_folder, tmp_path / "out", *words))
 
 
-def test_a_second_run_computes_nothing_and_another_one_is_refused(
+def test_a_second_run_computes_nothing_and_a_different_one_is_refused(
     score: Score, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs = write(tmp_path / "pairs.jsonl", *map(pair, range(10)))
@@ -66,7 +66,7 @@ def test_a_file_that_is_not_a_shard_is_named(score: Score, tmp_path: Path, capsy
     assert "remove it" in complaint(capsys)
 
 
-def test_one_process_at_a_time(score: Score, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_one_process_writes_a_folder(score: Score, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = write(tmp_path / "pairs.jsonl", pair(0))
     with locked_folder(tmp_path / "out"):
         assert score(pairs) == 2
@@ -97,7 +97,7 @@ def test_one_process_at_a_time(score: Score, tmp_path: Path, capsys: pytest.Capt
         (["pairs.jsonl", "--ray"], 2, "--threads is --cpus-per-engine"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(
+def test_an_impossible_command_is_one_line(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *,
     words: list[str], code: int, said: str,
 ) -> None:  # fmt: skip
@@ -122,13 +122,13 @@ def test_what_cannot_be_done_is_one_line(
         (["a.jsonl", "b.jsonl"], "several need --bundle"),
     ],
 )
-def test_options_of_a_bundle_need_one(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_for_a_bundle_need_a_bundle(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--out", "out.jsonl", *words]) == 2
     assert said in complaint(capsys)
 
 
 @pytest.mark.parametrize(("module", "extra"), [("pyarrow", "bulk"), ("fsspec", "bulk"), ("ray", "ray")])
-def test_what_is_not_installed_is_named(bundle_folder: Path, tmp_path: Path, module: str, extra: str) -> None:
+def test_a_missing_package_is_named(bundle_folder: Path, tmp_path: Path, module: str, extra: str) -> None:
     words = words_of(bundle_folder, tmp_path / "out", write(tmp_path / "pairs.jsonl", pair(0)))[:-2]
     hidden = f"import sys; sys.modules[{module!r}] = None; from tinyrm.cli import main; sys.exit(main(sys.argv[1:]))"
     done = run([sys.executable, "-c", hidden, *words, *(["--ray"] if extra == "ray" else [])])
@@ -138,14 +138,14 @@ def test_what_is_not_installed_is_named(bundle_folder: Path, tmp_path: Path, mod
     )
 
 
-def test_the_command_itself_loads_none_of_it() -> None:
+def test_the_command_line_does_not_import_the_optional_packages() -> None:
     heavy = ("numpy", "pyarrow", "fsspec", "ray", "tokenizers", "pandas")
     code = f"import sys, tinyrm.cli.score; print([name for name in {heavy} if name in sys.modules])"
     assert run([sys.executable, "-c", code]).stdout == "[]\n"
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_killed_run_goes_on_where_it_was(
+def test_a_killed_run_continues_where_it_stopped(
     bundle_folder: Path, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
     rows, out = 1500, tmp_path / "out"

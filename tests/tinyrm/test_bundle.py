@@ -46,7 +46,7 @@ def test_an_untouched_bundle_opens(bundle_folder: Path) -> None:
     assert bundle.model_file("fp32", "onnxruntime-cpu") == bundle_folder / "model.onnxruntime-cpu.onnx"
 
 
-def test_its_encoder_encodes_as_the_trained_one(bundle_folder: Path, encoder: Any) -> None:
+def test_the_encoder_of_a_bundle_gives_the_ids_of_training(bundle_folder: Path, encoder: Any) -> None:
     ours, theirs = Bundle.open(bundle_folder).encoder(), encoder
     assert ours.label_ids == theirs.label_ids
     instruction = Bundle.open(bundle_folder).manifest.spec.instruction("safety")
@@ -70,7 +70,7 @@ def test_one_changed_byte_is_noticed(scratch_bundle: Path, name: str, where: flo
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b""])
-def test_a_cut_or_grown_file_is_noticed(scratch_bundle: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_file_of_another_size_is_noticed(scratch_bundle: Path, damage: Callable[[bytes], bytes]) -> None:
     path = scratch_bundle / "model.onnx"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(TamperedBundle):
@@ -118,20 +118,20 @@ def test_a_missing_file_is_named(scratch_bundle: Path, name: str) -> None:
         Bundle.open(scratch_bundle)
 
 
-def test_a_missing_folder_is_no_bundle(tmp_path: Path) -> None:
+def test_a_missing_folder_is_not_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(InvalidBundle):
         Bundle.open(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("version", [0, 1, 1.5, "1", None])
-def test_another_schema_is_unknown(scratch_bundle: Path, version: object) -> None:
+def test_an_unknown_schema_version_is_refused(scratch_bundle: Path, version: object) -> None:
     edit_manifest(scratch_bundle, lambda m: m.update(schema_version=version))
     with pytest.raises(UnknownSchema, match="export it again"):
         Bundle.open(scratch_bundle)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null", b"\xff\xfe", b"{}", b'{"schema_version": 2}'])
-def test_a_manifest_that_is_none_is_invalid(scratch_bundle: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_manifest_is_invalid(scratch_bundle: Path, content: bytes) -> None:
     (scratch_bundle / MANIFEST_FILE).write_bytes(content)
     with pytest.raises(InvalidBundle) as refusal:
         Bundle.open(scratch_bundle)
@@ -153,7 +153,7 @@ def test_label_words_that_encode_to_other_ids_are_refused(bundle_folder: Path, t
         Bundle.open(tmp_path / "wrong").encoder()
 
 
-def test_what_is_written_opens(bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_written_bundle_opens(bundle_folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "store" / "deep" / "new"
     written = write_bundle(target, sources(bundle_folder), fields(bundle_folder, name="new", temperature=1.7))
     opened = Bundle.open(target).manifest
@@ -235,13 +235,13 @@ def test_recording_again_adds_and_replaces_by_name(scratch_bundle: Path) -> None
     assert set(contents(scratch_bundle)) == files
 
 
-def test_a_tampered_bundle_is_not_blessed_by_an_evaluation(scratch_bundle: Path) -> None:
+def test_an_evaluation_does_not_validate_a_changed_bundle(scratch_bundle: Path) -> None:
     edit_manifest(scratch_bundle, lambda m: m.update(temperature=9.0))
     with pytest.raises(TamperedBundle):
         record_evaluation(scratch_bundle, {"accuracy": 1.0})
 
 
-def test_results_that_are_no_json_leave_the_manifest_alone(scratch_bundle: Path) -> None:
+def test_results_that_are_not_json_leave_the_manifest_unchanged(scratch_bundle: Path) -> None:
     before = contents(scratch_bundle)
     with pytest.raises(Exception, match="serialize"):
         record_evaluation(scratch_bundle, {"model": object()})

@@ -24,7 +24,7 @@ def test_temperature_of_simulated_margins_is_recovered(overconfidence: float) ->
     assert fit_temperature(simulated(overconfidence)) == pytest.approx(overconfidence, rel=0.03)
 
 
-def test_calibrated_margins_are_right_as_often_as_they_say() -> None:
+def test_calibrated_margins_are_right_as_often_as_predicted() -> None:
     margins = simulated(4.0) / fit_temperature(simulated(4.0))
     confident = np.abs(margins - np.sign(margins) * 1.4) < 0.1
     assert np.mean(margins[confident] > 0) == pytest.approx(sigmoid(1.4), abs=0.03)

@@ -61,7 +61,7 @@ def test_every_template_gives_its_prompt_and_its_last_turn(template: str, end: s
     assert find_response(prompt + ANSWER + end, prompt) == ANSWER
 
 
-def test_a_dialogue_keeps_its_turns_and_its_speakers() -> None:
+def test_a_dialogue_keeps_its_turns_and_roles() -> None:
     text = (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>tool\n42<|im_end|>\n<|im_start|>assistant\n"
@@ -74,7 +74,7 @@ def test_a_dialogue_keeps_its_turns_and_its_speakers() -> None:
     ]
 
 
-def test_what_deepseek_says_first_is_the_systems() -> None:
+def test_the_first_text_of_a_deepseek_prompt_is_the_system_message() -> None:
     text = f"Be brief.<{BAR}User{BAR}>Hi<{BAR}Assistant{BAR}>"
     assert [turn["role"] for turn in parse_markup(text)] == ["system", "user"]
 
@@ -86,7 +86,7 @@ def test_text_without_a_template_is_a_prompt_as_it_is(text: str) -> None:
     assert parse_prompt(text) == text
 
 
-def test_messages_may_have_parts_and_unknown_speakers() -> None:
+def test_messages_may_have_parts_and_unknown_roles() -> None:
     parts = [{"type": "text", "text": "one "}, {"type": "image_url", "image_url": "x"}, {"type": "text", "text": "two"}]
     turns = [Turn(role="developer", content="Be brief."), Turn(role="user", content=parts), Turn(role="user")]
     assert parse_prompt(turns) == [Message(role="system", content="Be brief."), Message(role="user", content="one two")]
@@ -95,35 +95,35 @@ def test_messages_may_have_parts_and_unknown_speakers() -> None:
 @pytest.mark.parametrize(
     "text", ["", "no template", CHATML.format(user="Hi"), "<|im_start|>assistant\nalone<|im_end|>"]
 )
-def test_what_has_no_last_turn_of_the_assistant_is_refused(text: str) -> None:
+def test_text_that_does_not_end_with_the_assistant_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"docs/dialects\.md"):
         split_dialogue(text)
 
 
 @pytest.mark.parametrize("end", ["<|im_end|>", "<|im_end|>\n", "\n<|endoftext|>"])
-def test_a_turn_that_says_nothing_is_a_response(end: str) -> None:
+def test_an_empty_turn_is_a_response(end: str) -> None:
     """verl sends it when a policy has nothing to say, and a refusal would end the training."""
     assert split_dialogue(CHATML.format(user="Hi") + end) == (of_user("Hi"), "")
 
 
 @given(prompt=st.text(), response=st.text())
-def test_a_response_behind_its_prompt_is_found(prompt: str, response: str) -> None:
+def test_a_response_after_its_prompt_is_found(prompt: str, response: str) -> None:
     assert find_response(prompt + response, prompt) == strip_special(response)
 
 
 @given(cut=st.integers(1, 200), response=st.text(alphabet="abc \n"))
-def test_a_response_behind_the_end_of_its_prompt_is_found(cut: int, response: str) -> None:
+def test_a_response_after_a_truncated_prompt_is_found(cut: int, response: str) -> None:
     prompt = "".join(f"{n}, " for n in range(100))
     assert find_response(prompt[cut:] + response, prompt) == strip_special(response)
 
 
-def test_what_does_not_begin_with_the_prompt_is_a_response_as_a_whole() -> None:
+def test_text_that_does_not_begin_with_the_prompt_is_all_response() -> None:
     assert find_response("An answer.<|im_end|>", "A question?") == "An answer."
     chance = "x" * (MIN_OVERLAP - 1)
     assert find_response(chance + " is no rest of a prompt", "A question about " + chance).startswith(chance)
 
 
-def test_one_beginning_more_or_less_does_not_hide_the_prompt() -> None:
+def test_an_added_or_missing_start_token_does_not_hide_the_prompt() -> None:
     assert find_response("<s>A question? Yes.</s>", "A question?") == "Yes."
     assert find_response("A question? Yes.", "<s>A question?") == "Yes."
 
@@ -156,7 +156,7 @@ def test_text_stays_as_it_is() -> None:
     assert to_response(" 4\n") == " 4\n"
 
 
-def test_turns_keep_role_and_text_and_lose_what_the_service_does_not_know() -> None:
+def test_turns_keep_role_and_text_only() -> None:
     turns = [
         {"role": "system", "content": None, "tool_calls": None},
         {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 2?"}]},
@@ -174,7 +174,7 @@ def test_a_completion_of_several_turns_is_all_their_text() -> None:
 
 
 @pytest.mark.parametrize("nothing", ["", [], [{"role": "assistant", "content": ""}]])
-def test_nothing_said_is_still_a_response_and_a_prompt(nothing: object) -> None:
+def test_empty_messages_are_a_response_and_a_prompt(nothing: object) -> None:
     assert to_response(nothing) == BLANK  # type: ignore[arg-type]
     assert to_prompt(nothing) == BLANK  # type: ignore[arg-type]
 

@@ -78,7 +78,7 @@ def gaps_s(server: ScriptedServer) -> list[float]:
     return [after.at_s - before.at_s for before, after in zip(server.asked, server.asked[1:], strict=False)]
 
 
-def test_compare_asks_what_it_was_given_and_nothing_else(ask: Ask) -> None:
+def test_compare_sends_its_arguments_and_nothing_else(ask: Ask) -> None:
     with scripted(compared()) as server:
         reply = ask(server.url, "compare", *TEXTS, domain="math", swap=None, options={"api_key": "k", "timeout_s": 20})
     (asked,) = server.asked
@@ -89,7 +89,7 @@ def test_compare_asks_what_it_was_given_and_nothing_else(ask: Ask) -> None:
     assert reply.model_dump() == COMPARED
 
 
-def test_messages_and_a_path_before_ours(ask: Ask) -> None:
+def test_messages_and_a_path_prefix_are_sent(ask: Ask) -> None:
     turns = [{"role": "user", "content": "Hi"}]
     with scripted(compared()) as server:
         ask(server.url + "/behind/proxy/", "compare", turns, "a", "b")
@@ -105,7 +105,7 @@ def test_messages_and_a_path_before_ours(ask: Ask) -> None:
     ],
     ids=["429", "503", "502", "504", "hang_up"],
 )  # fmt: skip
-def test_passing_trouble_is_waited_out(ask: Ask, trouble: Step) -> None:
+def test_temporary_errors_are_retried(ask: Ask, trouble: Step) -> None:
     with scripted(trouble, trouble, compared()) as server:
         assert ask(server.url, "compare", *TEXTS).preferred == "a"
     assert len(server.asked) == 3
@@ -114,7 +114,7 @@ def test_passing_trouble_is_waited_out(ask: Ask, trouble: Step) -> None:
     assert left_ms == sorted(left_ms, reverse=True)
 
 
-def test_retry_after_is_heeded(ask: Ask) -> None:
+def test_retry_after_is_respected(ask: Ask) -> None:
     with scripted(error(429, "overloaded", Retry_After="1"), compared()) as server:
         ask(server.url, "compare", *TEXTS)
     assert gaps_s(server)[0] >= 1
@@ -154,7 +154,7 @@ def test_pauses_grow_and_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
         (answer(200, {"preferred": "c"}), ServiceFailed, "unexpected_reply", 200),
     ],
 )
-def test_what_repeating_does_not_mend_is_raised_at_once(
+def test_permanent_errors_are_raised_at_once(
     ask: Ask, step: Step, kind: type[CallFailed], type_: str, status: int
 ) -> None:
     with scripted(step) as server, pytest.raises(kind) as caught:
@@ -177,7 +177,7 @@ def test_tries_are_bounded(ask: Ask) -> None:
     assert (caught.value.type, caught.value.status) == ("overloaded", 429)
 
 
-def test_nobody_there_is_unreachable_and_says_what_to_do(ask: Ask) -> None:
+def test_a_closed_port_is_unreachable_with_advice(ask: Ask) -> None:
     with pytest.raises(ServiceUnreachable, match="is it running at that address") as caught:
         ask(f"http://127.0.0.1:{free_port()}", "compare", *TEXTS, options={"max_retries": 1})
     assert caught.value.status is None
@@ -234,7 +234,7 @@ def test_batch_keeps_order_and_errors(ask: Ask) -> None:
     assert second == ItemError(type="unknown_domain", message="this is unknown_domain")
 
 
-def test_only_the_items_that_may_be_answered_later_are_asked_again(ask: Ask) -> None:
+def test_only_items_with_temporary_errors_are_sent_again(ask: Ask) -> None:
     def first_try(asked: Any) -> Any:
         return {"p0": COMPARED, "p1": item_error("overloaded"), "p2": item_error("invalid_text")}[asked["prompt"]]
 
@@ -244,18 +244,18 @@ def test_only_the_items_that_may_be_answered_later_are_asked_again(ask: Ask) -> 
     assert [getattr(result, "type", "answered") for result in results] == ["answered", "answered", "invalid_text"]
 
 
-def test_items_that_stay_busy_keep_their_error_and_the_others_their_answer(ask: Ask) -> None:
+def test_items_that_stay_refused_keep_their_error_and_the_others_their_result(ask: Ask) -> None:
     with scripted(batch(lambda i: COMPARED if i["prompt"] == "p0" else item_error("shutting_down")), hang_up) as server:
         first, second = ask(server.url, "compare_batch", [item(0), item(1)], options={"max_retries": 1})
     assert first.preferred == "a"
     assert second.type == "shutting_down"
 
 
-def test_batch_of_nothing_asks_nothing(ask: Ask) -> None:
+def test_an_empty_batch_sends_nothing(ask: Ask) -> None:
     assert ask("http://127.0.0.1:1", "compare_batch", []) == []
 
 
-def test_many_are_answered_in_order_whatever_is_slow(ask: Ask) -> None:
+def test_many_results_are_in_order_whatever_is_slow(ask: Ask) -> None:
     def slow_first(handler: Any, asked: Asked) -> None:
         time.sleep(0.2 if asked.body["items"][0]["prompt"] in ("p0", "p20") else 0)
         batch(lambda i: COMPARED | {"model": i["prompt"]})(handler, asked)
@@ -266,7 +266,7 @@ def test_many_are_answered_in_order_whatever_is_slow(ask: Ask) -> None:
     assert len(server.asked) == 10
 
 
-def test_many_takes_items_as_it_needs_them() -> None:
+def test_many_reads_its_items_lazily() -> None:
     taken: list[int] = []
 
     def items() -> Any:
@@ -312,14 +312,14 @@ def test_progress_shows_how_far_it_is(ask: Ask, capsys: pytest.CaptureFixture[st
     assert "20/20" in capsys.readouterr().err
 
 
-def test_progress_without_tqdm_says_what_to_install(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_without_tqdm_names_the_package(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(InvalidInput, match=r"tinyrm\[progress\]"):
         ask("http://127.0.0.1:1", "compare_many", [item(0)], progress=True)
 
 
 @pytest.mark.parametrize("wrong", [{"batch_items": 0}, {"concurrency": 0}])
-def test_a_list_in_no_batches_is_refused(ask: Ask, wrong: dict[str, int]) -> None:
+def test_a_batch_size_of_zero_is_refused(ask: Ask, wrong: dict[str, int]) -> None:
     with pytest.raises(InvalidInput, match="at least 1"):
         ask("http://127.0.0.1:1", "compare_many", [item(0)], **wrong)
 
@@ -350,7 +350,7 @@ def test_models(ask: Ask) -> None:
         assert ask(server.url, "models") == [ModelCard.model_validate(card)]
 
 
-def test_is_ready_is_asked_once(ask: Ask) -> None:
+def test_is_ready_sends_one_request(ask: Ask) -> None:
     with scripted(answer(200, {"status": "ready"}), error(503, "not_ready")) as server:
         assert ask(server.url, "is_ready") is True
         assert ask(server.url, "is_ready") is False
@@ -358,14 +358,14 @@ def test_is_ready_is_asked_once(ask: Ask) -> None:
     assert ask(f"http://127.0.0.1:{free_port()}", "is_ready") is False
 
 
-def test_a_lone_surrogate_arrives_as_it_is(ask: Ask) -> None:
+def test_a_lone_surrogate_is_sent_unchanged(ask: Ask) -> None:
     """So that the service can name the field; encoding it here would be a traceback."""
     with scripted(compared()) as server:
         ask(server.url, "compare", "\ud800", "ü", "b")
     assert (server.asked[0].body["prompt"], server.asked[0].body["response_a"]) == ("\ud800", "ü")
 
 
-def test_what_is_no_json_is_refused_here(ask: Ask) -> None:
+def test_values_that_are_not_json_are_refused_by_the_client(ask: Ask) -> None:
     with pytest.raises(InvalidInput, match="JSON"):
         ask("http://127.0.0.1:1", "compare", b"bytes", "a", "b")
 
@@ -374,7 +374,7 @@ def test_what_is_no_json_is_refused_here(ask: Ask) -> None:
     "url",
     ["localhost:8000", "ftp://host", "http://", "http://host:port", "http://host:99999", "", "http://host:8000\n"],
 )
-def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
+def test_an_invalid_address_is_refused_at_once(url: str) -> None:
     for kind in (Client, AsyncClient):
         with pytest.raises(InvalidInput, match="base_url"):
             kind(url)
@@ -387,7 +387,7 @@ def test_a_key_that_cannot_be_sent_is_refused_and_not_repeated(key: str) -> None
     assert not key or key not in str(caught.value)
 
 
-def test_the_package_stays_light_until_a_client_is_asked_for() -> None:
+def test_the_package_imports_a_client_only_on_access() -> None:
     loaded = "[name in sys.modules for name in ('httpx', 'numpy', 'tokenizers')]"
     code = f"import sys, tinyrm; print({loaded}); tinyrm.Client; print({loaded})"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -48,7 +48,7 @@ def score(url: str, pairs: Path, out: Path, *options: str) -> int:
     return main(["score", str(pairs), "--out", str(out), "--url", url, *options])
 
 
-def test_compare_says_which_is_better(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_prints_the_better_response(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted(compared()) as server:
         assert main(["compare", "q", "x", "y", "--url", server.url, "--domain", "math", "--swap", "off"]) == 0
     assert capsys.readouterr().out == "A is better: P(A) 0.750, P(B) 0.250, toy@1\n"
@@ -56,7 +56,7 @@ def test_compare_says_which_is_better(capsys: pytest.CaptureFixture[str]) -> Non
     assert server.asked[0].body == texts | {"domain": "math", "swap": "off"}
 
 
-def test_compare_as_json_and_what_was_cut(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_prints_json_and_truncated_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     reply = COMPARED | {"truncated": {"prompt": 7, "response_a": 0, "response_b": 0}}
     with scripted(answer(200, reply)) as server:
         assert main(["compare", "q", "x", "y", "--url", server.url, "--json"]) == 0
@@ -105,7 +105,7 @@ def test_rank_prints_the_best_first(capsys: pytest.CaptureFixture[str]) -> None:
         (["score", "missing.jsonl", "--out", "no/such/folder"], "--out no/such/folder"),
     ],
 )
-def test_a_command_that_cannot_be_run_is_one_line_and_code_2(
+def test_an_impossible_command_is_one_line_and_exit_code_2(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -116,19 +116,19 @@ def test_a_command_that_cannot_be_run_is_one_line_and_code_2(
 
 
 @pytest.mark.parametrize("words", [[], ["compare", "q"], ["dance"], ["score", "x"], ["models", "--timeout-s", "0"]])
-def test_wrong_words_are_code_2(words: list[str]) -> None:
+def test_a_wrong_command_line_is_exit_code_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(words)
     assert left.value.code == 2
 
 
-def test_a_refusal_is_one_line_and_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted(error(422, "unknown_domain", X_Request_Id="r-7")) as server:
         assert main(["compare", "q", "x", "y", "--url", server.url]) == 1
     assert capsys.readouterr().err == "tinyrm: this is unknown_domain (422 unknown_domain) [request r-7]\n"
 
 
-def test_nobody_there_is_one_line_and_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_port_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--url", f"http://127.0.0.1:{free_port()}", "--timeout-s", "0.5"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "is it running" in line
@@ -179,7 +179,7 @@ def test_bad_lines_get_an_error_and_their_neighbours_a_reply(
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"id": "x4", "tinyrm": {"ind'], ids=["whole", "torn"])
-def test_score_goes_on_after_the_last_whole_line(tmp_path: Path, torn: bytes) -> None:
+def test_score_continues_after_the_last_complete_line(tmp_path: Path, torn: bytes) -> None:
     pairs, out = write(tmp_path / "pairs.jsonl", *map(pair, range(10))), tmp_path / "out.jsonl"
     first = write(tmp_path / "first.jsonl", *map(pair, range(4)))
     with scripted(batch()) as server:
@@ -194,7 +194,7 @@ def test_score_goes_on_after_the_last_whole_line(tmp_path: Path, torn: bytes) ->
         assert len(server.asked) == 2, "nothing is left to ask"
 
 
-def test_a_rerun_still_knows_of_the_errors_of_the_first(tmp_path: Path) -> None:
+def test_a_second_run_counts_the_errors_of_the_first(tmp_path: Path) -> None:
     pairs, out = write(tmp_path / "pairs.jsonl", pair(0), "{"), tmp_path / "out.jsonl"
     with scripted(batch()) as server:
         assert [score(server.url, pairs, out) for _ in range(2)] == [1, 1]
@@ -222,14 +222,14 @@ def test_scores_of_another_input_are_not_continued(tmp_path: Path, capsys: pytes
     assert out.read_bytes() == before
 
 
-def test_one_writer_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_one_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs, out = write(tmp_path / "pairs.jsonl", pair(0)), tmp_path / "out.jsonl"
     with ScoredFile(out):
         assert score("http://127.0.0.1:1", pairs, out) == 2
     assert "another process" in capsys.readouterr().err
 
 
-def test_what_is_not_the_lines_fault_stops_and_is_not_written(
+def test_an_error_that_is_not_the_lines_own_stops_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Written down, a passing trouble or a wrong option would be the line's result for ever."""
@@ -251,14 +251,14 @@ def test_what_is_not_the_lines_fault_stops_and_is_not_written(
             assert [r["id"] for r in records(out)] == [f"x{n}" for n in range(6)]
 
 
-def test_score_outlives_a_short_absence(tmp_path: Path) -> None:
+def test_score_survives_a_restart_of_the_service(tmp_path: Path) -> None:
     pairs, out = write(tmp_path / "pairs.jsonl", *map(pair, range(6))), tmp_path / "out.jsonl"
     with scripted(batch(), hang_up, error(503, "not_ready"), hang_up, batch()) as server:
         assert score(server.url, pairs, out, "--batch-items", "2") == 0
     assert [r["id"] for r in records(out)] == [f"x{n}" for n in range(6)]
 
 
-def test_an_input_that_breaks_off_keeps_what_was_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_input_that_ends_early_keeps_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs, out = write(tmp_path / "pairs.jsonl.gz", *map(pair, range(400))), tmp_path / "out.jsonl"
     pairs.write_bytes(pairs.read_bytes()[:-20])
     with scripted(batch()) as server:

@@ -17,18 +17,18 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ("limit", "expected"),
     [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("20000 100000", 1), ("1600000 100000", 8)],
 )
-def test_the_quota_of_a_container(tmp_path: Path, limit: str, expected: int) -> None:
+def test_the_quota_of_a_container_limits_the_cpus(tmp_path: Path, limit: str, expected: int) -> None:
     (tmp_path / "cpu.max").write_text(limit + "\n")
     assert usable_cpus(tmp_path) == expected
 
 
 @pytest.mark.parametrize(("quota", "expected"), [("-1", 8), ("300000", 3)])
-def test_the_older_kind_of_quota(tmp_path: Path, quota: str, expected: int) -> None:
+def test_the_quota_of_cgroup_version_1_is_read(tmp_path: Path, quota: str, expected: int) -> None:
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
     assert usable_cpus(tmp_path) == expected
 
 
-def test_no_limit_leaves_what_the_system_shows(tmp_path: Path) -> None:
+def test_without_a_limit_the_systems_cpus_count(tmp_path: Path) -> None:
     assert usable_cpus(tmp_path) == 8

@@ -68,7 +68,7 @@ def test_an_encoding_never_exceeds_its_budget(tight: Encoder, comparison: Compar
 
 
 @given(comparisons)
-def test_instruction_tail_and_mask_are_never_cut(tight: Encoder, comparison: Comparison) -> None:
+def test_instruction_tail_and_mask_are_never_truncated(tight: Encoder, comparison: Comparison) -> None:
     head = [tight.special.cls, *ids_of(tight, INSTRUCTION)]
     tail = [*ids_of(tight, tight.template.segments[-3]), tight.special.mask, tight.special.sep]
     for reading in tight.encode(comparison, INSTRUCTION, swap=True):
@@ -104,7 +104,7 @@ def test_a_response_changes_its_own_ids_only(roomy: Encoder, response: str) -> N
     assert ids == [cls, *before, *ids_of(roomy, " " + response), sep, *after, mask, sep]
 
 
-def test_a_forged_readout_moves_nothing(encoder: Encoder) -> None:
+def test_text_that_imitates_the_mask_moves_nothing(encoder: Encoder) -> None:
     honest = encoder.encode(PAIR, INSTRUCTION)[0].input_ids.tolist()
     forged = encoder.encode(Comparison(PAIR.prompt, FORGERY, PAIR.response_b), INSTRUCTION)[0].input_ids.tolist()
     start = honest.index(encoder.special.sep) - len(ids_of(encoder, " " + PAIR.response_a))
@@ -112,7 +112,7 @@ def test_a_forged_readout_moves_nothing(encoder: Encoder) -> None:
     assert forged[forged.index(encoder.special.sep) :] == honest[honest.index(encoder.special.sep) :]
 
 
-def test_the_prompt_is_cut_on_its_left_and_responses_on_their_right(encoder: Encoder) -> None:
+def test_the_prompt_is_truncated_on_its_left_and_responses_on_their_right(encoder: Encoder) -> None:
     numbers = " ".join(str(n % 10) for n in range(1000))
     ids = encoder.encode(Comparison(numbers, numbers, numbers), INSTRUCTION)[0].input_ids.tolist()
     full = ids_of(encoder, " " + numbers)
@@ -125,7 +125,7 @@ def test_the_prompt_is_cut_on_its_left_and_responses_on_their_right(encoder: Enc
     assert response == full[: len(response)]
 
 
-def test_a_text_of_megabytes_is_cut_like_any_other(encoder: Encoder) -> None:
+def test_a_text_of_megabytes_is_truncated_like_any_other(encoder: Encoder) -> None:
     reading = encoder.encode(Comparison("why? " * 100_000, "short", "[MASK]" * 20_000), INSTRUCTION)[0]
     assert len(reading) == encoder.max_tokens
     assert reading.truncation.response_a == 0
@@ -134,14 +134,14 @@ def test_a_text_of_megabytes_is_cut_like_any_other(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize("surrogate", ["\ud800", "fine until \udfff here"])
 @pytest.mark.parametrize("field", ["prompt", "response_a", "response_b", "instruction"])
-def test_a_lone_surrogate_is_refused_wherever_it_stands(encoder: Encoder, surrogate: str, field: str) -> None:
+def test_a_lone_surrogate_is_refused_at_any_position(encoder: Encoder, surrogate: str, field: str) -> None:
     texts = {"prompt": "p", "response_a": "a", "response_b": "b", "instruction": "i"} | {field: surrogate}
     instruction = texts.pop("instruction")
     with pytest.raises(InvalidText, match="surrogate"):
         encoder.encode(Comparison(**texts), instruction)
 
 
-def test_an_instruction_may_take_all_but_the_least_room(encoder: Encoder) -> None:
+def test_an_instruction_may_take_all_but_the_minimum_for_the_texts(encoder: Encoder) -> None:
     room = encoder._room_for_text(()) - MIN_TEXT_TOKENS
     longest = " 0" * room
     assert len(ids_of(encoder, longest)) == room
@@ -164,7 +164,7 @@ def test_a_budget_without_room_for_the_texts_is_refused(fast_tokenizer: Tokenize
 
 
 @pytest.mark.parametrize("words", [(" 0", " maybe not"), ("", " 1")])
-def test_label_words_have_to_be_one_token(
+def test_label_words_must_be_one_token(
     fast_tokenizer: Tokenizer, special: SpecialTokens, words: tuple[str, str]
 ) -> None:
     template = FIGURE2.model_copy(update={"label_words": words})
@@ -199,7 +199,7 @@ def test_a_mask_id_outside_the_vocabulary_is_refused(fast_tokenizer: Tokenizer, 
         Encoder(fast_tokenizer, FIGURE2, special.model_copy(update={"mask": 10**6}), 256)
 
 
-def test_the_tokenizer_it_was_given_stays_as_it_was(fast_tokenizer: Tokenizer, special: SpecialTokens) -> None:
+def test_the_given_tokenizer_is_not_changed(fast_tokenizer: Tokenizer, special: SpecialTokens) -> None:
     theirs = Tokenizer.from_str(fast_tokenizer.to_str())
     theirs.enable_truncation(5)
     encoder = Encoder(theirs, FIGURE2, special, 256)
@@ -270,7 +270,7 @@ def test_shares_are_the_same_in_both_orders(prompt: int, a: int, b: int, room: i
 
 
 @given(lengths, lengths, lengths, st.integers(0, 200))
-def test_shares_use_the_whole_room_when_something_is_cut(prompt: int, a: int, b: int, room: int) -> None:
+def test_shares_use_the_whole_room_if_a_text_is_truncated(prompt: int, a: int, b: int, room: int) -> None:
     shares = fair_shares(prompt, a, b, room)
     if shares == (prompt, a, b):
         assert prompt + a + b <= room
@@ -281,7 +281,7 @@ def test_shares_use_the_whole_room_when_something_is_cut(prompt: int, a: int, b:
 
 
 @given(lengths, lengths, lengths, st.integers(0, 200))
-def test_no_text_is_cut_below_another(prompt: int, a: int, b: int, room: int) -> None:
+def test_no_text_is_truncated_below_another(prompt: int, a: int, b: int, room: int) -> None:
     shares = fair_shares(prompt, a, b, room)
     for kept, full in zip(shares, (prompt, a, b), strict=True):
         if kept < full:

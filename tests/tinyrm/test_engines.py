@@ -42,7 +42,7 @@ def test_batch_mates_change_nothing(engine: Engine, bundle: Bundle, encoder: Enc
 
 
 @pytest.mark.parametrize("name", CPU_ENGINES)
-def test_streams_run_at_once_and_answer_alike(name: str, bundle: Bundle, encoder: Encoder) -> None:
+def test_streams_run_in_parallel_and_give_the_same_logits(name: str, bundle: Bundle, encoder: Encoder) -> None:
     engine = open_engine(bundle, EngineOptions(name, threads=1, streams=2))
     encodings = probes(encoder.special, bundle.manifest.geometry.vocab, encoder.max_tokens) * 4
     expected = [engine.run([e]) for e in encodings]

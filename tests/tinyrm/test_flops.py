@@ -94,9 +94,7 @@ def test_each_graph_runs_what_torch_counts(
 
 
 @pytest.mark.usefixtures("visible_attention")
-def test_a_last_layer_that_is_local_is_computed_whole(
-    tokenizer: PreTrainedTokenizerFast, special: SpecialTokens
-) -> None:
+def test_a_local_last_layer_is_computed_completely(tokenizer: PreTrainedTokenizerFast, special: SpecialTokens) -> None:
     sizes = NewModel(num_hidden_layers=3, hidden_size=32, intermediate_size=48, num_attention_heads=2)
     masked_lm = initial_model(sizes, tokenizer).eval()
     geometry = read_geometry(masked_lm.config)
@@ -106,7 +104,7 @@ def test_a_last_layer_that_is_local_is_computed_whole(
 
 
 @given(st.integers(1, 700), st.integers(1, 80))
-def test_what_is_needed_is_never_more_than_what_is_run(tokens: int, half_window: int) -> None:
+def test_exact_flops_never_exceed_executed_flops(tokens: int, half_window: int) -> None:
     assert window_pairs(tokens, half_window) <= block_pairs(tokens, half_window)
     for geometry in (BASE, BASE.model_copy(update={"layers": 21, "global_layers": tuple(range(0, 21, 3))})):
         assert exact_flops(geometry, tokens) <= executed_flops(geometry, tokens, "optimised")

@@ -23,7 +23,7 @@ def changed(manifest: Manifest, **fields: Any) -> Manifest:
     return Manifest.model_validate(manifest.model_dump() | fields)
 
 
-def test_the_exported_manifest_knows_its_model(manifest: Manifest) -> None:
+def test_the_exported_manifest_describes_its_model(manifest: Manifest) -> None:
     assert manifest.name == "toy"
     assert manifest.geometry.layers == 4
     assert manifest.precisions == {"fp32": "model.onnx"}

@@ -74,7 +74,7 @@ def test_opening_unpickles_nothing_and_reads_only_files_with_a_hash(engine: str,
     assert done.stdout.strip() == "[] []"
 
 
-def test_the_watch_sees_a_pickle(tmp_path: Path, bundle_folder: Path) -> None:
+def test_the_check_notices_a_pickle(tmp_path: Path, bundle_folder: Path) -> None:
     """A watch that sees nothing would prove nothing."""
     copy = tmp_path / "toy"
     shutil.copytree(bundle_folder, copy)
@@ -93,7 +93,7 @@ def test_the_watch_sees_a_pickle(tmp_path: Path, bundle_folder: Path) -> None:
     assert "pickle.find_class" in done.stdout
 
 
-def test_no_file_asks_for_remote_code_or_pickles() -> None:
+def test_no_source_file_uses_remote_code_or_pickles() -> None:
     for file in shipped_files():
         for node in ast.walk(ast.parse(file.read_text())):
             where = f"{file}:{getattr(node, 'lineno', 0)}"

@@ -35,7 +35,7 @@ def test_the_chosen_response_is_a() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"chosen": ""}, {"prompt": None}, {"rejected": 3}])
-def test_a_record_that_is_no_pair_is_named_by_its_line(tmp_path: Path, wrong: dict[str, Any]) -> None:
+def test_a_record_that_is_not_a_pair_is_named_by_its_line(tmp_path: Path, wrong: dict[str, Any]) -> None:
     path = write(tmp_path / "pairs.jsonl", RECORD, RECORD | wrong, RECORD)
     with pytest.raises(InvalidInput, match=r"pairs\.jsonl, line 2"):
         read_pairs(path)

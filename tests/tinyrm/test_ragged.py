@@ -28,7 +28,7 @@ def sequences(lengths: list[int]) -> list[Encoding]:
 
 
 @given(st.lists(st.integers(1, 1500), min_size=1, max_size=12), st.sampled_from([1, 16, 64]))
-def test_every_row_is_answered_in_its_place_and_hardly_padded(lengths: list[int], step: int) -> None:
+def test_every_row_gets_its_own_result_and_hardly_any_padding(lengths: list[int], step: int) -> None:
     recorder = Recorder()
     logits = run_by_length(recorder, sequences(lengths), length_multiple=step)
     assert logits.tolist() == [[row + 1, length] for row, length in enumerate(lengths)]

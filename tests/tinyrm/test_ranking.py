@@ -102,14 +102,14 @@ def test_a_response_that_won_everything_has_a_finite_strength() -> None:
     assert fitted.values.sum() == pytest.approx(0, abs=1e-9)
 
 
-def test_equals_keep_their_places_and_those_not_compared_are_average() -> None:
+def test_equal_responses_keep_their_order_and_uncompared_ones_are_average() -> None:
     assert fit(np.zeros((3, 3))).order == [0, 1, 2]
     wins = np.zeros((3, 3))
     wins[0, 1] = wins[1, 0] = 0.5
     assert fit(wins).values == pytest.approx([0, 0, 0], abs=1e-9)
 
 
-def test_a_reference_is_met_and_not_reported() -> None:
+def test_a_reference_is_compared_and_not_reported() -> None:
     wins = np.zeros((4, 4))
     for i, p in enumerate((0.9, 0.5, 0.2)):
         wins[i, 3], wins[3, i] = p, 1 - p
@@ -130,7 +130,7 @@ def test_a_fit_without_prior_is_refused() -> None:
         fit(np.zeros((2, 2)), prior_games=0)
 
 
-def test_cycles_are_counted_among_triples_that_met() -> None:
+def test_cycles_are_counted_among_compared_triples() -> None:
     order = np.array([[np.nan, 0.9, 0.8], [0.1, np.nan, 0.7], [0.2, 0.3, np.nan]])
     assert cycle_rate(order) == 0
     circle = np.array([[np.nan, 0.9, 0.1], [0.1, np.nan, 0.9], [0.9, 0.1, np.nan]])
@@ -164,7 +164,7 @@ def test_least_squares_of_a_round_robin_is_the_mean_of_margins() -> None:
     assert least_squares(margins) == pytest.approx(np.nansum(margins, axis=1) / 6)
 
 
-def test_least_squares_fits_margins_along_a_chain_and_leaves_strangers_at_zero() -> None:
+def test_least_squares_fits_margins_along_a_chain_and_leaves_uncompared_responses_at_zero() -> None:
     margins = margin_matrix(5, {(0, 1): 1.0, (1, 2): 2.0, (2, 3): -4.0})
     assert least_squares(margins) == pytest.approx([1.0, 0.0, -2.0, 2.0, 0.0] - np.array([0.25] * 4 + [0]))
 

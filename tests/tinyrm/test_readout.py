@@ -24,7 +24,7 @@ def test_one_order_is_the_scaled_difference_of_the_labels(labels: tuple[float, f
 
 
 @given(row, row, temperatures)
-def test_both_orders_average_what_each_says_of_a(
+def test_both_orders_average_the_margin_of_response_a(
     forward: tuple[float, float], backward: tuple[float, float], temperature: float
 ) -> None:
     preference = read_out([forward, backward], temperature)
@@ -34,7 +34,7 @@ def test_both_orders_average_what_each_says_of_a(
 
 
 @given(row, row, temperatures)
-def test_swapping_the_responses_swaps_the_answer(
+def test_swapping_the_responses_swaps_the_probabilities(
     forward: tuple[float, float], backward: tuple[float, float], temperature: float
 ) -> None:
     ab = read_out([forward, backward], temperature)
@@ -67,7 +67,7 @@ def test_known_value() -> None:
     assert preference.p_a == pytest.approx(0.9525741268)
 
 
-def test_a_higher_temperature_is_less_sure() -> None:
+def test_a_higher_temperature_gives_smaller_margins() -> None:
     assert 0.5 < read_out([(2.0, 0.0)], 4.0).p_a < read_out([(2.0, 0.0)], 1.0).p_a
 
 

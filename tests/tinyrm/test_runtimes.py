@@ -37,7 +37,7 @@ def sequences(ids: Any) -> list[Encoding]:
 
 
 @pytest.mark.parametrize("name", ["", "cpu", "ONNXRUNTIME-CPU", "tensorflow"])
-def test_an_unknown_engine_is_refused_and_the_known_ones_named(bundle: Bundle, name: str) -> None:
+def test_an_unknown_engine_is_refused_with_the_known_names(bundle: Bundle, name: str) -> None:
     with pytest.raises(
         EngineUnavailable,
         match="known: auto, torch-cuda, onnxruntime-cuda, onnxruntime-tensorrt, openvino-cpu, onnxruntime-cpu",
@@ -54,12 +54,12 @@ def cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
-def test_an_engine_the_build_lacks_says_what_to_install(bundle: Bundle, cpu_build: None, name: str) -> None:
+def test_a_missing_engine_names_the_extra_to_install(bundle: Bundle, cpu_build: None, name: str) -> None:
     with pytest.raises(EngineUnavailable, match=r"lacks.*has: onnxruntime-cpu.*install the `gpu` extra"):
         open_engine(bundle, EngineOptions(name))
 
 
-def test_auto_takes_the_cpu_where_there_is_nothing_else(bundle: Bundle, cpu_build: None) -> None:
+def test_auto_chooses_the_cpu_if_there_is_nothing_else(bundle: Bundle, cpu_build: None) -> None:
     engine = open_engine(bundle)
     assert (engine.info.name, engine.info.precision) == ("onnxruntime-cpu", "fp32")
 
@@ -92,7 +92,7 @@ def test_auto_prefers_the_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -
     assert open_engine(bundle).info.name == "onnxruntime-cuda"
 
 
-def test_auto_passes_over_what_does_not_start_and_says_so(
+def test_auto_skips_an_engine_that_does_not_start_and_logs_it(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(ort.PROVIDERS.values()))
@@ -159,7 +159,7 @@ def test_warm_up_runs_a_short_and_the_longest_sequence(tokens: int, lengths: lis
     assert recorder.lengths == lengths
 
 
-def test_warm_up_runs_on_the_true_engine(engine: Engine, encoder: Encoder) -> None:
+def test_warm_up_runs_on_the_real_engine(engine: Engine, encoder: Encoder) -> None:
     warm_up(engine, encoder.max_tokens, encoder.special.pad)
 
 
@@ -202,7 +202,7 @@ def test_tensorrt_has_a_profile_for_each_bucket_and_keeps_what_it_built(bundle: 
 
 
 @pytest.mark.usefixtures("tensorrt")
-def test_a_gpu_sees_few_shapes_and_every_row_is_answered(bundle: Bundle) -> None:
+def test_a_gpu_gets_few_shapes_and_returns_every_row(bundle: Bundle) -> None:
     engine = open_engine(bundle, EngineOptions("onnxruntime-tensorrt"))
     for rows, tokens in ((1, 3), (2, 64), (3, 65), (2 * ort.MAX_ROWS + 1, 200)):
         ids = np.repeat(np.arange(rows)[:, None], tokens, axis=1)

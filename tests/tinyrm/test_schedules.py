@@ -41,7 +41,7 @@ def test_no_pair_is_compared_twice_and_the_cost_is_as_stated(strategy: Strategy,
 
 @pytest.mark.parametrize("n", [2, 5, 16, 31])
 @pytest.mark.parametrize("strategy", ["round_robin", "swiss", "knockout"])
-def test_the_best_of_honest_players_is_found(strategy: Strategy, n: int) -> None:
+def test_the_best_response_is_found_without_noise(strategy: Strategy, n: int) -> None:
     strengths = list(np.random.default_rng(n).permutation(np.linspace(-3, 3, n)))
     _, probabilities = play(strategy, strengths)
     assert fit(np.nan_to_num(probabilities)).order[0] == int(np.argmax(strengths))

@@ -43,7 +43,7 @@ def score(scorer: Scorer, comparisons: list[Comparison], *, swap: bool = True) -
 
 
 @pytest.mark.parametrize("swap", [True, False])
-def test_results_keep_the_order_of_the_questions(scorer: Scorer, comparisons: list[Comparison], swap: bool) -> None:
+def test_results_keep_the_order_of_the_comparisons(scorer: Scorer, comparisons: list[Comparison], swap: bool) -> None:
     together = score(scorer, comparisons, swap=swap)
     alone = [score(scorer, [comparison], swap=swap)[0] for comparison in comparisons]
     np.testing.assert_allclose(margins(together), margins(alone), atol=TOLERANCE)
@@ -79,7 +79,7 @@ def test_one_order_is_the_first_of_both(scorer: Scorer, comparisons: list[Compar
         assert one_order.order_margins[0] == pytest.approx(two_orders.order_margins[0], abs=TOLERANCE)
 
 
-def test_it_is_the_sum_of_its_parts(scorer: Scorer) -> None:
+def test_a_score_is_encoding_engine_and_readout(scorer: Scorer) -> None:
     comparison = Comparison("Why?", "Because.", "I cannot help with that.")
     logits = [scorer.engine.run([reading])[0] for reading in scorer.encoder.encode(comparison, INSTRUCTION, swap=True)]
     (preference,) = score(scorer, [comparison])
@@ -105,7 +105,7 @@ def test_the_bundles_temperature_is_used(bundle_folder: Path, tmp_path: Path, sc
     assert cool.order_margins == pytest.approx(hot.order_margins, abs=TOLERANCE)
 
 
-def test_the_front_door_takes_a_domain_or_an_instruction(bundle_folder: Path, scorer: Scorer) -> None:
+def test_load_and_compare_take_a_domain_or_an_instruction(bundle_folder: Path, scorer: Scorer) -> None:
     loaded = tinyrm.load(str(bundle_folder), "onnxruntime-cpu")
     comparison = Comparison("Why?", "Because.", "No.")
     default, safety = (loaded.spec.instruction(domain) for domain in (None, "safety"))
@@ -141,7 +141,7 @@ def test_one_response_alone_is_the_best(scorer: Scorer) -> None:
     assert scorer.rank("Why?", ["Because."]).order == [0]
 
 
-def test_the_front_door_refuses_an_unknown_domain(scorer: Scorer) -> None:
+def test_load_and_compare_refuse_an_unknown_domain(scorer: Scorer) -> None:
     with pytest.raises(UnknownDomain, match="no domain 'cooking'"):
         scorer.compare("Why?", "Because.", "No.", domain="cooking")
 
@@ -160,7 +160,7 @@ def test_the_package_lists_what_it_loads_lazily() -> None:
 
 
 @pytest.mark.parametrize("swap", [True, False])
-def test_nothing_asked_is_nothing_answered(scorer: Scorer, swap: bool) -> None:
+def test_no_comparisons_give_no_results(scorer: Scorer, swap: bool) -> None:
     assert scorer.score([], [], swap=swap) == []
 
 

@@ -21,7 +21,7 @@ def test_a_domain_has_its_instruction(domain: str | None, instruction: str) -> N
 
 
 @pytest.mark.parametrize("domain", ["code", "", "Math"])
-def test_an_unknown_domain_is_refused_and_the_known_ones_named(domain: str) -> None:
+def test_an_unknown_domain_is_refused_with_the_known_names(domain: str) -> None:
     with pytest.raises(UnknownDomain, match="math, safety"):
         SPEC.instruction(domain)
 
@@ -41,7 +41,7 @@ def test_a_domain_must_exist_even_if_an_instruction_takes_its_place() -> None:
         SPEC.resolve("2 + 2?", "code", "Better?")
 
 
-def test_an_unknown_domain_becomes_the_default_only_if_the_caller_wants_so() -> None:
+def test_an_unknown_domain_becomes_the_default_only_on_request() -> None:
     assert SPEC.resolve("p", "code", or_default=True).instruction == "Right?"
     assert SPEC.resolve("p", "safety", or_default=True).instruction == "Safer?"
     assert SPEC.instruction("code", or_default=True) == "Right?"
@@ -66,7 +66,7 @@ def test_a_spec_of_another_shape_is_refused(wrong: dict[str, object]) -> None:
         ClozeSpec.model_validate(wrong)
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_spec_is_loaded_unchanged(tmp_path: Path) -> None:
     SPEC.save(tmp_path)
     assert ClozeSpec.load(tmp_path) == SPEC
     assert (tmp_path / SPEC_FILE).read_text().endswith("}\n")

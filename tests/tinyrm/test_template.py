@@ -68,11 +68,11 @@ def test_fixed_text_never_ends_in_a_lone_space_before_user_text() -> None:
         assert not (split_slot(after)[1] and before.endswith(" ")), "the space belongs to the slot"
 
 
-def test_a_single_user_message_stays_bare() -> None:
+def test_a_single_user_message_has_no_role() -> None:
     assert FIGURE2.render_messages([Message(role="user", content="Hello {prompt}")]) == "Hello {prompt}"
 
 
-def test_a_dialogue_names_its_speakers() -> None:
+def test_the_text_of_a_dialogue_contains_its_roles() -> None:
     dialogue = [
         Message(role="system", content="Be kind."),
         Message(role="user", content="Hi"),
@@ -83,7 +83,7 @@ def test_a_dialogue_names_its_speakers() -> None:
 
 
 @pytest.mark.parametrize("role", ["system", "assistant"])
-def test_a_single_message_that_is_not_the_users_keeps_its_speaker(role: str) -> None:
+def test_a_single_message_of_another_role_keeps_its_role(role: str) -> None:
     message = MESSAGE.validate_python({"role": role, "content": "Hi"})
     assert FIGURE2.render_messages([message]) == f"{FIGURE2.turn_names[role]}: Hi"
 

@@ -55,7 +55,7 @@ def sequences(encoder: Encoder, *lengths: int, seed: int = 0) -> list[Encoding]:
     [(5,), (300,), (127, 128, 129), (40, 3, 300, 65), (300,) * 5, (9,) * 20],
     ids=["one short", "longest", "around a window", "mixed", "more tokens than a step", "more texts than a step"],
 )
-def test_answers_as_the_padded_strategy(
+def test_logits_are_those_of_the_padded_strategy(
     engine: TorchCudaEngine, trained: Trained, encoder: Encoder, lengths: tuple[int, ...]
 ) -> None:
     blocked = BlockedModel(preference_model(trained, encoder, fused=False), encoder.special.mask)
@@ -101,7 +101,7 @@ def test_two_callers_use_both_slots(trained: Trained, encoder: Encoder) -> None:
     np.testing.assert_array_equal(answers, [cpu_engine(trained, encoder).run(batch) for batch in batches])
 
 
-def test_threads_get_their_own_answers(engine: TorchCudaEngine, encoder: Encoder) -> None:
+def test_threads_get_their_own_logits(engine: TorchCudaEngine, encoder: Encoder) -> None:
     batches = [sequences(encoder, 30 + i, seed=i) for i in range(8)]
     expected = [engine.run(batch) for batch in batches]
     answers: dict[int, NDArray[np.float32]] = {}
@@ -117,7 +117,7 @@ def test_threads_get_their_own_answers(engine: TorchCudaEngine, encoder: Encoder
     np.testing.assert_array_equal([answers[i] for i in range(len(batches))], expected)
 
 
-def test_an_answer_is_not_overwritten_by_later_steps(engine: TorchCudaEngine, encoder: Encoder) -> None:
+def test_logits_are_not_overwritten_by_later_steps(engine: TorchCudaEngine, encoder: Encoder) -> None:
     first = engine.run(sequences(encoder, 50))
     kept = first.copy()
     for seed in range(1, 4):
@@ -129,7 +129,7 @@ def test_warm_up_runs(engine: TorchCudaEngine, encoder: Encoder) -> None:
     warm_up(engine, MAX_TOKENS, encoder.special.pad)
 
 
-def test_bf16_answers_in_fp32(trained: Trained, encoder: Encoder) -> None:
+def test_bf16_returns_fp32_logits(trained: Trained, encoder: Encoder) -> None:
     engine = cpu_engine(trained, encoder, "bf16")
     logits = engine.run(sequences(encoder, 20, 70))
     assert (engine.info.precision, logits.dtype) == ("bf16", np.float32)
@@ -142,13 +142,13 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_without_cuda_it_says_what_to_do(no_gpu: None, trained: Trained, encoder: Encoder) -> None:
+def test_without_cuda_the_error_contains_advice(no_gpu: None, trained: Trained, encoder: Encoder) -> None:
     model = preference_model(trained, encoder, fused=True)
     with pytest.raises(EngineUnavailable, match=r"no CUDA device: install .* or choose another engine"):
         TorchCudaEngine(model, mask_id=encoder.special.mask, precision="bf16")
 
 
-def test_cuda_is_asked_for_before_the_weights_are_read(no_gpu: None, bundle_folder: Path) -> None:
+def test_cuda_is_checked_before_the_weights_are_read(no_gpu: None, bundle_folder: Path) -> None:
     manifest = Bundle.open(bundle_folder).manifest
     with pytest.raises(EngineUnavailable, match="no CUDA device"):
         open_torch_cuda(bundle_folder / "missing.safetensors", manifest, "bf16")
@@ -161,7 +161,7 @@ def test_cuda_is_asked_for_before_the_weights_are_read(no_gpu: None, bundle_fold
         ("cpu", "int8", "computes in fp32 or bf16, not in int8"),
     ],
 )
-def test_a_precision_it_does_not_compute_is_refused(
+def test_an_unsupported_precision_is_refused(
     monkeypatch: pytest.MonkeyPatch, bundle_folder: Path, device: str, precision: str, message: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -170,7 +170,7 @@ def test_a_precision_it_does_not_compute_is_refused(
         open_torch_cuda(bundle_folder / "missing.safetensors", manifest, precision, device)
 
 
-def test_opens_saved_weights(trained: Trained, encoder: Encoder, bundle_folder: Path, tmp_path: Path) -> None:
+def test_saved_weights_are_opened(trained: Trained, encoder: Encoder, bundle_folder: Path, tmp_path: Path) -> None:
     masked_lm = load_masked_lm(str(trained.base))
     file = tmp_path / "weights.safetensors"
     save_weights(PreferenceModel(masked_lm, encoder.label_ids), masked_lm.config, file)
@@ -195,7 +195,7 @@ def test_opens_saved_weights(trained: Trained, encoder: Encoder, bundle_folder: 
         ("text", "torch-cpu"),
     ],
 )
-def test_an_input_it_cannot_take_is_the_engines_failure(
+def test_an_unsupported_input_is_the_engines_failure(
     engine: TorchCudaEngine, ids: NDArray[np.int64], message: str
 ) -> None:
     with pytest.raises(EngineFailed, match=message):
@@ -232,7 +232,7 @@ def test_packed_sequences_keep_order_positions_and_masks(encoder: Encoder) -> No
 
 @pytest.mark.parametrize("tokens", [64, 256, 4096, 16384])
 @pytest.mark.parametrize("max_tokens", [48, 1000, 8192])
-def test_what_fills_a_bucket_is_never_longer_than_its_texts(encoder: Encoder, tokens: int, max_tokens: int) -> None:
+def test_the_filling_of_a_bucket_is_never_longer_than_its_texts(encoder: Encoder, tokens: int, max_tokens: int) -> None:
     bucket = Bucket.of(tokens, max_tokens)
     for count in (1, bucket.max_sequences):
         packed = pack_sequences(sequences(encoder, *[1] * count), encoder.special.mask)

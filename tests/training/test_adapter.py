@@ -32,7 +32,7 @@ def test_frozen_layers_and_embeddings_keep_every_bit(toy: Toy, train: Train, tmp
     assert {"decoder.bias", "head.dense.weight", "model.layers.2.mlp.Wi.weight"} <= change.keys() - frozen
 
 
-def test_embeddings_may_go_on_learning_under_frozen_layers(toy: Toy, train: Train, tmp_path: Path) -> None:
+def test_embeddings_may_learn_below_frozen_layers(toy: Toy, train: Train, tmp_path: Path) -> None:
     change = moved(toy, train(toy.recipe(tmp_path, frozen_layers=2, freeze_embeddings=False)))
     frozen = {name for name in change if re.match(r"model\.layers\.[01]\.", name)}
     assert {name for name, changed in change.items() if not changed} == frozen
@@ -78,7 +78,7 @@ def test_dora_training_moves_every_adapter_and_no_base_weight(toy: Toy, train: T
     assert all(value.any() for value in second_factors), "DoRA starts from zero here; a zero has not learned"
 
 
-def test_target_pattern_tells_layer_1_from_layers_10_and_up() -> None:
+def test_the_target_pattern_separates_layer_1_from_layers_10_and_above() -> None:
     pattern = dora_targets(layers=22, frozen_layers=11)
     hit = {i for i in range(30) if re.fullmatch(pattern, f"model.layers.{i}.attn.Wqkv")}
     assert hit == set(range(11, 22))

@@ -38,7 +38,7 @@ def test_the_command_runs_as_a_process_and_fails_in_one_line(tmp_path: Path) -> 
     assert done.stderr.count("\n") == 1
 
 
-def test_the_three_stages_follow_each_other(toy: Toy, tmp_path: Path) -> None:
+def test_the_three_stages_run_in_sequence(toy: Toy, tmp_path: Path) -> None:
     small = {"peak_lr": 1e-3, "max_steps": 2, "batch_size": 4, "micro_batch_size": 4, "precision": "fp32"}
     source = {"path": "pairs.jsonl", "kind": "pairs"}
     model = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}

@@ -59,7 +59,7 @@ def test_accuracy_rises_from_chance_to_almost_certain(toy: Toy, tmp_path: Path) 
     assert evaluations[-1]["eval_loss"] < evaluations[0]["eval_loss"] / 2
 
 
-def test_vocabulary_loss_teaches_first_that_a_label_word_stands_at_the_mask(toy: Toy, tmp_path: Path) -> None:
+def test_vocabulary_loss_first_teaches_a_label_word_at_the_mask(toy: Toy, tmp_path: Path) -> None:
     steps = {"peak_lr": 5e-3, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
     losses = []
     for max_steps in (1, 60):
@@ -139,9 +139,7 @@ def test_too_few_pairs_to_hold_any_out_are_refused_before_training(toy: Toy, tmp
         train_cloze(toy.recipe(tmp_path / "out"), tmp_path, resume=False)
 
 
-def test_training_reads_fewer_tokens_where_the_recipe_says_so(
-    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_recipe_can_limit_the_tokens_of_training(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
 
     class Spy(cloze.PairCollator):
@@ -160,7 +158,7 @@ def test_training_reads_fewer_tokens_where_the_recipe_says_so(
     assert ClozeSpec.load(tmp_path / "out").max_tokens == SPEC.max_tokens
 
 
-def test_checkpoints_of_another_recipe_are_not_gone_on_from(toy: Toy, tmp_path: Path) -> None:
+def test_checkpoints_of_another_recipe_are_not_continued(toy: Toy, tmp_path: Path) -> None:
     first = toy.recipe(tmp_path, {"max_steps": 2, "save_steps": 1})
     train_cloze(first, toy.data, resume=False)
     with pytest.raises(InvalidInput, match="another recipe"):

@@ -52,7 +52,7 @@ def test_an_unknown_key_is_refused_by_name(tmp_path: Path, section: str | None, 
         load(tmp_path, recipe)
 
 
-def test_an_unknown_task_is_refused_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_task_is_refused_with_the_known_names(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="'tokenizer', 'pretrain', 'cloze', 'sft', 'distil', 'merge'"):
         load(tmp_path, CLOZE | {"task": "reward"})
 
@@ -62,7 +62,7 @@ def test_micro_batch_must_divide_the_batch() -> None:
         Optimization(peak_lr=1e-4, batch_size=8, micro_batch_size=3)
 
 
-def test_an_odd_micro_batch_would_part_the_orders_of_a_pair(tmp_path: Path) -> None:
+def test_an_odd_micro_batch_is_refused_because_it_separates_orders(tmp_path: Path) -> None:
     optimization = {"peak_lr": 1e-4, "batch_size": 6, "micro_batch_size": 3}
     with pytest.raises(ValidationError, match="micro_batch_size must be even"):
         load(tmp_path, CLOZE | {"optimization": optimization})
@@ -86,7 +86,7 @@ def test_prefixes_of_no_domain_and_empty_pools_are_refused(
         load(tmp_path, CLOZE | {"prefixes": prefixes})
 
 
-def test_a_template_may_be_said_by_name(tmp_path: Path) -> None:
+def test_a_template_may_be_given_by_name(tmp_path: Path) -> None:
     recipe = load(tmp_path, CLOZE | {"spec": {"template": "answer-colon"}})
     assert isinstance(recipe, ClozeRecipe)
     assert recipe.spec.template == ANSWER_COLON

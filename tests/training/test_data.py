@@ -21,7 +21,7 @@ def collate(special: SpecialTokens, encoder: Encoder, pairs: list[tuple[Encoding
     return PairCollator(special.pad, special.mask, encoder.label_ids)(pairs)
 
 
-def test_all_pairs_of_a_prompt_fall_on_one_side() -> None:
+def test_all_pairs_of_a_prompt_are_on_one_side() -> None:
     pairs = [pair(f"prompt {i % 50}", f"answer {i}") for i in range(500)]
     learn, held_out = split_by_prompt(pairs, 0.3, seed=1)
     assert len(learn) + len(held_out) == 500
@@ -29,7 +29,7 @@ def test_all_pairs_of_a_prompt_fall_on_one_side() -> None:
     assert not {p.prompt for p in learn} & {p.prompt for p in held_out}
 
 
-def test_split_keeps_about_the_share_asked_for() -> None:
+def test_the_split_has_about_the_configured_share() -> None:
     held_out = split_by_prompt([pair(str(i)) for i in range(4000)], 0.05, seed=1)[1]
     # Binomial: 200 expected, standard deviation 13.8.
     assert 140 < len(held_out) < 260
@@ -83,7 +83,7 @@ def instructions(toy_encoder: Encoder, pairs: list[PreferencePair], rate: float,
 
 
 @pytest.mark.parametrize(("rate", "shares"), [(0.0, (1.0, 1.0)), (0.3, (0.6, 0.8)), (1.0, (0.0, 0.0))])
-def test_own_instruction_is_replaced_by_the_default_in_the_share_asked_for(
+def test_the_default_replaces_the_domains_instruction_in_the_configured_share(
     toy_encoder: Encoder, rate: float, shares: tuple[float, float]
 ) -> None:
     asked = instructions(toy_encoder, [pair("p", domain="safety")] * 300, rate)

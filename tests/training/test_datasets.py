@@ -90,13 +90,13 @@ def test_offsetbias_is_shared_with_chat(tmp_path: Path) -> None:
     assert list(mixture.parts) == ["skywork:safety", "skywork:offsetbias as chat", "skywork:offsetbias as safety"]
 
 
-def test_a_source_nobody_knows_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
     skywork(tmp_path, [skywork_row("magpie_max", "a", "b", "c")])
     with pytest.raises(InvalidInput, match="magpie_max"):
         load(source("skywork"), tmp_path)
 
 
-def test_dialogues_that_part_too_early_or_end_too_early_are_counted(tmp_path: Path) -> None:
+def test_dialogues_that_differ_or_end_too_early_are_counted(tmp_path: Path) -> None:
     parted = skywork_row("helpsteer2", "One?", "a", "b")
     parted["rejected"] = skywork_row("helpsteer2", "Two?", "a", "b")["rejected"]
     unanswered = skywork_row("helpsteer2", "Three?", "a", "b")
@@ -107,7 +107,7 @@ def test_dialogues_that_part_too_early_or_end_too_early_are_counted(tmp_path: Pa
     assert loaded.read == 3
 
 
-def test_indentation_of_an_answer_stays(tmp_path: Path) -> None:
+def test_indentation_of_a_response_stays(tmp_path: Path) -> None:
     skywork(tmp_path, [skywork_row("magpie_pro", "Go on:", "    return 1", "return 1")])
     assert texts(load(source("skywork"), tmp_path).pairs) == [("Go on:", "    return 1", "return 1")]
 
@@ -147,7 +147,7 @@ def hh(data: Path) -> None:
     jsonl([attempt], folder / "red-team-attempts/red_team_attempts.jsonl.gz")
 
 
-def test_hh_splits_at_the_last_answer_and_leaves_red_team_attempts_and_test_rows_out(tmp_path: Path) -> None:
+def test_hh_splits_at_the_last_response_without_red_team_attempts_and_test_rows(tmp_path: Path) -> None:
     hh(tmp_path)
     loaded = load(source("hh-rlhf"), tmp_path)
     assert texts(loaded.pairs) == [
@@ -215,7 +215,7 @@ def test_oasst2_pairs_ranked_siblings(tmp_path: Path) -> None:
     assert {p.subset for p in load(source("oasst2", part="es"), tmp_path).pairs} == {"oasst2:es"}
 
 
-def test_oasst2_conversations_end_in_an_answer_and_hold_no_gap(tmp_path: Path) -> None:
+def test_oasst2_conversations_end_with_a_response_and_have_no_gap(tmp_path: Path) -> None:
     parquet(OASST2, published.OASST2, tmp_path / "oasst2" / TRAIN)
     threads = load_conversations(source("oasst2", part="en"), tmp_path)
     said = [[turn["content"] for turn in thread] for thread in threads]
@@ -264,7 +264,7 @@ def test_another_schema_is_refused_with_both_named(tmp_path: Path) -> None:
         load(source("pku-saferlhf"), tmp_path)
 
 
-def test_what_cannot_be_had_says_where_to_put_it(tmp_path: Path) -> None:
+def test_an_unavailable_set_names_the_path_for_a_copy(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"PKU-Alignment/PKU-SafeRLHF-30K cannot be had.*pku-saferlhf"):
         load(source("pku-saferlhf"), tmp_path)
     with pytest.raises(InvalidInput, match="nowhere does not exist"):
@@ -292,7 +292,9 @@ ROWS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_the_hub_is_asked_for_the_published_set(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_set_is_requested_from_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def load_dataset(path: str, *, data_files: Any, revision: Any, split: str) -> Dataset:
@@ -306,7 +308,7 @@ def test_the_hub_is_asked_for_the_published_set(name: str, tmp_path: Path, monke
     assert asked == [HUB[name]]
 
 
-def test_the_hub_is_asked_for_each_folder_of_hh_but_the_attempts(
+def test_each_folder_of_hh_except_the_attempts_is_requested_from_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -343,6 +345,6 @@ def test_max_pairs_takes_the_same_ones_whatever_the_order(tmp_path: Path) -> Non
         {"dataset": "webgpt", "weight": 2},
     ],
 )
-def test_what_a_source_may_not_say(fields: dict[str, Any]) -> None:
+def test_an_invalid_source_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Source.model_validate(fields)

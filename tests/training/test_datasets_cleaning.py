@@ -28,7 +28,7 @@ def test_blank_texts_are_empty(texts: tuple[str, str, str]) -> None:
 
 
 @pytest.mark.parametrize("other", ["answer", "answer  ", "\nanswer\n", "answer\r\n"])
-def test_answers_that_look_the_same_are_identical(other: str) -> None:
+def test_responses_that_look_the_same_are_identical(other: str) -> None:
     assert clean([raw("p", "answer", other)]).dropped == {"identical": 1}
 
 

@@ -66,7 +66,7 @@ def test_overlap_is_counted_dropped_and_the_rest_written(
     assert written == [{"prompt": "Is it?", "chosen": "Yes.", "rejected": "No.", "domain": "chat", "subset": "webgpt"}]
 
 
-def test_evaluation_sets_of_one_name_are_both_looked_at(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluation_sets_of_one_name_are_both_checked(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "other").mkdir()
     jsonl([{"prompt": "Something else altogether, with no words in common"}], data / "other" / "bench.jsonl")
     benches = (data / "bench.jsonl", data / "other" / "bench.jsonl")

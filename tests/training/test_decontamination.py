@@ -49,7 +49,7 @@ def test_words_in_a_row_are_found(prompt: str, found: set[int]) -> None:
     assert overlap.evaluation_prompts == 2
 
 
-def test_words_of_two_prompts_are_no_run() -> None:
+def test_words_of_two_prompts_do_not_form_a_run() -> None:
     halves = pairs(words(7), words(7, start=7))
     assert decontaminate(halves, {"set": [words(14)]}).overlaps["set"].pairs == {8: 0, 13: 0}
     assert decontaminate(pairs(words(14)), {"set": [words(7), words(7, start=7)]}).overlaps["set"].pairs[8] == 0
@@ -62,7 +62,7 @@ def test_a_short_prompt_counts_if_it_is_the_same_throughout() -> None:
 
 
 @pytest.mark.parametrize(("drop", "left"), [(None, 4), (13, 3), (8, 2)])
-def test_overlapping_pairs_are_dropped_when_asked(drop: int | None, left: int) -> None:
+def test_overlapping_pairs_are_dropped_on_request(drop: int | None, left: int) -> None:
     given = pairs("clean", words(8), words(13), "clean too")
     result = decontaminate(given, {"none": ["unrelated"], "one": [words(14)]}, drop)
     assert (len(result.pairs), result.dropped) == (left, 4 - left)

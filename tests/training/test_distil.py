@@ -46,7 +46,7 @@ def recipe(toy: Toy, out: Path, teachers: dict[str, Any], **changes: Any) -> Dis
     return DistilRecipe.model_validate({**fields, **changes})
 
 
-def test_teachers_answer_for_their_own_domain_in_the_order_of_the_pairs(
+def test_teachers_score_their_own_domain_in_the_order_of_the_pairs(
     toy: Toy, tmp_path: Path, teachers: dict[str, Any]
 ) -> None:
     pairs = toy_pairs(10)
@@ -58,7 +58,7 @@ def test_teachers_answer_for_their_own_domain_in_the_order_of_the_pairs(
         assert math.log(soft / (1 - soft)) == pytest.approx(math.log(sharp / (1 - sharp)) / 4, rel=1e-3)
 
 
-def test_probabilities_do_not_depend_on_how_many_pairs_are_asked_at_once(
+def test_probabilities_do_not_depend_on_the_number_of_pairs_per_call(
     toy: Toy, tmp_path: Path, teachers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once = teacher_probabilities(toy_pairs(10), recipe(toy, tmp_path, teachers))
@@ -67,7 +67,7 @@ def test_probabilities_do_not_depend_on_how_many_pairs_are_asked_at_once(
 
 
 @pytest.mark.parametrize("loss", ["labels", pytest.param("vocabulary", marks=pytest.mark.slow)])
-def test_the_student_follows_its_teachers_against_the_verdicts(
+def test_the_student_follows_its_teachers_against_the_labels(
     toy: Toy, tmp_path: Path, teachers: dict[str, Any], loss: str
 ) -> None:
     # Of the opposite teacher alone: agreement with it is disagreement with every verdict of the data.
@@ -86,7 +86,7 @@ def test_the_student_follows_its_teachers_against_the_verdicts(
 
 
 @pytest.mark.slow
-def test_the_verdict_alone_counts_at_a_hard_rate_of_one(toy: Toy, tmp_path: Path, teachers: dict[str, Any]) -> None:
+def test_only_the_label_counts_at_a_hard_rate_of_one(toy: Toy, tmp_path: Path, teachers: dict[str, Any]) -> None:
     wrong = {"general": teachers["safety"], "safety": teachers["safety"]}
     metrics = train_distil(recipe(toy, tmp_path, wrong, hard_rate=1.0), toy.data, resume=False)
     assert metrics["eval_accuracy"] > 0.9
@@ -112,7 +112,7 @@ def test_both_orders_of_a_pair_have_opposite_targets(encoded: list[tuple[Encodin
     assert batch["input_ids"].equal(hard(encoded)["input_ids"])
 
 
-def test_agreement_is_with_the_teacher_and_not_with_the_verdict() -> None:
+def test_agreement_is_with_the_teacher_and_not_with_the_label() -> None:
     z = np.array([[2.0, -1.0], [-2.0, 1.0], [-2.0, 1.0]])
     metrics = distil_metrics(EvalPrediction(predictions=z, label_ids=np.array([0.9, 0.1, 0.8])))
     assert metrics["teacher_agreement"] == pytest.approx(2 / 3)

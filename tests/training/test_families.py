@@ -111,7 +111,7 @@ def assert_resumed(recipe: ClozeRecipe | SftRecipe, tmp_path: Path, resume: Call
     assert any(not value.equal(whole[key]) for key, value in stopped.items()), "nothing was left to learn"
 
 
-def test_what_a_run_writes_is_what_the_recipe_said(toy: Toy, data: Path, tmp_path: Path) -> None:
+def test_the_output_of_a_run_matches_its_recipe(toy: Toy, data: Path, tmp_path: Path) -> None:
     recipe = toy_sized("author/large-reasoning", toy, tmp_path, max_steps=2)
     train_cloze(recipe, data, resume=False)
     assert ClozeSpec.load(tmp_path).template.label_words == ("0", "1")
@@ -122,7 +122,7 @@ def test_what_a_run_writes_is_what_the_recipe_said(toy: Toy, data: Path, tmp_pat
     assert isinstance(PeftModel.from_pretrained(load_masked_lm(str(toy.base)), str(tmp_path)), PeftModel)
 
 
-def test_the_families_stand_for_all_recipes() -> None:
+def test_the_families_cover_all_recipes() -> None:
     """Whatever switch a shipped recipe uses, one of those run here uses it."""
 
     def switches(name: str, recipe: ClozeRecipe) -> tuple[object, ...]:
@@ -165,7 +165,7 @@ class Captured(Exception):
     """Ends a run before it trains."""
 
 
-def test_a_runs_data_are_shown_as_the_recipe_says(toy: Toy, data: Path, tmp_path: Path) -> None:
+def test_the_data_of_a_run_match_its_recipe(toy: Toy, data: Path, tmp_path: Path) -> None:
     caught: dict[str, Any] = {}
 
     def capture(**arguments: Any) -> ClozeTrainer:

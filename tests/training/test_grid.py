@@ -116,7 +116,7 @@ def test_results_are_what_the_runs_measured(finished: Path) -> None:
         assert set(result["mean"]) == measured
 
 
-def test_an_interrupted_run_resumes_and_ends_as_if_it_had_not_been(
+def test_an_interrupted_run_resumes_to_the_same_end(
     toy: Toy, recipes: dict[str, Compared], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
@@ -147,7 +147,7 @@ def test_one_refused_run_does_not_stop_the_others(
     assert list(results(tmp_path)) == ["cloze"]
 
 
-def test_a_folder_of_another_recipe_is_neither_taken_for_ours_nor_overwritten(
+def test_a_folder_of_another_recipe_is_neither_used_nor_overwritten(
     toy: Toy, recipes: dict[str, Compared], finished: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (finished / "cloze" / "seed-1" / RUN_FILE).read_text()
@@ -199,7 +199,7 @@ def test_command_sums_up_in_a_row_for_each_recipe(toy: Toy, tmp_path: Path, caps
     assert last[2].startswith(f"{100 * mean:.1f} ± ")
 
 
-def test_the_table_is_of_what_was_asked_for_and_compares_with_the_first(
+def test_the_table_has_the_requested_recipes_and_compares_with_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accuracies = (("cloze", 0.65), ("pair-cls", 0.6), ("tokens", 0.7))
@@ -262,7 +262,7 @@ def of_domain(domain: str) -> tuple[dict[str, Any]]:
     return ({"dataset": "jsonl", "part": domain, "domain": None, "max_pairs": None, "path": "short.jsonl"},)
 
 
-def test_each_experiment_changes_what_it_asks_about_and_nothing_else() -> None:
+def test_each_experiment_changes_its_own_field_and_nothing_else() -> None:
     adapter = {"rank": 32, "alpha": 32, "dropout": 0.0}
     assert {name: changes(name) for name in EXPERIMENTS if name not in MERGES} == {
         "cloze": {},
@@ -301,7 +301,7 @@ def test_every_experiment_runs_on_a_toy(toy: Toy, tmp_path: Path) -> None:
     assert sorted(results(tmp_path)) == EXPERIMENTS
 
 
-def test_a_merge_is_of_its_seeds_specialists_and_measured_as_they_are(
+def test_a_merge_uses_the_specialists_of_its_seed_and_their_held_out_pairs(
     toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ["merged-mean", "merged-ties", *(f"specialist-{domain}" for domain in ("chat", "reasoning", "safety"))]

@@ -71,7 +71,7 @@ def test_a_head_learns_the_toy_preference(toy: Toy, tmp_path: Path, head: HeadKi
 
 
 @pytest.mark.parametrize("head", TRAINED)
-def test_an_untrained_head_knows_nothing(toy: Toy, tmp_path: Path, head: HeadKind) -> None:
+def test_an_untrained_head_is_at_chance(toy: Toy, tmp_path: Path, head: HeadKind) -> None:
     train_cloze(toy.recipe(tmp_path, {"max_steps": 1, "peak_lr": 1e-9}, head=head), toy.data, resume=False)
     assert read_log(tmp_path)[-1]["eval_loss"] > math.log(2) - 0.1
 
@@ -121,7 +121,7 @@ def test_token_labels_are_the_responses_own_and_the_mean_logit_decides(trained: 
 
 
 @pytest.mark.parametrize("head", ["pair-cls", "pair-mean"])
-def test_a_pair_head_reads_what_it_says(trained: Trained, toy_encoder: Encoder, head: HeadKind) -> None:
+def test_a_pair_head_pools_the_named_position(trained: Trained, toy_encoder: Encoder, head: HeadKind) -> None:
     torch.manual_seed(1)
     model, batch = load_head(head, str(trained.base)).eval(), batch_for(head, toy_encoder)
     _, logits = read(head, model, batch)
@@ -200,7 +200,7 @@ def test_consistency_term_lowers_the_swap_disagreement(
 
 
 @pytest.mark.parametrize("head", ONE_BY_ONE)
-def test_orders_of_what_has_none_are_refused(toy: Toy, tmp_path: Path, head: HeadKind) -> None:
+def test_options_of_orders_are_refused_for_heads_of_single_responses(toy: Toy, tmp_path: Path, head: HeadKind) -> None:
     with pytest.raises(ValidationError, match=f"head: {head} .* is consistent; remove consistency_weight"):
         toy.recipe(tmp_path, head=head, consistency_weight=0.5)
     with pytest.raises(ValidationError, match=f"head: {head} .* remove `orders`"):
@@ -225,7 +225,7 @@ def test_a_mean_pool_is_refused_where_the_family_has_none(tmp_path: Path) -> Non
     assert load_head("pair-cls", str(tmp_path)).num_labels == 2
 
 
-def test_a_head_does_not_go_on_from_another(toy: Toy, tmp_path: Path) -> None:
+def test_a_head_does_not_continue_from_another_head(toy: Toy, tmp_path: Path) -> None:
     train_cloze(toy.recipe(tmp_path / "pair", head="pair-cls"), toy.data, resume=False)
     for head in ("pointwise", "cloze"):
         recipe = toy.recipe(tmp_path / "next", head=head, model=str(tmp_path / "pair"))
@@ -234,7 +234,7 @@ def test_a_head_does_not_go_on_from_another(toy: Toy, tmp_path: Path) -> None:
     train_cloze(toy.recipe(tmp_path / "same", head="pair-cls", model=str(tmp_path / "pair")), toy.data, resume=False)
 
 
-def test_a_head_is_not_taken_for_a_masked_lm(toy: Toy, tmp_path: Path) -> None:
+def test_a_head_is_not_loaded_as_a_masked_lm(toy: Toy, tmp_path: Path) -> None:
     train_cloze(toy.recipe(tmp_path, head="tokens"), toy.data, resume=False)
     with pytest.raises(InvalidInput, match="is a ModernBertForTokenClassification, not a masked LM"):
         load_masked_lm(str(tmp_path))
@@ -248,7 +248,7 @@ def test_a_student_has_neither_head_nor_term_of_its_own(toy: Toy, tmp_path: Path
         DistilRecipe.model_validate(fields)
 
 
-def test_a_head_goes_on_from_a_cloze_model(toy: Toy, tmp_path: Path) -> None:
+def test_a_head_continues_from_a_cloze_model(toy: Toy, tmp_path: Path) -> None:
     train_cloze(toy.recipe(tmp_path / "cloze"), toy.data, resume=False)
     train_cloze(toy.recipe(tmp_path / "head", head="tokens", model=str(tmp_path / "cloze")), toy.data, resume=False)
     assert (tmp_path / "head" / "model.safetensors").is_file()

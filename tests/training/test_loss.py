@@ -60,7 +60,7 @@ def test_label_loss_is_cross_entropy_of_the_two_labels(
     assert abs(by_hand - math.log(2)) > 0.01
 
 
-def test_label_loss_of_one_order_knows_which_is_right(
+def test_label_loss_of_one_order_uses_the_right_label(
     wild: ClozeRecipe, encoded: list[tuple[Encoding, ...]], toy_encoder: Encoder, special: SpecialTokens
 ) -> None:
     """A batch of chosen-second rows only: whoever takes rows to alternate gets half of them wrong."""

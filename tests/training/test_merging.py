@@ -110,7 +110,7 @@ def test_dare_keeps_a_share_rescaled_and_the_same_one_for_a_seed() -> None:
     assert not merging.dare(base, [ones], [1.0], density=0.1, seed=6)["w"].equal(merged["w"])
 
 
-def test_dare_drops_other_values_of_each_specialist_and_does_not_heed_the_order_of_tensors() -> None:
+def test_dare_drops_other_values_of_each_specialist_in_any_order_of_tensors() -> None:
     base, one = random_states(2)
     same = merging.dare(base, [one, one], [0.5, 0.5], density=0.5, seed=1)
     alone = merging.dare(base, [one], [1.0], density=0.5, seed=1)

@@ -70,7 +70,7 @@ def test_training_operations_are_those_torch_counts(
     assert stated == pytest.approx(counted(recipe, tokens), rel=0.01)
 
 
-def test_parameters_that_learn_are_those_of_the_real_model(toy: Toy, tmp_path: Path) -> None:
+def test_trainable_parameters_are_those_of_the_real_model(toy: Toy, tmp_path: Path) -> None:
     for changes in ({}, {"frozen_layers": 2}, {"dora": DORA, "frozen_layers": 1}):
         recipe = toy.recipe(tmp_path, **changes)
         real = with_learning_parts(load_masked_lm(recipe.model), recipe)
@@ -166,7 +166,7 @@ def test_balance_and_held_out_pairs_are_counted(toy: Toy, tmp_path: Path) -> Non
     assert planned.learned_pairs == {"few": 9, "many": 18}
 
 
-def test_balance_counts_the_domains_that_the_records_say(toy: Toy, tmp_path: Path) -> None:
+def test_balance_counts_the_domains_of_the_records(toy: Toy, tmp_path: Path) -> None:
     records = [{"prompt": str(i), "chosen": "a", "rejected": "b", "domain": ("x", "y")[i < 10]} for i in range(50)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     sources = [{"dataset": "jsonl", "path": "pairs.jsonl"}]
@@ -221,7 +221,7 @@ def test_dry_run_of_another_stage_prints_the_recipe(
     assert "vocab_size: 16384" in capsys.readouterr().out
 
 
-def test_a_base_that_nobody_made_yet_ends_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_missing_base_ends_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(find_recipe("starter/3-short").read_text().replace("runs/starter/base", "runs/nowhere"))
     assert main([str(path), "--dry-run"]) == 1

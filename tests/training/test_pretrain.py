@@ -49,7 +49,7 @@ def test_blocks_have_one_length_and_begin_with_cls(tokenizer: PreTrainedTokenize
     assert {int(blocks[i]["input_ids"][0]) for i in range(len(blocks))} == {tokenizer.cls_token_id}
 
 
-def test_blocks_hold_the_texts_in_order_parted_by_sep(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_blocks_contain_the_texts_in_order_separated_by_sep(tokenizer: PreTrainedTokenizerFast) -> None:
     blocks = Blocks(SENTENCES, tokenizer, 16)
     stream = [token for i in range(len(blocks)) for token in blocks[i]["input_ids"][1:].tolist()]
     whole = []
@@ -70,7 +70,7 @@ def test_loss_falls_and_the_checkpoint_loads(tokenizer: PreTrainedTokenizerFast,
     assert load_tokenizer(str(run.output_dir))[1].mask == tokenizer.mask_token_id
 
 
-def test_resumed_run_goes_on_from_its_checkpoint(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_from_its_checkpoint(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     run = recipe(tmp_path, tokenizer, SENTENCES * 30)
     pretrain(run, tmp_path, resume=False)
     again = run.model_copy(update={"output_dir": tmp_path / "again"})

@@ -36,7 +36,7 @@ def test_parts_extend_others_relative_to_themselves(tmp_path: Path) -> None:
     assert read_recipe(row) == {"a": 1, "b": 1}
 
 
-def test_one_part_may_come_by_two_ways(tmp_path: Path) -> None:
+def test_one_part_may_be_extended_twice(tmp_path: Path) -> None:
     row = write(
         tmp_path, ground="a: 1", x="extends: ground.yaml", y="extends: ground.yaml", row="extends: [x.yaml, y.yaml]"
     )
@@ -50,7 +50,7 @@ def test_a_circle_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "said"), [("a: [1", "is not YAML"), ("- a", "must be a mapping"), ("", "mapping")])
-def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=rf"row\.yaml.*{said}"):
         read_recipe(write(tmp_path, row=text))
 
@@ -60,6 +60,6 @@ def test_a_recipe_is_found_by_name_and_by_file(tmp_path: Path) -> None:
     assert find_recipe(str(write(tmp_path, row="a: 1"))) == tmp_path / "row.yaml"
 
 
-def test_an_unknown_name_is_answered_with_near_ones() -> None:
+def test_an_unknown_name_is_refused_with_similar_names() -> None:
     with pytest.raises(InvalidInput, match=r"'paper/large-reasonin'; did you mean paper/large-reasoning"):
         find_recipe("paper/large-reasonin")

@@ -93,7 +93,7 @@ def test_the_authors_code_freezes_nothing_and_uses_its_own_wording(plans: dict[s
 
 
 @pytest.mark.parametrize("row", [*ROWS, "base-all-at-once", *(f"ettin-{size}" for size in ETTIN)])
-def test_ours_reads_both_orders_and_draws_its_prefixes(plans: dict[str, Plan], row: str) -> None:
+def test_our_variant_uses_both_orders_and_draws_prefixes(plans: dict[str, Plan], row: str) -> None:
     planned = plans[f"tinyrm/{row}"]
     ours = planned.recipe
     assert (ours.orders, ours.loss, ours.spec.template.name, ours.frozen_layers) == ("both", "labels", "figure2", 0)
@@ -105,7 +105,7 @@ def test_ours_reads_both_orders_and_draws_its_prefixes(plans: dict[str, Plan], r
     assert not ours.dora or ours.dora.rank == ours.dora.alpha
 
 
-def test_row_8_goes_on_from_its_sft_stage(plans: dict[str, Plan]) -> None:
+def test_row_8_continues_from_its_sft_stage(plans: dict[str, Plan]) -> None:
     for variant, objective in (("paper", "masked"), ("author", "copy"), ("tinyrm", "masked")):
         stage = load_recipe(find_recipe(f"{variant}/large-sft"))
         assert isinstance(stage, SftRecipe)
@@ -136,7 +136,7 @@ def test_the_generalist_balances_its_domains(plans: dict[str, Plan]) -> None:
 
 
 @pytest.mark.parametrize("size", ETTIN)
-def test_ettins_sizes_are_what_their_names_say(plans: dict[str, Plan], size: str) -> None:
+def test_ettin_sizes_match_their_names(plans: dict[str, Plan], size: str) -> None:
     assert plans[f"tinyrm/ettin-{size}"].recipe.model == f"jhu-clsp/ettin-encoder-{size}"
     assert millions(plans[f"tinyrm/ettin-{size}"]) == ETTIN[size]
 

@@ -29,7 +29,7 @@ def test_a_text_is_the_templates_up_to_its_first_response(
     assert texts == [start + "It is 4 and not 5.[SEP]", start + "No idea.[SEP]"]
 
 
-def test_markers_stand_after_every_so_many_words(toy_encoder: Encoder, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_markers_follow_each_fixed_number_of_words(toy_encoder: Encoder, tokenizer: PreTrainedTokenizerFast) -> None:
     marked = ResponseEncoder(toy_encoder, tokenizer.backend_tokenizer, marker_words=2)
     texts = [tokenizer.decode(e.input_ids) for e in marked.encode(ASKED, INSTRUCTION, swap=True)]
     assert texts[0].endswith(" Choice 0: It is[CLS] 4 and[CLS] not 5.[SEP]")
@@ -47,7 +47,7 @@ def test_written_special_tokens_stay_text(one_by_one: ResponseEncoder, special: 
         assert (ids[0], ids[-1]) == (special.cls, special.sep)
 
 
-def test_a_long_text_is_cut_on_the_outer_sides_and_says_so(
+def test_a_long_text_is_truncated_on_the_outer_sides_and_reports_it(
     one_by_one: ResponseEncoder, toy_encoder: Encoder, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     long = Comparison("begin " + "word " * 200 + "question", "answer " + "word " * 200 + "end", "Short.")

@@ -63,9 +63,7 @@ def said(encoded: EncodedConversation, tokenizer: PreTrainedTokenizerFast) -> st
     return tokenizer.decode(encoded.input_ids[encoded.is_assistant])
 
 
-def test_the_assistants_words_are_marked_and_nobody_elses(
-    tokenizer: PreTrainedTokenizerFast, special: SpecialTokens
-) -> None:
+def test_only_the_assistants_words_are_marked(tokenizer: PreTrainedTokenizerFast, special: SpecialTokens) -> None:
     record = talk(("user", "What is 2 + 2?"), ("assistant", "It is 4."), ("user", "Safe?"), ("assistant", "Yes."))
     encoded = encode(record, tokenizer, special)
     assert encoded is not None
@@ -75,7 +73,7 @@ def test_the_assistants_words_are_marked_and_nobody_elses(
     assert said(encoded, tokenizer) == " It is 4. Yes."
 
 
-def test_what_follows_the_assistants_last_word_is_left_out(
+def test_text_after_the_assistants_last_word_is_omitted(
     tokenizer: PreTrainedTokenizerFast, special: SpecialTokens
 ) -> None:
     turns = (("user", "One"), ("assistant", "Two"))
@@ -104,7 +102,7 @@ def test_text_that_looks_like_a_special_token_stays_text(
     assert (encoded.input_ids == special.sep).sum() == 1
 
 
-def test_masks_hide_the_said_share_of_the_assistants_tokens_alone(
+def test_masks_hide_the_configured_share_of_the_assistants_tokens_only(
     recipe: SftRecipe, tokenizer: PreTrainedTokenizerFast, special: SpecialTokens
 ) -> None:
     encoded = encode(talk(("user", LONG), ("assistant", LONG)), tokenizer, special, max_tokens=5000)
@@ -124,7 +122,7 @@ def test_masks_hide_the_said_share_of_the_assistants_tokens_alone(
     assert kept == pytest.approx(0.1, abs=0.02)
 
 
-def test_a_short_answer_has_something_to_tell_in_every_draw(
+def test_a_short_response_has_a_hidden_token_in_every_draw(
     recipe: SftRecipe, tokenizer: PreTrainedTokenizerFast, special: SpecialTokens
 ) -> None:
     encoded = encode(talk(("user", "Well"), ("assistant", "0")), tokenizer, special)
@@ -135,7 +133,7 @@ def test_a_short_answer_has_something_to_tell_in_every_draw(
     assert all((row["labels"] != IGNORED)[~encoded.is_assistant].sum() == 0 for row in rows)
 
 
-def test_each_epoch_hides_other_tokens_and_the_same_ones_when_it_comes_again(
+def test_each_epoch_hides_other_tokens_and_a_repeated_epoch_the_same_ones(
     recipe: SftRecipe, tokenizer: PreTrainedTokenizerFast, special: SpecialTokens
 ) -> None:
     encoded = encode(talk(("user", LONG), ("assistant", LONG)), tokenizer, special)
@@ -218,7 +216,7 @@ def test_branches_of_one_tree_are_held_out_together() -> None:
     assert not openings[0] & openings[1]
 
 
-def test_a_line_that_is_no_conversation_is_named(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_conversation_is_named(tmp_path: Path) -> None:
     (tmp_path / "talks.jsonl").write_text(json.dumps(talk(("user", "a"))) + "\n" + json.dumps(talk(("prompter", "a"))))
     with pytest.raises(InvalidInput, match=r"line 2: messages\.0\.role"):
         read_records(tmp_path / "talks.jsonl", Conversation)

@@ -77,7 +77,7 @@ def answers(folder: Path, domain: str, pairs: list[PreferencePair]) -> list[floa
         pytest.param("dare", {"density": 0.5, "scale": 0.7}, marks=pytest.mark.slow),
     ],
 )
-def test_a_merged_model_answers_in_both_domains(
+def test_a_merged_model_is_right_in_both_domains(
     specialists: dict[str, Path], tmp_path: Path, method: str, changes: dict[str, Any]
 ) -> None:
     recipe = merge_recipe(specialists, tmp_path, method, **changes)
@@ -199,7 +199,7 @@ def test_models_of_other_vocabularies_are_refused(specialists: dict[str, Path], 
         merge_specialists(merge_recipe(specialists, tmp_path / "out", "mean", specialists=both))
 
 
-def test_domains_of_all_come_together_unless_they_contradict() -> None:
+def test_domains_are_united_unless_they_contradict() -> None:
     assert unite_specs([CHAT, SAFETY], None).default_domain == "general"
     assert unite_specs([CHAT, SAFETY], "safety").domains == SPEC.domains
     with pytest.raises(InvalidInput, match="'safety' has two instructions"):
@@ -225,7 +225,7 @@ def test_an_adapter_on_other_weights_than_it_was_trained_on_is_refused(specialis
         ({"method": "ties", "specialists": [{"path": "a"}]}, "specialists"),
     ],
 )
-def test_a_recipe_that_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_an_invalid_merge_recipe_is_refused(changes: dict[str, Any], message: str) -> None:
     fields = {"task": "merge", "output_dir": "out", "base": "b", "specialists": [{"path": "a"}, {"path": "b"}]}
     with pytest.raises(ValidationError, match=message):
         MergeRecipe.model_validate({**fields, **changes})

@@ -17,7 +17,7 @@ def of_subsets(sizes: dict[str, int]) -> list[PreferencePair]:
     return [pair(f"{name} {i}").model_copy(update={"subset": name}) for name, n in sizes.items() for i in range(n)]
 
 
-def test_every_subset_gives_its_share_and_a_small_one_at_least_one() -> None:
+def test_every_subset_gives_its_share_and_at_least_one_prompt() -> None:
     held_out = split_by_prompt(of_subsets({"large": 1000, "middling": 150, "small": 3, "single": 1}), 0.02, seed=1)[1]
     counts = Counter(p.subset for p in held_out)
     assert counts["large"] == pytest.approx(20, abs=13), "three standard deviations"
@@ -26,7 +26,7 @@ def test_every_subset_gives_its_share_and_a_small_one_at_least_one() -> None:
     assert "single" not in counts
 
 
-def test_domains_stand_in_for_subsets() -> None:
+def test_domains_serve_as_subsets_if_there_are_none() -> None:
     held_out = split_by_prompt(toy_pairs(200), 0.1, seed=1)[1]
     assert set(Counter(p.domain for p in held_out)) == {"general", "safety"}
     assert len(held_out) == pytest.approx(20, abs=9)
@@ -50,7 +50,7 @@ def test_a_prompt_of_two_subsets_is_on_one_side() -> None:
     assert counts["a"] == counts["b"] == pytest.approx(40, abs=12)
 
 
-def test_turns_of_one_dialogue_fall_on_one_side() -> None:
+def test_turns_of_one_dialogue_are_on_one_side() -> None:
     """A later prompt of a dialogue holds the earlier ones."""
     turns = [f"Human: {i}\n\nAssistant: fine" for i in range(100)]
     prompts = [*map(str, range(100)), *turns, *(f"{turn}\n\nHuman: more" for turn in turns)]

@@ -11,7 +11,7 @@ from tinyrm.spec import RUN_FILE
 from training.__main__ import run
 
 
-def test_sft_cloze_merge_and_distil_follow_each_other(toy: Toy, tmp_path: Path) -> None:
+def test_sft_cloze_merge_and_distil_run_in_sequence(toy: Toy, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Well?"}, {"role": "assistant", "content": "The better option."}]
     talks = [{"messages": [{"role": "user", "content": f"Question {i}"}, *turns]} for i in range(30)]
     (toy.data / "talks.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))

@@ -95,7 +95,7 @@ def test_a_sampler_searches_near_what_was_good(
     assert isinstance(new_sampler(options(toy, tmp_path, 1, sampler=sampler), 0), kinds[sampler])
 
 
-def test_a_finished_sweep_asked_for_more_adds_what_is_lacking(
+def test_a_finished_sweep_with_more_trials_adds_the_missing_ones(
     toy: Toy, recipe: ClozeRecipe, tmp_path: Path, untrained: list[ClozeRecipe]
 ) -> None:
     for trials, in_all in ((3, 3), (3, 3), (5, 5)):
@@ -105,7 +105,7 @@ def test_a_finished_sweep_asked_for_more_adds_what_is_lacking(
     assert len(set(rates)) == 5, "what was drawn once is not drawn again"
 
 
-def test_a_study_of_something_else_is_not_gone_on_with(
+def test_a_study_of_another_recipe_is_not_continued(
     toy: Toy, recipe: ClozeRecipe, tmp_path: Path, untrained: list[ClozeRecipe]
 ) -> None:
     sweep(recipe, SPACE, options(toy, tmp_path, 1))
@@ -118,7 +118,7 @@ def test_a_study_of_something_else_is_not_gone_on_with(
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on(toy: Toy, recipe: ClozeRecipe, tmp_path: Path) -> None:
+def test_a_killed_sweep_continues(toy: Toy, recipe: ClozeRecipe, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     storage = f"sqlite:///{tmp_path}/sweep.db"
     command = [sys.executable, "-m", "training", "sweep", str(tmp_path / "recipe.yaml"), "--data", str(toy.data)]
@@ -135,7 +135,7 @@ def test_a_killed_sweep_goes_on(toy: Toy, recipe: ClozeRecipe, tmp_path: Path) -
     assert (recipe.output_dir / f"trial-{study.best_trial.number:04d}" / "model.safetensors").is_file()
 
 
-def test_a_trial_whose_process_is_gone_is_given_up(
+def test_a_trial_without_a_process_is_marked_as_failed(
     toy: Toy, recipe: ClozeRecipe, tmp_path: Path, untrained: list[ClozeRecipe]
 ) -> None:
     study = open_study(recipe, Space(), options(toy, tmp_path, 1))
@@ -188,7 +188,7 @@ def test_marks_are_shares_of_the_steps_and_never_the_end(max_steps: int, marks: 
     assert callback._marks == marks
 
 
-def test_paper_protocol_selects_on_the_evaluation_pairs_and_says_so(
+def test_the_paper_protocol_selects_on_the_evaluation_pairs_with_a_warning(
     toy: Toy, recipe: ClozeRecipe, tmp_path: Path
 ) -> None:
     # Evaluation pairs with the opposite preference: what is good on them is bad on the held-out ones.
@@ -248,7 +248,7 @@ def test_an_instruction_that_the_recipe_draws_itself_is_not_searched(recipe: Clo
         {"instructions": {"chat": []}},
     ],
 )
-def test_a_space_that_makes_no_sense_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+def test_an_invalid_space_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(wrong))
     with pytest.raises(ValidationError):
         Space.load(tmp_path / "space.yaml")
@@ -283,7 +283,7 @@ def command(toy: Toy, recipe: ClozeRecipe, tmp_path: Path) -> Callable[..., int]
     return run
 
 
-def test_the_command_says_what_was_best(
+def test_the_command_prints_the_best_trial(
     command: Callable[..., int], untrained: list[ClozeRecipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command() == 0

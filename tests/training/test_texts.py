@@ -15,7 +15,7 @@ def write_documents(path: Path, texts: list[str]) -> None:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
 
 
-def test_a_pair_is_read_without_its_verdict() -> None:
+def test_a_pair_is_used_without_its_label() -> None:
     pair = toy_pairs(1)[0]
     seen = {render_pair(pair, random.Random(seed)) for seed in range(20)}
     assert seen == {

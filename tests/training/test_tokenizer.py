@@ -27,11 +27,11 @@ def test_label_words_are_single_tokens(label: str) -> None:
     assert len(ids(label)) == 1
 
 
-def test_each_digit_stands_alone() -> None:
+def test_each_digit_is_a_token_of_its_own() -> None:
     assert ids("2026 17") == [*ids("2"), *ids("0"), *ids("2"), *ids("6"), *ids(" 1"), *ids("7")]
 
 
-def test_mask_swallows_the_space_on_its_left_only() -> None:
+def test_the_mask_includes_the_space_on_its_left_only() -> None:
     assert ids("choice [MASK]") == ids("choice[MASK]") == [*ids("choice"), TOKENIZER.mask_token_id]
     assert ids("[MASK] choice") == [TOKENIZER.mask_token_id, *ids(" choice")]
     assert ids("choice [SEP]") == [*ids("choice"), *ids(" "), TOKENIZER.sep_token_id]
