@@ -1,4 +1,4 @@
-"""The application that serve.yaml names: an ingress in front of replicas of the service."""
+"""The Ray Serve application of serve.yaml: an ingress in front of replicas of the service."""
 
 from ray import serve
 from ray.serve import Application
@@ -9,6 +9,6 @@ from service_ray.replica import Replica
 
 
 def build(config: RayConfig) -> Application:
-    """Return what Serve runs. Counts, resources and limits of the two are in serve.yaml."""
+    """Return the application. Numbers, resources and limits of its two deployments are in serve.yaml."""
     replicas = serve.deployment(Replica, name="Scorer").bind(config)
     return serve.deployment(Ingress, name="Ingress").bind(config, replicas)

@@ -1,4 +1,4 @@
-"""Run an ASGI application without a server: requests and replies as plain values that travel between processes."""
+"""Run an ASGI application without a server, with requests and replies as values that processes can exchange."""
 
 import asyncio
 from typing import Any, NamedTuple
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope
 
-# uvicorn's own, and not a promise of it: tests/ray/test_parts.py runs an application's startup and shutdown with it.
+# Not a public API of uvicorn: tests/ray/test_parts.py runs an application's startup and shutdown with it.
 from uvicorn.lifespan.on import LifespanOn
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class RawRequest(NamedTuple):
-    """An HTTP request as it arrived; path and query are not decoded further."""
+    """An HTTP request as it arrived; path and query are not parsed."""
 
     method: str
     path: str
@@ -49,20 +49,20 @@ class RawReply(NamedTuple):
 
 
 class AsgiRunner:
-    """An application between its startup and its shutdown, both in the event loop that calls them."""
+    """Runs an application: its startup, its requests and its shutdown, in the event loop of the caller."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._lifespan = LifespanOn(uvicorn.Config(app, lifespan="on", log_config=None))
 
     async def start(self) -> None:
-        """Raises RuntimeError if the application does not start; its log has the reason."""
+        """Run the startup. Raises RuntimeError if it fails; the log has the reason."""
         await self._lifespan.startup()
         if self._lifespan.should_exit:
             raise RuntimeError("the application did not start")
 
     async def call(self, request: RawRequest) -> RawReply:
-        """Return the reply. Cancelled because the client left, it also cancels the application's handler."""
+        """Return the reply. If the client disconnects, this call and the application's handler are cancelled."""
         return await collect_reply(self._app, request.scope(dict(self._lifespan.state)), make_receive(request.body))
 
     async def stop(self) -> None:
@@ -70,7 +70,7 @@ class AsgiRunner:
 
 
 async def collect_reply(app: ASGIApp, scope: Scope, receive: Receive) -> RawReply:
-    """Return what the application sends as one reply. An error that it raises after the reply began is ignored."""
+    """Return the messages of the application as one reply. An error after the reply has begun is ignored."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -79,7 +79,7 @@ async def collect_reply(app: ASGIApp, scope: Scope, receive: Receive) -> RawRepl
     try:
         await app(scope, receive, send)
     except Exception:
-        # Starlette raises an error again after it has replied with a 500, so that a server can log it.
+        # After its 500 reply, Starlette raises the error again so that a server can log it.
         if not sent:
             raise
     start, *rest = sent
@@ -87,7 +87,7 @@ async def collect_reply(app: ASGIApp, scope: Scope, receive: Receive) -> RawRepl
 
 
 def make_receive(body: bytes) -> Receive:
-    """Return a `receive` that yields the body, and then waits for as long as the handler runs."""
+    """Return a `receive` that returns the body, and then waits for as long as the handler runs."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:

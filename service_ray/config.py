@@ -9,44 +9,52 @@ from service.dialects.table import enabled_dialects
 from service.settings import Settings
 from tinyrm.errors import InvalidSettings
 
-# Ray has the processes and Serve's proxy the connections.
+# Ray manages the processes, and Serve's proxy the connections.
 SERVER_SETTINGS = frozenset(
     ("model", "workers", "host", "port", "max_connections", "max_header_bytes", "header_timeout_s")
 )
 
 
 class RayConfig(BaseModel):
-    """Arguments of the application. Replicas and their resources are configured beside them, by Serve."""
+    """Arguments of the application. Serve's own options set the replicas and their resources."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: str = Field(
         default="models/starter",
-        description="Folder of the bundle on every node, or an address that fsspec knows: s3://, gs://, hf://, file://.",
+        description="Folder of the bundle on every node, or an address for fsspec: s3://, gs://, hf://, file://.",
     )
     store: Path = Field(
-        default=Path("/tmp/tinyrm-models"),  # noqa: S108  # a cache, verified by hashes whenever it is opened
-        description="Folder on each node for bundles that are fetched from an address.",
+        default=Path("/tmp/tinyrm-models"),  # noqa: S108  # a cache; hashes are verified whenever a bundle is opened
+        description="Folder on each node for bundles fetched from an address.",
     )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Settings of the service, by their names in lower case without TINYRM_."
     )
     max_tries: int = Field(
-        default=4, ge=1, description="Replicas that a request is sent to, one after the other, if each is lost with it."
+        default=4,
+        ge=1,
+        description="Maximum number of replicas that a request is sent to, if one after the other is lost.",
     )
 
     @field_validator("settings")
     @classmethod
-    def _are_settings(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def check_settings(cls, given: dict[str, Any]) -> dict[str, Any]:
         make_settings(given)
         return given
 
 
 def make_settings(given: dict[str, Any], **more: Any) -> Settings:
-    """Return the service's settings. Raises ValueError, with what is wrong and what to do."""
+    """Return the service's settings. Raises ValueError with the reason and a remedy.
+
+    given: settings of serve.yaml, by name.
+    more: settings that a replica sets itself.
+    """
     others = sorted(SERVER_SETTINGS & set(given))
     if others:
-        raise ValueError(f"settings: {', '.join(others)} belong to a server of one machine; Serve has its own for them")
+        raise ValueError(
+            f"settings: {', '.join(others)} are for a server on one machine; Serve has its own options for them"
+        )
     try:
         settings = Settings(**given, **more)
         grouping = [dialect.name for dialect in enabled_dialects(settings) if dialect.has_cohorts]
@@ -54,7 +62,7 @@ def make_settings(given: dict[str, Any], **more: Any) -> Settings:
         raise ValueError(f"settings: {error}") from error
     if grouping:
         raise ValueError(
-            f"settings: dialects {', '.join(grouping)} need one process: samples of one group would arrive at "
-            "different replicas and never meet; run `python -m service` for them"
+            f"settings: dialects {', '.join(grouping)} need one process, because samples of one cohort would reach "
+            "different replicas; run `python -m service` for them"
         )
     return settings

@@ -1,7 +1,7 @@
-"""What callers reach: it checks keys and sizes, and forwards the request unchanged to a replica.
+"""The entry point: check keys and sizes, and forward each request unchanged to a replica.
 
-It neither parses nor encodes: while a new bundle is rolled out there are replicas of two, and each must read a request
-with its own tokenizer and limits.
+It neither parses nor encodes: during the rollout of a new bundle there are replicas of two bundles, and each must
+encode a request with its own tokenizer and limits.
 """
 
 import asyncio
@@ -33,14 +33,14 @@ from tinyrm.errors import Overloaded, TinyRMError, Unavailable
 log = structlog.get_logger("tinyrm.ingress")
 
 REQUEST_ID = b"x-request-id"
-# A request whose replica is lost is sent to another one: scoring changes nothing, so it may be done twice.
+# If its replica is lost, a request is sent to another one: scoring has no side effects, so it may run twice.
 LOST = (
     ray_errors.RayActorError,
     ray_errors.ObjectLostError,
     ray_errors.WorkerCrashedError,
     ray_errors.NodeDiedError,
 )
-# Serve notices a lost replica a moment later, and would choose it again.
+# Serve notices a lost replica a moment later; without a pause it would choose that one again.
 PAUSE_S = 0.2
 RETRY_AFTER_S = "1"
 # Below the ten seconds that Prometheus allows for a scrape by default.
@@ -48,9 +48,9 @@ METRICS_TIMEOUT_S = 8.0
 
 
 class Ingress:
-    """One instance on each node that callers reach.
+    """Receives requests, one instance on each node with a proxy.
 
-    replicas: handle of the deployment that answers.
+    replicas: handle of the deployment that scores.
     """
 
     def __init__(self, config: RayConfig, replicas: DeploymentHandle) -> None:
@@ -72,23 +72,23 @@ class Ingress:
 
     async def __call__(self, request: Request) -> Response:
         scope = request.scope
-        scope["state"] = {}  # not Serve's
-        # One id for every try and every log line, also where the caller's own is not safe to log.
+        scope["state"] = {}  # without Serve's own state
+        # One id for every attempt and log line, even if the client's own id is not safe to log.
         others = [(name, value) for name, value in scope["headers"] if name != REQUEST_ID]
         scope["headers"] = [*others, (REQUEST_ID, get_request_id(scope).encode())]
         response = to_response(await collect_reply(self._app, scope, request.receive))
-        del response.headers["x-request-id"]  # Serve's proxy adds the caller's, or the one that it made
+        del response.headers["x-request-id"]  # Serve's proxy adds the client's id, or its own
         return response
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count and log a request that no replica answered; a replica counts and logs the others itself."""
+        """Count and log a request without a reply from a replica; replicas count and log the others."""
         if not get_context(scope).is_forwarded:
             endpoint = ENDPOINT_BY_PATH.get(scope["path"], "other")
             self._refusals.observe(endpoint, status)
             log.info("not handed on", endpoint=endpoint, status=status, duration_s=round(seconds, 6))
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Reply to a request that passed the layers, as an ASGI application."""
+        """Reply to a request that passed the middleware; the innermost ASGI application."""
         try:
             response = to_response(await self._forward(scope, receive))
             get_context(scope).is_forwarded = True
@@ -105,8 +105,8 @@ class Ingress:
         if scope["path"] == "/metrics" and scope["method"] == "GET":
             return await self._metrics()
         if scope["path"].startswith("/admin/"):
-            # A replica that reloaded would answer differently from the others.
-            message = "on Ray another bundle is served by `serve deploy`, which gives it to all replicas"
+            # A replica that reloads alone would serve another revision than the others.
+            message = "on Ray, `serve deploy` changes the bundle, for all replicas"
             reply = error_response(404, ErrorBody(type="not_found", message=message))
             return RawReply(reply.status_code, list(reply.raw_headers), bytes(reply.body))
         body = (await receive())["body"] if scope["method"] == "POST" else b""
@@ -120,16 +120,16 @@ class Ingress:
                 return await self._call_replica(request, limits)
             except LOST as error:
                 log.warning("replica lost", attempt=attempt + 1, kind=type(error).__name__)
-        raise Unavailable(f"{self._max_tries} replicas were lost, one after the other, before they replied")
+        raise Unavailable(f"{self._max_tries} replicas were lost one after the other before they replied")
 
     async def _call_replica(self, request: RawRequest, limits: WaitLimits) -> RawReply:
-        """Raises one of LOST if the replica is lost, Unavailable and its kinds if none is free in time."""
+        """Return a replica's reply. Raises one of LOST if it is lost, a kind of Unavailable if none is free in time."""
         response: DeploymentResponse = self._replicas.call.remote(request)
         try:
             # Without a limit, Serve waits until a replica is free, or exists at all.
             async with asyncio.timeout(limits.replica_s()) as timeout:
-                # The only use of Ray's private API: a @DeveloperAPI under a private name. tests/ray/test_parts.py
-                # checks that it is there.
+                # The only use of Ray's private API: a @DeveloperAPI with a private name. tests/ray/test_parts.py
+                # checks that it exists.
                 running = await response._to_object_ref()  # noqa: SLF001
                 left_s = limits.reply.left_s()
                 timeout.reschedule(None if left_s is None else asyncio.get_running_loop().time() + left_s)
@@ -142,10 +142,10 @@ class Ingress:
         except BackPressureError:
             raise Overloaded("too many requests wait for a replica; retry after Retry-After") from None
         except DeploymentUnavailableError:
-            raise Unavailable("there is no replica; the application could not be deployed") from None
+            raise Unavailable("there are no replicas; the application could not be deployed") from None
 
     async def _metrics(self) -> RawReply:
-        """Return the metrics of all replicas, except those lost meanwhile, and what was refused here."""
+        """Return the metrics of all replicas, except lost ones, and the counts of refusals here."""
         try:
             async with asyncio.timeout(METRICS_TIMEOUT_S):
                 results = await self._replicas.broadcast("metrics").results_async(return_exceptions=True)

@@ -1,4 +1,4 @@
-"""How long a request may wait: for a free replica as the settings say, for its reply as its own header says."""
+"""How long a request may wait: for a free replica by the settings, for its reply by its own header."""
 
 import time
 from dataclasses import dataclass
@@ -14,31 +14,31 @@ TIMEOUT_MS = b"x-request-timeout-ms"
 
 @dataclass(frozen=True, slots=True)
 class WaitLimits:
-    """Two deadlines of one request."""
+    """The two deadlines of one request."""
 
-    reply: Deadline  # from its arrival, as its header says; never passes without a valid header
-    replica: Deadline  # from when its body is complete, which a slow sender may make much later
+    reply: Deadline  # from its arrival, by its header; without a valid header, it never passes
+    replica: Deadline  # from the end of its body, which may arrive much later
     max_wait_s: float
 
     @classmethod
     def parse(cls, headers: Headers, max_wait_s: float, arrived_s: float) -> Self:
-        """Return the limits from now on.
+        """Return the limits of a request whose body is complete now.
 
         arrived_s: when the request arrived, on the clock of time.monotonic().
         """
         given = dict(headers).get(TIMEOUT_MS, b"")
-        # An invalid header is passed on as it is, and the replica replies what is wrong with it.
+        # An invalid header is forwarded as it is; the replica replies with the error.
         is_valid = given.isdigit() and len(given) <= len(str(MAX_TIMEOUT_MS)) and 1 <= int(given) <= MAX_TIMEOUT_MS
         reply = Deadline(arrived_s + int(given) / 1e3) if is_valid else Deadline()
         return cls(reply, Deadline(time.monotonic() + max_wait_s), max_wait_s)
 
     def replica_s(self) -> float:
-        """Return how much longer the request may wait for a replica: the shorter of the two."""
+        """Return the seconds that the request may still wait for a replica: the shorter of the two deadlines."""
         left_s = (self.replica.left_s(), self.reply.left_s())
         return min(seconds for seconds in left_s if seconds is not None)
 
     def update_headers(self, headers: Headers) -> Headers:
-        """Return the headers with the time that is left. Raises DeadlineExceeded if none is."""
+        """Return the headers with the remaining time. Raises DeadlineExceeded if there is none."""
         left_s = self.reply.left_s()
         if left_s is None:
             return headers

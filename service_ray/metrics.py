@@ -1,4 +1,4 @@
-"""Metrics of many replicas on one page: the same names, and each series labelled with its replica.
+"""Merge the metrics of many replicas into one page, where each series has a label for its replica.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -13,7 +13,7 @@ SERIES = re.compile(r"^([A-Za-z_:][\w:]*)(\{?)(.*)$")
 
 
 def label_page(page: str, replica: str) -> str:
-    """Return the page with `replica` as the first label of every series. The name must need no escaping."""
+    """Return the page with `replica` as the first label of every series. The name is not escaped."""
 
     def add_label(series: re.Match[str]) -> str:
         name, brace, rest = series.groups()
@@ -23,7 +23,7 @@ def label_page(page: str, replica: str) -> str:
 
 
 def merge_pages(pages: Iterable[str]) -> str:
-    """Return one page: all series of a family stand together, under the HELP and TYPE of the first page."""
+    """Return one page with all series of a family together, under the HELP and TYPE of the first page."""
     families: dict[str, list[str]] = {}
     for page in pages:
         lines: list[str] = []
@@ -39,7 +39,7 @@ def merge_pages(pages: Iterable[str]) -> str:
 
 
 class Refusals:
-    """Counts requests that did not reach a replica, under the name by which replicas count theirs."""
+    """Counts requests that did not reach a replica, in the same metric as the replicas."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -50,6 +50,6 @@ class Refusals:
         self._requests.labels(endpoint, str(status)).inc()
 
     def expose(self) -> str:
-        """Return the page without the series of creation times, which replicas do not have either."""
+        """Return the page without creation times, which replicas do not have either."""
         page = generate_latest(self._registry).decode()
         return "".join(f"{line}\n" for line in page.splitlines() if "tinyrm_requests_created" not in line)

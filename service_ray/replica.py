@@ -1,4 +1,4 @@
-"""A replica: the whole service except its server, with the queue and the engine of one machine."""
+"""A replica: the whole service except its server, with its own queue and engine."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ from service_ray.store import fetch_bundle
 
 
 class UnhealthyReplica(RuntimeError):
-    """Makes Serve replace this replica."""
+    """Raised so that Serve replaces this replica."""
 
 
 class Replica:
-    """One bundle. Ready when its engine has run; ended when it has answered what it accepted."""
+    """Serves one bundle. Ready after the first run of its engine; ends after its last accepted request."""
 
     async def __init__(self, config: RayConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         folder = fetch_bundle(config.bundle, config.store)
@@ -27,7 +27,7 @@ class Replica:
         configure(settings.log_level, settings.log_format)
         state = create_state(limit_threads(settings))
         self._registry = state.registry
-        # Before the lifespan, which would hide why the models do not start.
+        # Before the lifespan, which would hide the reason if the models do not start.
         await self._registry.start()
         self._runner = AsgiRunner(create_app(state))
         await self._runner.start()
@@ -36,7 +36,7 @@ class Replica:
         return await self._runner.call(RawRequest(*request))
 
     async def metrics(self) -> str:
-        """Return the page of /metrics of this replica."""
+        """Return the metrics page of this replica."""
         page = self._registry.metrics.expose().decode()
         return label_page(page, serve.get_replica_context().replica_id.unique_id)
 
@@ -46,13 +46,13 @@ class Replica:
             raise UnhealthyReplica(reason)
 
     async def __del__(self) -> None:
-        """Stop. Serve calls this when accepted requests are answered, or graceful_shutdown_timeout_s has passed."""
+        """Stop. Serve calls this when accepted requests have replies, or after graceful_shutdown_timeout_s."""
         if hasattr(self, "_runner"):
             await self._runner.stop()
 
 
 def limit_threads(settings: Settings) -> Settings:
-    """Return settings with as many threads as Ray assigned processors: it does not bind a process to them."""
+    """Return settings with a thread for each CPU that Ray assigned, because Ray does not bind a process to CPUs."""
     assigned: dict[str, Any] = ray.get_runtime_context().get_assigned_resources()
     if settings.threads or not assigned.get("CPU"):
         return settings

@@ -1,4 +1,4 @@
-"""The bundle on this node: a folder that exists, or one that is fetched once from where all nodes can reach it."""
+"""Fetch a bundle once per node, from storage that all nodes can reach."""
 
 import shutil
 import tempfile
@@ -13,10 +13,10 @@ from tinyrm.manifest import Manifest
 
 
 def fetch_bundle(address: str, store: Path) -> Path:
-    """Return the folder of the bundle.
+    """Return the folder of the bundle, after fetching it if necessary.
 
-    address: a path of this node, or an address such as s3://bucket/models/name.
-    store: folder for fetched bundles, shared by the processes of one node: one of them fetches, the others wait.
+    address: a path on this node, or an address such as s3://bucket/models/name.
+    store: folder for fetched bundles. The processes of one node share it: one fetches, the others wait.
 
     A bundle is verified before it gets its name in `store`. Raises InvalidBundle and its kinds.
     """

@@ -1,1 +1,1 @@
-"""Several processes that speak HTTP, before one queue and one engine."""
+"""Several worker processes that serve HTTP, with one queue and one engine for each bundle."""

@@ -1,4 +1,4 @@
-"""A queue and an engine in another process, as a worker uses them."""
+"""The worker's connection to a queue and its engine in another process."""
 
 import asyncio
 import math
@@ -16,15 +16,15 @@ from service.settings import Settings
 from tinyrm.encoding import Encoding
 from tinyrm.errors import EngineRestarting, EngineUnavailable, Overloaded, ShuttingDown
 
-# The owner of the queue reports twenty times a second; when it is silent for so long, its last report means nothing.
+# The queue's process reports its load twenty times a second; a report that is older than this is ignored.
 SILENCE_S = 1.5
 
 
 class QueueClient(Backend):
-    """Sends sequences and waits for logits. What it knows of the load is a few milliseconds old.
+    """Sends sequences to the queue and waits for their logits. Its view of the load is up to 50 ms old.
 
-    on_loss: called when the owner of the queue has left.
-    on_move: called with the path of another queue that serves the bundle's folder from now on.
+    on_loss: called when the queue's process has disconnected.
+    on_move: called with the path of the queue that serves the bundle's folder from now on.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class QueueClient(Backend):
     ) -> None:
         self.profile: EngineProfile
         self._max_queue_tokens, self._max_wait_s = settings.max_queue_tokens, settings.max_wait_s
-        self._on_owner_loss, self._on_move = on_loss, on_move
+        self._on_queue_loss, self._on_move = on_loss, on_move
         self._moving: asyncio.Task[None] | None = None
         self._load = QueueLoad(0, 0, 0.0, 0, is_up=False, unhealthy_reason="not connected")
         self._reported_s = 0.0
@@ -45,6 +45,8 @@ class QueueClient(Backend):
 
     async def connect(self, path: Path, identity: str) -> None:
         """Connect to the queue of the bundle `identity`, name@revision.
+
+        path: Unix socket of the queue.
 
         Raises OSError if no process listens there, EngineUnavailable if the queue serves another bundle.
         """
@@ -60,7 +62,7 @@ class QueueClient(Backend):
 
     def load(self) -> QueueLoad:
         if self._is_closing:
-            return replace(self._load, unhealthy_reason="the service takes no new work")
+            return replace(self._load, unhealthy_reason="the service accepts no new work")
         if self._is_outdated:
             return replace(self._load, unhealthy_reason="the owner of the queue does not report")
         return self._load
@@ -68,7 +70,7 @@ class QueueClient(Backend):
     def refuse_if_busy(self, timeout_s: float | None = None) -> None:
         self._refuse_if_closing()
         if self._is_outdated:
-            return  # the queue itself knows
+            return  # the queue decides
         if not self._load.is_up:
             raise EngineRestarting("the engine failed and is being restarted; try again")
         max_s = min(self._max_wait_s, math.inf if timeout_s is None else timeout_s)
@@ -83,11 +85,11 @@ class QueueClient(Backend):
         timeout_s: float | None,
         wait_for_room: bool,
     ) -> EngineResult:
-        self._refuse_if_closing()  # it may have begun to close while this was encoded
+        self._refuse_if_closing()  # the drain may have begun during the encoding
         lengths, ids = dump_sequences(sequences)
         head = {
             "lengths": lengths,
-            # A name means the same in every worker.
+            # The name of a client is the same in every worker; other keys are unique to this one.
             "fairness_key": fairness_key if isinstance(fairness_key, str) else id(fairness_key),
             "timeout_s": timeout_s,
             "wait_for_room": wait_for_room,
@@ -101,7 +103,7 @@ class QueueClient(Backend):
     async def drain(self, timeout_s: float) -> None:
         self._is_closing = True
         await self._connection.finish_calls(timeout_s)
-        self._close("the service shut down before this request was answered")
+        self._close("the service shut down before this request had a result")
 
     @property
     def _is_outdated(self) -> bool:
@@ -117,9 +119,9 @@ class QueueClient(Backend):
 
     def _on_loss(self) -> None:
         was_closing = self._is_closing
-        self._close("the owner of the queue left")
+        self._close("the owner of the queue has ended")
         if not was_closing:
-            self._on_owner_loss()
+            self._on_queue_loss()
 
     def _on_notice(self, head: dict[str, Any]) -> None:
         if "load" in head:

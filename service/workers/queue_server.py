@@ -1,4 +1,4 @@
-"""The owner of a queue and its engine, for the worker processes that call it over a Unix socket."""
+"""A queue and its engine, served to worker processes over a Unix socket."""
 
 import asyncio
 from dataclasses import asdict
@@ -9,12 +9,12 @@ from service.engine.backend import Backend
 from service.engine.rpc import Connection, Message, load_sequences
 from service.engine.supervisor import run_in_background
 
-# How old a worker's knowledge of the load may be. What a worker decides by it, the queue decides once more.
+# Workers refuse work by these reports; the queue itself checks accepted work again.
 REPORT_INTERVAL_S = 0.05
 
 
 class QueueServer:
-    """Serves one backend to any number of workers. Work of a worker that has gone is dropped."""
+    """Serves one backend to any number of workers. The work of a worker that disconnects is dropped."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -27,11 +27,25 @@ class QueueServer:
         return self._backend.engine_pid
 
     async def start(self, path: Path) -> None:
-        self._server = await asyncio.get_running_loop().create_unix_server(self._accept, str(path))
-        self._reporting = run_in_background(self._keep_reporting(), "load reports")
+        """Listen on a Unix socket, and report the load to every worker at intervals."""
+
+        def accept() -> Connection:
+            connection = Connection(handle=self._handle, on_loss=lambda: self._connections.discard(connection))
+            self._connections.add(connection)
+            return connection
+
+        async def report_load() -> None:
+            while True:
+                await asyncio.sleep(REPORT_INTERVAL_S)
+                load = asdict(self._backend.load())
+                for connection in self._connections:
+                    connection.notify({"load": load})
+
+        self._server = await asyncio.get_running_loop().create_unix_server(accept, str(path))
+        self._reporting = run_in_background(report_load(), "load reports")
 
     async def stop(self) -> None:
-        """Close all connections, and end queue and engine."""
+        """Close all connections, and stop the queue and the engine."""
         if self._server and self._reporting:
             self._reporting.cancel()
             self._server.close()
@@ -40,21 +54,20 @@ class QueueServer:
         await self._backend.drain(0)
 
     async def move(self, path: Path, timeout_s: float) -> None:
-        """Send every worker to another queue; return when each has left after its last reply, or in time."""
+        """Make every worker move to another queue. Return when all have disconnected after their last reply.
+
+        path: Unix socket of the other queue.
+        timeout_s: the longest wait.
+        """
         left = [connection.lost for connection in self._connections]
         for connection in self._connections:
             connection.notify({"moved": str(path)})
         if left:
             await asyncio.wait(left, timeout=timeout_s)
 
-    def _accept(self) -> Connection:
-        connection = Connection(handle=self._handle, on_loss=lambda: self._connections.discard(connection))
-        self._connections.add(connection)
-        return connection
-
     async def _handle(self, connection: Connection, head: dict[str, Any], body: bytes) -> Message:
         if "connect" in head:
-            return {"profile": asdict(self._backend.profile), "load": self._load()}, b""
+            return {"profile": asdict(self._backend.profile), "load": asdict(self._backend.load())}, b""
         key = head["fairness_key"]
         result = await self._backend.submit(
             load_sequences(head["lengths"], body),
@@ -63,13 +76,3 @@ class QueueServer:
             wait_for_room=head["wait_for_room"],
         )
         return {"queue_s": result.queue_s, "run_s": result.run_s}, result.logits.tobytes()
-
-    async def _keep_reporting(self) -> None:
-        while True:
-            await asyncio.sleep(REPORT_INTERVAL_S)
-            load = self._load()
-            for connection in self._connections:
-                connection.notify({"load": load})
-
-    def _load(self) -> dict[str, Any]:
-        return asdict(self._backend.load())

@@ -1,10 +1,9 @@
-"""Several worker processes before one queue and one engine for each bundle: started, replaced and stopped together."""
+"""Start, replace and stop the worker processes, with one queue and one engine for each bundle in this process."""
 
 import asyncio
 import signal
 import socket
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -29,22 +28,20 @@ FIRST_DELAY_S, MAX_DELAY_S = 0.5, 2.0
 
 
 async def serve_with_workers(settings: Settings) -> int:
-    """Own the queues and the engines, and keep the workers running, until a signal to stop.
+    """Own the queues and the engines, and keep the workers running, until a signal to stop. Return 0.
 
-    Raises InvalidBundle, EngineUnavailable, InvalidSettings if that cannot begin.
+    Raises InvalidBundle, EngineUnavailable, InvalidSettings if they cannot be started.
     """
     with tempfile.TemporaryDirectory(prefix="tinyrm-") as folder, listen(settings) as listener:
         share_metrics(Path(folder))
         queues = QueueServers(settings, Path(folder))
         for bundle in bundle_folders(settings):
             await queues.start(bundle)
-        workers = WorkerPool(lambda: worker.command(listener.fileno(), queues.paths), listener)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, Reload(queues.reload).request)
-        watching = run_in_background(
-            ProcessMetrics(queues.metrics, "service", queues.engine_pids).run(), "process metrics"
-        )
-        await workers.run(settings.workers, settings.drain_timeout_s + GRACE_S)
-        watching.cancel()
+        process_metrics = ProcessMetrics(queues.metrics, "service", queues.engine_pids)
+        reporting = run_in_background(process_metrics.run(), "process metrics")
+        await run_workers(settings, queues, listener)
+        reporting.cancel()
         await queues.stop()
     return 0
 
@@ -52,6 +49,7 @@ async def serve_with_workers(settings: Settings) -> int:
 class QueueServers:
     """A queue and an engine for each bundle.
 
+    runtime: folder for the Unix sockets.
     paths: bundle folder -> Unix socket of its queue.
     """
 
@@ -66,7 +64,7 @@ class QueueServers:
         await self._serve(folder, open_bundle(self._settings, folder))
 
     async def reload(self) -> None:
-        """Serve what the folders hold now; what cannot be opened or started leaves the old one in its place."""
+        """Open the folders again and serve new revisions. If one cannot be opened or started, the old one stays."""
         for folder, (identity, old) in list(self._served.items()):
             try:
                 bundle = await asyncio.to_thread(open_bundle, self._settings, folder)
@@ -97,7 +95,7 @@ class QueueServers:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Return the one socket that all workers accept from. Raises InvalidSettings if the address cannot be used."""
+    """Return the listening socket of all workers. Raises InvalidSettings if the address cannot be used."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
@@ -107,49 +105,42 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-class WorkerPool:
-    """Processes with one listener. One that ends by itself is replaced.
+async def run_workers(settings: Settings, queues: QueueServers, listener: socket.socket) -> None:
+    """Keep the workers running until SIGTERM or SIGINT, and replace each one that ends.
 
-    command: of the next process; it may change.
+    Then each gets `drain_timeout_s` to end. A second signal makes them end at once.
     """
+    stopping = asyncio.Event()
+    running: set[ChildProcess] = set()
 
-    def __init__(self, command: Callable[[], list[str]], listener: socket.socket) -> None:
-        self._command, self._listener = command, listener
-        self._stopping = asyncio.Event()
-        self._running: set[ChildProcess] = set()
-
-    async def run(self, count: int, timeout_s: float) -> None:
-        """Run until SIGTERM or SIGINT; then each process gets `timeout_s` to end. A second signal ends them at once."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stop)
-        supervisors = [
-            run_in_background(
-                supervise(
-                    self._start, self._on_end, name="worker", first_delay_s=FIRST_DELAY_S, max_delay_s=MAX_DELAY_S
-                ),
-                "worker supervisor",
-            )
-            for _ in range(count)
-        ]
-        await self._stopping.wait()
-        for supervisor in supervisors:
-            supervisor.cancel()
-        await asyncio.gather(*(child.stop(timeout_s) for child in self._running))
-
-    async def _start(self) -> ChildProcess:
-        child = ChildProcess(self._command(), pass_fds=[self._listener.fileno()])
-        self._running.add(child)
+    async def start() -> ChildProcess:
+        child = ChildProcess(worker.command(listener.fileno(), queues.paths), pass_fds=[listener.fileno()])
+        running.add(child)
         return child
 
-    def _on_end(self, child: ChildProcess) -> None:
-        self._running.discard(child)
+    def on_end(child: ChildProcess) -> None:
+        running.discard(child)
         forget_process(child.pid)
         log.error("worker ended", code=child.ended.result())
 
-    def _stop(self) -> None:
-        self._stopping.set()
-        # The last worker to exit accepts the backlog of the listener, provided that no other process holds it open:
-        # otherwise those connections would be reset.
-        self._listener.close()
-        for child in self._running:
+    def stop() -> None:
+        stopping.set()
+        # The last worker to exit accepts the connections in the listener's queue, but only if no other process holds
+        # the listener open; otherwise they would be reset.
+        listener.close()
+        for child in running:
             child.send_signal(signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    supervisors = [
+        run_in_background(
+            supervise(start, on_end, name="worker", first_delay_s=FIRST_DELAY_S, max_delay_s=MAX_DELAY_S),
+            "worker supervisor",
+        )
+        for _ in range(settings.workers)
+    ]
+    await stopping.wait()
+    for supervisor in supervisors:
+        supervisor.cancel()
+    await asyncio.gather(*(child.stop(settings.drain_timeout_s + GRACE_S) for child in running))
