@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tinyrm.errors import InvalidInput
 from tinyrm.hub import load_table
-from tinyrm.pairs import validated
+from tinyrm.pairs import validate
 
 
 class Row(BaseModel):
@@ -29,7 +29,7 @@ def load_rows(source: str, split: str, kind: type[AnyRow]) -> list[AnyRow]:
         raise InvalidInput(
             f"no split {split!r} of {source!r} could be read; name a hub id, a folder or a file: {error}"
         ) from error
-    rows = [validated(kind, record, f"{source}, split {split}, row {number}") for number, record in enumerate(table)]
+    rows = [validate(kind, record, f"{source}, split {split}, row {number}") for number, record in enumerate(table)]
     if not rows:
         raise InvalidInput(f"{source}, split {split}, holds no rows")
     return rows

@@ -1,7 +1,14 @@
-"""TinyRM: small encoder reward models that read both responses at once.
+"""TinyRM: small encoder reward models that score which of two responses is better.
 
-In this process:  `tinyrm.load("models/starter").compare(prompt, a, b, domain="chat")`
-From a service:   `tinyrm.Client("http://localhost:8000").compare(prompt, a, b, domain="chat")`
+Score in this process:
+
+    scorer = tinyrm.load("models/starter")
+    scorer.compare("What is 2 + 2?", "4", "5", domain="chat").p_a
+
+Call a service:
+
+    client = tinyrm.Client("http://localhost:8000")
+    client.compare("What is 2 + 2?", "4", "5", domain="chat").probability_a
 """
 
 import importlib
@@ -15,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient", "Client", "Comparison", "Preference", "Scorer", "__version__", "load"]
 __version__ = "0.1.0"
 
-# Imported at first use: clients need an HTTP library, a scorer tokenizers and an engine; few programs need both.
-_HOMES = {
+# Imported at first use: a client needs an HTTP library, a scorer tokenizers and an engine; few programs need both.
+_MODULES = {
     "AsyncClient": "tinyrm.client",
     "Client": "tinyrm.client",
     "Comparison": "tinyrm.comparison",
@@ -27,9 +34,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

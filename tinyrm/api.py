@@ -1,7 +1,7 @@
-"""Every body of the HTTP API, once, for the service and its clients.
+"""The request and reply bodies of the HTTP API, for the service and its clients.
 
-Requests refuse fields that they do not know, so that a misspelt option is an error. Replies ignore them, so that a
-client understands a newer service. The bodies of other programs' APIs stand in service/dialects.
+Requests refuse unknown fields, so that a misspelt option is an error. Replies ignore them, so that a client can call
+a newer service. The bodies of other programs' APIs are in service/dialects.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -23,7 +23,7 @@ from tinyrm.chat import Message
 from tinyrm.comparison import Strategy, SwapMode, Verdict
 from tinyrm.errors import BRANCH, TinyRMError, from_validation
 
-# The largest value of the setting max_batch_items. It is checked while a list is read: to validate a million invalid
+# The largest value of the setting max_batch_items. It is checked while a list is parsed: validating a million invalid
 # items before the refusal would block the service for seconds.
 MAX_ITEMS = 16_384
 MAX_RESPONSES = 128
@@ -35,12 +35,12 @@ Scale = Literal["zero_mean", "unit"]
 
 TEXT, MESSAGES = f"{BRANCH}text", f"{BRANCH}messages"
 
-# Errors that do not depend on the item: a later try may succeed.
+# Errors that do not depend on the request: a later try may succeed.
 TRANSIENT = frozenset(("overloaded", "unavailable", "engine_restarting", "shutting_down"))
 
 
 def prompt_branch(prompt: Any) -> str:
-    """Choose the branch by type, so that an invalid message is not reported as an invalid string."""
+    """Return the branch of the union by type, so that an invalid message is not reported as an invalid string."""
     return MESSAGES if isinstance(prompt, list) else TEXT
 
 
@@ -62,7 +62,7 @@ class Reply(BaseModel):
 
 
 class ErrorBody(Reply):
-    """`type` is stable and meant for programs, `message` says what to do."""
+    """`type` is stable and meant for programs; `message` describes the error for people."""
 
     type: str
     message: str
@@ -85,7 +85,7 @@ class ErrorReply(Reply):
 
 
 class Usage(Reply):
-    """Cost of a request. GFLOPs are what the model needs (tinyrm/flops.py), without padding."""
+    """Cost of a request. GFLOPs are the operations that the model needs (tinyrm/flops.py), without padding."""
 
     tokens: int
     gflops: float
@@ -103,7 +103,7 @@ class Truncated(Reply):
 
 
 class PromptRequest(Request):
-    """A prompt, and how its responses are judged: the fields that all requests share."""
+    """The fields that all requests share: a prompt, and how its responses are compared."""
 
     prompt: Prompt = Field(description="The request as text, or a dialogue as a list of chat messages.")
     domain: Name | None = Field(default=None, description="One of the model's domains; each has its own instruction.")
@@ -157,7 +157,7 @@ def _keep_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 class BatchRequest(Request):
-    """Many comparisons in one call."""
+    """Many comparisons in one request."""
 
     items: list[Annotated[CompareRequest, WrapValidator(_keep_error)]] = Field(min_length=1, max_length=MAX_ITEMS)
 

@@ -1,4 +1,4 @@
-"""Sequences -> what a device runs: padded rectangles, groups of one length, batches within a budget of tokens."""
+"""Arrange sequences for a device: padded rectangles, groups of one length, batches within a budget of tokens."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from tinyrm.encoding import Encoding
 from tinyrm.errors import EngineFailed
 
-# Sequences of one length that run together: enough to spread the cost of a call, few enough to stay in the cache.
+# Tokens of the sequences that run together: enough to spread the cost of a call, few enough to stay in the cache.
 MAX_GROUP_TOKENS = 1024
-# What pads a sequence to a multiple: any id of the vocabulary, since the mask hides it.
+# The id that pads a sequence to a multiple. Any id would do, since the attention mask hides it.
 HIDDEN_ID = 0
 
 
@@ -43,8 +43,8 @@ def collate(sequences: Sequence[Encoding], pad_id: int, *, length: int = 0) -> B
 def run_by_length(run: RunRectangle, sequences: Sequence[Encoding], *, length_multiple: int = 1) -> NDArray[np.float32]:
     """Return label logits [sequences, 2] in order, from runs of sequences of one length.
 
-    A CPU is fully used by one sequence: a batch gains little there, and padding is pure loss. Without it, a score does
-    not depend on the sequences that happen to be in the same batch either.
+    One sequence keeps a CPU busy: a batch gains little there, and padding only costs. Without padding, a score also
+    does not depend on the other sequences of the batch.
 
     length_multiple: sequences are padded to the next multiple of this many tokens.
 
@@ -67,7 +67,7 @@ def run_by_length(run: RunRectangle, sequences: Sequence[Encoding], *, length_mu
 def padded_cost(lengths: Sequence[int], *, pads: bool = True, length_multiple: int = 1) -> int:
     """Return the tokens computed for sequences of these lengths.
 
-    pads: all are padded to the longest; otherwise each is padded to a multiple of `length_multiple`.
+    pads: whether all are padded to the longest; otherwise each is padded to a multiple of `length_multiple`.
     """
     if pads:
         return max(lengths, default=0) * len(lengths)

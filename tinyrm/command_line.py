@@ -1,4 +1,4 @@
-"""A command line made from a dataclass: each field is an option, the docstring beneath it is its help."""
+"""Make a command line from a dataclass: each field is an option, and the docstring below it is its help."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +9,16 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 T = TypeVar("T")
 
-# `--flag` alone, without a `--no-flag` beside it; lists as `--pairs A B`; no type names where the help says more.
+# `--flag` alone, without a `--no-flag` beside it.
 CONFIG = (tyro.conf.FlagCreatePairsOff,)
 
 
 def _number(kind: Callable[[str], T], metavar: str, is_valid: Callable[[T], bool], rule: str) -> Any:
-    """Return the rule for a numeric option that not every number of its type fits."""
+    """Return the type of a numeric option that accepts only some numbers.
+
+    is_valid: whether a number is accepted.
+    rule: the error text for any other number.
+    """
 
     def convert(words: list[str]) -> T:
         if not is_valid(value := kind(words[0])):
@@ -40,9 +44,9 @@ def parse(options: type[T], arguments: Sequence[str] | None = None, *, prog: str
     """Return `options` filled from the command line.
 
     arguments: without the program's name; None takes those of this process.
-    prog: how the help names the command, such as `tinyrm export`.
+    prog: name of the command in its help, such as `tinyrm export`.
 
-    Exits with 2 after one message if the arguments do not fit, and with 0 after `--help`.
+    Exits with 2 after one message if the arguments are invalid, and with 0 after `--help`.
     """
     return tyro.cli(options, prog=prog, args=arguments, config=CONFIG)
 

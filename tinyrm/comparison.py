@@ -1,4 +1,4 @@
-"""Two responses to one prompt, and which of them is better."""
+"""Two responses to one prompt, and the result of comparing them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,9 +24,11 @@ class Comparison:
 class Preference:
     """The result of a comparison.
 
-    margin: calibrated log-odds that A is better; p_a = sigmoid(margin), p_b = sigmoid(-margin)
-    order_margins: the uncalibrated margin for A in each order that was scored: (A first,) or (A first, A second); their
-        difference is the model's position bias on this comparison
+    p_a: probability that A is better, sigmoid(margin).
+    p_b: probability that B is better, sigmoid(-margin).
+    margin: calibrated log-odds that A is better.
+    order_margins: the uncalibrated margin for A in each scored order: (A first,) or (A first, B first). Their
+        difference is the model's position bias on this comparison.
     """
 
     p_a: float
@@ -42,5 +44,5 @@ class Preference:
 
     @property
     def orders_disagree(self) -> bool:
-        """Whether both orders were scored and each prefers another response."""
+        """Whether both orders were scored and prefer different responses."""
         return len(self.order_margins) == 2 and self.order_margins[0] * self.order_margins[1] < 0

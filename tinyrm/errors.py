@@ -1,4 +1,4 @@
-"""Every error that the product raises on purpose.
+"""All errors that the product raises on purpose.
 
 TinyRMError
 ├── InvalidInput              the input cannot be scored
@@ -18,7 +18,7 @@ TinyRMError
 ├── PrecisionRefused          a lower precision changes more verdicts than allowed
 ├── EngineError               the engine returned no result
 │   ├── EngineUnavailable     the requested engine is not installed or not usable here
-│   └── EngineFailed          the engine raised, or returned something else than two finite logits
+│   └── EngineFailed          the engine raised, or did not return two finite logits
 │       └── EngineHung        the engine did not return in time
 ├── Unavailable               the service cannot accept or finish this work now
 │   ├── Overloaded            the queue is full
@@ -32,7 +32,7 @@ TinyRMError
     ├── ServiceFailed         the service failed on this call, or another program replied
     └── ServiceUnreachable    no connection, or a lost one, in all of the tries
 
-``type`` is the stable name that clients see; it never changes once released. A CallFailed has the one that the
+``type`` is the stable name that clients see; it never changes once released. A CallFailed has the type that the
 service sent.
 """
 
@@ -42,7 +42,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-# Pydantic puts the tag of a union's branch into the path of an error. What starts with this is left out of messages.
+# Pydantic puts the tag of a union's branch into the path of an error. Messages leave out parts with this prefix.
 BRANCH = "branch:"
 
 
@@ -147,10 +147,10 @@ class ShuttingDown(Unavailable):
 
 
 class CallFailed(TinyRMError):
-    """`type` is the one that the service sent, or else that of the class.
+    """A failed call. `type` is what the service sent, otherwise that of the class.
 
-    status: the HTTP status; None without a reply
-    request_id: the call's id in the service's log
+    status: the HTTP status; None without a reply.
+    request_id: the call's id in the service's log.
     """
 
     type = "call_failed"
@@ -173,7 +173,10 @@ class CallTimedOut(CallFailed):
 
 
 class ServiceBusy(CallFailed):
-    """retry_after_s: the service's Retry-After; None without one."""
+    """The service accepted no work.
+
+    retry_after_s: the service's Retry-After; None without one.
+    """
 
     type = "service_busy"
     retry_after_s: float | None = None
@@ -188,7 +191,7 @@ class ServiceUnreachable(CallFailed):
 
 
 def from_type(type_: str, message: str) -> TinyRMError:
-    """Return an error of the class with this stable type, as another process raised it."""
+    """Return the error that another process raised: an instance of the class with this type."""
     kinds = [TinyRMError]
     for kind in kinds:
         kinds += kind.__subclasses__()
@@ -202,9 +205,9 @@ def from_validation(
 
     The message is one sentence, `field: what is wrong`, and does not repeat the value that was sent.
 
-    error: of pydantic, or the list of its `errors()`
-    within: path of the validated value
-    root: name of the whole value, for an error that concerns no single field; left out at the beginning of a path
+    error: of pydantic, or the list of its `errors()`.
+    within: path of the validated value.
+    root: name of the whole value, for an error that concerns no single field; left out at the beginning of a path.
     """
     errors = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else error
     first = errors[0]

@@ -1,4 +1,4 @@
-"""Files that are never seen half-written, locks between processes, and text that may be compressed."""
+"""Write files atomically, lock them between processes, and open text that may be compressed."""
 
 import fcntl
 import gzip
@@ -11,28 +11,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
-# The compressed formats of text, by the end of a file's name.
+# Suffix -> how to open text that is compressed.
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
-# What reading a file may raise, compressed or not.
+# Reading a file, compressed or not, may raise these.
 READ_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 def open_compressed(path: Path) -> BinaryIO:
-    """Open a file for reading its bytes, decompressed if its name says so. Reading raises READ_ERRORS."""
+    """Open a file to read bytes, decompressed according to its suffix. Reading raises READ_ERRORS."""
     file: BinaryIO = COMPRESSED.get(path.suffix, open)(path, "rb")
     return file
 
 
 def open_text(path: Path, mode: Literal["rt", "wt"] = "rt") -> TextIO:
-    """Open UTF-8 text, compressed if the file's name says so. Reading raises READ_ERRORS and UnicodeDecodeError."""
+    """Open UTF-8 text, compressed according to its suffix. Reading raises READ_ERRORS and UnicodeDecodeError."""
     file: TextIO = COMPRESSED.get(path.suffix, open)(path, mode, encoding="utf-8")
     return file
 
 
 def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644, keeps_owner: bool = False) -> None:
-    """Replace `path` in one step: a reader sees the old content or the new, also after a crash of the machine.
+    """Replace `path` in one step: a reader sees the old content or the new, even after a crash of the machine.
 
-    keeps_owner: run by root, leave an existing file to its owner.
+    mode: permissions of the file.
+    keeps_owner: whether an existing file keeps its owner if root replaces it.
     """
     data = content.encode() if isinstance(content, str) else content
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -53,10 +54,11 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o644, kee
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on `path`: a folder, or a file that is created if need be and stays.
+    """Hold an exclusive lock on `path`: a folder, or a file, which is created if it is missing and remains.
 
-    The kernel releases the lock when the process ends, however it ends. Raises BlockingIOError if another process holds
-    it and `wait` is false.
+    The kernel releases the lock when the process ends, however it ends.
+
+    wait: whether to wait for another process that holds the lock; otherwise raises BlockingIOError.
     """
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
     try:

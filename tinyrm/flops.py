@@ -1,7 +1,7 @@
-"""What one forward pass costs, by three counts. One multiply and one add are two operations.
+"""The cost of one forward pass, by three counts. One multiply and one add are two operations.
 
-All count one sequence of S tokens; a comparison with `swap` is two sequences. Padding is not counted (it has metrics of
-its own). With h hidden, i intermediate, L layers, w = window / 2, matrix products only:
+All count one sequence of S tokens; a comparison with `swap` is two sequences. Padding is not counted (it has its own
+metrics). With h hidden, i intermediate, L layers, w = window / 2, matrix products only:
 
     linear      per token and layer: Wqkv 3h*h, Wo h*h, Wi h*2i (GeGLU has two halves; h*i without a gate), mlp Wo i*h
                 = 4h^2 + 3hi multiply-adds
@@ -13,8 +13,8 @@ published sizes.
 
 `exact_flops` counts what the two logits need and nothing else: a global layer sees S^2 pairs, a local one those with
 |q - k| <= w, and a last layer that is global needs keys and values of all tokens but everything else at the mask only.
-It is the useful work that every engine is measured by. `executed_flops` counts what a graph computes, scores that it
-masks away included; tests compare it with torch's own counter on both graphs, which proves the terms that both share.
+Every engine's speed is reported for this count. `executed_flops` counts what a graph computes, including scores that it
+masks; tests compare it with torch's own counter on both graphs, which proves the terms that the two counts share.
 
 Paper's formula (`paper_flops`; Tiny Reward Models, arXiv 2507.09973, "compute"): 2N + 6N * L/h per token with N all
 parameters, embeddings too. Its second term does not depend on the context length; we report it because the paper's
@@ -29,7 +29,7 @@ GraphKind = Literal["plain", "optimised"]
 
 
 class Geometry(BaseModel):
-    """The sizes that decide the cost. `window` is the full width: a token sees window / 2 to each side."""
+    """The sizes that determine the cost. `window` is the full width: a token sees window / 2 tokens to each side."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,7 +77,11 @@ def block_pairs(tokens: int, half_window: int) -> int:
 
 
 def _flops(geometry: Geometry, tokens: int, local_pairs: int, *, pruned: bool) -> int:
-    """local_pairs: those of one local layer. pruned: the last layer computes the mask's row only."""
+    """Return the operations of a sequence.
+
+    local_pairs: pairs (query, key) of one local layer.
+    pruned: whether the last layer computes only the mask's row.
+    """
     h, i = geometry.hidden, geometry.intermediate
     mlp = (3 if geometry.gated else 2) * h * i
     whole = geometry.layers - pruned

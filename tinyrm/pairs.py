@@ -1,4 +1,4 @@
-"""Preference pairs on disk: JSON lines, plain or compressed (.gz, .xz)."""
+"""Read preference pairs from JSON lines, plain or compressed (.gz, .xz)."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 
 
 class PreferencePair(BaseModel):
-    """A prompt, the response that was preferred and the one that was not. Other fields of a record are ignored."""
+    """A prompt with its preferred and its rejected response. Other fields of a record are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -32,18 +32,18 @@ class PreferencePair(BaseModel):
 
 
 def read_pairs(path: Path) -> list[PreferencePair]:
-    """Return all pairs of a file. Raises InvalidInput naming the line that is not a pair."""
+    """Return all pairs of a file. Raises InvalidInput, which names the first line that is not a pair."""
     return read_records(path, PreferencePair)
 
 
 def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
-    """Return all lines of a file as records of `kind`. Raises InvalidInput naming the first line that is not one."""
+    """Return all lines of a file as records of `kind`. Raises InvalidInput, which names the first invalid line."""
     records = enumerate(read_jsonl(path), start=1)
-    return [validated(kind, record, f"{path}, line {number}") for number, record in records]
+    return [validate(kind, record, f"{path}, line {number}") for number, record in records]
 
 
-def validated(kind: type[AnyRecord], record: object, place: str) -> AnyRecord:
-    """Return a record as `kind`. Raises InvalidInput naming the place and the first invalid field."""
+def validate(kind: type[AnyRecord], record: object, place: str) -> AnyRecord:
+    """Return a record as `kind`. Raises InvalidInput, which names the place and the first invalid field."""
     try:
         return kind.model_validate(record)
     except ValidationError as error:
@@ -51,7 +51,7 @@ def validated(kind: type[AnyRecord], record: object, place: str) -> AnyRecord:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """Yield the JSON value of each line. Raises InvalidInput naming the file, and the line that is not JSON."""
+    """Yield the JSON value of each line. Raises InvalidInput, which names the file and the line."""
     number = 0
     try:
         with open_text(path) as lines:

@@ -1,4 +1,4 @@
-"""Comparisons of n responses -> their scores and order.
+"""Turn comparisons of n responses into scores and an order.
 
 All formulas start from `margins` [n, n]: the calibrated log-odds that response i beats response j, NaN where the two
 were not compared, margins[j, i] = -margins[i, j]. With P = sigmoid(margins):
@@ -8,18 +8,18 @@ were not compared, margins[j, i] = -margins[i, j]. With P = sigmoid(margins):
     margins      least squares: the x that minimise the sum of (x_i - x_j - margins[i, j])^2
 
 If every pair was compared, the order by strengths is that of the row sums of P, and x_i is the mean of row i of margins
-(its own 0 included). The difference: a probability levels off where a comparison is sure, a margin does not.
+(the 0 of i itself included). The difference: a probability saturates for a decisive comparison, a margin does not.
 
 `rank` orders by strengths: in `/v1/rank`, in `Scorer.rank` and in the RewardBench 2 score. On real groups the three
-formulas find the best response equally often (docs/results/ranking.md), and this order agrees with the strengths and
-standard errors that are reported beside it.
+formulas find the best response equally often (docs/results/ranking.md), and this order agrees with the reported
+strengths and standard errors.
 
-A probability counts as that share of a game won. Strengths maximise
+A probability counts as a won share of a game. Strengths maximise
 
     sum over i, j of wins[i, j] * log sigmoid(s_i - s_j)  +  PRIOR_GAMES * sum over i of log sigmoid(s_i) sigmoid(-s_i)
 
-where the second term is a few games, half of them won, against an opponent of strength 0: with it there is always one
-maximum, even if a response won every game or was never compared. (Caron and Doucet 2012 put a prior in the same place.)
+where the second term is a few games, half of them won, against an opponent of strength 0. It makes the maximum unique
+and finite, even if a response won every game or was never compared. (Caron and Doucet 2012 use a prior in this place.)
 The sum is concave; Newton's method finds the maximum and leaves the Hessian for the standard errors.
 """
 
@@ -45,7 +45,7 @@ class Strengths:
     """Bradley-Terry strengths.
 
     values: [n], log-odds with mean 0.
-    standard_errors: [n], of values, as if each comparison were one game.
+    standard_errors: [n], those of `values`, as if each comparison were one game.
     """
 
     values: Matrix
@@ -53,7 +53,7 @@ class Strengths:
 
     @property
     def order(self) -> list[int]:
-        """Best first; equals in the order given."""
+        """Indices, best first; equal strengths keep their order."""
         return order(self.values)
 
 
@@ -61,8 +61,8 @@ class Strengths:
 class Ranking:
     """Strengths and order of responses.
 
-    margins: [n, n], as compared; a reference is the last of the n.
-    strengths: of the responses.
+    margins: [n, n]; a reference is the last of the n.
+    strengths: of the responses, without a reference.
     """
 
     margins: Matrix
@@ -70,7 +70,7 @@ class Ranking:
 
     @property
     def order(self) -> list[int]:
-        """Best first; equals in the order given."""
+        """Indices, best first; equal strengths keep their order."""
         return self.strengths.order
 
     @property
@@ -84,17 +84,17 @@ class Ranking:
 
 
 def rank(margins: Matrix, *, ranked: int | None = None) -> Ranking:
-    """Return strengths and order of the first `ranked` of n; the others are references. None ranks all."""
+    """Return the strengths and the order of the first `ranked` of n; the others are references. None ranks all."""
     return Ranking(margins, fit(np.nan_to_num(sigmoid(margins)), ranked=ranked))
 
 
 def score(margins: Matrix, method: Method) -> Matrix:
-    """Return one score for each of n by the formula of this name: higher is better."""
+    """Return one score for each response by the named formula; higher is better."""
     return METHODS[method](margins)
 
 
 def order(scores: Matrix) -> list[int]:
-    """Return the places of the scores, highest first; equals keep their order."""
+    """Return the indices of the scores, highest first; equal scores keep their order."""
     places: list[int] = np.argsort(-np.round(scores / EQUAL), kind="stable").tolist()
     return places
 
@@ -111,20 +111,20 @@ def least_squares(margins: Matrix) -> Matrix:
     """Return the scores whose differences fit the margins best: log-odds, mean 0 among responses that are connected."""
     compared = ~np.isnan(margins)
     laplacian = np.diag(compared.sum(axis=1)) - compared.astype(np.float64)
-    # The smallest solution: what the comparisons leave open is 0.
+    # The solution of least norm: what the comparisons do not determine is 0.
     solution: Matrix = np.linalg.lstsq(laplacian, np.nansum(margins, axis=1), rcond=None)[0]
     return solution
 
 
 def mean_wins(margins: Matrix) -> Matrix:
-    """Return the mean probability to beat those compared with; 0.5 without any comparison."""
+    """Return the mean probability of each response to beat those it was compared with; 0.5 without a comparison."""
     compared = (~np.isnan(margins)).sum(axis=1)
     means: Matrix = np.where(compared, np.nansum(sigmoid(margins), axis=1) / np.maximum(compared, 1), 0.5)
     return means
 
 
 def expected_wins(scores: Matrix) -> Matrix:
-    """Return the mean probability to beat another one that scores on the scale of log-odds imply. Needs two or more."""
+    """Return the mean probability of each response to beat another, from two or more scores that are log-odds."""
     probabilities = sigmoid(np.subtract.outer(scores, scores))
     means: Matrix = (probabilities.sum(axis=1) - 0.5) / (len(scores) - 1)
     return means
@@ -138,10 +138,11 @@ METHODS: Final[Mapping[Method, Callable[[Matrix], Matrix]]] = {
 
 
 def fit(wins: Matrix, *, ranked: int | None = None, prior_games: float = PRIOR_GAMES) -> Strengths:
-    """Return strengths from wins [n, n]: how often i beat j, shares of games included; zero where none was played.
+    """Return Bradley-Terry strengths.
 
-    ranked: how many are reported, the first ones; the others are references.
-    prior_games: of each against the imagined opponent.
+    wins: [n, n], how often i beat j, shares of games included; 0 where none was played.
+    ranked: how many are reported, from the first; the others are references. None reports all.
+    prior_games: games of each response against the opponent of the prior.
 
     Raises ValueError for other shapes, negative or non-finite wins, or no prior.
     """
@@ -198,14 +199,14 @@ def sigmoid(x: Matrix) -> Matrix:
 def cycle_rate(probabilities: Matrix) -> float | None:
     """Return the share of triples that contradict themselves (i beats j beats k beats i), among those fully compared.
 
-    probabilities: [n, n], that i beats j, NaN where they were not compared.
+    probabilities: [n, n], that i beats j; NaN where they were not compared.
 
-    None if no triple was.
+    Returns None without such a triple.
     """
     compared = ~np.isnan(probabilities)
     np.fill_diagonal(compared, val=False)
     beats = np.where(compared, probabilities, 0) > 0.5
-    # A closed walk of three steps is a triple seen from each of its corners, and if undirected, both ways round.
+    # A triple is three closed walks of three steps, one from each corner, or six if they may go both ways.
     triples = np.trace(np.linalg.matrix_power(compared.astype(np.float64), 3)) / 6
     cycles = np.trace(np.linalg.matrix_power(beats.astype(np.float64), 3)) / 3
     return float(cycles / triples) if triples else None

@@ -1,4 +1,4 @@
-"""Which responses are compared. A schedule yields pairs, round after round, and receives the probabilities so far."""
+"""Choose which responses are compared. A schedule yields pairs, round by round, and receives the probabilities."""
 
 import math
 from collections.abc import Callable, Generator
@@ -20,14 +20,14 @@ def round_robin(n: int) -> Schedule:
 
 
 def reference(n: int) -> Schedule:
-    """Compare each one with the last, which is the reference: n - 1 comparisons."""
+    """Compare each response with the last, which is the reference: n - 1 comparisons."""
     yield [(i, n - 1) for i in range(n - 1)]
 
 
 def swiss(n: int) -> Schedule:
-    """Compare neighbours in the standings that were not compared yet: n / 2 or fewer in each of log2(n) + 1 rounds.
+    """Compare neighbours in the standings that were not compared yet: at most n / 2 in each of log2(n) + 1 rounds.
 
-    The standings are by sum of probabilities. One that is left over in a round waits for the next.
+    The standings are by the sum of probabilities. A response without a partner skips a round.
     """
     compared: set[Pair] = set()
     standings = list(range(n))
@@ -49,11 +49,12 @@ def swiss(n: int) -> Schedule:
 
 
 def swiss_rounds(n: int) -> int:
+    """Return the largest number of rounds of `swiss`."""
     return math.ceil(math.log2(n)) + 1
 
 
 def knockout(n: int) -> Schedule:
-    """Compare winners with winners: n - 1 comparisons. Finds the best; the others are ranked roughly."""
+    """Compare winners with winners: n - 1 comparisons. Finds the best response; the order of the others is rough."""
     left = list(range(n))
     while len(left) > 1:
         pairs = [(left[i], left[i + 1]) for i in range(0, len(left) - 1, 2)]

@@ -1,4 +1,4 @@
-"""Score comparisons in this process: encode, run in batches, read out. The service uses the same functions."""
+"""Score comparisons in this process: encode, run in batches, read out. The service calls the same functions."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +24,13 @@ from tinyrm.spec import ClozeSpec
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A model on an engine of this process.
+    """A model on an engine in this process.
 
-    temperature: divides margins; the bundle's own unless calibrated again.
-    max_batch_tokens: tokens of one batch; 0 for what suits the engine.
+        scorer = Scorer.open("models/starter")
+        scorer.compare("What is 2 + 2?", "4", "5").preferred
+
+    temperature: divides margins; that of the bundle unless it was calibrated again.
+    max_batch_tokens: tokens of one batch; 0 for the number that suits the engine.
     """
 
     encoder: Encoder
@@ -40,14 +43,16 @@ class Scorer:
     def open(cls, folder: str | Path, engine: str = "auto", *, precision: str = "fp32", threads: int = 0) -> Self:
         """Open the bundle in `folder`.
 
-        engine: its name, or `auto` for the fastest one that starts on this machine.
-        threads: of one run; 0 for all usable processors.
+        engine: name of an engine (tinyrm/engines/registry.py), or `auto` for the fastest that starts on this machine.
+        precision: one of the bundle's precisions.
+        threads: threads of one run; 0 for all usable processors.
 
-        Raises InvalidBundle and its kinds, EngineUnavailable.
+        Raises InvalidBundle, EngineUnavailable.
         """
         bundle = Bundle.open(starter.resolve(folder))
-        running = open_engine(bundle, EngineOptions(engine, precision, threads))
-        return cls(bundle.encoder(), running, bundle.manifest.spec, bundle.manifest.temperature)
+        options = EngineOptions(engine, precision, threads)
+        manifest = bundle.manifest
+        return cls(bundle.encoder(), open_engine(bundle, options), manifest.spec, manifest.temperature)
 
     def compare(
         self,
@@ -59,11 +64,12 @@ class Scorer:
         instruction: str | None = None,
         swap: bool = True,
     ) -> Preference:
-        """Return which of two responses is better, and how surely.
+        """Return which of two responses is better, and with what probability.
 
+        prompt: a text, or chat messages.
         domain: selects the instruction; None selects the model's default domain.
-        instruction: replaces the domain's own.
-        swap: read both orders and average them, so that the first position has no advantage.
+        instruction: replaces the domain's instruction.
+        swap: whether to score both orders and average them, so that the first position has no advantage.
 
         Raises UnknownDomain, InstructionTooLong, InvalidText, EngineFailed.
         """
@@ -81,7 +87,9 @@ class Scorer:
     ) -> list[Preference]:
         """Return one preference for each comparison, in order.
 
-        instructions: one for each comparison; None uses that of `domain` for all.
+        instructions: one for each comparison; None uses the instruction of `domain` for all.
+        domain: as in `compare`.
+        swap: as in `compare`.
         """
         if instructions is None:
             instructions = [self.spec.instruction(domain)] * len(comparisons)
@@ -103,12 +111,11 @@ class Scorer:
         strategy: Literal["round_robin", "swiss", "knockout"] = "round_robin",
         swap: bool = True,
     ) -> Ranking:
-        """Return strengths and order of several responses, as `/v1/rank` does.
+        """Return the strengths and the order of several responses, as `/v1/rank` does.
 
-        strategy: which of them are compared; see `tinyrm.schedules`.
-        domain, instruction, swap: as of `compare`.
+        strategy: which pairs are compared; see `tinyrm.schedules`.
 
-        Raises as `compare`.
+        The other arguments and the errors are those of `compare`.
         """
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
         margins: dict[Pair, float] = {}
@@ -125,7 +132,7 @@ class Scorer:
         return rank(margin_matrix(len(responses), margins))
 
     def at(self, temperature: float) -> Self:
-        """Return the same scorer at another temperature."""
+        """Return this scorer with another temperature."""
         return replace(self, temperature=temperature)
 
     def logits(
@@ -151,5 +158,5 @@ class Scorer:
 
 
 def load(folder: str | Path, engine: str = "auto", *, precision: str = "fp32", threads: int = 0) -> Scorer:
-    """Open the bundle in `folder` for scoring in this process; as `Scorer.open`."""
+    """Open the bundle in `folder` to score in this process. Arguments and errors are those of `Scorer.open`."""
     return Scorer.open(folder, engine, precision=precision, threads=threads)

@@ -1,6 +1,6 @@
-"""What a cloze model reads: template, token budget, instructions. Training writes it, export puts it into the bundle.
+"""The input of a cloze model: template, token budget, instructions. Training writes it, export puts it into a bundle.
 
-`ClozeSpec.resolve` is the only place where domain, instruction and prompt become the text that is read.
+Only `ClozeSpec.resolve` turns domain, instruction and prompt into the texts that the model reads.
 """
 
 import json
@@ -34,7 +34,7 @@ def trained_head(folder: Path) -> str:
 
 
 class Resolved(NamedTuple):
-    """The two texts that a model reads beside the responses."""
+    """The two texts that the model reads besides the responses."""
 
     instruction: str
     prompt: str
@@ -57,7 +57,7 @@ class ClozeSpec(BaseModel):
     def _template_by_name(cls, value: Any) -> Any:
         """Accept the name of a built-in template, as recipes use it; saved specs hold the whole template."""
         if isinstance(value, str) and value not in TEMPLATES:
-            raise ValueError(f"no template {value!r}; there are: {', '.join(sorted(TEMPLATES))}")
+            raise ValueError(f"no template {value!r}; available: {', '.join(sorted(TEMPLATES))}")
         return TEMPLATES[value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -78,8 +78,8 @@ class ClozeSpec(BaseModel):
 
         prompt: a text, or chat messages, which the template renders.
         domain: selects the instruction; None selects the default domain.
-        instruction: replaces the domain's own; the domain must exist all the same.
-        or_default: use the default domain in place of an unknown one. For pairs that were labelled elsewhere.
+        instruction: replaces the domain's instruction; the domain must exist nevertheless.
+        or_default: whether the default domain replaces an unknown one, for pairs with labels of another source.
 
         Raises UnknownDomain.
         """

@@ -6,12 +6,12 @@ A template is a list of segments. A segment is one of
 * a slot, with the text that joins it to the previous segment: `` {prompt}``;
 * fixed text.
 
-Segments become token ids one by one and the ids are concatenated. One string is never built: user text
-that contains the characters ``[MASK]`` or ``Choice 1:`` stays plain text.
+Each segment is encoded separately and the ids are concatenated. The text is never built as one string, so user text
+that contains ``[MASK]`` or ``Choice 1:`` remains plain text.
 
-Why the joining space belongs to the slot: byte-level BPE has one token for " word" and another for "word".
-With the space inside the user's piece, the piece starts as it would in running text; a fixed segment that ended
-in a space would leave a lone space token there instead.
+Why the joining space belongs to the slot: byte-level BPE has one token for " word" and another for "word". With the
+space, the user's text begins as it would in running text; a fixed segment that ended in a space would leave a separate
+space token there.
 """
 
 import re
@@ -29,7 +29,7 @@ _SLOT = re.compile(r"(?P<joint>[^{}]*)\{(?P<slot>instruction|prompt|response_a|r
 
 
 class Template(BaseModel):
-    """Segments in order, and the two words that may stand at the mask (first, second choice)."""
+    """Segments in order, and the two label words at the mask (first choice, second choice)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,13 +48,13 @@ class Template(BaseModel):
         slots = sorted(slot for _, slot in map(split_slot, self.segments) if slot)
         if slots != ["instruction", "prompt", "response_a", "response_b"]:
             raise ValueError(f"a template needs each slot exactly once, got {slots}")
-        # Swapping the order swaps ids, and the joint is among them.
+        # Swapping the order swaps ids, which include the joining text.
         if len({joint for joint, slot in map(split_slot, self.segments) if slot in ("response_a", "response_b")}) > 1:
-            raise ValueError("both responses need the same joining text; put the rest into segments of their own")
+            raise ValueError("both responses need the same joining text; put the rest into separate segments")
         return self
 
     def render_messages(self, messages: Sequence[Message]) -> str:
-        """Return chat messages as one prompt text; a single user message stays bare, as in the training pairs."""
+        """Return chat messages as one text; a single user message gets no speaker name, as in the training pairs."""
         if len(messages) == 1 and messages[0]["role"] == "user":
             return messages[0]["content"]
         return "\n\n".join(f"{self.turn_names[m['role']]}: {m['content']}" for m in messages)
@@ -66,8 +66,8 @@ def split_slot(segment: str) -> tuple[str, Slot | None]:
     return (match["joint"], match["slot"]) if match else (segment, None)  # type: ignore[return-value]
 
 
-# The wording of the paper's Figure 2. In ModernBERT's tokenizer [MASK] swallows the space on its left, so the
-# masked word is the spaced form: " 0" and " 1" (ids 470 and 337), not "0" and "1".
+# The wording of the paper's Figure 2. In ModernBERT's tokenizer [MASK] includes the space on its left, so the masked
+# word is the form with a space: " 0" and " 1" (ids 470 and 337), not "0" and "1".
 FIGURE2 = Template(
     name="figure2",
     segments=(
@@ -77,8 +77,8 @@ FIGURE2 = Template(
     label_words=(" 0", " 1"),
 )
 
-# The wording the paper's author trained with. The text ends in "Answer:" and two spaces, one token of their own
-# (50276 in ModernBERT), so the label after it has no space (ids 17 and 18).
+# The wording that the paper's author trained with. The text ends in "Answer:" and two spaces, which are one token
+# (50276 in ModernBERT), so the label after them has no space (ids 17 and 18).
 ANSWER_COLON = Template(
     name="answer-colon",
     segments=(

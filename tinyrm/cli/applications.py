@@ -1,4 +1,4 @@
-"""The applications of the repository's top-level folders, as parts of the command `tinyrm`."""
+"""Run the applications of the repository's top-level folders as verbs of the command `tinyrm`."""
 
 import importlib
 import os
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tinyrm import starter
 from tinyrm.errors import InvalidInput
 
-# The extra that brings what an application imports.
+# The extra with the packages that an application imports.
 EXTRAS = {"service": "serve", "training": "train", "export": "export", "evaluation": "serve,evaluation"}
 
 

@@ -1,4 +1,4 @@
-"""`tinyrm compare`, `rank` and `models`: one call of a service, its result on standard output."""
+"""`tinyrm compare`, `rank` and `models`: call a service once and print the result."""
 
 import sys
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ class Service:
     url: str = "http://127.0.0.1:8000"
     """Address of the service."""
     api_key_file: Path | None = None
-    """File with the API key, if the service needs one."""
+    """File with the API key, if the service requires one."""
     timeout_s: Seconds = 30.0
-    """Seconds for one call, its repetitions included."""
+    """Limit of one call, with its repetitions."""
 
     def api_key(self) -> str | None:
         """Return the key. Raises InvalidInput if its file cannot be read."""
@@ -49,7 +49,7 @@ class Question:
     swap: SwapMode | None = None
     """on: score both orders. off: one order, half the cost. auto: the second only if the first is not decisive."""
     model: str | None = None
-    """Name or name@revision; refused if another model is served."""
+    """Name or name@revision; the service refuses a model that it does not serve."""
 
     def options(self) -> CompareOptions:
         return CompareOptions(domain=self.domain, instruction=self.instruction, swap=self.swap, model=self.model)
@@ -57,7 +57,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Question, Service):
-    """Ask a service which of two responses is better."""
+    """Compare two responses with a service: which is better, and with what probability?"""
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT", help=TEXT_HELP)]
     response_a: Annotated[Positional[str], arg(metavar="RESPONSE_A", help=TEXT_HELP)]
@@ -68,12 +68,12 @@ class Compare(Question, Service):
 
 @dataclass(frozen=True, kw_only=True)
 class Rank(Question, Service):
-    """Ask a service for the order of several responses, best first."""
+    """Rank several responses with a service, best first."""
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT", help=TEXT_HELP)]
     responses: Annotated[Positional[tuple[str, ...]], arg(metavar="RESPONSE ...", help="2 to 128 texts, as PROMPT.")]
     strategy: Strategy | None = None
-    """Which pairs are compared; all unless given."""
+    """Which pairs are compared; all by default."""
     reference: str | None = None
     """The response that `--strategy reference` compares with."""
     json: bool = False
@@ -128,7 +128,7 @@ def models(words: Sequence[str]) -> int:
 
 
 def ranking(reply: RankReply, responses: Sequence[str]) -> str:
-    """Return a line for each response, best first: strength, standard error, number as given, first words."""
+    """Return a line for each response, best first: strength, standard error, its number from 1, its first words."""
     lines = []
     for index in reply.order:
         text = " ".join(responses[index].split())
@@ -138,9 +138,9 @@ def ranking(reply: RankReply, responses: Sequence[str]) -> str:
 
 
 def read_texts(words: Sequence[str]) -> list[str]:
-    """Return the texts that words of the command line stand for. Raises InvalidInput if one cannot be read."""
+    """Return the texts of arguments, from a file or standard input where they name one. Raises InvalidInput."""
     if words.count("-") > 1:
-        raise InvalidInput("standard input can be one of the texts only; use @FILE for the others")
+        raise InvalidInput("only one of the texts can be standard input; use @FILE for the others")
     texts = []
     for word in words:
         if word == "-":

@@ -1,4 +1,4 @@
-"""`tinyrm bench`: how long an engine takes for one sequence, at several lengths, on this machine."""
+"""`tinyrm bench`: measure the latency of an engine for one sequence, at several lengths."""
 
 import statistics
 import time
@@ -39,13 +39,13 @@ def main(words: Sequence[str]) -> int:
     bundle = Bundle.open(starter.resolve(options.bundle))
     max_tokens = bundle.manifest.spec.max_tokens
     if wrong := [length for length in options.tokens if not 2 <= length <= max_tokens]:
-        raise InvalidInput(f"--tokens {wrong[0]}: the model reads 2 to {max_tokens} tokens")
+        raise InvalidInput(f"--tokens {wrong[0]}: the model takes 2 to {max_tokens} tokens")
     engine = open_engine(bundle, options)
     mask = bundle.encoder().special.mask
     print(f"{bundle.manifest.identity}  {engine.info.name} {engine.info.precision}")
     print(f"{'tokens':>7} {'ms':>9} {'sequences/s':>12} {'GFLOP/s':>9}")
     for length in options.tokens:
-        # Any ids cost the same; the mask is where the model is read.
+        # All ids cost the same; the logits are read at the mask.
         sequence = Encoding(np.array([5] * (length - 1) + [mask], dtype=np.int64), Truncation())
         runs_s = []
         for _ in range(1 + options.repeat):

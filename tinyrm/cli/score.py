@@ -1,4 +1,4 @@
-"""`tinyrm score`: files of pairs into scores, by a service into JSON lines, or by a bundle into Parquet."""
+"""`tinyrm score`: score files of pairs with a service into JSON lines, or with a bundle into Parquet."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tinyrm.bulk.bundle import BundleJob
     from tinyrm.bulk.job import Runner
 
-# With pauses of up to 8 s, a service may be away for about half a minute before the command stops.
+# With pauses of up to 8 s, a service may be unreachable for about half a minute before the command stops.
 MAX_RETRIES = 10
 CLUSTER_ONLY = ("--cpus-per-engine", "--gpus-per-engine", "--engines")
 
@@ -33,15 +33,15 @@ class ServiceOptions(Service):
     """With a service."""
 
     timeout_s: Seconds = 300.0
-    """Seconds for one call, its repetitions included."""
+    """Limit of one call, with its repetitions."""
     swap: SwapMode | None = None
     """on: score both orders. off: one order, half the cost. auto: the second only if the first is not decisive."""
     model: str | None = None
-    """Name or name@revision; refused if another model is served."""
+    """Name or name@revision; the service refuses a model that it does not serve."""
     batch_items: Positive = BATCH_ITEMS
     """Pairs in one call."""
     concurrency: Positive = CONCURRENCY
-    """Calls at once."""
+    """Calls at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,24 +49,24 @@ class BundleOptions:
     """With a bundle, without a service."""
 
     bundle: Path | None = None
-    """Folder of the model; on a cluster the same one on every machine."""
+    """Folder of the bundle; on a cluster the same path on every machine."""
     engine: str = "auto"
-    """What runs the model; auto is the fastest engine that is installed."""
+    """Engine that runs the model; auto selects the fastest one that starts here."""
     precision: str = "fp32"
-    """Which of the bundle's precisions."""
+    """One of the bundle's precisions."""
     threads: Count = 0
     """Threads of the engine; 0 for all processors."""
     rows_per_part: Positive = 2048
-    """Rows of one Parquet file; as many are scored again after a kill."""
+    """Rows of one Parquet file; after a kill, at most this many are scored again."""
     ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]")] = None
-    """Spread the work over a Ray cluster: auto, or host:6379; without an address over this machine. Bundle, pairs and
-    --out must be the same folders on every machine."""
+    """Use a Ray cluster: auto, or host:6379; without an address, Ray on this machine. Bundle, pairs and --out must be
+    the same paths on every machine."""
     cpus_per_engine: Positive = 1
-    """Processors, and threads, of one engine of a cluster."""
+    """Processors and threads of one engine on a cluster."""
     gpus_per_engine: Share = 0.0
-    """GPUs of one engine of a cluster."""
+    """GPUs of one engine on a cluster."""
     engines: Positive | None = None
-    """Engines of a cluster; as many as there is room for unless given."""
+    """Engines on a cluster; by default as many as it has room for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +76,18 @@ class Score:
     The files hold JSON lines with prompt, and response_a and response_b, or chosen (which is A) and rejected. A line's
     own domain, instruction and swap take precedence over the options.
 
-    With a service, each line is written as it was, with one more field, tinyrm: {"index": number of the line from 0,
-    "reply": ...} or {"index": ..., "error": ...}.
+    With a service, --out gets each line with one more field, tinyrm: {"index": number of the line from 0, "reply": ...}
+    or {"index": ..., "error": ...}.
 
-    With --bundle no service is needed: any number of files, JSON lines or Parquet, are scored on this machine, or on
-    those of a Ray cluster, into a folder of Parquet files, always in both orders.
+    With --bundle no service is needed: any number of files, JSON lines or Parquet, are scored on this machine or on a
+    Ray cluster, always in both orders, into a folder of Parquet files.
     """
 
     pairs: Annotated[Positional[tuple[str, ...]], arg(metavar="PAIRS ...")]
     """JSON lines, plain or compressed (.gz, .xz); with --bundle also Parquet, folders, globs, and addresses such as
     s3:// and hf://datasets/."""
     out: Path
-    """File to write or to complete; with --bundle a folder."""
+    """File to write or to continue; with --bundle a folder."""
     domain: str | None = None
     """One of the model's domains; each has its own instruction."""
     instruction: str | None = None
@@ -97,7 +97,10 @@ class Score:
 
 
 def main(words: Sequence[str]) -> int:
-    """Score; 0 if every row has a score, 1 if some have an error. Raises InvalidInput, CallFailed, EngineError."""
+    """Score, and return 0 if every row has a score, 1 if some have an error.
+
+    Raises InvalidInput, CallFailed, EngineError.
+    """
     options = parse(Score, words, prog="tinyrm score")
     check_combination(options)
     bundle = options.local.bundle
@@ -120,7 +123,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def check_combination(options: Score) -> None:
-    """Raise InvalidInput for options that do not go together."""
+    """Raise InvalidInput for options that contradict each other."""
     of_service, of_bundle = changed(options.service), changed(options.local)
     if options.local.bundle is None:
         if of_bundle:
@@ -147,6 +150,7 @@ def changed(options: Any) -> list[str]:
 
 
 def with_service(options: Score, progress: Progress) -> Total:
+    """Score one file with a service. Raises InvalidInput, CallFailed."""
     service = options.service
     defaults = CompareOptions(
         domain=options.domain, instruction=options.instruction, swap=service.swap, model=service.model
@@ -157,9 +161,10 @@ def with_service(options: Score, progress: Progress) -> Total:
 
 
 def with_bundle(options: Score, bundle: Path, progress: Progress) -> Total:
+    """Score files with a bundle, here or on a cluster. Raises InvalidInput, EngineError."""
     local = options.local
     if re.match(r"[a-z0-9]+:/", str(options.out)):
-        raise InvalidInput(f"--out {options.out}: scores go to a folder of this machine, or to one that all share")
+        raise InvalidInput(f"--out {options.out}: must be a folder of this machine, or one that all machines share")
     try:
         from tinyrm.bulk import job as jobs
         from tinyrm.bulk.bundle import BundleJob
@@ -182,8 +187,9 @@ def with_bundle(options: Score, bundle: Path, progress: Progress) -> Total:
 
 
 def on_cluster(job: "BundleJob", local: BundleOptions, address: str = "local", *others: str) -> "Runner":
+    """Return a runner on the Ray cluster at `address`. Raises InvalidInput."""
     if others:
-        raise InvalidInput(f"--ray takes one address; what else is {others[0]!r}?")
+        raise InvalidInput(f"--ray takes one address, not also {others[0]!r}")
     try:
         from tinyrm.bulk.ray_runner import Cluster, RayRunner
     except ModuleNotFoundError as error:
@@ -192,4 +198,5 @@ def on_cluster(job: "BundleJob", local: BundleOptions, address: str = "local", *
 
 
 def missing(option: str, error: ModuleNotFoundError, extra: str) -> InvalidInput:
+    """Return an error that names the extra to install."""
     return InvalidInput(f"{option} needs {(error.name or '').partition('.')[0]}: pip install 'tinyrm[{extra}]'")
