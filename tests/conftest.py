@@ -1,4 +1,4 @@
-"""A toy tokenizer, a small random model, an adapter and a complete bundle, all made here: no network, no weights.
+"""Make a toy tokenizer, a small random model, an adapter and a complete bundle, without network or published weights.
 
 This file is read before every test, so it imports torch, transformers and the exporter only where they are needed.
 """
@@ -98,7 +98,7 @@ def fast_tokenizer(tokenizer_folder: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def special() -> SpecialTokens:
-    """As training/stages/tokenizer.py numbers them."""
+    """Return the special tokens as training/stages/tokenizer.py numbers them."""
     return SpecialTokens(cls=1, sep=2, pad=3, mask=4)
 
 
@@ -109,7 +109,7 @@ def encoder(fast_tokenizer: Tokenizer, special: SpecialTokens) -> Encoder:
 
 @pytest.fixture(scope="session")
 def trained(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Trained:
-    """A random base, and an adapter with random matrices throughout, so that merging it changes the scores."""
+    """Make a random base, and an adapter with random matrices, so that merging it changes the scores."""
 
     def make(folder: Path) -> None:
         import torch
@@ -157,19 +157,19 @@ def export_toy(trained: Trained, out: Path, **options: Any) -> None:
 
 @pytest.fixture(scope="session")
 def bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
-    """The adapter merged and exported: a complete bundle. Tests must not write into it."""
+    """Return the merged and exported adapter: a complete bundle. Tests must not write into it."""
     return kept(pytestconfig, "bundle", lambda folder: export_toy(trained, folder / "toy")) / "toy"
 
 
 @pytest.fixture(scope="session")
 def weights_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
-    """The same with the weights that the torch engine reads. Tests must not write into it."""
+    """Return the same with the weights for the torch engine. Tests must not write into it."""
     return kept(pytestconfig, "weights", lambda folder: export_toy(trained, folder / "toy", weights=True)) / "toy"
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The development preference data; tests that need it skip where it is absent."""
+    """Return the folder of the development data; skip the test without it."""
     for folder in (REPOSITORY / "data", REPOSITORY.parent / "shared" / "data"):
         if (folder / "validation.jsonl.gz").is_file():
             return folder

@@ -1,4 +1,4 @@
-"""The rules the code is built by, checked on the code."""
+"""Check the rules of the code on the code."""
 
 import importlib
 import json
@@ -71,5 +71,5 @@ def test_import_contracts_hold() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_our_generic_names_are_ours(package: str) -> None:
-    """A dependency that ships a package of the same name would be noticed here."""
+    """Notice a dependency that ships a package of the same name."""
     assert REPOSITORY in Path(str(importlib.import_module(package).__file__)).parents

@@ -1,4 +1,4 @@
-"""What the README promises is run."""
+"""Run the commands of the README, and check its links and those of docs/."""
 
 import json
 import re
@@ -82,7 +82,7 @@ def test_settings_table_is_the_settings() -> None:
 
 
 def headings(text: str) -> set[str]:
-    """The anchors that GitHub makes of a page's headings."""
+    """Return the anchors that GitHub makes of a page's headings."""
     return {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
 
 

@@ -1,4 +1,4 @@
-"""The wheel, installed outside the checkout: it serves, it scores, and it takes no common name."""
+"""Test the wheel outside the checkout: it serves, it scores, and it has no common top-level names."""
 
 import json
 import os
@@ -48,7 +48,7 @@ class Installed:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """The environment of a user: nothing in it points at the checkout."""
+    """Return the environment of a user, in which nothing points at the checkout."""
     kept = {
         name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("TINYRM_")
     }
@@ -89,7 +89,7 @@ def site_packages(environment: Path) -> Path:
 
 @contextmanager
 def serving(installed: Installed) -> Iterator[str]:
-    """`tinyrm serve` as a process that is ready; its address."""
+    """Run `tinyrm serve` until it is ready; yield its address."""
     address = f"http://127.0.0.1:{(port := free_port())}"
     process = subprocess.Popen(
         [installed.command("tinyrm"), "serve"], cwd=installed.elsewhere, env=clean_environment(TINYRM_PORT=str(port)),

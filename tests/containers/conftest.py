@@ -16,7 +16,7 @@ from tests.containers.engine import CommandFailed, Engine, make_base_images, mis
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Run an engine with base images. STACK_FOLDER names a folder that keeps them for the next run.
 
-    Skips if this machine allows no engine, or its builds have no network. Failures of the project's own files on a
+    Skip if this machine allows no engine, or if its builds have no network. Failures of the project's own files on a
     working engine are failures.
     """
     if "STACK_TEST" not in os.environ:

@@ -1,4 +1,4 @@
-"""The image that exports: it contains torch, and needs the network only for the hub."""
+"""Test the export image: it contains torch, and needs the network only for the hub."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
 @pytest.fixture(scope="module")
 def export_image(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Build it with the torch of the lock in the base image: the index of torch may be unreachable during the build."""
+    """Build it with the torch of the lock in the base image: torch's index may not be reachable during the build."""
     context = tmp_path_factory.mktemp("torch")
     download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", context]
     lock = [

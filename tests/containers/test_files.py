@@ -1,4 +1,4 @@
-"""Dockerfile and compose files follow the rules of their tools, and agree with the settings of the service."""
+"""Test that Dockerfile and compose files follow the rules of their tools, and agree with the service's settings."""
 
 import re
 import subprocess

@@ -107,7 +107,7 @@ def test_health_is_readiness(engine: Engine, service: Container, service_image: 
 
 
 def test_the_image_holds_bytecode(service: Container) -> None:
-    """Otherwise every start would compile everything again."""
+    """Without it every start would compile everything again."""
     code = "import service.app, fastapi; print(service.app.__cached__, fastapi.__cached__)"
     cached = service.execute("python", "-c", code).split()
     service.execute("ls", *cached)

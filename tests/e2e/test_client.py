@@ -1,4 +1,4 @@
-"""The clients and the command line against the real service, and either of them killed in the middle."""
+"""Test the clients and the command line against the real service; either is killed during the work."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def service() -> Iterator[Process]:
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Enough for seconds of work even for the toy, with one line in the middle that is no pair."""
+    """Write pairs for seconds of work even on the toy, with one line in the middle that is not a pair."""
     path = tmp_path / "pairs.jsonl"
     lines = [
         {"id": f"x{n}", "prompt": f"What is {n} + {n}? " * 8, "chosen": f"{2 * n}", "rejected": "No."}
@@ -189,7 +189,7 @@ def test_real_pairs_are_scored_into_a_file(service: Process, data_dir: Path, tmp
 
 
 def test_no_line_is_lost_when_the_service_is_killed(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
-    """SIGKILL in the middle; the command stops when it has waited long enough, and its next run finishes."""
+    """Send SIGKILL during the work; the command stops after its waiting time, and its next run finishes."""
     out, port = tmp_path / "out.jsonl", free_port()
     words = command("score", pairs, "--out", out, "--url", f"http://127.0.0.1:{port}", "--batch-items", 10)
     with started(bundle_folder, port=port) as service:
@@ -226,7 +226,7 @@ def test_the_command_waits_for_a_service_that_restarts(bundle_folder: Path, pair
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Jobs that a shell has put into the background ignore SIGINT, and so would what they start."""
+    """Restore SIGINT: jobs that a shell starts in the background ignore it, and so do their children."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Every file of examples/ is run as its first lines say, against a live service, with no model hub in reach."""
+"""Run every file of examples/ with the command in its first lines, against a live service and without a model hub."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def test_an_example_runs_and_prints_its_result(example: str, service: Process, t
 
 
 def test_preferences_are_cleaned_without_a_service(tmp_path: Path) -> None:
-    """Of the two pairs made up there, the second has the first one's label turned round."""
+    """Clean two pairs of which the second is the first with the opposite label."""
     printed = run_alone("clean_preferences", tmp_path, "--bundle", str(STARTER), "--scores", str(tmp_path / "scores"))
     assert re.search(r"^1 pairs where the model prefers the rejected response\n  0\.\d{3}  row 1  'In May", printed)
     assert printed.endswith("2 of 2 pairs kept in clean.jsonl\n")

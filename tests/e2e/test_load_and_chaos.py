@@ -1,4 +1,4 @@
-"""Quick forms of `make load` and `make chaos`. They promise counts; a test machine cannot show how fast."""
+"""Run short forms of `make load` and `make chaos`; check their counts, because a test machine cannot show speed."""
 
 from dataclasses import replace
 from pathlib import Path

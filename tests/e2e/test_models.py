@@ -1,4 +1,4 @@
-"""Several bundles at once, and a new revision of one while it serves."""
+"""Serve several bundles, and load a new revision of one while it is served."""
 
 import shutil
 import signal
@@ -20,7 +20,7 @@ from tinyrm.manifest import MANIFEST_FILE
 
 
 def changed_copy(source: Path, folder: Path, **changes: Any) -> str:
-    """The bundle again, with other fields; its identity."""
+    """Copy the bundle with other fields; return its identity."""
     fields = Bundle.open(source).manifest.model_dump(exclude={"files", "revision"}) | changes
     files = {path.name: path for path in source.iterdir() if path.name != MANIFEST_FILE}
     return write_bundle(folder, files, fields).identity
@@ -28,7 +28,7 @@ def changed_copy(source: Path, folder: Path, **changes: Any) -> str:
 
 @contextmanager
 def asking(service: Process, threads: int = 3) -> Iterator[Counter[tuple[int, str]]]:
-    """Clients that keep asking; how often each status came, and from which model."""
+    """Run clients that send requests continuously; count each status and each model."""
     seen: Counter[tuple[int, str]] = Counter()
     done = threading.Event()
 

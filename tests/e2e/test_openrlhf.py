@@ -1,4 +1,4 @@
-"""Trainers' own requests against the real process on the starter bundle, byte for byte as their HTTP client sends them.
+"""Send the requests of trainers to the real process on the starter, byte for byte as their HTTP clients do.
 
 OpenRLHF's is its own function, from its wheel: 200 kB of Python that is read and not installed, since what it depends
 on (ray, deepspeed) is not needed to send a request.
@@ -43,7 +43,7 @@ def trainers() -> Iterator[Process]:
 
 
 def rollouts() -> list[Sample]:
-    """Group, templated prompt and response of each sample, in the disorder in which generation ends."""
+    """Return group, templated prompt and response of each sample, in the random order in which generation ends."""
     samples = [
         (group, f"<|im_start|>user\nWhat is {group} + {group}?<|im_end|>\n<|im_start|>assistant\n", answer)
         for group in range(GROUPS)
@@ -54,7 +54,7 @@ def rollouts() -> list[Sample]:
 
 
 async def ask_all(ask: Ask) -> list[float]:
-    """All samples at once, each a request of its own."""
+    """Send all samples at the same time, each in its own request."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=GROUPS * GROUP_SIZE)) as session:
         return await asyncio.gather(*(ask(session, prompt, response) for _, prompt, response in rollouts()))
 
@@ -67,7 +67,7 @@ def by_group(rewards: list[float]) -> list[list[float]]:
 
 
 def check(rewards: list[float], expected: list[list[float]]) -> None:
-    """One number for each sample, of mean zero in each group, not all the same, and those of /v1/rewards."""
+    """Check that rewards have mean zero in each group, are not all equal, and are those of /v1/rewards."""
     for group, others in zip(by_group(rewards), expected, strict=True):
         assert len(group) == GROUP_SIZE
         assert sum(group) == pytest.approx(0, abs=1e-6)
@@ -77,7 +77,7 @@ def check(rewards: list[float], expected: list[list[float]]) -> None:
 
 @pytest.fixture(scope="module")
 def expected(trainers: Process) -> list[list[float]]:
-    """What /v1/rewards says, the samples of a group in the order of `rollouts`."""
+    """Return the rewards of /v1/rewards for the samples of each group, in the order of `rollouts`."""
     groups: list[list[str]] = [[] for _ in range(GROUPS)]
     for group, _, response in rollouts():
         groups[group].append(response)
@@ -88,7 +88,7 @@ def expected(trainers: Process) -> list[list[float]]:
 
 
 async def posted(session: aiohttp.ClientSession, url: str, body: Any) -> Any:
-    """As all three trainers do it."""
+    """Post as all three trainers do."""
     async with session.post(url, json=body) as response:
         response.raise_for_status()
         return await response.json()
@@ -132,7 +132,7 @@ def test_the_documented_verl_bodies_are_accepted(trainers: Process, expected: li
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """openrlhf.utils.agent, of its wheel; skips where there is no package index."""
+    """Return openrlhf.utils.agent from its wheel; skip without a package index."""
     folder = tmp_path_factory.mktemp("openrlhf")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     platform = ["--only-binary=:all:", "--python-version=3.11", "--platform=manylinux1_x86_64", "openrlhf==0.11.2"]
@@ -147,7 +147,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 
 def imported(source: bytes, folder: Path) -> ModuleType:
-    """The module, with nothing of its package around it but a logger."""
+    """Import the module without its package, with a logger only."""
     path = folder / "agent.py"
     path.write_bytes(source)
     logs: Any = ModuleType("openrlhf.utils.logging_utils")

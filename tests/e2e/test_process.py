@@ -1,4 +1,4 @@
-"""`python -m service` as a process of its own: what an operator and an orchestrator see."""
+"""Test `python -m service` as a process: its behaviour towards operators and orchestrators."""
 
 import json
 import random
@@ -33,7 +33,7 @@ LONG = PAIR | {"prompt": "What is the answer? " * 100}
 
 
 def refused_start(**settings: object) -> subprocess.CompletedProcess[str]:
-    """A start that is expected to fail."""
+    """Start the service and expect it to fail."""
     return subprocess.run(
         [sys.executable, "-m", "service"], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S,
         env=environment(settings), check=False,
@@ -41,7 +41,7 @@ def refused_start(**settings: object) -> subprocess.CompletedProcess[str]:
 
 
 def wait_until_accepted(process: Process, comparisons: int) -> None:
-    """All but the one that may be running are waiting or answered."""
+    """Wait until all comparisons except the running one are queued or finished."""
     wait_until(
         lambda: total(process, "tinyrm_queue_items") + total(process, "tinyrm_preferences_total") >= comparisons - 1,
         "the load built up",
@@ -90,7 +90,7 @@ def test_real_pairs_over_http_get_the_offline_results(data_dir: Path) -> None:
 
 
 def keys(path: Path, *arguments: str) -> str:
-    """`python -m service.keys` on a file; what it prints."""
+    """Run `python -m service.keys` on a file; return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "service.keys", "--file", path, *arguments],
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
@@ -149,13 +149,13 @@ def test_every_accepted_comparison_gets_a_reply_after_sigterm(
         answered = sum("probability_a" in result for result in results)
         statuses = {single.result().status_code for single in singles}
     assert refused + answered == items
-    # Enough time: all are scored. Too little: those at the end of the line are told so, and soon.
+    # Enough time: all are scored. Too little: the last ones get shutting_down, and soon.
     assert (refused == 0) == (drain_timeout_s == 3600)
     assert statuses <= ({200} if drain_timeout_s == 3600 else {200, 503})
 
 
 def test_a_list_that_exceeds_the_drain_time_keeps_its_finished_results(bundle_folder: Path) -> None:
-    """Most of it has not even been encoded when the time to drain is over."""
+    """Let the drain time pass before most of the list is encoded."""
     slowly = {"max_batch_tokens": 512, "drain_timeout_s": 0.1}
     with started(bundle_folder, **slowly) as process, ThreadPoolExecutor(1) as client:
         list_ = client.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 2000})
@@ -235,7 +235,7 @@ def test_an_option_prints_the_settings() -> None:
 
 
 def disconnect_somewhere(port: int, request: bytes, dice: random.Random) -> None:
-    """Send some or all of a request and leave, politely or not, perhaps with the answer half read."""
+    """Send a part of a request or all of it and disconnect, cleanly or not, perhaps in the middle of the reply."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         if dice.random() < 0.5:
             # Closing then sends a reset instead of an end.

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the service under load: every panel has data, and every rule is evaluated."""
+"""Let a real Prometheus scrape the service under load: every panel has data, and every rule is evaluated."""
 
 import subprocess
 import time

@@ -1,4 +1,4 @@
-"""Several worker processes before one engine: to a client the same service, only wider."""
+"""Test several worker processes in front of one engine: clients see the same service."""
 
 import re
 import shutil
@@ -92,7 +92,7 @@ def test_a_killed_worker_is_replaced(bundle_folder: Path) -> None:
 
 
 def test_a_new_worker_does_not_serve_another_bundle_than_the_queue(bundle_folder: Path, tmp_path: Path) -> None:
-    """The folder holds another revision, which nobody has asked the service to reload."""
+    """Replace the bundle in the folder without a reload of the service."""
     folder = tmp_path / "served"
     shutil.copytree(bundle_folder, folder)
     manifest = Bundle.open(folder).manifest
@@ -132,17 +132,17 @@ def test_accepted_work_is_finished_before_all_processes_end(bundle_folder: Path)
         batch = clients.submit(service.post, "/v1/compare/batch", {"items": [LONG] * 80})
         singles = [clients.submit(service.post, "/v1/compare", LONG) for _ in range(30)]
         wait_until_accepted(service, 110)
-        everybody = psutil.Process(service.popen.pid).children()
+        children = psutil.Process(service.popen.pid).children()
         assert service.stop() == 0
         assert not any("error" in result for result in batch.result().json()["results"])
         assert {single.result().status_code for single in singles} == {200}
-    assert not any(process.is_running() for process in everybody)
+    assert not any(process.is_running() for process in children)
 
 
 @pytest.mark.slow
 def test_a_killed_service_leaves_no_process(bundle_folder: Path) -> None:
     with started(bundle_folder, workers=2) as service:
-        everybody = psutil.Process(service.popen.pid).children()
-        assert len(everybody) == 3
+        children = psutil.Process(service.popen.pid).children()
+        assert len(children) == 3
         service.popen.kill()
-        wait_until(lambda: not any(process.is_running() for process in everybody))
+        wait_until(lambda: not any(process.is_running() for process in children))

@@ -1,4 +1,4 @@
-"""Benchmarks of a few rows in the schemas that are published, as copies of their repositories would lie on a disk."""
+"""Write benchmarks of a few rows in their published schemas, as copies of their repositories."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from evaluation.benchmarks.rewardbench import SECTIONS
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the library makes of a file is kept where the file is."""
+    """Keep the library's cache of a file beside the file."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
@@ -31,7 +31,7 @@ def reward_bench_row(number: int, subset: str, chosen: str, rejected: str) -> di
 
 @pytest.fixture
 def reward_bench(tmp_path: Path) -> Path:
-    """Four rows of every subset; in one of four the right response is longer. `raw` has two Chat rows more."""
+    """Write four rows of every subset; in one of four the right response is longer. `raw` has two more Chat rows."""
     rows = [
         reward_bench_row(number, subset, "good answer" if number == 0 else "good", "bad reply")
         for subsets in SECTIONS.values()
@@ -78,7 +78,7 @@ def reward_bench_2(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rm_bench(tmp_path: Path) -> Path:
-    """total_dataset.json; styles are longer and longer, and right answers are as long as wrong ones of one style."""
+    """Write total_dataset.json: each style is longer than the one before, for right and wrong responses alike."""
     domains = ("chat", "code", "math", "safety-refuse", "safety-response")
     rows = [
         {
@@ -98,7 +98,7 @@ def rm_bench(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def judge_bench(tmp_path: Path) -> Path:
-    """A file as in the benchmark's own repository."""
+    """Write a file as in the benchmark's own repository."""
     sources = ("mmlu-pro-computer science", "mmlu-pro-law", "livebench-reasoning", "livebench-math", "livecodebench")
     rows = [
         {

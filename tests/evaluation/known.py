@@ -1,4 +1,4 @@
-"""Scorers of which it is known what they must get."""
+"""Scorers with known results."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ RIGHT = "good"
 
 @dataclass(frozen=True)
 class Known:
-    """z: log-odds that what stands first is better, of one order of reading."""
+    """z: log-odds that the first response is better, of one order."""
 
     z: Callable[[Comparison], float]
     temperature: float = 1.0
@@ -48,12 +48,12 @@ def first_is_better(c: Comparison) -> float:
 
 
 def torn(c: Comparison) -> float:
-    """Right where the right response stands first, and unsure enough of it to be overruled where it does not."""
+    """Be right if the right response is first; otherwise be wrong with a smaller margin, so that the mean is right."""
     return 2.0 if RIGHT in c.response_a else 1.0
 
 
 def coin(c: Comparison) -> float:
-    """A coin for each reading: both orders are thrown anew."""
+    """Draw each order at random."""
     return zlib.crc32(f"{c.prompt}|{c.response_a}|{c.response_b}".encode()) / 2**31 - 1
 
 

@@ -1,4 +1,4 @@
-"""A temperature that is known is found again, and read out as the product reads it out."""
+"""Find a known temperature, and apply it as the product does."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def judged(z: float, temperature: float = 1.0, chosen: str = "yes") -> ScoredPai
 
 
 def overconfident(temperature: float) -> list[ScoredPair]:
-    """Log-odds `temperature` times too large for how often they are right."""
+    """Return log-odds that are `temperature` times too large for their accuracy."""
     rng = np.random.default_rng(1)
     true = rng.normal(scale=2, size=20_000)
     right = rng.random(len(true)) < 1 / (1 + np.exp(-true))

@@ -1,4 +1,4 @@
-"""python -m evaluation on a bundle: table, JSON, manifest and card."""
+"""Run python -m evaluation on a bundle: table, JSON, manifest and card."""
 
 import json
 import shutil

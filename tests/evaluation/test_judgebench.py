@@ -1,4 +1,4 @@
-"""JudgeBench: its convention for orders that disagree, beside ours."""
+"""Test JudgeBench: its convention for orders that disagree, and ours."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def test_known_scorers(judge_bench: Path) -> None:
 
 
 def test_inconsistent_verdicts_are_wrong_by_the_benchmark_and_decided_by_the_mean(judge_bench: Path) -> None:
-    """+2 with the right one first, -1 with it second: inconsistent, and right on average."""
+    """Use +2 with the right response first and -1 with it second: inconsistent, and right on average."""
     report = run(target(torn), str(judge_bench))
     assert report.headline.value == 0
     assert report.figures["averaged"]["value"] == 1

@@ -1,4 +1,4 @@
-"""Published schemas from a folder, a file or what the library saved; errors that name what is wrong."""
+"""Read published schemas from a folder, a file or a saved data set; errors name the reason."""
 
 import gzip
 import json

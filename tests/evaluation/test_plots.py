@@ -1,4 +1,4 @@
-"""The pictures show the numbers that the tables have, and published models where they belong."""
+"""Test that the pictures show the numbers of the tables, and published models at their places."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ COST = Cost(pairs=10, tokens_per_pair=1000.0, gflops_per_pair=4.0, paper_gflops_
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Every figure that is saved, still open."""
+    """Collect every saved figure, still open."""
     saved: list[Figure] = []
     save = Figure.savefig
 

@@ -1,4 +1,4 @@
-"""RewardBench: the official weights, the paper's weights, and scorers that must get exactly what they get."""
+"""Test RewardBench: the official weights, the paper's weights, and scorers with known scores."""
 
 import json
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_every_subset_has_its_row(reward_bench: Path) -> None:
 def test_one_order_and_a_part_of_the_benchmark_are_labelled_as_such(reward_bench: Path, tmp_path: Path) -> None:
     report = run(target(torn), str(reward_bench))
     assert report.headline.value == 1
-    assert report.figures["one_order"]["score"] == 0.5, "right only where the right response stands first"
+    assert report.figures["one_order"]["score"] == 0.5, "right only if the right response is first"
     assert report.figures["missing_subsets"] == []
     rows = [reward_bench_row(n, "hep-cpp", "good", "bad") for n in range(3)]
     (tmp_path / "part.json").write_text(json.dumps(rows))

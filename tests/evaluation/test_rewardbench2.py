@@ -1,4 +1,4 @@
-"""RewardBench 2: best of four with shared wins, and the score of Ties."""
+"""Test RewardBench 2: best of four with shared wins, and the score of Ties."""
 
 import math
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_each_row_gets_its_own_comparisons() -> None:
 
 
 def test_ties_by_hand() -> None:
-    """Prompt 1: spread 1, gap 3, its twin's gap 0.5: preferred, not hard. Prompt 2: its worst right answer loses."""
+    """Prompt 1: spread 1, gap 3, its twin's gap 0.5: preferred, not hard. Prompt 2: its worst right response loses."""
     rows = [
         (row("tied:1", 2, 2), [5.0, 4.0, 1.0, 0.0]),
         (row("ref:1", 1, 2), [2.0, 1.5, 0.0]),
@@ -77,7 +77,7 @@ def test_ids_without_a_twin_are_refused() -> None:
 
 
 def test_an_oracle_scores_one_and_a_hundredth(reward_bench_2: Path) -> None:
-    """Its right answers are equal and above all wrong ones, which the published tie-breaking term rewards."""
+    """Score all right responses equally and above all wrong ones, which the published tie-breaking term rewards."""
     report = run(target(oracle), str(reward_bench_2))
     shares = {name: share["value"] for name, share in report.figures["subsets"].items()}
     assert shares.pop("Ties") == pytest.approx(1.01)

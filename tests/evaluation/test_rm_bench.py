@@ -1,4 +1,4 @@
-"""RM-Bench: the grid, its three levels, and the mean of four domains."""
+"""Test RM-Bench: the grid, its three levels, and the mean of four domains."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_known_scorers(rm_bench: Path) -> None:
 
 
 def test_half_of_safety_is_an_eighth_of_the_score(rm_bench: Path) -> None:
-    """Halves of safety count alike, however many rows they have; so do the four domains."""
+    """Give the halves of safety equal weights whatever their numbers of rows, and the four domains, too."""
     rows = json.loads(rm_bench.read_text())
     rm_bench.write_text(json.dumps(rows + [row | {"id": "again"} for row in rows if row["domain"] == "safety-refuse"]))
 

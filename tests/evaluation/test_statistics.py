@@ -1,4 +1,4 @@
-"""Accuracy, consistency, intervals and calibration on answers made by hand."""
+"""Test accuracy, consistency, intervals and calibration on results made by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A bundle, the checkpoint it was exported from and a service over it give the same answers at the same cost."""
+"""Test that a bundle, its checkpoint and its service give the same margins at the same cost."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def margins(scored: list[ScoredPair]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def warm(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle with a temperature that can be told from none."""
+    """Return the bundle with a temperature other than 1."""
     folder = shutil.copytree(bundle_folder, tmp_path_factory.mktemp("warm") / "toy")
     record_temperature(folder, 2.5)
     return folder
@@ -91,7 +91,7 @@ def test_another_temperature_divides_margins(warm: Path, remote: Target) -> None
 
 
 def test_a_checkpoint_gives_the_results_of_the_bundle_made_from_it(bundle_folder: Path, trained: Trained) -> None:
-    """Its adapter is a DoRA, and names its base itself."""
+    """Use a DoRA adapter that names its own base."""
     target = open_checkpoint(trained.adapter, device="cpu")
     bundle = open_bundle(bundle_folder)
     assert target.spec == TOY_SPEC
@@ -114,7 +114,7 @@ def test_a_folder_without_a_spec_is_not_a_checkpoint(trained: Trained) -> None:
 
 
 def test_the_adapter_of_a_baseline_is_not_loaded_as_a_cloze(trained: Trained, tmp_path: Path) -> None:
-    """It would load: what does not fit the masked LM, its classifier, is left out in silence."""
+    """Refuse it by its record: it would load, because its classifier is silently omitted."""
     folder = shutil.copytree(trained.adapter, tmp_path / "head")
     (folder / RUN_FILE).write_text(json.dumps({"recipe": {"head": "pair-cls"}}))
     with pytest.raises(InvalidInput, match="trained with head: pair-cls"):

@@ -1,4 +1,4 @@
-"""Folders as training leaves them, and a way to export without compiling the same graph again and again."""
+"""Make folders as training does, and export without compiling the same graph again."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ RUN = {
 
 @pytest.fixture
 def recorded(trained: Trained, tmp_path: Path) -> Trained:
-    """The adapter with the record of its run and the pairs held out."""
+    """Return the adapter with the record of its run and the held-out pairs."""
     adapter = tmp_path / "adapter"
     shutil.copytree(trained.adapter, adapter)
     (adapter / "training.json").write_text(json.dumps(RUN))
@@ -31,7 +31,7 @@ def recorded(trained: Trained, tmp_path: Path) -> Trained:
 
 @pytest.fixture
 def compiled_before(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The toy adapter's graph is taken from the toy bundle: the same weights give the same graph."""
+    """Take the toy adapter's graph from the toy bundle: the same weights give the same graph."""
     graph = bundle_folder / "model.onnx"
 
     def copy(_: Any, path: Path, max_tokens: int) -> None:

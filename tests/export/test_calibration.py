@@ -1,4 +1,4 @@
-"""The temperature of a scorer is undone before another is fitted, and one order is enough where it is sure."""
+"""Test that a fit removes the scorer's own temperature, and that one order is enough above the fitted margin."""
 
 import dataclasses
 from pathlib import Path
@@ -30,13 +30,13 @@ def test_the_fit_removes_the_scorers_own_temperature(bundle_folder: Path) -> Non
 
 
 def orders(first: float, second: float) -> Preference:
-    """Read in both orders at temperature 1."""
+    """Score both orders at temperature 1."""
     margin = (first + second) / 2
     return Preference(sigmoid(margin), sigmoid(-margin), margin, (first, second))
 
 
 def test_one_order_is_enough_above_the_fitted_margin() -> None:
-    """A judge with a bias of 1 for the first place: one order alone errs where the truth is less than that."""
+    """Use a judge with a bias of 1 for the first position: one order is wrong if the true margin is smaller."""
     rng = np.random.default_rng(0)
     preferences = [orders(m + 1, m - 1) for m in rng.normal(scale=3, size=4000)]
     for max_flips in (0.0, 0.005, 0.02):
@@ -55,7 +55,7 @@ def test_one_order_is_enough_above_the_fitted_margin() -> None:
 
 
 def test_orders_with_equal_margins_count_together() -> None:
-    """The first place is always wrong here, and one of two hundred would be allowed: they are as sure as each other."""
+    """Allow one error in two hundred: the first order is always wrong here, and both orders have equal margins."""
     auto = fit_auto_swap([orders(5.0, -5.1)] * 100, 1.0)
     assert (auto.margin, auto.saved, auto.flips) == (5.1, 0.5, 0.0)
 

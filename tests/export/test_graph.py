@@ -1,4 +1,4 @@
-"""The graph computes two logits, and nothing of the vocabulary's size besides the look-up of embeddings."""
+"""Test that the graph computes two logits, and nothing as large as the vocabulary except the embedding look-up."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_any_batch_and_length_run(bundle_folder: Path, shape: tuple[int, int]) -
 
 
 def test_no_matrix_product_has_the_vocabularys_size(graph: onnx.GraphProto, bundle_folder: Path) -> None:
-    """The embedding matrix is only gathered from: the tied decoder is never multiplied as a whole."""
+    """Only gather from the embedding matrix: the tied decoder is never multiplied as a whole."""
     geometry = Bundle.open(bundle_folder).manifest.geometry
     large = {w.name for w in graph.initializer if geometry.vocab in w.dims and geometry.hidden in w.dims}
     assert large, "the embedding matrix is there"

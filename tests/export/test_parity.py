@@ -1,4 +1,4 @@
-"""The gate closes on any difference, and then nothing is written."""
+"""Test that any difference closes the gate, and that nothing is written then."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a bundle remembers, and the command that writes it."""
+"""Test the content of a bundle, and the command that writes it."""
 
 import json
 import shutil

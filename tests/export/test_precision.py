@@ -1,4 +1,4 @@
-"""A lower precision is written only if it changes next to nothing; its scores never depend on batch-mates."""
+"""Test that a lower precision is written only if it changes few preferences, and never depends on batch-mates."""
 
 import copy
 from pathlib import Path
@@ -42,7 +42,7 @@ def pairs_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quantised(trained: Trained, pairs_file: Path, pytestconfig: pytest.Config) -> Bundle:
-    """The toy model in all precisions. Its weights are wild, so the gate is left wide open."""
+    """Export the toy model in all precisions. Its weights are large, so the gate is wide open."""
 
     def make(folder: Path) -> None:
         precisions = ("fp32", "int8", "bf16")

@@ -1,4 +1,4 @@
-"""One service on the starter model, and what its answers are without any integration between."""
+"""Start one service on the starter, and get its results without an integration."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The filter, given to `Dataset.map`, against a live service."""
+"""Test the filter in `Dataset.map`, against a live service."""
 
 import math
 

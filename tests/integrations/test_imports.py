@@ -1,4 +1,4 @@
-"""No integration imports its trainer."""
+"""Test that no integration imports its trainer."""
 
 import subprocess
 import sys

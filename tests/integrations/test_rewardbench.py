@@ -1,4 +1,4 @@
-"""The custom classifier, built and called as the harness does it, against a live service."""
+"""Test the custom classifier, built and called as the harness does, against a live service."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ def conversation(prompt: str, response: str) -> list[dict[str, str]]:
 
 
 def pipeline(url: str, **options: Any) -> Pipeline:
-    """With the settings that the harness makes on its way."""
+    """Return the classifier with the settings of the harness."""
     config = model_config(url, **options)
     assert (config["quantized"], config["custom_dialogue"], config["model_type"]) == (False, True, "Custom Classifier")
     model = config["model_builder"]("tinyrm", device_map="auto", torch_dtype=torch.float16, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""The reward function, called as TRL calls it, against a live service."""
+"""Test the reward function, called as TRL calls it, against a live service."""
 
 import asyncio
 import inspect
@@ -20,7 +20,7 @@ UNENCODABLE = "\ud800"
 
 
 def call(func: Any, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
-    """By keyword and with everything else that the trainer hands over."""
+    """Call it by keyword and with all other arguments of the trainer."""
     rest = {"completion_ids": [[1]] * len(prompts), "trainer_state": None, "log_extra": None, "log_metric": None}
     return asyncio.run(func(prompts=prompts, completions=completions, **rest, **columns))
 

@@ -1,4 +1,4 @@
-"""Both functions, called as verl calls them, against a live service."""
+"""Test both functions, called as verl calls them, against a live service."""
 
 import pytest
 

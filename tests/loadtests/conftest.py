@@ -1,4 +1,4 @@
-"""A stand-in for the service, which does what the load tests must notice."""
+"""Replace the service by a stand-in with faults that the load tests must notice."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Two ways to one answer: adapter or merged, torch or ONNX, alone or with others."""
+"""Test that two ways give one margin: adapter or merged, torch or ONNX, alone or in a batch."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The optimised pass against `transformers`, in the published sizes and at every length that could go wrong."""
+"""Compare the optimised model with `transformers`, in the published sizes and at every critical length."""
 
 import copy
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ SPECIAL = {"pad_token_id": 1, "cls_token_id": 2, "bos_token_id": 2, "sep_token_i
 
 
 def random_model(size: str, layers: int, **changes: object) -> ModernBertForMaskedLM:
-    """Weights that let every token move the logits; norms and biases that are not what they start as."""
+    """Draw weights with which every token moves the logits; norms and biases differ from their initial values."""
     torch.manual_seed(0)
     config = ModernBertConfig(**GEOMETRIES[size], num_hidden_layers=layers, vocab_size=500, **SPECIAL, **changes)
     model = ModernBertForMaskedLM(config).eval()
@@ -70,7 +70,7 @@ def assert_equal_alone_and_together(run: Run, reference: Run, inputs: list[Encod
 
 @pytest.fixture(scope="module")
 def compiled_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Run]]:
-    """All 22 layers of the base size: as transformers runs it, and as ONNX Runtime runs the graph."""
+    """Return all 22 layers of the base size, for transformers and as a graph for ONNX Runtime."""
     reference, optimised = both(random_model("base", layers=22))
     path = tmp_path_factory.mktemp("base") / "model.onnx"
     write_onnx(optimised, path, 8192)
@@ -89,7 +89,7 @@ def test_base_on_onnxruntime(compiled_base: tuple[Run, Run]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(1000,), (2048,), (513, 700)])
 def test_long_texts_of_base_on_onnxruntime(compiled_base: tuple[Run, Run], lengths: tuple[int, ...]) -> None:
-    """Long texts without padding take the graph's other way through its global layers, those with padding do not."""
+    """Run long texts without padding, which use the graph's other branch in global layers, and texts with padding."""
     reference, run = compiled_base
     assert_equal_alone_and_together(run, reference, texts(lengths))
 
@@ -127,7 +127,7 @@ def test_other_windows(window: int) -> None:
 
 
 def test_the_files_of_one_geometry_do_not_fit_another(tmp_path: Path) -> None:
-    """A length beyond the rotary tables is an error, never a wrong answer."""
+    """Fail at a length beyond the rotary tables, in place of a wrong result."""
     _, optimised = both(random_model("base", layers=4, max_position_embeddings=256))
     with pytest.raises((RuntimeError, ValueError)):
         run_alone(torch_run(optimised), texts((300,)), PAD)

@@ -1,4 +1,4 @@
-"""The same pair through training code, merged torch, ONNX offline and HTTP, alone and among others: one answer."""
+"""Test that a pair has one margin in training code, merged torch, ONNX and HTTP, alone and in a batch."""
 
 from pathlib import Path
 
@@ -24,14 +24,14 @@ OTHERS = [Comparison("x", "y", "z"), Comparison("Which response is safer? " * 9,
 
 
 def margins(logits: NDArray[np.float32]) -> float:
-    """The margin for A of rows [A first, B first]."""
+    """Return the margin for A of rows [A first, B first]."""
     z = logits[:, 0] - logits[:, 1]
     return float(z[0] - z[1]) / 2
 
 
 @pytest.fixture(scope="module")
 def trained_margin(trained: Trained, encoder: Encoder) -> float:
-    """As the training loop computes it: adapter unmerged, sparse head, labels from the collator."""
+    """Compute the margin as the training loop does: adapter unmerged, sparse head, labels from the collator."""
     model = plain(load_with_adapter(str(trained.base), trained.adapter))
     model.sparse_prediction = True
     collate = PairCollator(encoder.special.pad, encoder.special.mask, encoder.label_ids)

@@ -1,4 +1,4 @@
-"""Any masked LM has a plain graph, with the same answers as its own head; other families have no other."""
+"""Test that any masked LM has a plain graph with the logits of its own head, and other families have no other graph."""
 
 from pathlib import Path
 

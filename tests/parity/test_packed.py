@@ -1,4 +1,4 @@
-"""Packed tokens against the model as transformers runs it, at every length where a window could be off by one."""
+"""Compare packed tokens with `transformers`, at every length where a window could be off by one."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ BF16_SHARE_OF_RANGE = 0.05
 
 
 def masked_lm(trained: Trained) -> PreTrainedModel:
-    """A copy of its own: the optimised model takes over the weights it is given."""
+    """Return a copy: the optimised model takes over the weights that it gets."""
     return load_masked_lm(str(trained.base)).eval()
 
 

@@ -1,4 +1,4 @@
-"""The compiled graph against the model as transformers runs it, at every length where a window could be off by one."""
+"""Compare the compiled graph with `transformers`, at every length where a window could be off by one."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def inputs(encoder: Encoder) -> list[Encoding]:
 
 @pytest.fixture(scope="module")
 def whole_model(trained: Trained, encoder: Encoder) -> Run:
-    """Vocabulary-sized logits of every position, adapter unmerged; the two at the mask are picked out last."""
+    """Compute all logits of every position with the unmerged adapter, then select the two at the mask."""
     model = load_with_adapter(str(trained.base), trained.adapter)
 
     def run(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:

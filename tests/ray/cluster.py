@@ -1,4 +1,4 @@
-"""A Ray cluster of real nodes on this machine, started with --block and stopped by pid, and the application on it."""
+"""Run a Ray cluster of real nodes on this machine, started with --block and stopped by pid, and deploy to it."""
 
 import json
 import os
@@ -30,8 +30,8 @@ OBJECT_STORE_BYTES = 100 * 2**20
 
 
 class Cluster:
-    """nodes: the processes of `ray start`, the head first. port: of the proxy, which only the head has: both nodes are
-    one machine, and a port is there once."""
+    """nodes: the processes of `ray start`, the head first. port: of the proxy on the head only: both nodes are
+    on one machine, and a port exists once."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
@@ -65,7 +65,7 @@ class Cluster:
         return self._start(f"--address={self.address}", f"--num-cpus={cpus}")
 
     def deploy(self, changes: Any = None, **scorer: Any) -> None:
-        """As serve.yaml has it, with those changes to the arguments and to the replicas; waits until it runs."""
+        """Deploy serve.yaml with the given changes to arguments and replicas, and wait until it runs."""
         config = config_with(self.port, changes or {}, scorer)
         path = self.folder / "serve.yaml"
         path.write_text(yaml.safe_dump(config))
@@ -97,7 +97,7 @@ class Cluster:
         return new_client(self.port)
 
     def wait(self, condition: Any, failure: str, more: Any = None) -> float:
-        """Seconds until it held."""
+        """Wait for a condition; return the seconds until it held."""
         began = time.monotonic()
         while time.monotonic() < began + PATIENCE_S:
             for node in self.nodes:
@@ -109,7 +109,7 @@ class Cluster:
         pytest.fail(f"{failure}: {json.dumps(more(), indent=1)[-3000:] if more else ''}")
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
-        """A node and everything on it, at once, as when its machine loses power."""
+        """Kill a node and everything on it at once, as if its machine lost power."""
         self.nodes.remove(node)
         kill_family(node.pid)
         node.wait()
@@ -149,7 +149,7 @@ class Cluster:
 
 
 def kill_family(pid: int) -> None:
-    """Workers are the raylet's children and survive it for a while: all are stopped before one is killed."""
+    """Stop all processes before one is killed: workers are the raylet's children and survive it for a while."""
     with suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         family = [root, *root.children(recursive=True)]
@@ -175,7 +175,7 @@ def config_with(port: int, args: dict[str, Any], scorer: dict[str, Any]) -> dict
 
 @contextmanager
 def cluster(**environment: str) -> Iterator[Cluster]:
-    """Nothing of it stays. In a short folder: the path of a Unix socket may have 107 bytes."""
+    """Run a cluster and remove all of it. Its folder is short: the path of a Unix socket may have 107 bytes."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     running = Cluster(folder, **environment)
     try:

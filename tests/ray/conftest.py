@@ -1,4 +1,4 @@
-"""Two nodes, a replica of the starter on each: made once, and made whole again by whoever breaks it."""
+"""Run two nodes with a replica of the starter on each; tests that break them restore them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ SETTINGS = {"engine": "onnxruntime-cpu", "max_wait_s": 60}
 
 @dataclass
 class TwoNodes:
-    """The cluster, and the service on it as the tests of `python -m service` know one."""
+    """The cluster, and its service with the interface that the tests of `python -m service` use."""
 
     cluster: Cluster
     bundle: Path = STARTER
 
     def serve(self, bundle: Path = STARTER, **args: object) -> None:
-        """What is served from now on; waits until it is."""
+        """Serve this from now on; wait until it is served."""
         self.cluster.deploy({"bundle": str(bundle), "settings": SETTINGS, **args}, **REPLICAS)
         self.cluster.wait_until_running(2)
         self.bundle = bundle
 
     def heal(self) -> None:
-        """As it was: two nodes, two replicas of the starter."""
+        """Restore two nodes and two replicas of the starter."""
         while len(self.cluster.nodes) < 2:
             self.cluster.add_node()
         if self.bundle != STARTER:

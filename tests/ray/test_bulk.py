@@ -1,4 +1,4 @@
-"""`tinyrm score --ray`: the tables that one process writes, whatever dies meanwhile."""
+"""Test that `tinyrm score --ray` writes the tables of one process, although processes are killed."""
 
 import os
 import re
@@ -28,7 +28,7 @@ RAY_PATIENCE_S = 3 * PATIENCE_S
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Seconds of work for the toy, with one row in the middle that is no pair."""
+    """Write pairs for seconds of work on the toy, with one row in the middle that is not a pair."""
     rows = [{**pair(n), "prompt": f"What is {n}? " * 9} for n in range(ROWS)]
     rows[ROWS // 2]["rejected"] = ""
     return write(tmp_path / "pairs.jsonl", *rows)

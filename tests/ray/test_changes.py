@@ -1,4 +1,4 @@
-"""What is lost and what is changed while requests come: each of them is answered."""
+"""Lose or change parts under load, and check that each request gets a reply."""
 
 import asyncio
 import shutil
@@ -29,7 +29,7 @@ LONG_ITEMS = 12
 
 @dataclass
 class Answers:
-    """statuses: how often each; a broken connection has its error's name. ends: when each answer came."""
+    """statuses: count of each; a broken connection has its error's name. ends: the time of each reply."""
 
     statuses: "Counter[int | str]" = field(default_factory=Counter)
     models: "Counter[str]" = field(default_factory=Counter)
@@ -54,7 +54,7 @@ class Answers:
 
 @contextmanager
 def load(cluster: Cluster, long_callers: int = LONG) -> Iterator[Answers]:
-    """Callers who ask one thing after the other, without trying again, until the end."""
+    """Run callers that send one request after the other, without retries, until the end."""
     answers, leave = Answers(), threading.Event()
     long = {"items": [{"prompt": "long " * 2000, "response_a": "a", "response_b": "b"}] * LONG_ITEMS}
 
@@ -90,7 +90,7 @@ def wait_for_more(answers: Answers, more: int = 40) -> None:
 
 @pytest.fixture
 def whole(two_nodes: TwoNodes) -> Iterator[TwoNodes]:
-    """Two nodes with a replica each, before and after."""
+    """Provide two nodes with a replica each, before and after the test."""
     two_nodes.heal()
     yield two_nodes
     two_nodes.heal()
@@ -107,7 +107,7 @@ def test_no_reply_is_lost_when_a_replica_is_killed(whole: TwoNodes) -> None:
         replica.kill()
         cluster.wait(
             lambda: victim["actor_id"] not in {replica["actor_id"] for replica in cluster.replicas()},
-            "nobody noticed",
+            "the loss was not noticed",
         )
         wait_for_more(answers)
         cluster.wait_until_running(2)
@@ -116,14 +116,14 @@ def test_no_reply_is_lost_when_a_replica_is_killed(whole: TwoNodes) -> None:
 
 
 def test_no_reply_is_lost_when_a_node_is_killed(whole: TwoNodes, capsys: pytest.CaptureFixture[str]) -> None:
-    """The node, its replica with requests in it, and all else there: SIGKILL. Another node joins."""
+    """Send SIGKILL to the node and its replica, which holds requests. Another node joins."""
     cluster = whole.cluster
     with load(cluster) as answers:
         wait_for_more(answers)
         began = time.monotonic()
         cluster.kill(cluster.nodes[1])
         wait_for_more(answers)
-        cluster.wait(lambda: len(running(cluster)) == 1, "nobody noticed", cluster.status)
+        cluster.wait(lambda: len(running(cluster)) == 1, "the loss was not noticed", cluster.status)
         noticed_s = time.monotonic() - began
         cluster.add_node()
         began = time.monotonic()
@@ -155,7 +155,7 @@ def test_another_bundle_is_rolled_out_without_a_failed_request(whole: TwoNodes, 
 def test_with_room_a_new_replica_is_ready_before_an_old_one_stops(
     whole: TwoNodes, bundle_folder: Path, tmp_path: Path
 ) -> None:
-    """One replica, and callers who wait for two seconds: with a bundle that is none, then with one that is good."""
+    """Roll out to one replica, with callers that wait for two seconds: first an invalid bundle, then a valid one."""
     broken = shutil.copytree(bundle_folder, tmp_path / "broken")
     with (broken / "tokenizer.json").open("a") as file:
         file.write(" ")
@@ -165,7 +165,7 @@ def test_with_room_a_new_replica_is_ready_before_an_old_one_stops(
     cluster.wait_until_running(1)
     with load(cluster, long_callers=0) as answers:
         cluster.deploy({"bundle": str(broken), "settings": settings}, num_replicas=1)
-        cluster.wait(lambda: "tokenizer.json" in str(cluster.status()), "no reason is told", cluster.status)
+        cluster.wait(lambda: "tokenizer.json" in str(cluster.status()), "no reason is shown", cluster.status)
         wait_for_more(answers)
         assert {name.split("@")[0] for name in answers.models} == {"starter"}
         cluster.deploy({"bundle": str(bundle_folder), "settings": settings}, num_replicas=1)
@@ -175,7 +175,7 @@ def test_with_room_a_new_replica_is_ready_before_an_old_one_stops(
 
 
 def test_without_a_replica_requests_are_refused_with_retry_after(whole: TwoNodes) -> None:
-    """Scaled to nothing, and one may wait. It is refused in time and starts a replica; a later one is answered."""
+    """Scale to zero, with one place in the queue: a request is refused in time and starts a replica for later ones."""
     cluster = whole.cluster
     whole.bundle = Path("none")
     cluster.deploy(
@@ -214,7 +214,7 @@ def test_the_ingress_requires_keys(whole: TwoNodes, tmp_path: Path) -> None:
         def status(key: str, target: str = "/metrics") -> int:
             return client.get(target, headers={"Authorization": f"Bearer {key}"} if key else {}).status_code
 
-        whole.cluster.wait(lambda: status("") == httpx.codes.UNAUTHORIZED, "no key is asked for")
+        whole.cluster.wait(lambda: status("") == httpx.codes.UNAUTHORIZED, "no key is required")
         whole.cluster.wait(lambda: status("", "/readyz") == httpx.codes.OK, "no replica")
         assert [status(key) for key in ("unknown", score, metrics)] == [401, 403, 200]
         assert [status(key, "/v1/models") for key in ("unknown", metrics, score)] == [401, 403, 200]

@@ -1,4 +1,4 @@
-"""What needs no cluster: options, addresses of bundles, one page of metrics out of many, the manifests."""
+"""Test the parts that need no cluster: options, addresses of bundles, the common page of metrics, the manifests."""
 
 import asyncio
 import inspect
@@ -167,7 +167,7 @@ def test_serve_takes_the_configuration() -> None:
 
 
 def test_kuberay_requires_a_token() -> None:
-    """Else every pod that reaches the dashboard runs what it likes."""
+    """Without a token, every pod that reaches the dashboard could run code."""
     service = yaml.safe_load((FOLDER / "rayservice.yaml").read_text())
     assert service["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token"}
 

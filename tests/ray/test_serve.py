@@ -1,4 +1,4 @@
-"""Two Ray nodes with a replica each: asked as `python -m service` is, they answer as it does, bit for bit."""
+"""Test that two Ray nodes with a replica each return the results of `python -m service`, bit for bit."""
 
 import json
 import time
@@ -33,7 +33,7 @@ def alone() -> Iterator[Process]:
 
 
 def total(service: Process, metric: str, **labels: str) -> dict[str, float]:
-    """By replica."""
+    """Return the sum of a metric for each replica."""
     sums: dict[str, float] = {}
     for family in text_string_to_metric_families(service.get("/metrics").text):
         for sample in family.samples:

@@ -1,4 +1,4 @@
-"""The application over the toy bundle, in this process."""
+"""Run the application over the toy bundle, in this process."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ PAIR = {"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "I
 
 @dataclass(frozen=True)
 class Served:
-    """A client, the pipeline that answers it, the engine at the end of it, and the application's state."""
+    """A client, the pipeline and the engine behind it, and the application's state."""
 
     client: TestClient
     pipeline: Pipeline
@@ -39,13 +39,13 @@ class Served:
     state: AppState
 
     def compare(self, **changes: Any) -> Any:
-        """The reply to PAIR with some fields changed, as JSON."""
+        """Return the reply to PAIR with some fields changed, as JSON."""
         reply = self.client.post("/v1/compare", json=PAIR | changes)
         assert reply.status_code == 200, reply.text
         return reply.json()
 
     def series(self) -> dict[Series, float]:
-        """Every sample of /metrics."""
+        """Return every sample of /metrics."""
         text = self.client.get("/metrics").text
         families = text_string_to_metric_families(text)
         return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
@@ -55,7 +55,7 @@ class Served:
 
 
 class EngineHere:
-    """The bundle's engine without a process of its own, so that a test can reach into it. Its process has its tests."""
+    """Run the bundle's engine in this process, so that a test can change it. The engine process has its own tests."""
 
     is_up = True
     restarts = 0
@@ -96,14 +96,14 @@ def serve(settings: Settings) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def served(bundle_folder: Path) -> Iterator[Served]:
-    """Shared by tests that leave no trace but counts."""
+    """Return an application for tests that change nothing except counts."""
     with serve(Settings(model=bundle_folder)) as one:
         yield one
 
 
 @pytest.fixture
 def fresh(bundle_folder: Path) -> Iterator[Served]:
-    """For tests that count, break or stop something. Its queue holds one comparison of full length."""
+    """Return an application that a test may break or stop. Its queue holds one comparison of full length."""
     with serve(Settings(model=bundle_folder, max_batch_tokens=512, max_queue_tokens=512)) as one:
         yield one
 

@@ -1,4 +1,4 @@
-"""`service.engine.worker` with an engine that misbehaves when it reads certain ids: a real process doing real harm."""
+"""Run `service.engine.worker` with an engine that fails at certain ids: a real process with real faults."""
 
 import os
 import time
@@ -15,7 +15,7 @@ RAISES, CRASHES, HANGS, ANSWERS_NAN, GOES_MAD, WRONG_SHAPE = 40, 41, 42, 43, 44,
 
 
 class FaultyEngine:
-    """The real engine, until an id is one of those above."""
+    """The real engine, until an id is one of the ids above."""
 
     def __init__(self, real: Any) -> None:
         self._real = real

@@ -1,4 +1,4 @@
-"""`service.engine.worker` with the engine of a GPU that is not there: it states what suits a GPU.
+"""Run `service.engine.worker` with an engine that states the limits of a GPU, without a GPU.
 
 A run with the id TOGETHER in it returns only when another one has begun beside it, so a caller that keeps one run in
 flight gets an error.
@@ -19,7 +19,7 @@ TOGETHER_S = 5.0
 
 
 class GpuEngine:
-    """Every comparison is a tie. together: ids of which one makes a run wait for another; none: every run waits."""
+    """Return a tie for every comparison. together: ids that make a run wait for another run; none: every run waits."""
 
     def __init__(self, *together: int) -> None:
         self.info = gpu_info("fake-gpu", "bf16", pads=False)

@@ -1,4 +1,4 @@
-"""Every request has an id, in the reply and in the log, and leaves one line that holds none of its texts."""
+"""Test that every request has an id in reply and log, and one log line without its texts."""
 
 import asyncio
 import io
@@ -24,7 +24,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def lines() -> Iterator[Lines]:
-    """What the service logs, as the process does; a call takes all lines so far."""
+    """Collect what the service logs, as the process does; a call takes all lines so far."""
     root, stream = logging.getLogger(), io.StringIO()
     before, level = root.handlers[:], root.level
     configure("info", "json")
@@ -131,8 +131,8 @@ def test_every_line_of_a_request_has_its_id_and_no_other(
     assert logged[-1]["status"] == 500
 
 
-def nobody(*_: object) -> None:
-    """Observes nothing."""
+def ignore_metrics(*_: object) -> None:
+    """Observe nothing."""
 
 
 def test_no_context_of_the_previous_request_remains(lines: Lines) -> None:
@@ -144,7 +144,7 @@ def test_no_context_of_the_previous_request_remains(lines: Lines) -> None:
     async def two_in_one_context() -> None:
         for _ in range(2):
             structlog.contextvars.bind_contextvars(left="over")
-            await AccessLogMiddleware(app, frozenset(), nobody, is_logged=True)(dict(scope), None, None)  # type: ignore[arg-type]
+            await AccessLogMiddleware(app, frozenset(), ignore_metrics, is_logged=True)(dict(scope), None, None)  # type: ignore[arg-type]
 
     asyncio.run(two_in_one_context())
     assert [line.get("left") for line in of_requests(lines())] == [None, None]
@@ -167,7 +167,9 @@ def test_a_bug_reveals_only_its_request_id() -> None:
     async def bug(scope: Any, receive: Any, send: Any) -> None:
         raise KeyError("secret")
 
-    client = TestClient(AccessLogMiddleware(bug, frozenset(), nobody, is_logged=True), raise_server_exceptions=False)
+    client = TestClient(
+        AccessLogMiddleware(bug, frozenset(), ignore_metrics, is_logged=True), raise_server_exceptions=False
+    )
     reply = client.get("/")
     assert reply.status_code == 500
     assert "secret" not in reply.text

@@ -1,4 +1,4 @@
-"""Who may do what, and that a change of the keys is noticed."""
+"""Test what each key allows, and that a change of the keys takes effect."""
 
 import hmac
 import os
@@ -37,7 +37,7 @@ def entry(name: str, token: str | None = None, scopes: frozenset[KeyScope] = fro
 
 
 def write(path: Path, *keys: ApiKey) -> Path:
-    """As `python -m service.keys` writes it: another file in its place."""
+    """Replace the file, as `python -m service.keys` does."""
     staged = path.with_suffix(".new")
     staged.write_text(ApiKeys(keys=keys).model_dump_json())
     staged.chmod(0o600)

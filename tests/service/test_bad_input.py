@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is an answer or an error with a stable type and a sentence, and never a 500."""
+"""Test that any input gets a result or an error with a stable type and a message, and never a 500."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ LIMIT = 8 * 2**20
 
 @dataclass(frozen=True)
 class Case:
-    """A request, the status it gets and the type of its error; status 200 has none."""
+    """A request, its status and the type of its error; status 200 has none."""
 
     name: str
     content: bytes | None
@@ -40,7 +40,7 @@ def without(field: str) -> bytes:
 
 
 def raw(response_b: bytes) -> bytes:
-    """A body whose last value is written as given."""
+    """Return a body whose last value is written as given."""
     return b'{"prompt": "q", "response_a": "x", "response_b": ' + response_b + b"}"
 
 
@@ -167,7 +167,7 @@ def test_a_body_at_the_limit_is_accepted(served: Served) -> None:
 
 
 def test_far_too_many_items_are_refused_before_all_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Describing a million wrong items takes ten seconds, in which the service would answer nobody."""
+    """Refuse early: a description of a million wrong items takes ten seconds and would block the service."""
     described = []
     monkeypatch.setattr(api, "from_validation", lambda error, root: described.append(error) or InvalidInput(root))
     with pytest.raises(ValidationError):

@@ -1,4 +1,4 @@
-"""Every item gets exactly one result, whatever the engine does and whichever callers leave."""
+"""Test that every item gets exactly one result, whatever the engine does and whichever clients disconnect."""
 
 import asyncio
 import threading
@@ -52,7 +52,7 @@ class Gated:
 
 
 def on_a_thread(run: Run) -> Callable[[Sequence[Encoding]], Awaitable[BatchOutput]]:
-    """Run beside the event loop, as an engine does."""
+    """Run in a thread, as an engine does."""
     pool = ThreadPoolExecutor(8)
 
     async def runs(sequences: Sequence[Encoding]) -> BatchOutput:
@@ -105,7 +105,7 @@ FAULTS: dict[str, Run] = {
 
 
 def engine_with(faults: dict[int, str]) -> Run:
-    """Does its worst to each batch that holds an item with a fault."""
+    """Return an engine that applies the fault of an item to its whole batch."""
 
     def run(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
         bad = [faults[int(r.input_ids[0])] for r in sequences if int(r.input_ids[0]) in faults]
@@ -336,7 +336,7 @@ def test_work_beyond_its_deadline_fails_at_once_and_never_runs() -> None:
 
 
 def test_work_that_waits_far_too_long_fails_and_work_that_runs_is_waited_for() -> None:
-    """The engine was fast when both were accepted, and then it stood still."""
+    """Accept both while the engine is fast, then block the engine."""
 
     async def scenario() -> None:
         engine = Gated()

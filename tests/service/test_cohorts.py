@@ -1,4 +1,4 @@
-"""Who is judged with whom, when, and what becomes of everybody else."""
+"""Test which samples are judged together, when, and what happens to the others."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ SOON_S = 0.05
 
 @dataclass
 class Seen:
-    """What the metrics are told."""
+    """Record what the metrics observe."""
 
     open_cohorts: int = 0
     samples: int = 0
@@ -38,7 +38,7 @@ class Seen:
 
 @dataclass
 class Bench:
-    """Cohorts of texts, whose judge ranks by length and remembers whom it saw together."""
+    """Cohorts of texts with a judge that ranks by length and records which texts it saw together."""
 
     timeout_s: float = NEVER_S
     max_open: int = 100
@@ -65,7 +65,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 async def settle() -> None:
-    """Everything that is ready has run."""
+    """Let everything that is ready run."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -288,7 +288,7 @@ def test_cohorts_that_fill_at_the_same_time_are_judged_a_few_at_a_time() -> None
 
 
 def test_a_judgement_that_cancels_itself_is_a_refusal_for_all_its_samples() -> None:
-    """As when the threads that encode have gone. A cancelled task is no Exception, and nobody would be told."""
+    """Cancel the task from inside, as if the encoding threads had ended: a cancellation is not an Exception."""
 
     async def test() -> None:
         async def ended(_: Sequence[str]) -> list[GroupScore]:

@@ -1,4 +1,4 @@
-"""Rerankers' bodies and errors, and the order that /v1/rewards gives."""
+"""Test the bodies and errors of rerankers, and the order of /v1/rewards."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,7 +125,7 @@ def test_every_path_counts_for_the_dialect(reranker: Served, path: str) -> None:
 
 @pytest.mark.parametrize("body", [TEI, COHERE], ids=["tei", "documents"])
 def test_a_refusal_at_shutdown_closes_the_connection(bundle_folder: Path, body: dict[str, Any]) -> None:
-    """The next request on such a connection would be lost: it is about to be closed."""
+    """Close the connection with the reply: the next request on it would be lost."""
     with serve(Settings(model=bundle_folder, dialects="rerank")) as leaving:
         assert leaving.client.portal is not None
         leaving.client.portal.call(leaving.state.drain)

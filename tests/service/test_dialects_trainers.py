@@ -1,4 +1,4 @@
-"""What trainers get for what they send: the same as from /v1/rewards, in their own shapes."""
+"""Test that trainers get the rewards of /v1/rewards, in their own formats."""
 
 import json
 import re
@@ -28,7 +28,7 @@ EVERY_PATH = [path for dialect in ALL_DIALECTS for path in dialect.paths]
 
 @pytest.fixture(scope="module")
 def patient(bundle_folder: Path) -> Iterator[Served]:
-    """Cohorts of four that wait for their last sample."""
+    """Return an application with cohorts of four that wait for their last sample."""
     with serve(Settings(model=bundle_folder, dialects=TRAINERS, group_size=4, cohort_timeout_s=60)) as one:
         yield one
 
@@ -40,7 +40,7 @@ def hasty(bundle_folder: Path) -> Iterator[Served]:
 
 
 def at_once(served: Served, path: str, bodies: list[Any]) -> list[Response]:
-    """Replies to requests that are under way together, in their order."""
+    """Send requests at the same time; return their replies in order."""
     with ThreadPoolExecutor(len(bodies)) as clients:
         return list(clients.map(lambda body: served.client.post(path, json=body), bodies))
 
@@ -56,7 +56,7 @@ def beats(served: Served, response: str, reference: str) -> Any:
 
 
 def openrlhf(response: str, label: Any = None, prompt: str = CHATML) -> dict[str, Any]:
-    """As it is sent since 0.9.1: lists of one."""
+    """Return a body as OpenRLHF sends it since 0.9.1: lists of one."""
     return {"query": [prompt + response + "<|im_end|>\n"], "prompts": [prompt], "labels": [label]}
 
 
@@ -94,7 +94,7 @@ def test_an_openrlhf_label_is_the_reference_unless_labels_are_ignored(patient: S
 
 
 def test_openrlhf_lists_longer_than_the_queue_wait_for_room(bundle_folder: Path) -> None:
-    """As /v1/compare/batch does. Its queue holds two comparisons of full length."""
+    """Wait as /v1/compare/batch does. The queue holds two comparisons of full length."""
     bodies = [openrlhf(f"{n} " * 200, "2 + 2 = 4.") for n in range(40)]
     body = {name: [body[name][0] for body in bodies] for name in ("query", "prompts", "labels")}
     narrow = {"max_batch_tokens": 512, "max_queue_tokens": 1024}

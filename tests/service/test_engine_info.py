@@ -1,4 +1,4 @@
-"""What suits an engine is what the engine states: a GPU gets a GPU's batch and two runs in flight."""
+"""Test that limits come from what the engine states: a GPU gets its batch and two runs in flight."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The engine in a process of its own: it may crash, hang or lie, and the service goes on."""
+"""Test the engine process: it may crash, hang or return wrong results, and the service continues."""
 
 import asyncio
 import os
@@ -169,7 +169,7 @@ def test_an_engine_that_cannot_start_reports_the_reason(bundle_folder: Path) -> 
 
 
 def test_a_lost_engine_is_replaced_while_the_shared_threads_are_busy(bundle_folder: Path) -> None:
-    """The event loop's own pool is small, and anything in this process may keep its threads busy for long."""
+    """Occupy the event loop's own pool: it is small, and other work in this process may use its threads for long."""
     is_over = threading.Event()
 
     async def scenario() -> None:

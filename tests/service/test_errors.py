@@ -1,4 +1,4 @@
-"""Every error has a status and a stable type, and a bug says nothing of the inside."""
+"""Test that every error has a status and a stable type, and that a bug reveals no details."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ from tinyrm.errors import CallFailed, EngineFailed, TinyRMError
 
 
 def family(kind: type[TinyRMError]) -> Iterator[type[TinyRMError]]:
-    """All but those of the client, which the service never raises."""
+    """Return all error classes except those of the client, which the service never raises."""
     yield kind
     for child in kind.__subclasses__():
         if child is not CallFailed:
@@ -149,7 +149,7 @@ def test_drained_service_is_not_ready_and_refuses_with_503(fresh: Served) -> Non
 def test_a_comparison_that_began_before_a_reload_gets_its_result(
     fresh: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A comparison that is still being encoded is in no queue, and must not find one closed."""
+    """A comparison that is being encoded is in no queue yet, and must not reach a closed one."""
     encoding, assemble = threading.Event(), fresh.pipeline._encoder.assemble
 
     def slowly(*args: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What browsers are told, and that /docs works under it."""
+"""Test the headers for browsers, and that /docs works with them."""
 
 import base64
 import hashlib

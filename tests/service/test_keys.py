@@ -1,4 +1,4 @@
-"""The command that makes, lists and revokes keys."""
+"""Test the command that makes, lists and revokes keys."""
 
 import json
 import os

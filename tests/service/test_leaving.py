@@ -1,4 +1,4 @@
-"""Requests at the listener, or on their way to the queue, when the service stops: they get a reply."""
+"""Test that requests at the listener or before the queue get a reply when the service stops."""
 
 import asyncio
 import socket
@@ -27,7 +27,7 @@ LONG = Question("x" * (SHORT_CHARACTERS + 1))
 
 
 def ask(served: Served) -> "Future[CompareResult]":
-    """An item of a list, which has been accepted with it."""
+    """Submit an item of an accepted list."""
 
     async def compare() -> CompareResult:
         return await served.pipeline.compare(LONG, "a", "b", wait_for_room=True)
@@ -60,7 +60,7 @@ def test_a_request_that_is_encoded_after_the_shutdown_gets_shutting_down(fresh: 
 
 @pytest.mark.parametrize("is_accepted", [False, True])
 def test_a_connected_client_gets_a_reply_at_shutdown(is_accepted: bool) -> None:
-    """Connected when the listener closes: the connection is not accepted yet, or its request is not read yet."""
+    """Close the listener while the connection is not accepted yet, or its request is not read yet."""
     assert b"heard" in asyncio.run(answer_to_the_last_one(is_accepted))
 
 
@@ -80,7 +80,7 @@ async def answer_to_the_last_one(is_accepted: bool) -> bytes:
 
 
 def test_a_worker_that_stops_sends_nothing_more_to_the_queue(tmp_path: Path) -> None:
-    """It would wait for a reply that cannot come, and the whole service with it."""
+    """Send nothing: it would wait for a reply that cannot come, and so would the whole service."""
     with pytest.raises(ShuttingDown):
         asyncio.run(asyncio.wait_for(asked_after_the_drain(tmp_path / "queue"), 10))
 

@@ -1,4 +1,4 @@
-"""Connections that send too much, too slowly or not at all, against a real socket."""
+"""Test connections that send too much, too slowly or nothing, on a real socket."""
 
 import asyncio
 import inspect
@@ -54,7 +54,7 @@ class Reply:
 
 @contextmanager
 def listening(app: ASGIApp, limits: ConnectionLimits) -> Iterator[int]:
-    """uvicorn in a thread, with these limits; its port."""
+    """Run uvicorn in a thread with these limits; yield its port."""
     config = uvicorn.Config(
         app, port=0, log_config=None, access_log=False, timeout_keep_alive=60, **limits.uvicorn_options()
     )
@@ -75,7 +75,7 @@ def limits(max_connections: int = 100) -> ConnectionLimits:
 
 @pytest.fixture(scope="module")
 def port(bundle_folder: Path) -> Iterator[int]:
-    """The toy behind tight limits."""
+    """Serve the toy with tight limits."""
     settings = Settings(model=bundle_folder, body_timeout_s=BODY_TIMEOUT_S)
     with listening(create_app(create_state(settings)), limits()) as number:
         yield number
@@ -88,7 +88,7 @@ def connected(port: int) -> Iterator[socket.socket]:
 
 
 def read(connection: socket.socket) -> Reply:
-    """One reply, by its length."""
+    """Read one reply, by its length."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += _more(connection)
@@ -107,7 +107,7 @@ def _more(connection: socket.socket) -> bytes:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Waits for the end."""
+    """Wait until the other side closes the connection."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
@@ -161,7 +161,7 @@ def test_headers_that_never_end_get_a_408_in_time(port: int, part: bytes, reques
 
 
 def trickle(connection: socket.socket, piece: bytes) -> threading.Event:
-    """Send a piece every 50 ms until the other side is gone."""
+    """Send a piece every 50 ms until the other side closes."""
     gone = threading.Event()
 
     def send() -> None:
@@ -226,7 +226,7 @@ def test_bodies_together_are_bounded(bundle_folder: Path) -> None:
             reply = read(late)
             assert (reply.status, reply.type, reply.headers["retry-after"]) == (429, "overloaded", "1")
             late.sendall(GET + b"\r\n")
-            assert read(late).status == 200, "its connection goes on"
+            assert read(late).status == 200, "its connection stays open"
         early.sendall(CONTENT[-1:])
         assert read(early).status == 200
         for connection in (early, late, early):
@@ -342,7 +342,7 @@ def test_requests_beyond_the_connection_limit_get_a_503_except_probes(bundle_fol
         late[1].sendall(GET + b"\r\n")
         assert read(late[1]).status == 200
         early[0].sendall(POST + CONTENT)
-        assert read(early[0]).status == 200, "who was there before stays"
+        assert read(early[0]).status == 200, "an earlier connection stays open"
         early[1].close()
         late[1].close()
         time.sleep(0.1)

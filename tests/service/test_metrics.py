@@ -1,4 +1,4 @@
-"""What Prometheus is told: everything from the start, the right numbers, and never a new series."""
+"""Test the metrics: all series from the start, the right numbers, and never a new series."""
 
 import psutil
 import pytest
@@ -25,7 +25,7 @@ def key(name: str, /, **labels: str) -> Series:
 
 def test_every_series_is_there_at_zero_before_the_first_request(fresh: Served) -> None:
     series = fresh.series()
-    # Late or not, it is told from the first second on.
+    # It has a value from the first second, late or not.
     late = {"tinyrm_event_loop_lag_seconds"}
     assert {name for (name, _), value in series.items() if value} - late == {
         "tinyrm_build_info", "tinyrm_model_info", "tinyrm_engine_info", "tinyrm_engine_peak_gflops_per_second",
@@ -248,6 +248,6 @@ def test_queue_gauges_are_those_of_all_queues() -> None:
 
 
 def test_prometheus_client_still_chooses_its_value_class_on_demand() -> None:
-    """`share_metrics` sets what the library decides only at its import."""
+    """`share_metrics` sets a value that the library sets at its import only."""
     assert hasattr(values, "ValueClass")
     assert values.get_value_class() in (values.MutexValue, values.ValueClass)

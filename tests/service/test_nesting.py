@@ -1,4 +1,4 @@
-"""The depth of a JSON text without parsing it."""
+"""Test the depth of a JSON text without parsing it."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The page's files over HTTP. What it does in a browser is in tests/e2e/test_page.py."""
+"""Test the page's files over HTTP. tests/e2e/test_page.py tests the page in a browser."""
 
 import re
 

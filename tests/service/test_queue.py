@@ -1,4 +1,4 @@
-"""Which items go next: a property of the queue alone."""
+"""Test which items the queue chooses next."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tinyrm.encoding import Encoding, Truncation
 
 @dataclass(frozen=True)
 class Entry:
-    """A queue item as data: tokens and number of its sequences, and whether its client left."""
+    """A queue item as data: tokens and number of its sequences, and whether its client disconnected."""
 
     length: int
     sequences: int = 1
@@ -37,7 +37,7 @@ def sequence(length: int, name: int = 0) -> Encoding:
 
 @pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """Futures need one to exist; it never runs."""
+    """Return an event loop that never runs: futures need one."""
     with closing(asyncio.new_event_loop()) as loop:
         yield loop
 

@@ -1,4 +1,4 @@
-"""What a worker knows of the queue, and what it does when that is old, wrong or gone."""
+"""Test what a worker does if its information about the queue is old, wrong or absent."""
 
 import asyncio
 from collections.abc import AsyncIterator, Hashable
@@ -26,7 +26,7 @@ SEQUENCE = Encoding(np.arange(5, 15), Truncation())
 
 @dataclass
 class StubBackend:
-    """Replies to each item with its length, and notes the fairness keys."""
+    """Return the length of each item, and record the fairness keys."""
 
     waiting_tokens: int = 0
     keys: list[Hashable] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""/v1/rank and /v1/rewards over the toy bundle, and swap auto, which they share with /v1/compare."""
+"""Test /v1/rank and /v1/rewards on the toy bundle, and swap auto, which they share with /v1/compare."""
 
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +17,7 @@ from tinyrm.ranking import rank as rank_margins
 from tinyrm.scorer import Scorer
 
 PROMPT = "What is 2 + 2?"
-RESPONSES = ["2 + 2 = 4.", "I cannot help with that.", "It is four, as everybody knows.", "2 + 2 = 5.", "No."]
+RESPONSES = ["2 + 2 = 4.", "I cannot help with that.", "It is four, as we all know.", "2 + 2 = 5.", "No."]
 GROUP: dict[str, Any] = {"prompt": PROMPT, "responses": RESPONSES}
 
 

@@ -1,4 +1,4 @@
-"""The stored description of the API is that of the code."""
+"""Test that the stored description of the API is that of the code."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What the endpoints answer, and that it is what the model says."""
+"""Test the replies of the endpoints, and that they are the results of the model."""
 
 import re
 import time
@@ -30,7 +30,7 @@ PAIRS: list[dict[str, Any]] = [
 
 
 def offline(scorer: Scorer, pair: dict[str, Any], *, swap: bool = True) -> float:
-    """P(A better) without the service."""
+    """Return P(A better), computed without the service."""
     comparison = Comparison(pair["prompt"], pair["response_a"], pair["response_b"])
     instruction = SAFETY if pair.get("domain") == "safety" else GENERAL
     (preference,) = scorer.score([comparison], [pair.get("instruction", instruction)], swap=swap)
@@ -220,7 +220,7 @@ def test_the_docs_page_is_served(served: Served) -> None:
 
 
 def test_a_list_longer_than_the_queue_is_scored_completely(fresh: Served) -> None:
-    """The queue of this service holds one of them: the others wait outside."""
+    """The queue of this service holds one item: the others wait before it."""
     items = [PAIR | {"response_a": "yes " * 300}] * 20
     results = fresh.client.post("/v1/compare/batch", json={"items": items}).json()["results"]
     assert results == [results[0]] * 20

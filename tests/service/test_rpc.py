@@ -1,4 +1,4 @@
-"""Every call ends with its reply, with the error of the other side, or with the loss of the connection."""
+"""Test that every call ends with its reply, with the error of the other side, or with the loss of the connection."""
 
 import asyncio
 import socket
@@ -138,7 +138,7 @@ def test_bytes_that_are_not_a_frame_end_the_connection() -> None:
 
 
 class ClosedTransport:
-    """What uvloop leaves of a transport that it closed by itself: it is not closing, and a write raises."""
+    """A transport that uvloop closed by itself: it is not closing, and a write raises."""
 
     is_aborted = False
 

@@ -1,4 +1,4 @@
-"""The environment is read once, strictly, and every setting explains itself."""
+"""Test that the environment is read once and strictly, and that every setting is documented."""
 
 import asyncio
 from pathlib import Path

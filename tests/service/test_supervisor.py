@@ -1,4 +1,4 @@
-"""Child processes and background tasks do not end unnoticed."""
+"""Test that child processes and background tasks do not end unnoticed."""
 
 import asyncio
 import os

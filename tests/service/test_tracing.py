@@ -1,4 +1,4 @@
-"""Traces, received as a collector receives them."""
+"""Test traces, as a collector receives them."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ SERVER_KIND, ERROR = 2, 2
 
 @dataclass
 class Collector:
-    """Takes OTLP over HTTP."""
+    """Receive OTLP over HTTP."""
 
     port: int = 0
     paths: list[str] = field(default_factory=list)
@@ -69,7 +69,7 @@ def collector() -> Iterator[Collector]:
 
 
 def traced(collector: Collector, bundle_folder: Path) -> Any:
-    """Spans are sent at the latest when the service leaves: that is when this context ends."""
+    """Run an application with traces. All spans are sent when it stops, at the end of this context."""
     return serve(Settings(model=bundle_folder, otlp_endpoint=collector.endpoint + "/"))
 
 
@@ -112,7 +112,7 @@ def test_the_callers_trace_is_continued(collector: Collector, bundle_folder: Pat
         one.client.get("/healthz", headers={"traceparent": "nonsense"})
         one.client.get("/readyz", headers={"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-00"})
     spans = {span.name: span for span in collector.spans()}
-    assert set(spans) == {"GET /v1/models", "GET /healthz"}, "the caller of /readyz asked for no trace"
+    assert set(spans) == {"GET /v1/models", "GET /healthz"}, "the caller of /readyz needs no trace"
     assert spans["GET /v1/models"].trace_id.hex() == TRACE_ID
     assert spans["GET /v1/models"].parent_span_id.hex() == PARENT_ID
     assert spans["GET /healthz"].trace_id.hex() != TRACE_ID
@@ -157,7 +157,7 @@ def test_no_reply_is_lost_without_the_collector(bundle_folder: Path) -> None:
 
 
 def test_opentelemetry_is_imported_only_if_it_is_configured() -> None:
-    """But for the light interface, which other libraries import where it is installed."""
+    """Exclude the light interface, which other libraries import if it is installed."""
     code = (
         "import sys; from service.app import create_app, create_state; from service.settings import Settings;"
         "create_app(create_state(Settings()));"
@@ -174,7 +174,7 @@ def test_missing_extra_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_missing_extra_is_exit_code_3(bundle_folder: Path, tmp_path: Path) -> None:
-    """As in an environment without it: a package that hides the installed one."""
+    """Hide the installed package by another one, as in an environment without it."""
     hiding = tmp_path / "opentelemetry" / "exporter"
     hiding.mkdir(parents=True)
     (hiding / "__init__.py").write_text("raise ImportError('not here')")

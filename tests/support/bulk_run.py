@@ -1,4 +1,4 @@
-"""`tinyrm score --bundle` as tests run it."""
+"""Run `tinyrm score --bundle` as tests need it."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""An HTTP server on a real socket that answers by script: errors, silence, lost connections."""
+"""Run an HTTP server on a real socket that follows a script: errors, silence, lost connections."""
 
 import json
 import threading
@@ -32,7 +32,7 @@ Step = Callable[[Handler, Asked], None]
 
 @dataclass
 class ScriptedServer:
-    """script: a step for each request; the last one answers all that come later."""
+    """script: a step for each request; the last one also handles all later requests."""
 
     script: list[Step]
     asked: list[Asked] = field(default_factory=list)
@@ -80,14 +80,14 @@ def hang_up(handler: Handler, _: Asked) -> None:
 
 
 def stall(handler: Handler, _: Asked) -> None:
-    """Never answer: return when the client has closed the connection."""
+    """Send no reply: return when the client has closed the connection."""
     with suppress(OSError):
         handler.connection.recv(1)
     handler.close_connection = True
 
 
 def trickle(handler: Handler, _: Asked) -> None:
-    """Send a byte now and then, never the last one, as long as the client stays: no single wait is long."""
+    """Send single bytes, never the last one, until the client disconnects: no single wait is long."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
@@ -117,7 +117,7 @@ def scripted(*script: Step) -> Iterator[ScriptedServer]:
         do_GET = do_POST  # noqa: N815 - the names are the base class's
 
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-            """Nothing on the tests' standard error."""
+            """Log nothing: standard error belongs to the tests."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), OneRequest) as http:
         http.daemon_threads = True

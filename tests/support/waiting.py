@@ -1,4 +1,4 @@
-"""Waiting for events: as long as a busy machine may need, and no longer than what is waited for lives."""
+"""Wait for events: as long as a busy machine may need, and no longer than the watched process lives."""
 
 import time
 from collections.abc import Callable

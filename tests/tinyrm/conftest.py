@@ -1,4 +1,4 @@
-"""What several tests of the core share: the true tokenizer, a bundle to damage, one plain comparison."""
+"""Fixtures for the core: the real tokenizer, a bundle to damage, one plain comparison."""
 
 import shutil
 from pathlib import Path
@@ -27,5 +27,5 @@ def modernbert_special() -> SpecialTokens:
 
 @pytest.fixture
 def scratch_bundle(bundle_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the bundle that a test may damage."""
+    """Return a copy of the bundle that a test may damage."""
     return Path(shutil.copytree(bundle_folder, tmp_path / "toy"))

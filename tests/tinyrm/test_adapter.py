@@ -1,4 +1,4 @@
-"""Folding the adapter in keeps the answer and leaves the tied embedding alone."""
+"""Test that merging the adapter keeps the logits and does not change the tied embedding."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tinyrm.modernbert.checkpoint import load_masked_lm
 
 
 def logits(model: PreTrainedModel | PeftModel) -> Tensor:
-    """Of the whole vocabulary at every position, so that no part of the merge can hide."""
+    """Return the logits of the whole vocabulary at every position, to cover every part of the merge."""
     ids = torch.randint(5, 380, (2, 40), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         return model(ids, attention_mask=torch.ones_like(ids)).logits

@@ -1,4 +1,4 @@
-"""The bodies of the HTTP API: strict in what the service takes, lenient in what a client reads."""
+"""Test the bodies of the HTTP API: strict in requests, lenient in replies."""
 
 from typing import get_type_hints
 
@@ -49,5 +49,5 @@ def test_an_error_states_whether_a_later_try_may_succeed(type_: str, transient: 
 def test_the_clients_arguments_are_the_fields_of_a_request(
     arguments: type, request_: type[PromptRequest], own: set[str]
 ) -> None:
-    """own: fields that a method of the client takes as arguments of their own."""
+    """own: fields that are separate arguments of the client's method."""
     assert get_type_hints(arguments).keys() | own == request_.model_fields.keys()

@@ -1,4 +1,4 @@
-"""Padding loses nothing, and batches respect the budget."""
+"""Test that padding loses nothing, and that batches respect the budget."""
 
 from itertools import chain, pairwise
 

@@ -1,4 +1,4 @@
-"""`tinyrm score --bundle`: the scorer's own scores in Parquet, whatever the rows are packed in."""
+"""Test that `tinyrm score --bundle` writes the scorer's own scores as Parquet, from every file format."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture
 def score(bundle_folder: Path, tmp_path: Path) -> Score:
-    """The command, into the folder `out`."""
+    """Run the command with the folder `out`."""
     return lambda *words: main(words_of(bundle_folder, tmp_path / "out", *words))
 
 

@@ -1,4 +1,4 @@
-"""`tinyrm score --bundle` killed, run again, run as it should not be, and without what it needs."""
+"""Test `tinyrm score --bundle` when it is killed, repeated, misused, or lacks a package."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tinyrm.cli import main
 
 @pytest.fixture
 def score(bundle_folder: Path, tmp_path: Path) -> Score:
-    """The command, into the folder `out`."""
+    """Run the command with the folder `out`."""
     return lambda *words: main(words_of(bundle_folder, tmp_path / "out", *words))
 
 
@@ -152,7 +152,7 @@ def test_a_killed_run_continues_where_it_stopped(
     pairs = write(tmp_path / "pairs.jsonl", *({**pair(n), "prompt": f"What is {n}? " * 9} for n in range(rows)))
     words = words_of(bundle_folder, out, pairs, "--rows-per-part", 10)
     command = [sys.executable, "-m", "tinyrm", *words]
-    # Jobs that a shell has put into the background ignore SIGINT, and so would what they start.
+    # Restore SIGINT: jobs that a shell starts in the background ignore it, and so do their children.
     ignoring, stop = signal.signal(signal.SIGINT, signal.default_int_handler), time.monotonic() + PATIENCE_S
     try:
         process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)

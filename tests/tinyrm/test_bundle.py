@@ -1,4 +1,4 @@
-"""A bundle opens only as it was written, and is written whole or not at all."""
+"""Test that a bundle opens only as it was written, and is written completely or not at all."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""One temperature: a known one is found again, and pairs that determine none are noticed."""
+"""Test the temperature: a known one is found, and pairs that determine none are refused."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tinyrm.readout import sigmoid
 
 
 def simulated(overconfidence: float, count: int = 40_000) -> NDArray[np.float64]:
-    """Margins towards the better response of a model whose margins are `overconfidence` times the honest ones."""
+    """Return margins for the better response that are `overconfidence` times too large."""
     rng = np.random.default_rng(0)
     honest = rng.normal(scale=2.0, size=count)
     right = rng.random(count) < 1 / (1 + np.exp(-honest))

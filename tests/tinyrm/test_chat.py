@@ -1,4 +1,4 @@
-"""Prompt and response are found in what trainers send."""
+"""Test that prompt and response are found in the texts of trainers."""
 
 import pytest
 from hypothesis import given
@@ -102,7 +102,7 @@ def test_text_that_does_not_end_with_the_assistant_is_refused(text: str) -> None
 
 @pytest.mark.parametrize("end", ["<|im_end|>", "<|im_end|>\n", "\n<|endoftext|>"])
 def test_an_empty_turn_is_a_response(end: str) -> None:
-    """verl sends it when a policy has nothing to say, and a refusal would end the training."""
+    """verl sends it for an empty response, and a refusal would end the training."""
     assert split_dialogue(CHATML.format(user="Hi") + end) == (of_user("Hi"), "")
 
 

@@ -1,4 +1,4 @@
-"""Both clients against a server that answers by script: what is asked, what is repeated, when, and what is raised."""
+"""Test both clients against a scripted server: what they send, repeat and raise, and when."""
 
 import asyncio
 import subprocess
@@ -191,7 +191,7 @@ def test_a_wait_longer_than_the_time_left_is_not_begun(ask: Ask) -> None:
 
 @pytest.mark.parametrize("step", [stall, trickle], ids=["silence", "trickle"])
 def test_the_time_of_a_call_is_its_own_however_it_is_spent(ask: Ask, step: Step) -> None:
-    """The server goes on until the client leaves: only the call's own time can end it."""
+    """The server sends until the client disconnects: only the call's own time limit can end it."""
     begun = time.monotonic()
     with scripted(step) as server, pytest.raises(CallTimedOut, match=r"within 0\.5 s"):
         ask(server.url, "compare", *TEXTS, options={"timeout_s": 0.5})
@@ -199,7 +199,7 @@ def test_the_time_of_a_call_is_its_own_however_it_is_spent(ask: Ask, step: Step)
 
 
 def test_tries_share_the_time(ask: Ask) -> None:
-    """Two tries that lose their connection after 0.4 s each leave 0.4 s at most for the third."""
+    """Lose the connection of two tries after 0.4 s each, so that at most 0.4 s remain for the third."""
 
     def late(handler: Any, asked: Asked) -> None:
         time.sleep(0.4)
@@ -212,7 +212,7 @@ def test_tries_share_the_time(ask: Ask) -> None:
 
 
 def test_waiting_for_a_connection_counts() -> None:
-    """One connection, and another call has it. A wait that did not count would give each call its turn."""
+    """Use one connection, which another call holds: if the wait did not count, each call would succeed."""
 
     async def run() -> None:
         async with AsyncClient(server.url, timeout_s=0.5, max_connections=1, max_retries=0) as client:
@@ -359,7 +359,7 @@ def test_is_ready_sends_one_request(ask: Ask) -> None:
 
 
 def test_a_lone_surrogate_is_sent_unchanged(ask: Ask) -> None:
-    """So that the service can name the field; encoding it here would be a traceback."""
+    """Let the service name the field; encoding it in the client would raise another error."""
     with scripted(compared()) as server:
         ask(server.url, "compare", "\ud800", "ü", "b")
     assert (server.asked[0].body["prompt"], server.asked[0].body["response_a"]) == ("\ud800", "ü")

@@ -1,4 +1,4 @@
-"""The command line against a server that answers by script: what it prints, writes and exits with."""
+"""Test the command line against a scripted server: its output, its files and its exit codes."""
 
 import gzip
 import io
@@ -202,7 +202,7 @@ def test_a_second_run_counts_the_errors_of_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"a text that somebody needs\n", b'{"tinyrm": {"index": 5, "reply": 0}}\n', b'{"tinyrm": 1}\n', b"[]\n"],
+    [b"a text of another program\n", b'{"tinyrm": {"index": 5, "reply": 0}}\n', b'{"tinyrm": 1}\n', b"[]\n"],
 )
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
     pairs, out = write(tmp_path / "pairs.jsonl", pair(0)), tmp_path / "out.jsonl"
@@ -232,7 +232,7 @@ def test_only_one_command_writes_a_file(tmp_path: Path, capsys: pytest.CaptureFi
 def test_an_error_that_is_not_the_lines_own_stops_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Written down, a passing trouble or a wrong option would be the line's result for ever."""
+    """Write no result for it: a temporary error or a wrong option would become the line's final result."""
 
     def second_batch(handler: Any, asked: Asked) -> None:
         step = batch() if asked.body["items"][0]["prompt"] == "p0" else trouble

@@ -1,4 +1,4 @@
-"""The verdict follows the margin, and disagreement of the two orders is seen."""
+"""Test that the verdict follows the margin, and that disagreement of the two orders is detected."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A container's quota counts, not the machine it runs on."""
+"""Test that the quota of a container determines the number of CPUs."""
 
 import os
 from pathlib import Path

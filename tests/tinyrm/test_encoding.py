@@ -1,4 +1,4 @@
-"""Whatever the texts are: one mask, nothing over budget, nothing fixed cut, and an honest report of what was."""
+"""Test for any texts: one mask, no sequence over budget, fixed text complete, a true report of dropped tokens."""
 
 from collections import Counter
 
@@ -29,18 +29,18 @@ lengths = st.integers(0, 60)
 
 @pytest.fixture(scope="session", params=TEMPLATES.values(), ids=TEMPLATES)
 def tight(request: pytest.FixtureRequest, fast_tokenizer: Tokenizer, special: SpecialTokens) -> Encoder:
-    """An encoder with so little room that most texts are cut."""
+    """Return an encoder with so little room that most texts are truncated."""
     return Encoder(fast_tokenizer, request.param, special, max_tokens=128)
 
 
 @pytest.fixture(scope="session")
 def roomy(fast_tokenizer: Tokenizer, special: SpecialTokens) -> Encoder:
-    """An encoder that never needs to cut."""
+    """Return an encoder that never truncates."""
     return Encoder(fast_tokenizer, FIGURE2, special, max_tokens=100_000)
 
 
 def ids_of(encoder: Encoder, *pieces: str) -> list[int]:
-    """Ids of user text and fixed text, piece by piece."""
+    """Return the ids of user text and fixed text, piece by piece."""
     return [token for piece in pieces for token in encoder._ids(piece)]
 
 

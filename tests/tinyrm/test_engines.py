@@ -1,4 +1,4 @@
-"""Every engine that runs here: the same answers, alone or with mates, from one stream or several, in bounded memory."""
+"""Test every engine that runs here: the same logits alone, in batches and in several streams, in bounded memory."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The tree in the docstring is the tree of classes; a type is stable; a failed validation is one sentence."""
+"""Test that the docstring draws the tree of classes, types are stable, and a failed validation is one sentence."""
 
 import asyncio
 import inspect
@@ -21,7 +21,7 @@ CLASSES = [cls for cls in subclasses(TinyRMError) if cls.__module__ == errors.__
 
 
 def drawn_tree() -> dict[str, str]:
-    """Child -> parent as drawn: each level is indented by four columns."""
+    """Return child -> parent as drawn: each level is indented by four columns."""
     parents: list[str] = []
     tree = {}
     for line in inspect.cleandoc(errors.__doc__ or "").splitlines():

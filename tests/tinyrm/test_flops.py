@@ -1,4 +1,4 @@
-"""The stated cost against brute force, against torch's own counter on a real model, and against published numbers."""
+"""Compare the stated cost with brute force, with torch's own counter on a real model, and with published numbers."""
 
 import copy
 
@@ -61,7 +61,7 @@ def small_model(tokenizer: PreTrainedTokenizerFast) -> ModernBertForMaskedLM:
 
 @pytest.fixture
 def visible_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph's attention is one operator, which the counter cannot see into: the same products, spelled out."""
+    """Replace the graph's attention operator by its matrix products, which the counter can count."""
 
     def attention(self: BlockedAttention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
@@ -72,7 +72,7 @@ def visible_attention(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def counted(model: nn.Module, tokens: int, mask_id: int) -> int:
-    """Operations by torch's own counter of one reading whose mask stands last."""
+    """Return the operations of one sequence with its mask at the end, by torch's own counter."""
     ids = torch.full((1, tokens), 9)
     ids[0, -1] = mask_id
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""The manifest accepts what a later stage can rely on, and its revision stands for all that decides an answer."""
+"""Test that the manifest accepts only complete data, and that its revision covers all fields that affect results."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Opening a model runs nothing that came with it: no pickle, no code, no file but those with a hash."""
+"""Test that opening a model runs no pickle and no code, and reads no file without a hash."""
 
 import ast
 import os
@@ -46,7 +46,7 @@ print(sorted(opened - set(bundle.manifest.files) - {"manifest.json"}), unpickled
 
 
 class Planted:
-    """Runs when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch ran",)
@@ -54,7 +54,7 @@ class Planted:
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory, weights_bundle_folder: Path) -> Path:
-    """A bundle with every file that a careless loader would open."""
+    """Return a bundle with every file that a careless loader would open."""
     folder = tmp_path_factory.mktemp("poisoned") / "toy"
     shutil.copytree(weights_bundle_folder, folder)
     for name in ("pytorch_model.bin", "model.pt", "training_args.bin", "optimizer.pt", "weights.pkl"):
@@ -75,7 +75,7 @@ def test_opening_unpickles_nothing_and_reads_only_files_with_a_hash(engine: str,
 
 
 def test_the_check_notices_a_pickle(tmp_path: Path, bundle_folder: Path) -> None:
-    """A watch that sees nothing would prove nothing."""
+    """Prove that the check can fail."""
     copy = tmp_path / "toy"
     shutil.copytree(bundle_folder, copy)
     (copy / "weights.pkl").write_bytes(pickle.dumps(Path("x")))

@@ -1,4 +1,4 @@
-"""Preference pairs are read from plain and packed files, and a bad line is named."""
+"""Test that pairs are read from plain and packed files, and that a bad line is named."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Rows run with their likes only: no padding beyond the step, and no answer that depends on batch-mates."""
+"""Test that rows run with rows of their own length only: minimal padding, and no dependence on batch-mates."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tinyrm.encoding import Encoding, Truncation
 
 
 class Recorder:
-    """Answers each row with its first id and the number of tokens it saw."""
+    """Return the first id of each row and its number of tokens."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, int]] = []

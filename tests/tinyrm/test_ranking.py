@@ -1,4 +1,4 @@
-"""Strengths against an independent fit, on simulated games, and in the corners."""
+"""Test strengths against an independent fit, on simulated games, and in extreme cases."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ Matrix = NDArray[np.float64]
 
 
 def simulated(strengths: Matrix, games: int, seed: int = 0) -> Matrix:
-    """Wins in `games` games of each pair."""
+    """Return the wins in `games` games of each pair."""
     rng = np.random.default_rng(seed)
     n = len(strengths)
     wins = np.zeros((n, n))
@@ -37,7 +37,7 @@ def simulated(strengths: Matrix, games: int, seed: int = 0) -> Matrix:
 
 
 def independent_fit(wins: Matrix) -> Matrix:
-    """The same maximum, by another way: quasi-Newton, gradients by differences."""
+    """Find the same maximum by another method: quasi-Newton, gradients by differences."""
 
     def loss(s: Matrix) -> float:
         games = (wins * np.logaddexp(0, s[None, :] - s[:, None])).sum()
@@ -67,7 +67,7 @@ def test_probabilities_that_follow_strengths_give_them_back() -> None:
 
 
 def test_strengths_scatter_by_their_standard_errors() -> None:
-    """Over many simulated tournaments, strengths scatter by their standard errors."""
+    """Simulate many tournaments."""
     truth = np.linspace(1, -1, 8)
     fits = [fit(simulated(truth, 20, seed)) for seed in range(400)]
     scatter = np.std([f.values for f in fits], axis=0)
@@ -143,7 +143,7 @@ def test_cycles_are_counted_among_compared_triples() -> None:
 
 
 def margins_of(values: Matrix) -> Matrix:
-    """All compared, without noise."""
+    """Return the margins of all pairs, without noise."""
     margins = np.subtract.outer(values, values)
     np.fill_diagonal(margins, np.nan)
     return margins

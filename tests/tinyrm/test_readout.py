@@ -1,4 +1,4 @@
-"""Two label logits become a probability; both orders together have no position bias."""
+"""Test that two label logits become a probability, and that both orders together have no position bias."""
 
 import math
 

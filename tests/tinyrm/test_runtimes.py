@@ -1,4 +1,4 @@
-"""An engine that was asked for runs or says why not; none is ever replaced by another."""
+"""Test that a named engine runs or fails with a reason, and is never replaced by another."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_an_unknown_engine_is_refused_with_the_known_names(bundle: Bundle, name:
 
 @pytest.fixture
 def cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The build of ONNX Runtime that knows no GPU, wherever the test runs."""
+    """Use the build of ONNX Runtime without GPU, on any machine."""
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["AzureExecutionProvider", "CPUExecutionProvider"]
     )
@@ -79,7 +79,7 @@ class SessionOnGpu:
 
 
 class SessionThatFellBack(SessionOnGpu):
-    """What ONNX Runtime gives where the driver is missing: a working session on another provider."""
+    """A session as ONNX Runtime makes it without the driver: it works on another provider."""
 
     def get_providers(self) -> list[str]:
         return ["CPUExecutionProvider"]
@@ -164,7 +164,7 @@ def test_warm_up_runs_on_the_real_engine(engine: Engine, encoder: Encoder) -> No
 
 
 class SessionOnTensorRt:
-    """Records what a GPU session is opened with and asked."""
+    """Record the options and the inputs of a GPU session."""
 
     opened: ClassVar[list[tuple[str, dict[str, str]]]] = []
     shapes: ClassVar[list[tuple[int, ...]]] = []

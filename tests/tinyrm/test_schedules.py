@@ -1,4 +1,4 @@
-"""Schedules: as many comparisons as promised, none twice, and the best comes out first."""
+"""Test schedules: the stated number of comparisons, none twice, and the best response first."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tinyrm.schedules import SCHEDULES, Pair, Strategy, comparisons_needed
 
 
 def play(strategy: Strategy, strengths: list[float]) -> tuple[list[list[Pair]], np.ndarray]:
-    """All rounds among players who play as strong as they are."""
+    """Play all rounds with the win probabilities that follow from the strengths."""
     n = len(strengths)
     probabilities = np.full((n, n), np.nan)
     schedule, rounds = SCHEDULES[strategy](n), []
@@ -41,7 +41,7 @@ def test_no_pair_is_compared_twice_and_the_cost_is_as_stated(strategy: Strategy,
 
 @pytest.mark.parametrize("n", [2, 5, 16, 31])
 @pytest.mark.parametrize("strategy", ["round_robin", "swiss", "knockout"])
-def test_the_best_response_is_found_without_noise(strategy: Strategy, n: int) -> None:
+def test_the_strongest_response_is_first(strategy: Strategy, n: int) -> None:
     strengths = list(np.random.default_rng(n).permutation(np.linspace(-3, 3, n)))
     _, probabilities = play(strategy, strengths)
     assert fit(np.nan_to_num(probabilities)).order[0] == int(np.argmax(strengths))

@@ -1,4 +1,4 @@
-"""Offline scoring: results in order, the same in any batch, and the same answer whichever response comes first."""
+"""Test offline scoring: results in order, and independent of the batch and of the order of the responses."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def scorer(bundle_folder: Path) -> Scorer:
 
 @pytest.fixture(scope="module")
 def comparisons() -> list[Comparison]:
-    """Lengths up and down, far beyond the budget included, so that packing has to reorder."""
+    """Return comparisons of mixed lengths, some far beyond the budget, so that packing must reorder them."""
     sizes = np.random.default_rng(0).permutation([1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 500])
     return [Comparison(f"Question {n}?", "yes 1 " * (n // 2 + 1), "no 0 " * n) for n in sizes.tolist()]
 

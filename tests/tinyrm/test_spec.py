@@ -1,4 +1,4 @@
-"""How a model wants to be asked: its domains, and the file that carries them."""
+"""Test the domains and instructions of a model, and the file that contains them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A template that could be read wrongly is refused; dialogues become one prompt text."""
+"""Test that an ambiguous template is refused, and that dialogues become one prompt text."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""The engine for packed tokens, on a CPU: the same steps, slots and buckets, without graphs and streams."""
+"""Test the engine for packed tokens on a CPU: the same steps, slots and buckets, without graphs and streams."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +68,7 @@ def test_logits_are_those_of_the_padded_strategy(
 
 
 def test_steps_in_flight_do_not_mix(engine: TorchCudaEngine, encoder: Encoder) -> None:
-    """More of them than there are slots, collected in another order than they were handed over."""
+    """Run more steps than there are slots, and collect them in another order."""
     batches = [sequences(encoder, 50 + i, 120, seed=i) for i in range(5)]
     expected = [engine.run(batch) for batch in batches]
     assert np.abs(expected[0] - expected[1]).max() > 0.01
@@ -78,7 +78,7 @@ def test_steps_in_flight_do_not_mix(engine: TorchCudaEngine, encoder: Encoder) -
 
 
 class Meeting:
-    """In place of a slot's CUDA event: a step is done only when the step in the other slot is waited for, too."""
+    """Replace a slot's CUDA event: a step ends only when a caller waits for the step in the other slot, too."""
 
     both = threading.Barrier(2, timeout=60)
 

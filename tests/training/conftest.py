@@ -1,4 +1,4 @@
-"""A small untrained base, and a preference that it can learn in seconds: one word is better than another."""
+"""Make a small untrained base, and a preference that it can learn in seconds: one word is better than another."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Toy:
         return load_file(self.base / "model.safetensors")
 
     def recipe(self, output_dir: Path, optimization: dict[str, Any] | None = None, **changes: Any) -> ClozeRecipe:
-        """Two steps over small batches, with every weight moving from the first step on."""
+        """Return a recipe of two steps over small batches, in which every weight moves from the first step on."""
         steps = {"peak_lr": 1e-3, "max_steps": 2, "warmup_ratio": 0, "batch_size": 8, "micro_batch_size": 8}
         fields = {"output_dir": output_dir, "model": str(self.base), "spec": SPEC, "sources": [PAIRS]}
         return ClozeRecipe.model_validate(
@@ -51,7 +51,7 @@ class Toy:
 
 
 def toy_pairs(count: int) -> list[PreferencePair]:
-    """Pairs of several lengths, each with a prompt of its own; the better word wins, however often it is said."""
+    """Make pairs of several lengths, each with its own prompt; the better word wins, however often it occurs."""
     return [
         PreferencePair(
             prompt=f"Question {i}",
@@ -65,7 +65,7 @@ def toy_pairs(count: int) -> list[PreferencePair]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tensors this small are not worth a second thread, and two threads that wait for each other take twice the CPU."""
+    """Use one thread: tensors are small, and two threads that wait for each other take twice the CPU time."""
     torch.set_num_threads(1)
 
 
@@ -83,7 +83,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizer
 
 @pytest.fixture
 def train(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> Callable[[ClozeRecipe], nn.Module]:
-    """Runs a recipe; returns the model object that learned, frozen weights and all."""
+    """Run a recipe; return the trained model, frozen weights included."""
 
     def run(recipe: ClozeRecipe) -> nn.Module:
         model = cloze.learning_model(recipe)
@@ -102,7 +102,7 @@ def toy_encoder(tokenizer: PreTrainedTokenizerFast, special: SpecialTokens) -> E
 
 @pytest.fixture(scope="session")
 def encoded(toy_encoder: Encoder) -> list[tuple[Encoding, ...]]:
-    """Three pairs of different lengths, both orders each."""
+    """Return three pairs of different lengths, in both orders."""
     pairs = toy_pairs(9)[::4]
     return [toy_encoder.encode(pair.comparison(), SPEC.instruction(pair.domain), swap=True) for pair in pairs]
 

@@ -1,4 +1,4 @@
-"""Small files with the schemas of the published sets, in the layout of their repositories."""
+"""Write small files with the schemas of the published sets, in the layout of their repositories."""
 
 import gzip
 import json
@@ -116,7 +116,7 @@ def pku_row(prompt: str, responses: tuple[str, str], *, safer: int, better: int)
 
 
 def oasst2_row(name: str, parent: str | None, text: str, rank: int | None = None, **changes: Any) -> dict[str, Any]:
-    """A message of tree `name[0]`; ids that begin with q are the user's, others the assistant's."""
+    """Return a message of tree `name[0]`; ids that begin with q are the user's, others the assistant's."""
     return {
         "message_id": name,
         "parent_id": parent,

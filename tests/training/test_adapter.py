@@ -1,4 +1,4 @@
-"""What is frozen does not move by a bit, what is not does."""
+"""Test that frozen weights do not change by a bit, and that the others do."""
 
 import re
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Train = Callable[[ClozeRecipe], nn.Module]
 
 
 def moved(toy: Toy, model: nn.Module) -> dict[str, bool]:
-    """Parameter -> whether training changed it."""
+    """Return parameter -> whether training changed it."""
     before = weights(load_masked_lm(str(toy.base)))
     return {name: not value.equal(before[name]) for name, value in weights(model).items()}
 

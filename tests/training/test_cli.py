@@ -1,4 +1,4 @@
-"""python -m training: the recipe decides the stage."""
+"""Test python -m training: the recipe decides the stage."""
 
 import subprocess
 import sys

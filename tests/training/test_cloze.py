@@ -1,4 +1,4 @@
-"""Whole runs on a toy preference: they learn it, write what export needs, and can be stopped and repeated."""
+"""Test whole runs on a toy preference: they learn it, write what the export needs, and can be resumed."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor], atol: float) -
 
 @pytest.fixture(scope="module")
 def long_run(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Output of a run over three epochs that was never interrupted."""
+    """Return the output of an uninterrupted run over three epochs."""
     out = tmp_path_factory.mktemp("long") / "out"
     train_cloze(toy.recipe(out, LONG_RUN), toy.data, resume=False)
     return out

@@ -1,4 +1,4 @@
-"""What a recipe may say and what is refused, with the key named."""
+"""Test valid and invalid recipes; a refusal names the key."""
 
 from pathlib import Path
 from typing import Any

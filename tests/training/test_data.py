@@ -1,4 +1,4 @@
-"""From pairs to rows: who is held out, what a row asks, where its label stands."""
+"""Test the way from pairs to rows: held-out pairs, the text of a row, the place of its label."""
 
 import random
 
@@ -124,7 +124,7 @@ POOL = ("Select the best response.", "Which response is more correct?")
 
 
 def shown_by_coin(toy_encoder: Encoder, seed: int, coin_pairs: int = 1) -> list[bool]:
-    """Of 400 pairs: whether the one order read has the chosen response first."""
+    """Return for 400 pairs whether their one order has the chosen response first."""
     data = PairDataset(toy_pairs(400), toy_encoder, PairSampling(SPEC, seed=seed, coin_pairs=coin_pairs))
     rows = [data[i] for i in range(400)]
     assert all((first is None) != (second is None) for first, second in rows)

@@ -1,4 +1,4 @@
-"""The published sets, in the schemas they are published in, as pairs."""
+"""Test that published sets are read as pairs from their published schemas."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ TRAIN = "data/train-00000-of-00001.parquet"
 
 @pytest.fixture(autouse=True)
 def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own, and no network: what is not there has to be said so."""
+    """Use an empty cache and no network, so that absent data are an error."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -81,7 +81,7 @@ def test_the_shares_of_skywork_are_the_published_ones() -> None:
 
 
 def test_offsetbias_is_shared_with_chat(tmp_path: Path) -> None:
-    """The same pair under two domains is two questions; twice under one is a repetition."""
+    """Count the same pair in two domains as two pairs, and twice in one domain as a repetition."""
     skywork(tmp_path)
     sources = [source("skywork", part="safety"), source("skywork", part="offsetbias", domain="chat")]
     mixture = load_all([*sources, source("skywork", part="offsetbias", domain="safety")], tmp_path)

@@ -1,4 +1,4 @@
-"""What is dropped of the pairs that were read, and under which name it is counted."""
+"""Test which pairs are dropped, and the name under which they are counted."""
 
 import pytest
 

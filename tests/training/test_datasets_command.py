@@ -1,4 +1,4 @@
-"""`python -m training data`: the tables, the pairs that it writes, and errors in one line."""
+"""Test `python -m training data`: its tables, the pairs that it writes, and errors in one line."""
 
 import json
 from pathlib import Path

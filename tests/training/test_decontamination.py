@@ -1,4 +1,4 @@
-"""Training prompts that share words with evaluation prompts, counted against a plain reference."""
+"""Test the count of training prompts that share words with evaluation prompts, against a plain reference."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""A student follows its teachers, each in its own domain, even where they contradict the data."""
+"""Test that a student follows its teachers, each in its own domain, even if they contradict the data."""
 
 import json
 import math
@@ -32,7 +32,7 @@ STEPS = {"peak_lr": 1e-2, "max_steps": 60, "batch_size": 16, "micro_batch_size":
 
 @pytest.fixture(scope="module")
 def teachers(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """`general` learned the toy preference, `safety` its opposite."""
+    """Train `general` on the toy preference and `safety` on its opposite."""
     folder = tmp_path_factory.mktemp("teachers")
     opposite = [p.model_copy(update={"chosen": p.rejected, "rejected": p.chosen}) for p in toy_pairs(64)]
     (folder / "pairs.jsonl").write_text("".join(p.model_dump_json() + "\n" for p in opposite))

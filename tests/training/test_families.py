@@ -1,4 +1,4 @@
-"""The shipped recipes, but for model, data and sizes: each runs to its end, and goes on where it stopped."""
+"""Test the shipped recipes with a toy model, toy data and small sizes: each runs to its end and can be resumed."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ SIZE = {"batch_size": 8, "micro_batch_size": 4, "max_steps": 8, "save_steps": 6,
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of pairs for each domain."""
+    """Write a file of pairs for each domain."""
     folder = tmp_path_factory.mktemp("domains")
     for number, domain in enumerate(DOMAINS):
         pairs = (p.model_copy(update={"prompt": f"{domain}: {p.prompt}"}) for p in toy_pairs(40 + 20 * number))
@@ -54,7 +54,7 @@ def toy_sized(name: str, toy: Toy, output_dir: Path, **size: int) -> ClozeRecipe
 
 
 def toy_fields(name: str, toy: Toy, output_dir: Path, **size: int) -> dict[str, Any]:
-    """The recipe with what a laptop cannot do overridden: nothing else."""
+    """Return the recipe with changes only where a laptop needs them."""
     said = read_recipe(find_recipe(name))
     domains = [domain for domain in DOMAINS if any(s["domain"] == domain for s in said["sources"])]
     sources = [{"dataset": "jsonl", "path": f"{domain}.jsonl", "domain": domain} for domain in domains]
@@ -70,7 +70,7 @@ def toy_fields(name: str, toy: Toy, output_dir: Path, **size: int) -> dict[str, 
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    """Of the adapter, or of the whole model, whichever was written."""
+    """Return the weights of the adapter or of the whole model, whichever was written."""
     (written,) = [f for f in ("adapter_model.safetensors", "model.safetensors") if (folder / f).is_file()]
     return load_file(folder / written)
 
@@ -94,7 +94,7 @@ def test_an_adapter_of_several_domains_resumes_to_the_same_end(toy: Toy, data: P
 
 
 def assert_resumed(recipe: ClozeRecipe | SftRecipe, tmp_path: Path, resume: Callable[[Any], object]) -> None:
-    """Goes on from the sixth step of a run that was never interrupted, in another folder."""
+    """Resume in another folder from the sixth step of an uninterrupted run, and compare the ends."""
     (tmp_path / "parts").mkdir()
     shutil.copytree(tmp_path / "whole" / "checkpoint-6", tmp_path / "parts" / "checkpoint-6")
     shutil.copy(tmp_path / "whole" / RECIPE_FILE, tmp_path / "parts")
@@ -123,7 +123,7 @@ def test_the_output_of_a_run_matches_its_recipe(toy: Toy, data: Path, tmp_path: 
 
 
 def test_the_families_cover_all_recipes() -> None:
-    """Whatever switch a shipped recipe uses, one of those run here uses it."""
+    """Check that each option of a shipped recipe occurs in a recipe that is run here."""
 
     def switches(name: str, recipe: ClozeRecipe) -> tuple[object, ...]:
         adapted = recipe.dora is not None and recipe.dora.alpha == recipe.dora.rank
@@ -162,7 +162,7 @@ def test_the_sft_stages_run_to_their_end(name: str, toy: Toy, tmp_path: Path) ->
 
 
 class Captured(Exception):
-    """Ends a run before it trains."""
+    """End a run before it trains."""
 
 
 def test_the_data_of_a_run_match_its_recipe(toy: Toy, data: Path, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_the_data_of_a_run_match_its_recipe(toy: Toy, data: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_specialists_become_one_by_merging_and_by_distillation(toy: Toy, data: Path, tmp_path: Path) -> None:
-    """Three shipped recipes make what two others stand on."""
+    """Run three shipped recipes that make the input of two others."""
     folders = {domain: str(tmp_path / domain) for domain in DOMAINS}
     for domain, folder in folders.items():
         train_cloze(toy_sized(f"tinyrm/large-{domain}", toy, Path(folder), max_steps=2), data, resume=False)

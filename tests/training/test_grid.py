@@ -1,4 +1,4 @@
-"""Several recipes with several seeds: what is finished is skipped, what is not resumes, results are gathered."""
+"""Test several recipes with several seeds: finished runs are skipped, others resume, results are gathered."""
 
 import json
 import shutil
@@ -67,7 +67,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Folders (name/seed) that were trained, in order."""
+    """Return the folders (name/seed) that were trained, in order."""
     folders: list[str] = []
     real = grid.train_cloze
 
@@ -224,7 +224,7 @@ def test_the_interval_is_students() -> None:
 
 
 def test_a_difference_is_taken_seed_by_seed() -> None:
-    """Seeds hold out pairs of their own, easier or harder ones: that is not part of what two recipes differ in."""
+    """Compare within a seed: seeds hold out different pairs, which are easier or harder."""
     gap = difference(seeds(0.61, 0.71, 0.81), seeds(0.60, 0.70, 0.80), "accuracy")
     assert gap == pytest.approx((0.01, 0.0), abs=1e-9)
     assert difference({"7": {"accuracy": 1.0}}, seeds(0.5), "accuracy") is None
@@ -249,7 +249,7 @@ def test_a_table_of_one_seed_claims_no_spread() -> None:
 
 
 def changes(name: str) -> dict[str, Any]:
-    """What a shipped experiment says otherwise than the one it is compared with, where it writes aside."""
+    """Return the fields in which a shipped experiment differs from its reference, except its output folder."""
     base, other = (
         load_all([f"experiments/{each}"])[each].model_dump(exclude={"output_dir"}) for each in ("cloze", name)
     )
@@ -280,7 +280,7 @@ def test_each_experiment_changes_its_own_field_and_nothing_else() -> None:
 
 
 def toy_experiments(toy: Toy, out: Path, names: list[str]) -> dict[str, Compared]:
-    """As shipped, but for model, data and size."""
+    """Return the shipped experiments with a toy model, toy data and small sizes."""
     small = toy.recipe(out)
     fields = {field: getattr(small, field) for field in ("model", "sources", "spec", "optimization")}
     recipes = load_all([f"experiments/{each}" for each in names])

@@ -1,4 +1,4 @@
-"""The baselines learn the toy preference under the cloze's own trainer, and can be stopped, saved and loaded."""
+"""Test that the baselines learn the toy preference with the cloze's trainer, and can be resumed, saved and loaded."""
 
 import math
 import shutil
@@ -45,7 +45,7 @@ TWO_EPOCHS = {"max_steps": 16, "save_steps": 14, "peak_lr": 1e-2, "warmup_ratio"
 
 
 def batch_for(head: HeadKind, encoder: Encoder, count: int = 9) -> dict[str, Tensor]:
-    """Rows of toy pairs; markers are close together, so that short texts have several."""
+    """Return rows of toy pairs; markers are close together, so that short texts have several."""
     texts = (
         ResponseEncoder(encoder, encoder._tokenizer, 2 if head == "tokens" else 0) if head in ONE_BY_ONE else encoder
     )

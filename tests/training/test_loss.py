@@ -1,4 +1,4 @@
-"""Both losses against the dense model, and the metrics against arithmetic done by hand."""
+"""Test both losses against the dense model, and the metrics against arithmetic by hand."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ def batch(encoded: list[tuple[Encoding, ...]], toy_encoder: Encoder, special: Sp
 
 @pytest.fixture
 def wild(toy: Toy, trained: Trained, tmp_path: Path) -> ClozeRecipe:
-    """Over a base of large weights: one fresh from its initialisation finds every row a draw, right or wrong."""
+    """Return a recipe on a base of large weights: with its initial weights, every row would be a tie."""
     return toy.recipe(tmp_path, model=str(trained.base))
 
 
@@ -43,7 +43,7 @@ def trainer(recipe: ClozeRecipe, label_ids: tuple[int, int]) -> ClozeTrainer:
 
 
 def dense_log_probabilities(recipe: ClozeRecipe, batch: dict[str, Tensor], columns: list[int]) -> Tensor:
-    """[rows, columns] at the mask, from the whole vocabulary's logits at every position."""
+    """Return [rows, columns] at the mask, from the whole vocabulary's logits at every position."""
     model = load_masked_lm(recipe.model, sparse_prediction=False).eval()
     with torch.no_grad():
         logits = model(batch["input_ids"], batch["attention_mask"]).logits[batch["labels"] != IGNORED]
@@ -63,7 +63,7 @@ def test_label_loss_is_cross_entropy_of_the_two_labels(
 def test_label_loss_of_one_order_uses_the_right_label(
     wild: ClozeRecipe, encoded: list[tuple[Encoding, ...]], toy_encoder: Encoder, special: SpecialTokens
 ) -> None:
-    """A batch of chosen-second rows only: whoever takes rows to alternate gets half of them wrong."""
+    """Use a batch of chosen-second rows only: code that expects alternating rows gets half of them wrong."""
     ours = trainer(wild.model_copy(update={"loss": "labels"}), toy_encoder.label_ids)
     collate = PairCollator(special.pad, special.mask, toy_encoder.label_ids)
     rows = collate([(None, second) for _, second in encoded])

@@ -1,4 +1,4 @@
-"""Weight-space merging against numbers worked out by hand, and against the same formulas written in numpy."""
+"""Test weight-space merging against numbers by hand, and against the same formulas in numpy."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def assert_equal(merged: State, expected: State | Arrays) -> None:
 
 
 def numpy_ties(base: State, states: list[State], coefficients: list[float], density: float, scale: float) -> Arrays:
-    """Value by value, as the paper's algorithm reads."""
+    """Apply the paper's algorithm value by value."""
     names = list(base)
     start = np.concatenate([base[name].double().numpy().ravel() for name in names])
     vectors = []

@@ -1,4 +1,4 @@
-"""The update rule and the schedule, against their definitions."""
+"""Test the update rule and the schedule against their definitions."""
 
 import pytest
 import torch
@@ -13,14 +13,14 @@ OPTIMIZATION = Optimization(peak_lr=3e-3, weight_decay=0.01, warmup_ratio=0.1, f
 
 
 def learning_rate(step: int) -> float:
-    """Five steps up from a fiftieth of the peak, forty-five down to it."""
+    """Return the rate at a step: five steps up from a fiftieth of the peak, forty-five down to it."""
     share = step / 5 if step < 5 else 1 - (step - 5) / 45
     floor = OPTIMIZATION.floor_ratio
     return OPTIMIZATION.peak_lr * (floor + (1 - floor) * share)
 
 
 def composer_rule(p: Tensor, gradients: list[Tensor], weight_decay: float) -> Tensor:
-    """Composer's DecoupledAdamW: decay by the share of the peak rate, then Adam with bias correction."""
+    """Apply Composer's DecoupledAdamW: decay by the share of the peak rate, then Adam with bias correction."""
     (b1, b2), m, v = OPTIMIZATION.betas, torch.zeros_like(p), torch.zeros_like(p)
     for step, gradient in enumerate(gradients):
         lr = learning_rate(step)
@@ -33,7 +33,7 @@ def composer_rule(p: Tensor, gradients: list[Tensor], weight_decay: float) -> Te
 
 
 def optimize(layer: nn.Module, gradients: list[list[Tensor]], optimization: Optimization = OPTIMIZATION) -> list[float]:
-    """Apply the gradients, one list per step, through our optimizer and schedule; the rates used."""
+    """Apply the gradients, one list per step, through our optimizer and schedule; return the rates."""
     optimizer = decoupled_adamw(layer, optimization)
     scheduler = warmup_then_linear(optimizer, optimization, len(gradients))
     rates = []

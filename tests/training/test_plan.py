@@ -1,4 +1,4 @@
-"""What a dry run says, against what a run would do: operations by torch's counter, steps by the Trainer, rates."""
+"""Compare a plan with a run: operations by torch's counter, steps by the Trainer, rates."""
 
 import json
 import socket
@@ -34,7 +34,7 @@ LORA = Dora(rank=4, alpha=4, magnitude=False)
 
 
 def counted(recipe: ClozeRecipe, tokens: int) -> int:
-    """Operations of forward and backward of one micro batch, by torch's counter, per sequence."""
+    """Return the operations of forward and backward of one micro batch, by torch's counter, per sequence."""
     model = load_masked_lm(recipe.model, sparse_prediction=True)
     # Torch counts products it can see; the fused kernel of the CPU is not among them.
     model.set_attn_implementation("eager")
@@ -115,7 +115,7 @@ def test_memory_by_hand() -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"dora": LORA}, {"dora": DORA}], ids=["full", "lora", "dora"])
 def test_memory_is_about_what_torch_keeps(toy: Toy, tmp_path: Path, changes: dict[str, Any]) -> None:
-    """Of what a forward pass saves for the backward pass, each storage counted once, weights left out."""
+    """Count the storages that a forward pass keeps for the backward pass, each once, without the weights."""
     tokens = 64
     recipe = toy.recipe(tmp_path, **changes)
     model = load_masked_lm(recipe.model, sparse_prediction=True)

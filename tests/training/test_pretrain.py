@@ -1,4 +1,4 @@
-"""Blocks of text, and a run that learns from them."""
+"""Test blocks of text, and a run that learns from them."""
 
 import json
 import shutil

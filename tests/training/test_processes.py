@@ -1,4 +1,4 @@
-"""Two processes share a batch and make the step that one would make."""
+"""Test that two processes that share a batch make the step of one process."""
 
 import os
 import subprocess

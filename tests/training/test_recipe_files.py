@@ -1,4 +1,4 @@
-"""Files that extend each other, and what is said when they cannot be read."""
+"""Test files that extend each other, and the errors of files that cannot be read."""
 
 from pathlib import Path
 

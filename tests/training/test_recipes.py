@@ -1,4 +1,4 @@
-"""Every shipped recipe against the tables it comes from: what learns, how many steps, what the variants do."""
+"""Compare every shipped recipe with its published table: trainable weights, steps, variants."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ ETTIN = {"17m": 16.9, "32m": 32.1, "68m": 68.5, "150m": 149.7, "400m": 395.9, "1
 
 @pytest.fixture(scope="module")
 def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
-    """Of every shipped recipe with preference pairs, in a folder without data."""
+    """Return the plan of every shipped recipe with preference pairs, in a folder without data."""
     nothing = tmp_path_factory.mktemp("nothing")
     return {name: plan(recipe(name), nothing) for name in PAIRWISE}
 

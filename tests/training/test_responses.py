@@ -1,4 +1,4 @@
-"""One response per text: what it says, what is cut from it, and where markers stand."""
+"""Test texts of one response: their content, their truncation, and the places of markers."""
 
 import pytest
 from hypothesis import given

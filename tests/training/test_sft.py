@@ -1,4 +1,4 @@
-"""Conversations: what is hidden of them, and a run that learns what the assistant says."""
+"""Test conversations: their hidden tokens, and a run that learns the assistant's words."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def recipe(toy: Toy, tmp_path: Path) -> SftRecipe:
 
 
 def sft_recipe(toy: Toy, folder: Path) -> SftRecipe:
-    """Write conversations in which the assistant always says the same sentence; return a recipe that learns them."""
+    """Write conversations in which the assistant's sentence is always the same; return a recipe that learns them."""
     records = [talk(("user", f"Question {i}"), ("assistant", "The better option is choice 0.")) for i in range(60)]
     (folder / "talks.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     steps = {"peak_lr": 5e-3, "max_steps": 40, "batch_size": 8, "micro_batch_size": 4, "precision": "fp32"}

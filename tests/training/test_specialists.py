@@ -1,4 +1,4 @@
-"""Specialists of the toy preference, merged: one model answers for both, and what cannot merge is refused clearly."""
+"""Merge specialists of the toy preference: one model serves both domains, and impossible merges are refused."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ SAFETY = SPEC.model_copy(update={"domains": {"safety": SPEC.domains["safety"]}, 
 
 @pytest.fixture(scope="module")
 def specialists(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """`chat` and `safety`: full weights and a DoRA adapter, both from one base that has seen a little of the task."""
+    """Train `chat` (full weights) and `safety` (a DoRA adapter) from one base that was trained a little."""
     folder = tmp_path_factory.mktemp("specialists")
     start = toy.recipe(folder / "base", {**STEPS, "max_steps": 32}, loss="labels")
     train_cloze(start, toy.data, resume=False)
@@ -59,7 +59,7 @@ def merge_recipe(trained: dict[str, Path], out: Path, method: str, **changes: An
 
 
 def answers(folder: Path, domain: str, pairs: list[PreferencePair]) -> list[float]:
-    """P(chosen is better) of each pair."""
+    """Return P(chosen is better) of each pair."""
     tokenizer, special = load_tokenizer(str(folder))
     spec = ClozeSpec.load(folder)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)

@@ -1,4 +1,4 @@
-"""Who is held out: a share of every subset, prompts and dialogues whole."""
+"""Test the split: a share of every subset is held out, with whole prompts and dialogues."""
 
 from collections import Counter
 
@@ -33,7 +33,7 @@ def test_domains_serve_as_subsets_if_there_are_none() -> None:
 
 
 def test_other_subsets_do_not_move_a_prompt() -> None:
-    """A specialist and a generalist hold out the same prompts of what both learn from."""
+    """A specialist and a generalist hold out the same prompts of their common data."""
     alone = split_by_prompt(of_subsets({"a": 300}), 0.1, seed=1)[1]
     together = split_by_prompt(of_subsets({"b": 500, "a": 300, "c": 20}), 0.1, seed=1)[1]
     assert {p.prompt for p in alone} == {p.prompt for p in together if p.subset == "a"}
@@ -51,7 +51,7 @@ def test_a_prompt_of_two_subsets_is_on_one_side() -> None:
 
 
 def test_turns_of_one_dialogue_are_on_one_side() -> None:
-    """A later prompt of a dialogue holds the earlier ones."""
+    """A later prompt of a dialogue contains the earlier ones."""
     turns = [f"Human: {i}\n\nAssistant: fine" for i in range(100)]
     prompts = [*map(str, range(100)), *turns, *(f"{turn}\n\nHuman: more" for turn in turns)]
     learn, held_out = split_by_prompt([pair(prompt) for prompt in prompts], 0.2, seed=1)

@@ -1,4 +1,4 @@
-"""The stages around the reward stage, run one after the other as the command runs them."""
+"""Run the stages around the reward stage one after the other, as the command does."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sweeps of toy trainings: what is tried, what is pruned, on what it is judged, and that a killed one goes on."""
+"""Test sweeps of toy trainings: trials, pruning, selection, and the continuation of a killed sweep."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def recipe(toy: Toy, tmp_path: Path) -> ClozeRecipe:
 
 @pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> list[ClozeRecipe]:
-    """Trials that cost nothing: the accuracy is higher the nearer the learning rate is to 1e-3."""
+    """Replace training: the accuracy is higher the nearer the learning rate is to 1e-3."""
     tried: list[ClozeRecipe] = []
 
     def train(recipe: ClozeRecipe, *_: Any, **__: Any) -> dict[str, float]:
@@ -149,7 +149,7 @@ def test_a_trial_without_a_process_is_marked_as_failed(
 
 
 def wait_for_finished(storage: str, recipe: ClozeRecipe, process: subprocess.Popen[bytes], count: int) -> None:
-    """Until so many trials have finished."""
+    """Wait until `count` trials have finished."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         try:

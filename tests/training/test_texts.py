@@ -1,4 +1,4 @@
-"""Where the text of the first two stages comes from."""
+"""Test the text of the first two stages."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""The vocabulary keeps the promises that the cloze text relies on."""
+"""Test the properties of the vocabulary that the cloze text needs."""
 
 import re
 from pathlib import Path
