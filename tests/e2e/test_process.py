@@ -137,7 +137,8 @@ def test_bytes_that_are_not_a_request_do_no_harm(bundle_folder: Path) -> None:
 def test_every_accepted_comparison_gets_a_reply_after_sigterm(
     bundle_folder: Path, drain_timeout_s: float, items: int
 ) -> None:
-    one_at_a_time = {"max_batch_tokens": 512, "drain_timeout_s": drain_timeout_s}
+    # On a slow machine no item of the list may be refused because the others of the list take too long.
+    one_at_a_time = {"max_batch_tokens": 512, "max_wait_s": 3600, "drain_timeout_s": drain_timeout_s}
     with started(bundle_folder, **one_at_a_time) as process, ThreadPoolExecutor(31) as clients:
         batch = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * items})
         wait_until_accepted(process, items)
@@ -156,7 +157,7 @@ def test_every_accepted_comparison_gets_a_reply_after_sigterm(
 
 def test_a_list_that_exceeds_the_drain_time_keeps_its_finished_results(bundle_folder: Path) -> None:
     """Let the drain time pass before most of the list is encoded."""
-    slowly = {"max_batch_tokens": 512, "drain_timeout_s": 0.1}
+    slowly = {"max_batch_tokens": 512, "max_wait_s": 3600, "drain_timeout_s": 0.1}
     with started(bundle_folder, **slowly) as process, ThreadPoolExecutor(1) as client:
         list_ = client.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 2000})
         wait_until(lambda: total(process, "tinyrm_preferences_total") > 20)
@@ -169,7 +170,7 @@ def test_a_list_that_exceeds_the_drain_time_keeps_its_finished_results(bundle_fo
 
 
 def test_a_second_signal_ends_the_process_at_once(bundle_folder: Path) -> None:
-    slowly = {"max_batch_tokens": 512, "drain_timeout_s": 3600}
+    slowly = {"max_batch_tokens": 512, "max_wait_s": 3600, "drain_timeout_s": 3600}
     with started(bundle_folder, **slowly) as process, ThreadPoolExecutor(1) as clients:
         batch = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 500})
         wait_until_accepted(process, 500)
