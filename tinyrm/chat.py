@@ -1,4 +1,4 @@
-"""Dialogues: chat messages, lists of content parts, and texts with the markers of a chat template."""
+"""Convert dialogues: chat messages, lists of content parts, and texts with the markers of a chat template."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,21 +27,21 @@ class Message(TypedDict):
 
 
 class Turn(TypedDict):
-    """A message as trainers and data sets hold it; other fields, such as tool calls, are not read."""
+    """A message in the form of trainers and data sets; other fields, such as tool calls, are ignored."""
 
     role: str
     content: NotRequired[str | list[dict[str, Any]] | None]
 
 
 Prompt = str | list[Message]
-# A prompt or a completion as trainers and data sets hold it; each turn is at least what `Turn` names.
+# A prompt or a completion in the form of trainers and data sets; each turn has at least the fields of `Turn`.
 Turns = Sequence[Mapping[str, Any]]
 TextOrTurns = str | Turns
 
-# Stands for an empty response: the service accepts no empty text, and the other responses should win against it.
+# Replaces an empty response: the service accepts no empty text, and the other responses should win against it.
 BLANK = " "
 
-# Roles in templates and APIs. Any other one, such as a tool, gives the model information, as the user does.
+# Roles in templates and APIs. Any other role, such as a tool, counts as the user: it gives the model information.
 ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -54,7 +54,7 @@ ROLES: dict[str, Role] = {
 
 
 def join_parts(content: str | Sequence[Mapping[str, Any]] | None) -> str:
-    """Return the text of a message's content; of a list of parts, the text of those that have any."""
+    """Return the text of a message's content, which is a text or a list of parts; parts without text are left out."""
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in content or () if isinstance(part.get("text"), str))
@@ -70,12 +70,12 @@ def to_messages(turns: Iterable[Mapping[str, Any]]) -> list[Message]:
 
 
 def to_prompt(prompt: TextOrTurns) -> Prompt:
-    """Return a prompt that the service accepts: a text as it is, turns as messages, a blank if there is no text."""
+    """Return a prompt that the service accepts: a text unchanged, turns as messages, a blank if there is no text."""
     return (prompt if isinstance(prompt, str) else to_messages(prompt)) or BLANK
 
 
 def to_response(completion: TextOrTurns) -> str:
-    """Return a completion as one text; of several turns (a tool call, its result, a reply) all their text, in order."""
+    """Return a completion as one text; several turns (a tool call, its result, a reply) are joined in order."""
     if isinstance(completion, str):
         return completion or BLANK
     return "\n\n".join(message["content"] for message in to_messages(completion)) or BLANK
@@ -87,7 +87,7 @@ def split_turns(turns: Turns) -> tuple[list[Message], str]:
     Raises ValueError if there is no turn before the last.
     """
     if len(turns) < 2:
-        raise ValueError(f"a conversation is a prompt and a response, at least 2 messages; got {len(turns)}")
+        raise ValueError(f"a conversation must have a prompt and a response, at least 2 messages; got {len(turns)}")
     return to_messages(turns[:-1]), to_response(turns[-1:])
 
 
@@ -99,8 +99,8 @@ class Markup:
     """How a family of chat templates writes turns."""
 
     header: re.Pattern[str]  # begins a turn; its group is the role
-    end: str  # ends a turn that no other header ends
-    begins_with_system: bool = False  # whether text before the first header is the system's
+    end: str  # ends a turn, as does the next header
+    begins_with_system: bool = False  # whether text before the first header is the system turn
 
 
 MARKUPS = (
@@ -117,7 +117,7 @@ MARKUPS = (
     Markup(re.compile(r"\[(/?INST)\]"), "</s>"),  # Llama 2, Mistral
 )
 
-# Special tokens that may surround a response that a trainer decoded without skipping them.
+# Special tokens that may surround a response if a trainer decoded it without skipping them.
 SPECIAL_TOKENS = (
     *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<|end_of_text|>", "<|end|>", "</s>"),
     *("<s>", "<|begin_of_text|>", "<|finetune_right_pad_id|>", "<bos>", "<eos>", "<pad>", "<unk>", "<end_of_turn>"),
@@ -125,13 +125,13 @@ SPECIAL_TOKENS = (
     "<\uff5cend\u2581of\u2581sentence\uff5c>",
 )
 LEADING = re.compile(rf"(?:\s+|{'|'.join(map(re.escape, SPECIAL_TOKENS))})*+")
-# Matched against the reversed text, so that its end is found without a search.
+# Matches the reversed text, so that its end is found without a search.
 TRAILING = re.compile(rf"(?:\s+|{'|'.join(re.escape(token[::-1]) for token in SPECIAL_TOKENS)})*+")
 
 # A shorter match between the end of a prompt and the beginning of a text is accidental.
 MIN_OVERLAP = 16
-# A prompt that repeats itself has many positions at which the text might begin. These limits on the positions and on
-# the characters that are compared keep the search within milliseconds.
+# In a repetitive prompt the text might begin at many positions. These limits on the positions and on the compared
+# characters keep the search within milliseconds.
 MAX_POSITIONS = 10_000
 MAX_COMPARED_CHARACTERS = 64 * 2**20
 
@@ -146,18 +146,18 @@ class _MarkedTurn:
 def parse_markup(text: str) -> list[Message]:
     """Return the turns of a text that begins with the marker of a known template; an empty list for any other text.
 
-    Empty turns are left out, and with them a generation prompt, the header of a turn that has not begun.
+    Leaves out empty turns, among them a generation prompt: the header of a turn that has not begun.
     """
     return to_messages({"role": turn.role, "content": turn.content} for turn in _split_markup(text))
 
 
 def parse_prompt(prompt: str | Sequence[Turn]) -> Prompt:
-    """Return a policy's prompt as messages, or as the text itself if it has no known template."""
+    """Return a policy's prompt as messages, or the text itself if it has no known template."""
     return parse_markup(prompt) or prompt if isinstance(prompt, str) else to_messages(prompt)
 
 
 def split_dialogue(text: str) -> tuple[Prompt, str]:
-    """Return the prompt of a whole dialogue, and the assistant's last turn, which may be empty if it has an end.
+    """Return the prompt of a whole dialogue, and the assistant's last turn, which may be empty if its end is marked.
 
     Raises InvalidInput if the text does not end in a turn of the assistant.
     """
@@ -165,7 +165,7 @@ def split_dialogue(text: str) -> tuple[Prompt, str]:
     prompt = to_messages({"role": turn.role, "content": turn.content} for turn in before)
     if not prompt or ROLES.get(last.role) != "assistant" or last.is_empty:
         raise InvalidInput(
-            "input: not a chat template that is known here (ChatML, Llama, Gemma, Mistral, Phi, DeepSeek) with a last "
+            "input: not a chat template that is supported (ChatML, Llama, Gemma, Mistral, Phi, DeepSeek) with a last "
             "turn of the assistant; see docs/dialects.md"
         )
     return prompt, last.content
@@ -174,8 +174,8 @@ def split_dialogue(text: str) -> tuple[Prompt, str]:
 def find_response(query: str, prompt: str) -> str:
     """Return `query` without the prompt at its beginning and without surrounding special tokens.
 
-    A prompt that was truncated on its left, so that only its end is there, is found too. If no part of the prompt is
-    found, the response is the whole query.
+    Also finds a prompt that was truncated on its left, so that only its end is there. Without any part of the prompt,
+    the whole query is the response.
     """
     for text, beginning in ((query, prompt), (_strip_leading(query), _strip_leading(prompt))):
         if text.startswith(beginning):
@@ -194,7 +194,7 @@ def _strip_leading(text: str, leading: re.Pattern[str] = LEADING) -> str:
 
 
 def _split_markup(text: str) -> list[_MarkedTurn]:
-    """Return the turns of the template whose marker the text begins with; none if it only mentions a marker."""
+    """Return the turns of a text that begins with the marker of a template; none if it only mentions a marker."""
     found = [(header.start(), markup) for markup in MARKUPS if (header := markup.header.search(text))]
     if not found:
         return []
@@ -212,7 +212,7 @@ def _split_markup(text: str) -> list[_MarkedTurn]:
 
 
 def _overlap(prompt: str, query: str) -> int:
-    """Return the length of the longest end of `prompt` that `query` begins with."""
+    """Return the length of the longest suffix of `prompt` that is a prefix of `query`."""
     head, position = query[:MIN_OVERLAP], -1
     if len(head) < MIN_OVERLAP:
         return 0

@@ -1,4 +1,4 @@
-"""The client for programs without asyncio: AsyncClient over a transport that blocks."""
+"""The client for programs without asyncio: AsyncClient over a blocking transport."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinyrm.chat import split_turns
-from tinyrm.client import Client, CompareItem, CompareReply, ItemError
+from tinyrm.client import Client, CompareItem, ItemError
 from tinyrm.integrations import compare_item
 
 Batch = Mapping[str, Sequence[Any]]
@@ -14,15 +14,20 @@ Batch = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class PreferenceFilter:
-    """Keep the pairs that a model is sure of: `dataset.map(PreferenceFilter(url, min_probability=0.6), batched=True)`.
+    """Keep the pairs that a model agrees with: `dataset.map(PreferenceFilter(url, min_probability=0.6), batched=True)`.
 
-    Every kept row gets `column`: P(chosen is better than rejected), in [0, 1]; NaN for a pair that could not be
-    compared, which is kept only if everything is (min_probability 0, the default).
+    Every kept row gets a new column with P(chosen is better than rejected), in [0, 1]; NaN for a pair that could not be
+    compared, which is kept only with min_probability 0, the default.
 
-    chosen, rejected, prompt: columns of texts or of chat messages. Without a prompt column, chosen and rejected are
-        conversations that differ in their last message.
-    domain: column with the domain of each row, if there is one. options: of `Client.compare`: domain, instruction,
-        swap, model; as a mapping, because map's cache has to see them.
+    base_url: address of the service.
+    min_probability: rows below it are dropped; 0 keeps all rows.
+    column: name of the new column.
+    prompt: column of texts or chat messages. Without this column, chosen and rejected are conversations that differ in
+        their last message.
+    chosen: column of texts or chat messages.
+    rejected: column of texts or chat messages.
+    domain: column with the domain of each row, if there is one.
+    options: of `Client.compare`: domain, instruction, swap, model; a mapping, so that they are part of map's cache key.
     """
 
     base_url: str = "http://127.0.0.1:8000"
@@ -37,10 +42,13 @@ class PreferenceFilter:
     timeout_s: float = 30.0
 
     def __call__(self, batch: Batch) -> dict[str, list[Any]]:
-        """Return all columns of the kept rows, and the new one. Each call has its client: `map` copies this object."""
+        """Return all columns of the kept rows, and the new one. Each call opens a client: `map` copies this object."""
         items = [self._item(batch, row) for row in range(len(batch[self.chosen]))]
         with Client(self.base_url, self.api_key, timeout_s=self.timeout_s) as client:
-            probabilities = [_probability(result) for result in client.compare_many(items)]
+            probabilities = [
+                math.nan if isinstance(result, ItemError) else result.probability_a
+                for result in client.compare_many(items)
+            ]
         kept = [row for row, p in enumerate(probabilities) if p >= self.min_probability or self.min_probability == 0]
         columns = {**batch, self.column: probabilities}
         return {name: [values[row] for row in kept] for name, values in columns.items()}
@@ -52,7 +60,3 @@ class PreferenceFilter:
             return compare_item(batch[self.prompt][row], chosen, rejected, options)
         prompt, response = split_turns(chosen)
         return compare_item(prompt, response, split_turns(rejected)[1], options)
-
-
-def _probability(result: CompareReply | ItemError) -> float:
-    return math.nan if isinstance(result, ItemError) else result.probability_a

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from tinyrm.chat import Turns, split_turns
-from tinyrm.client import Client, CompareItem, CompareReply, ItemError
+from tinyrm.client import Client, ItemError
 from tinyrm.errors import InvalidInput
 from tinyrm.integrations import compare_item
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """Takes the place of the harness's model. The harness sets `config.pad_token_id`, which is not used here."""
+    """Replaces the harness's model. The harness sets `config.pad_token_id`, which is not used."""
 
     client: Client
     options: dict[str, Any]
@@ -24,9 +24,9 @@ class ServedModel:
 
 
 class Pipeline:
-    """Return whether A is the better response of each pair.
+    """A pipeline of the harness, which compares pairs with a service.
 
-    tokenizer: unused; the service has its own.
+    tokenizer: not used; the service has its own.
     """
 
     def __init__(self, task: str, model: ServedModel, tokenizer: object = None) -> None:
@@ -38,22 +38,29 @@ class Pipeline:
         candidates_B: Sequence[Turns],  # noqa: N803
         **_: object,
     ) -> "torch.Tensor":
-        """Return bools, shape (pairs,). A tie is a loss.
+        """Return whether A is better, a tensor of bools [pairs]. A tie counts as a loss.
 
-        candidates_A, candidates_B: conversations that differ in their last message, the response. Settings of a local
-        pipeline (batch_size, truncation, max_length, ...) have no meaning here and are ignored.
-        Raises what the client raises, ValueError if prompts differ, InvalidInput if a pair was refused.
+        candidates_A: conversations; the last message is the response.
+        candidates_B: conversations that differ from those of A in their last message.
+
+        Ignores the settings of a local pipeline (batch_size, truncation, max_length, ...).
+
+        Raises CallFailed, ValueError if prompts differ, InvalidInput if the service refuses a pair.
         """
         import torch  # noqa: PLC0415  # the harness needs it, the rest of this package does not
 
-        items = [self._item(a, b) for a, b in zip(candidates_A, candidates_B, strict=True)]
-        return torch.tensor([_a_wins(result) for result in self.model.client.compare_many(items)], dtype=torch.bool)
-
-    def _item(self, a: Turns, b: Turns) -> CompareItem:
-        (prompt, response_a), (prompt_b, response_b) = split_turns(a), split_turns(b)
-        if prompt != prompt_b:
-            raise ValueError("the two conversations of a pair differ before their last message")
-        return compare_item(prompt, response_a, response_b, self.model.options)
+        items = []
+        for a, b in zip(candidates_A, candidates_B, strict=True):
+            (prompt, response_a), (prompt_b, response_b) = split_turns(a), split_turns(b)
+            if prompt != prompt_b:
+                raise ValueError("the two conversations of a pair differ before their last message")
+            items.append(compare_item(prompt, response_a, response_b, self.model.options))
+        a_wins = []
+        for result in self.model.client.compare_many(items):
+            if isinstance(result, ItemError):
+                raise InvalidInput(f"a pair cannot be compared: {result.type}: {result.message}")
+            a_wins.append(result.probability_a > result.probability_b)
+        return torch.tensor(a_wins, dtype=torch.bool)
 
 
 def model_config(
@@ -74,9 +81,3 @@ def model_config(
         "custom_dialogue": True,
         "model_type": "Custom Classifier",
     }
-
-
-def _a_wins(result: CompareReply | ItemError) -> bool:
-    if isinstance(result, ItemError):
-        raise InvalidInput(f"a pair cannot be compared: {result.type}: {result.message}")
-    return result.probability_a > result.probability_b

@@ -14,7 +14,7 @@ from tinyrm.errors import CallFailed, CallRefused
 RewardFunc = Callable[..., Awaitable[list[float | None]]]
 OnFailure = Literal["skip", "raise"]
 
-# Refusals of one group's texts. All others (a key, a domain, an option) would be the same for every group.
+# Errors that concern the texts of one group. All others (a key, a domain, an option) would concern every group.
 ABOUT_TEXTS = ("invalid_text", "body_too_large")
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,12 @@ def reward_func(
 ) -> RewardFunc:
     """Return a reward function for `GRPOTrainer(reward_funcs=...)` that ranks each group of completions.
 
-    num_generations: the trainer's; this many consecutive completions belong to one prompt.
+    num_generations: that of the trainer; this many consecutive completions belong to one prompt.
+    base_url: address of the service.
     columns: options that differ by row, as {option: dataset column}, such as {"domain": "subject"} or, with
-        strategy="reference", {"reference": "answer"}. A group takes the value of its first row.
-    on_failure: "skip" gives the completions of a group that could not be ranked None, which the trainer leaves out,
-        and logs a warning; "raise" stops the training. A refused key, domain or option always stops it.
+        strategy="reference", {"reference": "answer"}. The first row of a group determines the value.
+    on_failure: "skip" logs a warning and returns None for each completion of a group that could not be ranked, so that
+        the trainer leaves it out; "raise" stops the training. A refused key, domain or option always stops it.
     options: of `Client.rewards`: strategy, swap, domain, instruction, model, scale.
 
     The function can be pickled, so it can be sent to the trainer's worker processes.
@@ -61,11 +62,19 @@ async def tinyrm_reward(
     on_failure: OnFailure,
     **dataset: Any,
 ) -> list[float | None]:
-    """Return one reward per completion; `reward_func` binds the options. The trainer names its metrics after this name.
+    """Return a reward for each completion; `reward_func` binds the options. TRL names its metrics after this function.
 
-    Each call has its own client: the event loop is the trainer's, and connections must not outlive it.
+    Each call opens a client: the event loop is the trainer's, and connections must not outlive it.
+
+    Raises ValueError if the batch is not a number of whole groups, each of one prompt.
     """
-    starts = _group_starts(prompts, num_generations)
+    starts = range(0, len(prompts), num_generations)
+    if any(prompts[i : i + num_generations] != [prompts[i]] * num_generations for i in starts):
+        raise ValueError(
+            f"{len(prompts)} completions are not groups of {num_generations} to one prompt each: reward_func needs the "
+            "num_generations of the trainer, in evaluation too, and each process's batch (per_device_train_batch_size "
+            "* steps_per_generation) must be a multiple of it"
+        )
     async with new_client() as client:
         groups = await asyncio.gather(
             *(
@@ -85,18 +94,6 @@ def _group_options(
     if missing:
         raise ValueError(f"the dataset has no column {missing[0]!r}; columns={columns}")
     return fixed | {option: dataset[column][row] for option, column in columns.items()}
-
-
-def _group_starts(prompts: Sequence[TextOrTurns], num_generations: int) -> range:
-    """Return where each group begins. Raises ValueError unless the batch is whole groups of one prompt each."""
-    starts = range(0, len(prompts), num_generations)
-    if any(prompts[i : i + num_generations] != [prompts[i]] * num_generations for i in starts):
-        raise ValueError(
-            f"{len(prompts)} completions are not groups of {num_generations} to one prompt each: reward_func needs the "
-            "num_generations of the trainer, in evaluation too, and each process's batch (per_device_train_batch_size "
-            "* steps_per_generation) must be a multiple of it"
-        )
-    return starts
 
 
 async def _group_rewards(

@@ -1,4 +1,4 @@
-"""verl: functions for `custom_reward_function`, one sample at a time or the whole batch."""
+"""verl: functions for `custom_reward_function`, for one sample at a time or for the whole batch."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from tinyrm.client import Client
 
 ExtraInfo = Mapping[str, Any]
 
-# Groups under way at once, in compute_score_batch.
+# Groups that compute_score_batch sends at the same time.
 CONCURRENCY = 16
 
 
@@ -32,9 +32,12 @@ def compute_score(
 ) -> float:
     """Return P(the response beats the reference), in [0, 1].
 
-    ground_truth: the reference, a complete response; against a bare "72" every explained response wins.
+    solution_str: the response.
+    ground_truth: the reference, a complete response; every explained response would beat a bare "72".
+    base_url: address of the service.
     prompt_key: field of `extra_info` with the prompt, which verl does not pass itself.
-    domains: {data_source: domain}. options: of `Client.compare`: domain, instruction, swap, model.
+    domains: {data_source: domain}.
+    options: of `Client.compare`: domain, instruction, swap, model.
 
     verl fills the keyword arguments from `custom_reward_function.reward_kwargs`.
     """
@@ -59,23 +62,28 @@ def compute_score_batch(
     domains: Mapping[str, str] | None = None,
     **options: Any,
 ) -> list[float]:
-    """A reward for each response (the `batch` reward manager): those to one prompt are ranked among each other.
+    """Return a reward for each response, for the `batch` reward manager: responses to one prompt are ranked together.
 
-    options: of `Client.rewards`. With strategy="reference" each meets its ground truth instead, and the scale is "unit"
-    unless it is given: rewards are those of `compute_score`. Without it a group needs two responses (`rollout.n`).
-    Groups need not be contiguous. The other arguments are those of `compute_score`.
+    options: of `Client.rewards`. With strategy="reference" each response is compared with its ground truth instead, and
+        the default scale is "unit": rewards are those of `compute_score`. With any other strategy a group needs two
+        responses (`rollout.n`).
+
+    The rows of a group need not be contiguous. The other arguments are those of `compute_score`.
     """
     prompts = [_prompt(info, prompt_key) for info in extra_infos]
     client = _client(base_url, api_key, timeout_s)
 
     def group_rewards(rows: list[int]) -> list[float]:
-        asked = _with_domain(options, data_sources[rows[0]], domains)
-        if asked.get("strategy") == "reference":
-            asked = {"scale": "unit"} | asked | {"reference": _reference(ground_truths[rows[0]])}
+        group_options = _with_domain(options, data_sources[rows[0]], domains)
+        if group_options.get("strategy") == "reference":
+            group_options = {"scale": "unit"} | group_options | {"reference": _reference(ground_truths[rows[0]])}
         responses = [to_response(solution_strs[row]) for row in rows]
-        return client.rewards(to_prompt(prompts[rows[0]]), responses, **asked).rewards
+        return client.rewards(to_prompt(prompts[rows[0]]), responses, **group_options).rewards
 
-    groups = _groups(data_sources, prompts, ground_truths)
+    by_question: dict[str, list[int]] = {}
+    for row, question in enumerate(zip(data_sources, prompts, ground_truths, strict=True)):
+        by_question.setdefault(repr(question), []).append(row)
+    groups = list(by_question.values())
     with ThreadPoolExecutor(CONCURRENCY) as threads:
         scored = list(threads.map(group_rewards, groups))
     by_row = dict(zip(chain.from_iterable(groups), chain.from_iterable(scored), strict=True))
@@ -84,18 +92,8 @@ def compute_score_batch(
 
 @lru_cache(maxsize=8)
 def _client(base_url: str, api_key: str | None, timeout_s: float) -> Client:
-    """One for each service and process: verl calls once a sample, from many threads, and never says that it is done."""
+    """Return this process's client of a service; it stays open, since verl calls for each sample, from many threads."""
     return Client(base_url, api_key, timeout_s=timeout_s)
-
-
-def _groups(
-    data_sources: Sequence[str], prompts: Sequence[TextOrTurns], ground_truths: Sequence[Any]
-) -> list[list[int]]:
-    """Rows that answer the same question, in the order of their first."""
-    groups: dict[str, list[int]] = {}
-    for row, question in enumerate(zip(data_sources, prompts, ground_truths, strict=True)):
-        groups.setdefault(repr(question), []).append(row)
-    return list(groups.values())
 
 
 def _prompt(extra_info: ExtraInfo | None, prompt_key: str) -> TextOrTurns:
@@ -110,7 +108,7 @@ def _prompt(extra_info: ExtraInfo | None, prompt_key: str) -> TextOrTurns:
 
 def _reference(ground_truth: object) -> str:
     if not isinstance(ground_truth, str):
-        raise TypeError(f"ground_truth is {type(ground_truth).__name__}; the reference response has to be text")
+        raise TypeError(f"ground_truth is {type(ground_truth).__name__}; the reference response must be text")
     return to_response(ground_truth)
 
 
