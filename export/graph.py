@@ -10,9 +10,10 @@ from torch.export import Dim
 
 from tinyrm.modernbert.blocked import BlockedModel
 
+MODEL_FILE = "model.onnx"
 EXAMPLE_SHAPE = (2, 250)  # longer than three blocks of a window, so that no branch is traced away
-# From 23 on rotation and attention are operators of their own, which the optimised pass calls. For other models the
-# exporter finds rotations and fuses them, with tables that ONNX Runtime takes for one row only.
+# From 23 on, rotation and attention are operators, which the optimised model calls. For other models the exporter
+# would fuse the rotations it finds, with tables that ONNX Runtime accepts for one row only.
 OPSETS = {True: 23, False: 20}
 
 

@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyrm.batching import collate
+from tinyrm.batching import RunRectangle, collate
 from tinyrm.encoding import Encoding, SpecialTokens, Truncation
-from tinyrm.engines import Engine
 from tinyrm.errors import ParityFailed
 from tinyrm.manifest import Parity
 
-Run = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
+# Logits [sequences, 2]; `Engine.run` is one.
+Run = Callable[[Sequence[Encoding]], NDArray[np.float32]]
 
 # fp32 through some twenty layers, summed in another order, differs in the 6th digit; a wrong mask, window or
 # position differs in the 1st.
@@ -35,35 +35,23 @@ def probes(special: SpecialTokens, vocab: int, max_tokens: int, seed: int = 0) -
     return sequences
 
 
-def run_alone(run: Run, encodings: Sequence[Encoding], pad_id: int) -> NDArray[np.float32]:
+def run_alone(run: Run, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
     """Return logits [sequences, 2], each sequence in a batch of its own."""
-    return np.concatenate([run_together(run, [encoding], pad_id) for encoding in encodings])
+    return np.concatenate([run([sequence]) for sequence in sequences])
 
 
-def run_together(run: Run, encodings: Sequence[Encoding], pad_id: int) -> NDArray[np.float32]:
-    """Return logits [sequences, 2] of one padded batch."""
-    batch = collate(encodings, pad_id)
-    return run(batch.input_ids, batch.attention_mask)
+def pad_rows(run: RunRectangle, pad_id: int) -> Run:
+    """Return a function of padded ids and their mask as a function of sequences."""
+    return lambda sequences: run(*collate(sequences, pad_id))
 
 
-def torch_run(model: nn.Module) -> Run:
-    """Return a torch model as a function of ids and mask."""
+def torch_run(model: nn.Module, pad_id: int) -> Run:
+    """Return a torch model of ids and mask as a function of sequences."""
 
-    def run(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits: NDArray[np.float32] = model(torch.from_numpy(input_ids), torch.from_numpy(attention_mask)).numpy()
+            logits: NDArray[np.float32] = model(*map(torch.from_numpy, collate(sequences, pad_id))).numpy()
         return logits
-
-    return run
-
-
-def engine_run(engine: Engine) -> Run:
-    """Return an engine, which takes sequences without padding, as a function of ids and mask."""
-
-    def run(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        lengths = attention_mask.sum(axis=1)
-        rows = zip(input_ids, lengths, strict=True)
-        return engine.run([Encoding(row[:length], Truncation()) for row, length in rows])
 
     return run
 

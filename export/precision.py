@@ -9,25 +9,28 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from scipy.special import expit
+from torch import nn
 
+from export.config import ExportOptions
 from export.cpu_graph import branch_on_padding, on_cpu
-from export.graph import weights_of, write_onnx
-from export.parity import Run, engine_run, run_alone, run_together, torch_run
+from export.graph import MODEL_FILE, weights_of, write_onnx
+from export.parity import Run, run_alone, torch_run
 from export.smoothquant import channel_maxima, equalise
 from tinyrm.batching import collate
 from tinyrm.calibration import fit_temperature
-from tinyrm.encoding import Encoding
+from tinyrm.encoding import Encoder, Encoding
 from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
-from tinyrm.errors import PrecisionRefused
+from tinyrm.errors import InvalidInput, PrecisionRefused
 from tinyrm.manifest import Gate
 from tinyrm.modernbert.blocked import BlockedModel
+from tinyrm.pairs import read_pairs
 
 # Ranges settle within a few dozen sequences; the gate uses the others.
 RANGE_SEQUENCES = 128
 
 
-class _Sequences(CalibrationDataReader):
-    """One sequence at a time: no padding enters the ranges."""
+class CalibrationSequences(CalibrationDataReader):
+    """Feed one sequence at a time, so that no padding enters the ranges."""
 
     def __init__(self, sequences: Sequence[Encoding], pad_id: int) -> None:
         batches = (collate([sequence], pad_id) for sequence in sequences)
@@ -39,43 +42,57 @@ class _Sequences(CalibrationDataReader):
         return next(self._inputs, None)
 
 
-def lower_precision(
-    precision: str,
-    graph: BlockedModel,
-    sequences: Sequence[Encoding],
-    *,
-    reference: Path,
-    path: Path,
-    pad_id: int,
-    temperature: float,
-    max_flips: float,
-) -> Gate:
-    """Write `graph` in `precision` to `path` and compare it with the fp32 file `reference`.
+def graph_file(precision: str) -> str:
+    """Return the name of a precision's graph in a bundle."""
+    return MODEL_FILE if precision == "fp32" else MODEL_FILE.replace(".onnx", f".{precision}.onnx")
 
-    sequences: calibration pairs, both orders. int8 takes its ranges from the first; the gate uses the rest.
 
-    Raises PrecisionRefused.
+def write_lower_precisions(
+    options: ExportOptions, encoder: Encoder, graph: nn.Module, onnx_file: Path, temperature: float
+) -> dict[str, Gate]:
+    """Write each precision below fp32 beside the fp32 graph `onnx_file`. Return how far each is from that graph.
+
+    int8 takes its ranges from the first calibration sequences; the gate uses the rest.
+
+    Raises PrecisionRefused, InvalidInput.
     """
-    graph = copy.deepcopy(graph)
+    wanted = [precision for precision in dict.fromkeys(options.precisions) if precision != "fp32"]
+    if not wanted:
+        return {}
+    pairs = options.calibration_pairs()
+    if pairs is None or not isinstance(graph, BlockedModel):
+        raise InvalidInput(f"{', '.join(wanted)} needs calibration pairs (--calibration) and an optimised graph")
+    spec, pad_id = options.spec(), encoder.special.pad
+    sequences = [
+        sequence
+        for pair in read_pairs(pairs)
+        for sequence in encoder.encode(pair.comparison(), spec.instruction(pair.domain, or_default=True), swap=True)
+    ]
     ranges = min(RANGE_SEQUENCES, len(sequences) // 4 * 2)
-    if precision == "int8":
-        _write_int8(graph, sequences[:ranges], pad_id, path)
-        run: Run = engine_run(OnnxRuntimeCpu(on_cpu(path), "int8"))
-    else:
-        write_onnx(graph.bfloat16(), path, graph.model.max_tokens)
-        run = torch_run(graph)  # rounds where the graph does; ONNX Runtime has no bf16 arithmetic on CPUs
-    exact = engine_run(OnnxRuntimeCpu(on_cpu(reference), "fp32"))
-    return gate(precision, run, exact, sequences[ranges:], pad_id=pad_id, temperature=temperature, max_flips=max_flips)
+    exact = OnnxRuntimeCpu(on_cpu(onnx_file), "fp32").run
+    gates: dict[str, Gate] = {}
+    for precision in wanted:
+        lower, path = copy.deepcopy(graph), onnx_file.with_name(graph_file(precision))
+        if precision == "int8":
+            write_int8(lower, sequences[:ranges], pad_id, path)
+            run: Run = OnnxRuntimeCpu(on_cpu(path), "int8").run
+        else:
+            write_onnx(lower.bfloat16(), path, lower.model.max_tokens)
+            run = torch_run(lower, pad_id)  # rounds where the graph does; ONNX Runtime has no bf16 arithmetic on CPUs
+        gates[precision] = gate(
+            precision, run, exact, sequences[ranges:], temperature=temperature, max_flips=options.max_flips
+        )
+    return gates
 
 
-def _write_int8(model: BlockedModel, sequences: Sequence[Encoding], pad_id: int, path: Path) -> None:
+def write_int8(model: BlockedModel, sequences: Sequence[Encoding], pad_id: int, path: Path) -> None:
     """Write static int8: 8-bit activations with one calibrated scale per tensor, weights with one per column.
 
     Static, because a scale taken from the current batch would make a score depend on its batch-mates. Attention, norms
     and everything computed for the mask alone stay in fp32. Changes `model`.
     """
     maxima, hooks = channel_maxima(model.model)
-    run_alone(torch_run(model), sequences, pad_id)
+    run_alone(torch_run(model, pad_id), sequences)
     for hook in hooks:
         hook.remove()
     equalise(model.model, maxima)
@@ -84,13 +101,13 @@ def _write_int8(model: BlockedModel, sequences: Sequence[Encoding], pad_id: int,
     quantize_static(
         str(equalised),
         str(path),
-        _Sequences(sequences, pad_id),
+        CalibrationSequences(sequences, pad_id),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["MatMul"],
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=_products_at_mask(equalised, len(model.model.layers) - 1),
+        nodes_to_exclude=products_at_mask(equalised, len(model.model.layers) - 1),
         use_external_data_format=True,
         extra_options={"MatMulConstBOnly": True},
     )
@@ -99,10 +116,10 @@ def _write_int8(model: BlockedModel, sequences: Sequence[Encoding], pad_id: int,
     branch_on_padding(path)
 
 
-def _products_at_mask(graph: Path, last_layer: int) -> list[str]:
-    """Return the products computed for the mask's row alone, where rounding would save nothing.
+def products_at_mask(graph: Path, last_layer: int) -> list[str]:
+    """Return the matrix products that only the mask's row passes, where rounding would save nothing.
 
-    They are the head's and, in a last layer that is global, all but its keys and values.
+    They are those of the head and, in a last layer that is global, all but its keys and values.
     """
     nodes = onnx.load(graph, load_external_data=False).graph.node
     products = {name: node.name for node in nodes if node.op_type == "MatMul" for name in node.input}
@@ -118,17 +135,23 @@ def gate(
     reference: Run,
     sequences: Sequence[Encoding],
     *,
-    pad_id: int,
     temperature: float,
     max_flips: float,
 ) -> Gate:
-    """Compare preferences on pairs in both orders, [A first, B first, A first, ...]. Raises PrecisionRefused."""
-    exact, lower = (_margins(run_alone(r, sequences, pad_id)) for r in (reference, run))
+    """Return how far `run` is from `reference` in its preferences. Raises PrecisionRefused.
+
+    sequences: pairs in both orders: A first, B first, A first, ...
+    """
+    margins = []
+    for logits in (run_alone(reference, sequences), run_alone(run, sequences)):
+        orders = (logits[:, 0] - logits[:, 1]).astype(np.float64).reshape(-1, 2)
+        margins.append((orders[:, 0] - orders[:, 1]) / 2)
+    exact, lower = margins
     if not np.isfinite(lower).all():
-        raise PrecisionRefused(f"{precision} gives logits that are not finite; no bundle was written")
+        raise PrecisionRefused(f"{precision} returns logits that are not finite; no bundle was written")
     shift = np.abs(expit(exact / temperature) - expit(lower / temperature))
     mates = list(sequences[:8])
-    moved = np.abs(run_together(run, mates, pad_id) - run_alone(run, mates, pad_id))
+    moved = np.abs(run(mates) - run_alone(run, mates))
     report = Gate(
         pairs=len(exact),
         flips=float(np.mean((exact > 0) != (lower > 0))),
@@ -145,9 +168,3 @@ def gate(
             "Leave the precision out, or allow more with --max-flips"
         )
     return report
-
-
-def _margins(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    z = (logits[:, 0] - logits[:, 1]).astype(np.float64).reshape(-1, 2)
-    margins: NDArray[np.float64] = (z[:, 0] - z[:, 1]) / 2
-    return margins

@@ -1,9 +1,9 @@
-"""Move difficulty from activations to weights before int8, so that one scale for a whole tensor fits all channels.
+"""Move difficulty from activations to weights before int8, so that one scale of a tensor fits all its channels.
 
 SmoothQuant (arXiv 2211.10438): with a = max |activation| and w = max |weight| of an input channel, activations are
 divided by s = a^alpha / w^(1 - alpha) and weights multiplied by it. The division costs nothing at run time: it is
-folded into what makes the activation (a norm's weight, the value rows, the half of the GLU that passes no
-activation function), so the model's answers in fp32 stay the same.
+folded into the weights that make the activation (a norm's weight, the value rows, the half of the GLU that passes no
+activation function), so the logits in fp32 stay the same.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,10 +22,10 @@ def equalise(model: PreferenceModel, maxima: dict[str, Tensor]) -> None:
     """Rescale the channels between layers. maxima: from `channel_maxima`."""
     layers = [module for module in model.modules() if isinstance(module, Layer)]
     for i, layer in enumerate(layers):
-        _between(_norm_columns(layer.attention_norm), layer.qkv, maxima[f"layers.{i}.qkv"])
-        _between(_norm_columns(layer.mlp_norm), layer.gate_up, maxima[f"layers.{i}.gate_up"])
-        _between(_columns(layer.qkv, 2), layer.out, maxima[f"layers.{i}.out"])
-        _between(_columns(layer.gate_up, 1), layer.down, maxima[f"layers.{i}.down"])
+        rescale(norm_columns(layer.attention_norm), layer.qkv, maxima[f"layers.{i}.qkv"])
+        rescale(norm_columns(layer.mlp_norm), layer.gate_up, maxima[f"layers.{i}.gate_up"])
+        rescale(output_columns(layer.qkv, 2), layer.out, maxima[f"layers.{i}.out"])
+        rescale(output_columns(layer.gate_up, 1), layer.down, maxima[f"layers.{i}.down"])
 
 
 def channel_maxima(model: nn.Module) -> tuple[dict[str, Tensor], list[torch.utils.hooks.RemovableHandle]]:
@@ -43,18 +43,22 @@ def channel_maxima(model: nn.Module) -> tuple[dict[str, Tensor], list[torch.util
     return maxima, [module.register_forward_pre_hook(observe(name)) for name, module in found]
 
 
-def _norm_columns(norm: nn.Module) -> list[Tensor]:
-    """Return what a norm multiplies and adds to each channel; nothing for the first layer, which has no norm."""
+def norm_columns(norm: nn.Module) -> list[Tensor]:
+    """Return the factors and biases of a norm; nothing for the first layer, which has no norm."""
     return [p for p in (getattr(norm, "weight", None), getattr(norm, "bias", None)) if p is not None]
 
 
-def _columns(projection: Projection, part: int) -> list[Tensor]:
+def output_columns(projection: Projection, part: int) -> list[Tensor]:
+    """Return the weights and biases of one part of a projection."""
     biases: Iterable[Tensor] = [projection.biases[part]] if len(projection.biases) else []
     return [projection.weights[part], *biases]
 
 
-def _between(producers: list[Tensor], reader: Projection, maxima: Tensor) -> None:
-    """Divide what produces the activation by s, multiply the weights that read it."""
+def rescale(producers: list[Tensor], reader: Projection, maxima: Tensor) -> None:
+    """Divide the weights that produce an activation by s, and multiply those that read it.
+
+    maxima: largest magnitude of each of its channels.
+    """
     if not producers:
         return
     heaviest = torch.stack([w.abs().amax(dim=1) for w in reader.weights]).amax(dim=0)

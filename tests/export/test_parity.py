@@ -9,7 +9,7 @@ import torch
 
 from export.config import ExportOptions
 from export.graph import write_onnx
-from export.parity import LENGTHS, TOLERANCE, check, probes, run_together
+from export.parity import LENGTHS, TOLERANCE, check, pad_rows, probes
 from export.pipeline import export_bundle
 from tests.conftest import Trained
 from tinyrm.encoding import SpecialTokens
@@ -105,5 +105,5 @@ def test_probes_run_together_are_padded(special: SpecialTokens) -> None:
         seen.append(attention_mask)
         return np.zeros((len(input_ids), 2), dtype=np.float32)
 
-    run_together(run, probes(special, 420, 130), special.pad)
+    pad_rows(run, special.pad)(probes(special, 420, 130))
     assert seen[0].sum(axis=1).tolist() == [*(n for n in LENGTHS if n <= 130), 130]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from export.config import ExportOptions
-from export.parity import TOLERANCE, engine_run, probes, run_alone, run_together, torch_run
+from export.parity import TOLERANCE, probes, run_alone, torch_run
 from export.pipeline import export_bundle
 from export.precision import gate
 from export.smoothquant import channel_maxima, equalise
@@ -72,22 +72,18 @@ def test_the_weights_give_the_logits_of_the_graph(
     quantised: Bundle, readings: list[Encoding], encoder: Encoder
 ) -> None:
     engine = open_torch_cuda(quantised.weights_file(), quantised.manifest, "fp32", device="cpu")
-    expected = run_alone(
-        engine_run(open_engine(quantised, EngineOptions("onnxruntime-cpu"))), readings, encoder.special.pad
-    )
-    np.testing.assert_allclose(
-        run_together(engine_run(engine), readings, encoder.special.pad), expected, atol=TOLERANCE
-    )
+    expected = run_alone(open_engine(quantised, EngineOptions("onnxruntime-cpu")).run, readings)
+    np.testing.assert_allclose(engine.run(readings), expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino-cpu"])
 def test_int8_scores_do_not_depend_on_batch_mates(
     name: str, quantised: Bundle, readings: list[Encoding], encoder: Encoder
 ) -> None:
-    run = engine_run(open_engine(quantised, EngineOptions(name, precision="int8")))
-    alone = run_alone(run, readings, encoder.special.pad)
-    assert np.array_equal(run_together(run, readings, encoder.special.pad), alone)
-    exact = run_alone(engine_run(open_engine(quantised, EngineOptions(name))), readings, encoder.special.pad)
+    run = open_engine(quantised, EngineOptions(name, precision="int8")).run
+    alone = run_alone(run, readings)
+    assert np.array_equal(run(readings), alone)
+    exact = run_alone(open_engine(quantised, EngineOptions(name)).run, readings)
     # Without such an instruction, x86 kernels add pairs of products in 16 bits, which saturate: 2 x 255 x 127 > 32,767.
     # The toy's weights are wild enough to reach that.
     flags = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").is_file() else set()
@@ -132,27 +128,27 @@ def test_the_gate_counts_flips_and_refuses_values_that_are_not_finite(encoder: E
     readings = [*pair] * 10
 
     def answering(z: float):  # type: ignore[no-untyped-def]
-        return lambda ids, mask: np.array([[z, 0.0]] * len(ids), dtype=np.float32) * (1 if z != 5 else np.nan)
+        return lambda sequences: np.array([[z, 0.0]] * len(sequences), dtype=np.float32) * (1 if z != 5 else np.nan)
 
-    def alternating(ids, mask):  # type: ignore[no-untyped-def]
-        first = ids[:, 20] == pair[0].input_ids[20]
-        return np.stack([np.where(first, 1.0, -1.0), np.zeros(len(ids))], axis=1).astype(np.float32)
+    def alternating(sequences):  # type: ignore[no-untyped-def]
+        first = np.array([sequence.input_ids[20] for sequence in sequences]) == pair[0].input_ids[20]
+        return np.stack([np.where(first, 1.0, -1.0), np.zeros(len(sequences))], axis=1).astype(np.float32)
 
-    same = gate("int8", alternating, alternating, readings, pad_id=3, temperature=1.0, max_flips=0.0)
+    same = gate("int8", alternating, alternating, readings, temperature=1.0, max_flips=0.0)
     assert (same.flips, same.pairs, same.max_probability_shift) == (0.0, 10, 0.0)
     with pytest.raises(PrecisionRefused):
-        gate("int8", answering(5), alternating, readings, pad_id=3, temperature=1.0, max_flips=1.0)
+        gate("int8", answering(5), alternating, readings, temperature=1.0, max_flips=1.0)
 
 
 def test_equalising_changes_no_logit(trained: Trained, encoder: Encoder, readings: list[Encoding]) -> None:
     masked_lm = merge(load_with_adapter(str(trained.base), trained.adapter))
     model = BlockedModel(PreferenceModel(masked_lm, encoder.label_ids), encoder.special.mask).eval()
-    before = run_alone(torch_run(model), readings, encoder.special.pad)
+    before = run_alone(torch_run(model, encoder.special.pad), readings)
     weights = copy.deepcopy(model.model.layers[1].down.weights[0])
     maxima, hooks = channel_maxima(model.model)
-    run_alone(torch_run(model), readings, encoder.special.pad)
+    run_alone(torch_run(model, encoder.special.pad), readings)
     for hook in hooks:
         hook.remove()
     equalise(model.model, maxima)
     assert not torch.allclose(weights, model.model.layers[1].down.weights[0])
-    np.testing.assert_allclose(run_alone(torch_run(model), readings, encoder.special.pad), before, atol=TOLERANCE)
+    np.testing.assert_allclose(run_alone(torch_run(model, encoder.special.pad), readings), before, atol=TOLERANCE)

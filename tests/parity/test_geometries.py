@@ -11,7 +11,7 @@ from transformers import ModernBertConfig, ModernBertForMaskedLM
 
 from export.cpu_graph import branch_on_padding, on_cpu
 from export.graph import write_onnx
-from export.parity import TOLERANCE, Run, run_alone, run_together, torch_run
+from export.parity import TOLERANCE, Run, pad_rows, run_alone, torch_run
 from tinyrm.encoding import Encoding, Truncation
 from tinyrm.engines.onnx_runtime import open_session
 from tinyrm.modernbert.blocked import BlockedModel
@@ -57,15 +57,15 @@ def texts(lengths: tuple[int, ...]) -> list[Encoding]:
 
 
 def both(model: ModernBertForMaskedLM) -> tuple[Run, BlockedModel]:
-    reference = torch_run(LabelLogits(model, MASK, LABELS).eval())
+    reference = torch_run(LabelLogits(model, MASK, LABELS).eval(), PAD)
     return reference, BlockedModel(PreferenceModel(copy.deepcopy(model), LABELS), MASK).eval()
 
 
 def assert_equal_alone_and_together(run: Run, reference: Run, inputs: list[Encoding]) -> None:
-    expected = run_alone(reference, inputs, PAD)
+    expected = run_alone(reference, inputs)
     assert np.ptp(expected) > 0.1, "logits that hardly vary would pass any comparison"
-    np.testing.assert_allclose(run_alone(run, inputs, PAD), expected, atol=TOLERANCE, rtol=0)
-    np.testing.assert_allclose(run_together(run, inputs, PAD), expected, atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(run_alone(run, inputs), expected, atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(run(inputs), expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def compiled_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ru
     path = tmp_path_factory.mktemp("base") / "model.onnx"
     write_onnx(optimised, path, 8192)
     assert branch_on_padding(path) == 7, "all global layers but the last, which is pruned"
-    yield reference, open_session(on_cpu(path))
+    yield reference, pad_rows(open_session(on_cpu(path)), PAD)
     for file in path.parent.iterdir():
         file.unlink()
 
@@ -103,31 +103,31 @@ def test_long_texts_of_base_on_onnxruntime(compiled_base: tuple[Run, Run], lengt
 )
 def test_every_length(size: str, layers: int) -> None:
     reference, optimised = both(random_model(size, layers))
-    assert_equal_alone_and_together(torch_run(optimised), reference, texts((*SHORT, 512)))
+    assert_equal_alone_and_together(torch_run(optimised, PAD), reference, texts((*SHORT, 512)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", GEOMETRIES)
 def test_4096_tokens(size: str) -> None:
     reference, optimised = both(random_model(size, layers=4))
-    assert_equal_alone_and_together(torch_run(optimised), reference, texts((4096,)))
+    assert_equal_alone_and_together(torch_run(optimised, PAD), reference, texts((4096,)))
 
 
 def test_every_bias_the_family_may_have() -> None:
     biases = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)
     reference, optimised = both(random_model("base", layers=4, **biases))
-    assert_equal_alone_and_together(torch_run(optimised), reference, texts((64, 65, 200)))
+    assert_equal_alone_and_together(torch_run(optimised, PAD), reference, texts((64, 65, 200)))
 
 
 @pytest.mark.parametrize("window", [32, 96])
 def test_other_windows(window: int) -> None:
     reference, optimised = both(random_model("base", layers=4, local_attention=window))
     around = tuple(n + d for n in (window // 2, window, 3 * window // 2) for d in (-1, 0, 1))
-    assert_equal_alone_and_together(torch_run(optimised), reference, texts(around))
+    assert_equal_alone_and_together(torch_run(optimised, PAD), reference, texts(around))
 
 
 def test_the_files_of_one_geometry_do_not_fit_another(tmp_path: Path) -> None:
     """Fail at a length beyond the rotary tables, in place of a wrong result."""
     _, optimised = both(random_model("base", layers=4, max_position_embeddings=256))
     with pytest.raises((RuntimeError, ValueError)):
-        run_alone(torch_run(optimised), texts((300,)), PAD)
+        run_alone(torch_run(optimised, PAD), texts((300,)))

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
-from export.parity import TOLERANCE, run_together, torch_run
+from export.parity import TOLERANCE, torch_run
 from service.app import create_app, create_state
 from service.settings import Settings
 from tests.conftest import TOY_SPEC, Trained
@@ -43,10 +43,10 @@ def trained_margin(trained: Trained, encoder: Encoder) -> float:
 
 def test_merged_torch(trained: Trained, encoder: Encoder, trained_margin: float) -> None:
     merged = merge(load_with_adapter(str(trained.base), trained.adapter))
-    run = torch_run(LabelLogits(merged, encoder.special.mask, encoder.label_ids))
+    run = torch_run(LabelLogits(merged, encoder.special.mask, encoder.label_ids), encoder.special.pad)
     readings = encoder.encode(PAIR, TOY_SPEC.instruction(), swap=True)
     assert abs(trained_margin) > 0.01, "a margin of nothing would equal anything"
-    assert margins(run_together(run, readings, encoder.special.pad)) == pytest.approx(trained_margin, abs=TOLERANCE)
+    assert margins(run(readings)) == pytest.approx(trained_margin, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("company", [[], OTHERS], ids=["alone", "in a mixed batch"])

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from export.graph import write_onnx
-from export.parity import TOLERANCE, run_alone, run_together
+from export.parity import TOLERANCE, pad_rows, run_alone
 from tests.conftest import spread
 from tests.parity.test_geometries import LABELS, MASK, PAD, SPECIAL, texts
 from tinyrm.engines.onnx_runtime import open_session
@@ -67,16 +67,16 @@ def test_label_logits_are_the_models_own(model: PreTrainedModel) -> None:
 def test_the_plain_graph_gives_the_same_logits(model: PreTrainedModel, tmp_path: Path) -> None:
     head = LabelLogits(model, MASK, LABELS).eval()
     write_onnx(head, tmp_path / "model.onnx", 512)
-    run = open_session(tmp_path / "model.onnx")
+    run = pad_rows(open_session(tmp_path / "model.onnx"), PAD)
 
     def reference(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return head(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
 
-    expected = run_alone(reference, texts(LENGTHS), PAD)
+    expected = run_alone(pad_rows(reference, PAD), texts(LENGTHS))
     assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(run_alone(run, texts(LENGTHS), PAD), expected, atol=TOLERANCE, rtol=0)
-    np.testing.assert_allclose(run_together(run, texts(LENGTHS), PAD), expected, atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(run_alone(run, texts(LENGTHS)), expected, atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(run(texts(LENGTHS)), expected, atol=TOLERANCE, rtol=0)
 
 
 def test_the_geometry_has_no_gate_and_no_window(model: PreTrainedModel) -> None:

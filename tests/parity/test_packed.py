@@ -47,7 +47,7 @@ def inputs(encoder: Encoder) -> list[Encoding]:
 @pytest.fixture(scope="module")
 def expected(trained: Trained, inputs: list[Encoding], encoder: Encoder) -> NDArray[np.float32]:
     head = LabelLogits(masked_lm(trained), encoder.special.mask, encoder.label_ids).eval()
-    logits = run_alone(torch_run(head), inputs, encoder.special.pad)
+    logits = run_alone(torch_run(head, encoder.special.pad), inputs)
     assert np.ptp(logits) > 1, "logits that hardly vary would pass any comparison"
     return logits
 
@@ -84,10 +84,10 @@ def test_either_kind_of_last_layer(trained: Trained, inputs: list[Encoding], enc
         model.base_model.layers = model.base_model.layers[:layers]
         return model
 
-    reference = torch_run(LabelLogits(cut(), encoder.special.mask, encoder.label_ids).eval())
+    reference = torch_run(LabelLogits(cut(), encoder.special.mask, encoder.label_ids).eval(), encoder.special.pad)
     model = PreferenceModel(cut(), encoder.label_ids, fused=True).eval()
     assert [layer.local for layer in model.layers][-1] == (layers == 3)
-    expected = run_alone(reference, inputs, encoder.special.pad)
+    expected = run_alone(reference, inputs)
     np.testing.assert_allclose(logits_of(model, packed_rows(inputs, encoder)), expected, atol=TOLERANCE, rtol=0)
 
 

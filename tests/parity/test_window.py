@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export.parity import TOLERANCE, Run, engine_run, run_alone, run_together
+from export.parity import TOLERANCE, Run, pad_rows, run_alone
 from tests.conftest import Trained
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
@@ -46,25 +46,25 @@ def whole_model(trained: Trained, encoder: Encoder) -> Run:
             logits = model(input_ids=ids, attention_mask=torch.from_numpy(attention_mask)).logits
         return logits[ids == encoder.special.mask][:, list(encoder.label_ids)].numpy()
 
-    return run
+    return pad_rows(run, encoder.special.pad)
 
 
 @pytest.fixture(scope="module")
 def graph(bundle_folder: Path) -> Run:
-    return engine_run(open_engine(Bundle.open(bundle_folder), EngineOptions("onnxruntime-cpu")))
+    return open_engine(Bundle.open(bundle_folder), EngineOptions("onnxruntime-cpu")).run
 
 
 def test_every_length_alone(inputs: list[Encoding], whole_model: Run, graph: Run, encoder: Encoder) -> None:
-    expected = run_alone(whole_model, inputs, encoder.special.pad)
+    expected = run_alone(whole_model, inputs)
     assert np.ptp(expected) > 1
-    np.testing.assert_allclose(run_alone(graph, inputs, encoder.special.pad), expected, atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(run_alone(graph, inputs), expected, atol=TOLERANCE, rtol=0)
 
 
 def test_all_lengths_in_one_padded_batch(
     inputs: list[Encoding], whole_model: Run, graph: Run, encoder: Encoder
 ) -> None:
-    expected = run_alone(whole_model, inputs, encoder.special.pad)
-    together = run_together(graph, inputs, encoder.special.pad)
+    expected = run_alone(whole_model, inputs)
+    together = graph(inputs)
     np.testing.assert_allclose(together, expected, atol=TOLERANCE, rtol=0)
 
 
@@ -90,5 +90,5 @@ def test_the_scorer_gives_the_margins_of_the_unmerged_model(
     answers = Scorer.open(bundle_folder, "onnxruntime-cpu").score(comparisons, ["Which response is safer?"] * 9)
     for comparison, answer in zip(comparisons, answers, strict=True):
         orders = encoder.encode(comparison, "Which response is safer?", swap=True)
-        expected = read_out(run_alone(whole_model, orders, encoder.special.pad), temperature=1.0)
+        expected = read_out(run_alone(whole_model, orders), temperature=1.0)
         assert answer.margin == pytest.approx(expected.margin, abs=2 * TOLERANCE)

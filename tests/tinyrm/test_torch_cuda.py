@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export.parity import TOLERANCE, run_together, torch_run
+from export.parity import TOLERANCE, torch_run
 from tests.conftest import Trained
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder, Encoding, Truncation
@@ -62,9 +62,7 @@ def test_logits_are_those_of_the_padded_strategy(
     inputs = sequences(encoder, *lengths)
     logits = engine.run(inputs)
     assert (logits.shape, logits.dtype) == ((len(lengths), 2), np.float32)
-    np.testing.assert_allclose(
-        logits, run_together(torch_run(blocked), inputs, encoder.special.pad), atol=TOLERANCE, rtol=0
-    )
+    np.testing.assert_allclose(logits, torch_run(blocked, encoder.special.pad)(inputs), atol=TOLERANCE, rtol=0)
 
 
 def test_steps_in_flight_do_not_mix(engine: TorchCudaEngine, encoder: Encoder) -> None:
