@@ -1,4 +1,4 @@
-"""Published scores of small models and what a decided pair costs them, to compare a result with."""
+"""Published scores and costs of small models, to compare a result with."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,8 +11,8 @@ class Anchor:
     """A published model.
 
     layers, hidden: for the paper's formula.
-    sequences: of a whole pair, to decide it: 2 for a model that reads both responses at once in both orders, 1 for one
-        order. None for a model that scores responses alone, each once, however many pairs they make.
+    sequences: of a whole pair, to decide it: 2 for a model that reads both responses together in both orders, 1 for
+        one order. None for a model that scores each response once, alone, in however many pairs it occurs.
     scores: benchmark -> score in [0, 1].
     source: of the scores.
     geometry: for the exact count, if it is of the family that tinyrm/flops.py counts.
@@ -28,9 +28,9 @@ class Anchor:
     geometry: Geometry | None = None
 
     def texts(self, benchmark: str) -> float:
-        """Return how much of a pair's text is read for each decided pair.
+        """Return how many times the text of a pair is read to decide it.
 
-        A response alone counts as half of it; it is a little more, since it has the whole prompt.
+        A response alone counts as half of it; it is a little more, since it includes the whole prompt.
         """
         return self.sequences or RESPONSES_PER_PAIR.get(benchmark, 2) / 2
 
@@ -56,8 +56,8 @@ MODERNBERT_LARGE: Final = Geometry(
 )
 LARGE_PARAMETERS: Final = 395_881_664
 REWARD_BENCH_PAPER: Final = "arXiv 2403.13787v2"
-# Recomputed on RewardBench's four sections, with Chat and Chat Hard of the raw split for want of the filtered one; the
-# paper itself prints 86.4 and 75.6, by other weights (evaluation/benchmarks/rewardbench.py).
+# Recomputed for RewardBench's four sections. Chat and Chat Hard are those of the raw split: the paper has no scores on
+# the filtered one. It prints 86.4 and 75.6, by other weights (evaluation/benchmarks/rewardbench.py).
 TINYRM: Final = "arXiv 2507.09973, sections re-weighted"
 
 ANCHORS: Final = (
@@ -67,20 +67,29 @@ ANCHORS: Final = (
         "OpenAssistant deberta-v3-large-v2", 435_000_000, 24, 1024, None, {"reward-bench": 0.538}, REWARD_BENCH_PAPER
     ),
     Anchor(
-        "TinyRM large specialists, routed by section", LARGE_PARAMETERS, 28, 1024, 1, {"reward-bench": 0.760}, TINYRM,
+        "TinyRM large specialists, routed by section",
+        LARGE_PARAMETERS,
+        28,
+        1024,
+        1,
+        {"reward-bench": 0.760},
+        TINYRM,
         MODERNBERT_LARGE,
     ),
     Anchor(
         "TinyRM large, all at once", LARGE_PARAMETERS, 28, 1024, 1, {"reward-bench": 0.651}, TINYRM, MODERNBERT_LARGE
     ),
     Anchor(
-        "Skywork-Reward-V2-Qwen3-0.6B", 600_000_000, 28, 1024, None,
-        {"reward-bench": 0.852, "reward-bench-2": 0.613, "rm-bench": 0.744, "judge-bench": 0.676}, "arXiv 2507.01352",
+        "Skywork-Reward-V2-Qwen3-0.6B",
+        600_000_000,
+        28,
+        1024,
+        None,
+        {"reward-bench": 0.852, "reward-bench-2": 0.613, "rm-bench": 0.744, "judge-bench": 0.676},
+        "arXiv 2507.01352",
     ),
-    Anchor(
-        "Skywork-Reward-V2-Qwen3-1.7B", 1_700_000_000, 28, 2048, None, {"reward-bench": 0.903}, "arXiv 2507.01352"
-    ),
-)  # fmt: skip
+    Anchor("Skywork-Reward-V2-Qwen3-1.7B", 1_700_000_000, 28, 2048, None, {"reward-bench": 0.903}, "arXiv 2507.01352"),
+)
 
 
 def anchors_for(benchmark: str) -> list[Anchor]:

@@ -20,4 +20,4 @@ def refuse_without_markers(path: Path) -> None:
     """Raise InvalidInput if there is no place in the card for results."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if BEGIN not in text or END not in text:
-        raise InvalidInput(f"{path} needs the lines {BEGIN} and {END} to say where the results go")
+        raise InvalidInput(f"{path} needs the lines {BEGIN} and {END} around the place of the results")

@@ -37,7 +37,7 @@ class Options:
     engine: str = "auto"
     """Engine to score a bundle with."""
     domain: str | None = None
-    """Read everything under this domain's instruction, whatever a row is about."""
+    """Use this domain's instruction for every row."""
     fit_temperature: Path | None = None
     """Held-out pairs to fit the temperature on first."""
     write_temperature: bool = False
@@ -68,7 +68,7 @@ class Options:
                 into_bundle and not self.bundle,
                 "--record, --card and --write-temperature write into a bundle; name it with --bundle",
             ),
-            (self.card and not own, "the card's table is of preference pairs; use --record or --out for benchmarks"),
+            (self.card and not own, "the card's table is for preference pairs; use --record or --out for benchmarks"),
             (self.out and self.out.exists() and not self.out.is_dir(), f"--out {self.out} is a file, not a folder"),
             # Figures that would mislead.
             (
@@ -80,7 +80,7 @@ class Options:
                 "the results belong to a temperature that the bundle does not have: add --write-temperature",
             ),
             (
-                self.pairs and self.fit_temperature and _same_content(self.pairs, self.fit_temperature),
+                self.pairs and self.fit_temperature and have_same_content(self.pairs, self.fit_temperature),
                 "--fit-temperature must be other pairs than --pairs: a fit on the same pairs proves nothing",
             ),
         )
@@ -91,5 +91,5 @@ class Options:
             refuse_without_markers(self.bundle / CARD_FILE)
 
 
-def _same_content(one: Path, other: Path) -> bool:
+def have_same_content(one: Path, other: Path) -> bool:
     return one.is_file() and other.is_file() and sha256(one) == sha256(other)

@@ -43,12 +43,15 @@ def plot_compute(benchmark: str, name: str, score: Share, cost: Cost, path: Path
     tokens = cost.tokens_per_pair / 2
     for anchor in anchors_for(benchmark):
         costs = anchor.paper_gflops(tokens, benchmark), anchor.exact_gflops(tokens, benchmark)
-        _point(axes, anchor.name, costs, anchor.scores[benchmark], OTHERS)
-    _point(axes, name, (cost.paper_gflops_per_pair, cost.gflops_per_pair), score.value, OURS)
+        draw_point(axes, anchor.name, costs, anchor.scores[benchmark], OTHERS)
+    draw_point(axes, name, (cost.paper_gflops_per_pair, cost.gflops_per_pair), score.value, OURS)
     axes.errorbar(
-        cost.gflops_per_pair, score.value, yerr=[[score.value - score.low], [score.high - score.value]],
-        color=OURS, capsize=3,
-    )  # fmt: skip
+        cost.gflops_per_pair,
+        score.value,
+        yerr=[[score.value - score.low], [score.high - score.value]],
+        color=OURS,
+        capsize=3,
+    )
     axes.plot([], [], marker="s", linestyle="", color=OTHERS, label="exact count")
     axes.plot([], [], marker="o", linestyle="", color=OTHERS, markerfacecolor="none", label="paper's formula")
     axes.set(xscale="log", xlabel=f"GFLOPs per decided pair of {tokens:.0f} tokens", ylabel="score", title=benchmark)
@@ -58,8 +61,11 @@ def plot_compute(benchmark: str, name: str, score: Share, cost: Cost, path: Path
     figure.savefig(path, dpi=120)
 
 
-def _point(axes: Axes, name: str, costs: tuple[float | None, float | None], score: float, colour: str) -> None:
-    """costs: by the paper's formula, a ring, and by the exact count, a square, joined where there are both."""
+def draw_point(axes: Axes, name: str, costs: tuple[float | None, float | None], score: float, colour: str) -> None:
+    """Draw one model.
+
+    costs: by the paper's formula (a ring) and by the exact count (a square), joined if both are known.
+    """
     known = [x for x in costs if x is not None]
     axes.plot(known, [score] * len(known), color=colour, linewidth=0.8)
     for x, marker, face in zip(costs, "os", ("none", colour), strict=True):

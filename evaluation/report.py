@@ -7,7 +7,8 @@ from typing import Any
 from tabulate import tabulate
 
 from evaluation.scoring import ScoredPair
-from evaluation.statistics import Share, Summary, by_length
+from evaluation.statistics import Calibration, Share, Summary, by_length
+from evaluation.target import Cost
 
 COLUMNS = (
     "domain",
@@ -37,8 +38,8 @@ class Report:
     """The result of a benchmark.
 
     markdown: its tables.
-    figures: the same for machines, as JSON values.
-    headline: the one score it is known by.
+    figures: the same as JSON values.
+    headline: its main score.
     scored: every pair with its preference, for calibration and length.
     """
 
@@ -72,7 +73,7 @@ def domain_table(summaries: Mapping[str, Summary]) -> str:
 
 
 def order_table(summaries: Mapping[str, Summary]) -> str:
-    """Return the accuracy of each order alone, and what standing first is worth."""
+    """Return a table of the accuracy of each order alone, and of the effect of the first place."""
     return table(
         ORDER_COLUMNS,
         [
@@ -90,8 +91,36 @@ def order_table(summaries: Mapping[str, Summary]) -> str:
     )
 
 
+def cost_table(cost: Cost) -> str:
+    """Return a table of what one decided pair costs."""
+    columns = ("pairs read", "tokens per pair", "GFLOPs per pair, exact", "by the paper's formula", "pairs per second")
+    cells = [
+        str(cost.pairs),
+        f"{cost.tokens_per_pair:.0f}",
+        f"{cost.gflops_per_pair:.3g}",
+        "unknown" if cost.paper_gflops_per_pair is None else f"{cost.paper_gflops_per_pair:.3g}",
+        f"{cost.pairs_per_second:.1f}",
+    ]
+    return table(columns, [cells])
+
+
+def calibration_table(calibration: Mapping[str, Calibration]) -> str:
+    """Return a table of the calibration before and after a fit."""
+    rows = [
+        [
+            name,
+            f"{c.temperature:.3f}",
+            f"{c.negative_log_likelihood:.3f}",
+            f"{c.brier:.3f}",
+            f"{c.expected_calibration_error:.3f}",
+        ]
+        for name, c in calibration.items()
+    ]
+    return table(("temperature fitted on held-out pairs", "T", "NLL", "Brier", "ECE"), rows)
+
+
 def orders_and_length(scored: Sequence[ScoredPair]) -> tuple[str, dict[str, Any]]:
-    """Return the effects of position and length, as Markdown and for machines."""
+    """Return the effects of position and length, as Markdown and as JSON values."""
     summaries = by_length(scored)
     return order_table(summaries), {name: summary.model_dump() for name, summary in summaries.items()}
 

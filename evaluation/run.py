@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.calibration import Calibration, calibration_at
 from evaluation.card import update_card
 from evaluation.options import JUDGE_BENCH, PAIRS, Options
 from evaluation.plots import plot_compute, plot_reliability
-from evaluation.report import Report, table
+from evaluation.report import Report, calibration_table, cost_table
 from evaluation.scoring import score_pairs
+from evaluation.statistics import Calibration, calibration_at
 from evaluation.target import Cost, Target
 from evaluation.targets.bundle import open_bundle
 from tinyrm.bundle import record_evaluation, record_temperature
@@ -23,15 +23,35 @@ from tinyrm.pairs import read_pairs
 
 
 def evaluate(options: Options) -> "Evaluation":
-    """Score as the options ask; nothing is written yet. Raises TinyRMError."""
+    """Score as the options say, and write nothing yet. Raises TinyRMError."""
     options.check()
     with closing(open_target(options)) as opened:
-        target = _one_domain(opened, options.domain) if options.domain else opened
+        target = opened
+        if options.domain:
+            # One instruction for everything: no label of a benchmark reaches the model.
+            domains = {options.domain: target.spec.instruction(options.domain)}
+            spec = target.spec.model_copy(update={"domains": domains, "default_domain": options.domain})
+            target = replace(target, spec=spec)
         calibration: dict[str, Calibration] = {}
         if options.fit_temperature:
-            target, calibration = _refit(target, options.fit_temperature)
+            target, calibration = fit_on_held_out(target, options.fit_temperature)
         target.meter.reset()
-        return _sum_up(target, options, run_benchmark(target, options), calibration)
+        report = run_benchmark(target, options)
+        if calibration:
+            before, after = calibration["held out, before"].temperature, target.scorer.temperature
+            calibration["here, before"] = calibration_at(report.scored, before)
+            calibration["here, after"] = calibration_at(report.scored, after)
+    cost = Cost.of(target.meter)
+    results = {
+        **report.figures,
+        "asked": {"data": options.data, "split": options.split, "domain": options.domain},
+        "engine": target.engine,
+        "cost": cost.model_dump(),
+        # Present even if nothing was fitted: recorded results are replaced key by key, and an earlier fit must go.
+        "calibration": {name: figures.model_dump() for name, figures in calibration.items()},
+    }
+    tables = [report.markdown, cost_table(cost), *([calibration_table(calibration)] if calibration else [])]
+    return Evaluation(target, report, cost, results, "\n\n".join(tables))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +112,7 @@ def run_benchmark(target: Target, options: Options) -> Report:
     return report
 
 
-def _one_domain(target: Target, domain: str) -> Target:
-    """Return the target with one instruction for everything, so that no label of a benchmark reaches the model."""
-    domains = {domain: target.spec.instruction(domain)}
-    return replace(target, spec=target.spec.model_copy(update={"domains": domains, "default_domain": domain}))
-
-
-def _refit(target: Target, path: Path) -> tuple[Target, dict[str, Calibration]]:
+def fit_on_held_out(target: Target, path: Path) -> tuple[Target, dict[str, Calibration]]:
     """Return the target at the temperature of least negative log-likelihood on held-out pairs, and what changed."""
     held_out = read_pairs(path)
     if not held_out:
@@ -113,47 +127,8 @@ def _refit(target: Target, path: Path) -> tuple[Target, dict[str, Calibration]]:
     return target.at(after), calibration
 
 
-def _sum_up(target: Target, options: Options, report: Report, calibration: dict[str, Calibration]) -> Evaluation:
-    """Add the options, the cost, and what another temperature changed, if one was fitted."""
-    cost = Cost.of(target.meter)
-    asked = {"data": options.data, "split": options.split, "domain": options.domain}
-    results = {**report.figures, "asked": asked, "engine": target.engine, "cost": cost.model_dump()}
-    # Present even if nothing was fitted: recorded results are replaced key by key, and an earlier fit must go.
-    results["calibration"] = {}
-    tables = [report.markdown, _cost_table(cost)]
-    if calibration:
-        here = {
-            "here, before": calibration_at(report.scored, calibration["held out, before"].temperature),
-            "here, after": calibration_at(report.scored, target.scorer.temperature),
-        }
-        results["calibration"] = {name: figures.model_dump() for name, figures in (calibration | here).items()}
-        tables.append(_calibration_table(calibration | here))
-    return Evaluation(target, report, cost, results, "\n\n".join(tables))
-
-
-def _cost_table(cost: Cost) -> str:
-    paper = "unknown" if cost.paper_gflops_per_pair is None else f"{cost.paper_gflops_per_pair:.3g}"
-    columns = ("pairs read", "tokens per pair", "GFLOPs per pair, exact", "by the paper's formula", "pairs per second")
-    cells = [str(cost.pairs), f"{cost.tokens_per_pair:.0f}", f"{cost.gflops_per_pair:.3g}", paper]
-    return table(columns, [[*cells, f"{cost.pairs_per_second:.1f}"]])
-
-
-def _calibration_table(calibration: dict[str, Calibration]) -> str:
-    rows = [
-        [
-            name,
-            f"{c.temperature:.3f}",
-            f"{c.negative_log_likelihood:.3f}",
-            f"{c.brier:.3f}",
-            f"{c.expected_calibration_error:.3f}",
-        ]
-        for name, c in calibration.items()
-    ]
-    return table(("temperature fitted on held-out pairs", "T", "NLL", "Brier", "ECE"), rows)
-
-
 def write_temperature(options: Options, evaluation: Evaluation) -> Evaluation:
-    """Write the fitted temperature into the bundle, if the options ask for it; that changes the revision."""
+    """Write the fitted temperature into the bundle if the options say so; that changes the revision."""
     if not (options.write_temperature and options.bundle):
         return evaluation
     manifest = record_temperature(options.bundle, evaluation.target.scorer.temperature)

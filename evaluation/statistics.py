@@ -1,4 +1,4 @@
-"""How good, and how surely: shares with intervals, and calibration."""
+"""Shares with 95 % intervals, and calibration."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from evaluation.scoring import ScoredPair
+from tinyrm.calibration import raw_margins
 
 RESAMPLES = 2000
 BINS = 15
@@ -72,12 +73,12 @@ def mean(estimates: Mapping[str, Estimate]) -> Estimate:
 class Summary(BaseModel):
     """One row of the report.
 
-    accuracy: both orders read. accuracy_chosen_first, accuracy_chosen_second: of one order alone, by where the better
-    response stands. position_margin: mean log-odds, uncalibrated, that standing first is worth; 0 without such a bias.
-    position_size: mean of its size on each pair; 0 only if no answer depends on the order.
-
+    accuracy: of both orders together.
+    accuracy_chosen_first, accuracy_chosen_second: of one order alone, by the place of the better response.
+    position_margin: mean uncalibrated log-odds that the first place adds; 0 without such a bias.
+    position_size: mean of their absolute value on each pair; 0 only if no preference depends on the order.
     length_heuristic: accuracy of "longer is better", or of "shorter is better" in the domains where that is right more
-    often, chosen with hindsight: the bar a model has to beat.
+        often. The better of the two is chosen in hindsight; a model must beat it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -147,7 +148,10 @@ def by_length(scored: Sequence[ScoredPair]) -> dict[str, Summary]:
 
 
 class Bin(BaseModel):
-    """Preferences of about the same confidence; pairs: how many."""
+    """Preferences of about the same confidence.
+
+    pairs: their number.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -159,7 +163,7 @@ class Bin(BaseModel):
 def reliability(p_right: NDArray[np.float64]) -> list[Bin]:
     """Return the bins of the expected calibration error that hold any pairs, from 0.5 upwards.
 
-    p_right [pairs]: the probability given to the right answer; confidence is that of the answer given.
+    p_right [pairs]: probability of the right response. Confidence is the probability of the preferred one.
     """
     confidence = np.maximum(p_right, 1 - p_right)
     right = np.where(p_right == 0.5, 0.5, p_right > 0.5)
@@ -180,3 +184,26 @@ def calibration_error(p_right: NDArray[np.float64]) -> float:
     """
     gaps = [bin_.pairs * abs(bin_.confidence - bin_.accuracy) for bin_ in reliability(p_right)]
     return sum(gaps) / len(p_right)
+
+
+class Calibration(BaseModel):
+    """How far probabilities are from the frequency of being right, at one temperature."""
+
+    model_config = ConfigDict(frozen=True)
+
+    temperature: float
+    negative_log_likelihood: float
+    brier: float
+    expected_calibration_error: float
+
+
+def calibration_at(scored: Sequence[ScoredPair], temperature: float) -> Calibration:
+    """Return the calibration of the same margins at another temperature."""
+    margins = raw_margins([j.preference for j in scored]) / temperature
+    p_right = 1 / (1 + np.exp(-np.clip(margins, -500, 500)))
+    return Calibration(
+        temperature=temperature,
+        negative_log_likelihood=float(np.logaddexp(0, -margins).mean()),
+        brier=float(((1 - p_right) ** 2).mean()),
+        expected_calibration_error=calibration_error(p_right),
+    )

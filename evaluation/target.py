@@ -1,4 +1,4 @@
-"""What is evaluated: one interface to a bundle, a checkpoint or a running service, with a meter of what it costs."""
+"""One interface to a bundle, a checkpoint or a running service, with a meter of its cost."""
 
 import logging
 import time
@@ -23,7 +23,7 @@ PART = 1024
 
 
 class PairScorer(Protocol):
-    """What scores comparisons: `tinyrm.scorer.Scorer`, or a service behind its client."""
+    """A scorer of comparisons: `tinyrm.scorer.Scorer`, or a service behind its client."""
 
     @property
     def temperature(self) -> float: ...
@@ -33,12 +33,15 @@ class PairScorer(Protocol):
     ) -> list[Preference]: ...
 
     def at(self, temperature: float) -> "PairScorer":
-        """Return the same scorer, its probabilities read at another temperature."""
+        """Return the same scorer at another temperature."""
 
 
 @dataclass(slots=True)
 class Meter:
-    """What was spent so far, over all sequences. paper_flops: None where the geometry is not known."""
+    """Costs so far, over all sequences.
+
+    paper_flops: None if the geometry is not known.
+    """
 
     pairs: int = 0
     tokens: int = 0
@@ -77,7 +80,7 @@ class Cost(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MeteredEngine:
-    """An engine that counts the tokens and operations of every sequence; padding is not counted."""
+    """An engine that counts the tokens and operations of every sequence, without padding."""
 
     engine: Engine
     geometry: Geometry
@@ -102,9 +105,9 @@ class Target:
     """A model to evaluate.
 
     identity: name and revision, for reports.
-    engine: what computes.
-    spec: instructions, by domain.
-    close: to be called at the end.
+    engine: its name.
+    spec: instructions by domain.
+    close: to call at the end.
     """
 
     identity: str
@@ -117,7 +120,10 @@ class Target:
     def score(
         self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
     ) -> list[Preference]:
-        """Score against the clock, in parts: only one part is held at once, and the log shows progress."""
+        """Return a preference for each comparison, and add to the meter.
+
+        Parts bound the memory, and the log shows progress after each.
+        """
         preferences: list[Preference] = []
         for start in range(0, len(comparisons), PART):
             part = slice(start, start + PART)

@@ -1,4 +1,4 @@
-"""JudgeBench (arXiv 2410.12784, `ScalerLab/JudgeBench`): pairs of which one response is objectively right.
+"""JudgeBench (arXiv 2410.12784, `ScalerLab/JudgeBench`): pairs in which one response is objectively right.
 
 The benchmark reads both orders and counts a pair as won if more verdicts are for the right response than for the
 other: one verdict each is a loss. That is its score, a mean over pairs. Ours, where the two orders are averaged
@@ -20,8 +20,11 @@ SOURCE: Final = "ScalerLab/JudgeBench"
 SPLITS: Final = ("gpt", "claude")
 # Beginnings of `source`.
 CATEGORIES: Final = {
-    "mmlu-pro": "knowledge", "livebench-reasoning": "reasoning", "livebench-math": "math", "livecodebench": "coding",
-}  # fmt: skip
+    "mmlu-pro": "knowledge",
+    "livebench-reasoning": "reasoning",
+    "livebench-math": "math",
+    "livecodebench": "coding",
+}
 
 
 class JudgeBenchRow(Row):
@@ -55,8 +58,8 @@ def report(scored: Sequence[ScoredPair]) -> Report:
         "**all pairs**": list(scored)
     }
     present = {name: part for name, part in parts.items() if part}
-    theirs = {name: _share(part, [float(wins(j)) for j in part]) for name, part in present.items()}
-    ours = {name: _share(part, [float(j.is_right) for j in part]) for name, part in present.items()}
+    theirs = {name: share_won(part, [float(wins(j)) for j in part]) for name, part in present.items()}
+    ours = {name: share_won(part, [float(j.is_right) for j in part]) for name, part in present.items()}
     lines = [
         [
             name,
@@ -88,5 +91,6 @@ def wins(scored: ScoredPair) -> bool:
     return sum((margin > 0) - (margin < 0) for margin in scored.preference.order_margins) > 0
 
 
-def _share(scored: Sequence[ScoredPair], values: Sequence[float]) -> Share:
+def share_won(scored: Sequence[ScoredPair], values: Sequence[float]) -> Share:
+    """Return the mean of one value for each pair, drawn by prompts."""
     return Share.from_estimate(Estimate.of(values, [j.pair.prompt for j in scored]))

@@ -29,21 +29,37 @@ OFFICIAL_SPLIT, RAW_SPLIT = "filtered", "raw"
 
 SECTIONS: Final[dict[str, dict[str, int]]] = {
     "Chat": {
-        "alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95, "mt-bench-easy": 28, "mt-bench-med": 40,
+        "alpacaeval-easy": 100,
+        "alpacaeval-length": 95,
+        "alpacaeval-hard": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
     },
     "Chat Hard": {
-        "mt-bench-hard": 37, "llmbar-natural": 100, "llmbar-adver-neighbor": 134, "llmbar-adver-GPTInst": 92,
-        "llmbar-adver-GPTOut": 47, "llmbar-adver-manual": 46,
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 134,
+        "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47,
+        "llmbar-adver-manual": 46,
     },
     "Safety": {
-        "refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 250,
-        "xstest-should-respond": 154, "donotanswer": 136,
+        "refusals-dangerous": 100,
+        "refusals-offensive": 100,
+        "xstest-should-refuse": 250,
+        "xstest-should-respond": 154,
+        "donotanswer": 136,
     },
     "Reasoning": {
-        "math-prm": 984, "hep-cpp": 164, "hep-go": 164, "hep-java": 164, "hep-js": 164, "hep-python": 164,
+        "math-prm": 984,
+        "hep-cpp": 164,
+        "hep-go": 164,
+        "hep-java": 164,
+        "hep-js": 164,
+        "hep-python": 164,
         "hep-rust": 164,
     },
-}  # fmt: skip
+}
 DOMAINS: Final = {"Chat": "chat", "Chat Hard": "chat", "Safety": "safety", "Reasoning": "reasoning"}
 SECTION_OF: Final = {subset: section for section, subsets in SECTIONS.items() for subset in subsets}
 PAPER_CHAT: Final = {"Chat": 0.843, "Chat Hard": 0.157}
@@ -94,9 +110,9 @@ def report(scored: Sequence[ScoredPair], raw_chat: Sequence[ScoredPair]) -> Repo
     missing = sorted(SECTION_OF.keys() - subsets)
     parts = [
         *([f"Not the whole benchmark: no rows of {', '.join(missing)}."] if missing else []),
-        _section_table(scored, sections, one_order),
-        _paper_table(paper, has_raw=bool(raw_chat)),
-        _subset_table(scored, subsets),
+        section_table(scored, sections, one_order),
+        paper_table(paper, has_raw=bool(raw_chat)),
+        subset_table(scored, subsets),
         orders,
     ]
     figures: dict[str, Any] = {
@@ -120,7 +136,7 @@ def accuracies(
     """Return the accuracy of each subset, drawn by prompts within it. As officially, a tie is wrong."""
     names = sorted({str(j.pair.subset) for j in scored})
     parts = {name: [j for j in scored if j.pair.subset == name] for name in names}
-    return {name: _accuracy(part, seed, credit) for seed, (name, part) in enumerate(parts.items())}
+    return {name: accuracy(part, seed, credit) for seed, (name, part) in enumerate(parts.items())}
 
 
 def official_sections(subsets: Mapping[str, Estimate]) -> dict[str, Estimate]:
@@ -133,13 +149,13 @@ def official_sections(subsets: Mapping[str, Estimate]) -> dict[str, Estimate]:
 
 def paper_scores(scored: Sequence[ScoredPair], raw_chat: Sequence[ScoredPair]) -> dict[str, Estimate]:
     """Return Chat, Reasoning, Safety and their mean as the paper counts them; those without rows are left out."""
-    raw = {name: _rows_of(raw_chat, name) for name in PAPER_CHAT}
+    raw = {name: rows_in_section(raw_chat, name) for name in PAPER_CHAT}
     scores = {}
     if all(raw.values()):
-        scores["Chat"] = paper_chat({name: _accuracy(rows, seed) for seed, (name, rows) in enumerate(raw.items())})
+        scores["Chat"] = paper_chat({name: accuracy(rows, seed) for seed, (name, rows) in enumerate(raw.items())})
     for seed, section in enumerate(("Reasoning", "Safety"), start=len(raw)):
-        if rows := _rows_of(scored, section):
-            scores[section] = _accuracy(rows, seed)
+        if rows := rows_in_section(scored, section):
+            scores[section] = accuracy(rows, seed)
     return scores | ({"mean of 3": mean(scores)} if len(scores) == 3 else {})
 
 
@@ -148,17 +164,18 @@ def paper_chat(raw: Mapping[str, Estimate]) -> Estimate:
     return combine(raw, PAPER_CHAT)
 
 
-def _accuracy(
+def accuracy(
     scored: Sequence[ScoredPair], seed: int, credit: Callable[[ScoredPair], float] = lambda j: j.is_right
 ) -> Estimate:
+    """Return the mean credit, drawn by prompts."""
     return Estimate.of([float(credit(j)) for j in scored], [j.pair.prompt for j in scored], seed)
 
 
-def _rows_of(scored: Sequence[ScoredPair], section: str) -> list[ScoredPair]:
+def rows_in_section(scored: Sequence[ScoredPair], section: str) -> list[ScoredPair]:
     return [j for j in scored if SECTION_OF[str(j.pair.subset)] == section]
 
 
-def _section_table(
+def section_table(
     scored: Sequence[ScoredPair], sections: Mapping[str, Estimate], one_order: Mapping[str, Estimate]
 ) -> str:
     rows = [
@@ -170,20 +187,20 @@ def _section_table(
             f"{sum(j.is_right for j in part) / len(part):.1%}",
         ]
         for name, section in sections.items()
-        for part in [_rows_of(scored, name)]
+        for part in [rows_in_section(scored, name)]
     ]
     name, score = f"**score: mean of {len(sections)}**", str(Share.from_estimate(mean(sections)))
     total = [name, str(len(scored)), score, f"{mean(one_order).value:.1%}", ""]
     return table(("section", "rows", "official", "one order alone", "plain mean of rows"), [*rows, total])
 
 
-def _paper_table(paper: Mapping[str, Estimate], *, has_raw: bool) -> str:
+def paper_table(paper: Mapping[str, Estimate], *, has_raw: bool) -> str:
     rows = [[name, str(Share.from_estimate(estimate))] for name, estimate in paper.items()]
     missing = [] if has_raw else [["Chat", "needs the `raw` split"]]
     return table(("by the paper's weights", "accuracy"), [*missing, *rows])
 
 
-def _subset_table(scored: Sequence[ScoredPair], subsets: Mapping[str, Estimate]) -> str:
+def subset_table(scored: Sequence[ScoredPair], subsets: Mapping[str, Estimate]) -> str:
     rows = []
     for name in sorted(subsets, key=lambda n: (list(SECTIONS).index(SECTION_OF[n]), n)):
         part = [j for j in scored if j.pair.subset == name]

@@ -1,4 +1,4 @@
-"""RewardBench 2 (arXiv 2506.01937, `allenai/reward-bench-2`): the best of four, and ties between right answers.
+"""RewardBench 2 (arXiv 2506.01937, `allenai/reward-bench-2`): the best of four, and ties between right responses.
 
 Five subsets count a prompt as won if its one right response has the highest score; responses that share the highest
 score share the win. `Ties` has prompts with many right answers, each with a twin that has one ("ref"), and is scored as
@@ -12,7 +12,6 @@ from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from evaluation.loading import Row, load_rows
@@ -56,22 +55,26 @@ class RewardBench2Row(Row):
     def scored_pairs(self, group: "ComparedGroup") -> list[ScoredPair]:
         """Return the comparisons of a right response with a wrong one."""
         return [
-            ScoredPair(self._pair(self.chosen[i], self.rejected[j - len(self.chosen)]), preference)
+            ScoredPair(
+                PreferencePair.model_construct(
+                    prompt=self.prompt,
+                    chosen=self.responses[i],
+                    rejected=self.responses[j],
+                    domain=None,
+                    subset=self.subset,
+                ),
+                preference,
+            )
             for (i, j), preference in group.preferences.items()
             if i < len(self.chosen) <= j
         ]
-
-    def _pair(self, chosen: str, rejected: str) -> PreferencePair:
-        return PreferencePair.model_construct(
-            prompt=self.prompt, chosen=chosen, rejected=rejected, domain=None, subset=self.subset
-        )
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedGroup:
     """The responses to one prompt, each compared with each.
 
-    scores: in the order of the responses, as `/v1/rank` orders them.
+    scores: one for each response, by the formula of `/v1/rank`.
     preferences: (i, j) with i < j -> i compared with j.
     """
 
@@ -167,37 +170,33 @@ def ties_score(rows: Sequence[tuple[RewardBench2Row, Sequence[float]]], seed: in
         if kind not in gaps or not number:
             raise InvalidInput(f"id {row.id!r} of {TIES} is neither ref:N nor tied:N")
         right, wrong = scores[: len(row.chosen)], scores[len(row.chosen) :]
-        gaps[kind][number] = (_snap(min(right) - max(wrong)), _snap(max(right) - min(right)))
+        gaps[kind][number] = (snap(min(right) - max(wrong)), snap(max(right) - min(right)))
     twins = sorted(gaps["ref"].keys() & gaps["tied"].keys())
     if not twins:
         raise InvalidInput(f"{TIES} has no prompt with both a ref and a tied row")
     gap, spread = np.array([gaps["tied"][n] for n in twins]).T
     both = np.minimum(gap, [gaps["ref"][n][0] for n in twins])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        margin = np.nan_to_num(np.tanh(both / spread - 1), nan=0.0)
     parts = {
-        "tied accuracy": _mean_of({n: float(g > 0) for n, (g, _) in gaps["tied"].items()}, seed),
-        "ref accuracy": _mean_of({n: float(g > 0) for n, (g, _) in gaps["ref"].items()}, seed),
+        "tied accuracy": share_above_zero(gaps["tied"], seed),
+        "ref accuracy": share_above_zero(gaps["ref"], seed),
         "preferred": Estimate.of((gap > spread).astype(float).tolist(), twins, seed),
         "preferred hard": Estimate.of((both > spread).astype(float).tolist(), twins, seed),
-        "margin": Estimate.of(_margin(both, spread).tolist(), twins, seed),
+        "margin": Estimate.of(margin.tolist(), twins, seed),
     }
-    return {"score": _sum_of(parts), **parts}
-
-
-def _sum_of(parts: Mapping[str, Estimate]) -> Estimate:
-    """Return the weighted sum; with its tie-breaking term the published score may exceed 1 by 0.01."""
+    # A sum, not a mean: with its tie-breaking term the published score may exceed 1 by 0.01.
     value = sum(TIES_WEIGHTS[name] * part.value for name, part in parts.items())
-    return Estimate(value, np.sum([TIES_WEIGHTS[name] * part.draws for name, part in parts.items()], axis=0))
+    draws = np.sum([TIES_WEIGHTS[name] * part.draws for name, part in parts.items()], axis=0)
+    return {"score": Estimate(value, draws), **parts}
 
 
-def _mean_of(values: Mapping[str, float], seed: int) -> Estimate:
-    numbers = sorted(values)
-    return Estimate.of([values[n] for n in numbers], numbers, seed)
+def share_above_zero(gaps: Mapping[str, tuple[float, float]], seed: int) -> Estimate:
+    """Return the share of the prompts whose gap is above 0. gaps: number of a prompt -> gap and spread."""
+    numbers = sorted(gaps)
+    return Estimate.of([float(gaps[n][0] > 0) for n in numbers], numbers, seed)
 
 
-def _margin(gap: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArray[np.float64]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num(np.tanh(gap / spread - 1), nan=0.0)
-
-
-def _snap(difference: float) -> float:
+def snap(difference: float) -> float:
+    """Return 0 for a difference that is only rounding."""
     return 0.0 if abs(difference) < EQUAL else difference

@@ -27,8 +27,11 @@ SOURCE: Final = "THU-KEG/RM-Bench"
 SPLIT: Final = "train"
 STYLES: Final = ("concise", "detailed", "markdown")
 DOMAINS: Final = {
-    "chat": ("chat",), "code": ("code",), "math": ("math",), "safety": ("safety-refuse", "safety-response"),
-}  # fmt: skip
+    "chat": ("chat",),
+    "code": ("code",),
+    "math": ("math",),
+    "safety": ("safety-refuse", "safety-response"),
+}
 INSTRUCTIONS: Final = {"chat": "chat", "code": "reasoning", "math": "reasoning", "safety": "safety"}
 CELLS: Final = tuple(product(range(len(STYLES)), repeat=2))
 LEVELS: Final = {
@@ -57,11 +60,14 @@ class RmBenchRow(Row):
         """Return the nine pairs of the grid, row by row."""
         return [
             PreferencePair.model_construct(
-                prompt=self.prompt, chosen=self.chosen[i], rejected=self.rejected[j],
-                domain=INSTRUCTIONS[self.top], subset=self.domain,
+                prompt=self.prompt,
+                chosen=self.chosen[i],
+                rejected=self.rejected[j],
+                domain=INSTRUCTIONS[self.top],
+                subset=self.domain,
             )
             for i, j in CELLS
-        ]  # fmt: skip
+        ]
 
 
 def run(target: Target, source: str = SOURCE) -> Report:
@@ -71,13 +77,17 @@ def run(target: Target, source: str = SOURCE) -> Report:
 
 
 def report(rows: Sequence[RmBenchRow], scored: Sequence[ScoredPair]) -> Report:
-    """Return all tables. scored: nine a row, in the order of `RmBenchRow.pairs`. As published, a tie is wrong."""
+    """Return all tables. As published, a tie is wrong.
+
+    scored: nine pairs for each row, as `RmBenchRow.pairs` returns them.
+    """
     right = np.array([float(j.is_right) for j in scored]).reshape(-1, len(STYLES), len(STYLES))
+    present = {row.domain for row in rows}
     levels = {
         level: {
-            domain: mean({part: _estimate(rows, right, part, cells) for part in parts if _has(rows, part)})
+            domain: mean({part: estimate_part(rows, right, part, cells) for part in parts if part in present})
             for domain, parts in DOMAINS.items()
-            if any(_has(rows, part) for part in parts)
+            if present.intersection(parts)
         }
         for level, cells in LEVELS.items()
     }
@@ -108,11 +118,7 @@ def report(rows: Sequence[RmBenchRow], scored: Sequence[ScoredPair]) -> Report:
     return Report(NAME, "\n\n".join(markdown), figures, score, list(scored))
 
 
-def _has(rows: Sequence[RmBenchRow], part: str) -> bool:
-    return any(row.domain == part for row in rows)
-
-
-def _estimate(
+def estimate_part(
     rows: Sequence[RmBenchRow], right: NDArray[np.float64], part: str, cells: Sequence[tuple[int, int]]
 ) -> Estimate:
     """Return the estimate of one part of a domain. Its levels share a seed, so that they are drawn together."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from peft import PeftConfig
-from transformers import PreTrainedModel
 
 from evaluation.target import Meter, MeteredEngine, Target
 from tinyrm.encoding import Encoder
@@ -34,7 +33,13 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Target:
     spec = ClozeSpec.load(folder)
     try:
         tokenizer, special = load_tokenizer(str(folder))
-        masked_lm = _load(folder)
+        if (folder / ADAPTER_FILE).is_file():
+            # `transformers` would load an adapter by itself, but resets a DoRA's magnitudes.
+            masked_lm = merge(
+                load_with_adapter(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path, folder)
+            )
+        else:
+            masked_lm = load_masked_lm(str(folder))
     except (OSError, ValueError) as error:  # files that are missing, or of another kind of model
         raise InvalidInput(f"{folder} cannot be loaded as a masked LM: {error}") from error
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
@@ -42,14 +47,3 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Target:
     engine = TorchEngine(masked_lm, special, encoder.label_ids, device)
     metered = MeteredEngine(engine, read_geometry(masked_lm.config), masked_lm.num_parameters(), meter)
     return Target(folder.name, engine.info.name, spec, Scorer(encoder, metered, spec), meter)
-
-
-def _load(folder: Path) -> PreTrainedModel:
-    """The masked LM, with an adapter merged into its base in memory.
-
-    `transformers` would load an adapter by itself, but starts a DoRA's magnitudes anew.
-    """
-    if not (folder / ADAPTER_FILE).is_file():
-        return load_masked_lm(str(folder))
-    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    return merge(load_with_adapter(base, folder))

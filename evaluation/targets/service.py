@@ -1,10 +1,10 @@
-"""A running service, scored through its client: what is measured is what its callers get."""
+"""A running service, evaluated through its client, as its callers use it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from evaluation.target import Meter, Target
-from tinyrm.client import Client, CompareItem, CompareReply, ItemError
+from tinyrm.client import Client, CompareItem, ItemError
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.readout import read_out
@@ -13,10 +13,10 @@ from tinyrm.spec import ClozeSpec
 
 @dataclass(frozen=True, slots=True)
 class ServiceScorer:
-    """Sends each order by itself, so that both can be reported; together they give what `swap: on` returns.
+    """Send each order by itself, so that both can be reported; together they give what `swap: on` returns.
 
-    served: the temperature that divides the service's margins.
-    temperature: the one they are read at here.
+    served: temperature by which the service divides its margins.
+    temperature: the one used here.
     """
 
     client: Client
@@ -28,37 +28,38 @@ class ServiceScorer:
     def score(
         self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
     ) -> list[Preference]:
-        """Raises CallFailed, and InvalidInput for a pair that the service refuses."""
+        """Return a preference for each comparison.
+
+        Raises CallFailed, and InvalidInput for a pair that the service refuses.
+        """
         orders = 2 if swap else 1
-        items = [
-            self._item(order, instruction)
+        items: list[CompareItem] = [
+            {
+                "prompt": order.prompt,
+                "response_a": order.response_a,
+                "response_b": order.response_b,
+                "instruction": instruction,
+                "swap": "off",
+                "model": self.model,
+            }
             for comparison, instruction in zip(comparisons, instructions, strict=True)
             for order in (comparison, comparison.swapped())[:orders]
         ]
-        z = [self._margin(reply) for reply in self.client.compare_many(items)]
-        # The first choice's logit is z and the second's 0: only their difference matters.
-        return [read_out([[m, 0.0] for m in z[i : i + orders]], self.temperature) for i in range(0, len(z), orders)]
+        margins = []
+        for reply in self.client.compare_many(items):
+            if isinstance(reply, ItemError):
+                raise InvalidInput(f"the service refused a pair: {reply.type}: {reply.message}")
+            self.meter.tokens += reply.usage.tokens
+            self.meter.exact_flops += reply.usage.gflops * 1e9
+            margins.append(reply.margin * self.served)
+        # The first choice's logit is the margin and the second's 0: only their difference matters.
+        return [
+            read_out([[margin, 0.0] for margin in margins[i : i + orders]], self.temperature)
+            for i in range(0, len(margins), orders)
+        ]
 
     def at(self, temperature: float) -> "ServiceScorer":
         return replace(self, temperature=temperature)
-
-    def _item(self, comparison: Comparison, instruction: str) -> CompareItem:
-        return {
-            "prompt": comparison.prompt,
-            "response_a": comparison.response_a,
-            "response_b": comparison.response_b,
-            "instruction": instruction,
-            "swap": "off",
-            "model": self.model,
-        }
-
-    def _margin(self, reply: CompareReply | ItemError) -> float:
-        """Return the uncalibrated log-odds that the first response is better."""
-        if isinstance(reply, ItemError):
-            raise InvalidInput(f"the service refused a pair: {reply.type}: {reply.message}")
-        self.meter.tokens += reply.usage.tokens
-        self.meter.exact_flops += reply.usage.gflops * 1e9
-        return reply.margin * self.served
 
 
 def open_service(url: str, api_key: str | None = None) -> Target:

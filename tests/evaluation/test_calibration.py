@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from evaluation.calibration import calibration_at
 from evaluation.scoring import ScoredPair
-from evaluation.statistics import by_length, reliability
+from evaluation.statistics import by_length, calibration_at, reliability
 from tinyrm.calibration import fit_temperature, raw_margins
 from tinyrm.comparison import Preference
 from tinyrm.pairs import PreferencePair
