@@ -83,27 +83,22 @@ class KeyRing:
 
     def find(self, token: bytes) -> ApiKey | None:
         """Return the key of `token`. Every key is compared in constant time, so the duration leaks nothing."""
-        self._refresh()
+        # One stat per request, so that a revoked key is refused at once. Taken before the file is read: a change during
+        # the read is noticed at the next request.
+        stamp = get_stamp(self._path)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._keys = ApiKeys.read(self._path).keys
+                log.info("keys read", keys=len(self._keys))
+                self._warn_of_permissions()
+            except InvalidKeys as error:
+                log.error("keys not read; the previous ones stay valid", reason=str(error))
         digest, found = hash_token(token), None
         for key in self._keys:
             if hmac.compare_digest(digest, key.sha256):
                 found = key
         return found
-
-    def _refresh(self) -> None:
-        """Read the file again if it changed. One stat per request: a revoked key is refused at once."""
-        stamp = get_stamp(self._path)
-        if stamp == self._stamp:
-            return
-        # Taken before the file is read: a change during the read is noticed at the next request.
-        self._stamp = stamp
-        try:
-            self._keys = ApiKeys.read(self._path).keys
-        except InvalidKeys as error:
-            log.error("keys not read; the previous ones stay valid", reason=str(error))
-        else:
-            log.info("keys read", keys=len(self._keys))
-            self._warn_of_permissions()
 
     def _warn_of_permissions(self) -> None:
         # The group may read: Kubernetes mounts a Secret, which root owns, this way for a process that is not root.

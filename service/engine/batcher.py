@@ -171,17 +171,18 @@ class Batcher:
 
     def _start_runs(self) -> None:
         """Start runs until `runs_in_flight` are running or the queue is empty."""
+
+        def on_end(run: "asyncio.Task[None]") -> None:
+            self._runs.discard(run)
+            self._start_runs()
+
         self._is_starting = False
         while len(self._runs) < self.engine.runs_in_flight and self.queue_items:
             batch = self._queue.take()
             if batch:
                 run = asyncio.get_running_loop().create_task(self._run_batch(batch))
                 self._runs.add(run)
-                run.add_done_callback(self._on_run_end)
-
-    def _on_run_end(self, run: "asyncio.Task[None]") -> None:
-        self._runs.discard(run)
-        self._start_runs()
+                run.add_done_callback(on_end)
 
     async def _run_batch(self, batch: list[QueueItem]) -> None:
         self._running.update(batch)

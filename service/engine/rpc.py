@@ -148,16 +148,17 @@ class Connection(asyncio.Protocol):
             return
         if isinstance(result, tuple):
             self._reply(number, result)
-        else:
-            self._tasks[number] = asyncio.get_running_loop().create_task(self._finish_call(number, result))
+            return
 
-    async def _finish_call(self, number: int, result: Awaitable[Message]) -> None:
-        try:
-            self._reply(number, await result)
-        except Exception as error:  # noqa: BLE001  # carried to the caller
-            self._reply(number, error)
-        finally:
-            self._tasks.pop(number, None)
+        async def reply_later(awaitable: Awaitable[Message]) -> None:
+            try:
+                self._reply(number, await awaitable)
+            except Exception as error:  # noqa: BLE001  # carried to the caller
+                self._reply(number, error)
+            finally:
+                self._tasks.pop(number, None)
+
+        self._tasks[number] = asyncio.get_running_loop().create_task(reply_later(result))
 
     def _reply(self, number: int, result: Message | Exception) -> None:
         if isinstance(result, TinyRMError):

@@ -143,7 +143,15 @@ class Cohorts(Generic[S]):
         try:
             return await member.result
         finally:
-            self._remove(cohort, member)
+            cohort.members.remove(member)
+            self._samples -= 1
+            self._bytes -= member.size_bytes
+            if not cohort.members:
+                if cohort.scoring:
+                    cohort.scoring.cancel()
+                else:
+                    self._forget(cohort)
+            self._observe()
 
     async def drain(self, timeout_s: float) -> None:
         """Accept no new samples, and score all cohorts as they are now."""
@@ -205,17 +213,6 @@ class Cohorts(Generic[S]):
             else:
                 for member, score in zip(members, scores, strict=True):
                     member.complete(score)
-
-    def _remove(self, cohort: Cohort[S], member: Member[S]) -> None:
-        cohort.members.remove(member)
-        self._samples -= 1
-        self._bytes -= member.size_bytes
-        if not cohort.members:
-            if cohort.scoring:
-                cohort.scoring.cancel()
-            else:
-                self._forget(cohort)
-        self._observe()
 
     def _observe(self) -> None:
         self._observer.observe_cohorts(len(self._open), self._samples)

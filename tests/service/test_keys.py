@@ -4,12 +4,15 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from service.keys import ApiKeys, KeyRing, change_keys, main
+from tests.conftest import REPOSITORY
 from tests.service.test_auth import entry
 
 
@@ -141,3 +144,8 @@ def test_root_leaves_the_file_to_its_owner(path: Path, monkeypatch: pytest.Monke
     os.chown(path, 65534, 65534)
     run(monkeypatch, "--file", path, "new", "--name", "b", "--scopes", "score")
     assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
+
+
+def test_a_service_does_not_import_the_command_line_of_keys() -> None:
+    code = "import sys, service.__main__, service.workers.worker; sys.exit('tyro' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
