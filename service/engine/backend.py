@@ -20,7 +20,7 @@ from tinyrm.manifest import Manifest
 
 
 class Backend(Protocol):
-    """A queue and its engine, for the pipeline of one bundle."""
+    """A queue and its engine for one bundle: `LocalBackend`, or `workers.queue_client.QueueClient` in a worker."""
 
     profile: EngineProfile
 
@@ -50,7 +50,7 @@ class Backend(Protocol):
 
 
 class ServedEngine(Protocol):
-    """The engine behind a queue."""
+    """The engine behind a queue: `EngineProcess`."""
 
     profile: EngineProfile
     restarts: int

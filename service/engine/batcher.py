@@ -26,14 +26,14 @@ ROOM_SHARE = 0.5
 # slows down afterwards.
 MAX_TIMES_LATE = 2
 
-Run = Callable[[Sequence[Encoding]], Awaitable[BatchOutput]]
+RunEngine = Callable[[Sequence[Encoding]], Awaitable[BatchOutput]]
 
 
 @dataclass
 class Batcher:
     """A queue that feeds an engine with batches. Every accepted item gets exactly one result or error.
 
-    run: runs the engine on the sequences of a batch.
+    run_engine: returns the logits of a batch, such as `EngineProcess.run`.
     engine: how many runs are in flight at once, and what a batch may hold.
     max_wait_s: work that would wait longer is refused; accepted work fails after twice that.
     on_batch: called with a report of every run.
@@ -41,7 +41,7 @@ class Batcher:
     tokens_per_s: initial rate of one run; each run updates it.
     """
 
-    run: Run
+    run_engine: RunEngine
     engine: EngineInfo
     max_queue_tokens: int
     max_wait_s: float = math.inf
@@ -208,7 +208,7 @@ class Batcher:
         padded = padded_cost(lengths, pads=self.engine.pads, length_multiple=self.engine.length_multiple)
         started = time.perf_counter()
         try:
-            output = await self.run(sequences)
+            output = await self.run_engine(sequences)
             if np.shape(output.logits) != (len(sequences), 2):
                 raise EngineFailed(
                     f"the engine returned {np.shape(output.logits)} for {len(sequences)} sequences of two logits"

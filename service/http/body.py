@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import OverloadStatus, overload_response, refusal
 
 MIB = 2**20
-# A refused body is read and discarded up to here; otherwise the client sees a broken connection instead of the reply.
+# A refused body is read and discarded up to this size, or the client would see a broken connection, not the reply.
 MAX_DISCARDED_BYTES = 64 * MIB
 # A batch of dialogues has five levels.
 MAX_NESTING = 32

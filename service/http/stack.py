@@ -31,7 +31,7 @@ def build_stack(
 ) -> ASGIApp:
     """Return `app` inside the middleware that the settings enable. Raises InvalidKeys.
 
-    paths: path templates that logs and traces may name.
+    paths: path templates that logs and traces may contain.
     observe: called at the end of each request.
     overload_status: returns the status of a refusal under overload.
     is_logged: whether each request is logged.

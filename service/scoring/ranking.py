@@ -106,7 +106,7 @@ async def rank_responses(
     max_comparisons: limit of one call; None for no limit.
     fairness_key, deadline: as in `Pipeline.compare`.
 
-    If a comparison fails, the whole group fails: scores from the others would be different ones.
+    If a comparison fails, the whole group fails: scores from the remaining comparisons would differ.
     Raises InvalidInput, Unavailable and their subclasses, EngineFailed.
     """
     texts = [*responses] if reference is None else [*responses, reference]

@@ -16,7 +16,7 @@ from service.settings import Settings
 from tinyrm.encoding import Encoding
 from tinyrm.errors import EngineRestarting, EngineUnavailable, Overloaded, ShuttingDown
 
-# The queue's process reports its load twenty times a second; a report that is older than this is ignored.
+# The owner of the queue reports its load twenty times a second; a report older than this is ignored.
 SILENCE_S = 1.5
 
 
