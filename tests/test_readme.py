@@ -59,7 +59,7 @@ def test_python_blocks_run(
 def test_tinyrm_commands_run(command: str, service: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "Say hello.", "chosen": "Hello!", "rejected": "No."}\n')
-    words = [sys.executable, "-m", "tinyrm.cli", *shlex.split(command)[1:]]
+    words = [sys.executable, "-m", "tinyrm", *shlex.split(command)[1:]]
     words += ["--url", f"http://127.0.0.1:{service.port}"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr

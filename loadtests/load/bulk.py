@@ -123,7 +123,7 @@ def score(name: str, pairs: Path, out: Path, words: Sequence[object], *, kill_af
 
     kill_after: kill one of Ray's workers when so many rows are written.
     """
-    command = [sys.executable, "-m", "tinyrm.cli", "score", pairs, "--out", out, *words]
+    command = [sys.executable, "-m", "tinyrm", "score", pairs, "--out", out, *words]
     print(f"measuring: {name}", flush=True)
     started_at = time.monotonic()
     # A file: a pipe would fill up while we wait for rows.

@@ -49,7 +49,7 @@ def url_of(service: Process) -> str:
 
 
 def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "tinyrm.cli", *map(str, words)]
+    return [sys.executable, "-m", "tinyrm", *map(str, words)]
 
 
 def run(*words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:

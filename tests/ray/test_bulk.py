@@ -38,7 +38,7 @@ def on_ray(bundle: Path, out: Path, pairs: Path, *words: str) -> list[str]:
     common = words_of(bundle, out, pairs, "--rows-per-part", ROWS_PER_PART)
     threads = common.index("--threads")
     del common[threads : threads + 2]
-    return [sys.executable, "-m", "tinyrm.cli", *common, "--ray", *words]
+    return [sys.executable, "-m", "tinyrm", *common, "--ray", *words]
 
 
 def started(command: list[str]) -> "subprocess.Popen[str]":

@@ -93,7 +93,14 @@ class TorchCudaEngine:
         self._device = torch.device(device)
         name, on_gpu = f"torch-{device}", self._device.type == "cuda"
         self.info = gpu_info(name, precision, pads=False) if on_gpu else cpu_info(name, precision)
-        self._model = _place(model, self._device, precision)
+        _require(self._device, precision)
+        try:
+            # The rotary tables stay in fp32, since rotation is computed in it.
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(PRECISIONS[self._device.type][precision])
+            self._model = model.to(self._device).eval()
+        except Exception as error:  # out of memory, no such device, an unusable driver: torch has no common class
+            raise EngineUnavailable(f"{name} could not take the model: {error}") from error
         self._mask_id = mask_id
         self._buckets = [Bucket.of(tokens, model.max_tokens) for tokens in sorted(buckets)]
         if compiled:
@@ -247,14 +254,3 @@ def _require(device: torch.device, precision: str) -> None:
             f"torch-{device.type} computes in {' or '.join(known) or 'nothing'}, not in {precision}; "
             "for other precisions choose an onnxruntime engine"
         )
-
-
-def _place(model: PreferenceModel, device: torch.device, precision: str) -> PreferenceModel:
-    """Move the weights in `precision`; the rotary tables stay in fp32, since rotation is computed in it."""
-    _require(device, precision)
-    try:
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(PRECISIONS[device.type][precision])
-        return model.to(device).eval()
-    except Exception as error:  # out of memory, no such device, an unusable driver: torch has no common class for them
-        raise EngineUnavailable(f"torch-{device} could not take the model: {error}") from error

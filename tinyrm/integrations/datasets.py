@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinyrm.chat import split_turns
-from tinyrm.client import Client, CompareItem, ItemError
+from tinyrm.client import Client, ItemError
 from tinyrm.integrations import compare_item
 
 Batch = Mapping[str, Sequence[Any]]
@@ -43,7 +43,15 @@ class PreferenceFilter:
 
     def __call__(self, batch: Batch) -> dict[str, list[Any]]:
         """Return all columns of the kept rows, and the new one. Each call opens a client: `map` copies this object."""
-        items = [self._item(batch, row) for row in range(len(batch[self.chosen]))]
+        items = []
+        for row in range(len(batch[self.chosen])):
+            chosen, rejected = batch[self.chosen][row], batch[self.rejected][row]
+            if self.prompt in batch:
+                prompt = batch[self.prompt][row]
+            else:
+                (prompt, chosen), (_, rejected) = split_turns(chosen), split_turns(rejected)
+            options = {**self.options, "domain": batch[self.domain][row]} if self.domain else self.options
+            items.append(compare_item(prompt, chosen, rejected, options))
         with Client(self.base_url, self.api_key, timeout_s=self.timeout_s) as client:
             probabilities = [
                 math.nan if isinstance(result, ItemError) else result.probability_a
@@ -52,11 +60,3 @@ class PreferenceFilter:
         kept = [row for row, p in enumerate(probabilities) if p >= self.min_probability or self.min_probability == 0]
         columns = {**batch, self.column: probabilities}
         return {name: [values[row] for row in kept] for name, values in columns.items()}
-
-    def _item(self, batch: Batch, row: int) -> CompareItem:
-        chosen, rejected = batch[self.chosen][row], batch[self.rejected][row]
-        options = {**self.options, "domain": batch[self.domain][row]} if self.domain else self.options
-        if self.prompt in batch:
-            return compare_item(batch[self.prompt][row], chosen, rejected, options)
-        prompt, response = split_turns(chosen)
-        return compare_item(prompt, response, split_turns(rejected)[1], options)
