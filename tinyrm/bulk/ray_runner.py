@@ -64,7 +64,7 @@ class Cluster:
             there = ray.cluster_resources()
             raise InvalidInput(
                 f"--ray: no room for {self.engines or 1} engines of {each} each; the cluster has room for {room}, with "
-                f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs in all: ask for less, or add machines"
+                f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs in all: use less, or add machines"
             )
         return max(1, min(self.engines or room, shards))
 

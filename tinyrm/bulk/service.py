@@ -1,4 +1,4 @@
-"""Score a file of pairs with a service, from where the last run stopped."""
+"""Score a file of pairs with a service; a second run continues where the first stopped."""
 
 import time
 from collections import deque
@@ -57,11 +57,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class ServiceJob:
-    """A file to be scored by a service.
+    """A file to score with a service.
 
     defaults: options of lines that do not set them.
     batch_items: pairs in one call.
-    concurrency: calls at once.
+    concurrency: calls at the same time.
     """
 
     pairs: Path

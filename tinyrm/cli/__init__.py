@@ -19,10 +19,10 @@ VERBS = {
     "train": ("run a training recipe", "training.__main__:main"),
     "export": ("turn a trained model into a bundle", "export.__main__:main"),
     "evaluate": ("measure how good a bundle, a checkpoint or a service is", "evaluation.__main__:main"),
-    "compare": ("compare two responses with a service", "tinyrm.cli.ask:compare"),
-    "rank": ("rank several responses with a service, best first", "tinyrm.cli.ask:rank"),
+    "compare": ("compare two responses with a service", "tinyrm.cli.calls:compare"),
+    "rank": ("rank several responses with a service, best first", "tinyrm.cli.calls:rank"),
     "score": ("score files of pairs, with a service or with a bundle", "tinyrm.cli.score:main"),
-    "models": ("list the models of a service", "tinyrm.cli.ask:models"),
+    "models": ("list the models of a service", "tinyrm.cli.calls:models"),
     "bench": ("measure the latency of a bundle on this machine", "tinyrm.cli.bench:main"),
     "keys": ("make, list and revoke API keys of a service", "service.keys:main"),
 }

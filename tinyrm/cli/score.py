@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from tinyrm.bulk.progress import Progress, Total, say
 from tinyrm.bulk.service import ServiceJob
-from tinyrm.cli.ask import Service
+from tinyrm.cli.calls import Service
 from tinyrm.client import AsyncClient
 from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY
 from tinyrm.client.calls import CompareOptions

@@ -10,7 +10,7 @@ from tinyrm.encoding import Encoding
 
 # A bucket has places for sequences of this length on average; more and shorter sequences need a larger bucket.
 TOKENS_PER_SEQUENCE = 64
-# Any id of the vocabulary would do: nothing reads what is computed from it.
+# Any id of the vocabulary would do: its results are not used.
 FILL_ID = 0
 
 

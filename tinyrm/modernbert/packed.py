@@ -1,7 +1,7 @@
-"""Attention over packed tokens, for a GPU: all sequences of a batch side by side, no padding, no masks in memory.
+"""Attention over packed tokens, for a GPU: all sequences of a batch side by side, without padding or masks in memory.
 
-The layers see one row [1, tokens, width]; boundaries passed to the kernel keep the sequences apart. A sequence without
-tokens is allowed: it fills a place where a captured graph needs a fixed number of sequences.
+The layers see one row [1, tokens, width]; the kernel receives the boundaries that keep the sequences apart. A sequence
+without tokens is allowed: it fills a place where a captured graph needs a fixed number of sequences.
 """
 
 from collections.abc import Callable
@@ -34,8 +34,8 @@ class PackedAttention:
 
     cu_seqlens: int32 [sequences + 1].
     positions: int64 [tokens].
-    mask_rows: int64 [sequences], the place of each sequence's mask among the tokens.
-    max_tokens: no sequence is longer; a kernel may skip what is beyond.
+    mask_rows: int64 [sequences], the index of each sequence's mask among the tokens.
+    max_tokens: upper bound of the length of a sequence.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ def varlen_kernel(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, half_window: 
     reach = -1 if half_window is None else half_window
     # One split: the order of summation, and so the last digit, does not depend on batch-mates.
     o = varlen_attn(q, k, v, *bounds, scale=1.0, window_size=(reach, reach), num_splits=1)
-    assert isinstance(o, Tensor)  # noqa: S101 - a pair only if the sums are asked for
+    assert isinstance(o, Tensor)  # noqa: S101 - a pair only if the sums are requested
     return o
 
 

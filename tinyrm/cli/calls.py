@@ -39,7 +39,7 @@ class Service:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class ComparisonOptions:
     """How responses are compared."""
 
     domain: str | None = None
@@ -56,7 +56,7 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare(Question, Service):
+class Compare(ComparisonOptions, Service):
     """Compare two responses with a service: which is better, and with what probability?"""
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT", help=TEXT_HELP)]
@@ -67,7 +67,7 @@ class Compare(Question, Service):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rank(Question, Service):
+class Rank(ComparisonOptions, Service):
     """Rank several responses with a service, best first."""
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT", help=TEXT_HELP)]
