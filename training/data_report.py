@@ -21,7 +21,7 @@ from training.recipe import ClozeRecipe
 
 
 def count_pairs(options: Data) -> Iterator[str]:
-    """Yield the report paragraph by paragraph, and write the pairs that are left if asked to."""
+    """Yield the report paragraph by paragraph, and write the remaining pairs if the options say so."""
     mixture = load_all(parse_sources(options.sources), options.data)
     pairs = mixture.loaded.pairs
     yield source_table(mixture)

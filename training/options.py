@@ -99,16 +99,16 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Count what data sets give, what is dropped and why, as Markdown tables; optionally write the pairs.
+    """Count the pairs of data sets and the dropped ones by reason, as Markdown tables; optionally write the pairs.
 
-    A set is NAME, NAME:PART, or a file of your own as jsonl:PATH; recipe:NAME stands for all that a recipe learns from.
+    A set is NAME, NAME:PART, or a file of your own as jsonl:PATH; recipe:NAME means all sets of a recipe.
     """
 
     sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SET")]
     """skywork:chat, webgpt, jsonl:FILE, recipe:NAME, ..."""
 
     data: Path = Path("data")
-    """Folder with local copies and your own files; what is not in it comes from the hub."""
+    """Folder with local copies and your own files; other sets come from the hub."""
 
     held_out: float = 0.02
     """Share of prompts kept for validation."""

@@ -1,4 +1,4 @@
-"""Which of the pairs that were read are kept, and how many were dropped for which reason."""
+"""Keep the pairs that teach something, and count the dropped ones by reason."""
 
 import hashlib
 import heapq
@@ -12,14 +12,17 @@ from tinyrm.pairs import PreferencePair
 
 # tie: no response is better. mismatch: the two dialogues differ before the last response, or do not end in one.
 # unlinked: a message whose tree has a gap above it. empty: a blank prompt or response. identical: the same response
-# twice. broken: a text that UTF-8 cannot hold, cut in the middle of an emoji. duplicate: the same pair again.
+# twice. broken: a text that UTF-8 cannot hold, split in the middle of an emoji. duplicate: the same pair again.
 # contradiction: the same pair also the other way round; neither verdict is kept.
 Reason = Literal["tie", "mismatch", "unlinked", "empty", "identical", "broken", "duplicate", "contradiction"]
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A pair as read, which may turn out not to be one. origin: the set and its part, `skywork:helpsteer2`."""
+    """A pair as read, not checked yet.
+
+    origin: the set and its part, `skywork:helpsteer2`.
+    """
 
     prompt: str
     chosen: str
@@ -30,19 +33,22 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Pairs to learn from. dropped: reason -> number of pairs that are not among them."""
+    """Pairs to learn from.
+
+    dropped: reason -> number of pairs that are not among them.
+    """
 
     pairs: list[PreferencePair]
     dropped: dict[str, int] = field(default_factory=dict)
 
     @property
     def read(self) -> int:
-        """Pairs kept and dropped together."""
+        """Return the number of pairs, kept and dropped."""
         return len(self.pairs) + sum(self.dropped.values())
 
 
 def clean(items: Iterable[Raw | Reason]) -> Loaded:
-    """Return the pairs that teach something. A reason among the items is a pair that its reader has dropped already."""
+    """Return the pairs that teach something. An item that is a reason is a pair that its reader has dropped."""
     dropped: Counter[str] = Counter()
     pairs = []
     for item in items:
@@ -64,6 +70,7 @@ def clean(items: Iterable[Raw | Reason]) -> Loaded:
 
 
 def fault(raw: Raw) -> Reason | None:
+    """Return why a pair teaches nothing, or None."""
     texts = (raw.prompt, raw.chosen, raw.rejected)
     if not all(text.strip() for text in texts):
         return "empty"
@@ -75,9 +82,9 @@ def fault(raw: Raw) -> Reason | None:
 
 
 def without_repetitions(pairs: list[PreferencePair], dropped: Counter[str] | None = None) -> Loaded:
-    """Keep the first of each pair, and none of a pair that is judged both ways.
+    """Keep the first of each pair, and none of a pair with both verdicts.
 
-    Two domains may share a pair and judge it differently: they ask different questions.
+    Two domains may share a pair and judge it differently: their instructions differ.
     """
     directions: dict[bytes, set[bool]] = defaultdict(set)
     keys = [key_and_direction(pair) for pair in pairs]
@@ -106,16 +113,16 @@ def take(pairs: list[PreferencePair], count: int) -> list[PreferencePair]:
 
 
 def normalise(text: str) -> str:
-    """Return what two texts must share to be the same: all but Unicode form, blanks at line ends and outer empty lines.
+    """Return a text without differences of Unicode form, blanks at line ends and outer empty lines.
 
-    No more than that: indentation has meaning in code, and upper case in much else.
+    Indentation and upper case stay: both have meaning, the first in code.
     """
     text = text if text.isascii() else unicodedata.normalize("NFC", text)
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
 
 def key_and_direction(pair: PreferencePair) -> tuple[bytes, bool]:
-    """Return a key that ignores which response was chosen, and whether that was the one that sorts first."""
+    """Return a key that ignores which response was chosen, and whether the chosen one sorts first."""
     chosen, rejected = normalise(pair.chosen), normalise(pair.rejected)
     first, second = sorted((chosen, rejected))
     return digest(pair.domain or "", normalise(pair.prompt), first, second), chosen == first

@@ -18,15 +18,15 @@ from tinyrm.spec import ClozeSpec
 
 IGNORED = -100  # torch's cross-entropy skips this label
 
-# Encodings with the chosen response first and second; None is an order that is not read.
+# Encodings with the chosen response first and second; None is an order that is left out.
 Orders = tuple[Encoding | None, Encoding | None]
 
 
 @dataclass(frozen=True, slots=True)
 class PairSampling:
-    """Which instruction and which orders a pair is shown with. Each draw follows from `seed` and the pair's place.
+    """The instruction and the orders in which training sees a pair. Each draw follows from `seed` and the pair's index.
 
-    default_rate: share of the pairs shown under the default domain's instruction.
+    default_rate: share of the pairs with the default domain's instruction.
     prefixes: domain -> instructions to draw from.
     coin_pairs: None shows both orders; otherwise one, by a coin that this many neighbours share.
     """
@@ -54,7 +54,7 @@ class PairSampling:
 
 
 class Encodes(Protocol):
-    """Encoder, or another way from a comparison to two texts."""
+    """An encoder, or another way from a comparison to two texts."""
 
     def encode(self, comparison: Comparison, instruction: str, *, swap: bool = False) -> tuple[Encoding, ...]: ...
 
@@ -76,11 +76,11 @@ class PairDataset(Dataset[Orders]):
         return self.sampling.orders(index, self._encoder.encode(pair.comparison(), instruction, swap=True))
 
     def lengths(self) -> list[int]:
-        """Return the characters of each pair: close enough to tokens for grouping, and free."""
+        """Return the number of characters of each pair: close enough to tokens for grouping, and cheap."""
         return [len(p.prompt) + len(p.chosen) + len(p.rejected) for p in self.pairs]
 
     def with_pairs(self, pairs: list[PreferencePair]) -> "PairDataset":
-        """Return a dataset of other pairs, read in the same way."""
+        """Return a dataset of other pairs, encoded in the same way."""
         return PairDataset(pairs, self._encoder, self.sampling)
 
 

@@ -21,7 +21,11 @@ class Conversation(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class EncodedConversation:
-    """input_ids int64 [tokens]; is_assistant bool [tokens], true for the assistant's words."""
+    """The tokens of a conversation.
+
+    input_ids: int64 [tokens].
+    is_assistant: bool [tokens], true for the assistant's words.
+    """
 
     input_ids: Tensor
     is_assistant: Tensor
@@ -34,12 +38,12 @@ def encode_conversation(
     turn_names: dict[str, str],
     max_tokens: int,
 ) -> EncodedConversation | None:
-    """Return [CLS], the turns as the reward template writes them, [SEP]; None if the assistant says nothing.
+    """Return [CLS], the turns as the reward template writes them, [SEP]; None if there is no turn of the assistant.
 
     tokenizer: as `tinyrm.encoding.plain_text_tokenizer` returns it.
 
-    The text ends with the assistant's last turn. A text that is too long loses its beginning, so that some of that turn
-    is left.
+    The text ends with the assistant's last turn. The beginning of a text that is too long is dropped, so that some of
+    that turn is left.
     """
     ids: list[int] = []
     assistant: list[bool] = []

@@ -25,8 +25,8 @@ def load_texts(sources: tuple[Texts, ...], data_dir: Path, seed: int) -> list[st
 def render_pair(pair: PreferencePair, rng: random.Random) -> str:
     """Return prompt and both responses, in random order and without the verdict.
 
-    With both in one text, a masked word of one response can be read off the other: the model learns to line the
-    responses up, which a comparison needs.
+    With both in one text, a masked word of one response can be copied from the other: the model learns to align the
+    responses, as a comparison needs.
     """
     first, second = rng.sample((pair.chosen, pair.rejected), 2)
     return f"Question: {pair.prompt} Choice 0: {first} Choice 1: {second}"

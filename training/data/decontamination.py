@@ -16,14 +16,14 @@ from tinyrm.pairs import PreferencePair
 from training.data.rows import read_files, training_files
 
 SIZES = (8, 13)
-WHOLE = 0  # stands for all words of a prompt where a size is expected
+WHOLE = 0  # in place of a size: all words of a prompt
 PROMPT_FIELDS = ("prompt", "question")
 WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What training pairs share with one evaluation set.
+    """The overlap of training pairs with one evaluation set.
 
     pairs: n -> training pairs with n words in a row in common.
     prompts: n -> prompts of the set that share n words in a row with a training prompt.
@@ -39,7 +39,11 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Decontaminated:
-    """overlaps: name of the evaluation set -> its counts. dropped: number of pairs that are no longer in `pairs`."""
+    """The pairs that are left.
+
+    overlaps: name of the evaluation set -> its counts.
+    dropped: number of pairs that are no longer in `pairs`.
+    """
 
     pairs: list[PreferencePair]
     overlaps: dict[str, Overlap]
@@ -47,7 +51,7 @@ class Decontaminated:
 
 
 class EvaluationSet:
-    """Prompts to look for, and what has been found of them so far; each dictionary has a set per size."""
+    """The prompts of an evaluation set, and those found so far; each dictionary has a set per size."""
 
     def __init__(self, prompts: Sequence[str]) -> None:
         self.prompts = [split_words(prompt) for prompt in prompts]
@@ -86,7 +90,7 @@ def decontaminate(
     if drop not in (None, *SIZES):
         raise InvalidInput(f"drop={drop}: only n-grams of {' and '.join(map(str, SIZES))} words are counted")
     sets = {name: EvaluationSet(prompts) for name, prompts in evaluations.items()}
-    # Nearly every prompt ends here: a longer run in common has a shorter one in it.
+    # Nearly every prompt ends here: a longer common run contains a shorter one.
     shortest: set[int] = set().union(*(each.runs[min(SIZES)] for each in sets.values()))
     whole: set[int] = set().union(*(each.runs[WHOLE] for each in sets.values()))
     for number, pair in enumerate(pairs):

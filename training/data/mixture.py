@@ -1,4 +1,4 @@
-"""From the sources that a recipe names to one list of pairs to learn from, with counts of what was dropped."""
+"""Load the sources of a recipe as one list of pairs to learn from, and count the dropped ones."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,10 @@ Reader = Callable[[Source, Path], Iterator[Raw | Reason]]
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Several sources as one. parts: name of a source -> its pairs, before repetitions between sources are removed."""
+    """Several sources as one.
+
+    parts: name of a source -> its pairs, before repetitions between sources are removed.
+    """
 
     loaded: Loaded
     parts: dict[str, Loaded]
@@ -39,7 +42,7 @@ def load_all(sources: Sequence[Source], data_dir: Path) -> Mixture:
 def load(source: Source, data_dir: Path) -> Loaded:
     """Return a source's pairs, from the data folder if they are there, else from the hub; `subset` names their part.
 
-    Raises InvalidInput if they cannot be had or have another schema.
+    Raises InvalidInput if they cannot be loaded or have another schema.
     """
     items = READERS[source.dataset](source, data_dir)
     if source.domain:

@@ -18,7 +18,7 @@ PACKED = (".gz", ".xz")
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Where a set is on the hub, and which of its columns are read.
+    """A set on the hub and the columns that are read.
 
     files: patterns of its training files there; None follows the hub's own layout.
     revision: a branch other than main.
@@ -33,8 +33,8 @@ class Published:
 def rows(published: Published, source: Source, data_dir: Path) -> Iterator[Row]:
     """Yield the rows for training, with the columns that are read.
 
-    A local copy is `source.path` in the data folder, or what has the name of the set there.
-    Raises InvalidInput if the set cannot be had or has other columns.
+    A local copy is `source.path` in the data folder, or a file or folder there with the name of the set.
+    Raises InvalidInput if the set cannot be loaded or has other columns.
     """
     local = find_local(source, data_dir)
     if local is not None:

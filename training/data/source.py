@@ -1,4 +1,4 @@
-"""Where a recipe's data come from, and what is known of the published sets before anything is read."""
+"""The sources of a recipe's data, and facts about the published sets that are known without reading them."""
 
 import re
 from typing import Literal, Self

@@ -14,10 +14,10 @@ from training.data.conversations import Conversation
 def split_by_prompt(
     pairs: list[PreferencePair], fraction: float, seed: int
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Return (learn from, held out). All pairs of one prompt are on the same side, whatever the order of the file.
+    """Return (learn from, held out). All pairs of one prompt are on the same side, in any order of the file.
 
     So are all dialogues with the same opening, because a later turn repeats the earlier ones. Each opening is drawn by
-    its own digest with probability `fraction`, so one seed holds out the same ones whatever else is learned from. A
+    its own digest with probability `fraction`, so one seed holds out the same ones in any mixture. A
     subset (or a domain, if there are no subsets) without any held-out opening gives the one with the smallest digest,
     so that small sources are measured too.
     """

@@ -41,7 +41,7 @@ Seeds = Mapping[str, Mapping[str, float]]
 def load_all(names: Iterable[str]) -> dict[str, Compared]:
     """Return recipes by the names of their files.
 
-    Raises InvalidInput for two recipes of one name, for one of another task, and for no recipe at all.
+    Raises InvalidInput for two recipes of one name, for one of another task, and for an empty list.
     """
     recipes: dict[str, Compared] = {}
     for path in map(find_recipe, names):
@@ -99,7 +99,7 @@ def planned(recipes: Mapping[str, Compared], out: Path, seeds: Iterable[int]) ->
 
 
 def run_all(runs: Sequence[Compared], data_dir: Path, out: Path) -> int:
-    """Run what is not finished, write the results after each run, and return how many failed.
+    """Run the unfinished ones, write the results after each run, and return how many failed.
 
     A run that is refused is reported, and the others go on.
     """
@@ -164,7 +164,7 @@ def measure(folder: Path, pairs: Sequence[PreferencePair]) -> dict[str, float]:
     instructions = [spec.instruction(pair.domain, or_default=True) for pair in pairs]
     preferences = Scorer(encoder, engine, spec).score([pair.comparison() for pair in pairs], instructions)
     margins = np.array([preference.order_margins for preference in preferences])
-    # A margin is towards the chosen response; training counts towards the one that stands first.
+    # A margin is towards the chosen response; training counts towards the first one.
     return preference_metrics(EvalPrediction(margins * [1, -1], np.zeros(len(pairs))))
 
 

@@ -349,7 +349,7 @@ def operations(flops: float) -> str:
 
 
 def describe_other(recipe: ClozeRecipe, name: str) -> list[str]:
-    """Return what another recipe says differently, one line of YAML a key, and its notes."""
+    """Return the fields that differ in another recipe, one line of YAML a key, and its notes."""
     other = load_recipe(find_recipe(name))
     lines = []
     for key, values in differences(comparable(recipe), comparable(other)).items():

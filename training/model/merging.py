@@ -80,7 +80,7 @@ def trim(difference: State, density: float) -> State:
 
 def drop_and_rescale(difference: State, density: float, generator: torch.Generator) -> State:
     """Keep each value with probability `density`, as value / density, so that its expectation stays."""
-    # In order of names: what is dropped must not depend on the order in which a file or a model lists them.
+    # By name: the dropped values must not depend on the order in which a file or a model lists them.
     keep = {name: torch.rand(difference[name].shape, generator=generator) < density for name in sorted(difference)}
     return {name: torch.where(keep[name], value / density, 0.0) for name, value in difference.items()}
 

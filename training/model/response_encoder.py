@@ -62,7 +62,7 @@ class ResponseEncoder:
 
 
 def split_words(text: str, words: int) -> list[str]:
-    """Split `text` after every `words` words, 0 for not at all; one space at each seam is dropped."""
+    """Split `text` after every `words` words, 0 for no split; one space at each seam is dropped."""
     ends = [word.end() for word in re.finditer(r"\S+", text)]
     cuts = ends[words - 1 : -1 : words] if words else []
     chunks = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]

@@ -68,7 +68,7 @@ def train_cloze(
         model=learning_model(recipe),
         args=training_arguments(recipe.output_dir, recipe.optimization, recipe.rows_per_pair),
         train_dataset=PairDataset(learn, texts, sampling(recipe)),
-        # The spec's instruction and both orders, whatever training samples.
+        # The spec's instruction and both orders, however training samples.
         eval_dataset=PairDataset(held_out, texts, PairSampling(recipe.spec, seed)),
         data_collator=collator,
         compute_metrics=preference_metrics,
@@ -104,7 +104,7 @@ def learning_model(recipe: ClozeRecipe) -> nn.Module:
 
 
 def with_learning_parts(model: PreTrainedModel, recipe: ClozeRecipe) -> nn.Module:
-    """Return the model, adapted or frozen as the recipe says; what requires a gradient learns."""
+    """Return the model, adapted or frozen as the recipe says; parameters that require a gradient learn."""
     if recipe.dora:
         return add_dora(model, recipe.dora, recipe.frozen_layers)
     freeze_lowest(model, recipe.frozen_layers, embeddings=recipe.freeze_embeddings)

@@ -1,4 +1,4 @@
-"""Distillation: a student learns what the specialist of each pair's domain would answer."""
+"""Distillation: a student learns the preferences of the specialist of each pair's domain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
