@@ -1,10 +1,10 @@
-"""Preference data without a service: pairs whose label the model doubts, and the set without those it is sure of.
+"""Clean preference data without a service: list the pairs whose label the model doubts, and drop the surest of these.
 
     python examples/clean_preferences.py --bundle models/starter --pairs pairs.jsonl --scores scores --out clean.jsonl
 
 --scores is the folder that `tinyrm score pairs.jsonl --bundle ... --out scores` writes; with --bundle it is written, or
-completed, here. --pairs reads JSON lines with prompt, chosen and rejected; without it two pairs made up here are
-looked at. Needs `tinyrm[bulk]`.
+completed, here. --pairs reads JSON lines with prompt, chosen and rejected; without it, two built-in pairs are
+used. Needs `tinyrm[bulk]`.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def clean(pairs: Path, scores: Path, out: Path, *, min_probability: float, low_m
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", help="folder of the model; without it --scores has to be complete")
+    parser.add_argument("--bundle", help="folder of the model; without it --scores must be complete")
     parser.add_argument("--pairs", type=Path, help="JSON lines, plain or packed")
     parser.add_argument("--scores", type=Path, help="folder of the scores")
     parser.add_argument("--out", type=Path, default=Path("clean.jsonl"))

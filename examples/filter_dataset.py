@@ -1,4 +1,4 @@
-"""Preference data: the pairs whose chosen response wins with some certainty, and how certainly. Needs `datasets`.
+"""Filter preference data: keep the pairs whose chosen response wins clearly. Needs `datasets`.
 
     python examples/filter_dataset.py --url http://127.0.0.1:8000 --min-probability 0.55 --out kept.jsonl
 

@@ -13,9 +13,9 @@ RELIABILITY = Path("docs/reliability.md")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure with the bound that it must keep.
+    """A figure and the bound that it must meet.
 
-    value: None if nothing was measured; that meets no target.
+    value: None if nothing was measured, which misses the target.
     """
 
     what: str
@@ -42,7 +42,7 @@ def sentence(target: Mapping[str, Any]) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table; cells stand as they are given."""
+    """Return a Markdown table, its cells as they are."""
     return tabulate([list(row) for row in rows], headers=list(heads), tablefmt="github", disable_numparse=True)
 
 

@@ -1,4 +1,4 @@
-"""Send requests in a closed or an open loop, and count what becomes of each. `lost` is the count that must be 0."""
+"""Send requests in a closed or an open loop, and count the outcomes. `lost` must be 0."""
 
 import asyncio
 import json
@@ -118,7 +118,7 @@ def error_type(reply: Reply) -> str:
 
 
 async def closed_loop(client: Client, requests: Sequence[bytes], callers: int, seconds: float) -> Tally:
-    """Run `callers` at once; each sends its next request when it has the reply to the last."""
+    """Run `callers` at once; each sends its next request after the reply to the last."""
     tally, contents = Tally(), cycle(requests)
     end = perf_counter() + seconds
 
@@ -133,7 +133,7 @@ async def closed_loop(client: Client, requests: Sequence[bytes], callers: int, s
 
 
 async def peak_rate(client: Client, requests: Sequence[bytes], seconds: float) -> float:
-    """Return the capacity: answers a second in the best of several closed loops."""
+    """Return the capacity: responses a second in the best of several closed loops."""
     rates = []
     for callers in PEAK_CLIENTS:
         started = perf_counter()

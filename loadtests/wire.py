@@ -112,7 +112,7 @@ class Client:
         self._idle: list[Connection] = []
 
     async def send(self, content: bytes) -> Reply:
-        """Return the reply, whatever its status. Raises Unconnected or NoAnswer."""
+        """Return the reply with any status. Raises Unconnected or NoAnswer."""
         connection = await self._connection()
         try:
             async with asyncio.timeout(self.timeout_s):

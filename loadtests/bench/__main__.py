@@ -1,4 +1,4 @@
-"""python -m loadtests.bench: every engine at every length, side by side, and what this machine could do at best."""
+"""python -m loadtests.bench: every engine at every length, side by side, and the limit of this machine."""
 
 import json
 import subprocess
@@ -52,7 +52,7 @@ class Options:
     budget_s: float = 6
     """Seconds for each contender and shape."""
     cap_s: float = 20
-    """A contender that needs longer for one call is not given longer shapes."""
+    """A contender that needs longer for one call skips longer shapes."""
     quick: bool = False
     """The starter geometry, 64 and 256 tokens, a budget of at most 1 s."""
     no_write: bool = False
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure_geometry(name: str, options: Options, *, native_bf16: bool) -> tuple[dict[str, Any], list[Entry]]:
-    """Prepare, find the limit of the machine, then let the contenders take turns."""
+    """Prepare, measure the limit of the machine, then run the contenders in turns."""
     geometry = GEOMETRIES[name]
     tokens = options.tokens or ((64, 256) if options.quick else TOKENS[name])
     budget_s = min(options.budget_s, 1) if options.quick else options.budget_s

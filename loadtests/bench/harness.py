@@ -1,4 +1,4 @@
-"""Start contenders, let them take turns at each shape, and record what happens. A failure is a result, not a gap."""
+"""Start contenders, run each shape in turns, and record the results. A failure is a result too."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class Limits:
     cap_s: float = 20
     rounds: int = 5
     rest_s: float = 0.05
-    answer_timeout_s: float = 600
+    response_timeout_s: float = 600
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Entry:
         self.worker = None
 
     def fail(self, shape: Shape, failure: Exception) -> None:
-        """Note an error at one shape; a process that died takes no further turns."""
+        """Record an error at one shape; a process that died gets no further turns."""
         self.cells[shape.label] = {"note": f"failed: {failure}"}
         if self.worker is not None and not self.worker.alive:
             self.drop(f"{failure} (at {shape.label} tokens)")
@@ -122,7 +122,7 @@ def _measure_shape(entries: Sequence[Entry], shape: Shape, special: Special, lim
                 time.sleep(limits.rest_s)
                 try:
                     call = request | {"warmup": turn.warmup, "repeat": turn.repeats[round_number]}
-                    turn.seconds += turn.entry.worker.send(call, limits.answer_timeout_s)["seconds"]
+                    turn.seconds += turn.entry.worker.send(call, limits.response_timeout_s)["seconds"]
                 except (WorkerFailed, KeyError) as failure:
                     turn.seconds.clear()
                     turn.entry.fail(shape, failure)
@@ -150,7 +150,7 @@ def _first_call(entry: Entry, shape: Shape, request: dict[str, Any], limits: Lim
         entry.cells[shape.label] = {"note": f"skipped: above {limits.cap_s:g} s at {slow}"}
         return None
     try:
-        reply = entry.worker.send(request | {"warmup": 1, "repeat": 1}, limits.answer_timeout_s)
+        reply = entry.worker.send(request | {"warmup": 1, "repeat": 1}, limits.response_timeout_s)
         (seconds,) = reply["seconds"]
     except (WorkerFailed, KeyError, ValueError) as failure:
         entry.fail(shape, failure)

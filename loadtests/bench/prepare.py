@@ -29,7 +29,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A folder, the command that makes it, and the sources whose change makes it stale."""
+    """A folder, the command that makes it, and the sources that it depends on."""
 
     artifact: str
     out: Path

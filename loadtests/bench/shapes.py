@@ -37,7 +37,7 @@ TOKENS = {
 
 
 def products(geometry: Geometry, tokens: int) -> list[tuple[int, int, int]]:
-    """Return two matrix products (rows, inner, columns) whose rates bound what a layer of this length can reach."""
+    """Return two matrix products (rows, inner, columns) whose rates bound the rate of a layer of this length."""
     h, i = geometry.hidden, geometry.intermediate
     return [(tokens, h, 3 * h), (tokens, i, h)]
 

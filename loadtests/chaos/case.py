@@ -1,4 +1,4 @@
-"""What a case is given, and what it reports."""
+"""The context of a case, and its outcome."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from loadtests.service_process import Service, started
 from loadtests.traffic import Tally
 from loadtests.wire import Client
 
-# Longer than any reply may take, also while an engine is started again: a longer wait is a request left hanging.
+# Longer than any reply may take, also while an engine is started again: a longer wait means that the request hangs.
 CLIENT_TIMEOUT_S = 30
 READY_TIMEOUT_S = 60
 POLL_S = 0.05
@@ -26,7 +26,7 @@ class Skipped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much and how long, and the bounds on time, which mean nothing on a machine that is busy with other work."""
+    """Size and duration of the load, and bounds on time, which are meaningless on a machine busy with other work."""
 
     load_s: float = 10
     soak_s: float = 600
@@ -41,7 +41,7 @@ class Extent:
 @dataclass(frozen=True, slots=True)
 class Context:
     """settings: of every service that is started.
-    capacity_per_s: comparisons a second that it answers.
+    capacity_per_s: comparisons a second.
     """
 
     payloads: Payloads
@@ -107,7 +107,7 @@ async def until_empty(port: int, within_s: float) -> bool:
 
 
 async def expect_well(service: Service, payloads: Payloads, outcome: Outcome) -> None:
-    """Expect that the service is ready afterwards, has an empty queue, and answers."""
+    """Expect that the service is ready afterwards, has an empty queue, and returns a response."""
     service.check_runs()
     client = Client(service.port, keep_alive=False, timeout_s=CLIENT_TIMEOUT_S)
     outcome.expect("ready afterwards", await until_status(service.port, 200, READY_TIMEOUT_S) is not None)

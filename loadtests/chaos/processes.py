@@ -42,7 +42,7 @@ async def engine_killed(context: Context) -> Outcome:
 
 
 async def engine_stopped(context: Context) -> Outcome:
-    """SIGSTOP to the engine under load: it neither answers nor ends."""
+    """SIGSTOP to the engine under load: it neither responds nor exits."""
     return await without_engine(context, lambda engine: engine.suspend())
 
 
@@ -78,7 +78,7 @@ async def terminated(context: Context) -> Outcome:
     outcome, extent = Outcome(), context.extent
     async with context.service(drain_timeout_s=DRAIN_TIMEOUT_S) as service:
         outcome.rss_before_bytes = service.rss_bytes()
-        # A connection each: a request on an idle one that the service is closing says nothing about the service.
+        # A connection each: a request on an idle one that the service is closing would be lost without a fault of the service.
         client = Client(service.port, keep_alive=False, timeout_s=CLIENT_TIMEOUT_S + DRAIN_TIMEOUT_S)
         async with background(client, context.payloads.singles(), SHARE * context.capacity_per_s) as outcome.tally:
             await asyncio.sleep(extent.load_s / 2)

@@ -1,4 +1,4 @@
-"""python -m loadtests.load: the service under more load than it can take, and the limits of its parts."""
+"""python -m loadtests.load: the service under more load than its capacity, and the limits of its parts."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -37,7 +37,7 @@ QUICK: dict[Part, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """Load the service with more than it can take, and measure the limits of its parts."""
+    """Load the service beyond its capacity, and measure the limits of its parts."""
 
     model: Path = STARTER
     """Bundle to serve."""
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def measure(part: Part, payloads: Payloads, settings: dict[str, object], *, quick: bool) -> dict[str, Any]:
-    """Measure one part. With `quick`, long enough to see that it runs, too short to tell how fast."""
+    """Measure one part. With `quick`, long enough to show that it runs, too short to show how fast."""
     measures: dict[Part, Callable[..., Awaitable[dict[str, Any]]]] = {
         "overload": partial(overload.measure, payloads),
         "mlperf": partial(mlperf.measure, payloads),

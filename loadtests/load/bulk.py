@@ -20,16 +20,16 @@ import pyarrow.parquet as pq
 
 from loadtests import machine
 from loadtests.payloads import synthetic
-from loadtests.report import measured_on, table, write
+from loadtests.report import Target, measured_on, sentence, table, write
 from loadtests.service_process import STARTER
 from tinyrm.command_line import parse
 from tinyrm.pairs import read_pairs
 
 HEADING = "## A whole preference set"
-# Ray costs most where a pair takes least: the shortest pairs are scored.
+# Ray costs most where a pair costs least, so the shortest pairs are scored.
 SHORTEST_SHARE = 0.4
 MIN_SHARE = 0.9
-# What a killed worker had begun is done again: small parts lose little.
+# The part that a killed worker had begun is scored again: small parts lose little.
 PARTS = 80
 RATE = re.compile(r"([\d.]+) s, ([\d.]+) pairs/s")
 
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_rows(path: Path, count: int) -> tuple[list[dict[str, Any]], str]:
-    """Return the shortest pairs in random order, repeated as often as it takes; an id makes each row unique."""
+    """Return the shortest pairs in random order, repeated up to `count`; an id makes each row unique."""
     if path.is_file():
         pairs = sorted(read_pairs(path), key=lambda pair: len(pair.prompt) + len(pair.chosen) + len(pair.rejected))
         pairs = pairs[: max(1, int(len(pairs) * SHORTEST_SHARE))]
@@ -121,7 +121,7 @@ def measure(
 def score(name: str, pairs: Path, out: Path, words: Sequence[object], *, kill_after: int | None = None) -> Run:
     """Run `tinyrm score` once. Raises RuntimeError with its output if it fails.
 
-    kill_after: kill one of Ray's workers when so many rows are written.
+    kill_after: kill one of Ray's workers when this many rows are written.
     """
     command = [sys.executable, "-m", "tinyrm", "score", pairs, "--out", out, *words]
     print(f"measuring: {name}", flush=True)
@@ -162,14 +162,14 @@ def section(runs: Sequence[Run], origin: str, twice: int, missing: int) -> str:
     before, ray, after = runs
     share = ray.rate / ((before.rate + after.rate) / 2)
     rows = [(r.name, f"{r.rows:,}", f"{r.rate:.1f}", f"{r.rows / r.seconds:.1f}", r.killed) for r in runs]
-    verdict = "met" if share >= MIN_SHARE else "**missed**"
+    target = Target("the rate through Ray as a share of one process's", share, MIN_SHARE, "at least")
     return "\n\n".join(
         [
             f"{measured_on(machine.describe(machine.read_cpuinfo()))}: for one process with a thread for each core, "
             f"and for Ray with an engine for each, Ray's own work included. Rows: {origin}.",
             table(("run", "rows", "pairs/s", "pairs/s with the start", "workers killed"), rows),
             f"Rows that were written twice: {twice}; missing: {missing}.",
-            f"Target: the rate through Ray as a share of one process's {share:.2f} (at least {MIN_SHARE}: {verdict}).",
+            sentence(target.record()),
         ]
     )
 

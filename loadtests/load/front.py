@@ -1,4 +1,4 @@
-"""The HTTP front: its rate with an engine that does nothing, its share of one request, and scrapes of /metrics."""
+"""The HTTP front: its rate with an engine that does nothing, its overhead on one request, and scrapes of /metrics."""
 
 import asyncio
 import http.client

@@ -21,7 +21,7 @@ BATCH_ITEMS = 32
 BATCH_CALLS = 4
 CLIENT_TIMEOUT_S = 120
 MIN_SHARE = 0.8
-# Fewer answers than this cannot show a 99th percentile with LoadGen's confidence, however fast they are.
+# Fewer responses than this cannot show a 99th percentile with LoadGen's confidence, however fast they are.
 MIN_QUERIES = 459
 # A short trial flatters: the bound that it kept may not hold for longer. The long run is tried again a little lower.
 STEP_DOWN, FINAL_ATTEMPTS = 0.8, 3
@@ -31,7 +31,7 @@ STEP_DOWN, FINAL_ATTEMPTS = 0.8, 3
 class Outcome:
     """What one LoadGen run found.
 
-    valid: LoadGen's own verdict, and every sample was answered.
+    valid: LoadGen's own verdict, and every sample has a response.
     within_bound: the same for the latency alone.
     """
 

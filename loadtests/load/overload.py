@@ -13,7 +13,7 @@ from loadtests.wire import Client
 TIMES_CAPACITY = 5
 # The service's own default, stated so that the bound is known here.
 MAX_WAIT_S = 10
-# Longer than any reply may take; a client that gives up earlier cannot tell late from lost.
+# Longer than any reply may take; a client that gives up earlier would count late replies as lost.
 CLIENT_TIMEOUT_S = 180
 MIN_GOODPUT = 0.8
 MAX_WAIT_BOUNDS = 3
@@ -22,7 +22,7 @@ MAX_WAIT_BOUNDS = 3
 async def measure(
     payloads: Payloads, settings: Mapping[str, object], *, seconds: float = 60, peak_seconds: float = 10
 ) -> dict[str, Any]:
-    """Measure the capacity, offer TIMES_CAPACITY as much, and count what becomes of it."""
+    """Measure the capacity, offer TIMES_CAPACITY as much, and count the outcomes."""
     tally = Tally()
     async with started(**{"max_wait_s": MAX_WAIT_S} | dict(settings)) as service:
         client = Client(service.port, timeout_s=CLIENT_TIMEOUT_S)

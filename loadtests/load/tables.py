@@ -9,7 +9,7 @@ HEADING = "## Load"
 
 
 def section(results: Mapping[str, Any]) -> str:
-    """Return all that was measured, and why the rest was not."""
+    """Return all measurements, and why the others are missing."""
     parts = [
         f"{measured_on(results['machine'])}, shared by the service and the load generator. "
         f"Payloads: {results['payloads']}."

@@ -87,7 +87,7 @@ def test_an_error_at_one_shape_is_noted_there(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_does_not_reply_in_time_is_a_failure(tmp_path: Path) -> None:
-    entry = run(tmp_path, "hangs", limits=Limits(rounds=1, rest_s=0, answer_timeout_s=0.5))["hangs"]
+    entry = run(tmp_path, "hangs", limits=Limits(rounds=1, rest_s=0, response_timeout_s=0.5))["hangs"]
     assert "no answer within" in entry.reason
 
 

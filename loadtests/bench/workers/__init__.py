@@ -1,1 +1,1 @@
-"""One program for each kind of contender. Each runs in an environment of its own and answers JSON lines."""
+"""One program for each kind of contender. Each runs in its own environment and returns JSON lines."""

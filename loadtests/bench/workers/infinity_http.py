@@ -48,7 +48,7 @@ class Server:
         return self._popen.pid
 
     def wait(self) -> None:
-        """Wait until it answers. Raises RuntimeError if it ends or does not start in time."""
+        """Wait until it responds. Raises RuntimeError if it exits or does not start in time."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._popen.poll() is not None:

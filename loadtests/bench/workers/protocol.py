@@ -16,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-# From ids and mask to what is timed: it returns the label logits, or None where the contender has none.
+# The timed part: returns the label logits, or None if the contender has none.
 Call = Callable[[], list[list[float]] | None]
 Prepare = Callable[[list[list[int]], list[list[int]]], Call]
 
 
 def serve(name: str, load: Callable[[], tuple[Prepare, str]]) -> int:
-    """Load, report whether that succeeded, then answer each line of stdin until it ends."""
+    """Load, report whether that succeeded, then return a response to each line of stdin until it ends."""
     channel = claim_stdout()
     try:
         prepare, detail = load()
@@ -32,14 +32,14 @@ def serve(name: str, load: Callable[[], tuple[Prepare, str]]) -> int:
     write(channel, {"ready": True, "name": name, "detail": detail})
     for line in sys.stdin:
         try:
-            write(channel, answer(prepare, json.loads(line)))
+            write(channel, run(prepare, json.loads(line)))
         except Exception as error:  # noqa: BLE001  # a shape that fails is a result, not the end
             write(channel, {"error": f"{type(error).__name__}: {error}"})
     return 0
 
 
-def answer(prepare: Prepare, request: dict[str, Any]) -> dict[str, Any]:
-    """Run one request. Making the inputs is not timed, as every contender takes them in another form."""
+def run(prepare: Prepare, request: dict[str, Any]) -> dict[str, Any]:
+    """Run one request. Preparing the inputs is not timed: every contender needs another form."""
     call = prepare(request["input_ids"], request["attention_mask"])
     logits = None
     for _ in range(request["warmup"]):
@@ -53,7 +53,7 @@ def answer(prepare: Prepare, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def claim_stdout() -> TextIO:
-    """Return the channel to the harness; what libraries print goes to stderr from here on."""
+    """Return the channel to the harness; from now on, libraries print to stderr."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return channel
@@ -65,7 +65,7 @@ def write(channel: TextIO, message: dict[str, Any]) -> None:
 
 
 def arguments(doc: str | None) -> argparse.Namespace:
-    """Parse what the harness passes to every worker. argparse: the environments of other engines have no tyro."""
+    """Parse the arguments that the harness passes to every worker. argparse: the environments of other engines have no tyro."""
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
@@ -82,7 +82,7 @@ def mask_positions(ids: list[list[int]], mask: int) -> list[int]:
 
 
 class Texts:
-    """Makes texts of an exact number of tokens, for contenders that take text and not ids.
+    """Make texts of an exact number of tokens, for contenders that accept text and not ids.
 
     tokenizer: of transformers. The words are those that it encodes as one token each.
     """
