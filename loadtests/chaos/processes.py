@@ -78,7 +78,7 @@ async def terminated(context: Context) -> Outcome:
     outcome, extent = Outcome(), context.extent
     async with context.service(drain_timeout_s=DRAIN_TIMEOUT_S) as service:
         outcome.rss_before_bytes = service.rss_bytes()
-        # A connection each: a request on an idle one that the service is closing would be lost without a fault of the service.
+        # A connection each: on an idle one that the service is closing, a request would be lost without a fault.
         client = Client(service.port, keep_alive=False, timeout_s=CLIENT_TIMEOUT_S + DRAIN_TIMEOUT_S)
         async with background(client, context.payloads.singles(), SHARE * context.capacity_per_s) as outcome.tally:
             await asyncio.sleep(extent.load_s / 2)

@@ -65,7 +65,8 @@ def training_files(path: Path) -> list[Path]:
     """Return the files of a local copy to train on: those named `train` if there are any, else all readable ones."""
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and _holds_rows(file))
+    endings = tuple(suffix + packed for suffix in SUFFIXES for packed in ("", *PACKED))
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(endings))
     for_training = [file for file in files if "train" in str(file.relative_to(path))]
     if not files:
         raise InvalidInput(f"{path} has no {', '.join(SUFFIXES)} file, compressed or not")
@@ -87,8 +88,3 @@ def select(table: Any, columns: Sequence[str] | None, name: str) -> Iterator[Row
     if missing:
         raise InvalidInput(f"{name} has no {', '.join(missing)}; its columns are {', '.join(table.column_names)}")
     return iter(table.select_columns(list(columns)) if columns else table)
-
-
-def _holds_rows(file: Path) -> bool:
-    name = file.with_suffix("") if file.suffix in PACKED else file
-    return name.suffix in SUFFIXES

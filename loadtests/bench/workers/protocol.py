@@ -65,7 +65,10 @@ def write(channel: TextIO, message: dict[str, Any]) -> None:
 
 
 def arguments(doc: str | None) -> argparse.Namespace:
-    """Parse the arguments that the harness passes to every worker. argparse: the environments of other engines have no tyro."""
+    """Parse the arguments that the harness passes to every worker.
+
+    With argparse, because the environments of other engines lack tyro.
+    """
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
