@@ -145,8 +145,8 @@ def test_tinyrm_serve_answers_the_readme_comparison_with_the_starter(installed: 
         assert reply.json()["model"].startswith("starter@")
         assert "<html" in httpx.get(address, trust_env=False).text
         texts = list(README_REQUEST.values())
-        asked = installed.run("tinyrm", "compare", *texts, "--url", address, "--json")
-        assert json.loads(asked.stdout)["margin"] == pytest.approx(reply.json()["margin"], abs=1e-4), asked.stderr
+        compared = installed.run("tinyrm", "compare", *texts, "--url", address, "--json")
+        assert json.loads(compared.stdout)["margin"] == pytest.approx(reply.json()["margin"], abs=1e-4), compared.stderr
 
 
 def test_the_starter_scores_without_a_service(installed: Installed) -> None:

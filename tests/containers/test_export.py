@@ -50,7 +50,7 @@ def test_an_adapter_becomes_a_bundle(engine: Engine, export_image: str, trained:
     (tmp_path / "models").mkdir()
     mounts = ("--volume", f"{tmp_path}/trained:/trained:ro", "--volume", f"{tmp_path}/models:/app/models")
     options = ("--tmpfs", "/cache", "--user", f"{os.getuid()}:{os.getgid()}", "--network", "none", *CONFINED[:-2])
-    said = engine.docker(
+    output = engine.docker(
         "run",
         "--rm",
         *options,
@@ -63,11 +63,11 @@ def test_an_adapter_becomes_a_bundle(engine: Engine, export_image: str, trained:
         "--out",
         "models/mine",
     )
-    assert "written to models/mine" in said
+    assert "written to models/mine" in output
     assert Bundle.open(tmp_path / "models/mine").manifest.name == "mine"
 
 
 def test_a_missing_model_is_one_line(engine: Engine, export_image: str) -> None:
-    said = fails(engine, "run", "--rm", "--network", "none", export_image, "--model", "/none", "--out", "/cache/x")
-    assert "export: " in said
-    assert "Traceback" not in said
+    output = fails(engine, "run", "--rm", "--network", "none", export_image, "--model", "/none", "--out", "/cache/x")
+    assert "export: " in output
+    assert "Traceback" not in output

@@ -69,8 +69,8 @@ def test_a_package_that_is_not_the_locked_one_stops_the_build(
     shutil.copytree(REPOSITORY / "deploy", tmp_path / "deploy")
     lock = tmp_path / "deploy/locks/serve.txt"
     lock.write_text(re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", lock.read_text()))
-    said = fails(engine, "build", "--target", "service-build", str(tmp_path))
-    assert "DO NOT MATCH THE HASHES" in said
+    output = fails(engine, "build", "--target", "service-build", str(tmp_path))
+    assert "DO NOT MATCH THE HASHES" in output
 
 
 def test_two_builds_have_the_same_files(engine: Engine, service_image: str) -> None:
@@ -115,10 +115,10 @@ def test_the_image_holds_bytecode(service: Container) -> None:
 
 
 def test_a_missing_model_is_one_line_and_exit_code_3(engine: Engine, service_image: str) -> None:
-    said = fails(engine, "run", "--rm", "--env", "TINYRM_MODEL=models/none", service_image)
-    assert ": 3\n" in said
-    assert "cannot start" in said
-    assert "Traceback" not in said
+    output = fails(engine, "run", "--rm", "--env", "TINYRM_MODEL=models/none", service_image)
+    assert ": 3\n" in output
+    assert "cannot start" in output
+    assert "Traceback" not in output
 
 
 def test_sigterm_answers_what_was_accepted(engine: Engine, service_image: str) -> None:

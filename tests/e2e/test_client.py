@@ -77,7 +77,7 @@ def check_each_line_once(out: Path) -> None:
 
 def test_both_clients_return_the_replies_of_the_service(service: Process) -> None:
     body = dict(zip(("prompt", "response_a", "response_b"), TEXTS, strict=True))
-    said = service.post("/v1/compare", body).json()
+    output = service.post("/v1/compare", body).json()
     item: CompareItem = {"prompt": [{"role": "user", "content": TEXTS[0]}], "response_a": "4", "response_b": "5"}
     bad: CompareItem = {"prompt": "p", "response_a": "", "response_b": "b"}
 
@@ -97,9 +97,9 @@ def test_both_clients_return_the_replies_of_the_service(service: Process) -> Non
         many = list(client.compare_many([item] * 20 + [bad], batch_items=6))
         plain = [client.compare(*TEXTS), client.compare_batch([item, bad]), many, client.models(), client.is_ready()]
     for alone, (good, failed), results, (card,), is_ready in (plain, asyncio.run(ask())):
-        assert alone.margin == pytest.approx(said["margin"], abs=1e-4)
-        assert alone.usage.model_dump() == said["usage"]
-        assert alone.model == said["model"] == f"{card.name}@{card.revision}"
+        assert alone.margin == pytest.approx(output["margin"], abs=1e-4)
+        assert alone.usage.model_dump() == output["usage"]
+        assert alone.model == output["model"] == f"{card.name}@{card.revision}"
         assert good.usage.tokens > 0
         assert isinstance(failed, ItemError)
         assert failed.type == "invalid_request"
@@ -196,11 +196,11 @@ def test_no_line_is_lost_when_the_service_is_killed(bundle_folder: Path, pairs: 
         first = subprocess.Popen([*words, "--timeout-s", "4"], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
         wait_for_lines(out, first)
         service.popen.kill()
-        _, said = first.communicate(timeout=PATIENCE_S)
+        _, output = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 1
     done = whole_lines(out)
     assert 0 < done < PAIRS
-    assert f"stopped after {done} lines" in said
+    assert f"stopped after {done} lines" in output
     with started(bundle_folder, port=port):
         second = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert second.returncode == 1, "one line is wrong"
@@ -219,8 +219,8 @@ def test_the_command_waits_for_a_service_that_restarts(bundle_folder: Path, pair
         service.popen.wait()
         assert whole_lines(out) < PAIRS
         with started(bundle_folder, port=port):
-            _, said = process.communicate(timeout=PATIENCE_S)
-    assert f"{PAIRS} lines in {out}, {PAIRS} of them new" in said
+            _, output = process.communicate(timeout=PATIENCE_S)
+    assert f"{PAIRS} lines in {out}, {PAIRS} of them new" in output
     check_each_line_once(out)
 
 
@@ -247,9 +247,9 @@ def test_a_killed_command_continues_where_it_stopped(
             process = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
             wait_for_lines(out, process, least)
             os.kill(process.pid, sent)
-            _, said = process.communicate(timeout=PATIENCE_S)
-            assert process.returncode == code, said
-            assert "Traceback" not in said
+            _, output = process.communicate(timeout=PATIENCE_S)
+            assert process.returncode == code, output
+            assert "Traceback" not in output
             stops.append(whole_lines(out))
         assert 0 < stops[0] < stops[1] < PAIRS
         last = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S, check=False)

@@ -209,10 +209,10 @@ def test_a_service_that_stops_replies_to_waiting_samples() -> None:
         async with aiohttp.ClientSession() as session:
             url = f"http://127.0.0.1:{port}/rm"
             bodies = [{"prompt": "q", "response": text, "label": None} for text in ("short", "and longer")]
-            asked = [asyncio.create_task(posted(session, url, body)) for body in bodies]
+            tasks = [asyncio.create_task(posted(session, url, body)) for body in bodies]
             await asyncio.to_thread(wait_for_samples, process, 2)
             process.popen.terminate()
-            return await asyncio.gather(*asked)
+            return await asyncio.gather(*tasks)
 
     with started(STARTER, dialects="slime", cohort_timeout_s=600) as process:
         first, second = asyncio.run(ask(process.port))

@@ -132,7 +132,7 @@ def test_a_checkpoint_is_judged_under_one_instruction(monkeypatch, capsys, train
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ((), "--pairs"),
         (("--pairs", "x", "--write-temperature"), "--fit-temperature"),
@@ -147,11 +147,13 @@ def test_a_checkpoint_is_judged_under_one_instruction(monkeypatch, capsys, train
         (("--pairs", "x", "--domain", "poetry"), "poetry"),
     ],
 )
-def test_options_that_exclude_each_other_are_refused_by_name(monkeypatch, capsys, bundle_folder, options, said) -> None:
+def test_options_that_exclude_each_other_are_refused_by_name(
+    monkeypatch, capsys, bundle_folder, options, message
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert run(monkeypatch, *options, "--bundle", bundle_folder) == 1
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert "Traceback" not in error
 
 
@@ -185,5 +187,5 @@ def test_nothing_changes_in_a_bundle_if_the_benchmark_cannot_be_read(
 def test_results_contain_the_options_of_the_run(monkeypatch, capsys, bundle_folder, judge_bench) -> None:
     options = ("--data", judge_bench, "--domain", "general")
     assert run(monkeypatch, "judge-bench", "--bundle", bundle_folder, *options) == 0
-    asked = json.loads(capsys.readouterr().out.splitlines()[-1])["asked"]
-    assert asked == {"data": str(judge_bench), "split": None, "domain": "general"}
+    recorded = json.loads(capsys.readouterr().out.splitlines()[-1])["asked"]
+    assert recorded == {"data": str(judge_bench), "split": None, "domain": "general"}

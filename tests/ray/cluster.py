@@ -69,11 +69,11 @@ class Cluster:
         config = config_with(self.port, changes or {}, scorer)
         path = self.folder / "serve.yaml"
         path.write_text(yaml.safe_dump(config))
-        said = subprocess.run(
+        done = subprocess.run(
             [SCRIPTS / "serve", "deploy", path, "--address", self._dashboard],
             env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
-        assert said.returncode == 0, said.stderr
+        assert done.returncode == 0, done.stderr
 
     def wait_until_running(self, replicas: int) -> None:
         self.wait(lambda: self.is_running(replicas), f"no {replicas} replicas", self.status)

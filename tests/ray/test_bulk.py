@@ -54,10 +54,10 @@ def wait_for(process: "subprocess.Popen[str]", what: Callable[[], bool]) -> None
 
 
 def finished(process: "subprocess.Popen[str]") -> str:
-    _, said = process.communicate(timeout=RAY_PATIENCE_S)
-    assert process.returncode == 1, said
-    assert "Traceback" not in said
-    return said
+    _, output = process.communicate(timeout=RAY_PATIENCE_S)
+    assert process.returncode == 1, output
+    assert "Traceback" not in output
+    return output
 
 
 def clear_away(family: list[psutil.Process]) -> None:
@@ -87,11 +87,11 @@ def test_no_row_is_lost_when_a_worker_is_killed(bundle_folder: Path, pairs: Path
         worker = next(one for one in family if "MapWorker" in " ".join(one.cmdline()))
         worker.kill()
         assert len(stamps(out)) < ROWS / ROWS_PER_PART
-        said = finished(process)
+        output = finished(process)
     finally:
         process.kill()
         clear_away(family)
-    assert f"{ROWS} rows in {out}, {ROWS} of them new, 1 with an error" in said
+    assert f"{ROWS} rows in {out}, {ROWS} of them new, 1 with an error" in output
     check_against_one_process(bundle_folder, tmp_path, pairs, out)
 
 
@@ -110,8 +110,8 @@ def test_a_killed_command_continues_where_it_stopped(bundle_folder: Path, pairs:
         clear_away(family)
     before = stamps(out)
     assert len(before) < ROWS / ROWS_PER_PART
-    said = finished(started(command))
-    assert f"{ROWS - ROWS_PER_PART * len(before)} of them new, 1 with an error" in said
+    output = finished(started(command))
+    assert f"{ROWS - ROWS_PER_PART * len(before)} of them new, 1 with an error" in output
     assert before.items() <= stamps(out).items()
     check_against_one_process(bundle_folder, tmp_path, pairs, out)
 
@@ -139,7 +139,7 @@ def test_the_command_does_not_wait_for_resources_that_do_not_exist(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (["127.0.0.1:1"], "--ray 127.0.0.1:1: nothing answers there"),
         (["ray://127.0.0.1:10001"], "with --ray auto"),
@@ -148,10 +148,16 @@ def test_the_command_does_not_wait_for_resources_that_do_not_exist(
     ],
 )
 def test_wrong_options_fail_before_ray_starts(
-    bundle_folder: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, words: list[str], said: str
+    bundle_folder: Path,
+    pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    words: list[str],
+    output: str,
 ) -> None:
     assert main(on_ray(bundle_folder, tmp_path / "out", pairs, *words)[3:]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("tinyrm: ")
-    assert said in line
+    assert output in line
     assert not stamps(tmp_path / "out")

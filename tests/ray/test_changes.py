@@ -47,8 +47,8 @@ class Answers:
             self.statuses[type(reply).__name__] += 1
         else:
             self.statuses[reply.status_code] += 1
-            said = reply.json()
-            self.models[said.get("results", [said])[0].get("model", "none")] += 1
+            shown = reply.json()
+            self.models[shown.get("results", [shown])[0].get("model", "none")] += 1
         self.ends.append(time.monotonic())
 
 

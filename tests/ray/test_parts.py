@@ -33,7 +33,7 @@ FOLDER = REPOSITORY / "deploy" / "ray"
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         ({"bundel": "x"}, "bundel"),
         ({"settings": {"port": 80}}, "Serve has its own"),
@@ -44,8 +44,8 @@ FOLDER = REPOSITORY / "deploy" / "ray"
         ({"max_tries": 0}, "max_tries"),
     ],
 )
-def test_wrong_arguments_are_refused_by_name(args: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_wrong_arguments_are_refused_by_name(args: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         RayConfig.model_validate(args)
 
 

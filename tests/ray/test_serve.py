@@ -56,7 +56,7 @@ def test_results_are_those_of_one_machine_bit_for_bit(service: Process, alone: P
     after = total(service, "tinyrm_requests_total", endpoint="compare", status="200")
     answered = {replica: after[replica] - before.get(replica, 0) for replica in after}
     assert len(answered) == 2
-    assert all(answered.values()), "both replicas were asked"
+    assert all(answered.values()), "both replicas were used"
     assert sum(answered.values()) == len(COMPARISONS)
 
 
@@ -93,14 +93,14 @@ def test_the_two_pages_of_metrics_are_one(service: Process, alone: Process) -> N
 def test_wrong_requests_get_the_same_errors(
     service: Process, alone: Process, *, content: bytes, headers: dict[str, str], status: int, kind: str
 ) -> None:
-    said = [
+    replies = [
         each.client.post("/v1/compare", content=content, headers={**headers, "X-Request-Id": "mine"})
         for each in (alone, service)
     ]
-    assert [reply.status_code for reply in said] == [status] * 2
-    assert said[0].json() == said[1].json()
-    assert said[1].json()["error"]["type"] == kind
-    assert said[1].headers["x-request-id"] == "mine"
+    assert [reply.status_code for reply in replies] == [status] * 2
+    assert replies[0].json() == replies[1].json()
+    assert replies[1].json()["error"]["type"] == kind
+    assert replies[1].headers["x-request-id"] == "mine"
 
 
 def test_requests_that_reach_no_replica_are_counted(service: Process) -> None:
@@ -143,5 +143,5 @@ def test_a_request_beyond_its_deadline_is_dropped(service: Process) -> None:
     assert "deadline_exceeded" in kinds
 
 
-def _results(said: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(said.get("results", [said]))
+def _results(body: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(body.get("results", [body]))

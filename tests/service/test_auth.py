@@ -145,7 +145,7 @@ def test_a_broken_file_keeps_the_keys_and_logs_an_error(tmp_path: Path, broken: 
     with capture_logs() as lines:
         assert ring.find(b"one") == entry("one")
         assert ring.find(b"one") == entry("one")
-    assert [line["log_level"] for line in lines] == ["error"], "said once, not at every request"
+    assert [line["log_level"] for line in lines] == ["error"], "logged once, not at every request"
     assert "keys.json" in lines[0]["reason"]
     write(path, entry("two"))
     assert ring.find(b"two") == entry("two")

@@ -89,30 +89,30 @@ def test_no_page_of_another_origin_may_call_unless_allowed(served: Served) -> No
 
 @pytest.mark.parametrize("origin", [PAGES, "http://localhost:3000"])
 def test_pages_of_allowed_origins_may_call(open_to_pages: Served, origin: str) -> None:
-    asked = open_to_pages.client.options(
+    preflight = open_to_pages.client.options(
         "/v1/compare",
         headers=PREFLIGHT | {"Origin": origin, "Access-Control-Request-Headers": "authorization,traceparent"},
     )
-    assert asked.status_code == 200
+    assert preflight.status_code == 200
     reply = open_to_pages.client.post("/v1/compare", json=PAIR, headers={"Origin": origin})
-    for answer in (asked, reply):
+    for answer in (preflight, reply):
         assert answer.headers["Access-Control-Allow-Origin"] == origin
         assert "Access-Control-Allow-Credentials" not in answer.headers
     assert "X-Request-Id" in reply.headers["Access-Control-Expose-Headers"]
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "preflight",
     [
         {"Origin": "https://evil.example"},
         {"Access-Control-Request-Method": "DELETE"},
         {"Origin": PAGES + ".evil.example"},
     ],
 )
-def test_other_preflights_are_refused_as_json(open_to_pages: Served, asked: dict[str, str]) -> None:
-    reply = open_to_pages.client.options("/v1/compare", headers=PREFLIGHT | asked)
+def test_other_preflights_are_refused_as_json(open_to_pages: Served, preflight: dict[str, str]) -> None:
+    reply = open_to_pages.client.options("/v1/compare", headers=PREFLIGHT | preflight)
     assert (reply.status_code, reply.json()["error"]["type"]) == (400, "origin_refused")
-    assert asked.get("Origin", "-") not in reply.headers.get("access-control-allow-origin", "")
+    assert preflight.get("Origin", "-") not in reply.headers.get("access-control-allow-origin", "")
 
 
 def test_a_star_allows_all_origins(bundle_folder: Path) -> None:

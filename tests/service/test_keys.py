@@ -82,9 +82,9 @@ def test_refusals_are_one_reason_and_change_nothing(
     before = path.read_text()
     capsys.readouterr()
     assert run(monkeypatch, "--file", path, *arguments) == 2
-    said = capsys.readouterr()
-    assert reason in said.err
-    assert said.out == "", "a key was shown that does not work"
+    output = capsys.readouterr()
+    assert reason in output.err
+    assert output.out == "", "a key was shown that does not work"
     assert path.read_text() == before
 
 

@@ -38,9 +38,9 @@ def test_the_page_may_run_its_own_files_and_call_this_service_and_nothing_else(s
 
 
 def test_the_page_refers_to_its_own_files_only(served: Served) -> None:
-    asked = re.findall(r'(?:src|href)="(?!data:)([^"]+)"', served.client.get("/").text)
-    assert set(asked) == {"page/app.js", "page/style.css", "docs"}
-    for address in asked:
+    addresses = re.findall(r'(?:src|href)="(?!data:)([^"]+)"', served.client.get("/").text)
+    assert set(addresses) == {"page/app.js", "page/style.css", "docs"}
+    for address in addresses:
         assert served.client.get(f"/{address}").status_code == 200
     assert not re.findall(r"url\(|@import|https?:", served.client.get("/page/style.css").text)
     assert not re.findall(r"https?:|innerHTML|insertAdjacent|eval", served.client.get("/page/app.js").text)

@@ -17,7 +17,7 @@ USAGE = {"tokens": 1, "gflops": 0.1}
 
 
 @dataclass(frozen=True)
-class Asked:
+class Received:
     """A request as it arrived. at_s: on the monotonic clock."""
 
     path: str
@@ -27,7 +27,7 @@ class Asked:
 
 
 Handler = BaseHTTPRequestHandler
-Step = Callable[[Handler, Asked], None]
+Step = Callable[[Handler, Received], None]
 
 
 @dataclass
@@ -35,16 +35,16 @@ class ScriptedServer:
     """script: a step for each request; the last one also handles all later requests."""
 
     script: list[Step]
-    asked: list[Asked] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
     url: str = ""
 
-    def next_step(self, asked: Asked) -> Step:
-        self.asked.append(asked)
-        return self.script[min(len(self.asked), len(self.script)) - 1]
+    def next_step(self, received: Received) -> Step:
+        self.received.append(received)
+        return self.script[min(len(self.received), len(self.script)) - 1]
 
 
 def answer(status: int, body: Any, **headers: str) -> Step:
-    def step(handler: Handler, _: Asked) -> None:
+    def step(handler: Handler, _: Received) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         handler.send_response(status)
         for name, value in headers.items():
@@ -65,8 +65,10 @@ def compared() -> Step:
 
 
 def batch(result_of: Callable[[Any], Any] = lambda item: COMPARED) -> Step:
-    def step(handler: Handler, asked: Asked) -> None:
-        answer(200, {"results": [result_of(item) for item in asked.body["items"]], "usage": USAGE})(handler, asked)
+    def step(handler: Handler, received: Received) -> None:
+        answer(200, {"results": [result_of(item) for item in received.body["items"]], "usage": USAGE})(
+            handler, received
+        )
 
     return step
 
@@ -75,18 +77,18 @@ def item_error(kind: str) -> dict[str, Any]:
     return {"error": {"type": kind, "message": f"this is {kind}"}}
 
 
-def hang_up(handler: Handler, _: Asked) -> None:
+def hang_up(handler: Handler, _: Received) -> None:
     handler.close_connection = True
 
 
-def stall(handler: Handler, _: Asked) -> None:
+def stall(handler: Handler, _: Received) -> None:
     """Send no reply: return when the client has closed the connection."""
     with suppress(OSError):
         handler.connection.recv(1)
     handler.close_connection = True
 
 
-def trickle(handler: Handler, _: Asked) -> None:
+def trickle(handler: Handler, _: Received) -> None:
     """Send single bytes, never the last one, until the client disconnects: no single wait is long."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
@@ -109,10 +111,10 @@ def scripted(*script: Step) -> Iterator[ScriptedServer]:
 
         def do_POST(self) -> None:
             text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            asked = Asked(self.path, dict(self.headers), json.loads(text) if text else None, time.monotonic())
+            received = Received(self.path, dict(self.headers), json.loads(text) if text else None, time.monotonic())
             with lock:
-                step = server.next_step(asked)
-            step(self, asked)
+                step = server.next_step(received)
+            step(self, received)
 
         do_GET = do_POST  # noqa: N815 - the names are the base class's
 

@@ -127,8 +127,8 @@ def test_broken_rows_become_errors_and_their_neighbours_scores(
     found = table(tmp_path / "out")
     assert found["row"].tolist() == list(range(len(rows)))
     assert found["error"].tolist()[1:-1] == [kind for _, kind, _ in BROKEN]
-    for (_, _, said), message in zip(BROKEN, found["error_message"].tolist()[1:-1], strict=True):
-        assert said in message
+    for (_, _, reason), message in zip(BROKEN, found["error_message"].tolist()[1:-1], strict=True):
+        assert reason in message
     assert found["margin"].notna().tolist() == [True, *[False] * len(BROKEN), True]
     assert score(pairs) == 1, "what an earlier run found is still so"
 

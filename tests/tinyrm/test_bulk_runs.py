@@ -29,17 +29,17 @@ def test_a_second_run_computes_nothing_and_a_different_one_is_refused(
     assert score(pairs, "--rows-per-part", 4) == 0
     before = stamps(tmp_path / "out")
     assert score(pairs, "--rows-per-part", 4) == 0
-    assert "10 of them new" in (said := capsys.readouterr().err)
-    assert " 0 of them new" in said
+    assert "10 of them new" in (output := capsys.readouterr().err)
+    assert " 0 of them new" in output
     other = write(tmp_path / "other.jsonl", pair(0))
-    for words, said in [
+    for words, output in [
         ((pairs, "--rows-per-part", 5), "rows_per_part was 4 and is 5"),
         ((pairs, "--rows-per-part", 4, "--domain", "safety"), "domain was None and is 'safety'"),
         ((pairs, other, "--rows-per-part", 4), "other.jsonl was not among its sources"),
         ((other, "--rows-per-part", 4), "was not among its sources"),
     ]:
         assert score(*words) == 2
-        assert said in complaint(capsys)
+        assert output in complaint(capsys)
     write(pairs, *map(pair, range(9)), {**pair(9), "prompt": "Changed"})
     assert score(pairs, "--rows-per-part", 4) == 2
     assert "pairs.jsonl has changed since" in complaint(capsys)
@@ -75,7 +75,7 @@ def test_only_one_process_writes_a_folder(score: Score, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "output"),
     [
         (["missing.jsonl"], 2, "missing.jsonl: no such file"),
         (["no-*.jsonl"], 2, "no-*.jsonl: no such file"),
@@ -99,7 +99,7 @@ def test_only_one_process_writes_a_folder(score: Score, tmp_path: Path, capsys: 
 )
 def test_an_impossible_command_is_one_line(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *,
-    words: list[str], code: int, said: str,
+    words: list[str], code: int, output: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "pairs.jsonl", pair(0))
@@ -110,21 +110,21 @@ def test_an_impossible_command_is_one_line(
         torn.write_bytes(torn.read_bytes()[:-20])
     given = words_of(bundle_folder, tmp_path / "out")
     assert main([given[0], words[0], *given[1:], *words[1:]]) == code
-    assert said in complaint(capsys)
+    assert output in complaint(capsys)
     assert not list(tmp_path.glob("out/*.parquet"))
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (["a.jsonl", "--threads", "2"], "--threads needs --bundle"),
         (["a.jsonl", "--ray"], "--ray needs --bundle"),
         (["a.jsonl", "b.jsonl"], "several need --bundle"),
     ],
 )
-def test_options_for_a_bundle_need_a_bundle(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_for_a_bundle_need_a_bundle(words: list[str], output: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--out", "out.jsonl", *words]) == 2
-    assert said in complaint(capsys)
+    assert output in complaint(capsys)
 
 
 @pytest.mark.parametrize(("module", "extra"), [("pyarrow", "bulk"), ("fsspec", "bulk"), ("ray", "ray")])
@@ -163,10 +163,10 @@ def test_a_killed_run_continues_where_it_stopped(
         assert time.monotonic() < stop
         time.sleep(0.002)
     os.kill(process.pid, sent)
-    _, said = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == code, said
-    assert "Traceback" not in said
-    assert ("run it again" in said) == (sent == signal.SIGINT)
+    _, output = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    assert ("run it again" in output) == (sent == signal.SIGINT)
     before = stamps(out)
     assert 0 < len(before) < rows / 10
     done = run(command)

@@ -16,7 +16,7 @@ from tests.support.processes import free_port
 from tests.support.scripted_server import (
     COMPARED,
     USAGE,
-    Asked,
+    Received,
     ScriptedServer,
     Step,
     answer,
@@ -75,17 +75,17 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 
 def gaps_s(server: ScriptedServer) -> list[float]:
-    return [after.at_s - before.at_s for before, after in zip(server.asked, server.asked[1:], strict=False)]
+    return [after.at_s - before.at_s for before, after in zip(server.received, server.received[1:], strict=False)]
 
 
 def test_compare_sends_its_arguments_and_nothing_else(ask: Ask) -> None:
     with scripted(compared()) as server:
         reply = ask(server.url, "compare", *TEXTS, domain="math", swap=None, options={"api_key": "k", "timeout_s": 20})
-    (asked,) = server.asked
-    assert asked.path == "/v1/compare"
-    assert asked.body == {"prompt": TEXTS[0], "response_a": "4", "response_b": "5", "domain": "math"}
-    assert asked.headers["Authorization"] == "Bearer k"
-    assert 18_000 < int(asked.headers["X-Request-Timeout-Ms"]) < 20_000
+    (received,) = server.received
+    assert received.path == "/v1/compare"
+    assert received.body == {"prompt": TEXTS[0], "response_a": "4", "response_b": "5", "domain": "math"}
+    assert received.headers["Authorization"] == "Bearer k"
+    assert 18_000 < int(received.headers["X-Request-Timeout-Ms"]) < 20_000
     assert reply.model_dump() == COMPARED
 
 
@@ -93,8 +93,8 @@ def test_messages_and_a_path_prefix_are_sent(ask: Ask) -> None:
     turns = [{"role": "user", "content": "Hi"}]
     with scripted(compared()) as server:
         ask(server.url + "/behind/proxy/", "compare", turns, "a", "b")
-    assert server.asked[0].path == "/behind/proxy/v1/compare"
-    assert server.asked[0].body["prompt"] == turns
+    assert server.received[0].path == "/behind/proxy/v1/compare"
+    assert server.received[0].body["prompt"] == turns
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_messages_and_a_path_prefix_are_sent(ask: Ask) -> None:
 def test_temporary_errors_are_retried(ask: Ask, trouble: Step) -> None:
     with scripted(trouble, trouble, compared()) as server:
         assert ask(server.url, "compare", *TEXTS).preferred == "a"
-    assert len(server.asked) == 3
-    assert len({asked.headers["X-Request-Id"] for asked in server.asked}) == 1
-    left_ms = [int(asked.headers["X-Request-Timeout-Ms"]) for asked in server.asked]
+    assert len(server.received) == 3
+    assert len({received.headers["X-Request-Id"] for received in server.received}) == 1
+    left_ms = [int(received.headers["X-Request-Timeout-Ms"]) for received in server.received]
     assert left_ms == sorted(left_ms, reverse=True)
 
 
@@ -125,7 +125,7 @@ def test_retry_after_may_be_a_date(ask: Ask) -> None:
     with scripted(error(503, "not_ready", Retry_After=format_datetime(at, usegmt=True)), compared()) as server:
         ask(server.url, "compare", *TEXTS)
     left_s = at.timestamp() - time.time()  # until that date, on the clock that it is written in
-    assert server.asked[1].at_s >= time.monotonic() + left_s - 0.05
+    assert server.received[1].at_s >= time.monotonic() + left_s - 0.05
 
 
 def test_pauses_grow_and_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_permanent_errors_are_raised_at_once(
     with scripted(step) as server, pytest.raises(kind) as caught:
         ask(server.url, "compare", *TEXTS)
     assert (caught.value.type, caught.value.status) == (type_, status)
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 def test_error_has_the_request_id_and_the_message_of_the_service(ask: Ask) -> None:
@@ -173,7 +173,7 @@ def test_error_has_the_request_id_and_the_message_of_the_service(ask: Ask) -> No
 def test_tries_are_bounded(ask: Ask) -> None:
     with scripted(error(429, "overloaded")) as server, pytest.raises(ServiceBusy) as caught:
         ask(server.url, "compare", *TEXTS, options={"max_retries": 2})
-    assert len(server.asked) == 3
+    assert len(server.received) == 3
     assert (caught.value.type, caught.value.status) == ("overloaded", 429)
 
 
@@ -186,7 +186,7 @@ def test_a_closed_port_is_unreachable_with_advice(ask: Ask) -> None:
 def test_a_wait_longer_than_the_time_left_is_not_begun(ask: Ask) -> None:
     with scripted(error(429, "overloaded", Retry_After="14400")) as server, pytest.raises(ServiceBusy):
         ask(server.url, "compare", *TEXTS, options={"timeout_s": 7200})
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 @pytest.mark.parametrize("step", [stall, trickle], ids=["silence", "trickle"])
@@ -201,13 +201,13 @@ def test_the_time_of_a_call_is_its_own_however_it_is_spent(ask: Ask, step: Step)
 def test_tries_share_the_time(ask: Ask) -> None:
     """Lose the connection of two tries after 0.4 s each, so that at most 0.4 s remain for the third."""
 
-    def late(handler: Any, asked: Asked) -> None:
+    def late(handler: Any, received: Received) -> None:
         time.sleep(0.4)
-        hang_up(handler, asked)
+        hang_up(handler, received)
 
     with scripted(late, late, stall) as server, pytest.raises((CallTimedOut, ServiceUnreachable)):
         ask(server.url, "compare", *TEXTS, options={"timeout_s": 1.2})
-    left_ms = [int(asked.headers["X-Request-Timeout-Ms"]) for asked in server.asked]
+    left_ms = [int(received.headers["X-Request-Timeout-Ms"]) for received in server.received]
     assert all(left <= 1200 - 400 * tries for tries, left in enumerate(left_ms)), left_ms
 
 
@@ -221,12 +221,12 @@ def test_waiting_for_a_connection_counts() -> None:
 
     with scripted(stall) as server:
         asyncio.run(run())
-    assert len(server.asked) < 4
+    assert len(server.received) < 4
 
 
 def test_batch_keeps_order_and_errors(ask: Ask) -> None:
-    def result_of(asked: Any) -> Any:
-        return item_error("unknown_domain") if asked["prompt"] == "p1" else COMPARED | {"model": asked["prompt"]}
+    def result_of(received: Any) -> Any:
+        return item_error("unknown_domain") if received["prompt"] == "p1" else COMPARED | {"model": received["prompt"]}
 
     with scripted(batch(result_of)) as server:
         first, second, third = ask(server.url, "compare_batch", [item(0), item(1), item(2)])
@@ -235,12 +235,12 @@ def test_batch_keeps_order_and_errors(ask: Ask) -> None:
 
 
 def test_only_items_with_temporary_errors_are_sent_again(ask: Ask) -> None:
-    def first_try(asked: Any) -> Any:
-        return {"p0": COMPARED, "p1": item_error("overloaded"), "p2": item_error("invalid_text")}[asked["prompt"]]
+    def first_try(received: Any) -> Any:
+        return {"p0": COMPARED, "p1": item_error("overloaded"), "p2": item_error("invalid_text")}[received["prompt"]]
 
     with scripted(batch(first_try), batch()) as server:
         results = ask(server.url, "compare_batch", [item(0), item(1), item(2)])
-    assert [asked.body["items"] for asked in server.asked] == [[item(0), item(1), item(2)], [item(1)]]
+    assert [received.body["items"] for received in server.received] == [[item(0), item(1), item(2)], [item(1)]]
     assert [getattr(result, "type", "answered") for result in results] == ["answered", "answered", "invalid_text"]
 
 
@@ -256,14 +256,14 @@ def test_an_empty_batch_sends_nothing(ask: Ask) -> None:
 
 
 def test_many_results_are_in_order_whatever_is_slow(ask: Ask) -> None:
-    def slow_first(handler: Any, asked: Asked) -> None:
-        time.sleep(0.2 if asked.body["items"][0]["prompt"] in ("p0", "p20") else 0)
-        batch(lambda i: COMPARED | {"model": i["prompt"]})(handler, asked)
+    def slow_first(handler: Any, received: Received) -> None:
+        time.sleep(0.2 if received.body["items"][0]["prompt"] in ("p0", "p20") else 0)
+        batch(lambda i: COMPARED | {"model": i["prompt"]})(handler, received)
 
     with scripted(slow_first) as server:
         results = ask(server.url, "compare_many", (item(n) for n in range(47)), batch_items=5, concurrency=3)
     assert [result.model for result in results] == [f"p{n}" for n in range(47)]
-    assert len(server.asked) == 10
+    assert len(server.received) == 10
 
 
 def test_many_reads_its_items_lazily() -> None:
@@ -282,11 +282,11 @@ def test_many_reads_its_items_lazily() -> None:
 
 
 def test_a_batch_that_is_too_large_is_halved(ask: Ask) -> None:
-    def at_most_two(handler: Any, asked: Asked) -> None:
-        items = asked.body["items"]
+    def at_most_two(handler: Any, received: Received) -> None:
+        items = received.body["items"]
         too_much = len(items) > 2 or items[0]["prompt"] == "p3"
         step = error(413, "body_too_large") if too_much else batch(lambda i: COMPARED | {"model": i["prompt"]})
-        step(handler, asked)
+        step(handler, received)
 
     with scripted(at_most_two) as server:
         results = ask(server.url, "compare_many", [item(n) for n in range(7)], batch_items=7)
@@ -302,8 +302,8 @@ def test_refusal_ends_a_long_list(ask: Ask) -> None:
 def test_a_list_has_one_id_in_all_its_tries(ask: Ask) -> None:
     with scripted(batch(lambda _: item_error("overloaded")), batch()) as server:
         ask(server.url, "compare_batch", [item(0)])
-    assert len(server.asked) == 2
-    assert len({asked.headers["X-Request-Id"] for asked in server.asked}) == 1
+    assert len(server.received) == 2
+    assert len({received.headers["X-Request-Id"] for received in server.received}) == 1
 
 
 def test_progress_shows_how_far_it_is(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,9 +335,9 @@ def test_rank_and_rewards(ask: Ask) -> None:
         reply = ask(server.url, "rank", "p", ["x", "y"], strategy="swiss", win_matrix=True)
         assert reply.model_dump() == ranked
         assert ask(server.url, "rewards", "p", ("x", "y"), scale="unit", swap="auto").rewards == [0.3, 0.7]
-    assert server.asked[0].body == {"prompt": "p", "responses": ["x", "y"], "strategy": "swiss", "win_matrix": True}
-    assert server.asked[1].body == {"prompt": "p", "responses": ["x", "y"], "scale": "unit", "swap": "auto"}
-    assert [asked.path for asked in server.asked] == ["/v1/rank", "/v1/rewards"]
+    assert server.received[0].body == {"prompt": "p", "responses": ["x", "y"], "strategy": "swiss", "win_matrix": True}
+    assert server.received[1].body == {"prompt": "p", "responses": ["x", "y"], "scale": "unit", "swap": "auto"}
+    assert [received.path for received in server.received] == ["/v1/rank", "/v1/rewards"]
 
 
 def test_models(ask: Ask) -> None:
@@ -354,7 +354,7 @@ def test_is_ready_sends_one_request(ask: Ask) -> None:
     with scripted(answer(200, {"status": "ready"}), error(503, "not_ready")) as server:
         assert ask(server.url, "is_ready") is True
         assert ask(server.url, "is_ready") is False
-    assert len(server.asked) == 2
+    assert len(server.received) == 2
     assert ask(f"http://127.0.0.1:{free_port()}", "is_ready") is False
 
 
@@ -362,7 +362,7 @@ def test_a_lone_surrogate_is_sent_unchanged(ask: Ask) -> None:
     """Let the service name the field; encoding it in the client would raise another error."""
     with scripted(compared()) as server:
         ask(server.url, "compare", "\ud800", "ü", "b")
-    assert (server.asked[0].body["prompt"], server.asked[0].body["response_a"]) == ("\ud800", "ü")
+    assert (server.received[0].body["prompt"], server.received[0].body["response_a"]) == ("\ud800", "ü")
 
 
 def test_values_that_are_not_json_are_refused_by_the_client(ask: Ask) -> None:

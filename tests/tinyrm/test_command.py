@@ -15,7 +15,7 @@ from tests.support.processes import free_port
 from tests.support.scripted_server import (
     COMPARED,
     USAGE,
-    Asked,
+    Received,
     answer,
     batch,
     compared,
@@ -53,7 +53,7 @@ def test_compare_prints_the_better_response(capsys: pytest.CaptureFixture[str]) 
         assert main(["compare", "q", "x", "y", "--url", server.url, "--domain", "math", "--swap", "off"]) == 0
     assert capsys.readouterr().out == "A is better: P(A) 0.750, P(B) 0.250, toy@1\n"
     texts = {"prompt": "q", "response_a": "x", "response_b": "y"}
-    assert server.asked[0].body == texts | {"domain": "math", "swap": "off"}
+    assert server.received[0].body == texts | {"domain": "math", "swap": "off"}
 
 
 def test_compare_prints_json_and_truncated_tokens(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,14 +70,14 @@ def test_texts_come_from_files_and_standard_input(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("sys.stdin", io.StringIO("from standard input"))
     with scripted(compared()) as server:
         assert main(["compare", "@@home", f"@{tmp_path / 'a.txt'}", "-", "--url", server.url]) == 0
-    assert list(server.asked[0].body.values()) == ["@home", "from a file\n", "from standard input"]
+    assert list(server.received[0].body.values()) == ["@home", "from a file\n", "from standard input"]
 
 
 def test_the_key_is_read_from_its_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("tinyrm_secret\n")
     with scripted(compared()) as server:
         main(["compare", "q", "x", "y", "--url", server.url, "--api-key-file", str(tmp_path / "key")])
-    assert server.asked[0].headers["Authorization"] == "Bearer tinyrm_secret"
+    assert server.received[0].headers["Authorization"] == "Bearer tinyrm_secret"
 
 
 def test_rank_prints_the_best_first(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,11 +91,11 @@ def test_rank_prints_the_best_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert best.startswith("+0.500 ± 0.100  2: second second")
     assert best.endswith("...")
     assert worst == "-0.500 ± 0.100  1: first"
-    assert server.asked[0].body["strategy"] == "swiss"
+    assert server.received[0].body["strategy"] == "swiss"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "reason"),
     [
         (["compare", "q", "-", "-"], "standard input"),
         (["compare", "q", "@missing.txt", "b"], "missing.txt cannot be read"),
@@ -106,13 +106,13 @@ def test_rank_prints_the_best_first(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_an_impossible_command_is_one_line_and_exit_code_2(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], reason: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("tinyrm: ")
-    assert said in line
+    assert reason in line
 
 
 @pytest.mark.parametrize("words", [[], ["compare", "q"], ["dance"], ["score", "x"], ["models", "--timeout-s", "0"]])
@@ -142,9 +142,9 @@ def test_score_writes_each_line_as_it_was_with_its_reply(tmp_path: Path, name: s
     for number, record in enumerate(records(out)):
         assert record.pop("tinyrm") == {"index": number, "reply": COMPARED | {"model": f"p{number}"}}
         assert record == pair(number)
-    assert {len(asked.body["items"]) for asked in server.asked} == {1, 3}
+    assert {len(received.body["items"]) for received in server.received} == {1, 3}
     expected = {"prompt": "p0", "response_a": "good", "response_b": "bad", "domain": "math"}
-    assert expected in [item for asked in server.asked for item in asked.body["items"]]
+    assert expected in [item for received in server.received for item in received.body["items"]]
 
 
 def test_bad_lines_get_an_error_and_their_neighbours_a_reply(
@@ -173,9 +173,9 @@ def test_bad_lines_get_an_error_and_their_neighbours_a_reply(
     assert [r["tinyrm"]["index"] for r in found] == list(range(7))
     assert found[4]["id"] == "x4"
     assert "line 5: response_a" in found[4]["tinyrm"]["error"]["message"]
-    assert own in server.asked[0].body["items"]
-    assert "7 lines" in (said := capsys.readouterr().err)
-    assert "5 with an error" in said
+    assert own in server.received[0].body["items"]
+    assert "7 lines" in (output := capsys.readouterr().err)
+    assert "5 with an error" in output
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"id": "x4", "tinyrm": {"ind'], ids=["whole", "torn"])
@@ -187,11 +187,11 @@ def test_score_continues_after_the_last_complete_line(tmp_path: Path, torn: byte
         kept = out.read_bytes()
         out.write_bytes(kept + torn)
         assert score(server.url, pairs, out) == 0
-        assert [item["prompt"] for item in server.asked[1].body["items"]] == [f"p{n}" for n in range(4, 10)]
+        assert [item["prompt"] for item in server.received[1].body["items"]] == [f"p{n}" for n in range(4, 10)]
         assert out.read_bytes().startswith(kept)
         assert [r["id"] for r in records(out)] == [f"x{n}" for n in range(10)]
         assert score(server.url, pairs, out) == 0
-        assert len(server.asked) == 2, "nothing is left to ask"
+        assert len(server.received) == 2, "nothing is left to ask"
 
 
 def test_a_second_run_counts_the_errors_of_the_first(tmp_path: Path) -> None:
@@ -234,9 +234,9 @@ def test_an_error_that_is_not_the_lines_own_stops_the_command(
 ) -> None:
     """Write no result for it: a temporary error or a wrong option would become the line's final result."""
 
-    def second_batch(handler: Any, asked: Asked) -> None:
-        step = batch() if asked.body["items"][0]["prompt"] == "p0" else trouble
-        step(handler, asked)
+    def second_batch(handler: Any, received: Received) -> None:
+        step = batch() if received.body["items"][0]["prompt"] == "p0" else trouble
+        step(handler, received)
 
     pairs = write(tmp_path / "pairs.jsonl", *map(pair, range(6)))
     for kind in ("overloaded", "deadline_exceeded", "unknown_model", "unknown_domain"):

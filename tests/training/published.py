@@ -82,8 +82,8 @@ def jsonl(rows: list[dict[str, Any]], path: Path) -> None:
 
 def skywork_row(source: str, question: str, chosen: str, rejected: str, *before: str) -> dict[str, Any]:
     """before: earlier messages, the user's first."""
-    asked = [*before, question]
-    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(asked)]
+    questions = [*before, question]
+    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(questions)]
 
     def answered(answer: str) -> list[dict[str, str]]:
         return [*turns, {"role": "assistant", "content": answer}]

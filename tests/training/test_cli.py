@@ -26,8 +26,8 @@ def test_help_names_recipe_and_options(capsys: pytest.CaptureFixture[str]) -> No
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
         assert ended.value.code == 0
-        said = capsys.readouterr().out
-        assert all(word in said for word in words), command
+        output = capsys.readouterr().out
+        assert all(word in output for word in words), command
 
 
 def test_the_command_runs_as_a_process_and_fails_in_one_line(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_an_unknown_recipe_ends_with_one_line(arguments: list[str], capsys: pyte
 def test_each_wrong_key_of_a_recipe_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recipe.yaml").write_text("task: tokenizer\noutput_dir: out\nvocab: 400\ntexts: []")
     assert main([str(tmp_path / "recipe.yaml")]) == 1
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert (
-        said
+        output
         == "training train: tokenizer.vocab_size: Field required; tokenizer.vocab: Extra inputs are not permitted\n"
     )

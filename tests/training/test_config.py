@@ -76,13 +76,13 @@ def test_one_order_may_come_in_odd_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefixes", "said"),
+    ("prefixes", "message"),
     [({"chess": ["Choose."]}, "prefixes of 'chess'"), ({"general": []}, "no prefixes for 'general'")],
 )
 def test_prefixes_of_no_domain_and_empty_pools_are_refused(
-    tmp_path: Path, prefixes: dict[str, list[str]], said: str
+    tmp_path: Path, prefixes: dict[str, list[str]], message: str
 ) -> None:
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=message):
         load(tmp_path, CLOZE | {"prefixes": prefixes})
 
 
@@ -90,7 +90,7 @@ def test_a_template_may_be_given_by_name(tmp_path: Path) -> None:
     recipe = load(tmp_path, CLOZE | {"spec": {"template": "answer-colon"}})
     assert isinstance(recipe, ClozeRecipe)
     assert recipe.spec.template == ANSWER_COLON
-    with pytest.raises(ValidationError, match="no template 'figure3'; there are: answer-colon, figure2"):
+    with pytest.raises(ValidationError, match="no template 'figure3'; available: answer-colon, figure2"):
         load(tmp_path, CLOZE | {"spec": {"template": "figure3"}})
 
 

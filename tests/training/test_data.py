@@ -79,15 +79,15 @@ def test_chosen_response_comes_first_in_the_first_row(toy_encoder: Encoder) -> N
 def instructions(toy_encoder: Encoder, pairs: list[PreferencePair], rate: float, spec: ClozeSpec = SPEC) -> list[str]:
     data = PairDataset(pairs, toy_encoder, PairSampling(spec, seed=0, default_rate=rate))
     texts = [toy_encoder._tokenizer.decode(data[i][0].input_ids.tolist()) for i in range(len(data))]
-    return [next(name for name, said in spec.domains.items() if text.startswith(said)) for text in texts]
+    return [next(name for name, start in spec.domains.items() if text.startswith(start)) for text in texts]
 
 
 @pytest.mark.parametrize(("rate", "shares"), [(0.0, (1.0, 1.0)), (0.3, (0.6, 0.8)), (1.0, (0.0, 0.0))])
 def test_the_default_replaces_the_domains_instruction_in_the_configured_share(
     toy_encoder: Encoder, rate: float, shares: tuple[float, float]
 ) -> None:
-    asked = instructions(toy_encoder, [pair("p", domain="safety")] * 300, rate)
-    assert shares[0] <= asked.count("safety") / 300 <= shares[1]
+    drawn_domains = instructions(toy_encoder, [pair("p", domain="safety")] * 300, rate)
+    assert shares[0] <= drawn_domains.count("safety") / 300 <= shares[1]
 
 
 def test_a_domain_that_the_spec_lacks_gets_the_default_instruction(toy_encoder: Encoder) -> None:
@@ -162,15 +162,15 @@ def drawn(toy_encoder: Encoder, pairs: list[PreferencePair], seed: int = 0) -> l
     data = PairDataset(pairs, toy_encoder, PairSampling(SPEC, seed=seed, prefixes={"general": POOL}))
     texts = [toy_encoder._tokenizer.decode(data[i][0].input_ids.tolist()) for i in range(len(data))]
     known = {*POOL, *SPEC.domains.values()}
-    return [next(said for said in known if text.startswith(said)) for text in texts]
+    return [next(start for start in known if text.startswith(start)) for text in texts]
 
 
 def test_prefixes_are_drawn_from_the_domains_pool(toy_encoder: Encoder) -> None:
-    said = drawn(toy_encoder, [pair("p", domain="general")] * 200)
+    prefixes = drawn(toy_encoder, [pair("p", domain="general")] * 200)
     # Binomial: 100 expected, standard deviation 7.
-    assert all(70 < said.count(prefix) < 130 for prefix in POOL)
-    assert said == drawn(toy_encoder, [pair("p", domain="general")] * 200)
-    assert said != drawn(toy_encoder, [pair("p", domain="general")] * 200, seed=1)
+    assert all(70 < prefixes.count(prefix) < 130 for prefix in POOL)
+    assert prefixes == drawn(toy_encoder, [pair("p", domain="general")] * 200)
+    assert prefixes != drawn(toy_encoder, [pair("p", domain="general")] * 200, seed=1)
 
 
 def test_a_domain_without_a_pool_keeps_its_instruction(toy_encoder: Encoder) -> None:

@@ -218,8 +218,8 @@ def test_oasst2_pairs_ranked_siblings(tmp_path: Path) -> None:
 def test_oasst2_conversations_end_with_a_response_and_have_no_gap(tmp_path: Path) -> None:
     parquet(OASST2, published.OASST2, tmp_path / "oasst2" / TRAIN)
     threads = load_conversations(source("oasst2", part="en"), tmp_path)
-    said = [[turn["content"] for turn in thread] for thread in threads]
-    assert said == [
+    contents = [[turn["content"] for turn in thread] for thread in threads]
+    assert contents == [
         ["Hello?", "middle"],
         ["Hello?", "worst"],
         ["Hello?", "never ranked"],
@@ -295,32 +295,32 @@ ROWS: dict[str, Any] = {
 def test_the_published_set_is_requested_from_the_hub(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    requested = []
 
     def load_dataset(path: str, *, data_files: Any, revision: Any, split: str) -> Dataset:
-        asked.append((path, data_files, revision))
+        requested.append((path, data_files, revision))
         assert split == "train"
         rows, features = ROWS[name]
         return Dataset.from_list(rows, features=features)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load(source(name), tmp_path).pairs
-    assert asked == [HUB[name]]
+    assert requested == [HUB[name]]
 
 
 def test_each_folder_of_hh_except_the_attempts_is_requested_from_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def load_dataset(path: str, *, data_files: list[str], **_: Any) -> Dataset:
-        asked.extend(f"{path}/{file}" for file in data_files)
+        requested.extend(f"{path}/{file}" for file in data_files)
         return Dataset.from_list([hh_row(f"\n\nHuman: {data_files}", "a", "b")])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert len(load(source("hh-rlhf"), tmp_path).pairs) == 4
     folders = ("harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
-    assert asked == [f"Anthropic/hh-rlhf/{folder}/train.jsonl.gz" for folder in folders]
+    assert requested == [f"Anthropic/hh-rlhf/{folder}/train.jsonl.gz" for folder in folders]
 
 
 def test_max_pairs_takes_the_same_ones_whatever_the_order(tmp_path: Path) -> None:

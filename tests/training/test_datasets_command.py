@@ -109,7 +109,7 @@ def test_conversations_are_written_as_the_masked_lm_stage_reads_them(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["skywork:math"], "no part 'math'"),
         (["jsonl:absent.jsonl"], "absent.jsonl"),
@@ -120,9 +120,11 @@ def test_conversations_are_written_as_the_masked_lm_stage_reads_them(
         (["webgpt", "--conversations", "--write", "never"], "no conversations"),
     ],
 )
-def test_errors_are_one_line(arguments: list[str], said: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line(
+    arguments: list[str], message: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(*arguments, "--data", data) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line and "examples" not in line]
     assert len(lines) == 1
     assert lines[0].startswith("training data: ")
-    assert said in lines[0]
+    assert message in lines[0]

@@ -55,18 +55,18 @@ def toy_sized(name: str, toy: Toy, output_dir: Path, **size: int) -> ClozeRecipe
 
 def toy_fields(name: str, toy: Toy, output_dir: Path, **size: int) -> dict[str, Any]:
     """Return the recipe with changes only where a laptop needs them."""
-    said = read_recipe(find_recipe(name))
-    domains = [domain for domain in DOMAINS if any(s["domain"] == domain for s in said["sources"])]
+    fields = read_recipe(find_recipe(name))
+    domains = [domain for domain in DOMAINS if any(s["domain"] == domain for s in fields["sources"])]
     sources = [{"dataset": "jsonl", "path": f"{domain}.jsonl", "domain": domain} for domain in domains]
     changes: dict[str, Any] = {"model": str(toy.base), "sources": sources, "output_dir": str(output_dir)}
     changes |= {
         "optimization": SIZE | size,
         "held_out_fraction": 0.2,
-        "frozen_layers": min(2, said.get("frozen_layers", 0)),
+        "frozen_layers": min(2, fields.get("frozen_layers", 0)),
     }
-    if "dora" in said:
+    if "dora" in fields:
         changes["dora"] = {"rank": 4}
-    return merge(said, changes)
+    return merge(fields, changes)
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -189,7 +189,7 @@ def test_the_data_of_a_run_match_its_recipe(toy: Toy, data: Path, tmp_path: Path
     assert dict(counts) == {domain: round((left["chat"] * count) ** 0.5) for domain, count in left.items()}
     assert dict(counts) == {"chat": 31, "reasoning": 40, "safety": 42}
     assert left["chat"] < counts["reasoning"] < left["reasoning"]
-    drawn = {(domain, said) for domain, pool in ours.prefixes.items() for said in pool}
+    drawn = {(domain, prefix) for domain, pool in ours.prefixes.items() for prefix in pool}
     assert drawn <= instructions(learn)
     assert instructions(held_out) == {(domain, ours.spec.domains[domain]) for domain in DOMAINS}
     assert all(None not in held_out[i] for i in range(len(held_out)))
@@ -205,11 +205,11 @@ def test_specialists_become_one_by_merging_and_by_distillation(toy: Toy, data: P
     for domain, folder in folders.items():
         train_cloze(toy_sized(f"tinyrm/large-{domain}", toy, Path(folder), max_steps=2), data, resume=False)
 
-    said = read_recipe(find_recipe(MERGED))
-    assert [Path(each["path"]).name for each in said["specialists"]] == [f"large-{domain}" for domain in DOMAINS]
+    fields = read_recipe(find_recipe(MERGED))
+    assert [Path(each["path"]).name for each in fields["specialists"]] == [f"large-{domain}" for domain in DOMAINS]
     paths = [{"path": folder} for folder in folders.values()]
     changes = {"base": str(toy.base), "specialists": paths, "output_dir": str(tmp_path / "merged")}
-    merge_specialists(MergeRecipe.model_validate(said | changes))
+    merge_specialists(MergeRecipe.model_validate(fields | changes))
     assert set(ClozeSpec.load(tmp_path / "merged").domains) >= set(DOMAINS)
 
     teachers = {domain: {"path": folder} for domain, folder in folders.items()}

@@ -193,7 +193,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("how", [["paper/large-reasoning", "--dry-run"], ["plan", "paper/large-reasoning"]])
 def test_dry_run_prints_the_resolved_plan(how: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main([*how, "--data", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for part in (
         "54,582 pairs",
         "209 steps of 256 sequences",
@@ -210,7 +210,7 @@ def test_dry_run_prints_the_resolved_plan(how: list[str], capsys: pytest.Capture
         "spec.template: answer-colon (here figure2)",
         "tinyrm/large-reasoning differs in:",
     ):
-        assert part in said
+        assert part in output
     assert not (tmp_path / "runs").exists()
 
 

@@ -49,9 +49,9 @@ def test_a_circle_is_refused(tmp_path: Path) -> None:
         read_recipe(row)
 
 
-@pytest.mark.parametrize(("text", "said"), [("a: [1", "is not YAML"), ("- a", "must be a mapping"), ("", "mapping")])
-def test_a_file_that_is_not_a_recipe_is_named(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(InvalidInput, match=rf"row\.yaml.*{said}"):
+@pytest.mark.parametrize(("text", "message"), [("a: [1", "is not YAML"), ("- a", "must be a mapping"), ("", "mapping")])
+def test_a_file_that_is_not_a_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"row\.yaml.*{message}"):
         read_recipe(write(tmp_path, row=text))
 
 

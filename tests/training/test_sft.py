@@ -59,7 +59,7 @@ def encode(
     return encode_conversation(conversation, plain, special, NAMES, max_tokens)
 
 
-def said(encoded: EncodedConversation, tokenizer: PreTrainedTokenizerFast) -> str:
+def hidden_text(encoded: EncodedConversation, tokenizer: PreTrainedTokenizerFast) -> str:
     return tokenizer.decode(encoded.input_ids[encoded.is_assistant])
 
 
@@ -70,7 +70,7 @@ def test_only_the_assistants_words_are_marked(tokenizer: PreTrainedTokenizerFast
     assert (int(encoded.input_ids[0]), int(encoded.input_ids[-1])) == (special.cls, special.sep)
     text = "Human: What is 2 + 2?\n\nAssistant: It is 4.\n\nHuman: Safe?\n\nAssistant: Yes."
     assert tokenizer.decode(encoded.input_ids[1:-1]) == text
-    assert said(encoded, tokenizer) == " It is 4. Yes."
+    assert hidden_text(encoded, tokenizer) == " It is 4. Yes."
 
 
 def test_text_after_the_assistants_last_word_is_omitted(
@@ -90,7 +90,7 @@ def test_a_long_conversation_loses_its_beginning(tokenizer: PreTrainedTokenizerF
     assert encoded is not None
     assert len(encoded.input_ids) == len(encoded.is_assistant) == 20
     assert int(encoded.input_ids[0]) == special.cls
-    assert said(encoded, tokenizer) == " It is 4."
+    assert hidden_text(encoded, tokenizer) == " It is 4."
 
 
 def test_text_that_looks_like_a_special_token_stays_text(
