@@ -9,6 +9,7 @@ T is the bundle's calibration temperature. With both orders the margin is antisy
 B flips its sign, so P(A better | A, B) + P(B better | B, A) = 1 whatever bias the model has for the first position.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from tinyrm.comparison import Preference
 from tinyrm.errors import EngineFailed
-from tinyrm.ranking import sigmoid
 
 
 def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperature: float) -> Preference:
@@ -30,5 +30,8 @@ def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperatur
     first_minus_second = rows[:, 0] - rows[:, 1]
     order_margins = (first_minus_second * (1, -1)[: len(rows)]).tolist()
     margin = sum(order_margins) / (len(order_margins) * temperature)
-    p_a, p_b = sigmoid(np.array((margin, -margin))).tolist()
+    # `ranking.sigmoid` of both signs, without the cost of an array for each comparison.
+    small = math.exp(-abs(margin))
+    winner, loser = 1 / (1 + small), small / (1 + small)
+    p_a, p_b = (loser, winner) if margin < 0 else (winner, loser)
     return Preference(p_a, p_b, margin, tuple(order_margins))
