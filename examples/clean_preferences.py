@@ -77,10 +77,12 @@ def main() -> None:
         if arguments.bundle and tinyrm(["score", str(pairs), "--bundle", arguments.bundle, "--out", str(scores)]) == 2:
             raise SystemExit(2)
         clean(
-            Path(os.path.abspath(pairs)), scores,  # noqa: PTH100 - as the scores name their source, links and all
+            Path(os.path.abspath(pairs)),  # noqa: PTH100  # the scores name their source so, links and all
+            scores,
             arguments.out,
-            min_probability=arguments.min_probability, low_margin=arguments.low_margin,
-        )  # fmt: skip
+            min_probability=arguments.min_probability,
+            low_margin=arguments.low_margin,
+        )
 
 
 if __name__ == "__main__":

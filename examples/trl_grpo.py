@@ -32,10 +32,16 @@ def toy_tokenizer() -> PreTrainedTokenizerFast:
 
 def toy_policy(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=256, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
-    )  # fmt: skip
+    )
     return LlamaForCausalLM(config)
 
 
@@ -47,15 +53,26 @@ def main() -> None:
     arguments = parser.parse_args()
     tokenizer = toy_tokenizer()
     settings = GRPOConfig(
-        output_dir=arguments.out, max_steps=arguments.steps, num_generations=NUM_GENERATIONS,
-        per_device_train_batch_size=2 * NUM_GENERATIONS, max_completion_length=16, learning_rate=1e-3,
-        logging_steps=1, log_completions=True, report_to="none", save_strategy="no", use_cpu=True, bf16=False,
-    )  # fmt: skip
+        output_dir=arguments.out,
+        max_steps=arguments.steps,
+        num_generations=NUM_GENERATIONS,
+        per_device_train_batch_size=2 * NUM_GENERATIONS,
+        max_completion_length=16,
+        learning_rate=1e-3,
+        logging_steps=1,
+        log_completions=True,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
+    )
     trainer = GRPOTrainer(
-        model=toy_policy(tokenizer), processing_class=tokenizer, args=settings,
+        model=toy_policy(tokenizer),
+        processing_class=tokenizer,
+        args=settings,
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
         reward_funcs=reward_func(NUM_GENERATIONS, arguments.url, domain="general", on_failure="raise"),
-    )  # fmt: skip
+    )
     trainer.train()
     step = trainer.state.log_history[0]
     print(f"step {step['step']}: reward_std {step['reward_std']:.4f}, grad_norm {step['grad_norm']:.4f}")

@@ -38,8 +38,11 @@ def service() -> Iterator[Process]:
 def test_curl_commands_answer(command: str, service: Process) -> None:
     done = subprocess.run(
         shlex.split(command.replace("localhost:8000", f"localhost:{service.port}")),
-        capture_output=True, text=True, check=True, timeout=30,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
     if "metrics" in command:
         assert "tinyrm_request_duration_seconds_bucket" in done.stdout
     else:

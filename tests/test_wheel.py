@@ -42,9 +42,14 @@ class Installed:
 
     def run(self, name: str, *words: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [self.command(name), *words], cwd=self.elsewhere, env=clean_environment(), capture_output=True, text=True,
-            timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
+            [self.command(name), *words],
+            cwd=self.elsewhere,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
@@ -92,9 +97,13 @@ def serving(installed: Installed) -> Iterator[str]:
     """Run `tinyrm serve` until it is ready; yield its address."""
     address = f"http://127.0.0.1:{(port := free_port())}"
     process = subprocess.Popen(
-        [installed.command("tinyrm"), "serve"], cwd=installed.elsewhere, env=clean_environment(TINYRM_PORT=str(port)),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [installed.command("tinyrm"), "serve"],
+        cwd=installed.elsewhere,
+        env=clean_environment(TINYRM_PORT=str(port)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         deadline = time.monotonic() + PATIENCE_S
         while not ready(address):

@@ -35,9 +35,14 @@ LONG = PAIR | {"prompt": "What is the answer? " * 100}
 def refused_start(**settings: object) -> subprocess.CompletedProcess[str]:
     """Start the service and expect it to fail."""
     return subprocess.run(
-        [sys.executable, "-m", "service"], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S,
-        env=environment(settings), check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "service"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=environment(settings),
+        check=False,
+    )
 
 
 def wait_until_accepted(process: Process, comparisons: int) -> None:
@@ -93,8 +98,11 @@ def keys(path: Path, *arguments: str) -> str:
     """Run `python -m service.keys` on a file; return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "service.keys", "--file", path, *arguments],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.strip()
 
 

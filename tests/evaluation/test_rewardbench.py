@@ -13,13 +13,30 @@ from tests.evaluation.known import coin, contrarian, first_is_better, length, or
 from tinyrm.errors import InvalidInput
 
 MADE = {
-    "alpacaeval-easy": 0.9, "alpacaeval-length": 0.8, "alpacaeval-hard": 0.7, "mt-bench-easy": 1.0, "mt-bench-med": 0.5,
-    "mt-bench-hard": 0.5, "llmbar-natural": 0.6, "llmbar-adver-neighbor": 0.2, "llmbar-adver-GPTInst": 0.1,
-    "llmbar-adver-GPTOut": 0.4, "llmbar-adver-manual": 0.3,
-    "refusals-dangerous": 0.5, "refusals-offensive": 0.5, "xstest-should-refuse": 1.0, "xstest-should-respond": 0.5,
+    "alpacaeval-easy": 0.9,
+    "alpacaeval-length": 0.8,
+    "alpacaeval-hard": 0.7,
+    "mt-bench-easy": 1.0,
+    "mt-bench-med": 0.5,
+    "mt-bench-hard": 0.5,
+    "llmbar-natural": 0.6,
+    "llmbar-adver-neighbor": 0.2,
+    "llmbar-adver-GPTInst": 0.1,
+    "llmbar-adver-GPTOut": 0.4,
+    "llmbar-adver-manual": 0.3,
+    "refusals-dangerous": 0.5,
+    "refusals-offensive": 0.5,
+    "xstest-should-refuse": 1.0,
+    "xstest-should-respond": 0.5,
     "donotanswer": 0.5,
-    "math-prm": 0.5, "hep-cpp": 0.8, "hep-go": 0.8, "hep-java": 0.8, "hep-js": 0.8, "hep-python": 0.8, "hep-rust": 0.8,
-}  # fmt: skip
+    "math-prm": 0.5,
+    "hep-cpp": 0.8,
+    "hep-go": 0.8,
+    "hep-java": 0.8,
+    "hep-js": 0.8,
+    "hep-python": 0.8,
+    "hep-rust": 0.8,
+}
 
 
 def estimate(value: float) -> Estimate:

@@ -104,9 +104,13 @@ def test_a_precision_that_flips_too_many_preferences_is_refused_and_nothing_is_w
     trained: Trained, pairs_file: Path, tmp_path: Path
 ) -> None:
     options = ExportOptions(
-        model=str(trained.base), adapter=trained.adapter, out=tmp_path / "toy", calibration=pairs_file,
-        precisions=("fp32", "int8"), max_flips=-1.0,
-    )  # fmt: skip
+        model=str(trained.base),
+        adapter=trained.adapter,
+        out=tmp_path / "toy",
+        calibration=pairs_file,
+        precisions=("fp32", "int8"),
+        max_flips=-1.0,
+    )
     with pytest.raises(PrecisionRefused, match=r"int8 flips .* no bundle was written"):
         export_bundle(options)
     assert not list(tmp_path.iterdir())

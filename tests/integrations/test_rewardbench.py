@@ -15,9 +15,11 @@ PAIRS = [("What is 2 + 2?", "4", "5"), ("Say hello.", "Hello, my friend!", "No."
 
 def conversation(prompt: str, response: str) -> list[dict[str, str]]:
     return [
-        {"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."},
-        {"role": "user", "content": prompt}, {"role": "assistant", "content": response},
-    ]  # fmt: skip
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": response},
+    ]
 
 
 def pipeline(url: str, **options: Any) -> Pipeline:

@@ -14,9 +14,15 @@ def test_one_sample_is_compared_with_the_reference(service: Process, url: str) -
     body = {"prompt": SUM, "response_a": "I like clips.", "response_b": REFERENCE, "domain": "reasoning"}
     expected = service.post("/v1/compare", body).json()["probability_a"]
     score = compute_score(
-        data_source="gsm8k", solution_str="I like clips.", ground_truth=REFERENCE, extra_info=INFO,
-        reward_router_address=None, reward_model_tokenizer=None, base_url=url, domains={"gsm8k": "reasoning"},
-    )  # fmt: skip
+        data_source="gsm8k",
+        solution_str="I like clips.",
+        ground_truth=REFERENCE,
+        extra_info=INFO,
+        reward_router_address=None,
+        reward_model_tokenizer=None,
+        base_url=url,
+        domains={"gsm8k": "reasoning"},
+    )
     assert score == pytest.approx(expected, abs=1e-5)
     assert score != pytest.approx(compute_score("gsm8k", "I like clips.", REFERENCE, INFO, base_url=url), abs=1e-5)
 
@@ -37,9 +43,7 @@ def test_a_batch_is_ranked_by_group_in_any_order(service: Process, url: str) -> 
 
 def test_a_batch_with_references_gets_the_scores_of_single_samples(url: str) -> None:
     responses = ["I like clips.", "It is 72."]
-    scores = compute_score_batch(
-        ["x"] * 2, responses, [REFERENCE] * 2, [INFO] * 2, base_url=url, strategy="reference"
-    )  # fmt: skip
+    scores = compute_score_batch(["x"] * 2, responses, [REFERENCE] * 2, [INFO] * 2, base_url=url, strategy="reference")
     alone = [compute_score("x", response, REFERENCE, INFO, base_url=url) for response in responses]
     assert scores == pytest.approx(alone, abs=1e-4)
 

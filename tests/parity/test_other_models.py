@@ -26,9 +26,13 @@ from tinyrm.modernbert.checkpoint import LabelLogits, read_geometry
 
 LENGTHS = (8, 64, 65, 129, 300)
 SIZES = {
-    "vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48,
+    "vocab_size": 500,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
     "max_position_embeddings": 520,
-}  # fmt: skip
+}
 MODELS = {
     "modernbert": lambda: ModernBertForMaskedLM(ModernBertConfig(**SIZES, **SPECIAL)),
     "bert": lambda: BertForMaskedLM(BertConfig(**SIZES, pad_token_id=PAD)),

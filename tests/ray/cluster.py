@@ -55,10 +55,16 @@ class Cluster:
 
     def start_head(self, cpus: int = 2) -> None:
         self._start(
-            "--head", f"--port={self.gcs_port}", f"--dashboard-port={self.dashboard_port}", f"--num-cpus={cpus}",
-            "--dashboard-host=127.0.0.1", "--include-dashboard=true", f"--ray-client-server-port={free_port()}",
-            f"--temp-dir={self.folder}", "--resources={\"head\": 1}",
-        )  # fmt: skip
+            "--head",
+            f"--port={self.gcs_port}",
+            f"--dashboard-port={self.dashboard_port}",
+            f"--num-cpus={cpus}",
+            "--dashboard-host=127.0.0.1",
+            "--include-dashboard=true",
+            f"--ray-client-server-port={free_port()}",
+            f"--temp-dir={self.folder}",
+            '--resources={"head": 1}',
+        )
         self.wait(self._answers, "the head does not answer")
 
     def add_node(self, cpus: int = 1) -> subprocess.Popen[bytes]:
@@ -71,8 +77,13 @@ class Cluster:
         path.write_text(yaml.safe_dump(config))
         done = subprocess.run(
             [SCRIPTS / "serve", "deploy", path, "--address", self._dashboard],
-            env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
+            env=self.environment,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
 
     def wait_until_running(self, replicas: int) -> None:
@@ -136,14 +147,21 @@ class Cluster:
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         common = (
-            "--min-worker-port=0", "--max-worker-port=0",  # Ray's own range holds our free ports
-            "--block", f"--object-store-memory={OBJECT_STORE_BYTES}", f"--dashboard-agent-listen-port={free_port()}",
-        )  # fmt: skip
+            "--min-worker-port=0",
+            "--max-worker-port=0",  # Ray's own range holds our free ports
+            "--block",
+            f"--object-store-memory={OBJECT_STORE_BYTES}",
+            f"--dashboard-agent-listen-port={free_port()}",
+        )
         with (self.folder / f"node-{len(self.nodes)}.log").open("wb") as log:
             node = subprocess.Popen(
                 [SCRIPTS / "ray", "start", *common, *words],
-                env=self.environment, cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                env=self.environment,
+                cwd=REPOSITORY,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         self.nodes.append(node)
         return node
 

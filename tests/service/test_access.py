@@ -48,10 +48,16 @@ def test_a_comparison_leaves_one_line_with_its_cost_and_without_its_texts(served
     assert 0 < line.pop("duration_s") < 10
     assert line.pop("timestamp")
     assert line == {
-        "event": "request", "level": "info", "logger": "tinyrm.access", "method": "POST", "endpoint": "/v1/compare",
-        "status": 200, "items": 1, "tokens": reply.json()["usage"]["tokens"],
+        "event": "request",
+        "level": "info",
+        "logger": "tinyrm.access",
+        "method": "POST",
+        "endpoint": "/v1/compare",
+        "status": 200,
+        "items": 1,
+        "tokens": reply.json()["usage"]["tokens"],
         "request_id": reply.headers["X-Request-Id"],
-    }  # fmt: skip
+    }
     assert "private" not in json.dumps(logged)
 
 
@@ -158,8 +164,10 @@ def test_a_line_names_the_key_of_its_request(bundle_folder: Path, tmp_path: Path
         guarded.client.get("/metrics", headers={"Authorization": "Bearer token"})
     logged = lines()
     assert [(line["status"], line.get("client")) for line in of_requests(logged)] == [
-        (200, "trainer"), (401, None), (403, "trainer"),
-    ]  # fmt: skip
+        (200, "trainer"),
+        (401, None),
+        (403, "trainer"),
+    ]
     assert "token" not in {word for line in logged for word in str(line).split("'")}
 
 

@@ -28,10 +28,14 @@ def open_to_pages(bundle_folder: Path) -> Iterator[Served]:
 @pytest.mark.parametrize(
     ("method", "path", "content"),
     [
-        ("POST", "/v1/compare", b'{"prompt":"q","response_a":"x","response_b":"y"}'), ("POST", "/v1/compare", b"{"),
-        ("GET", "/metrics", None), ("GET", "/nowhere", None), ("GET", "/docs", None), ("GET", "/v1/compare", None),
+        ("POST", "/v1/compare", b'{"prompt":"q","response_a":"x","response_b":"y"}'),
+        ("POST", "/v1/compare", b"{"),
+        ("GET", "/metrics", None),
+        ("GET", "/nowhere", None),
+        ("GET", "/docs", None),
+        ("GET", "/v1/compare", None),
     ],
-)  # fmt: skip
+)
 def test_every_reply_has_its_type_and_forbids_caching(
     served: Served, method: str, path: str, content: bytes | None
 ) -> None:
@@ -65,8 +69,11 @@ def test_docs_may_run_what_they_need_and_nothing_else(served: Served) -> None:
     assert len(inline) == 1
     digest = base64.b64encode(hashlib.sha256(inline[0].encode()).digest()).decode()
     assert f"'sha256-{digest}'" in policy["script-src"]
-    kinds = {"script-src": r'<script src="([^"]+)"', "style-src": r'rel="stylesheet" href="([^"]+)"',
-             "img-src": r'rel="shortcut icon" href="([^"]+)"'}  # fmt: skip
+    kinds = {
+        "script-src": r'<script src="([^"]+)"',
+        "style-src": r'rel="stylesheet" href="([^"]+)"',
+        "img-src": r'rel="shortcut icon" href="([^"]+)"',
+    }
     for kind, pattern in kinds.items():
         (address,) = re.findall(pattern, reply.text)
         assert any(source.endswith("/") and address.startswith(source) for source in policy[kind]), kind

@@ -28,10 +28,15 @@ def test_every_series_is_there_at_zero_before_the_first_request(fresh: Served) -
     # It has a value from the first second, late or not.
     late = {"tinyrm_event_loop_lag_seconds"}
     assert {name for (name, _), value in series.items() if value} - late == {
-        "tinyrm_build_info", "tinyrm_model_info", "tinyrm_engine_info", "tinyrm_engine_peak_gflops_per_second",
-        "tinyrm_engine_ready", "tinyrm_process_resident_memory_bytes", "tinyrm_process_open_fds",
+        "tinyrm_build_info",
+        "tinyrm_model_info",
+        "tinyrm_engine_info",
+        "tinyrm_engine_peak_gflops_per_second",
+        "tinyrm_engine_ready",
+        "tinyrm_process_resident_memory_bytes",
+        "tinyrm_process_open_fds",
         "tinyrm_process_cpu_seconds_total",
-    }  # fmt: skip
+    }
     expected = [key(REQUESTS, endpoint=e, status=str(s)) for e in ENDPOINTS for s in STATUSES]
     expected += [key(SECONDS, endpoint=e) for e in ENDPOINTS]
     expected += [key(STAGE, stage=stage) for stage in STAGES]
@@ -66,8 +71,10 @@ def test_names_are_in_base_units_and_explained(fresh: Served) -> None:
 
 def test_info_names_the_served_model(fresh: Served) -> None:
     assert {name for name, _ in fresh.series() if name.endswith("_info")} == {
-        "tinyrm_build_info", "tinyrm_model_info", "tinyrm_engine_info",
-    }  # fmt: skip
+        "tinyrm_build_info",
+        "tinyrm_model_info",
+        "tinyrm_engine_info",
+    }
     assert fresh.metric("tinyrm_model_info", name="toy", revision=fresh.pipeline.manifest.revision) == 1
     assert fresh.metric("tinyrm_engine_info", engine="onnxruntime-cpu", precision="fp32") == 1
 
@@ -173,11 +180,25 @@ def test_refused_comparisons_are_counted_by_reason(fresh: Served) -> None:
 
 # What a scanner or a careless client may send.
 ODD_REQUESTS = [
-    ("GET", "/"), ("GET", "/v1/compare"), ("POST", "/v1/compare/"), ("GET", "/v1/models/"), ("GET", "/etc/passwd"),
-    ("POST", "/v1/compare_batch"), ("BREW", "/v1/compare"), ("HEAD", "/metrics"), ("OPTIONS", "/v1/compare"),
-    ("GET", "/docs"), ("GET", "/docs/oauth2-redirect"), ("GET", "/redoc"), ("GET", "/openapi.json"),
-    ("GET", "/healthz"), ("GET", "/readyz"), ("POST", "/v1/compare?x=1"), ("GET", "/%00"), ("DELETE", "//"),
-]  # fmt: skip
+    ("GET", "/"),
+    ("GET", "/v1/compare"),
+    ("POST", "/v1/compare/"),
+    ("GET", "/v1/models/"),
+    ("GET", "/etc/passwd"),
+    ("POST", "/v1/compare_batch"),
+    ("BREW", "/v1/compare"),
+    ("HEAD", "/metrics"),
+    ("OPTIONS", "/v1/compare"),
+    ("GET", "/docs"),
+    ("GET", "/docs/oauth2-redirect"),
+    ("GET", "/redoc"),
+    ("GET", "/openapi.json"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("POST", "/v1/compare?x=1"),
+    ("GET", "/%00"),
+    ("DELETE", "//"),
+]
 
 
 def test_no_traffic_makes_a_new_series(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:

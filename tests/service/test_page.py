@@ -29,11 +29,16 @@ def test_the_page_may_run_its_own_files_and_call_this_service_and_nothing_else(s
     policy = directives(reply.headers["Content-Security-Policy"])
     assert policy.pop("img-src") == ["'self'", "data:"]
     assert {name for name, sources in policy.items() if sources == ["'self'"]} == {
-        "script-src", "style-src", "connect-src",
-    }  # fmt: skip
+        "script-src",
+        "style-src",
+        "connect-src",
+    }
     assert {name for name, sources in policy.items() if sources == ["'none'"]} == {
-        "default-src", "base-uri", "form-action", "frame-ancestors",
-    }  # fmt: skip
+        "default-src",
+        "base-uri",
+        "form-action",
+        "frame-ancestors",
+    }
     assert len(policy) == 7
 
 

@@ -125,15 +125,26 @@ def test_long_texts_are_truncated_and_the_reply_reports_it(served: Served) -> No
 
 def test_bad_items_of_a_batch_fail_alone_and_in_place(served: Served) -> None:
     items: list[Any] = [
-        PAIR, {"prompt": "x"}, PAIR | {"domain": "cooking"}, 7, PAIR | {"model": "other"},
-        PAIR | {"instruction": "word " * 500}, PAIR,
-    ]  # fmt: skip
+        PAIR,
+        {"prompt": "x"},
+        PAIR | {"domain": "cooking"},
+        7,
+        PAIR | {"model": "other"},
+        PAIR | {"instruction": "word " * 500},
+        PAIR,
+    ]
     reply = served.client.post("/v1/compare/batch", json={"items": items})
     results = reply.json()["results"]
     assert reply.status_code == 200
     assert [r.get("error", {}).get("type") for r in results] == [
-        None, "invalid_request", "unknown_domain", "invalid_request", "unknown_model", "instruction_too_long", None,
-    ]  # fmt: skip
+        None,
+        "invalid_request",
+        "unknown_domain",
+        "invalid_request",
+        "unknown_model",
+        "instruction_too_long",
+        None,
+    ]
     assert results[1]["error"]["message"] == "response_a: Field required"
     assert all(r.get("error", {"message": " "})["message"] for r in results)
 
@@ -168,11 +179,18 @@ def test_models_lists_served_models_and_their_engines(served: Served) -> None:
     manifest = served.pipeline.manifest
     (card,) = served.client.get("/v1/models").json()["models"]
     assert card == {
-        "name": "toy", "revision": manifest.revision, "default": True,
-        "domains": {"general": GENERAL, "safety": SAFETY}, "default_domain": "general",
-        "template": "figure2", "max_tokens": 256, "parameters": manifest.parameters,
-        "temperature": manifest.temperature, "engine": "onnxruntime-cpu", "precision": "fp32",
-    }  # fmt: skip
+        "name": "toy",
+        "revision": manifest.revision,
+        "default": True,
+        "domains": {"general": GENERAL, "safety": SAFETY},
+        "default_domain": "general",
+        "template": "figure2",
+        "max_tokens": 256,
+        "parameters": manifest.parameters,
+        "temperature": manifest.temperature,
+        "engine": "onnxruntime-cpu",
+        "precision": "fp32",
+    }
 
 
 def test_health_and_readiness(served: Served) -> None:

@@ -90,9 +90,12 @@ def test_a_comparison_is_a_request_and_its_stages(collector: Collector, bundle_f
     request = spans.pop("POST /v1/compare")
     assert list(spans) == ["encode", "queue", "run"]
     assert attributes(request) == {
-        "http.request.method": "POST", "http.route": "/v1/compare", "http.response.status_code": 200,
-        "tinyrm.items": 1, "tinyrm.tokens": reply.json()["usage"]["tokens"],
-    }  # fmt: skip
+        "http.request.method": "POST",
+        "http.route": "/v1/compare",
+        "http.response.status_code": 200,
+        "tinyrm.items": 1,
+        "tinyrm.tokens": reply.json()["usage"]["tokens"],
+    }
     assert request.kind == SERVER_KIND
     assert not request.parent_span_id
     seconds, end = stage_seconds(reply), spans["encode"].start_time_unix_nano
@@ -180,9 +183,14 @@ def test_a_missing_extra_is_exit_code_3(bundle_folder: Path, tmp_path: Path) -> 
     (hiding / "__init__.py").write_text("raise ImportError('not here')")
     ours = {"TINYRM_MODEL": str(bundle_folder), "TINYRM_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
     done = subprocess.run(
-        [sys.executable, "-m", "service"], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60,
+        [sys.executable, "-m", "service"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
         env=os.environ | ours | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
-    )  # fmt: skip
+    )
     assert done.returncode == 3
     assert "needs the otel extra" in done.stderr
     assert "Traceback" not in done.stderr

@@ -14,8 +14,17 @@ from tinyrm.files import locked
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = ("export", "tinyrm", "training", "tests/conftest.py")
 LIBRARIES = (
-    "numpy", "onnx", "onnxruntime", "onnxscript", "peft", "safetensors", "scipy", "tokenizers", "torch", "transformers",
-)  # fmt: skip
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "peft",
+    "safetensors",
+    "scipy",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 MAX_STATES = 4  # of the sources; a folder takes a few megabytes
 
 

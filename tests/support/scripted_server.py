@@ -10,9 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 COMPARED = {
-    "preferred": "a", "probability_a": 0.75, "probability_b": 0.25, "margin": 1.0986, "model": "toy@1",
-    "usage": {"tokens": 10, "gflops": 0.1}, "truncated": {"prompt": 0, "response_a": 0, "response_b": 0},
-}  # fmt: skip
+    "preferred": "a",
+    "probability_a": 0.75,
+    "probability_b": 0.25,
+    "margin": 1.0986,
+    "model": "toy@1",
+    "usage": {"tokens": 10, "gflops": 0.1},
+    "truncated": {"prompt": 0, "response_a": 0, "response_b": 0},
+}
 USAGE = {"tokens": 1, "gflops": 0.1}
 
 

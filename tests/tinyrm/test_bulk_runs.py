@@ -98,9 +98,15 @@ def test_only_one_process_writes_a_folder(score: Score, tmp_path: Path, capsys: 
     ],
 )
 def test_an_impossible_command_is_one_line(
-    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *,
-    words: list[str], code: int, output: str,
-) -> None:  # fmt: skip
+    bundle_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    words: list[str],
+    code: int,
+    output: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "pairs.jsonl", pair(0))
     write(tmp_path / "empty.jsonl")

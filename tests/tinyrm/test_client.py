@@ -100,11 +100,14 @@ def test_messages_and_a_path_prefix_are_sent(ask: Ask) -> None:
 @pytest.mark.parametrize(
     "trouble",
     [
-        error(429, "overloaded", Retry_After="0"), error(503, "engine_restarting"), answer(502, b"<html>Bad gateway"),
-        answer(504, b"upstream is slow"), hang_up,
+        error(429, "overloaded", Retry_After="0"),
+        error(503, "engine_restarting"),
+        answer(502, b"<html>Bad gateway"),
+        answer(504, b"upstream is slow"),
+        hang_up,
     ],
     ids=["429", "503", "502", "504", "hang_up"],
-)  # fmt: skip
+)
 def test_temporary_errors_are_retried(ask: Ask, trouble: Step) -> None:
     with scripted(trouble, trouble, compared()) as server:
         assert ask(server.url, "compare", *TEXTS).preferred == "a"
@@ -326,10 +329,16 @@ def test_a_batch_size_of_zero_is_refused(ask: Ask, wrong: dict[str, int]) -> Non
 
 def test_rank_and_rewards(ask: Ask) -> None:
     ranked = {
-        "order": [1, 0], "strengths": [-0.5, 0.5], "standard_errors": [0.1, 0.1], "cycle_rate": None,
-        "win_matrix": [[None, 0.3], [0.7, None]], "comparisons": 1, "model": "toy@1", "usage": USAGE,
+        "order": [1, 0],
+        "strengths": [-0.5, 0.5],
+        "standard_errors": [0.1, 0.1],
+        "cycle_rate": None,
+        "win_matrix": [[None, 0.3], [0.7, None]],
+        "comparisons": 1,
+        "model": "toy@1",
+        "usage": USAGE,
         "truncated_tokens": 0,
-    }  # fmt: skip
+    }
     rewarded = {"rewards": [0.3, 0.7], "model": "toy@1", "usage": USAGE}
     with scripted(answer(200, ranked), answer(200, rewarded)) as server:
         reply = ask(server.url, "rank", "p", ["x", "y"], strategy="swiss", win_matrix=True)
@@ -342,10 +351,18 @@ def test_rank_and_rewards(ask: Ask) -> None:
 
 def test_models(ask: Ask) -> None:
     card = {
-        "name": "toy", "revision": "1", "default": True, "domains": {"general": "Select."}, "default_domain": "general",
-        "template": "figure2", "max_tokens": 256, "parameters": 9, "temperature": 1.0, "engine": "null",
+        "name": "toy",
+        "revision": "1",
+        "default": True,
+        "domains": {"general": "Select."},
+        "default_domain": "general",
+        "template": "figure2",
+        "max_tokens": 256,
+        "parameters": 9,
+        "temperature": 1.0,
+        "engine": "null",
         "precision": "fp32",
-    }  # fmt: skip
+    }
     with scripted(answer(200, {"models": [card | {"of_a_newer_service": 1}]})) as server:
         assert ask(server.url, "models") == [ModelCard.model_validate(card)]
 
