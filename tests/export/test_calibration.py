@@ -11,7 +11,7 @@ from tests.conftest import TOY_SPEC
 from tinyrm.calibration import fit_temperature, raw_margins
 from tinyrm.comparison import Preference
 from tinyrm.pairs import PreferencePair
-from tinyrm.readout import sigmoid
+from tinyrm.ranking import sigmoid
 from tinyrm.scorer import Scorer
 
 

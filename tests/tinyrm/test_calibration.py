@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from tinyrm.calibration import fit_temperature, is_bounded, raw_margins, refuse_bounded
 from tinyrm.comparison import Preference
 from tinyrm.errors import InvalidInput
-from tinyrm.readout import sigmoid
+from tinyrm.ranking import sigmoid
 
 
 def simulated(overconfidence: float, count: int = 40_000) -> NDArray[np.float64]:
