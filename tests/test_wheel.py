@@ -20,6 +20,8 @@ from loadtests.service_process import free_port
 from tests.conftest import REPOSITORY
 from tests.support.processes import PATIENCE_S
 
+pytestmark = pytest.mark.slow
+
 SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 FOLDERS = ("evaluation", "export", "models/starter", "service", "tinyrm", "training")
 README_REQUEST = {

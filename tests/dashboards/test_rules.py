@@ -34,6 +34,7 @@ def test_the_rules_pass_their_own_tests() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @each_alert
 def test_an_alert_has_a_test_that_fails_without_it(alert: dict[str, Any], tmp_path: Path) -> None:
     own = yaml.safe_load(TESTS.read_text())

@@ -106,6 +106,7 @@ def test_the_documented_openrlhf_bodies_are_accepted(trainers: Process, expected
     check(asyncio.run(ask_all(ask)), expected)
 
 
+@pytest.mark.slow
 def test_the_documented_slime_bodies_are_accepted(trainers: Process, expected: list[list[float]]) -> None:
     async def ask(session: aiohttp.ClientSession, prompt: str, response: str) -> float:
         body = {"prompt": prompt, "response": response, "label": None}
@@ -116,6 +117,7 @@ def test_the_documented_slime_bodies_are_accepted(trainers: Process, expected: l
     check(asyncio.run(ask_all(ask)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_the_documented_verl_bodies_are_accepted(trainers: Process, expected: list[list[float]], engine: str) -> None:
     async def ask(session: aiohttp.ClientSession, prompt: str, response: str) -> float:

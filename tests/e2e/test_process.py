@@ -163,6 +163,7 @@ def test_every_accepted_comparison_gets_a_reply_after_sigterm(
     assert statuses <= ({200} if drain_timeout_s == 3600 else {200, 503})
 
 
+@pytest.mark.slow
 def test_a_list_that_exceeds_the_drain_time_keeps_its_finished_results(bundle_folder: Path) -> None:
     """Let the drain time pass before most of the list is encoded."""
     slowly = {"max_batch_tokens": 512, "max_wait_s": 3600, "drain_timeout_s": 0.1}

@@ -25,6 +25,8 @@ from tinyrm.modernbert.blocked import BlockedModel
 from tinyrm.modernbert.model import PreferenceModel
 from tinyrm.pairs import PreferencePair
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["yes", "no", "add", "return", "option", "safer", "I cannot help with that.", "2 + 2 = 4."]
 
 

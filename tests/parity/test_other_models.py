@@ -47,7 +47,7 @@ MODELS = {
 
 # Each graph takes several seconds to compile; one family of each kind is enough for every day.
 @pytest.fixture(
-    params=["modernbert", "bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "deberta"))]
+    params=["modernbert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "roberta", "deberta"))]
 )
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     torch.manual_seed(0)
