@@ -100,6 +100,10 @@ def test_a_new_worker_does_not_serve_another_bundle_than_the_queue(bundle_folder
     write_bundle(tmp_path / "other", {name: folder / name for name in manifest.files}, fields)
     with started(folder, workers=2) as service:
         before = service.post("/v1/compare", PAIR).json()
+        # Both workers have opened the bundle that is served.
+        files = psutil.Process(service.popen.pid).open_files()
+        log = next(Path(file.path) for file in files if file.path.endswith("service.log"))
+        wait_until(lambda: log.read_text().count('"event": "ready"') == 2)
         folder.rename(tmp_path / "old")
         (tmp_path / "other").rename(folder)
         first, second = processes(service, WORKER)
