@@ -137,7 +137,8 @@ def score(name: str, pairs: Path, out: Path, words: Sequence[object], *, kill_af
     rate = RATE.search(output)
     if process.returncode or not rate:
         raise RuntimeError(f"the command exited with {process.returncode}: {output}")
-    rows = sum(1 for _ in pairs.open(encoding="utf-8"))
+    with pairs.open(encoding="utf-8") as lines:
+        rows = sum(1 for _ in lines)
     return Run(name, rows, float(rate[2]), seconds, killed)
 
 
