@@ -125,7 +125,7 @@ def test_sigterm_answers_what_was_accepted(engine: Engine, service_image: str) -
     # On a busy machine the whole list takes longer than the default time to drain.
     patient = running(engine, service_image, "--env", "TINYRM_DRAIN_TIMEOUT_S=300")
     with patient as container, ThreadPoolExecutor(1) as clients:
-        batch = clients.submit(container.client.post, "/v1/compare/batch", json={"items": [LONG] * 60})
+        batch = clients.submit(container.client.post, "/v1/compare/batch", json={"items": [LONG] * 40}, timeout=600)
         wait_until(
             lambda: "tinyrm_queue_items 0.0" not in container.client.get("/metrics").text, "a queue", pause_s=0.02
         )
@@ -133,7 +133,7 @@ def test_sigterm_answers_what_was_accepted(engine: Engine, service_image: str) -
         engine.docker("stop", "--time", "300", container.name)
         assert container.state()["ExitCode"] == 0
         results = batch.result().json()["results"]
-    assert Counter(result.get("error", {}).get("type", "answered") for result in results) == {"answered": 60}
+    assert Counter(result.get("error", {}).get("type", "answered") for result in results) == {"answered": 40}
 
 
 def test_an_idle_service_of_two_workers_exits_with_0(engine: Engine, service_image: str) -> None:
