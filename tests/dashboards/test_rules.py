@@ -28,6 +28,7 @@ def promtool(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([tool("promtool"), *words], cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_rules_pass_their_own_tests() -> None:
     for words in (("check", "rules", RULES.name), ("test", "rules", TESTS.name)):
         done = promtool(RULES.parent, *words)

@@ -188,6 +188,7 @@ def test_real_pairs_are_scored_into_a_file(service: Process, data_dir: Path, tmp
     assert records[0]["tinyrm"]["reply"]["margin"] == pytest.approx(first.margin, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_no_line_is_lost_when_the_service_is_killed(bundle_folder: Path, pairs: Path, tmp_path: Path) -> None:
     """Send SIGKILL during the work; the command stops after its waiting time, and its next run finishes."""
     out, port = tmp_path / "out.jsonl", free_port()
@@ -233,9 +234,8 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_a_killed_command_continues_where_it_stopped(
     bundle_folder: Path, pairs: Path, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:

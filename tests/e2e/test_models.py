@@ -79,7 +79,8 @@ def test_a_new_revision_takes_over_without_a_failed_request(bundle_folder: Path,
     assert set(seen) == {(200, old), (200, new)}
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_key_with_the_scope_requests_a_reload(bundle_folder: Path, tmp_path: Path, workers: int) -> None:
     folder, path = tmp_path / "toy", tmp_path / "keys.json"
     shutil.copytree(bundle_folder, folder)
@@ -97,6 +98,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+@pytest.mark.slow
 def test_a_broken_revision_leaves_the_old_one_served(bundle_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "toy"
     shutil.copytree(bundle_folder, folder)

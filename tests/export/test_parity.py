@@ -45,6 +45,7 @@ def test_probes_have_every_length_and_one_mask_each(special: SpecialTokens) -> N
         assert not np.isin(encoding.input_ids[1:-2], [special.cls, special.sep, special.pad]).any()
 
 
+@pytest.mark.slow
 def test_the_graph_of_another_model_is_refused_and_no_bundle_is_written(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_an_engine_that_is_replaced_breaks_no_promise(case: Callable, behave: Be
     assert outcome.notes["/readyz 503"] != "never"
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_not_replaced_is_noticed(behave: Behave, context: Context) -> None:
     behave("forgets-engine")
     broken = uvloop.run(processes.engine_stopped(context)).broken

@@ -94,12 +94,10 @@ def test_long_texts_of_base_on_onnxruntime(compiled_base: tuple[Run, Run], lengt
     assert_equal_alone_and_together(run, reference, texts(lengths))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "layers"),
-    [
-        pytest.param("base", 5, id="last layer local"),
-        pytest.param("large", 4, id="last layer global", marks=pytest.mark.slow),
-    ],
+    [pytest.param("base", 5, id="last layer local"), pytest.param("large", 4, id="last layer global")],
 )
 def test_every_length(size: str, layers: int) -> None:
     reference, optimised = both(random_model(size, layers))

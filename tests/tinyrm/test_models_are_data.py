@@ -65,6 +65,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory, weights_bundle_folder: Pa
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
 def test_opening_unpickles_nothing_and_reads_only_files_with_a_hash(engine: str, poisoned: Path) -> None:
     done = subprocess.run(
@@ -74,6 +75,7 @@ def test_opening_unpickles_nothing_and_reads_only_files_with_a_hash(engine: str,
     assert done.stdout.strip() == "[] []"
 
 
+@pytest.mark.slow
 def test_the_check_notices_a_pickle(tmp_path: Path, bundle_folder: Path) -> None:
     """Prove that the check can fail."""
     copy = tmp_path / "toy"
