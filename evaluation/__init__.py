@@ -1,0 +1,3 @@
+from tinyrm.telemetry import disable_telemetry
+
+disable_telemetry()  # here, because this file is run before a module of this package imports the hub's client

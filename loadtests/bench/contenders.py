@@ -56,6 +56,12 @@ CONTENDERS = {contender.name: contender for contender in _ALL}
 
 def environment(threads: int) -> dict[str, str]:
     """Return variables that give each contender as many threads, fetch nothing and report nothing."""
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    offline = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
     counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return {**offline, **counts, "TOKENIZERS_PARALLELISM": "false", "NO_COLOR": "1"}

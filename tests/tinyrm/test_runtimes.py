@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from tinyrm.bundle import Bundle
@@ -49,7 +48,7 @@ def test_an_unknown_engine_is_refused_with_the_known_names(bundle: Bundle, name:
 def cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use the build of ONNX Runtime without GPU, on any machine."""
     monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: ["AzureExecutionProvider", "CPUExecutionProvider"]
+        "onnxruntime.get_available_providers", lambda: ["AzureExecutionProvider", "CPUExecutionProvider"]
     )
 
 
@@ -66,7 +65,7 @@ def test_auto_chooses_the_cpu_if_there_is_nothing_else(bundle: Bundle, cpu_build
 
 def test_engines_are_offered_fastest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = ["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: everything)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: everything)
     assert ort.available() == ["onnxruntime-tensorrt", "onnxruntime-cuda", "onnxruntime-cpu"]
 
 
@@ -87,23 +86,23 @@ class SessionThatFellBack(SessionOnGpu):
 
 def test_auto_prefers_the_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", SessionOnGpu)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
+    monkeypatch.setattr("onnxruntime.InferenceSession", SessionOnGpu)
     assert open_engine(bundle).info.name == "onnxruntime-cuda"
 
 
 def test_auto_skips_an_engine_that_does_not_start_and_logs_it(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(ort.PROVIDERS.values()))
-    monkeypatch.setattr(onnxruntime, "InferenceSession", SessionThatFellBack)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: list(ort.PROVIDERS.values()))
+    monkeypatch.setattr("onnxruntime.InferenceSession", SessionThatFellBack)
     assert open_engine(bundle).info.name == "onnxruntime-cpu"
     assert [record.args[0] for record in caplog.records if record.args] == ["torch-cuda", "onnxruntime-cuda"]
 
 
 def test_a_silent_fallback_of_the_runtime_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "InferenceSession", SessionThatFellBack)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.InferenceSession", SessionThatFellBack)
     with pytest.raises(EngineUnavailable, match="fell back"):
         open_engine(bundle, EngineOptions("onnxruntime-cuda"))
 
@@ -183,8 +182,8 @@ class SessionOnTensorRt:
 
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(ort.PROVIDERS.values()))
-    monkeypatch.setattr(onnxruntime, "InferenceSession", SessionOnTensorRt)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: list(ort.PROVIDERS.values()))
+    monkeypatch.setattr("onnxruntime.InferenceSession", SessionOnTensorRt)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     SessionOnTensorRt.shapes.clear()
 

@@ -182,6 +182,7 @@ def _connect(address: str) -> None:
     """Connect to the cluster, or start one. Raises InvalidInput if there is none."""
     _check_address(address)
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use the environment of their machine
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # of a cluster that is started here; another one has its own setting
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address == LOCAL:

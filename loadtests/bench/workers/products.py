@@ -68,6 +68,9 @@ def torch_product(shape: Shape, precision: str, threads: int) -> Callable[[], ob
 
 
 def onnxruntime_product(shape: Shape, precision: str, threads: int) -> Callable[[], object] | None:
+    from tinyrm.telemetry import disable_telemetry
+
+    disable_telemetry()
     import onnxruntime as ort
 
     if precision == "bf16":
@@ -81,6 +84,9 @@ def onnxruntime_product(shape: Shape, precision: str, threads: int) -> Callable[
 
 
 def openvino_product(shape: Shape, precision: str, threads: int) -> Callable[[], object] | None:
+    from tinyrm.telemetry import disable_telemetry
+
+    disable_telemetry()
     import openvino as ov
 
     core = ov.Core()
