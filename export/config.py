@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from tinyrm.bundle import weights_sha256
 from tinyrm.errors import InvalidInput
+from tinyrm.modernbert.files import checkpoint_folder, refuse_other_base
 from tinyrm.spec import HELD_OUT_FILE, SPEC_FILE, ClozeSpec, read_run, trained_head
 from tinyrm.template import TEMPLATES
 
@@ -22,6 +22,8 @@ class ExportOptions:
     """Folder or hub id of a masked LM."""
     out: Path
     """Bundle folder to write, such as models/mine."""
+    revision: str | None = None
+    """Branch, tag or commit of `model`, if it is a hub id."""
     adapter: Path | None = None
     """Folder of a DoRA or LoRA adapter trained on the model."""
     calibration: Path | None = None
@@ -49,7 +51,8 @@ class ExportOptions:
     @property
     def tokenizer(self) -> str:
         """Return where the tokenizer is: in `trained`, else with the base that an adapter belongs to."""
-        return str(self.trained) if (self.trained / "tokenizer.json").is_file() else self.model
+        is_own = (self.trained / "tokenizer.json").is_file()
+        return str(self.trained if is_own else checkpoint_folder(self.model, self.revision))
 
     def spec(self) -> ClozeSpec:
         """Return the spec of the training; for a model trained elsewhere, one of these options. Raises InvalidInput."""
@@ -71,11 +74,8 @@ class ExportOptions:
 
     def refuse_other_base(self) -> None:
         """Raise InvalidInput if the adapter was trained on other weights than those of `model`."""
-        trained_on, present = self.run().get("base_sha256"), weights_sha256(self.model)
-        if self.adapter and trained_on and present and present != trained_on:
-            raise InvalidInput(
-                f"{self.adapter} was trained on other weights than {self.model}; give its own base as --model"
-            )
+        if self.adapter:
+            refuse_other_base(self.adapter, self.run().get("base_sha256"), self.model, self.revision)
 
     def calibration_pairs(self) -> Path | None:
         """Return the file of `calibration`, else of the pairs that training held out, else None."""

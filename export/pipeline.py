@@ -92,7 +92,7 @@ def compile_checked(
     def run_label_logits(masked_lm: PreTrainedModel) -> Run:
         return torch_run(LabelLogits(masked_lm, special.mask, encoder.label_ids).eval(), special.pad)
 
-    model = load_with_adapter(options.model, options.adapter)
+    model = load_with_adapter(options.model, options.adapter, revision=options.revision)
     inputs = probes(special, plain(model).config.vocab_size, encoder.max_tokens)
     adapted = run_alone(run_label_logits(plain(model)), inputs)
     merged = merge(model)

@@ -147,12 +147,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def weights_sha256(model: str) -> str | None:
-    """Return the hash of a checkpoint folder's weights; None for a hub id."""
-    path = Path(model, "model.safetensors")
-    return sha256(path) if path.is_file() else None
-
-
 def _swap_in(staging: Path, folder: Path) -> None:
     """Rename `staging` to `folder`; if that fails, the bundle that was there stays."""
     if not folder.exists():

@@ -9,9 +9,10 @@ from typing import Any
 from accelerate import PartialState
 from transformers.trainer_utils import get_last_checkpoint
 
-from tinyrm.bundle import sha256, weights_sha256
+from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.files import write_atomically
+from tinyrm.modernbert.files import checkpoint_folder, commit_of, weights_sha256
 from tinyrm.spec import RUN_FILE
 from training.recipe import ClozeRecipe, PretrainRecipe, SftRecipe
 
@@ -47,10 +48,15 @@ def prepare_output(recipe: TrainingRecipe, data: Mapping[str, str], *, resume: b
 
 
 def identity(recipe: TrainingRecipe, data: Mapping[str, str]) -> dict[str, Any]:
-    """Return the recipe, wherever it writes, and the hashes of what it starts from: weights in a folder, data files."""
-    base = weights_sha256(recipe.model) if isinstance(recipe.model, str) else None
-    recipe_fields = recipe.model_dump(mode="json", exclude={"output_dir"})
-    return {"recipe": recipe_fields, "base_sha256": base, "data_sha256": dict(data)}
+    """Return the recipe, wherever it writes, and what it starts from: the weights of its base and the data files.
+
+    A base on the hub has a commit, too, whatever its branch points to later.
+    """
+    base: dict[str, str | None] = {"base_sha256": None, "base_commit": None}
+    if isinstance(recipe.model, str):
+        folder = checkpoint_folder(recipe.model, recipe.revision)
+        base = {"base_sha256": weights_sha256(str(folder)), "base_commit": commit_of(folder)}
+    return {"recipe": recipe.model_dump(mode="json", exclude={"output_dir"}), **base, "data_sha256": dict(data)}
 
 
 def file_hashes(data_dir: Path, paths: Iterable[str | None]) -> dict[str, str]:

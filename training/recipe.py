@@ -14,6 +14,12 @@ from tinyrm.template import FIGURE2
 from training.data.source import Source, Texts
 
 HeadKind = Literal["cloze", "pair-cls", "pair-mean", "pointwise", "tokens"]
+Revision = Annotated[
+    str | None, Field(description="Branch, tag or commit of `model`, if it is a hub id. The record names the commit.")
+]
+NewHead = Annotated[
+    bool, Field(description="`model` may be a body alone; its head is drawn at random. Otherwise all weights must fit.")
+]
 
 
 class Section(BaseModel):
@@ -76,6 +82,8 @@ class PretrainRecipe(Section):
     output_dir: Path
     tokenizer: str
     model: NewModel | str = Field(description="A geometry for a new model, or a folder or hub id to continue.")
+    revision: Revision = None
+    new_head: NewHead = False
     texts: tuple[Texts, ...]
     block_tokens: int = Field(default=512, gt=8)
     mask_rate: float = Field(default=0.3, gt=0, lt=1)
@@ -97,6 +105,8 @@ class ClozeRecipe(Section):
     task: Literal["cloze"]
     output_dir: Path
     model: str = Field(description="Folder or hub id of a masked LM of the ModernBERT family.")
+    revision: Revision = None
+    new_head: NewHead = False
     spec: ClozeSpec
     sources: tuple[Source, ...] = Field(min_length=1, description="Where the pairs come from, and their domains.")
     balance: float = Field(
@@ -197,6 +207,8 @@ class SftRecipe(Section):
     task: Literal["sft"]
     output_dir: Path
     model: str = Field(description="Folder or hub id of a masked LM.")
+    revision: Revision = None
+    new_head: NewHead = False
     conversations: tuple[str, ...] = Field(min_length=1, description='JSONL of {"messages": [{"role", "content"}]}.')
     turn_names: dict[str, str] = Field(default=dict(FIGURE2.turn_names), description="As in the reward template.")
     max_tokens: int = Field(default=512, gt=8, description="Longer conversations lose their beginning.")

@@ -2,18 +2,15 @@
 
 from pathlib import Path
 
-from peft import PeftConfig
-
 from evaluation.target import Meter, MeteredEngine, Target
 from tinyrm.encoding import Encoder
 from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import load_with_adapter, merge
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer, read_geometry
+from tinyrm.modernbert.files import ADAPTER_CONFIG, base_of, refuse_other_base
 from tinyrm.scorer import Scorer
-from tinyrm.spec import SPEC_FILE, ClozeSpec, trained_head
-
-ADAPTER_FILE = "adapter_config.json"
+from tinyrm.spec import SPEC_FILE, ClozeSpec, read_run, trained_head
 
 
 def open_checkpoint(folder: Path, device: str | None = None) -> Target:
@@ -31,17 +28,13 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Target:
             f"{folder} was trained with head: {head}; only cloze models are evaluated, exported and served"
         )
     spec = ClozeSpec.load(folder)
-    try:
-        tokenizer, special = load_tokenizer(str(folder))
-        if (folder / ADAPTER_FILE).is_file():
-            # `transformers` would load an adapter by itself, but resets a DoRA's magnitudes.
-            masked_lm = merge(
-                load_with_adapter(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path, folder)
-            )
-        else:
-            masked_lm = load_masked_lm(str(folder))
-    except (OSError, ValueError) as error:  # files that are missing, or of another kind of model
-        raise InvalidInput(f"{folder} cannot be loaded as a masked LM: {error}") from error
+    tokenizer, special = load_tokenizer(str(folder))
+    if (folder / ADAPTER_CONFIG).is_file():
+        base, revision = base_of(folder)
+        refuse_other_base(folder, read_run(folder).get("base_sha256"), base, revision)
+        masked_lm = merge(load_with_adapter(base, folder, revision=revision))
+    else:
+        masked_lm = load_masked_lm(str(folder))
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     meter = Meter()
     engine = TorchEngine(masked_lm, special, encoder.label_ids, device)

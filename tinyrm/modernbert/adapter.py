@@ -1,20 +1,79 @@
-"""Adapters, loaded or merged into the weights that they adapt: for export and for merging specialists."""
+"""Adapters, loaded or merged into the weights that they adapt: for export, evaluation and merging specialists."""
 
+import re
+import warnings
 from pathlib import Path
 
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import load_peft_weights
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
-from tinyrm.errors import TiedWeightChanged
-from tinyrm.modernbert.checkpoint import load_masked_lm
+from tinyrm.errors import InvalidInput, TiedWeightChanged
+from tinyrm.modernbert.checkpoint import PREFIXES, load_masked_lm
+from tinyrm.modernbert.files import input_errors, listed
 
 
-def load_with_adapter(model: str, adapter: Path | None) -> PreTrainedModel | PeftModel:
-    """Load the masked LM in evaluation mode, its adapter active but not merged."""
-    masked_lm = load_masked_lm(model)
+def load_with_adapter(model: str, adapter: Path | None, *, revision: str | None = None) -> PreTrainedModel | PeftModel:
+    """Load the masked LM in evaluation mode, its adapter active but not merged.
+
+    Raises InvalidInput, and TiedWeightChanged for an adapter of the embedding or the decoder.
+    """
+    masked_lm = load_masked_lm(model, revision=revision)
     if adapter is None:
         return masked_lm.eval()
-    return PeftModel.from_pretrained(masked_lm, str(adapter)).eval()
+    return apply_adapter(masked_lm, adapter).eval()
+
+
+def apply_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Return the model with its adapter. What peft only warns of is refused.
+
+    Raises InvalidInput, which names the weights that are missing or belong to nothing; TiedWeightChanged.
+    """
+    with input_errors(f"the adapter in {folder} cannot be loaded"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are the text of the error below
+        config = PeftConfig.from_pretrained(str(folder))
+        if config.is_prompt_learning:
+            raise InvalidInput(f"{folder} is an adapter of the kind {config.peft_type.value}, which cannot be merged")
+        adapted: PeftModel = PeftModel.from_pretrained(model, str(folder))
+        # Versions differ in whether a DoRA's magnitudes are a module's weight or the weight itself.
+        there, wanted = (
+            {re.sub(r"(lora_magnitude_vector)\.weight$", r"\1", key) for key in keys}
+            for keys in (
+                load_peft_weights(str(folder)),
+                get_peft_model_state_dict(adapted, save_embedding_layers=False),
+            )
+        )
+    missing, unknown = sorted(wanted - there), sorted(there - wanted)
+    parts = ((missing, "of its weights are missing"), (unknown, "belong to nothing"))
+    faults = [f"{len(keys)} {what}: {listed(keys)}" for keys, what in parts if keys]
+    if faults:
+        hint = "".join(text for prefix, text in PREFIXES.items() if any(f".{prefix}" in f".{key}" for key in unknown))
+        raise InvalidInput(f"the adapter in {folder} does not fit its base: {'; '.join(faults)}{hint}")
+    refuse_tied(adapted, folder)
+    return adapted
+
+
+def refuse_tied(adapted: PeftModel, folder: Path) -> None:
+    """Raise TiedWeightChanged for an adapter of the embedding or the decoder, which are one matrix.
+
+    A whole embedding that was learnt beside the adapter replaces that matrix, and is no such adapter.
+    """
+    masked_lm = adapted.get_base_model()
+    decoder, embedding = masked_lm.get_output_embeddings(), masked_lm.get_input_embeddings()
+    changes = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    changed = [
+        name
+        for name, module in masked_lm.named_modules()
+        if (module is decoder and isinstance(module, changes))
+        or (module is embedding and isinstance(module, changes) and not isinstance(module, ModulesToSaveWrapper))
+    ]
+    if changed:
+        raise TiedWeightChanged(
+            f"the adapter in {folder} changes {' and '.join(changed)}, but decoder and token embedding are one matrix; "
+            "train it without `decoder`, the embedding or single tokens among its modules"
+        )
 
 
 def plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -25,12 +84,13 @@ def plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 def merge(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """Merge the adapter; each DoRA weight becomes m * (W + sBA) / ||W + sBA||. Changes `model`.
 
-    Raises TiedWeightChanged if that would change the embedding.
+    Raises InvalidInput if peft cannot merge it, and TiedWeightChanged if that would change the embedding.
     """
     if not isinstance(model, PeftModel):
         return model
     before = plain(model).get_input_embeddings().weight.detach().clone()
-    merged: PreTrainedModel = model.merge_and_unload()
+    with input_errors("the adapter cannot be merged"):
+        merged: PreTrainedModel = model.merge_and_unload()
     if not merged.get_input_embeddings().weight.equal(before):
         raise TiedWeightChanged(
             "the adapter changes the token embedding through the tied decoder; train it without `decoder`"

@@ -4,16 +4,31 @@ In the library only `tinyrm.modernbert` and the torch engines import torch; serv
 """
 
 import copy
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from tinyrm.encoding import SpecialTokens
 from tinyrm.errors import InvalidInput, InvalidTemplate
 from tinyrm.flops import Geometry
+from tinyrm.modernbert.files import ADAPTER_CONFIG, checkpoint_folder, input_errors, listed, weight_files
+
+# What older checkpoints hold beside a masked LM: the parts of other tasks, and tables that are computed.
+UNREAD = re.compile(r"(^|\.)(pooler|seq_relationship)\.|(^|\.)(position_ids|inv_freq)$")
+# A wrapper's prefix -> what to do about it.
+PREFIXES = {
+    "_orig_mod.": "; torch.compile adds _orig_mod.: save the model that was compiled, not the compiled one",
+    "module.": "; a parallel wrapper adds module.: save the model inside it",
+}
 
 
 class LabelLogits(nn.Module):
@@ -50,26 +65,140 @@ class LabelLogits(nn.Module):
         return logits
 
 
-def load_masked_lm(model: str, **options: object) -> PreTrainedModel:
+def load_masked_lm(
+    model: str, *, revision: str | None = None, sparse_prediction: bool = False, new_head: bool = False
+) -> PreTrainedModel:
     """Load a masked LM from a folder or a hub id, in fp32.
 
-    Raises InvalidInput for a classifier: its missing decoder would be initialised at random.
+    revision: branch, tag or commit of a hub id.
+    sparse_prediction: whether the head runs at the labelled positions only; for training, and not saved.
+    new_head: whether a checkpoint of a body alone gets a head that is drawn at random.
+
+    Raises InvalidInput for a classifier, whose decoder would be drawn at random, and for weights that do not fit.
     """
-    architectures = AutoConfig.from_pretrained(model).architectures or []
-    if any(name.endswith("Classification") for name in architectures):
-        raise InvalidInput(f"{model} is a {architectures[0]}, not a masked LM: it cannot fill a mask")
-    loaded: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(model, dtype=torch.float32, **options)
+    folder = checkpoint_folder(model, revision)
+    if kind := classifier_of(read_config(model, folder)):
+        raise InvalidInput(f"{model} is a {kind}, not a masked LM: it cannot fill a mask")
+    loaded = load_checked(AutoModelForMaskedLM, model, folder, new_head=new_head)
+    if hasattr(loaded, "sparse_prediction"):
+        # Only the model's own attribute: whoever loads the configuration that it saves gets the whole head.
+        loaded.sparse_prediction, loaded.config.sparse_prediction = sparse_prediction, False
     return loaded
 
 
-def load_tokenizer(model: str) -> tuple[Tokenizer, SpecialTokens]:
-    """Load the fast tokenizer of a folder or a hub id, and the ids of its special tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
+def classifier_of(config: PreTrainedConfig) -> str | None:
+    """Return the class of a checkpoint that was saved as a classifier; None for any other."""
+    return next((name for name in config.architectures or [] if name.endswith("Classification")), None)
+
+
+def read_config(model: str, folder: Path) -> PreTrainedConfig:
+    """Return the configuration of a checkpoint. Raises InvalidInput."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        # `transformers` would load an adapter by itself, but resets a DoRA's magnitudes.
+        raise InvalidInput(f"{model} is an adapter, not a model: name its base as the model, and this as its adapter")
+    with input_errors(f"{model} cannot be loaded"):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder)
+    return config
+
+
+def load_checked(
+    kind: Any,
+    model: str,
+    folder: Path,
+    *,
+    new_head: bool = False,
+    masked_lm: Collection[str] = (),
+    **options: Any,
+) -> PreTrainedModel:
+    """Load every weight of a checkpoint, in fp32. What `transformers` only logs is refused.
+
+    kind: class of `transformers` that opens it.
+    model: the name of the checkpoint for messages and for what is saved; `folder` is where it is.
+    new_head: whether all but the body may be missing, and is drawn at random.
+    masked_lm: the weights of the masked LM that a classifier starts from; what only one of both has is new or left out.
+
+    Raises InvalidInput, which names the weights that are missing, belong to nothing, or have another shape.
+    """
+    tensors = tensor_names(weight_files(folder))
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of the weights is the text of the error below
+    try:
+        with input_errors(f"{model} cannot be loaded"):
+            loaded, report = kind.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+    finally:
+        logging.set_verbosity(before)
+    body = f"{loaded.base_model_prefix}."
+    missing = sorted(
+        key
+        for key in report["missing_keys"]
+        if not (new_head and not key.startswith(body)) and not (masked_lm and key not in masked_lm)
+    )
+    unknown = sorted(key for key in report["unexpected_keys"] if not UNREAD.search(key) and key not in masked_lm)
+    other = sorted(f"{key} {list(here)} instead of {list(ours)}" for key, here, ours in report["mismatched_keys"])
+    faults = [
+        f"{len(keys)} {what}: {listed(keys)}"
+        for keys, what in (
+            (missing, "of its weights are missing"),
+            (unknown, "belong to nothing"),
+            (other, "have another shape"),
+            (named_twice(tensors, body), "are there under two names"),
+            (sorted(map(str, report["error_msgs"])), "could not be read"),
+            (untied(loaded), "differ from the embedding that the configuration ties them to"),
+        )
+        if keys
+    ]
+    if faults:
+        hint = "".join(text for prefix, text in PREFIXES.items() if any(key.startswith(prefix) for key in unknown))
+        if missing and not unknown and not any(key.startswith(body) for key in missing):
+            hint = "; a body without its head can only be trained, by a recipe with new_head: true"
+        raise InvalidInput(f"{model} does not fit a {type(loaded).__name__}: {'; '.join(faults)}{hint}")
+    loaded.name_or_path = loaded.config.name_or_path = model
+    result: PreTrainedModel = loaded
+    return result
+
+
+def tensor_names(files: Iterable[Path]) -> list[str]:
+    """Return the names of the tensors in files of weights, which are not read."""
+    names: list[str] = []
+    for file in files:
+        with input_errors(f"{file} is damaged"):
+            if file.suffix == ".safetensors":
+                with safe_open(file, framework="pt") as tensors:
+                    names += tensors.keys()
+            else:
+                names += torch.load(file, map_location="meta", weights_only=True)
+    return names
+
+
+def named_twice(names: Iterable[str], prefix: str) -> list[str]:
+    """Return the tensors that several names stand for: `transformers` takes them with or without the body's prefix."""
+    seen = Counter(re.sub(rf"^({re.escape(prefix)})+", "", name) for name in names)
+    return sorted(name for name, times in seen.items() if times > 1)
+
+
+def untied(model: PreTrainedModel) -> list[str]:
+    """Return the decoder's weight if it should be the embedding and is not; libraries differ in which they use."""
+    decoder = model.get_output_embeddings()
+    is_tied = decoder is None or not model.config.tie_word_embeddings
+    return [] if is_tied or decoder.weight is model.get_input_embeddings().weight else ["the decoder's weights"]
+
+
+def load_tokenizer(model: str, revision: str | None = None) -> tuple[Tokenizer, SpecialTokens]:
+    """Load the fast tokenizer of a folder or a hub id, and the ids of its special tokens.
+
+    Raises InvalidInput, InvalidTemplate.
+    """
+    folder = checkpoint_folder(model, revision)
+    with input_errors(f"the tokenizer of {model} cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        backend: Tokenizer = tokenizer.backend_tokenizer
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     mask, pad = tokenizer.mask_token_id, tokenizer.pad_token_id
     if None in (cls, sep, mask, pad):
         raise InvalidTemplate(f"the tokenizer of {model} lacks one of the CLS, SEP, MASK and PAD tokens")
-    return tokenizer.backend_tokenizer, SpecialTokens(cls=cls, sep=sep, mask=mask, pad=pad)
+    return backend, SpecialTokens(cls=cls, sep=sep, mask=mask, pad=pad)
 
 
 def read_geometry(config: PreTrainedConfig) -> Geometry:

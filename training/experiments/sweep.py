@@ -100,7 +100,7 @@ def sweep(recipe: ClozeRecipe, space: Space, options: Sweep) -> optuna.Study:
     """
     if options.trials < 1:
         raise InvalidInput(f"trials={options.trials} must be at least 1")
-    layers: int = AutoConfig.from_pretrained(recipe.model).num_hidden_layers
+    layers: int = AutoConfig.from_pretrained(recipe.model, revision=recipe.revision).num_hidden_layers
     if misfits := space.misfits(recipe, layers):
         raise InvalidInput("; ".join(misfits))
     try:

@@ -5,17 +5,16 @@ choices, the consistency term and the held-out metrics are shared.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedConfig,
@@ -25,6 +24,9 @@ from transformers import (
 from tinyrm.batching import collate
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import InvalidInput
+from tinyrm.modernbert.adapter import apply_adapter
+from tinyrm.modernbert.checkpoint import classifier_of, load_checked, read_config
+from tinyrm.modernbert.files import checkpoint_folder
 from tinyrm.spec import read_run, trained_head
 from training.data.collate import Encodes
 from training.model.response_encoder import ResponseEncoder
@@ -42,14 +44,22 @@ def encoder_for(head: HeadKind, encoder: Encoder, tokenizer: Tokenizer) -> Encod
     return ResponseEncoder(encoder, tokenizer, MARKER_WORDS if head == "tokens" else 0)
 
 
-def load_head(head: HeadKind, model: str) -> PreTrainedModel:
+def load_head(head: HeadKind, model: str, *, revision: str | None = None, new_head: bool = False) -> PreTrainedModel:
     """Return the body of a masked LM with a classifier, in fp32; head.dense and head.norm are the masked LM's own.
 
-    Raises InvalidInput if the model family cannot pool as this head needs.
+    revision, new_head: as of `load_masked_lm`.
+
+    Raises InvalidInput if the model family cannot pool as this head needs, or weights do not fit.
     """
-    config = head_config(head, AutoConfig.from_pretrained(model))
-    loaded: PreTrainedModel = auto_class(head).from_pretrained(model, config=config, dtype=torch.float32)
-    return loaded
+    folder = checkpoint_folder(model, revision)
+    saved = read_config(model, folder)
+    masked_lm: Collection[str] = ()
+    if classifier_of(saved) is None:
+        with torch.device("meta"):  # names without memory
+            masked_lm = AutoModelForMaskedLM.from_config(saved).state_dict().keys()
+    return load_checked(
+        auto_class(head), model, folder, masked_lm=masked_lm, new_head=new_head, config=head_config(head, saved)
+    )
 
 
 def empty_head(head: HeadKind, config: PreTrainedConfig) -> PreTrainedModel:
@@ -79,8 +89,8 @@ def load_trained_head(folder: Path) -> nn.Module:
     recipe = ClozeRecipe.model_validate(read_run(folder)["recipe"])
     if recipe.dora is None:
         return load_head(recipe.head, str(folder)).eval()
-    adapted: nn.Module = PeftModel.from_pretrained(load_head(recipe.head, recipe.model), str(folder))
-    return adapted.eval()
+    base = load_head(recipe.head, recipe.model, revision=recipe.revision, new_head=recipe.new_head)
+    return apply_adapter(base, folder).eval()
 
 
 def refuse_other_head(recipe: ClozeRecipe) -> None:

@@ -1,20 +1,16 @@
 """Trained models as merging and distillation open them: full weights, or a base with its adapter folded in."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from tinyrm.bundle import sha256, weights_sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import load_with_adapter, merge
+from tinyrm.modernbert.files import ADAPTER_CONFIG, base_of, refuse_other_base, weights_sha256
 from tinyrm.spec import SPEC_FILE, ClozeSpec, read_run
 from training.recipe import Specialist
-
-ADAPTER_FILE = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class TrainedModel:
@@ -25,19 +21,18 @@ class TrainedModel:
         self.folder = Path(specialist.path)
         self._stated_base = specialist.base
 
-    @cached_property
+    @property
     def base(self) -> str | None:
         """The base of an adapter; None for full weights. Raises InvalidInput if it was trained on other weights."""
-        config = self.folder / ADAPTER_FILE
-        if not config.is_file():
-            return None
-        base = self._stated_base or json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-        if not base:
-            raise InvalidInput(f"{self.folder} does not name the base of its adapter; give it as `base`")
-        trained_on, present = self.run.get("base_sha256"), weights_sha256(base)
-        if trained_on and present and present != trained_on:
-            raise InvalidInput(f"{self.folder} was trained on other weights than those of {base}; name its own base")
-        return str(base)
+        return self._base_and_revision[0]
+
+    @cached_property
+    def _base_and_revision(self) -> tuple[str | None, str | None]:
+        if not (self.folder / ADAPTER_CONFIG).is_file():
+            return None, None
+        base, revision = (self._stated_base, None) if self._stated_base else base_of(self.folder)
+        refuse_other_base(self.folder, self.run.get("base_sha256"), base, revision)
+        return base, revision
 
     @cached_property
     def run(self) -> dict[str, Any]:
@@ -57,11 +52,11 @@ class TrainedModel:
 
     def load(self) -> PreTrainedModel:
         """Return the masked LM, its adapter folded in, on the CPU in fp32."""
-        if self.base is None:
+        base, revision = self._base_and_revision
+        if base is None:
             return load_with_adapter(self.path, None)
-        return merge(load_with_adapter(self.base, self.folder))
+        return merge(load_with_adapter(base, self.folder, revision=revision))
 
-    def sha256(self) -> str | None:
-        """Return the hash of the weights, or of the adapter; None for a hub id."""
-        adapter = self.folder / ADAPTER_WEIGHTS
-        return sha256(adapter) if adapter.is_file() else weights_sha256(self.path)
+    def sha256(self) -> str:
+        """Return the hash of the weights, or of the adapter."""
+        return weights_sha256(self.path)

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedModel, set_seed
 
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
+from tinyrm.modernbert.files import checkpoint_folder, commit_of
 from tinyrm.spec import HELD_OUT_FILE, read_run
 from training.data.collate import PairCollator, PairDataset, PairSampling
 from training.data.mixture import load_all
@@ -46,7 +48,7 @@ def train_cloze(
     seed = recipe.optimization.seed
     set_seed(seed)
     refuse_other_head(recipe)
-    tokenizer, special = load_tokenizer(recipe.model)
+    tokenizer, special = load_tokenizer(recipe.model, recipe.revision)
     encoder = Encoder(tokenizer, recipe.spec.template, special, recipe.train_max_tokens or recipe.spec.max_tokens)
     texts = encoder_for(recipe.head, encoder, tokenizer)
     mixture = load_all(recipe.sources, data_dir)
@@ -91,16 +93,26 @@ def train_cloze(
         write_run(recipe.output_dir, run)
         with (recipe.output_dir / HELD_OUT_FILE).open("w", encoding="utf-8") as file:
             file.writelines(pair.model_dump_json() + "\n" for pair in held_out)
-        AutoTokenizer.from_pretrained(recipe.model).save_pretrained(recipe.output_dir)
+        AutoTokenizer.from_pretrained(checkpoint_folder(recipe.model, recipe.revision)).save_pretrained(
+            recipe.output_dir
+        )
     return metrics
 
 
 def learning_model(recipe: ClozeRecipe) -> nn.Module:
     """Return the masked LM, or its body with a head, with frozen layers or with DoRA above them."""
     if recipe.head != "cloze":
-        return with_learning_parts(load_head(recipe.head, recipe.model), recipe)
-    # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only: here, the masks.
-    return with_learning_parts(load_masked_lm(recipe.model, sparse_prediction=True), recipe)
+        loaded = load_head(recipe.head, recipe.model, revision=recipe.revision, new_head=recipe.new_head)
+    else:
+        # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only: here, the masks.
+        loaded = load_masked_lm(
+            recipe.model, revision=recipe.revision, sparse_prediction=True, new_head=recipe.new_head
+        )
+    model = with_learning_parts(loaded, recipe)
+    if isinstance(model, PeftModel):
+        # An adapter names its base; with the commit, whoever loads it gets the base that it was trained on.
+        model.peft_config["default"].revision = commit_of(checkpoint_folder(recipe.model, recipe.revision))
+    return model
 
 
 def with_learning_parts(model: PreTrainedModel, recipe: ClozeRecipe) -> nn.Module:

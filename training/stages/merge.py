@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from tinyrm.bundle import weights_sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import load_with_adapter
 from tinyrm.modernbert.checkpoint import load_tokenizer
+from tinyrm.modernbert.files import weights_sha256
 from tinyrm.spec import HELD_OUT_FILE, ClozeSpec
 from training.model import merging
 from training.model.merging import State

@@ -58,7 +58,7 @@ def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool) -> None:
         )
     trainer = DecoupledTrainer(
         optimization=recipe.optimization,
-        model=initial_model(recipe.model, tokenizer),
+        model=initial_model(recipe.model, tokenizer, revision=recipe.revision, new_head=recipe.new_head),
         args=training_arguments(recipe.output_dir, recipe.optimization),
         train_dataset=Subset(blocks, range(VALIDATION_BLOCKS, len(blocks))),
         eval_dataset=Subset(blocks, range(VALIDATION_BLOCKS)),
@@ -71,14 +71,15 @@ def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool) -> None:
         tokenizer.save_pretrained(recipe.output_dir)
 
 
-def initial_model(model: NewModel | str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Return a new model of the given geometry, or a pre-trained one to continue."""
+def initial_model(
+    model: NewModel | str, tokenizer: PreTrainedTokenizerFast, *, revision: str | None = None, new_head: bool = False
+) -> PreTrainedModel:
+    """Return a new model of the given geometry, or a pre-trained one to continue, as `load_masked_lm` does."""
     # Sparse: the vocabulary-sized head runs at the masked positions only.
     if isinstance(model, str):
-        return load_masked_lm(model, sparse_prediction=True)
+        return load_masked_lm(model, revision=revision, sparse_prediction=True, new_head=new_head)
     config = ModernBertConfig(
         vocab_size=len(tokenizer),
-        sparse_prediction=True,
         pad_token_id=tokenizer.pad_token_id,
         cls_token_id=tokenizer.cls_token_id,
         bos_token_id=tokenizer.cls_token_id,
@@ -86,4 +87,6 @@ def initial_model(model: NewModel | str, tokenizer: PreTrainedTokenizerFast) -> 
         eos_token_id=tokenizer.sep_token_id,
         **model.model_dump(),
     )
-    return AutoModelForMaskedLM.from_config(config)
+    new = AutoModelForMaskedLM.from_config(config)
+    new.sparse_prediction = True  # the model's own attribute, which is not saved
+    return new

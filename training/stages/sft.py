@@ -19,6 +19,7 @@ from transformers import (
 from tinyrm.encoding import plain_text_tokenizer
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
+from tinyrm.modernbert.files import checkpoint_folder
 from tinyrm.pairs import read_records
 from training.data.collate import IGNORED
 from training.data.conversations import Conversation, EncodedConversation, encode_conversation
@@ -38,10 +39,10 @@ def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool) -> None:
     hashes = file_hashes(data_dir, recipe.conversations)
     checkpoint = prepare_output(recipe, hashes, resume=resume)
     set_seed(recipe.optimization.seed)
-    tokenizer = AutoTokenizer.from_pretrained(recipe.model)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_folder(recipe.model, recipe.revision))
     learn, held_out = load_conversations(recipe, data_dir, tokenizer)
     # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only.
-    model = load_masked_lm(recipe.model, sparse_prediction=True)
+    model = load_masked_lm(recipe.model, revision=recipe.revision, sparse_prediction=True, new_head=recipe.new_head)
     freeze_lowest(model, recipe.frozen_layers)
     trainer = LengthGroupedTrainer(
         optimization=recipe.optimization,
@@ -70,7 +71,7 @@ def load_conversations(
     conversations = list(chain(*(read_records(data_dir / path, Conversation) for path in recipe.conversations)))
     seed = recipe.optimization.seed
     objective = MaskAssistant(recipe, tokenizer) if recipe.objective == "masked" else copy_assistant
-    backend, special = load_tokenizer(recipe.model)
+    backend, special = load_tokenizer(recipe.model, recipe.revision)
     plain = plain_text_tokenizer(backend)
     sides = []
     for side in split_by_opening(conversations, recipe.held_out_fraction, seed):
