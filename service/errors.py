@@ -48,6 +48,7 @@ REFUSALS = {
     "body_timeout": 408,
     "header_timeout": 408,
     "body_too_large": 413,
+    "unsupported_encoding": 415,
     "headers_too_large": 431,
     "too_many_connections": 503,
 }

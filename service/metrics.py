@@ -31,7 +31,7 @@ GaugeMode = Literal["livesum", "livemax"]
 ENDPOINTS = ("compare", "compare_batch", "rank", "rewards", "other")
 # A fixed set of labels, whatever paths clients request.
 ENDPOINT_BY_PATH = {f"/v1/{name.replace('_', '/')}": name for name in ENDPOINTS}
-STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 422, 429, 431, CLIENT_LEFT, 500, 503, 504)
+STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 431, CLIENT_LEFT, 500, 503, 504)
 STAGES = ("encode", "queue", "run", "total")
 SHED_REASONS = ("overloaded", "deadline_exceeded", "engine_restarting", "shutting_down")
 FORMULAS = ("exact", "paper")

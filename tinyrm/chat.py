@@ -30,7 +30,7 @@ class Turn(TypedDict):
     """A message in the form of trainers and data sets; other fields, such as tool calls, are ignored."""
 
     role: str
-    content: NotRequired[str | list[dict[str, Any]] | None]
+    content: NotRequired[str | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None]
 
 
 Prompt = str | list[Message]

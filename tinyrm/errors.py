@@ -44,6 +44,8 @@ from pydantic import ValidationError
 
 # Pydantic puts the tag of a union's branch into the path of an error. Messages leave out parts with this prefix.
 BRANCH = "branch:"
+# Characters of one part of a path that a message repeats.
+MAX_KEY = 60
 
 
 class TinyRMError(Exception):
@@ -212,9 +214,13 @@ def from_validation(
     errors = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else error
     first = errors[0]
     location = first["loc"][1:] if first["loc"][:1] == (root,) else first["loc"]
-    path = ".".join(str(part) for part in (*within, *location) if not str(part).startswith(BRANCH)) or root
+    # A part of the path may be a key that was sent, of any length.
+    parts = [str(part) for part in (*within, *location) if not str(part).startswith(BRANCH)]
+    path = ".".join(part if len(part) <= MAX_KEY else f"{part[:MAX_KEY]}..." for part in parts) or root
     kind = InvalidText if first["type"] == "string_unicode" else InvalidRequest
-    return kind(f"{path}: {first['msg']}" if path else first["msg"])
+    # A sentence of our own names its fields itself; pydantic puts words before it.
+    reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    return kind(f"{path}: {reason}" if path else reason)
 
 
 def describe(error: ValidationError) -> str:

@@ -87,6 +87,7 @@ ERRORS: Mapping[int | str, dict[str, Any]] = {
         404: "No such model.",
         408: "The body did not arrive in time.",
         413: "The body is too large.",
+        415: "The body is compressed.",
         422: "The request cannot be scored as it is.",
         429: "Too much is waiting; see Retry-After.",
         500: "The engine failed on this request, or the service has a bug.",

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from service.api.dependencies import AppState, TimeoutMs, get_deadline, get_fairness_key, get_state
 from service.http.context import RequestContext, get_context
@@ -26,10 +27,38 @@ T = TypeVar("T")
 
 PROMPT: TypeAdapter[chat.Prompt] = TypeAdapter(api.Prompt)
 RESPONSE: TypeAdapter[str] = TypeAdapter(NonEmpty)
-RESPONSES: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[NonEmpty], Field(max_length=MAX_RESPONSES)])
+RESPONSES: TypeAdapter[list[str]] = TypeAdapter(
+    Annotated[list[NonEmpty], Field(max_length=MAX_RESPONSES, fail_fast=True)]
+)
+
+# Ends at the first invalid element: an error for each one would take many times as long as parsing the body.
+FAIL_FAST = Field(fail_fast=True)
 
 # Trainers put any value into a label; only text and numbers serve as a reference.
 Label = Any
+
+
+class DialectBody(BaseModel):
+    """A body in the form of another program. Unknown fields are ignored, and null is the default of an optional one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        optional = {
+            name
+            for field_name, field in cls.model_fields.items()
+            if not field.is_required()
+            for name in field_names(field_name, field)
+        }
+        return {key: part for key, part in value.items() if part is not None or key not in optional}
+
+
+def field_names(name: str, field: FieldInfo) -> list[str]:
+    """Return the keys that a body may have for a field."""
+    alias = field.validation_alias
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias or name)]
 
 
 class Options(BaseModel):

@@ -6,13 +6,13 @@ Numbers are on its scale: 1 to 5, where 3 is neither good nor bad.
 import json
 import math
 import statistics
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import Context, Options, QueryCohortOptions, QueryOptions
+from service.dialects.context import FAIL_FAST, Context, DialectBody, Options, QueryCohortOptions, QueryOptions
 from service.scoring.ranking import GroupResult
 from tinyrm.api import MAX_RESPONSES, NonEmpty
 from tinyrm.chat import Turn, join_parts, parse_prompt, strip_special
@@ -26,7 +26,7 @@ class Output(BaseModel):
     """One output item of a model. Only messages are scored, not reasoning."""
 
     type: str = "message"
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Annotated[list[dict[str, Any]], FAIL_FAST] | None = None
 
 
 class ResponseObject(BaseModel):
@@ -34,21 +34,21 @@ class ResponseObject(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    output: list[Output]
+    output: Annotated[list[Output], FAIL_FAST]
 
     @property
     def text(self) -> str:
         return strip_special("\n".join(join_parts(part.content) for part in self.output if part.type == "message"))
 
 
-class GroupCompareRequest(BaseModel):
+class GroupCompareRequest(DialectBody):
     """A prompt and a group of responses.
 
     principle: replaces the domain's instruction.
     """
 
-    conversation_history: list[Turn] = Field(min_length=1)
-    response_objs: list[ResponseObject] = Field(max_length=MAX_RESPONSES)
+    conversation_history: list[Turn] = Field(min_length=1, fail_fast=True)
+    response_objs: list[ResponseObject] = Field(max_length=MAX_RESPONSES, fail_fast=True)
     principle: NonEmpty | None = None
 
 
@@ -82,10 +82,10 @@ class Created(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    input: str | list[Turn]
+    input: str | Annotated[list[Turn], FAIL_FAST]
 
 
-class VerifyRequest(BaseModel):
+class VerifyRequest(DialectBody):
     """One rollout. Its prompt defines its cohort, together with its task and prompt_id if it has any."""
 
     model_config = ConfigDict(extra="allow")

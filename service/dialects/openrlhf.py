@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import Context, Label, QueryLabelOptions, gather_scores
+from service.dialects.context import Context, DialectBody, Label, QueryLabelOptions, gather_scores
 from tinyrm.api import MAX_ITEMS
 from tinyrm.chat import find_response, parse_prompt
 from tinyrm.errors import InvalidInput
@@ -12,11 +12,13 @@ from tinyrm.errors import InvalidInput
 router = APIRouter(tags=["openrlhf"])
 
 
-class RewardRequest(BaseModel):
+class RewardRequest(DialectBody):
     """Lists of the same length. The trainer sends one sample per request, or an empty list."""
 
-    query: list[str] = Field(max_length=MAX_ITEMS, description="Prompt and response, with special tokens.")
-    prompts: list[str] = Field(max_length=MAX_ITEMS)
+    query: list[str] = Field(
+        max_length=MAX_ITEMS, fail_fast=True, description="Prompt and response, with special tokens."
+    )
+    prompts: list[str] = Field(max_length=MAX_ITEMS, fail_fast=True)
     labels: list[Label] | None = Field(
         default=None, max_length=MAX_ITEMS, description="Reference responses, if there are any."
     )

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import Context, DialectContext, Options, QueryOptions
+from service.dialects.context import Context, DialectBody, DialectContext, Options, QueryOptions
 from service.errors import app_error_response
 from service.scoring.ranking import GroupScore
 from tinyrm.api import MAX_RESPONSES, Name, NonEmpty
@@ -29,14 +29,14 @@ KEPT_HEADERS = ("retry-after", "connection")
 TEI_ERRORS = {429: "Overloaded", 503: "Overloaded", 500: "Backend", 504: "Backend"}
 
 
-class TeiRequest(BaseModel):
+class TeiRequest(DialectBody):
     """The request of text-embeddings-inference. Texts are always truncated to fit.
 
     raw_scores: log-odds instead of probabilities.
     """
 
     query: NonEmpty
-    texts: list[str] = Field(min_length=1, max_length=MAX_RESPONSES)
+    texts: list[str] = Field(min_length=1, max_length=MAX_RESPONSES, fail_fast=True)
     raw_scores: bool = False
     return_text: bool = False
 
@@ -51,12 +51,12 @@ class Document(BaseModel):
     text: str
 
 
-class RerankRequest(BaseModel):
+class RerankRequest(DialectBody):
     """The request of Cohere, Jina, infinity and vLLM."""
 
     model: Name | None = Field(default=None, description="Name of a served model; any other is refused.")
     query: NonEmpty
-    documents: list[str | Document] = Field(min_length=1, max_length=MAX_RESPONSES)
+    documents: list[str | Document] = Field(min_length=1, max_length=MAX_RESPONSES, fail_fast=True)
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool = False
     raw_scores: bool = False

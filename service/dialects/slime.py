@@ -1,22 +1,23 @@
 """slime's and miles' remote reward model: `--rm-type remote_rm --rm-url http://HOST:8000/rm`."""
 
+from typing import Annotated
+
 from fastapi import APIRouter
-from pydantic import BaseModel
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import Context, Label, QueryLabelOptions
+from service.dialects.context import FAIL_FAST, Context, DialectBody, Label, QueryLabelOptions
 from tinyrm.chat import Turn, parse_prompt, strip_special
 
 router = APIRouter(tags=["slime"])
 
 
-class SampleRequest(BaseModel):
+class SampleRequest(DialectBody):
     """One sample.
 
     label: a reference response, if there is one.
     """
 
-    prompt: str | list[Turn]
+    prompt: str | Annotated[list[Turn], FAIL_FAST]
     response: str
     label: Label = None
 

@@ -11,7 +11,14 @@ from fastapi import APIRouter
 from pydantic import AliasChoices, BaseModel, Field
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import CohortOptions, Context, DialectContext, QueryCohortOptions, gather_scores
+from service.dialects.context import (
+    CohortOptions,
+    Context,
+    DialectBody,
+    DialectContext,
+    QueryCohortOptions,
+    gather_scores,
+)
 from service.scoring.ranking import GroupScore
 from tinyrm.api import MAX_ITEMS
 from tinyrm.chat import split_dialogue
@@ -20,7 +27,7 @@ from tinyrm.errors import InvalidInput
 router = APIRouter(tags=["verl"])
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(DialectBody):
     """Dialogues to score.
 
     input: dialogues in a chat template, with the response as the assistant's last turn.
@@ -28,7 +35,7 @@ class EmbeddingRequest(BaseModel):
     """
 
     model: str | None = None
-    input: str | Annotated[list[str], Field(max_length=MAX_ITEMS)]
+    input: str | Annotated[list[str], Field(max_length=MAX_ITEMS, fail_fast=True)]
 
     @property
     def inputs(self) -> list[str]:

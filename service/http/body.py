@@ -1,10 +1,12 @@
 """Read whole request bodies within limits of size, time and nesting, before they are parsed."""
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
-from starlette.datastructures import MutableHeaders
+from numpy.typing import NDArray
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,10 +17,19 @@ MIB = 2**20
 MAX_DISCARDED_BYTES = 64 * MIB
 # A batch of dialogues has five levels.
 MAX_NESTING = 32
+# Commas, colons and brackets outside of strings: a parser takes seconds for a body of many small values, and blocks the
+# event loop. A message of a dialogue has five, so this is 100,000 messages.
+MAX_PARTS = 2**19
 
-NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
+# Values of Content-Encoding for a body that is not compressed.
+PLAIN = ("", "identity")
+
+PARTS = b"[{:,"
+NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}:,"'))
 NESTING_STEPS = np.zeros(256, dtype=np.int8)
 NESTING_STEPS[list(b"[{")], NESTING_STEPS[list(b"]}")] = 1, -1
+IS_PART = np.zeros(256, dtype=np.bool_)
+IS_PART[list(PARTS)] = True
 
 
 @dataclass(slots=True)
@@ -60,6 +71,9 @@ class BodyLimitMiddleware:
             await self.app(scope, receive, send)
             return
         body = Body()
+        if (encoding := Headers(scope=scope).get("content-encoding", "identity").strip().lower()) not in PLAIN:
+            message = f"Content-Encoding {encoding[:40]!r} is not supported; send the body as it is"
+            body.refusal = refusal("unsupported_encoding", message, {"Accept-Encoding": "identity"})
         try:
             async with asyncio.timeout(self.timeout_s):
                 await self._read(body, receive, scope["path"])
@@ -68,8 +82,8 @@ class BodyLimitMiddleware:
             body.refusal = refusal("body_timeout", message, {"Connection": "close"})
         try:
             content = b"".join(body.chunks)
-            if not body.refusal and nests_too_deep(content):
-                body.refusal = refusal("invalid_json", f"the body nests deeper than {MAX_NESTING} levels")
+            if not body.refusal and (reason := why_unreadable(content)):
+                body.refusal = refusal("invalid_json", reason)
             if body.refusal:
                 await body.refusal(scope, receive, send)
                 return
@@ -87,6 +101,8 @@ class BodyLimitMiddleware:
             message = await receive()
             has_more, chunk = message.get("more_body", False), message.get("body", b"")
             body.size += len(chunk)
+            if body.refusal:
+                continue
             if body.size > self.max_body_bytes:
                 limit = f"{self.max_body_bytes / MIB:g} MiB"
                 body.refusal = refusal("body_too_large", f"the body is larger than {limit}; send less at once")
@@ -116,6 +132,17 @@ def replay(first: Message, receive: Receive) -> Receive:
     return next_message
 
 
+def why_unreadable(text: bytes) -> str | None:
+    """Return why a JSON parser must not get `text`, whether or not it is valid, or None."""
+    if json.detect_encoding(text) not in ("utf-8", "utf-8-sig"):
+        return "the body is not JSON in UTF-8"
+    if nests_too_deep(text):
+        return f"the body nests deeper than {MAX_NESTING} levels"
+    if has_too_many_parts(text):
+        return f"the body has more than {MAX_PARTS} keys and values; send less at once"
+    return None
+
+
 def nests_too_deep(text: bytes) -> bool:
     """Return whether brackets outside of strings nest deeper than MAX_NESTING, whether or not the JSON is valid.
 
@@ -123,9 +150,21 @@ def nests_too_deep(text: bytes) -> bool:
     """
     if text.count(b"[") + text.count(b"{") <= MAX_NESTING:
         return False
+    steps = NESTING_STEPS[outside_strings(text)]
+    return bool(np.cumsum(steps, dtype=np.int32).max(initial=0) > MAX_NESTING)
+
+
+def has_too_many_parts(text: bytes) -> bool:
+    """Return whether there are more than MAX_PARTS keys and values, whether or not the JSON is valid."""
+    if len(text) <= MAX_PARTS or sum(text.count(bytes([part])) for part in PARTS) <= MAX_PARTS:
+        return False
+    return bool(np.count_nonzero(IS_PART[outside_strings(text)]) > MAX_PARTS)
+
+
+def outside_strings(text: bytes) -> NDArray[np.uint8]:
+    """Return the characters of the JSON's structure, with 0 for each one inside a string."""
     # Without escapes, every remaining quote begins or ends a string.
     unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")
     structure = np.frombuffer(unescaped.translate(None, NOT_STRUCTURE), dtype=np.uint8)
     in_string = np.cumsum(structure == ord('"'), dtype=np.uint32) % 2 == 1
-    steps = np.where(in_string, np.int8(0), NESTING_STEPS[structure])
-    return bool(np.cumsum(steps, dtype=np.int32).max(initial=0) > MAX_NESTING)
+    return np.where(in_string, np.uint8(0), structure)
