@@ -23,12 +23,17 @@ USAGE = {"tokens": 1, "gflops": 0.1}
 
 @dataclass(frozen=True)
 class Received:
-    """A request as it arrived. at_s: on the monotonic clock."""
+    """A request as it arrived.
+
+    at_s: on the monotonic clock.
+    connection: port of the client; the same for all requests of one connection.
+    """
 
     path: str
     headers: Mapping[str, str]
     body: Any
     at_s: float
+    connection: int = 0
 
 
 Handler = BaseHTTPRequestHandler
@@ -116,7 +121,8 @@ def scripted(*script: Step) -> Iterator[ScriptedServer]:
 
         def do_POST(self) -> None:
             text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            received = Received(self.path, dict(self.headers), json.loads(text) if text else None, time.monotonic())
+            body = json.loads(text) if text else None
+            received = Received(self.path, dict(self.headers), body, time.monotonic(), self.client_address[1])
             with lock:
                 step = server.next_step(received)
             step(self, received)

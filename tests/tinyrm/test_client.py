@@ -1,10 +1,14 @@
 """Test both clients against a scripted server: what they send, repeat and raise, and when."""
 
 import asyncio
+import gc
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -30,7 +34,7 @@ from tests.support.scripted_server import (
     trickle,
 )
 from tinyrm import AsyncClient, Client
-from tinyrm.client import CompareItem, ItemError, ModelCard
+from tinyrm.client import CompareItem, ItemError, ModelCard, transport
 from tinyrm.errors import (
     CallFailed,
     CallRefused,
@@ -167,9 +171,9 @@ def test_permanent_errors_are_raised_at_once(
 
 
 def test_error_has_the_request_id_and_the_message_of_the_service(ask: Ask) -> None:
-    with scripted(error(422, "invalid_text", X_Request_Id="r-1")) as server, pytest.raises(CallRefused) as caught:
+    with scripted(error(422, "invalid_text")) as server, pytest.raises(CallRefused) as caught:
         ask(server.url, "compare", *TEXTS)
-    assert caught.value.request_id == "r-1"
+    assert caught.value.request_id == server.received[0].headers["X-Request-Id"]
     assert str(caught.value) == "this is invalid_text (422 invalid_text)"
 
 
@@ -282,6 +286,44 @@ def test_many_reads_its_items_lazily() -> None:
         next(results)
         assert len(taken) <= 10
         results.close()  # type: ignore[attr-defined]
+
+
+def test_a_list_that_is_abandoned_leaves_no_work_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that no thread has begun is dropped without a warning of Python about a coroutine."""
+    released = threading.Event()
+
+    def late(handler: Any, received: Received) -> None:
+        released.wait(30)
+        batch()(handler, received)
+
+    monkeypatch.setattr(transport, "ThreadPoolExecutor", lambda _, **options: ThreadPoolExecutor(1, **options))
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        scripted(batch(), late) as server,
+        Client(server.url) as client,
+    ):
+        warnings.simplefilter("always")
+        results = client.compare_many((item(n) for n in range(9)), batch_items=1, concurrency=3)
+        next(results)
+        results.close()  # type: ignore[attr-defined]
+        gc.collect()
+        released.set()
+    assert [str(warning.message) for warning in caught if warning.category is RuntimeWarning] == []
+
+
+@pytest.mark.parametrize("responses", ["one text", b"bytes", None, 5])
+def test_responses_are_a_list(ask: Ask, responses: Any) -> None:
+    """A text is a sequence, too: its characters would be ranked."""
+    for method in ("rank", "rewards"):
+        with pytest.raises(InvalidInput, match="responses: must be a list of texts"):
+            ask("http://127.0.0.1:1", method, "p", responses)
+
+
+@pytest.mark.parametrize("wrong", [None, "text", ["p", "a", "b"]])
+def test_an_item_that_is_not_a_dict_is_named(ask: Ask, wrong: Any) -> None:
+    for method in ("compare_batch", "compare_many"):
+        with pytest.raises(InvalidInput, match=r"items\.1"):
+            ask("http://127.0.0.1:1", method, [item(0), wrong])
 
 
 def test_a_batch_that_is_too_large_is_halved(ask: Ask) -> None:

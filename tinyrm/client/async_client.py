@@ -1,5 +1,6 @@
 """The implementation of both clients: AsyncClient for asyncio, and the coroutines that Client runs."""
 
+import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence, Sized
 from contextlib import aclosing
@@ -20,9 +21,10 @@ from tinyrm.client.calls import (
     RewardsOptions,
     parse,
     post,
+    texts,
 )
 from tinyrm.client.transport import AsyncTransport, CallDeadline, Transport
-from tinyrm.errors import CallFailed, CallRefused, ServiceBusy, ServiceUnreachable
+from tinyrm.errors import CallFailed, CallRefused, InvalidInput, ServiceBusy, ServiceUnreachable
 
 T = TypeVar("T")
 
@@ -47,6 +49,8 @@ class AsyncClient:
 
         transport: how calls are sent and waited for; the default is for asyncio.
         """
+        if not 0 < timeout_s < math.inf or max_retries < 0 or max_connections < 1:
+            raise InvalidInput("timeout_s must be a number above 0, max_retries at least 0, max_connections at least 1")
         self._timeout_s, self._max_retries = timeout_s, max_retries
         self.transport = transport(base_url, api_key, max_connections)
 
@@ -66,8 +70,8 @@ class AsyncClient:
         self, prompt: Prompt, response_a: str, response_b: str, **options: Unpack[CompareOptions]
     ) -> CompareReply:
         """Return which of two responses is better, and with what probability."""
-        texts = {"prompt": prompt, "response_a": response_a, "response_b": response_b}
-        return parse(CompareReply, await self._send(post("/v1/compare", {**texts, **options})))
+        body = {"prompt": prompt, "response_a": response_a, "response_b": response_b, **options}
+        return parse(CompareReply, await self._send(post("/v1/compare", body)))
 
     async def compare_batch(self, items: Sequence[CompareItem]) -> list[CompareReply | ErrorBody]:
         """Compare many pairs in one call. Results are in order; an item that failed has an error in its place."""
@@ -110,14 +114,14 @@ class AsyncClient:
 
     async def rank(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[RankOptions]) -> RankReply:
         """Return the order and the strengths of 2 to 128 responses."""
-        body = {"prompt": prompt, "responses": list(responses), **options}
+        body = {"prompt": prompt, "responses": texts(responses), **options}
         return parse(RankReply, await self._send(post("/v1/rank", body)))
 
     async def rewards(
         self, prompt: Prompt, responses: Sequence[str], **options: Unpack[RewardsOptions]
     ) -> RewardsReply:
         """Return a number for each of 1 to 128 responses, compared with each other or with a reference."""
-        body = {"prompt": prompt, "responses": list(responses), **options}
+        body = {"prompt": prompt, "responses": texts(responses), **options}
         return parse(RewardsReply, await self._send(post("/v1/rewards", body)))
 
     async def models(self) -> list[ModelCard]:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -56,7 +57,7 @@ async def in_order(
     async with transport.tasks(concurrency) as start:
         iterator = iter(items)
         while batch := list(islice(iterator, batch_items)):
-            running.append(start(work(batch)))
+            running.append(start(partial(work, batch)))
             if len(running) == concurrency:
                 for result in await running.popleft():
                     yield result

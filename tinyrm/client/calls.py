@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -95,7 +95,7 @@ def post(path: str, body: Mapping[str, Any]) -> Call:
     try:
         # ASCII: a lone surrogate reaches the service, which returns an error that names the field.
         return Call("POST", path, json.dumps(given, allow_nan=False).encode())
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"the request cannot be written as JSON: {error}") from error
 
 
@@ -111,15 +111,40 @@ def parse(kind: type[AnyReply], body: bytes) -> AnyReply:
         ) from error
 
 
-def check(response: httpx.Response, body: bytes, call: Call) -> bytes:
-    """Return the body of a successful response. Otherwise raises the CallFailed for its status and error."""
+def check_request_id(response: httpx.Response, call: Call) -> None:
+    """Raise ServiceFailed if the response belongs to another request.
+
+    Called before the body is read: the end of a response that is not read closes its connection, on which every later
+    response would be another request's, too.
+    """
+    given = response.headers.get_list("X-Request-Id", split_commas=True)
+    if given and call.request_id not in given:
+        raise ServiceFailed(
+            f"the response belongs to another request: its X-Request-Id is {given[0][:80]!r}, not {call.request_id!r}; "
+            "a proxy on the way must not replace X-Request-Id",
+            kind="unexpected_reply",
+            status=response.status_code,
+            request_id=call.request_id,
+        )
+
+
+def check(response: httpx.Response, body: bytes, call: Call, where: str) -> bytes:
+    """Return the body of a successful response. Otherwise raises the CallFailed for its status and error.
+
+    where: the address, for the message about a response that is not the service's.
+    """
     status = response.status_code
     if status == httpx.codes.OK:
         return body
     try:
         error = ErrorReply.model_validate_json(body).error
     except ValidationError:
-        error = ErrorBody(type="http_error", message=f"not a response of TinyRM, with status {status}")
+        message = f"{where}: not a response of TinyRM, with status {status}"
+        if response.has_redirect_location:
+            message += (
+                f", a redirect to {response.headers['Location'][:200]}; call that address if the service is there"
+            )
+        error = ErrorBody(type="http_error", message=message)
     if error.type == "deadline_exceeded":
         kind: type[CallFailed] = CallTimedOut
     elif status in BUSY:
@@ -130,7 +155,7 @@ def check(response: httpx.Response, body: bytes, call: Call) -> bytes:
         f"{error.message} ({status} {error.type})",
         kind=error.type,
         status=status,
-        request_id=response.headers.get("X-Request-Id", call.request_id),
+        request_id=call.request_id,
     )
     if isinstance(failure, ServiceBusy):
         failure.retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
@@ -149,12 +174,25 @@ def _retry_after_s(header: str | None) -> float | None:
     return None
 
 
+def texts(responses: Sequence[str]) -> list[str]:
+    """Return the responses as a list. Raises InvalidInput for one text, whose characters it would be."""
+    if isinstance(responses, str | bytes) or not isinstance(responses, Iterable):
+        raise InvalidInput(f"responses: must be a list of texts, not {type(responses).__name__}")
+    return list(responses)
+
+
+def _fields(item: CompareItem, number: int) -> dict[str, Any]:
+    if not isinstance(item, Mapping):
+        raise InvalidInput(f"items.{number}: must be a dict, as CompareItem, not {type(item).__name__}")
+    return dict(item)
+
+
 class Batch:
     """A list of comparisons over several tries: only items with a transient error are sent again."""
 
     def __init__(self, items: Sequence[CompareItem]) -> None:
         self._request_id = new_request_id()
-        self._items = [dict(item) for item in items]
+        self._items = [_fields(item, number) for number, item in enumerate(items)]
         self._open = list(range(len(items)))
         self._results: list[CompareReply | ErrorBody | None] = [None] * len(items)
 

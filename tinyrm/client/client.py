@@ -12,7 +12,7 @@ from tinyrm.client.transport import BlockingTransport, run
 
 
 class Client:
-    """Calls to one service. Threads may share one client.
+    """Calls to one service. Threads and forked processes may share one client; it can also be pickled.
 
         client = Client("http://localhost:8000")
         reply = client.compare("What is 2 + 2?", "4", "5")

@@ -1,31 +1,36 @@
 """The two ways to send a call: with asyncio, and by blocking the thread.
 
 The client is written once, as coroutines over a `Transport`. With the blocking transport these never suspend, so `run`
-completes each in one step and without an event loop. It works in a thread that already runs an event loop, and in a
-forked process.
+completes each in one step and without an event loop. It works in a thread that already runs an event loop.
+
+Connections belong to one process and, with asyncio, to one event loop. A forked process, or another event loop, opens
+its own: on a connection that two processes share, each may read the other's reply.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
-import tinyrm
 from tinyrm.api import MAX_TIMEOUT_MS
-from tinyrm.client.calls import Call, check
+from tinyrm.client.address import Address
+from tinyrm.client.calls import Call, check, check_request_id
 from tinyrm.deadline import Deadline
 from tinyrm.errors import CallTimedOut, InvalidInput, ServiceFailed, ServiceUnreachable
 
 T = TypeVar("T")
-Start = Callable[[Coroutine[Any, Any, T]], Awaitable[T]]
+Work = Callable[[], Coroutine[Any, Any, T]]
+Start = Callable[[Work[T]], Awaitable[T]]
 
 CONNECT_TIMEOUT_S = 5.0  # a host that drops packets leaves time for another try
+MAX_WAIT_S = 1e6  # of one phase; sockets refuse numbers that are far larger
+CLOSED = "the client is closed; open another one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class CallDeadline:
 
     def httpx_timeouts(self) -> dict[str, float]:
         """Return the timeout of each phase of a request: the time left, at least 1 ms (0 means `do not wait`)."""
-        left_s = max(1e-3, self.left_s())
+        left_s = min(max(1e-3, self.left_s()), MAX_WAIT_S)
         return {"connect": min(left_s, CONNECT_TIMEOUT_S), "read": left_s, "write": left_s, "pool": left_s}
 
     def error(self, call: Call) -> CallTimedOut:
@@ -67,23 +72,54 @@ class Transport(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
     def tasks(self, limit: int) -> AbstractAsyncContextManager[Start[Any]]:
-        """Return a function that starts coroutines, at most `limit` at once; the end of the context cancels them."""
+        """Return a function that starts work, at most `limit` at once; the end of the context cancels it."""
 
     async def close(self) -> None: ...
 
 
 class AsyncTransport:
-    """Waits in the event loop."""
+    """Waits in the event loop. Several event loops, also in several threads, may use one."""
 
     def __init__(self, base_url: str, api_key: str | None, max_connections: int) -> None:
-        self._http = httpx.AsyncClient(**_http_options(base_url, api_key, max_connections))
+        self._arguments = (base_url, api_key, max_connections)
+        self._address = Address.of(*self._arguments)
+        # Process id -> event loop -> connections. Those of another process are kept, and never used: to delete them
+        # could touch what both processes share.
+        self._pools: dict[int, dict[asyncio.AbstractEventLoop, httpx.AsyncClient]] = {}
+        self._is_closed = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
+
+    def _http(self) -> httpx.AsyncClient:
+        """Return the connections of this event loop in this process. Raises InvalidInput."""
+        if self._is_closed:
+            raise InvalidInput(CLOSED)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise InvalidInput(
+                "AsyncClient needs a running event loop of asyncio or uvloop; elsewhere, use Client"
+            ) from error
+        pools = self._pools.setdefault(os.getpid(), {})
+        if loop not in pools:
+            for other in [other for other in list(pools) if other.is_closed()]:
+                pools.pop(other, None)
+            pools[loop] = httpx.AsyncClient(**self._address.options)
+        return pools[loop]
 
     async def send(self, call: Call, deadline: CallDeadline) -> bytes:
-        request = _request(self._http, call, deadline, {"timeout": deadline.httpx_timeouts()})
-        with _named_failures(call, deadline):
+        http = self._http()
+        request = _request(http, call, deadline, {"timeout": deadline.httpx_timeouts()})
+        with _named_failures(call, deadline, self._address):
             async with asyncio.timeout(deadline.left_s()):
-                response = await self._http.send(request)
-        return check(response, response.content, call)
+                response = await http.send(request, stream=True)
+                try:
+                    check_request_id(response, call)
+                    await response.aread()
+                finally:
+                    await response.aclose()
+        return check(response, response.content, call, self._address.shown)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -92,9 +128,9 @@ class AsyncTransport:
     async def tasks(self, limit: int) -> AsyncGenerator[Start[Any]]:  # noqa: ARG002 - the caller starts no more
         running: list[asyncio.Task[Any]] = []
 
-        def start(work: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        def start(work: Work[T]) -> Awaitable[T]:
             running[:] = [task for task in running if not task.done()]
-            running.append(task := asyncio.create_task(work))
+            running.append(task := asyncio.create_task(work()))
             return task
 
         try:
@@ -105,14 +141,31 @@ class AsyncTransport:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def close(self) -> None:
-        await self._http.aclose()
+        self._is_closed = True
+        pools = self._pools.pop(os.getpid(), {})
+        if pool := pools.get(asyncio.get_running_loop()):
+            await pool.aclose()
 
 
 class BlockingTransport:
     """Waits in the calling thread; its coroutines never suspend. Threads may share one."""
 
     def __init__(self, base_url: str, api_key: str | None, max_connections: int) -> None:
-        self._http = httpx.Client(**_http_options(base_url, api_key, max_connections))
+        self._arguments = (base_url, api_key, max_connections)
+        self._address = Address.of(*self._arguments)
+        # Process id -> connections. Without a lock: another thread of the parent could have held it during the fork.
+        self._pools: dict[int, httpx.Client] = {}
+        self._is_closed = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
+
+    def _http(self) -> httpx.Client:
+        """Return the connections of this process. Raises InvalidInput."""
+        if self._is_closed:
+            raise InvalidInput(CLOSED)
+        pool = self._pools.get(os.getpid())
+        return pool or self._pools.setdefault(os.getpid(), httpx.Client(**self._address.options))
 
     async def send(self, call: Call, deadline: CallDeadline) -> bytes:
         timeouts = deadline.httpx_timeouts()
@@ -122,13 +175,18 @@ class BlockingTransport:
             if event.endswith(".started"):
                 timeouts.update(deadline.httpx_timeouts())
 
-        request, body = _request(self._http, call, deadline, {"timeout": timeouts, "trace": update}), bytearray()
-        with _named_failures(call, deadline), closing(self._http.send(request, stream=True)) as response:
+        http = self._http()
+        request, body = _request(http, call, deadline, {"timeout": timeouts, "trace": update}), bytearray()
+        with (
+            _named_failures(call, deadline, self._address),
+            closing(http.send(request, stream=True)) as response,
+        ):
+            check_request_id(response, call)
             for chunk in response.iter_bytes():
                 body += chunk
                 if deadline.at.has_passed:
                     raise deadline.error(call)
-        return check(response, bytes(body), call)
+        return check(response, bytes(body), call, self._address.shown)
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - see the module's docstring
@@ -137,12 +195,14 @@ class BlockingTransport:
     async def tasks(self, limit: int) -> AsyncGenerator[Start[Any]]:
         threads = ThreadPoolExecutor(limit, thread_name_prefix="tinyrm-client")
         try:
-            yield lambda work: _Finished(threads.submit(run, work))
+            yield lambda work: _Finished(threads.submit(lambda: run(work())))
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def close(self) -> None:
-        self._http.close()
+        self._is_closed = True
+        if pool := self._pools.pop(os.getpid(), None):
+            pool.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +210,12 @@ class _Finished:
     """A thread's result; `await` blocks instead of suspending."""
 
     future: "Future[Any]"
+    process_id: int = field(default_factory=os.getpid)
 
     def __await__(self) -> Generator[Any, None, Any]:
         yield from ()  # a generator, as `await` requires, that never suspends
+        if self.process_id != os.getpid():
+            raise InvalidInput("this list was begun before the process was forked; the threads are in the parent")
         return self.future.result()
 
 
@@ -166,24 +229,6 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine of the blocking client suspended")
 
 
-def _http_options(base_url: str, api_key: str | None, max_connections: int) -> dict[str, Any]:
-    """Return the arguments of httpx's clients. Raises InvalidInput for an address or a key that cannot be used."""
-    headers = {"User-Agent": f"tinyrm/{tinyrm.__version__}", "Content-Type": "application/json"}
-    if api_key is not None:
-        if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
-            # The message does not repeat the key.
-            raise InvalidInput("api_key: must be one word of ASCII characters, as `tinyrm keys new` printed it")
-        headers["Authorization"] = f"Bearer {api_key}"
-    # All connections stay open for the next calls.
-    limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
-    with suppress(ValueError, httpx.InvalidURL):
-        httpx.URL(base_url)  # stricter than urlsplit, which drops a newline at the end
-        parts = urlsplit(base_url)
-        if parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0):
-            return {"base_url": base_url, "headers": headers, "limits": limits}
-    raise InvalidInput(f"base_url: {base_url!r} is not an address; write http://host:port")
-
-
 def _request(
     http: httpx.Client | httpx.AsyncClient, call: Call, deadline: CallDeadline, extensions: dict[str, Any]
 ) -> httpx.Request:
@@ -192,23 +237,25 @@ def _request(
 
 
 @contextmanager
-def _named_failures(call: Call, deadline: CallDeadline) -> Iterator[None]:
+def _named_failures(call: Call, deadline: CallDeadline, address: Address) -> Iterator[None]:
     """Turn what httpx raises into a CallFailed."""
     try:
         yield
     except (httpx.TimeoutException, TimeoutError) as error:
         if isinstance(error, httpx.ConnectTimeout) and not deadline.at.has_passed:
             raise ServiceUnreachable(
-                f"no connection within {CONNECT_TIMEOUT_S:g} s; is the service running there?",
+                f"no connection to the service at {address.shown} within {CONNECT_TIMEOUT_S:g} s; {address.advice}",
                 request_id=call.request_id,
             ) from error
         raise deadline.error(call) from error
     except httpx.TransportError as error:
         raise ServiceUnreachable(
-            f"no response from the service ({error or type(error).__name__}); is it running at that address?",
+            f"no response from the service at {address.shown} ({error or type(error).__name__}); {address.advice}",
             request_id=call.request_id,
         ) from error
     except httpx.RequestError as error:
         raise ServiceFailed(
-            f"the response cannot be read: {error}", kind="unexpected_reply", request_id=call.request_id
+            f"the response of {address.shown} cannot be read: {error}",
+            kind="unexpected_reply",
+            request_id=call.request_id,
         ) from error
