@@ -93,6 +93,12 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(
         default=30.0, gt=0, description="Time for a client to send a request's body, and to resume reading a reply."
     )
+    keep_alive_s: float = Field(
+        default=75.0,
+        gt=0,
+        description="How long a connection stays open without a request. More than the pools of clients and balancers "
+        "keep it, mostly 60 s or less: a request on a connection that is being closed is lost.",
+    )
     max_connections: int = Field(
         default=16_384,
         gt=0,

@@ -1,6 +1,6 @@
-"""Limits of one connection: bytes of headers, time to send them, and the number of open connections.
+"""One connection: limits of headers, time and number, offers to upgrade, and clients that close their half.
 
-uvicorn limits none of these with httptools, its parser here: headers without an end would fill the memory. A refused
+uvicorn limits nothing with httptools, its parser here: headers without an end would fill the memory. A refused
 request that arrives whole is marked here, and `ConnectionRefusalMiddleware` replies to it, so that it is counted and
 logged; other refusals are written to the socket directly.
 
@@ -11,12 +11,14 @@ state. They may change in a later release: tests/service/test_limits.py checks t
 import asyncio
 import http
 import resource
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any
 
+import httptools
 import structlog
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,6 +28,7 @@ from service.errors import refusal
 from service.http.auth import OPEN_PATHS
 from service.http.context import get_context
 from service.http.headers import SECURITY_HEADERS
+from tinyrm.errors import InvalidSettings
 
 log = structlog.get_logger("tinyrm")
 
@@ -35,6 +38,10 @@ SURPLUS_CONNECTIONS = 512
 MIN_BACKLOG = 2048
 # Open files beside the connections: the model, the log, the collector and the engine.
 OTHER_FILES = 128
+# With a limit on open files that leaves less room than this, a service would be of no use.
+MIN_CONNECTIONS = 32
+# How long a client that has closed its half of the connection is believed to read its reply, and between further looks.
+HALF_CLOSED_S = 0.25
 # The application times out slow bodies itself; the connection does so later, if the application does not wait.
 GRACE_S = 1.0
 
@@ -57,6 +64,8 @@ class ConnectionLimits:
     max_header_bytes: int
     header_timeout_s: float
     body_timeout_s: float
+    keep_alive_s: float = 75.0
+    surplus: int | None = None  # by default SURPLUS_CONNECTIONS
 
     def uvicorn_options(self) -> dict[str, Any]:
         """Return the arguments of uvicorn.Config for these limits."""
@@ -65,11 +74,15 @@ class ConnectionLimits:
             "ws": "none",  # no endpoint uses WebSockets
             "backlog": max(self.max_connections, MIN_BACKLOG),
             "server_header": False,
+            "timeout_keep_alive": self.keep_alive_s,
         }
 
 
 def allow_open_files(max_connections: int) -> int:
-    """Raise the soft limit on open files as far as needed, and return the number of connections that fit."""
+    """Raise the soft limit on open files as far as needed, and return the number of connections that fit.
+
+    Raises InvalidSettings if the limit leaves too few.
+    """
     others = SURPLUS_CONNECTIONS + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < max_connections + others:
@@ -77,7 +90,22 @@ def allow_open_files(max_connections: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft < max_connections + others:
         log.warning("the limit on open files bounds the connections", files=hard, asked_for=max_connections)
-    return max(1, min(max_connections, soft - others))
+    room = soft - OTHER_FILES
+    if room < MIN_CONNECTIONS:
+        raise InvalidSettings(
+            f"the limit on open files is {soft}, and the service needs at least {OTHER_FILES + MIN_CONNECTIONS}; "
+            "raise it: ulimit -n, LimitNOFILE= of systemd, --ulimit of docker"
+        )
+    return min(max_connections, room - surplus_within(room))
+
+
+def surplus_connections() -> int:
+    """Return how many surplus connections the limit on open files allows."""
+    return surplus_within(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES)
+
+
+def surplus_within(room: int) -> int:
+    return min(SURPLUS_CONNECTIONS, room // 2)
 
 
 class Stage(Enum):
@@ -100,12 +128,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._half_closed_timer: asyncio.TimerHandle | None = None
+        self._is_probed = False
+        self._is_offer = False  # whether the request that is being parsed offers to upgrade the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         beyond = len(self.connections) - self._limits.max_connections
         self._is_surplus = beyond > 0
-        if beyond > SURPLUS_CONNECTIONS:
+        surplus = self._limits.surplus
+        if beyond > (SURPLUS_CONNECTIONS if surplus is None else surplus):
             self._refuse("too_many_connections")
         else:
             self._start_timer()
@@ -113,11 +145,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_write_timer()
+        if self._half_closed_timer is not None:
+            self._half_closed_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._began = False
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(memoryview(data))
+        except httptools.HttpParserError as error:
+            self.send_400_response(str(error))
         if self.transport.is_closing():
             return
         if self._stage is Stage.IDLE and not self._began and self._is_answered:
@@ -130,21 +168,76 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._stage is not Stage.IDLE and self._timer is None:
             self._start_timer()
 
+    def _parse(self, data: memoryview) -> None:
+        """Parse what arrived. An offer to upgrade the connection, such as Java's and curl's of HTTP/2, is ignored.
+
+        The parser takes the message of an offer to end with its headers, and what follows to be of another protocol.
+        Here the request is parsed again, without its offer, and what follows is its body.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as end:
+                if not self._is_offer:
+                    return  # it is refused, and so is what follows
+                data = data[end.args[0] :]
+                method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+                head = [b"%s %s HTTP/%s" % (method, self.url, version)]
+                head += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+                self._is_offer = False
+                self.parser = httptools.HttpRequestParser(self)
+                # As uvicorn's: what follows `Connection: close` is ignored.
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(b"\r\n".join([*head, b"", b""]))
+            else:
+                return
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns nothing
+        """Keep the connection of a client that sent all it has to send until its reply is written (a half-close).
+
+        A client that has gone looks the same. It is noticed by its refusal of an interim reply, which every client
+        must be able to skip, and which is sent only if the reply takes time.
+        """
+        if self._is_answered or self._stage is not Stage.IDLE:
+            return False
+        self.cycle.keep_alive = False
+        if self._half_closed_timer is None:
+            self._half_closed_timer = self.loop.call_later(HALF_CLOSED_S, self._probe_half_closed)
+        return True
+
+    def _probe_half_closed(self) -> None:
+        if self._is_answered or self.transport.is_closing():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+            return
+        is_next = not self.pipeline and not self.cycle.response_started
+        if is_next and not self._is_probed and self.scope["http_version"] != "1.0":
+            self._is_probed = True
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._half_closed_timer = self.loop.call_later(HALF_CLOSED_S, self._probe_half_closed)
+
     def on_message_begin(self) -> None:
         self._enter(Stage.HEADERS)
         self._began, self._header_bytes = True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._enter(Stage.BODY)
         size = len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
-        if size > self._limits.max_header_bytes:
+        is_too_large = size > self._limits.max_header_bytes
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT" and not is_too_large:
+            self._is_offer = True  # see `_parse`
+            return
+        self._enter(Stage.BODY)
+        if is_too_large:
             get_context(self.scope).refusal = "headers_too_large"  # type: ignore[arg-type]  # a TypedDict is a dict
         elif self._is_surplus:
             get_context(self.scope).refusal = "too_many_connections"  # type: ignore[arg-type]  # a TypedDict is a dict
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self._is_offer:
+            return
         self._enter(Stage.IDLE)
         super().on_message_complete()
 

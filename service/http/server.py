@@ -10,7 +10,13 @@ from functools import partial
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.http.connections import ConnectionLimits, allow_open_files, end_keep_alive, make_protocol
+from service.http.connections import (
+    ConnectionLimits,
+    allow_open_files,
+    end_keep_alive,
+    make_protocol,
+    surplus_connections,
+)
 from service.settings import Settings
 
 # Added to uvicorn's own timeout, which must not pass before every request has its reply.
@@ -82,6 +88,8 @@ def make_server(app: ASGIApp, settings: Settings, drain: Callable[[], Coroutine[
         max_header_bytes=settings.max_header_bytes,
         header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
+        keep_alive_s=settings.keep_alive_s,
+        surplus=surplus_connections(),
     )
     config = uvicorn.Config(
         app,

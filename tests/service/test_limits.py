@@ -4,13 +4,15 @@ import asyncio
 import inspect
 import json
 import resource
+import shutil
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,19 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from service.app import create_app, create_state
 from service.http.connections import (
+    HALF_CLOSED_S,
     OTHER_FILES,
     SURPLUS_CONNECTIONS,
     BoundedHttpProtocol,
     ConnectionLimits,
     allow_open_files,
     make_protocol,
+    surplus_connections,
 )
 from service.settings import Settings
 from tests.service.conftest import PAIR
 from tests.support.waiting import PATIENCE_S, wait_until
+from tinyrm.errors import InvalidSettings
 
 HEADER_TIMEOUT_S, BODY_TIMEOUT_S = 0.4, 0.5
 MAX_HEADER_BYTES = 4096
@@ -55,9 +60,7 @@ class Reply:
 @contextmanager
 def listening(app: ASGIApp, limits: ConnectionLimits) -> Iterator[int]:
     """Run uvicorn in a thread with these limits; yield its port."""
-    config = uvicorn.Config(
-        app, port=0, log_config=None, access_log=False, timeout_keep_alive=60, **limits.uvicorn_options()
-    )
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, **limits.uvicorn_options())
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -298,6 +301,171 @@ def test_an_upgrade_is_ignored(port: int) -> None:
         assert read(connection).status == 200
 
 
+OFFERS = [
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n",
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHM=\r\nSec-WebSocket-Version: 13\r\n",
+    b"Upgrade: TLS/1.2, anything\r\nconnection: keep-alive, upgrade\r\n",
+]
+CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(CONTENT), CONTENT)
+
+
+def offering(offer: bytes, *, chunked: bool = False, version: bytes = b"1.1") -> bytes:
+    """Return a comparison whose headers offer to upgrade the connection."""
+    size = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(CONTENT)
+    head = b"POST /v1/compare HTTP/%s\r\nHost: x\r\n%s%s\r\n\r\n" % (version, offer, size)
+    return head + (CHUNKED if chunked else CONTENT)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("offer", OFFERS)
+def test_an_offer_to_upgrade_does_not_cost_the_body(port: int, offer: bytes, chunked: bool) -> None:
+    whole = offering(offer, chunked=chunked)
+    ends = {len(whole), whole.index(b"\r\n\r\n") + 4, whole.index(b"Upgrade:") + 9, whole.index(b"\r\n\r\n") + 2}
+    with connected(port) as connection:
+        for end in sorted(ends):
+            connection.sendall(whole[:end])
+            time.sleep(0.02 if end < len(whole) else 0)  # so that it arrives in two pieces
+            connection.sendall(whole[end:])
+            assert read(connection).status == 200
+        connection.sendall(whole + GET + b"\r\n" + whole)
+        received = b""
+        while received.count(b"HTTP/1.1 200 OK") < 3:
+            received += _more(connection)
+
+
+def test_an_offer_in_single_bytes_or_with_an_expectation_is_ignored(port: int) -> None:
+    with connected(port) as connection:
+        for byte in offering(OFFERS[0]):
+            connection.sendall(bytes([byte]))
+        assert read(connection).status == 200
+        head, _, body = offering(OFFERS[0] + b"Expect: 100-continue\r\n").partition(b"\r\n\r\n")
+        connection.sendall(head + b"\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 Continue")
+        connection.sendall(body)
+        assert read(connection).status == 200
+
+
+def test_a_refused_request_with_an_offer_gets_its_error(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(offering(OFFERS[0]).replace(b"/v1/compare", b"/v1/nothing"))
+        assert read(connection).type == "not_found"
+        connection.sendall(offering(b"Connection: Upgrade\r\nUpgrade: " + b"x" * MAX_HEADER_BYTES + b"\r\n"))
+        assert read(connection).type == "headers_too_large"
+        assert is_closed(connection)
+    with connected(port) as connection:
+        connection.sendall(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert read(connection).type == "invalid_http"
+    with connected(port) as connection:
+        connection.sendall(offering(OFFERS[0])[:-1])
+        assert read(connection).type == "body_timeout"
+
+
+@pytest.mark.parametrize("option", ["--http2", "--http1.1", "--http1.0"])
+def test_curl_can_post_with_every_version_it_offers(port: int, option: str) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("no curl on this machine")
+    command = [curl, "--silent", "--noproxy", "*", option, "--data-binary", "@-", f"http://127.0.0.1:{port}/v1/compare"]
+    done = subprocess.run(command, input=CONTENT, capture_output=True, timeout=PATIENCE_S, check=True)
+    assert "margin" in json.loads(done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+def test_a_client_that_closes_its_half_gets_its_reply(port: int, version: bytes) -> None:
+    for request in (POST + CONTENT, offering(OFFERS[0]), GET + b"\r\n"):
+        with connected(port) as connection:
+            connection.sendall(request.replace(b"HTTP/1.1", b"HTTP/" + version))
+            connection.shutdown(socket.SHUT_WR)
+            assert read(connection).status == 200
+            assert is_closed(connection)
+
+
+def test_every_pipelined_request_of_a_client_that_closes_its_half_gets_its_reply(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall((POST + CONTENT) * 3)
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while more := connection.recv(65536):
+            received += more
+        assert received.count(b"HTTP/1.1 200 OK") == 3
+
+
+@pytest.mark.parametrize("part", [b"", GET[:10], POST, POST + CONTENT[:5]])
+def test_a_client_that_closes_its_half_before_its_request_is_complete_is_disconnected(port: int, part: bytes) -> None:
+    with connected(port) as connection:
+        connection.sendall(part)
+        connection.shutdown(socket.SHUT_WR)
+        assert is_closed(connection)
+
+
+class Slow:
+    """An application that replies when it is told to, and notices that its client has gone."""
+
+    def __init__(self) -> None:
+        self.has_begun, self.has_lost_client, self.may_reply = (threading.Event() for _ in range(3))
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await receive()
+        self.has_begun.set()
+        gone = asyncio.ensure_future(receive())
+        while not gone.done() and not self.may_reply.is_set():  # noqa: ASYNC110  # an event of another thread
+            await asyncio.sleep(0.01)
+        if gone.done():
+            self.has_lost_client.set()
+            return
+        gone.cancel()
+        await PlainTextResponse("late")(scope, receive, send)
+
+
+@pytest.mark.parametrize("request_", [GET + b"\r\n", POST + CONTENT], ids=["GET", "POST"])
+def test_a_client_that_has_gone_is_told_from_one_that_closed_its_half(request_: bytes) -> None:
+    app = Slow()
+    with listening(app, limits()) as number:
+        with connected(number) as connection:
+            connection.sendall(request_)
+            assert app.has_begun.wait(PATIENCE_S)
+        assert app.has_lost_client.wait(PATIENCE_S)
+    app = Slow()
+    with listening(app, limits()) as number, connected(number) as connection:
+        connection.sendall(request_)
+        connection.shutdown(socket.SHUT_WR)
+        interim = connection.recv(1000)
+        assert interim == b"HTTP/1.1 100 Continue\r\n\r\n", "it takes longer than is believed"
+        app.may_reply.set()
+        assert read(connection).body == b"late"
+        assert not app.has_lost_client.is_set()
+
+
+def test_a_client_of_http_1_0_that_closes_its_half_gets_no_interim_reply() -> None:
+    app = Slow()
+    with listening(app, limits()) as number, connected(number) as connection:
+        connection.sendall(GET.replace(b"1.1", b"1.0") + b"\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        assert app.has_begun.wait(PATIENCE_S)
+        time.sleep(2.5 * HALF_CLOSED_S)
+        app.may_reply.set()
+        assert read(connection).body == b"late"
+
+
+def test_a_kept_connection_is_not_closed_while_a_pool_keeps_it() -> None:
+    assert Settings.model_fields["keep_alive_s"].default >= 75
+    tight = replace(limits(), keep_alive_s=0.2)
+    with listening(create_app_without_model(), tight) as number, connected(number) as connection:
+        connection.sendall(GET + b"\r\n")
+        assert read(connection).status == 200
+        assert is_closed(connection), "the setting counts"
+
+
+def create_app_without_model() -> ASGIApp:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await PlainTextResponse("x")(scope, receive, send)
+
+    return app
+
+
 def test_a_client_that_waits_for_its_reply_does_not_time_out() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -378,6 +546,23 @@ def test_open_files_are_raised_to_what_the_connections_need(monkeypatch: pytest.
     assert raised[1:] == [(4096, 4096)]
 
 
+@pytest.mark.parametrize("files", [160, 200, 512, 640, 1024])
+def test_a_low_limit_on_open_files_leaves_room_for_both_kinds(monkeypatch: pytest.MonkeyPatch, files: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    connections, surplus = allow_open_files(16_384), surplus_connections()
+    assert connections + surplus + OTHER_FILES <= files
+    assert connections >= 16
+    assert surplus >= 16
+
+
+def test_a_limit_on_open_files_that_leaves_no_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    with pytest.raises(InvalidSettings, match=r"is 64, and the service needs at least 160; raise it: ulimit -n"):
+        allow_open_files(16_384)
+
+
 def test_request_in_one_piece_starts_no_timer(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
     start = BoundedHttpProtocol._start_timer
@@ -402,7 +587,7 @@ def test_reset_connections_do_no_harm(port: int) -> None:
 def test_uvicorn_still_has_the_internals_that_the_bounds_rely_on() -> None:
     callbacks = (
         "connection_made connection_lost data_received on_message_begin on_headers_complete on_message_complete "
-        "pause_writing resume_writing send_400_response"
+        "pause_writing resume_writing send_400_response eof_received _unset_keepalive_if_required on_url"
     )
     assert set(callbacks.split()) <= set(vars(HttpToolsProtocol))
     config = uvicorn.Config(PlainTextResponse("x"), http=HttpToolsProtocol, lifespan="off", log_config=None)
@@ -416,8 +601,9 @@ def test_uvicorn_still_has_the_internals_that_the_bounds_rely_on() -> None:
     protocol = asyncio.run(make())
     assert isinstance(protocol, HttpToolsProtocol)
     assert protocol.connections is server.server_state.connections
-    assert {"cycle", "scope", "headers", "transport", "loop"} <= set(vars(protocol))
+    assert {"cycle", "scope", "headers", "transport", "loop", "parser", "pipeline"} <= set(vars(protocol))
     assert "self.url" in inspect.getsource(HttpToolsProtocol.on_message_begin)
     cycle = inspect.getsource(RequestResponseCycle.__init__)
     assert "self.keep_alive =" in cycle
     assert "self.response_complete =" in cycle
+    assert "self.response_started =" in cycle
