@@ -4,6 +4,8 @@ import logging
 
 import structlog
 
+from tinyrm.errors import TinyRMError
+
 
 def configure(level: str, form: str) -> None:
     """Format the events of this code and of the libraries in the same way.
@@ -37,3 +39,14 @@ def configure(level: str, form: str) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def describe_failure(error: BaseException) -> dict[str, str]:
+    """Return the fields of one log line about an error: its type, and the reason in words.
+
+    An error that we did not foresee is named by its class.
+    """
+    if isinstance(error, TinyRMError):
+        return {"type": error.type, "reason": str(error)}
+    reason = " ".join(str(error).split())
+    return {"type": TinyRMError.type, "reason": f"{type(error).__name__}: {reason}" if reason else type(error).__name__}

@@ -5,7 +5,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,10 +20,14 @@ from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened, verified bundle."""
+    """An opened, verified bundle.
+
+    files: paths of private copies by name; a file without one is read from the folder.
+    """
 
     folder: Path
     manifest: Manifest
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -36,16 +40,27 @@ class Bundle:
             path = folder / name
             if not path.is_file():
                 raise InvalidBundle(f"{path} is missing; export the bundle again")
-            if sha256(path) != expected:
+            try:
+                found = sha256(path)
+            except OSError as error:
+                raise InvalidBundle(f"{path} cannot be read: {error}") from error
+            if found != expected:
                 raise TamperedBundle(
                     f"{path} does not match its hash in {MANIFEST_FILE}; fetch or export the bundle again"
                 )
         return cls(folder, manifest)
 
+    def path(self, name: str) -> Path:
+        """Return the path of a file of this bundle."""
+        return self.files.get(name, self.folder / name)
+
     def encoder(self) -> Encoder:
-        """Return the encoder that turns comparisons into ids for this model."""
+        """Return the encoder that turns comparisons into ids for this model. Raises InvalidBundle."""
         manifest = self.manifest
-        tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER_FILE))
+        try:
+            tokenizer = Tokenizer.from_file(str(self.path(TOKENIZER_FILE)))
+        except Exception as error:  # the library raises Exception itself
+            raise InvalidBundle(f"{self.folder / TOKENIZER_FILE} cannot be read: {error}") from error
         encoder = Encoder(tokenizer, manifest.spec.template, manifest.special_tokens, manifest.spec.max_tokens)
         if encoder.label_ids != manifest.label_ids:
             raise InvalidBundle(f"the label words have ids {encoder.label_ids}; the manifest has {manifest.label_ids}")

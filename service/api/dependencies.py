@@ -41,6 +41,11 @@ class AppState:
             self._drain = asyncio.create_task(drain())
         await asyncio.shield(self._drain)
 
+    async def cut(self) -> None:
+        """Refuse new work, and make accepted work fail with ShuttingDown."""
+        await self.cohorts.drain(0)
+        await self.registry.drain(0)
+
 
 def get_state(request: Request) -> AppState:
     """Return the application's state, which its lifespan provides."""

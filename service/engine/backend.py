@@ -136,6 +136,10 @@ class LocalBackend(Backend):
             self._metrics.observe_mfu(gflops_per_s / self.profile.peak_gflops_per_s)
 
 
+def engine_options(settings: Settings) -> EngineOptions:
+    return EngineOptions(settings.engine, settings.precision, settings.threads, settings.streams)
+
+
 OpenEngine = Callable[[Settings, Bundle], Awaitable[ServedEngine]]
 
 
@@ -143,14 +147,9 @@ async def start_engine(settings: Settings, bundle: Bundle) -> ServedEngine:
     """Start an engine in its own process. Raises EngineUnavailable."""
     (probe,) = bundle.encoder().encode(Comparison("2 + 2?", "4", "5"), bundle.manifest.spec.instruction(None))
     options = EngineProcessOptions(
-        str(bundle.folder),
-        bundle.manifest.identity,
-        EngineOptions(settings.engine, settings.precision, settings.threads, settings.streams),
-        settings.peak_gflops_per_s,
-        settings.log_level,
-        settings.log_format,
+        engine_options(settings), settings.peak_gflops_per_s, settings.log_level, settings.log_format
     )
-    engine = EngineProcess(options, probe, settings.engine_timeout_s)
+    engine = EngineProcess(bundle, options, probe, settings.engine_timeout_s)
     await engine.start()
     return engine
 

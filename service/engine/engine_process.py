@@ -4,18 +4,20 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from service.engine.pinned import PinnedFiles
 from service.engine.rpc import Connection, dump_sequences, load_logits
 from service.engine.supervisor import ChildProcess, run_in_background, supervise
 from service.engine.types import BatchOutput, EngineProfile
 from service.engine.worker import EngineProcessOptions
+from tinyrm.bundle import Bundle
 from tinyrm.deadline import Deadline
 from tinyrm.encoding import Encoding
 from tinyrm.errors import EngineError, EngineFailed, EngineHung, EngineRestarting, EngineUnavailable
@@ -32,10 +34,16 @@ PROBE_INTERVAL_S = 0.5
 # The probe's logits may change only by rounding.
 PROBE_TOLERANCE = 1e-2
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 10.0
+# If no engine has started for this long, the service ends, so that whatever started it can start it anew.
+GIVE_UP_S = 300.0
 # Accepted work waits this long for the next engine, then it is refused.
 MAX_DOWN_S = 10.0
 # After its connection is closed, the process gets this long to end by itself, which gives its exit code.
 EXIT_S = 1.0
+# Waits for the engine are divided into parts of this length; a pause counts as one of them.
+TICK_S = 0.25
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +89,7 @@ class RunningEngine:
 class EngineProcess:
     """Runs sequences in another process, and replaces that process when it fails.
 
+    bundle: if it has private copies of its files, a replacement opens the same ones, whatever its folder holds by then.
     probe: a sequence with known logits, from the first start. A replacement must return the same logits before it gets
     work; later, the probe runs whenever the engine is idle.
     timeout_s: a run that takes this much longer than expected has hung, and the process is killed.
@@ -89,6 +98,7 @@ class EngineProcess:
 
     def __init__(
         self,
+        bundle: Bundle,
         options: EngineProcessOptions,
         probe: Encoding,
         timeout_s: float,
@@ -97,7 +107,8 @@ class EngineProcess:
     ) -> None:
         self.profile: EngineProfile
         self.restarts = 0
-        self._options, self._probe, self._timeout_s, self._module = options, probe, timeout_s, module
+        self._bundle, self._options, self._probe = bundle, options, probe
+        self._timeout_s, self._module = timeout_s, module
         self._engine: RunningEngine | None = None
         self._up = asyncio.Event()
         self._down_since = time.monotonic()
@@ -107,9 +118,12 @@ class EngineProcess:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start the process and wait until it is ready. Raises EngineError's subclasses, TimeoutError."""
+        """Start the process and wait until it is ready. Raises EngineError's subclasses."""
         engine = await self._open()
         self.profile = engine.profile
+        # `auto` may find another engine later, whose logits differ.
+        chosen = replace(self._options.engine, engine=self.profile.info.name)
+        self._options = replace(self._options, engine=chosen, peak_gflops_per_s=self.profile.peak_gflops_per_s)
         self._start_timeout_s = PATIENCE * (time.monotonic() - engine.started_s) + NEXT_START_S
 
         async def restart() -> RunningEngine:
@@ -123,6 +137,7 @@ class EngineProcess:
             child=engine,
             first_delay_s=FIRST_DELAY_S,
             max_delay_s=MAX_DELAY_S,
+            give_up_s=GIVE_UP_S,
         )
         self._tasks = [
             run_in_background(supervision, "engine supervisor"),
@@ -181,8 +196,7 @@ class EngineProcess:
         limit_s = PATIENCE * run.expected_s + self._timeout_s
         engine.runs.add(run)
         try:
-            async with asyncio.timeout(limit_s):
-                head, logits = await engine.connection.call({"lengths": lengths}, ids)
+            head, logits = await wait_awake(engine.connection.call({"lengths": lengths}, ids), limit_s)
         except TimeoutError:
             self._lose(engine, f"no reply within {limit_s:.1f} s")
             raise EngineHung(f"the engine did not reply within {limit_s:.1f} s; it is being restarted") from None
@@ -193,17 +207,27 @@ class EngineProcess:
 
     async def _open(self) -> RunningEngine:
         """Start a process that opens the bundle, and compare its logits for the probe with the first ones."""
+        files = self._bundle.files
+        descriptors = files.descriptors if isinstance(files, PinnedFiles) else {}
+        head = {
+            "open": asdict(self._options),
+            "bundle": {
+                "folder": str(self._bundle.folder),
+                "manifest": self._bundle.manifest.to_json(),
+                "descriptors": descriptors,
+            },
+        }
         ours, theirs = socket.socketpair()
         with theirs:
-            descriptor = theirs.fileno()
-            child = ChildProcess([sys.executable, "-m", self._module, str(descriptor)], pass_fds=[descriptor])
+            link = theirs.fileno()
+            command = [sys.executable, "-m", self._module, str(link)]
+            child = ChildProcess(command, pass_fds=[link, *descriptors.values()])
         ended_early = EngineUnavailable("the engine ended before it was ready; see its log")
         connection = Connection(on_loss=lambda: None if self._engine else connection.fail(ended_early))
         try:
             await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
-            async with asyncio.timeout(self._start_timeout_s):
-                head, _ = await connection.call({"open": asdict(self._options)})
-            engine = RunningEngine(child, connection, EngineProfile.parse(head["profile"]))
+            reply, _ = await wait_awake(connection.call(head), self._start_timeout_s)
+            engine = RunningEngine(child, connection, EngineProfile.parse(reply["profile"]))
             logits = (await self._call(engine, [self._probe])).logits
             if not np.isfinite(logits).all():
                 raise EngineUnavailable("the engine's logits for the probe are not finite")
@@ -211,9 +235,11 @@ class EngineProcess:
                 self._probe_logits = logits
             elif not self._is_as_before(logits):
                 raise EngineFailed("its logits for the probe differ from those of the first engine")
-        except BaseException:
+        except BaseException as error:
             child.kill()
             connection.fail(ended_early)
+            if isinstance(error, TimeoutError):
+                raise EngineUnavailable(f"the engine was not ready within {self._start_timeout_s:.0f} s") from None
             raise
         self._engine = engine
         self._up.set()
@@ -248,3 +274,21 @@ class EngineProcess:
     def _is_as_before(self, logits: NDArray[np.float32]) -> bool:
         expected = self._probe_logits
         return expected is not None and np.allclose(logits, expected, atol=PROBE_TOLERANCE, rtol=0)
+
+
+async def wait_awake(work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+    """Return the result of `work`. Cancel it and raise TimeoutError after `timeout_s`.
+
+    Time in which this process did not run does not count: when it continues after a pause, the result may be there and
+    not read yet, or the other process may have been paused as well.
+    """
+    task, left_s = asyncio.ensure_future(work), timeout_s
+    try:
+        while left_s > -TICK_S:  # one part more, in case that the last one was a pause
+            await asyncio.wait({task}, timeout=min(max(left_s, 0.0) or TICK_S, TICK_S))
+            if task.done():
+                return task.result()
+            left_s -= TICK_S
+    finally:
+        task.cancel()
+    raise TimeoutError

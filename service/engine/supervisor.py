@@ -1,6 +1,7 @@
 """Child processes and background tasks: each is watched, so none ends unnoticed."""
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from tinyrm.errors import TinyRMError
+from service.logs import describe_failure
+from service.process import FAILURE, signals_blocked
 
 log = structlog.get_logger("tinyrm")
 
@@ -21,12 +23,12 @@ SETTLED_S = 30.0
 
 
 def run_in_background(work: Coroutine[None, None, None], name: str) -> "asyncio.Task[None]":
-    """Start a task that runs until it is cancelled. If it raises, this process shuts down and logs why."""
+    """Start a task that runs until it is cancelled. If it raises, this process logs why, shuts down and fails."""
 
     def shut_down_after_failure(task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()):
             log.critical("background task failed; shutting down", task=name, exc_info=error)
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), FAILURE)
 
     task = asyncio.get_running_loop().create_task(work, name=name)
     task.add_done_callback(shut_down_after_failure)
@@ -38,12 +40,15 @@ class ChildProcess:
 
     ended: its exit code, once it has ended. A separate thread waits for it, because all threads of a shared pool may be
     busy just then.
+
+    A signal that reaches it during its start waits until it calls `unblock_signals`.
     """
 
     def __init__(self, command: Sequence[str], pass_fds: Sequence[int] = ()) -> None:
         self.started_s = time.monotonic()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._popen = subprocess.Popen(command, pass_fds=pass_fds)  # noqa: S603
+        with signals_blocked():
+            self._popen = subprocess.Popen(command, pass_fds=pass_fds)  # noqa: S603
         self.pid = self._popen.pid
 
         def watch() -> None:
@@ -92,6 +97,7 @@ async def supervise(
     child: C | None = None,
     first_delay_s: float,
     max_delay_s: float,
+    give_up_s: float = math.inf,
 ) -> None:
     """Keep one child running until cancelled: start another when it has ended, with growing delays if it ends early.
 
@@ -99,15 +105,20 @@ async def supervise(
     on_end: called with each child that has ended.
     name: how the log names the child.
     child: a child that is already running.
+    give_up_s: raise the error of the last start if none has succeeded for this long.
     """
-    delay_s = first_delay_s
+    delay_s, down_since = first_delay_s, math.inf
     while True:
         if child is None:
             try:
                 child = await start()
-            except (TinyRMError, OSError, TimeoutError) as error:
-                log.error(f"{name} does not start", reason=str(error), next_try_s=delay_s)
+            except Exception as error:
+                log.error(f"{name} does not start", **describe_failure(error), next_try_s=delay_s)
+                down_since = min(down_since, time.monotonic())
+                if time.monotonic() - down_since > give_up_s:
+                    raise
         if child:
+            down_since = math.inf
             await child.wait()
             if time.monotonic() - child.started_s > SETTLED_S:
                 delay_s = first_delay_s

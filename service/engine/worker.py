@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,26 +20,24 @@ from typing import Any, Self
 
 import numpy as np
 
+from service.engine.pinned import open_inherited
 from service.engine.rpc import Connection, Message, load_sequences
 from service.engine.types import EngineProfile
 from service.logs import configure
-from tinyrm.bundle import Bundle
+from service.process import HANDLED
 from tinyrm.encoding import Encoding
 from tinyrm.engines import Engine, EngineOptions, open_engine, warm_up
 from tinyrm.errors import EngineFailed, EngineUnavailable, InvalidBundle
+from tinyrm.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class EngineProcessOptions:
-    """The bundle that an engine process opens, and how it runs it.
+    """How an engine process runs its bundle.
 
-    model: folder of the bundle.
-    identity: name@revision that the folder must hold.
     peak_gflops_per_s: 0 measures it at start.
     """
 
-    model: str
-    identity: str
     engine: EngineOptions = field(default_factory=EngineOptions)
     peak_gflops_per_s: float = 0.0
     log_level: str = "info"
@@ -65,34 +63,31 @@ class EngineServer:
         would take longer.
         """
         if "open" in head:
-            return {"profile": asdict(self._open(EngineProcessOptions.parse(head["open"])))}, b""
+            return {"profile": asdict(self._open(EngineProcessOptions.parse(head["open"]), **head["bundle"]))}, b""
         sequences = load_sequences(head["lengths"], body)
         if self._pool:
             return asyncio.get_running_loop().run_in_executor(self._pool, self._run, sequences)
         return self._run(sequences)
 
-    def _open(self, options: EngineProcessOptions) -> EngineProfile:
+    def _open(
+        self, options: EngineProcessOptions, folder: str, manifest: str, descriptors: Mapping[str, int]
+    ) -> EngineProfile:
         configure(options.log_level, options.log_format)
-        bundle = Bundle.open(Path(options.model))
-        manifest = bundle.manifest
-        if manifest.identity != options.identity:
-            raise EngineUnavailable(
-                f"{options.model} holds {manifest.identity} now, and {options.identity} is served; reload the service"
-            )
+        bundle = open_inherited(Path(folder), Manifest.model_validate_json(manifest), descriptors)
         try:
             engine = open_engine(bundle, options.engine)
         except InvalidBundle as error:  # the bundle is valid, but lacks the configured precision
             raise EngineUnavailable(str(error)) from error
-        tokens = manifest.spec.max_tokens
-        warm_up(engine, tokens, manifest.special_tokens.pad)
+        tokens, pad = bundle.manifest.spec.max_tokens, bundle.manifest.special_tokens.pad
+        warm_up(engine, tokens, pad)
         started = time.perf_counter()
-        warm_up(engine, tokens, manifest.special_tokens.pad)
+        warm_up(engine, tokens, pad)
         tokens_per_s = (tokens + min(64, tokens)) / (time.perf_counter() - started)
         if engine.info.runs_in_flight > 1:
             self._pool = ThreadPoolExecutor(engine.info.runs_in_flight, thread_name_prefix="engine")
         self._engine = engine
         peak = options.peak_gflops_per_s or matrix_product_gflops_per_s()
-        return EngineProfile(manifest.identity, engine.info, tokens_per_s, peak)
+        return EngineProfile(bundle.manifest.identity, engine.info, tokens_per_s, peak)
 
     def _run(self, sequences: Sequence[Encoding]) -> Message:
         if self._engine is None:
@@ -121,7 +116,7 @@ def matrix_product_gflops_per_s() -> float:
 
 def main() -> None:
     # The service ends this process; a Ctrl-C in the terminal reaches both.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in HANDLED:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True, name="parent").start()
     asyncio.run(serve(socket.socket(fileno=int(sys.argv[1]))))

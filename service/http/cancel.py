@@ -1,10 +1,14 @@
-"""Cancel a request whose client has disconnected."""
+"""Cancel a request whose client has disconnected, and reply to one that the server cancels."""
 
 import asyncio
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.errors import CLIENT_LEFT, error_response, get_status
 from service.http.body import replay
+from service.http.context import get_context
+from tinyrm.api import ErrorBody
+from tinyrm.errors import ShuttingDown
 
 
 class CancelOnDisconnect:
@@ -36,6 +40,23 @@ class CancelOnDisconnect:
         finally:
             handler = None  # the callback may still be scheduled
             watcher.cancel()
+
+
+class CutMiddleware:
+    """Replies to a request that the server cancels because its time to stop has passed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or get_context(scope).stats.status != CLIENT_LEFT:
+                raise  # the reply has begun
+            error = ShuttingDown("the service shut down before this request had a result")
+            headers = {"Connection": "close", "Retry-After": "1"}
+            await error_response(get_status(error), ErrorBody.of(error), headers)(scope, receive, send)
 
 
 async def wait_for_disconnect(receive: Receive) -> None:

@@ -25,29 +25,35 @@ GRACE_S = 2
 LINGER_S = 0.5
 # Time for a request to arrive on a connection that was accepted last.
 LATE_REQUEST_S = 0.1
+# After a cut, replies are written within this time.
+CUT_S = 1.0
+
+Work = Callable[[], Coroutine[None, None, None]]
 
 
 class Server(uvicorn.Server):
     """A server that drains before it stops. While it drains, it still listens and refuses new work with a reply.
 
     drain: finishes accepted work.
+    cut: makes accepted work fail at once.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], Coroutine[None, None, None]]) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Work, cut: Work) -> None:
         super().__init__(config)
-        self._drain = drain
+        self._drain, self._cut = drain, cut
         self._draining: asyncio.Task[None] | None = None
+        self._cutting: asyncio.Task[None] | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Install no handlers: `service.__main__` installs its own, which call `stop`.
+        """Install no handlers: `service.process` installs its own, which call `stop` and `cut`.
 
         uvicorn's handlers raise the signal again after the shutdown, so the process would not exit with code 0.
         """
         yield
 
     def stop(self) -> None:
-        """Drain and stop; a second call stops at once."""
+        """Drain and stop. Further calls change nothing."""
 
         async def drain_and_stop() -> None:
             end_keep_alive(self.server_state.connections)
@@ -56,10 +62,21 @@ class Server(uvicorn.Server):
             finally:
                 self.should_exit = True
 
-        if self._draining is None:
-            self._draining = asyncio.get_running_loop().create_task(drain_and_stop())
-        else:
-            self.force_exit = self.should_exit = True
+        self._draining = self._draining or asyncio.get_running_loop().create_task(drain_and_stop())
+
+    def cut(self) -> None:
+        """Stop at once: requests that were accepted get an error."""
+
+        async def cut_and_stop() -> None:
+            end_keep_alive(self.server_state.connections)
+            try:
+                await self._cut()
+            finally:
+                self.should_exit = True
+                await asyncio.sleep(CUT_S)
+                self.force_exit = True
+
+        self._cutting = self._cutting or asyncio.get_running_loop().create_task(cut_and_stop())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Shut down as uvicorn does, but first accept the connections in the kernel's queue, which would be reset."""
@@ -81,7 +98,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def make_server(app: ASGIApp, settings: Settings, drain: Callable[[], Coroutine[None, None, None]]) -> Server:
+def make_server(app: ASGIApp, settings: Settings, drain: Work, cut: Work) -> Server:
     """Return a server that is not started yet."""
     limits = ConnectionLimits(
         max_connections=allow_open_files(settings.max_connections),
@@ -100,4 +117,4 @@ def make_server(app: ASGIApp, settings: Settings, drain: Callable[[], Coroutine[
         timeout_graceful_shutdown=int(settings.drain_timeout_s) + GRACE_S,
         **limits.uvicorn_options(),
     )
-    return Server(config, drain)
+    return Server(config, drain, cut)

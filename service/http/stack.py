@@ -10,7 +10,7 @@ from service.errors import OverloadStatus, internal_error_response
 from service.http.access_log import AccessLogMiddleware, Observe
 from service.http.auth import ApiKeyMiddleware
 from service.http.body import BodyLimitMiddleware
-from service.http.cancel import CancelOnDisconnect
+from service.http.cancel import CancelOnDisconnect, CutMiddleware
 from service.http.connections import ConnectionRefusalMiddleware
 from service.http.headers import JsonCorsMiddleware, SecurityHeadersMiddleware
 from service.http.tracing import Tracing, TracingMiddleware
@@ -42,6 +42,8 @@ def build_stack(
         Middleware(AccessLogMiddleware, paths, observe, is_logged=is_logged),
         Middleware(SecurityHeadersMiddleware),
     ]
+    if has_connections:
+        layers.append(Middleware(CutMiddleware))
     if tracing:
         layers.append(Middleware(TracingMiddleware, tracing.tracer, paths))
     if settings.cors_origins:

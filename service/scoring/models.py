@@ -1,18 +1,20 @@
 """The served models: select one for a request, and replace an old revision by a new one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 
 import structlog
 
-from service.engine.backend import Backend
+from service.engine.backend import Backend, engine_options
+from service.engine.pinned import pin
 from service.engine.supervisor import run_in_background
+from service.logs import describe_failure
 from service.metrics import Metrics, ServedModel
 from service.scoring.pipeline import Pipeline, Question
 from service.settings import PREFIX, Settings
 from tinyrm.bundle import Bundle
-from tinyrm.errors import InvalidSettings, TinyRMError, UnknownModel
+from tinyrm.errors import EngineUnavailable, InvalidSettings, UnknownModel
 
 log = structlog.get_logger("tinyrm")
 
@@ -22,12 +24,12 @@ StartBackend = Callable[[Bundle], Awaitable[Backend]]
 class ModelRegistry:
     """One pipeline for each configured bundle, the default first.
 
-    start_backend: starts the queue and the engine of a bundle.
+    start_backend: starts the queue and the engine of a bundle; None in a worker, whose parent starts them.
 
     A request keeps its pipeline, even if that is replaced meanwhile.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, start_backend: StartBackend) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, start_backend: StartBackend | None = None) -> None:
         self.metrics = metrics
         self.pipelines: dict[Path, Pipeline] = {}
         self._settings, self._start_backend = settings, start_backend
@@ -42,9 +44,19 @@ class ModelRegistry:
         if self.pipelines:
             return
         bundles = {folder: open_bundle(self._settings, folder) for folder in bundle_folders(self._settings)}
-        self.pipelines = {
-            folder: self._make_pipeline(bundle, await self._start_backend(bundle)) for folder, bundle in bundles.items()
-        }
+        models: dict[Path, tuple[Bundle, Backend]] = {}
+        try:
+            for folder, bundle in bundles.items():
+                models[folder] = bundle, await self._start(bundle)
+            self.serve(models)
+        except BaseException:
+            for _, backend in models.values():
+                await backend.drain(0)
+            raise
+
+    def serve(self, models: Mapping[Path, tuple[Bundle, Backend]]) -> None:
+        """Serve bundles, by their folders, with their backends. Raises InvalidBundle."""
+        self.pipelines = {folder: self._make_pipeline(bundle, backend) for folder, (bundle, backend) in models.items()}
         self._describe()
 
     @property
@@ -78,14 +90,18 @@ class ModelRegistry:
     async def reload(self) -> None:
         """Open the folders again and serve new revisions. If one cannot be opened or started, the old one stays."""
         for folder, old in list(self.pipelines.items()):
+            backend = None
             try:
                 bundle = await asyncio.to_thread(open_bundle, self._settings, folder)
                 if bundle.manifest.identity == old.manifest.identity:
                     log.info("unchanged", model=old.manifest.identity)
                     continue
-                self.replace(folder, bundle, await self._start_backend(bundle))
-            except TinyRMError as error:
-                log.error("cannot reload", folder=str(folder), type=error.type, reason=str(error))
+                backend = await self._start(bundle)
+                self.replace(folder, bundle, backend)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the old model stays, and one line names it
+                log.error("cannot reload", folder=str(folder), **describe_failure(error))
+                if backend:
+                    await backend.drain(0)
 
     def replace(self, folder: Path, bundle: Bundle, backend: Backend) -> None:
         """Send new requests to `bundle`; the old one finishes accepted work and stops."""
@@ -100,6 +116,11 @@ class ModelRegistry:
     async def drain(self, timeout_s: float) -> None:
         """Refuse new work, finish accepted work, and stop all engines, also those of old revisions."""
         await asyncio.gather(*(pipeline.drain(timeout_s) for pipeline in self.pipelines.values()), *self._retiring)
+
+    async def _start(self, bundle: Bundle) -> Backend:
+        if self._start_backend is None:
+            raise EngineUnavailable("a worker starts no engines")
+        return await self._start_backend(bundle)
 
     def _make_pipeline(self, bundle: Bundle, backend: Backend) -> Pipeline:
         swap = self._settings.default_swap
@@ -146,7 +167,7 @@ class Reload:
 
 
 def open_bundle(settings: Settings, folder: Path) -> Bundle:
-    """Open a bundle and check that it supports the settings, at the start and at a reload.
+    """Open a bundle, keep private copies of its files, and check that it supports the settings: at start and reload.
 
     Raises InvalidBundle, InvalidSettings.
     """
@@ -162,7 +183,7 @@ def open_bundle(settings: Settings, folder: Path) -> Bundle:
             f"{manifest.identity} was exported without a margin for swap auto; use {PREFIX}DEFAULT_SWAP=on"
         )
     settings.check_against(manifest.spec.max_tokens)
-    return bundle
+    return pin(bundle, engine_options(settings))
 
 
 def parse_specialists(settings: Settings) -> dict[str, Path]:

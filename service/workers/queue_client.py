@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import os
+import socket
 import time
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import replace
@@ -9,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from service.engine.backend import Backend
-from service.engine.rpc import Connection, dump_sequences, load_logits
+from service.engine.pinned import PinnedFiles
+from service.engine.rpc import Connection, Message, dump_sequences, load_logits
 from service.engine.supervisor import run_in_background
 from service.engine.types import EngineProfile, EngineResult, QueueLoad
 from service.settings import Settings
+from service.workers.runtime import socket_path
+from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoding
 from tinyrm.errors import EngineRestarting, EngineUnavailable, Overloaded, ShuttingDown
+from tinyrm.manifest import TOKENIZER_FILE, Manifest
 
 # The owner of the queue reports its load twenty times a second; a report older than this is ignored.
 SILENCE_S = 1.5
@@ -31,34 +37,42 @@ class QueueClient(Backend):
         self, settings: Settings, on_loss: Callable[[], None], on_move: Callable[[Path], Coroutine[None, None, None]]
     ) -> None:
         self.profile: EngineProfile
+        self.bundle: Bundle
         self._max_queue_tokens, self._max_wait_s = settings.max_queue_tokens, settings.max_wait_s
         self._on_queue_loss, self._on_move = on_loss, on_move
         self._moving: asyncio.Task[None] | None = None
         self._load = QueueLoad(0, 0, 0.0, 0, is_up=False, unhealthy_reason="not connected")
         self._reported_s = 0.0
-        self._is_closing = False
-        self._connection = Connection(on_notice=self._on_notice, on_loss=self._on_loss)
+        self._is_closing = self._has_moved = False
+        self._connection = Connection(handle=reply_to_ping, on_notice=self._on_notice, on_loss=self._on_loss)
 
     @property
     def engine_pid(self) -> None:
         return None
 
-    async def connect(self, path: Path, identity: str) -> None:
-        """Connect to the queue of the bundle `identity`, name@revision.
+    async def connect(self, path: Path, folder: Path) -> None:
+        """Connect to a queue, and take the bundle that it serves, without its graphs: folders may hold another one.
 
         path: Unix socket of the queue.
+        folder: of the bundle.
 
-        Raises OSError if no process listens there, EngineUnavailable if the queue serves another bundle.
+        Raises OSError if no process listens there.
         """
-        await asyncio.get_running_loop().create_unix_connection(lambda: self._connection, str(path))
-        head, _ = await self._connection.call({"connect": True})
+        link = socket.socket(socket.AF_UNIX)
+        with socket_path(path) as short:
+            link.connect(short)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self._connection, sock=link)
+        head, tokenizer = await self._connection.call({"connect": os.getpid()})
         self.profile = EngineProfile.parse(head["profile"])
-        self._on_notice({"load": head["load"]})
-        if self.profile.identity != identity:
+        self.bundle = Bundle(
+            folder, Manifest.model_validate_json(head["manifest"]), PinnedFiles.of(TOKENIZER_FILE, tokenizer)
+        )
+        if self.profile.identity != self.bundle.manifest.identity:
             self._close("the queue serves another bundle")
             raise EngineUnavailable(
-                f"the bundle's folder holds {identity}, and {self.profile.identity} is served; reload the service"
+                f"the engine runs {self.profile.identity}, and the queue serves {self.bundle.manifest.identity}"
             )
+        self._on_notice({"load": head["load"]})
 
     def load(self) -> QueueLoad:
         if self._is_closing:
@@ -119,12 +133,17 @@ class QueueClient(Backend):
 
     def _on_loss(self) -> None:
         was_closing = self._is_closing
-        self._close("the owner of the queue has ended")
-        if not was_closing:
+        self._close("the service shut down before this request had a result")
+        if not (was_closing or self._has_moved):
             self._on_queue_loss()
 
     def _on_notice(self, head: dict[str, Any]) -> None:
         if "load" in head:
             self._load, self._reported_s = QueueLoad(**head["load"]), time.monotonic()
         elif "moved" in head:
+            self._has_moved = True
             self._moving = run_in_background(self._on_move(Path(head["moved"])), "move to another queue")
+
+
+def reply_to_ping(*_: object) -> Message:
+    return {}, b""

@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
 from loadtests.service_process import environment
+from service.process import SAME_CAUSE_S
 from tests.conftest import REPOSITORY
 from tests.support.processes import PATIENCE_S, STARTER, Process, started
 from tests.support.waiting import wait_until
@@ -178,20 +178,32 @@ def test_a_list_that_exceeds_the_drain_time_keeps_its_finished_results(bundle_fo
     assert kinds["answered"] > 20
 
 
-def test_a_second_signal_ends_the_process_at_once(bundle_folder: Path) -> None:
-    slowly = {"max_batch_tokens": 512, "max_wait_s": 3600, "drain_timeout_s": 3600}
-    with started(bundle_folder, **slowly) as process, ThreadPoolExecutor(1) as clients:
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_later_signal_ends_the_process_at_once_and_what_is_left_gets_an_error(
+    bundle_folder: Path, workers: int
+) -> None:
+    slowly = {"max_batch_tokens": 512, "max_wait_s": 3600, "drain_timeout_s": 3600, "workers": workers}
+    with started(bundle_folder, **slowly) as process, ThreadPoolExecutor(40) as clients:
         batch = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 500})
         wait_until_accepted(process, 500)
+        singles = [clients.submit(process.post, "/v1/compare", LONG) for _ in range(30)]
+        wait_until_accepted(process, 530)
         process.popen.send_signal(signal.SIGTERM)
         wait_until(lambda: process.get("/readyz").status_code == 503)
+        process.popen.send_signal(signal.SIGINT)  # the same cause: it changes nothing
         late = process.post("/v1/compare", PAIR)
         assert (late.status_code, late.json()["error"]["type"]) == (503, "shutting_down")
         assert late.headers["Connection"] == "close"
+        time.sleep(SAME_CAUSE_S)
         assert process.popen.poll() is None, "nothing was left to do, so leaving at once proves nothing"
         assert process.stop() == 0
-        with suppress(httpx.TransportError):
-            assert batch.result().status_code != 200, "what was accepted is not waited for"
+        replies = [single.result() for single in singles]
+        errors = Counter(result["error"]["type"] for result in batch.result().json()["results"] if "error" in result)
+    assert set(errors) == {"shutting_down"}
+    assert {reply.status_code for reply in replies} <= {200, 503}
+    refused = [reply for reply in replies if reply.status_code == 503]
+    assert all(reply.json()["error"]["type"] == "shutting_down" for reply in refused)
+    assert all(reply.headers["X-Request-Id"] for reply in refused)
 
 
 def test_a_missing_bundle_is_one_line_and_exit_code_3(tmp_path: Path) -> None:

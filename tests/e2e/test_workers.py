@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -91,8 +92,10 @@ def test_a_killed_worker_is_replaced(bundle_folder: Path) -> None:
         assert service.post("/v1/compare", PAIR).status_code == 200
 
 
-def test_a_new_worker_does_not_serve_another_bundle_than_the_queue(bundle_folder: Path, tmp_path: Path) -> None:
-    """Replace the bundle in the folder without a reload of the service."""
+def test_a_new_worker_and_a_new_engine_serve_the_revision_that_the_service_was_started_with(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
+    """Overwrite the files in the folder with those of another revision, without a reload of the service."""
     folder = tmp_path / "served"
     shutil.copytree(bundle_folder, folder)
     manifest = Bundle.open(folder).manifest
@@ -100,23 +103,28 @@ def test_a_new_worker_does_not_serve_another_bundle_than_the_queue(bundle_folder
     write_bundle(tmp_path / "other", {name: folder / name for name in manifest.files}, fields)
     with started(folder, workers=2) as service:
         before = service.post("/v1/compare", PAIR).json()
-        # Both workers have opened the bundle that is served.
-        files = psutil.Process(service.popen.pid).open_files()
-        log = next(Path(file.path) for file in files if file.path.endswith("service.log"))
-        wait_until(lambda: log.read_text().count('"event": "ready"') == 2)
-        folder.rename(tmp_path / "old")
-        (tmp_path / "other").rename(folder)
-        first, second = processes(service, WORKER)
-        first.kill()
-        # One has been started in its place, and has left.
-        pids = {first.pid, second.pid}
-        wait_until(lambda: pids.update(p.pid for p in processes(service, WORKER)) or len(pids) > 3)
+        for path in (tmp_path / "other").iterdir():
+            shutil.copyfile(path, folder / path.name)
+        worker, other = processes(service, WORKER)
+        (engine,) = processes(service, ENGINE)
+        worker.kill()
+        engine.kill()
+        wait_until(lambda: len(processes(service, WORKER)) == 2 and worker not in processes(service, WORKER))
+        other.kill()  # so that the new one replies
+        wait_until(lambda: is_ready(service))
         replies = [service.post("/v1/compare", PAIR).json() for _ in range(20)]
         assert {(reply["model"], reply["margin"]) for reply in replies} == {(before["model"], before["margin"])}
+        wait_until(lambda: len(processes(service, WORKER)) == 2)
         service.popen.send_signal(signal.SIGHUP)
         wait_until(lambda: service.post("/v1/compare", PAIR).json()["margin"] != before["margin"])
-        wait_until(lambda: len(processes(service, WORKER)) == 2)
         assert service.stop() == 0
+
+
+def is_ready(service: Process) -> bool:
+    try:
+        return service.get("/readyz").status_code == 200
+    except httpx.TransportError:  # a worker that was killed had accepted the connection
+        return False
 
 
 @pytest.mark.slow

@@ -12,15 +12,19 @@ import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
+from service.engine.backend import LocalBackend
 from service.engine.rpc import Connection, Message
-from service.engine.types import EngineProfile, QueueLoad
+from service.engine.types import BatchOutput, EngineProfile, QueueLoad
 from service.http.server import Server
 from service.scoring.pipeline import SHORT_CHARACTERS, CompareResult, Question
 from service.settings import Settings
 from service.workers.queue_client import QueueClient
-from tests.service.conftest import Served
+from tests.service.conftest import PAIR, Served
+from tests.support.waiting import PATIENCE_S
+from tinyrm.bundle import Bundle
 from tinyrm.engines.base import cpu_info
 from tinyrm.errors import ShuttingDown
+from tinyrm.manifest import TOKENIZER_FILE
 
 # Encoded in a thread, as everything is that is not short.
 LONG = Question("x" * (SHORT_CHARACTERS + 1))
@@ -66,7 +70,7 @@ def test_a_connected_client_gets_a_reply_at_shutdown(is_accepted: bool) -> None:
 
 async def answer_to_the_last_one(is_accepted: bool) -> bytes:
     config = uvicorn.Config(PlainTextResponse("heard"), port=0, lifespan="off", log_config=None)
-    server = Server(config, drain=lambda: asyncio.sleep(0))
+    server = Server(config, drain=lambda: asyncio.sleep(0), cut=lambda: asyncio.sleep(0))
     config.load()
     server.lifespan = config.lifespan_class(config)
     await server.startup()
@@ -79,21 +83,61 @@ async def answer_to_the_last_one(is_accepted: bool) -> bytes:
         return last.recv(1000)
 
 
-def test_a_worker_that_stops_sends_nothing_more_to_the_queue(tmp_path: Path) -> None:
+def test_a_worker_that_stops_sends_nothing_more_to_the_queue(bundle_folder: Path, tmp_path: Path) -> None:
     """Send nothing: it would wait for a reply that cannot come, and so would the whole service."""
     with pytest.raises(ShuttingDown):
-        asyncio.run(asyncio.wait_for(asked_after_the_drain(tmp_path / "queue"), 10))
+        asyncio.run(asyncio.wait_for(asked_after_the_drain(Bundle.open(bundle_folder), tmp_path / "queue"), 10))
 
 
-async def asked_after_the_drain(path: Path) -> None:
+async def asked_after_the_drain(bundle: Bundle, path: Path) -> None:
     load = QueueLoad(0, 0, 0.0, 0, is_up=True, unhealthy_reason=None)
-    profile = EngineProfile("toy@1", cpu_info("null", "fp32"), 1.0, 1.0)
+    profile = EngineProfile(bundle.manifest.identity, cpu_info("null", "fp32"), 1.0, 1.0)
 
     async def connect(*_: object) -> Message:
-        return {"profile": asdict(profile), "load": asdict(load)}, b""
+        head = {"profile": asdict(profile), "load": asdict(load), "manifest": bundle.manifest.to_json()}
+        return head, bundle.path(TOKENIZER_FILE).read_bytes()
 
     async with await asyncio.get_running_loop().create_unix_server(lambda: Connection(handle=connect), str(path)):
         backend = QueueClient(Settings(), on_loss=lambda: None, on_move=lambda _: asyncio.sleep(0))
-        await backend.connect(path, "toy@1")
+        await backend.connect(path, bundle.folder)
         await backend.drain(0)
         await backend.submit((), fairness_key="a", timeout_s=None, wait_for_room=False)
+
+
+def test_a_request_that_the_server_cuts_gets_an_error_with_its_request_id(
+    fresh: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancel the request's task, as the server does when its time to stop has passed."""
+
+    async def cut(*_: object, **__: object) -> None:
+        task = asyncio.current_task()
+        assert task
+        task.cancel()
+        await asyncio.sleep(PATIENCE_S)
+
+    monkeypatch.setattr(fresh.pipeline, "encode", cut)
+    reply = fresh.client.post("/v1/compare", json=PAIR, headers={"X-Request-Id": "mine"})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (503, "shutting_down")
+    assert (reply.headers["X-Request-Id"], reply.headers["Connection"]) == ("mine", "close")
+
+
+def test_a_cut_fails_what_was_accepted(fresh: Served) -> None:
+    runs = threading.Event()
+
+    async def run(_: object) -> BatchOutput:
+        runs.set()
+        await asyncio.sleep(PATIENCE_S)
+        raise AssertionError
+
+    async def cut_soon() -> None:
+        await asyncio.to_thread(runs.wait, PATIENCE_S)
+        await fresh.state.cut()
+
+    backend = fresh.pipeline.backend
+    assert isinstance(backend, LocalBackend)
+    backend.batcher.run_engine = run
+    cutting = portal(fresh).start_task_soon(cut_soon)
+    reply = fresh.client.post("/v1/compare", json=PAIR)
+    cutting.result(PATIENCE_S)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (503, "shutting_down")
+    assert reply.headers["X-Request-Id"]

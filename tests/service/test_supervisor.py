@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from service.engine.supervisor import ChildProcess, run_in_background, supervise
+from service.process import FAILURE, HANDLED
 from service.scoring.models import Reload
 from tinyrm.errors import EngineUnavailable
 
@@ -70,6 +71,63 @@ def test_a_child_that_ends_is_replaced_and_one_that_does_not_start_is_tried_agai
     asyncio.run(scenario())
 
 
+def test_a_supervisor_gives_up_when_no_child_has_started_for_too_long() -> None:
+    async def start() -> ChildProcess:
+        raise EngineUnavailable("no device")
+
+    async def scenario() -> None:
+        work = supervise(start, print, name="child", first_delay_s=0.01, max_delay_s=0.01, give_up_s=0.05)
+        async with asyncio.timeout(PATIENCE_S):
+            await work
+
+    with pytest.raises(EngineUnavailable, match="no device"):
+        asyncio.run(scenario())
+
+
+def test_whatever_a_start_raises_is_logged_and_it_is_tried_again() -> None:
+    async def scenario() -> None:
+        attempts = 0
+        is_over = asyncio.Event()
+
+        async def start() -> ChildProcess:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 3:
+                is_over.set()
+            raise ValueError("unforeseen")
+
+        work = supervise(start, print, name="child", first_delay_s=0.01, max_delay_s=0.01)
+        task = asyncio.create_task(work)
+        async with asyncio.timeout(PATIENCE_S):
+            await is_over.wait()
+        assert not task.done()
+        task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_signals_that_reach_a_child_during_its_start_wait() -> None:
+    """Send them before its interpreter runs. It unblocks them when it can handle them."""
+    code = f"""
+import signal
+got = []
+for number in {[int(number) for number in HANDLED]}:
+    signal.signal(number, lambda number, _: got.append(number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {[int(number) for number in HANDLED]})
+raise SystemExit(len(got))
+"""
+
+    async def scenario() -> int:
+        child = ChildProcess([sys.executable, "-c", code])
+        for number in HANDLED:
+            child.send_signal(number)
+        async with asyncio.timeout(PATIENCE_S):
+            return await child.ended
+
+    assert asyncio.run(scenario()) == len(HANDLED)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(HANDLED), "this process receives them as before"
+
+
 def test_a_reload_that_raises_does_not_keep_a_later_one_from_running() -> None:
     async def scenario() -> int:
         reloads, is_done = 0, asyncio.Event()
@@ -112,4 +170,4 @@ def test_a_background_task_that_raises_shuts_the_process_down(
         await asyncio.sleep(0)
 
     asyncio.run(scenario())
-    assert signals == ([] if is_cancelled else [(os.getpid(), signal.SIGTERM)])
+    assert signals == ([] if is_cancelled else [(os.getpid(), FAILURE)])

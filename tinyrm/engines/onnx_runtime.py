@@ -1,8 +1,10 @@
 """ONNX Runtime on a CPU, with CUDA or with TensorRT."""
 
+import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnxruntime
@@ -22,6 +24,9 @@ PROVIDERS = {
 TOKEN_BUCKETS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 MAX_ROWS = 64
 
+Files = Mapping[str, Path]
+NO_FILES: Files = MappingProxyType({})
+
 
 def available() -> list[str]:
     """Return the engines that the installed build of ONNX Runtime offers, fastest first."""
@@ -32,10 +37,12 @@ def available() -> list[str]:
 class OnnxRuntimeCpu:
     """Runs sequences of one length at a time, on `streams` sessions of `threads` threads each."""
 
-    def __init__(self, model_file: Path, precision: str, threads: int = 0, streams: int = 1) -> None:
+    def __init__(
+        self, model_file: Path, precision: str, threads: int = 0, streams: int = 1, files: Files = NO_FILES
+    ) -> None:
         self.info = cpu_info("onnxruntime-cpu", precision, streams=streams)
         threads = threads or max(1, usable_cpus() // streams)
-        self._sessions = RunnerPool(open_session(model_file, threads=threads) for _ in range(streams))
+        self._sessions = RunnerPool(open_session(model_file, threads=threads, files=files) for _ in range(streams))
 
     def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
         with self._sessions.take() as run:
@@ -45,7 +52,9 @@ class OnnxRuntimeCpu:
 class OnnxRuntimeGpu:
     """Runs batches on CUDA or TensorRT, padded to a bucket so that few shapes occur."""
 
-    def __init__(self, model_file: Path, name: str, precision: str, *, pad_id: int, cache: Path) -> None:
+    def __init__(
+        self, model_file: Path, name: str, precision: str, *, pad_id: int, cache: Path, files: Files = NO_FILES
+    ) -> None:
         self.info = gpu_info(name, precision, pads=True)
         self._pad_id = pad_id
         options = {}
@@ -61,7 +70,7 @@ class OnnxRuntimeGpu:
                 options[f"trt_profile_{which}_shapes"] = ",".join(
                     f"{tensor}:{rows}x{tokens}" for tokens in TOKEN_BUCKETS for tensor in tensors
                 )
-        self._run = open_session(model_file, name, provider_options=options)
+        self._run = open_session(model_file, name, provider_options=options, files=files)
 
     def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
         tokens = max(len(sequence) for sequence in sequences)
@@ -76,8 +85,12 @@ def open_session(
     *,
     threads: int = 0,
     provider_options: dict[str, str] | None = None,
+    files: Files = NO_FILES,
 ) -> RunRectangle:
-    """Return a session as a function of ids and mask, which raises EngineFailed. Raises EngineUnavailable."""
+    """Return a session as a function of ids and mask, which raises EngineFailed. Raises EngineUnavailable.
+
+    files: paths of private copies, by name. If the model has one, it is read from there, and so is what it refers to.
+    """
     provider = PROVIDERS[name]
     if name not in available():
         raise EngineUnavailable(
@@ -91,7 +104,13 @@ def open_session(
     # Threads that spin after a run would take the processors from the process that handles its result.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        session = onnxruntime.InferenceSession(str(model_file), options, providers=[(provider, provider_options or {})])
+        model: str | bytes = str(model_file)
+        if model_file.name in files:
+            model = files[model_file.name].read_bytes()
+            names = [name for name in files if name != model_file.name]
+            contents = [memory_map(files[name]) for name in names]
+            options.add_external_initializers_from_files_in_memory(names, contents, list(map(len, contents)))
+        session = onnxruntime.InferenceSession(model, options, providers=[(provider, provider_options or {})])
     except Exception as error:  # the runtime's own exceptions share no base class below Exception
         raise EngineUnavailable(f"{name} could not open {model_file}: {error}") from error
     if provider not in session.get_providers():
@@ -108,6 +127,11 @@ def open_session(
         return result
 
     return run
+
+
+def memory_map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
 
 def cache_folder(identity: str) -> Path:

@@ -9,7 +9,12 @@ null                   no model; every comparison is a tie, to measure everythin
 """
 
 import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,12 +85,13 @@ def _open(bundle: "Bundle", options: EngineOptions) -> Engine:
                     "ONNX Runtime has no bf16 arithmetic on CPUs; use openvino-cpu, or fp32 or int8"
                 )
             file = bundle.model_file(precision, options.engine)
-            return OnnxRuntimeCpu(file, precision, options.threads, options.streams)
+            return OnnxRuntimeCpu(file, precision, options.threads, options.streams, bundle.files)
         case "onnxruntime-cuda" | "onnxruntime-tensorrt":
             from tinyrm.engines.onnx_runtime import OnnxRuntimeGpu, cache_folder
 
             file, cache = bundle.model_file(precision), cache_folder(manifest.identity)
-            return OnnxRuntimeGpu(file, options.engine, precision, pad_id=manifest.special_tokens.pad, cache=cache)
+            pad_id = manifest.special_tokens.pad
+            return OnnxRuntimeGpu(file, options.engine, precision, pad_id=pad_id, cache=cache, files=bundle.files)
         case "openvino-cpu":
             try:
                 from tinyrm.engines.openvino_cpu import OpenVinoCpu
@@ -95,12 +101,29 @@ def _open(bundle: "Bundle", options: EngineOptions) -> Engine:
                 ) from error
             # OpenVINO computes in bf16 from the fp32 file; there is no bf16 file.
             file = bundle.model_file("fp32" if precision == "bf16" else precision)
-            return OpenVinoCpu(file, precision, options.threads, options.streams)
+            with copied(bundle.files, file) as path:
+                return OpenVinoCpu(path, precision, options.threads, options.streams)
         case "torch-cuda":
             try:
                 from tinyrm.engines.torch_gpu import open_torch_cuda
             except ImportError as error:
                 raise EngineUnavailable(f"torch-cuda needs torch and transformers: {error}") from error
-            return open_torch_cuda(bundle.weights_file(), manifest, precision)
+            return open_torch_cuda(bundle.path(bundle.weights_file().name), manifest, precision)
         case _:
             return NullEngine(precision)
+
+
+@contextmanager
+def copied(files: Mapping[str, Path], file: Path) -> Iterator[Path]:
+    """Return a path under which a library opens `file`, and beside it the data that it refers to.
+
+    files: private copies by name. Their paths have other names, so they are copied to a temporary folder.
+    """
+    if file.name not in files:
+        yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="tinyrm-") as folder:
+        for name in files:
+            if name.startswith(file.name) or name.endswith(".data"):
+                shutil.copyfile(files[name], Path(folder) / name)
+        yield Path(folder) / file.name

@@ -1,0 +1,126 @@
+"""Private copies of a served bundle's files: a process that starts later opens what the service was started with.
+
+The folder of a bundle may change at any time: another revision is put in its place, or files in it are overwritten.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from tinyrm.bundle import Bundle, sha256
+from tinyrm.engines import EngineOptions
+from tinyrm.errors import InvalidBundle, TamperedBundle
+from tinyrm.manifest import Manifest
+
+# Where a process finds its open files.
+OPEN_FILES = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
+
+
+class PinnedFiles(Mapping[str, Path]):
+    """Files in memory: name -> a path that this process can open. A process that inherits the descriptors has them too.
+
+    They are freed when no process refers to them any more.
+    """
+
+    def __init__(self, descriptors: Mapping[str, int]) -> None:
+        self.descriptors = dict(descriptors)
+        weakref.finalize(self, close_all, list(self.descriptors.values()))
+
+    @classmethod
+    def copy(cls, paths: Mapping[str, Path]) -> Self:
+        """Copy files into memory. Raises InvalidBundle if one cannot be read or does not fit."""
+        descriptors: dict[str, int] = {}
+        try:
+            for name, path in paths.items():
+                descriptors[name] = new_file(name)
+                with path.open("rb") as source, os.fdopen(descriptors[name], "wb", closefd=False) as copy:
+                    shutil.copyfileobj(source, copy, 1 << 20)
+        except OSError as error:
+            close_all(descriptors.values())
+            raise InvalidBundle(f"{path} cannot be copied into memory: {error}") from error
+        return cls(descriptors)
+
+    @classmethod
+    def of(cls, name: str, content: bytes) -> Self:
+        """Return one file with this content."""
+        descriptor = new_file(name)
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+            file.seek(0)
+        return cls({name: descriptor})
+
+    def __getitem__(self, name: str) -> Path:
+        return OPEN_FILES / str(self.descriptors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.descriptors)
+
+    def __len__(self) -> int:
+        return len(self.descriptors)
+
+
+def new_file(name: str) -> int:
+    """Return the descriptor of a new file in memory; without a name on disk on systems that have none in memory."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(f"tinyrm-{name}")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def pin(bundle: Bundle, options: EngineOptions) -> Bundle:
+    """Return the bundle with private copies of the files that an engine with these options may read.
+
+    Raises InvalidBundle, TamperedBundle if a file has changed since the bundle was opened.
+    """
+    if not hasattr(os, "memfd_create"):  # not Linux: a process that starts later checks the folder's revision
+        return bundle
+    paths = {name: bundle.path(name) for name in needed_files(bundle.manifest, options)}
+    return verified(replace(bundle, files=PinnedFiles.copy(paths)))
+
+
+def open_inherited(folder: Path, manifest: Manifest, descriptors: Mapping[str, int]) -> Bundle:
+    """Return the bundle that the parent process serves, in its child.
+
+    descriptors: inherited ones of the parent's private copies; none: the folder is read, and must hold the same bundle.
+
+    Raises InvalidBundle, TamperedBundle.
+    """
+    if descriptors:
+        return verified(Bundle(folder, manifest, PinnedFiles(descriptors)))
+    bundle = Bundle.open(folder)
+    if bundle.manifest.identity != manifest.identity:
+        raise InvalidBundle(
+            f"{folder} holds {bundle.manifest.identity} now, and {manifest.identity} is served; reload the service"
+        )
+    return bundle
+
+
+def verified(bundle: Bundle) -> Bundle:
+    """Return the bundle. Raises TamperedBundle if one of its private copies differs from the manifest."""
+    for name, path in bundle.files.items():
+        if sha256(path) != bundle.manifest.files[name]:
+            raise TamperedBundle(f"{bundle.folder / name} changed while it was read; start again, or reload")
+    return bundle
+
+
+def needed_files(manifest: Manifest, options: EngineOptions) -> list[str]:
+    """Return the names of the files without the graphs of other precisions, and without weights that are not used."""
+    kept = {options.precision, "fp32"} if options.precision == "bf16" else {options.precision}
+    graphs = [manifest.precisions, *manifest.specialised.values()]
+    used = {name for files in graphs for precision, name in files.items() if precision in kept}
+    unused = {name for files in graphs for name in files.values()} - used
+    unused |= {f"{name}.data" for name in unused} - {f"{name}.data" for name in used}
+    if options.engine not in ("auto", "torch-cuda"):
+        unused.add(manifest.weights or "")
+    return [name for name in manifest.files if name not in unused]

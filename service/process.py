@@ -1,0 +1,122 @@
+"""The service's own process: its signals from the first moment to the last, and its standard streams.
+
+Imports nothing that takes time: these functions protect the imports of the rest.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# One cause may send several signals: a Ctrl-C that a wrapper passes on as well, a supervisor that signals the group.
+SAME_CAUSE_S = 1.0
+# Sent by a process to itself when a part of it that must run has failed.
+FAILURE = signal.SIGUSR1
+STOP = (signal.SIGTERM, signal.SIGINT)
+HANDLED = (*STOP, signal.SIGHUP, FAILURE)
+
+# Exit codes.
+FAILED, CANNOT_START = 1, 3
+
+
+def open_standard_streams() -> None:
+    """Open each of the descriptors 0, 1 and 2 that is closed, so that no socket or file gets its number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def leave_on_signals() -> None:
+    """Exit with code 0 on SIGTERM and SIGINT until an event loop handles them; ignore SIGHUP: nothing is loaded yet.
+
+    As process 1 of a container, a process ignores signals without a handler.
+    """
+
+    def leave(number: int, _: object) -> None:
+        sys.stderr.write(f"tinyrm: stopped by {signal.Signals(number).name} during the start\n")
+        sys.exit(0)
+
+    for number in STOP:
+        signal.signal(number, leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Block the signals that the service handles, in this thread and in every process that is started meanwhile.
+
+    A started process inherits the blocked signals. They wait until it can handle them and calls `unblock_signals`.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+
+
+class StopSignals:
+    """The signals that stop this process, handled by its event loop.
+
+    stopped: set by the first SIGTERM or SIGINT, and by FAILURE.
+    cut: set by another one that comes later than SAME_CAUSE_S after the first: accepted work is no longer wanted.
+    exit_code: of a process that has stopped.
+    """
+
+    def __init__(self) -> None:
+        self.stopped, self.cut = asyncio.Event(), asyncio.Event()
+        self.exit_code = 0
+        self._first_s = 0.0
+        self._followers: set[asyncio.Task[None]] = set()
+        loop = asyncio.get_running_loop()
+        for number in STOP:
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(FAILURE, self.stop, FAILED)
+
+    def call(self, *, on_stop: Callable[[], None], on_cut: Callable[[], None] = lambda: None) -> None:
+        """Call these functions when the events are set, or soon if they are set already."""
+
+        async def follow(event: asyncio.Event, function: Callable[[], None]) -> None:
+            await event.wait()
+            function()
+
+        for event, function in ((self.stopped, on_stop), (self.cut, on_cut)):
+            self._followers.add(asyncio.get_running_loop().create_task(follow(event, function)))
+
+    async def run_unless_stopped(self, start: Coroutine[Any, Any, None]) -> bool:
+        """Run `start`; a signal to stop cancels it. Return whether it has ended by itself."""
+        starting = asyncio.ensure_future(start)
+        stopped = asyncio.ensure_future(self.stopped.wait())
+        try:
+            await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait({starting})
+        if starting.cancelled():
+            return False
+        starting.result()
+        return True
+
+    def stop(self, exit_code: int = 0) -> None:
+        """Stop as a signal does. The first exit code that is not 0 counts."""
+        self.exit_code = self.exit_code or exit_code
+        if not self.stopped.is_set():
+            self._first_s = time.monotonic()
+            self.stopped.set()
+        elif time.monotonic() - self._first_s > SAME_CAUSE_S:
+            self.cut.set()
