@@ -141,6 +141,7 @@ def provenance(options: ExportOptions) -> Provenance:
         adapter=str(options.adapter) if options.adapter else None,
         recipe=run.get("recipe", {}),
         data_sha256=run.get("data_sha256", {}),
+        data_revisions=run.get("data_revisions", {}),
         git_commit=git_commit,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

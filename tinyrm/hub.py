@@ -3,6 +3,7 @@
 `datasets` is imported when it is used: it costs a second and 300 MB, and few programs read a published set.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 # Suffix of a file -> the name of its reader in `datasets`.
 FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 PACKED = (".gz", ".xz", ".zst")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+TIMEOUT_S = 20  # for one question to the hub
 # What `datasets` raises beside its own errors; it depends on the source: the hub, a folder, a file, a split.
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError)
 
@@ -53,6 +56,18 @@ def load_table(
     except (*UNREADABLE, DatasetsError) as error:
         cause = error.__cause__ or error
         raise InvalidInput(next(iter(str(cause).splitlines()), type(cause).__name__)) from error
+
+
+def dataset_commit(hub_id: str, revision: str | None = None) -> str | None:
+    """Return the commit of a data set on the hub that `revision` (None: main) names now; None without an answer."""
+    if revision and COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(hub_id, revision=revision, timeout=TIMEOUT_S).sha
+    except Exception:  # noqa: BLE001  # what its HTTP library raises has changed between versions
+        return None
 
 
 def has_split(source: str, split: str) -> bool:

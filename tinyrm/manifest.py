@@ -60,6 +60,7 @@ class Provenance(Frozen):
     adapter: str | None = None
     recipe: dict[str, Any] = {}
     data_sha256: dict[str, str] = {}
+    data_revisions: dict[str, str] = {}
     git_commit: str | None = None
     created: str
 

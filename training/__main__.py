@@ -5,6 +5,7 @@
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from training.options import Compare, Data, Plan, Sweep, Train
 from training.recipe import ClozeRecipe, DistilRecipe, MergeRecipe, PretrainRecipe, SftRecipe
 
 COMMANDS: dict[str, type[Any]] = {"train": Train, "compare": Compare, "sweep": Sweep, "plan": Plan, "data": Data}
+
+# As launchers set the number of processes: torchrun and accelerate, MPICH, Open MPI, MVAPICH.
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 PAPER_PROTOCOL = """\
 ########################################################################################################
@@ -44,6 +48,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m train
         Data: run_data,
     }
     try:
+        if not isinstance(options, Train):
+            refuse_several(f"training {words[0]}")
         return runs[type(options)](options)
     except ValidationError as error:
         reasons = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
@@ -62,37 +68,41 @@ def run_train(options: Train) -> int:
     path = find_recipe(options.recipe or options.named)
     if options.dry_run:
         return dry_run(path, options.data)
-    run(path, options.data, resume=options.resume)
+    if options.resume and options.fresh:
+        raise InvalidInput("--resume continues a run and --fresh replaces it; give one of them")
+    run(path, options.data, resume=options.resume, fresh=options.fresh)
     return 0
 
 
-def run(recipe_path: Path, data_dir: Path, *, resume: bool) -> None:
+def run(recipe_path: Path, data_dir: Path, *, resume: bool, fresh: bool = False) -> None:
     """Run one recipe. Each stage imports what it needs, so a tokenizer is trained without loading a model."""
     recipe = load_recipe(recipe_path)
     if isinstance(recipe, DistilRecipe):  # before ClozeRecipe, its base class
         from training.stages.distil import train_distil
 
-        train_distil(recipe, data_dir, resume=resume)
+        train_distil(recipe, data_dir, resume=resume, fresh=fresh)
     elif isinstance(recipe, ClozeRecipe):
         from training.stages.cloze import train_cloze
 
-        train_cloze(recipe, data_dir, resume=resume)
+        train_cloze(recipe, data_dir, resume=resume, fresh=fresh)
     elif isinstance(recipe, PretrainRecipe):
         from training.stages.pretrain import pretrain
 
-        pretrain(recipe, data_dir, resume=resume)
+        pretrain(recipe, data_dir, resume=resume, fresh=fresh)
     elif isinstance(recipe, SftRecipe):
         from training.stages.sft import train_sft
 
-        train_sft(recipe, data_dir, resume=resume)
+        train_sft(recipe, data_dir, resume=resume, fresh=fresh)
     elif isinstance(recipe, MergeRecipe):
+        refuse_several("merging")
         from training.stages.merge import merge_specialists
 
-        merge_specialists(recipe)
+        merge_specialists(recipe, fresh=fresh)
     else:
+        refuse_several("training a tokenizer")
         from training.stages.tokenizer import train_tokenizer
 
-        train_tokenizer(recipe, data_dir)
+        train_tokenizer(recipe, data_dir, fresh=fresh)
 
 
 def dry_run(recipe_path: Path, data_dir: Path) -> int:
@@ -143,6 +153,17 @@ def run_data(options: Data) -> int:
         for paragraph in count_pairs(options):
             print(paragraph)
     return 0
+
+
+def refuse_several(what: str) -> None:
+    """Raise InvalidInput if a launcher started several processes for something that one process does."""
+    sizes = (os.environ.get(name, "") for name in WORLD_SIZES)
+    count = next((int(size) for size in sizes if size.isdecimal()), 1)
+    if count > 1:
+        raise InvalidInput(
+            f"{what} runs in one process, and {count} were started; start it with `python -m training`, without a "
+            "launcher"
+        )
 
 
 if __name__ == "__main__":

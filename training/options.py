@@ -21,7 +21,10 @@ class Train:
     """Folder of the recipe's data files."""
 
     resume: bool = False
-    """Continue from the newest checkpoint in the output folder."""
+    """Continue from the newest checkpoint in the output folder, if there is one."""
+
+    fresh: bool = False
+    """Replace whatever run the output folder holds. Without it, a folder that holds one is refused."""
 
     dry_run: bool = False
     """Print what the recipe would do, without network, and stop."""

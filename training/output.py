@@ -4,69 +4,155 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from accelerate import PartialState
 from transformers.trainer_utils import get_last_checkpoint
 
 from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.files import write_atomically
 from tinyrm.modernbert.files import checkpoint_folder, commit_of, weights_sha256
-from tinyrm.spec import RUN_FILE
-from training.recipe import ClozeRecipe, PretrainRecipe, SftRecipe
+from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, read_run
+from training.model.specialists import TrainedModel
+from training.processes import on_main
+from training.recipe import ClozeRecipe, DistilRecipe, PretrainRecipe, SftRecipe
 
 RECIPE_FILE = "recipe.json"
+WEIGHTS = ("model*.safetensors*", "adapter_model*.safetensors", "pytorch_model*.bin*", "adapter_model*.bin")
+# Files that a run writes when it ends.
+WRITTEN = (*WEIGHTS, RUN_FILE, HELD_OUT_FILE, SPEC_FILE, "config.json", "tokenizer.json")
+# Key of an identity -> what it means that two runs do not share it.
+DIFFERENCES = {
+    "recipe": "another recipe",
+    "base_sha256": "another base",
+    "base_commit": "another commit of the base",
+    "tokenizer_sha256": "another tokenizer",
+    "data_sha256": "other data",
+    "teachers_sha256": "other teachers",
+}
 
 TrainingRecipe = PretrainRecipe | SftRecipe | ClozeRecipe
 
 
-def prepare_output(recipe: TrainingRecipe, data: Mapping[str, str], *, resume: bool) -> str | None:
-    """Return the checkpoint to continue from, or None to start. A new start removes the checkpoints of earlier runs.
+class Start(NamedTuple):
+    """How a run begins.
 
-    data: file -> its hash.
-
-    Raises InvalidInput if the checkpoints are of another recipe, another base or other data.
+    identity: what the folder's checkpoints are made from.
+    checkpoint: the one to continue from; None to begin at step 0.
     """
-    folder, ours = recipe.output_dir, identity(recipe, data)
-    path = folder / RECIPE_FILE
-    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if checkpoint and resume:
-        theirs = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if theirs != ours:
-            raise InvalidInput(
-                f"the checkpoints in {folder} were made by another recipe, from another base or on other data; start "
-                "without --resume to replace them, remove the folder, or set another output_dir"
-            )
-        return checkpoint
-    if PartialState().is_main_process:
+
+    identity: dict[str, Any]
+    checkpoint: str | None
+
+
+def prepare_output(recipe: TrainingRecipe, data: Mapping[str, str], *, resume: bool, fresh: bool = False) -> Start:
+    """Prepare the output folder, on the main process, and return how the run begins.
+
+    data: file, or name of a source -> its hash.
+    resume: continue from the newest checkpoint if there is one.
+    fresh: replace whatever run the folder holds.
+
+    Raises InvalidInput rather than continue another run, or replace one without `fresh`.
+    """
+
+    def prepare() -> Start:
+        folder, ours = recipe.output_dir, identity(recipe, data)
+        refuse_inputs(folder, inputs_of(recipe))
+        checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        held = checkpoint or next((str(file) for pattern in WRITTEN for file in folder.glob(pattern)), None)
+        if held and not fresh:
+            theirs = read_identity(folder)
+            if theirs != ours:
+                raise InvalidInput(
+                    f"{folder} holds another run ({Path(held).name}): {difference(theirs, ours)}. Set another "
+                    "output_dir, or start with --fresh to replace it"
+                )
+            if not (resume and checkpoint):
+                raise InvalidInput(
+                    f"{folder} holds this run ({Path(held).name}). Start with --fresh to replace it"
+                    + (", or with --resume to continue it" if checkpoint else "")
+                )
+            return Start(ours, checkpoint)
+        # Weights of the earlier run would pass for this one's until it ends.
+        for pattern in (*WEIGHTS, RUN_FILE):
+            for file in folder.glob(pattern):
+                file.unlink()
         for old in folder.glob("checkpoint-*"):
             shutil.rmtree(old)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(ours, indent=2) + "\n")
-    return None
+        write_atomically(folder / RECIPE_FILE, json.dumps(ours, indent=2) + "\n")
+        return Start(ours, None)
+
+    return on_main(prepare)
+
+
+def inputs_of(recipe: TrainingRecipe) -> list[str]:
+    """Return the models that a run starts from and learns from."""
+    models = [recipe.model] if isinstance(recipe.model, str) else []
+    teachers = recipe.teachers.values() if isinstance(recipe, DistilRecipe) else ()
+    return models + [teacher.path for teacher in teachers]
+
+
+def refuse_inputs(folder: Path, inputs: Iterable[str]) -> None:
+    """Raise InvalidInput if a run would write over a model that it reads."""
+    for path in inputs:
+        if folder.resolve() == Path(path).resolve():
+            raise InvalidInput(f"output_dir is {path}, which the run reads; set another output_dir")
+
+
+def refuse_weights(folder: Path, task: str) -> None:
+    """Raise InvalidInput if a folder holds weights of another task; those of `task` are quickly made again."""
+    held = next((file for pattern in WEIGHTS for file in folder.glob(pattern)), None)
+    if held and read_run(folder).get("recipe", {}).get("task") != task:
+        raise InvalidInput(
+            f"{folder} holds another model ({held.name}). Set another output_dir, or start with --fresh to replace it"
+        )
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """Return what an earlier run was made from; empty if the folder is not of a run."""
+    try:
+        found = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Return in words what two runs do not share."""
+    if not theirs:
+        return f"there is no {RECIPE_FILE}, so no run of training made it"
+    keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    return " and ".join(DIFFERENCES.get(key, f"another {key}") for key in keys)
 
 
 def identity(recipe: TrainingRecipe, data: Mapping[str, str]) -> dict[str, Any]:
-    """Return the recipe, wherever it writes, and what it starts from: the weights of its base and the data files.
+    """Return the recipe, wherever it writes, and what it learns from: weights, tokenizer, data, teachers.
 
     A base on the hub has a commit, too, whatever its branch points to later.
+
+    data: file, or name of a source -> its hash.
     """
     base: dict[str, str | None] = {"base_sha256": None, "base_commit": None}
+    folder = Path()
     if isinstance(recipe.model, str):
         folder = checkpoint_folder(recipe.model, recipe.revision)
         base = {"base_sha256": weights_sha256(str(folder)), "base_commit": commit_of(folder)}
-    return {"recipe": recipe.model_dump(mode="json", exclude={"output_dir"}), **base, "data_sha256": dict(data)}
+    tokenizer = (Path(recipe.tokenizer) if isinstance(recipe, PretrainRecipe) else folder) / "tokenizer.json"
+    found = {
+        "recipe": recipe.model_dump(mode="json", exclude={"output_dir"}),
+        **base,
+        "tokenizer_sha256": sha256(tokenizer) if tokenizer.is_file() else None,
+        "data_sha256": dict(data),
+    }
+    if isinstance(recipe, DistilRecipe):
+        found["teachers_sha256"] = {name: TrainedModel(each).sha256() for name, each in recipe.teachers.items()}
+    return found
 
 
-def file_hashes(data_dir: Path, paths: Iterable[str | None]) -> dict[str, str]:
-    """Return path -> hash of those paths that are files; folders and the hub have revisions of their own."""
-    return {path: sha256(data_dir / path) for path in paths if path and (data_dir / path).is_file()}
-
-
-def pair_hashes(recipe: ClozeRecipe, data_dir: Path) -> dict[str, str]:
-    """Return the hashes of the files that the recipe learns from."""
-    return file_hashes(data_dir, (source.path for source in recipe.sources))
+def file_hashes(data_dir: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Return path -> hash of those paths that are files; one that is missing is reported by what reads it."""
+    return {path: sha256(data_dir / path) for path in paths if (data_dir / path).is_file()}
 
 
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:

@@ -1,22 +1,35 @@
 """The Hugging Face Trainer with our optimizer and schedule, and a log that programs can read."""
 
 import json
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_wsd_schedule
 
-from tinyrm.errors import InvalidInput
+from tinyrm.errors import InvalidInput, TinyRMError
 from training.data.collate import EpochSampler
+from training.processes import process_state, uses_cpu
 from training.recipe import Optimization
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(TinyRMError):
+    """A loss or a gradient is not finite: the weights are lost, or would be after the next step."""
+
+    type = "diverged"
 
 
 class DecoupledTrainer(Trainer):
-    """Trains with decoupled AdamW, warm-up and linear decay to a floor."""
+    """Trains with decoupled AdamW, warm-up and linear decay to a floor.
+
+    Raises Diverged where a loss or a gradient is not finite, before it reaches the weights.
+    """
 
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: LRScheduler | None
@@ -24,6 +37,24 @@ class DecoupledTrainer(Trainer):
     def __init__(self, *, optimization: Optimization, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.optimization = optimization
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        step = self.state.global_step + 1
+        refuse_infinite("loss", loss.item(), f"in step {step}, in a batch of {batch_shape(inputs)}")
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        refuse_infinite("gradient", float(norm), f"in step {self.state.global_step + 1}, although the loss is finite")
+        return norm
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics = super().evaluate(*args, **kwargs)
+        for name, value in metrics.items():
+            if name.endswith("_loss"):
+                refuse_infinite(name, value, f"on held-out data after step {self.state.global_step}")
+        return metrics
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -82,7 +113,7 @@ def training_arguments(output_dir: Path, optimization: Optimization, sequences_p
 
     Raises InvalidInput if that is not possible.
     """
-    processes = PartialState().num_processes
+    processes = process_state().num_processes
     if processes == 1 and torch.cuda.device_count() > 1:
         # In one process the Trainer would split each batch over all of them, slowly, and multiply the batch size.
         raise InvalidInput(
@@ -92,6 +123,8 @@ def training_arguments(output_dir: Path, optimization: Optimization, sequences_p
     if optimization.batch_size % per_pass:
         raise InvalidInput(f"batch_size={optimization.batch_size} is not a multiple of {per_pass} sequences per pass")
     micro_batch = optimization.micro_batch_size // sequences_per_item
+    if uses_cpu() and optimization.precision == "bf16":
+        log.warning("there is no GPU: bf16 on a CPU may be slower than `precision: fp32`")
     return TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=optimization.epochs,
@@ -100,6 +133,7 @@ def training_arguments(output_dir: Path, optimization: Optimization, sequences_p
         per_device_eval_batch_size=micro_batch,
         gradient_accumulation_steps=optimization.batch_size // per_pass,
         max_grad_norm=optimization.max_grad_norm,
+        use_cpu=uses_cpu(),
         bf16=optimization.precision == "bf16",
         torch_compile=optimization.compile,
         eval_strategy="steps",
@@ -107,12 +141,27 @@ def training_arguments(output_dir: Path, optimization: Optimization, sequences_p
         save_steps=optimization.save_steps,
         save_total_limit=2,
         logging_steps=10,
+        logging_nan_inf_filter=False,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",
         seed=optimization.seed,
         data_seed=optimization.seed,
     )
+
+
+def refuse_infinite(what: str, value: float, where: str) -> None:
+    if not math.isfinite(value):
+        raise Diverged(
+            f"the {what} is {value} {where}: training has diverged; lower peak_lr or raise warmup_ratio, and start "
+            "with --fresh"
+        )
+
+
+def batch_shape(inputs: dict[str, Any]) -> str:
+    """Return the size of a batch for a message: 32 sequences of 512 tokens."""
+    rows, tokens = inputs["input_ids"].shape
+    return f"{rows} sequences of {tokens} tokens"
 
 
 class JsonLog(TrainerCallback):

@@ -65,7 +65,11 @@ def test_options_reach_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     for command in ([], ["train"]):
         assert main([*command, "recipe.yaml", "--data", "pairs", "--resume"]) == 0
     assert main(["train", "--recipe", "recipe.yaml", "--data", "pairs", "--resume"]) == 0
-    assert calls == [((Path("recipe.yaml"), Path("pairs")), {"resume": True})] * 3
+    assert calls == [((Path("recipe.yaml"), Path("pairs")), {"resume": True, "fresh": False})] * 3
+    assert main(["recipe.yaml", "--fresh"]) == 0
+    assert calls[3][1] == {"resume": False, "fresh": True}
+    assert main(["recipe.yaml", "--fresh", "--resume"]) == 1
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize(

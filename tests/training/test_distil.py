@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from transformers import EvalPrediction
 from tests.training.conftest import Toy, read_log, toy_pairs
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import InvalidInput
+from tinyrm.pairs import PreferencePair
 from tinyrm.spec import RUN_FILE
 from training.data.collate import PairCollator
 from training.model.specialists import TrainedModel
 from training.recipe import DistilRecipe, Specialist
+from training.stages import distil
 from training.stages.cloze import train_cloze
 from training.stages.distil import (
     SoftCollator,
@@ -61,9 +64,50 @@ def test_teachers_score_their_own_domain_in_the_order_of_the_pairs(
 def test_probabilities_do_not_depend_on_the_number_of_pairs_per_call(
     toy: Toy, tmp_path: Path, teachers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_once = teacher_probabilities(toy_pairs(10), recipe(toy, tmp_path, teachers))
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    once.mkdir()
+    twice.mkdir()
+    at_once = teacher_probabilities(toy_pairs(10), recipe(toy, once, teachers))
     monkeypatch.setattr("training.stages.distil.PAIRS_AT_ONCE", 2)
-    assert teacher_probabilities(toy_pairs(10), recipe(toy, tmp_path, teachers)) == pytest.approx(at_once, abs=1e-5)
+    assert teacher_probabilities(toy_pairs(10), recipe(toy, twice, teachers)) == pytest.approx(at_once, abs=1e-5)
+
+
+def test_teachers_score_a_pair_once_over_all_starts_of_a_run(
+    toy: Toy, tmp_path: Path, teachers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[tuple[str, int]] = []
+    score = distil.score_pairs
+
+    def counted(teacher: TrainedModel, domain: str, pairs: list[PreferencePair], temperature: float) -> list[float]:
+        scored.append((domain, len(pairs)))
+        return score(teacher, domain, pairs, temperature)
+
+    monkeypatch.setattr(distil, "score_pairs", counted)
+    ours = recipe(toy, tmp_path, teachers)
+    first = teacher_probabilities(toy_pairs(10), ours)
+    assert scored == [("general", 5), ("safety", 5)]
+    assert teacher_probabilities(toy_pairs(10), ours) == first
+    assert scored == [("general", 5), ("safety", 5)], "all were known"
+    teacher_probabilities(toy_pairs(12), ours)
+    assert scored[2:] == [("general", 1), ("safety", 1)], "only the new ones"
+    other = {"general": teachers["general"], "safety": teachers["general"]}
+    teacher_probabilities(toy_pairs(10), recipe(toy, tmp_path, other))
+    assert scored[4:] == [("safety", 5)], "by another teacher"
+    teacher_probabilities(toy_pairs(10), recipe(toy, tmp_path, teachers, teacher_temperature=2.0))
+    assert scored[5:] == [("general", 5), ("safety", 5)], "at another temperature"
+
+
+def test_a_run_is_not_continued_with_teachers_that_changed(toy: Toy, tmp_path: Path, teachers: dict[str, Any]) -> None:
+    own = {name: {"path": str(tmp_path / name)} for name in teachers}
+    for name, teacher in teachers.items():
+        shutil.copytree(teacher["path"], tmp_path / name)
+    short = {**toy.recipe(tmp_path, STEPS).optimization.model_dump(), "max_steps": 1}
+    ours = recipe(toy, tmp_path / "out", own, optimization=short)
+    train_distil(ours, toy.data, resume=False)
+    weights = tmp_path / "safety" / "model.safetensors"
+    shutil.copy(tmp_path / "general" / "model.safetensors", weights)
+    with pytest.raises(InvalidInput, match="other teachers"):
+        train_distil(ours, toy.data, resume=True)
 
 
 @pytest.mark.parametrize("loss", ["labels", pytest.param("vocabulary", marks=pytest.mark.slow)])
@@ -117,3 +161,5 @@ def test_agreement_is_with_the_teacher_and_not_with_the_label() -> None:
     metrics = distil_metrics(EvalPrediction(predictions=z, label_ids=np.array([0.9, 0.1, 0.8])))
     assert metrics["teacher_agreement"] == pytest.approx(2 / 3)
     assert metrics["accuracy"] == pytest.approx(1 / 3)
+    tie = distil_metrics(EvalPrediction(predictions=np.ones((1, 2)), label_ids=np.array([0.9])))
+    assert tie["teacher_agreement"] == 0.5

@@ -259,7 +259,8 @@ def changes(name: str) -> dict[str, Any]:
 
 
 def of_domain(domain: str) -> tuple[dict[str, Any]]:
-    return ({"dataset": "jsonl", "part": domain, "domain": None, "max_pairs": None, "path": "short.jsonl"},)
+    everything = {"domain": None, "max_pairs": None, "revision": None}
+    return ({"dataset": "jsonl", "part": domain, "path": "short.jsonl", **everything},)
 
 
 def test_each_experiment_changes_its_own_field_and_nothing_else() -> None:

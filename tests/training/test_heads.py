@@ -192,7 +192,7 @@ def test_consistency_term_lowers_the_swap_disagreement(
 
     monkeypatch.setattr(cloze, "preference_metrics", spy)
     for weight in (0.0, 0.1):
-        recipe = toy.recipe(tmp_path, LEARNS, head=head, loss="labels", consistency_weight=weight)
+        recipe = toy.recipe(tmp_path / str(weight), LEARNS, head=head, loss="labels", consistency_weight=weight)
         train_cloze(recipe, toy.data, resume=False)
     apart = {weight: np.square(both.sum(axis=1)).mean() for weight, both in z.items()}
     assert apart[0.1] < apart[0.0] / 5

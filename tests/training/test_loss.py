@@ -108,11 +108,20 @@ def test_metrics_of_hand_made_margins() -> None:
     }
 
 
-def test_a_model_that_always_takes_the_first_is_neither_right_nor_consistent() -> None:
+def test_a_model_that_always_takes_the_first_is_at_chance_and_not_consistent() -> None:
     metrics = preference_metrics(EvalPrediction(predictions=np.ones((5, 2)), label_ids=np.zeros(5)))
     assert metrics == {
-        "accuracy": 0.0,
+        "accuracy": 0.5,
         "accuracy_one_order": 0.5,
         "swap_consistency": 0.0,
         "first_position_margin": 1.0,
     }
+
+
+def test_a_tie_counts_one_half() -> None:
+    # A tie of both orders together; one of the first order alone; right; wrong.
+    z = np.array([[2.0, 2.0], [0.0, -1.0], [1.0, -1.0], [-1.0, 1.0]])
+    metrics = preference_metrics(EvalPrediction(predictions=z, label_ids=np.zeros(4)))
+    assert metrics["accuracy"] == (0.5 + 1 + 1 + 0) / 4
+    assert metrics["accuracy_one_order"] == (1 + 0.5 + 1 + 2 + 0) / 8
+    assert metrics["swap_consistency"] == 3 / 4, "a tie contradicts nothing"

@@ -24,10 +24,11 @@ from tests.training.conftest import Toy, toy_pairs
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
 from training.__main__ import main
-from training.experiments.sweep import ReportAtMarks, Space, new_sampler, open_study, sweep
+from training.experiments.sweep import ReportAtMarks, Space, new_sampler, open_study, study_identity, sweep
 from training.loading import load_recipe
 from training.options import Sweep
 from training.recipe import ClozeRecipe, Dora
+from training.trainer import Diverged
 
 SPACES = sorted((REPOSITORY / "training" / "spaces").rglob("*.yaml"))
 SHORT = {"max_steps": 4, "batch_size": 8, "micro_batch_size": 8}
@@ -135,10 +136,14 @@ def test_a_killed_sweep_continues(toy: Toy, recipe: ClozeRecipe, tmp_path: Path)
     assert (recipe.output_dir / f"trial-{study.best_trial.number:04d}" / "model.safetensors").is_file()
 
 
+def opened(recipe: ClozeRecipe, opts: Sweep) -> optuna.Study:
+    return open_study(recipe, study_identity(recipe, Space(), opts), opts)
+
+
 def test_a_trial_without_a_process_is_marked_as_failed(
     toy: Toy, recipe: ClozeRecipe, tmp_path: Path, untrained: list[ClozeRecipe]
 ) -> None:
-    study = open_study(recipe, Space(), options(toy, tmp_path, 1))
+    study = opened(recipe, options(toy, tmp_path, 1))
     gone = study.ask()
     study._storage._backend.record_heartbeat(gone._trial_id)  # type: ignore[attr-defined]
     with closing(sqlite3.connect(tmp_path / "sweep.db")) as database:
@@ -163,9 +168,34 @@ def wait_for_finished(storage: str, recipe: ClozeRecipe, process: subprocess.Pop
     pytest.fail(f"the sweep did not get to {count} trials, exit {process.poll()}")
 
 
+def test_trials_of_another_study_are_not_replaced(toy: Toy, recipe: ClozeRecipe, tmp_path: Path) -> None:
+    best = recipe.output_dir / "trial-0003" / "model.safetensors"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    with pytest.raises(InvalidInput, match=r"trial-0003: not of the study in sqlite"):
+        sweep(recipe, Space(), options(toy, tmp_path, 1))
+    assert best.is_file()
+
+
+def test_a_trial_that_diverges_is_pruned_and_the_sweep_goes_on(
+    toy: Toy, recipe: ClozeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, calls = sweeping.train_cloze, []
+
+    def first_diverges(*args: Any, **options: Any) -> dict[str, float]:
+        calls.append(args)
+        if len(calls) == 1:
+            raise Diverged("the loss is nan in step 1")
+        return train(*args, **options)
+
+    monkeypatch.setattr(sweeping, "train_cloze", first_diverges)
+    states = [trial.state for trial in sweep(recipe, Space(), options(toy, tmp_path, 2)).trials]
+    assert states == [TrialState.PRUNED, TrialState.COMPLETE]
+
+
 def test_a_trial_below_the_median_ends_at_a_mark(toy: Toy, recipe: ClozeRecipe, tmp_path: Path) -> None:
     opts = options(toy, tmp_path, 1)
-    study = open_study(recipe, Space(), opts)
+    study = opened(recipe, opts)
     for _ in range(6):
         good = optuna.trial.create_trial(
             value=1.0,

@@ -2,6 +2,7 @@
 
 import hashlib
 import heapq
+import json
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -36,10 +37,12 @@ class Loaded:
     """Pairs to learn from.
 
     dropped: reason -> number of pairs that are not among them.
+    commit: of a set on the hub, the commit that was read; None for local files, and without an answer from the hub.
     """
 
     pairs: list[PreferencePair]
     dropped: dict[str, int] = field(default_factory=dict)
+    commit: str | None = None
 
     @property
     def read(self) -> int:
@@ -119,6 +122,15 @@ def normalise(text: str) -> str:
     """
     text = text if text.isascii() else unicodedata.normalize("NFC", text)
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
+
+
+def pairs_sha256(pairs: Iterable[PreferencePair]) -> str:
+    """Return a hash of all that is learned from, in order."""
+    whole = hashlib.sha256()
+    for pair in pairs:
+        fields = (pair.prompt, pair.chosen, pair.rejected, pair.domain, pair.subset)
+        whole.update(json.dumps(fields).encode() + b"\n")
+    return whole.hexdigest()
 
 
 def key_and_direction(pair: PreferencePair) -> tuple[bytes, bool]:

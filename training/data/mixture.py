@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tinyrm.bundle import sha256
 from tinyrm.chat import Message
 from tinyrm.errors import InvalidInput
+from tinyrm.hub import COMMIT
 from tinyrm.pairs import read_jsonl
-from training.data.cleaning import Loaded, Raw, Reason, clean, take, without_repetitions
+from training.data.cleaning import Loaded, Raw, Reason, clean, pairs_sha256, take, without_repetitions
 from training.data.readers import hh_rlhf, oasst2, pku_saferlhf, skywork, webgpt
+from training.data.rows import Published, pinned
 from training.data.source import DatasetName, Source
 
 Reader = Callable[[Source, Path], Iterator[Raw | Reason]]
@@ -20,10 +23,17 @@ class Mixture:
     """Several sources as one.
 
     parts: name of a source -> its pairs, before repetitions between sources are removed.
+    sha256: path of a file of our own, or name of a published set -> hash of the file, or of the pairs of the set.
     """
 
     loaded: Loaded
     parts: dict[str, Loaded]
+    sha256: dict[str, str]
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """Return name of a source -> the commit on the hub that it was read at, where that is known."""
+        return {name: part.commit for name, part in self.parts.items() if part.commit}
 
 
 def load_all(sources: Sequence[Source], data_dir: Path) -> Mixture:
@@ -36,7 +46,13 @@ def load_all(sources: Sequence[Source], data_dir: Path) -> Mixture:
     # A part that is used twice is named with its domain.
     names = [f"{s.name} as {s.domain}" if counts[s.name] > 1 else s.name for s in sources]
     pairs = [pair for each in loaded for pair in each.pairs]
-    return Mixture(without_repetitions(pairs, dropped), dict(zip(names, loaded, strict=True)))
+    hashes = {}
+    for name, source, each in zip(names, sources, loaded, strict=True):
+        if source.dataset == "jsonl" and source.path:
+            hashes[source.path] = sha256(data_dir / source.path)
+        else:
+            hashes[name] = pairs_sha256(each.pairs)
+    return Mixture(without_repetitions(pairs, dropped), dict(zip(names, loaded, strict=True)), hashes)
 
 
 def load(source: Source, data_dir: Path) -> Loaded:
@@ -44,7 +60,10 @@ def load(source: Source, data_dir: Path) -> Loaded:
 
     Raises InvalidInput if they cannot be loaded or have another schema.
     """
-    items = READERS[source.dataset](source, data_dir)
+    read, published = READERS[source.dataset]
+    if published:
+        source = pinned(published, source, data_dir)
+    items = read(source, data_dir)
     if source.domain:
         items = (replace(item, domain=source.domain) if isinstance(item, Raw) else item for item in items)
     loaded = clean(items)
@@ -52,8 +71,9 @@ def load(source: Source, data_dir: Path) -> Loaded:
         raise InvalidInput(f"{source.name} gives no pairs; dropped: {loaded.dropped or 'none'}")
     if source.max_pairs and source.max_pairs < len(loaded.pairs):
         left_out = len(loaded.pairs) - source.max_pairs
-        return Loaded(take(loaded.pairs, source.max_pairs), loaded.dropped | {"beyond max_pairs": left_out})
-    return loaded
+        loaded = Loaded(take(loaded.pairs, source.max_pairs), loaded.dropped | {"beyond max_pairs": left_out})
+    commit = source.revision if source.revision and COMMIT.fullmatch(source.revision) else None
+    return replace(loaded, commit=commit)
 
 
 def load_conversations(source: Source, data_dir: Path) -> list[list[Message]]:
@@ -84,11 +104,11 @@ def read_own(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
             yield Raw(*texts, domain=record.get("domain"), origin=record.get("subset"))
 
 
-READERS: dict[DatasetName, Reader] = {
-    "skywork": skywork.read,
-    "webgpt": webgpt.read,
-    "hh-rlhf": hh_rlhf.read,
-    "pku-saferlhf": pku_saferlhf.read,
-    "oasst2": oasst2.read,
-    "jsonl": read_own,
+READERS: dict[DatasetName, tuple[Reader, Published | None]] = {
+    "skywork": (skywork.read, skywork.PUBLISHED),
+    "webgpt": (webgpt.read, webgpt.PUBLISHED),
+    "hh-rlhf": (hh_rlhf.read, hh_rlhf.PUBLISHED),
+    "pku-saferlhf": (pku_saferlhf.read, pku_saferlhf.PUBLISHED),
+    "oasst2": (oasst2.read, oasst2.PUBLISHED),
+    "jsonl": (read_own, None),
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyrm.errors import InvalidInput
-from tinyrm.hub import load_table
+from tinyrm.hub import dataset_commit, load_table
 from training.data.source import Source
 
 Row = dict[str, Any]
@@ -41,7 +41,8 @@ def rows(published: Published, source: Source, data_dir: Path) -> Iterator[Row]:
         yield from read_files(training_files(local), published.columns)
         return
     try:
-        table = load_table(published.hub_id, files=published.files, revision=published.revision)
+        revision = source.revision or published.revision
+        table = load_table(published.hub_id, files=published.files, revision=revision)
     except InvalidInput as error:
         raise InvalidInput(
             f"{published.hub_id} cannot be had from the hub ({error}); put its files into {data_dir / source.dataset}"
@@ -49,8 +50,22 @@ def rows(published: Published, source: Source, data_dir: Path) -> Iterator[Row]:
     yield from select(table, published.columns, published.hub_id)
 
 
+def pinned(published: Published, source: Source, data_dir: Path) -> Source:
+    """Return the source with the commit that the hub has now, so that all reads of a run see the same rows.
+
+    A local copy has no commit, and neither has the hub's cache without a network: the source is returned as it is.
+    """
+    if find_local(source, data_dir) is not None:
+        return source
+    commit = dataset_commit(published.hub_id, source.revision or published.revision)
+    return source if commit is None else source.model_copy(update={"revision": commit})
+
+
 def find_local(source: Source, data_dir: Path) -> Path | None:
-    """Return the local copy, None if there is none. Raises InvalidInput if a path is named and does not exist."""
+    """Return the local copy, None if there is none.
+
+    Raises InvalidInput if a path is named and does not exist, or if the source pins a revision, which a copy lacks.
+    """
     if source.path is not None:
         path = data_dir / source.path
         if not path.exists():
@@ -58,7 +73,13 @@ def find_local(source: Source, data_dir: Path) -> Path | None:
         return path
     folder = data_dir / source.dataset
     files = (data_dir / f"{source.dataset}{suffix}{packed}" for suffix in SUFFIXES for packed in ("", *PACKED))
-    return next((path for path in (folder, *files) if path.exists()), None)
+    found = next((path for path in (folder, *files) if path.exists()), None)
+    if found and source.revision:
+        raise InvalidInput(
+            f"{source.name} is pinned to revision {source.revision} of the hub, and {found} would be read instead; "
+            "remove the copy or the revision"
+        )
+    return found
 
 
 def training_files(path: Path) -> list[Path]:

@@ -67,11 +67,18 @@ class Source(BaseModel):
         description="File or folder with the published schema, relative to the data folder; None: the folder or file "
         "there that has the name of the set, or else the hub.",
     )
+    revision: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Commit, tag or branch of the set on the hub; None: the newest. The commit is recorded either way.",
+    )
 
     @model_validator(mode="after")
     def _part_exists(self) -> Self:
         if self.dataset == "jsonl" and self.path is None:
             raise ValueError("dataset jsonl needs a path")
+        if self.path is not None and self.revision is not None:
+            raise ValueError("a revision is one of the hub, and path names a local copy; remove one of them")
         if self.part is None or self.dataset == "jsonl":
             return self
         if self.dataset == "oasst2" and LANGUAGE.fullmatch(self.part):

@@ -7,7 +7,8 @@ import json
 import shutil
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,10 @@ from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
 from tinyrm.spec import HELD_OUT_FILE, ClozeSpec, read_run
+from training.data.mixture import load_all as load_pairs
+from training.data.source import Source
 from training.loading import find_recipe, load_recipe
-from training.output import identity, pair_hashes, write_run
+from training.output import identity, write_run
 from training.recipe import ClozeRecipe, MergeRecipe, Optimization
 from training.stages.cloze import preference_metrics, train_cloze
 from training.stages.merge import merge_specialists
@@ -104,9 +107,10 @@ def run_all(runs: Sequence[Compared], data_dir: Path, out: Path) -> int:
     A run that is refused is reported, and the others go on.
     """
     done = 0
+    hash_data = cache(lambda sources: load_pairs(sources, data_dir).sha256)
     for number, recipe in enumerate(runs, start=1):
         try:
-            todo = isinstance(recipe, MergeRecipe) or not is_finished(recipe, data_dir)
+            todo = isinstance(recipe, MergeRecipe) or not is_finished(recipe, hash_data)
             print(f"{number}/{len(runs)} {recipe.output_dir}: {'runs' if todo else 'is finished'}", flush=True)
             if isinstance(recipe, MergeRecipe):
                 merge_and_measure(recipe)
@@ -123,8 +127,10 @@ def run_all(runs: Sequence[Compared], data_dir: Path, out: Path) -> int:
     return len(runs) - done
 
 
-def is_finished(recipe: ClozeRecipe, data_dir: Path) -> bool:
+def is_finished(recipe: ClozeRecipe, hash_data: Callable[[tuple[Source, ...]], dict[str, str]]) -> bool:
     """Return whether the recipe's run has ended.
+
+    hash_data: returns `Mixture.sha256` of sources.
 
     Raises InvalidInput if its folder holds a run of another recipe, from another base or on other data.
     """
@@ -132,7 +138,7 @@ def is_finished(recipe: ClozeRecipe, data_dir: Path) -> bool:
     if not record:
         return False
     record["recipe"].pop("output_dir")
-    if any(record[key] != value for key, value in identity(recipe, pair_hashes(recipe, data_dir)).items()):
+    if any(record.get(key) != value for key, value in identity(recipe, hash_data(recipe.sources)).items()):
         raise InvalidInput(
             "the folder holds a run of another recipe, from another base or on other data; remove it, or choose "
             "another --out"

@@ -24,11 +24,13 @@ from tinyrm.errors import InvalidInput
 from tinyrm.files import write_atomically
 from tinyrm.pairs import read_pairs
 from training.data.collate import PairDataset
+from training.data.mixture import load_all
 from training.loading import read_recipe
 from training.options import Sweep
-from training.output import identity, pair_hashes
+from training.output import identity
 from training.recipe import ClozeRecipe, Section
 from training.stages.cloze import ClozeTrainer, train_cloze
+from training.trainer import Diverged
 
 MARKS = (25, 50, 75)  # per cent of a trial's steps after which a hopeless one ends
 STARTUP_TRIALS = 10  # random ones, before a sampler has anything to learn from
@@ -106,7 +108,8 @@ def sweep(recipe: ClozeRecipe, space: Space, options: Sweep) -> optuna.Study:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeat and TPE's groups; tests pin both
-            study = open_study(recipe, space, options)
+            ours = study_identity(recipe, space, options)
+            study = open_study(recipe, ours, options)
             if len(study.get_trials(deepcopy=False, states=FINISHED)) < options.trials:
                 study.optimize(
                     lambda trial: run_trial(trial, recipe, space, options),
@@ -118,12 +121,19 @@ def sweep(recipe: ClozeRecipe, space: Space, options: Sweep) -> optuna.Study:
     except (OptunaError, SQLAlchemyError) as error:
         reason = str(error).partition("\n")[0]
         raise InvalidInput(f"storage {options.storage}: {reason}") from error
-    write_result(study, recipe, space, options)
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        raise InvalidInput("no trial reached its end: all were pruned or diverged; lower the range of peak_lr")
+    write_result(study, recipe, space, options, ours)
     return study
 
 
-def open_study(recipe: ClozeRecipe, space: Space, options: Sweep) -> optuna.Study:
-    """Return the study named like the recipe's output folder, which is created if the storage does not have it."""
+def open_study(recipe: ClozeRecipe, ours: dict[str, Any], options: Sweep) -> optuna.Study:
+    """Return the study named like the recipe's output folder, which is created if the storage does not have it.
+
+    ours: what `study_identity` returns. Raises InvalidInput if the storage or the folder holds another study.
+    """
+    # Listed before the study is read: a process that shares it may begin a trial in between.
+    folders = {int(folder.name.removeprefix("trial-")): folder for folder in recipe.output_dir.glob("trial-*")}
     study = optuna.create_study(
         # A trial whose process has ended stops sending heartbeats, and fails when the next trial starts.
         storage=RDBStorage(options.storage, heartbeat_interval=HEARTBEAT_S, grace_period=2 * HEARTBEAT_S),
@@ -133,7 +143,6 @@ def open_study(recipe: ClozeRecipe, space: Space, options: Sweep) -> optuna.Stud
         load_if_exists=True,
     )
     study.sampler = new_sampler(options, done=len(study.get_trials(deepcopy=False)))
-    ours = study_identity(recipe, space, options)
     theirs = study.user_attrs.get("identity")
     if theirs is None:
         study.set_user_attr("identity", ours)
@@ -142,6 +151,12 @@ def open_study(recipe: ClozeRecipe, space: Space, options: Sweep) -> optuna.Stud
         raise InvalidInput(
             f"{options.storage} holds a study {study.study_name!r} with another {other}; "
             "use another storage, or another output_dir in the recipe"
+        )
+    trials = {trial.number for trial in study.get_trials(deepcopy=False)}
+    if foreign := [str(folder) for number, folder in sorted(folders.items()) if number not in trials]:
+        raise InvalidInput(
+            f"{', '.join(foreign)}: not of the study in {options.storage}, which would replace them; remove them, or "
+            "set another output_dir in the recipe"
         )
     return study
 
@@ -162,14 +177,17 @@ def objective(options: Sweep) -> str:
 def run_trial(trial: optuna.Trial, recipe: ClozeRecipe, space: Space, options: Sweep) -> float:
     """Train with the trial's choices and return the objective.
 
-    Raises optuna.TrialPruned at a mark where the objective is below the median.
+    Raises optuna.TrialPruned at a mark where the objective is below the median, and where training diverges.
     """
     chosen = space.choose(trial, recipe)
     # No checkpoints, and evaluation at the marks only.
     never = chosen.optimization.model_copy(update={"save_steps": 10**9, "eval_steps": 10**9})
     folder = recipe.output_dir / f"trial-{trial.number:04d}"
     chosen = chosen.model_copy(update={"output_dir": folder, "optimization": never})
-    metrics = train_cloze(chosen, options.data, resume=False, make_trainer=reporting_trainer(trial, options))
+    try:
+        metrics = train_cloze(chosen, options.data, resume=False, make_trainer=reporting_trainer(trial, options))
+    except Diverged as error:
+        raise optuna.TrialPruned(str(error)) from error
     return metrics[objective(options)]
 
 
@@ -223,7 +241,7 @@ def keep_only_best(study: optuna.Study, output_dir: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_result(study: optuna.Study, recipe: ClozeRecipe, space: Space, options: Sweep) -> None:
+def write_result(study: optuna.Study, recipe: ClozeRecipe, space: Space, options: Sweep, ours: dict[str, Any]) -> None:
     """Write best.yaml, the recipe with the best values, and sweep.json: every trial, and what they were judged on."""
     recipe.output_dir.mkdir(parents=True, exist_ok=True)
     best = space.choose(optuna.trial.FixedTrial(study.best_params), recipe)
@@ -231,7 +249,7 @@ def write_result(study: optuna.Study, recipe: ClozeRecipe, space: Space, options
     text = yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_atomically(recipe.output_dir / "best.yaml", text)
     result = {
-        **study_identity(recipe, space, options),
+        **ours,
         "is_replication_only": options.paper_protocol is not None,
         "best": summary(study.best_trial),
         "trials": [summary(trial) for trial in study.get_trials(deepcopy=False)],
@@ -254,7 +272,7 @@ def study_identity(recipe: ClozeRecipe, space: Space, options: Sweep) -> dict[st
     paper = options.paper_protocol
     selected_on = {"path": str(paper), "sha256": sha256(paper)} if paper else "pairs held out of the training data"
     return {
-        **identity(recipe, pair_hashes(recipe, options.data)),
+        **identity(recipe, load_all(recipe.sources, options.data).sha256),
         "space": space.model_dump(mode="json"),
         "objective": objective(options),
         "selected_on": selected_on,

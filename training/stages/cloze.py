@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedModel, set_seed
@@ -29,29 +30,37 @@ from training.model.heads import (
     swap_disagreement,
     two_way_loss,
 )
-from training.output import identity, pair_hashes, prepare_output, write_run
+from training.model.precision import read_in_fp32
+from training.output import prepare_output, write_run
+from training.processes import on_main
 from training.recipe import ClozeRecipe
 from training.trainer import JsonLog, LengthGroupedTrainer, training_arguments
 
 
 def train_cloze(
-    recipe: ClozeRecipe, data_dir: Path, *, resume: bool, make_trainer: "Callable[..., ClozeTrainer] | None" = None
+    recipe: ClozeRecipe,
+    data_dir: Path,
+    *,
+    resume: bool,
+    fresh: bool = False,
+    make_trainer: "Callable[..., ClozeTrainer] | None" = None,
 ) -> dict[str, float]:
     """Train and write weights or adapter, tokenizer, spec, held-out pairs and a record of the run.
 
+    resume, fresh: as `training.output.prepare_output` has them.
     make_trainer: gets the arguments of `ClozeTrainer` and may change them, so that other stages add their parts.
 
     Returns the metrics of the held-out pairs.
     """
-    hashes = pair_hashes(recipe, data_dir)
-    checkpoint = prepare_output(recipe, hashes, resume=resume)
+    # Read before the folder is touched: what a set on the hub gives is part of the run's identity.
+    mixture = on_main(lambda: load_all(recipe.sources, data_dir))
+    start = prepare_output(recipe, mixture.sha256, resume=resume, fresh=fresh)
     seed = recipe.optimization.seed
     set_seed(seed)
     refuse_other_head(recipe)
     tokenizer, special = load_tokenizer(recipe.model, recipe.revision)
     encoder = Encoder(tokenizer, recipe.spec.template, special, recipe.train_max_tokens or recipe.spec.max_tokens)
     texts = encoder_for(recipe.head, encoder, tokenizer)
-    mixture = load_all(recipe.sources, data_dir)
     pairs = mixture.loaded.pairs
     learn, held_out = split_by_prompt(pairs, recipe.held_out_fraction, seed)
     if not learn or not held_out:
@@ -76,15 +85,16 @@ def train_cloze(
         compute_metrics=preference_metrics,
         callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=start.checkpoint)
     metrics = trainer.evaluate()
     trainer.save_model()
     if trainer.is_world_process_zero():
         recipe.spec.save(recipe.output_dir)
         # What export and the model card need to know of this run, and of the run that made its base.
         run = {
-            **identity(recipe, hashes),
+            **start.identity,
             "recipe": recipe.model_dump(mode="json"),
+            "data_revisions": mixture.commits,
             "data": {name: {"pairs": len(part.pairs), "dropped": part.dropped} for name, part in mixture.parts.items()},
             "dropped": mixture.loaded.dropped,
             "held_out": metrics,
@@ -99,8 +109,8 @@ def train_cloze(
     return metrics
 
 
-def learning_model(recipe: ClozeRecipe) -> nn.Module:
-    """Return the masked LM, or its body with a head, with frozen layers or with DoRA above them."""
+def learning_model(recipe: ClozeRecipe) -> PreTrainedModel | PeftModel:
+    """Return the masked LM, or its body with a head, with frozen layers or with DoRA above them, read in fp32."""
     if recipe.head != "cloze":
         loaded = load_head(recipe.head, recipe.model, revision=recipe.revision, new_head=recipe.new_head)
     else:
@@ -112,10 +122,11 @@ def learning_model(recipe: ClozeRecipe) -> nn.Module:
     if isinstance(model, PeftModel):
         # An adapter names its base; with the commit, whoever loads it gets the base that it was trained on.
         model.peft_config["default"].revision = commit_of(checkpoint_folder(recipe.model, recipe.revision))
+    read_in_fp32(model)
     return model
 
 
-def with_learning_parts(model: PreTrainedModel, recipe: ClozeRecipe) -> nn.Module:
+def with_learning_parts(model: PreTrainedModel, recipe: ClozeRecipe) -> PreTrainedModel | PeftModel:
     """Return the model, adapted or frozen as the recipe says; parameters that require a gradient learn."""
     if recipe.dora:
         return add_dora(model, recipe.dora, recipe.frozen_layers)
@@ -184,12 +195,17 @@ class ClozeTrainer(LengthGroupedTrainer):
 def preference_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Compute metrics from z = logit(first) - logit(second), [pairs, 2].
 
-    Right is z > 0 with the chosen response first, and z < 0 with it second.
+    Right is z > 0 with the chosen response first, and z < 0 with it second. A tie is half right, as in evaluation.
     """
     chosen_first, chosen_second = np.asarray(prediction.predictions).T
     return {
-        "accuracy": float(np.mean(chosen_first - chosen_second > 0)),
-        "accuracy_one_order": float(np.mean([chosen_first > 0, chosen_second < 0])),
-        "swap_consistency": float(np.mean((chosen_first > 0) != (chosen_second > 0))),
+        "accuracy": float(np.mean(credit(chosen_first - chosen_second))),
+        "accuracy_one_order": float(np.mean(credit(np.array([chosen_first, -chosen_second])))),
+        "swap_consistency": float(np.mean(chosen_first * chosen_second <= 0)),
         "first_position_margin": float(np.mean((chosen_first + chosen_second) / 2)),
     }
+
+
+def credit(margins: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return 1 for a margin towards the right response, 0 for one towards the other, one half for a tie."""
+    return np.heaviside(margins, 0.5)

@@ -1,13 +1,16 @@
 """Distillation: a student learns the preferences of the specialist of each pair's domain."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import EvalPrediction
@@ -15,23 +18,26 @@ from transformers import EvalPrediction
 from tinyrm.encoding import Encoder
 from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
+from tinyrm.files import write_atomically
 from tinyrm.modernbert.checkpoint import load_tokenizer
-from tinyrm.pairs import PreferencePair
+from tinyrm.pairs import PreferencePair, read_jsonl
 from tinyrm.scorer import Scorer
-from tinyrm.spec import read_run
+from training.data.cleaning import digest
 from training.data.collate import Orders, PairCollator, PairDataset
 from training.model.specialists import TrainedModel
-from training.output import write_run
+from training.processes import on_main, process_state
 from training.recipe import DistilRecipe
-from training.stages.cloze import ClozeTrainer, preference_metrics, train_cloze
+from training.stages.cloze import ClozeTrainer, credit, preference_metrics, train_cloze
 
 PAIRS_AT_ONCE = 4096
+TARGETS_FILE = "teacher_probabilities.jsonl"
 
 
-def train_distil(recipe: DistilRecipe, data_dir: Path, *, resume: bool) -> dict[str, float]:
+def train_distil(recipe: DistilRecipe, data_dir: Path, *, resume: bool, fresh: bool = False) -> dict[str, float]:
     """Train as `train_cloze` does, with the teachers' probabilities in place of the verdicts.
 
-    The teachers score all pairs once, before training. Raises InvalidInput if a pair's domain has no teacher.
+    The teachers score each pair once: what they gave is kept in the output folder, and a resumed run reads it there.
+    Raises InvalidInput if a pair's domain has no teacher.
     """
 
     def make_trainer(**arguments: Any) -> ClozeTrainer:
@@ -45,11 +51,7 @@ def train_distil(recipe: DistilRecipe, data_dir: Path, *, resume: bool) -> dict[
         arguments["compute_metrics"] = distil_metrics
         return DistilTrainer(**arguments)
 
-    metrics = train_cloze(recipe, data_dir, resume=resume, make_trainer=make_trainer)
-    if PartialState().is_main_process:
-        hashes = {domain: TrainedModel(teacher).sha256() for domain, teacher in recipe.teachers.items()}
-        write_run(recipe.output_dir, read_run(recipe.output_dir) | {"teachers_sha256": hashes})
-    return metrics
+    return train_cloze(recipe, data_dir, resume=resume, fresh=fresh, make_trainer=make_trainer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,28 +124,56 @@ def soft_cross_entropy(log_probabilities: Tensor, targets: Tensor) -> Tensor:
 def distil_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Add to the reward stage's metrics the share of pairs on which student and target prefer the same response."""
     chosen_first, chosen_second = np.asarray(prediction.predictions).T
-    prefers_chosen = chosen_first - chosen_second > 0
-    agreement = float(np.mean(prefers_chosen == (np.asarray(prediction.label_ids) > 0.5)))
+    # As accuracy is counted, with the teacher's preference in place of the verdict.
+    towards_teacher = np.where(np.asarray(prediction.label_ids) > 0.5, 1, -1)
+    agreement = float(np.mean(credit((chosen_first - chosen_second) * towards_teacher)))
     return {**preference_metrics(prediction), "teacher_agreement": agreement}
 
 
 def teacher_probabilities(pairs: Sequence[PreferencePair], recipe: DistilRecipe) -> list[float]:
     """Return P(chosen is better), both orders averaged, by the teacher of each pair's domain.
 
-    One teacher is in memory at a time. A pair without a domain belongs to the spec's default domain. Raises
-    InvalidInput if a domain has no teacher.
+    What a teacher gave is kept in a file of the output folder; only pairs that are not in it are scored. The processes
+    share the pairs, and one teacher at a time is in memory. A pair without a domain belongs to the spec's
+    default domain. Raises InvalidInput if a domain has no teacher.
     """
     domains = [pair.domain or recipe.spec.default_domain for pair in pairs]
     if orphans := sorted(set(domains) - recipe.teachers.keys()):
         raise InvalidInput(f"no teacher for pairs of {', '.join(orphans)}: add one to `teachers`, or leave them out")
-    probabilities = [0.0] * len(pairs)
+    marks = on_main(lambda: {name: teacher_mark(recipe, name) for name in recipe.teachers})
+    keys = [target_key(marks[domain], pair) for domain, pair in zip(domains, pairs, strict=True)]
+    kept = recipe.output_dir / TARGETS_FILE
+    known = on_main(lambda: read_targets(kept))
+    state = process_state()
     for domain, teacher in recipe.teachers.items():
-        own = [i for i, name in enumerate(domains) if name == domain]
-        if own:
-            scores = score_pairs(TrainedModel(teacher), domain, [pairs[i] for i in own], recipe.teacher_temperature)
-            for i, probability in zip(own, scores, strict=True):
-                probabilities[i] = probability
-    return probabilities
+        todo = {k: p for k, p, name in zip(keys, pairs, domains, strict=True) if name == domain and k not in known}
+        if not todo:
+            continue
+        share = dict(islice(todo.items(), state.process_index, None, state.num_processes))
+        scores = score_pairs(TrainedModel(teacher), domain, list(share.values()), recipe.teacher_temperature)
+        known |= dict(gather_object(list(zip(share, scores, strict=True))))
+        on_main(partial(write_targets, kept, known))
+    return [known[key] for key in keys]
+
+
+def teacher_mark(recipe: DistilRecipe, domain: str) -> str:
+    """Return what a target depends on beside the pair, as text: the teacher's weights, its spec, the temperature."""
+    teacher = TrainedModel(recipe.teachers[domain])
+    fields = (teacher.path, teacher.base, teacher.sha256(), teacher.spec.model_dump_json(), domain)
+    return json.dumps([*fields, recipe.teacher_temperature])
+
+
+def target_key(mark: str, pair: PreferencePair) -> str:
+    return digest(mark, pair.prompt, pair.chosen, pair.rejected).hex()
+
+
+def read_targets(path: Path) -> dict[str, float]:
+    """Return key -> probability; empty if there is no such file."""
+    return dict(read_jsonl(path)) if path.is_file() else {}
+
+
+def write_targets(path: Path, targets: Mapping[str, float]) -> None:
+    write_atomically(path, "".join(f"{json.dumps(item)}\n" for item in targets.items()))
 
 
 def score_pairs(teacher: TrainedModel, domain: str, pairs: Sequence[PreferencePair], temperature: float) -> list[float]:

@@ -15,17 +15,23 @@ from tinyrm.spec import HELD_OUT_FILE, ClozeSpec
 from training.model import merging
 from training.model.merging import State
 from training.model.specialists import TrainedModel
-from training.output import write_run
+from training.output import refuse_inputs, refuse_weights, write_run
 from training.recipe import MergeRecipe
 
 log = logging.getLogger(__name__)
 
 
-def merge_specialists(recipe: MergeRecipe) -> None:
+def merge_specialists(recipe: MergeRecipe, *, fresh: bool = False) -> None:
     """Merge and write weights, tokenizer, the union of the specs, all held-out pairs and a record.
 
-    Raises InvalidInput if the models differ in shape, vocabulary or template.
+    fresh: replace whatever model the output folder holds, and not only an earlier merge.
+
+    Raises InvalidInput if the models differ in shape, vocabulary or template, or if the folder holds another model.
     """
+    inputs = [path for each in recipe.specialists for path in (each.path, each.base) if path]
+    refuse_inputs(recipe.output_dir, inputs + ([recipe.base] if recipe.base else []))
+    if not fresh:
+        refuse_weights(recipe.output_dir, recipe.task)
     specialists = [TrainedModel(each) for each in recipe.specialists]
     spec = unite_specs([each.spec for each in specialists], recipe.default_domain)
     refuse_other_tokenizers([each.tokenizer for each in specialists] + ([recipe.base] if recipe.base else []))
@@ -48,6 +54,7 @@ def merge_specialists(recipe: MergeRecipe) -> None:
         "base_sha256": weights_sha256(recipe.base) if recipe.base else None,
         "specialists_sha256": {each.path: each.sha256() for each in specialists},
         "data_sha256": {path: digest for s in specialists for path, digest in s.run.get("data_sha256", {}).items()},
+        "data_revisions": {name: c for s in specialists for name, c in s.run.get("data_revisions", {}).items()},
         "specialists": {each.path: each.run or None for each in specialists},
     }
     write_run(recipe.output_dir, run)

@@ -19,6 +19,7 @@ from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from training.data.corpus import load_texts
 from training.output import file_hashes, prepare_output
+from training.processes import on_main
 from training.recipe import NewModel, PretrainRecipe
 from training.trainer import DecoupledTrainer, JsonLog, training_arguments
 
@@ -46,12 +47,15 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": self.blocks[index].long()}
 
 
-def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool) -> None:
+def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool, fresh: bool = False) -> None:
     """Train and write a checkpoint with its tokenizer to `recipe.output_dir`."""
-    checkpoint = prepare_output(recipe, file_hashes(data_dir, (text.path for text in recipe.texts)), resume=resume)
+    hashes = on_main(lambda: file_hashes(data_dir, (text.path for text in recipe.texts)))
+    start = prepare_output(recipe, hashes, resume=resume, fresh=fresh)
     set_seed(recipe.optimization.seed)
     tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
-    blocks = Blocks(load_texts(recipe.texts, data_dir, recipe.optimization.seed), tokenizer, recipe.block_tokens)
+    blocks = on_main(
+        lambda: Blocks(load_texts(recipe.texts, data_dir, recipe.optimization.seed), tokenizer, recipe.block_tokens)
+    )
     if len(blocks) <= VALIDATION_BLOCKS:
         raise InvalidInput(
             f"{len(blocks)} blocks of text are too few; {VALIDATION_BLOCKS} blocks are needed for validation alone"
@@ -65,7 +69,7 @@ def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool) -> None:
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=recipe.mask_rate),
         callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=start.checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(recipe.output_dir)

@@ -25,7 +25,8 @@ from training.data.collate import IGNORED
 from training.data.conversations import Conversation, EncodedConversation, encode_conversation
 from training.data.split import split_by_opening
 from training.model.adapter import freeze_lowest
-from training.output import file_hashes, identity, prepare_output, write_run
+from training.output import file_hashes, prepare_output, write_run
+from training.processes import on_main
 from training.recipe import SftRecipe
 from training.trainer import JsonLog, LengthGroupedTrainer, training_arguments
 
@@ -34,10 +35,10 @@ Row = dict[str, Tensor]
 Objective = Callable[[EncodedConversation, str], Row]
 
 
-def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool) -> None:
+def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool, fresh: bool = False) -> None:
     """Train and write a checkpoint with its tokenizer and a record to `recipe.output_dir`."""
-    hashes = file_hashes(data_dir, recipe.conversations)
-    checkpoint = prepare_output(recipe, hashes, resume=resume)
+    hashes = on_main(lambda: file_hashes(data_dir, recipe.conversations))
+    start = prepare_output(recipe, hashes, resume=resume, fresh=fresh)
     set_seed(recipe.optimization.seed)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint_folder(recipe.model, recipe.revision))
     learn, held_out = load_conversations(recipe, data_dir, tokenizer)
@@ -54,13 +55,13 @@ def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool) -> None:
         callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
     )
     learn.epoch = lambda: int(trainer.state.epoch or 0)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=start.checkpoint)
     metrics = trainer.evaluate()
     trainer.save_model()
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(recipe.output_dir)
         # The reward stage keeps this record as that of its base.
-        run = {**identity(recipe, hashes), "recipe": recipe.model_dump(mode="json"), "held_out": metrics}
+        run = {**start.identity, "recipe": recipe.model_dump(mode="json"), "held_out": metrics}
         write_run(recipe.output_dir, run)
 
 
@@ -68,7 +69,9 @@ def load_conversations(
     recipe: SftRecipe, data_dir: Path, tokenizer: PreTrainedTokenizerFast
 ) -> "tuple[Conversations, Conversations]":
     """Return (learn from, held out). Raises InvalidInput if either is empty."""
-    conversations = list(chain(*(read_records(data_dir / path, Conversation) for path in recipe.conversations)))
+    conversations = on_main(
+        lambda: list(chain(*(read_records(data_dir / path, Conversation) for path in recipe.conversations)))
+    )
     seed = recipe.optimization.seed
     objective = MaskAssistant(recipe, tokenizer) if recipe.objective == "masked" else copy_assistant
     backend, special = load_tokenizer(recipe.model, recipe.revision)

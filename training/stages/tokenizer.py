@@ -6,6 +6,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from training.data.corpus import load_texts
+from training.output import refuse_weights
 from training.recipe import TokenizerRecipe
 
 SPECIAL_NAMES = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
@@ -15,8 +16,13 @@ SPECIAL_NAMES = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def train_tokenizer(recipe: TokenizerRecipe, data_dir: Path) -> None:
-    """Write tokenizer.json and its configuration to `recipe.output_dir`."""
+def train_tokenizer(recipe: TokenizerRecipe, data_dir: Path, *, fresh: bool = False) -> None:
+    """Write tokenizer.json and its configuration to `recipe.output_dir`.
+
+    Raises InvalidInput if the folder holds a model, whose tokenizer would be another one, and `fresh` is not given.
+    """
+    if not fresh:
+        refuse_weights(recipe.output_dir, recipe.task)
     texts = load_texts(recipe.texts, data_dir, recipe.seed)
     wrap(train_bpe(texts, recipe.vocab_size)).save_pretrained(recipe.output_dir)
 

@@ -2,17 +2,20 @@
 commercial use (CC BY-NC 4.0)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from training.data.cleaning import Raw, Reason
 from training.data.rows import Published, rows
 from training.data.source import Source
 
+PUBLISHED = Published("PKU-Alignment/PKU-SafeRLHF-30K", ("prompt", "response_0", "response_1"))
+
 
 def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
     """Annotators chose the safer response and, separately, the better one. `part` selects; the default is safer."""
     verdict = f"{source.part or 'safer'}_response_id"
-    published = Published("PKU-Alignment/PKU-SafeRLHF-30K", ("prompt", "response_0", "response_1", verdict))
+    published = replace(PUBLISHED, columns=(*PUBLISHED.columns, verdict))
     for row in rows(published, source, data_dir):
         winner = row[verdict]
         if winner not in (0, 1):

@@ -1,0 +1,169 @@
+"""Test which runs a folder lets begin, continue or be replaced: nothing of another run is lost or continued."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.conftest import Toy, toy_pairs
+from tinyrm.errors import InvalidInput
+from tinyrm.spec import RUN_FILE
+from training.output import RECIPE_FILE, WRITTEN, prepare_output
+from training.recipe import (
+    ClozeRecipe,
+    DistilRecipe,
+    MergeRecipe,
+    PretrainRecipe,
+    SftRecipe,
+    TokenizerRecipe,
+)
+from training.stages.cloze import train_cloze
+from training.stages.merge import merge_specialists
+from training.stages.tokenizer import train_tokenizer
+
+DATA = {"pairs.jsonl": "0" * 64}
+
+
+def write_pairs(folder: Path, count: int = 64) -> None:
+    (folder / "pairs.jsonl").write_text("".join(pair.model_dump_json() + "\n" for pair in toy_pairs(count)))
+
+
+def file_of(pattern: str) -> str:
+    """Return a name that the pattern matches."""
+    return pattern.replace("*", "-1.", 1).replace("*", "") if "*" in pattern else pattern
+
+
+@pytest.mark.parametrize("name", ["checkpoint-999", *map(file_of, WRITTEN)])
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_no_run_of_ours_wrote_is_never_replaced(toy: Toy, tmp_path: Path, name: str, resume: bool) -> None:
+    held = tmp_path / name
+    if name.startswith("checkpoint"):
+        held.mkdir()
+    else:
+        held.write_text("somebody's")
+    with pytest.raises(InvalidInput, match=r"holds another run \(.*no recipe.json.*--fresh to replace it"):
+        prepare_output(toy.recipe(tmp_path), DATA, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("recipe", "another recipe"),
+        ("base", "another base"),
+        ("tokenizer", "another tokenizer"),
+        ("data", "other data"),
+        ("file", "other data"),
+    ],
+)
+def test_a_run_of_anything_else_is_neither_continued_nor_replaced(
+    toy: Toy, tmp_path: Path, change: str, reason: str, resume: bool
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(toy.base, base)
+    recipe, data = toy.recipe(tmp_path / "out", model=str(base)), DATA
+    prepare_output(recipe, data, resume=False)
+    (tmp_path / "out" / "checkpoint-7").mkdir()
+    if change == "recipe":
+        recipe = toy.recipe(tmp_path / "out", {"peak_lr": 2e-3}, model=str(base))
+    elif change == "data":
+        data = {"pairs.jsonl": "1" * 64}
+    elif change == "file":
+        data = DATA | {"more.jsonl": "1" * 64}
+    else:
+        name = {"base": "model.safetensors", "tokenizer": "tokenizer.json"}[change]
+        (base / name).write_bytes((base / name).read_bytes() + b" ")
+    with pytest.raises(InvalidInput, match=reason):
+        prepare_output(recipe, data, resume=resume)
+    assert (tmp_path / "out" / "checkpoint-7").is_dir()
+    assert prepare_output(recipe, data, resume=False, fresh=True).checkpoint is None
+    assert not (tmp_path / "out" / "checkpoint-7").exists()
+
+
+def test_the_same_run_continues_with_resume_and_is_replaced_with_fresh_only(toy: Toy, tmp_path: Path) -> None:
+    recipe = toy.recipe(tmp_path)
+    prepare_output(recipe, DATA, resume=False)
+    (tmp_path / "log.jsonl").touch()
+    assert prepare_output(recipe, DATA, resume=False).checkpoint is None, "it ended before its first checkpoint"
+    (tmp_path / "checkpoint-7").mkdir()
+    with pytest.raises(InvalidInput, match=r"holds this run \(checkpoint-7\).*--fresh.*--resume"):
+        prepare_output(recipe, DATA, resume=False)
+    assert prepare_output(recipe, DATA, resume=True).checkpoint == str(tmp_path / "checkpoint-7")
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / RUN_FILE).touch()
+    assert prepare_output(recipe, DATA, resume=True).checkpoint
+    (tmp_path / "checkpoint-7").rmdir()
+    with pytest.raises(InvalidInput, match=r"holds this run \(model.safetensors\)"):
+        prepare_output(recipe, DATA, resume=True)
+    prepare_output(recipe, DATA, resume=False, fresh=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", RECIPE_FILE], "no old weights remain"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_run_never_writes_over_what_it_reads(toy: Toy, tmp_path: Path, fresh: bool) -> None:
+    shutil.copytree(toy.base, tmp_path / "base")
+    before = (tmp_path / "base" / "model.safetensors").read_bytes()
+    fields = toy.recipe(tmp_path / "base", model=f"{tmp_path}/out/../base").model_dump()
+    optimization = fields["optimization"]
+    sft = {"task": "sft", "output_dir": tmp_path / "base", "model": str(tmp_path / "base")}
+    text = {"path": "text.jsonl", "kind": "documents"}
+    recipes: list[Any] = [
+        ClozeRecipe.model_validate(fields),
+        DistilRecipe.model_validate(
+            fields | {"task": "distil", "model": "other", "teachers": {"safety": {"path": str(tmp_path / "base")}}}
+        ),
+        SftRecipe.model_validate(sft | {"conversations": ["a.jsonl"], "optimization": optimization}),
+        PretrainRecipe.model_validate(
+            sft | {"task": "pretrain", "tokenizer": "t", "texts": [text], "optimization": optimization}
+        ),
+    ]
+    for recipe in recipes:
+        with pytest.raises(InvalidInput, match="which the run reads"):
+            prepare_output(recipe, DATA, resume=False, fresh=fresh)
+    merge = MergeRecipe.model_validate(
+        {"task": "merge", "output_dir": tmp_path / "base", "method": "mean"}
+        | {"specialists": [{"path": str(tmp_path / "base")}, {"path": "other"}]}
+    )
+    with pytest.raises(InvalidInput, match="which the run reads"):
+        merge_specialists(merge, fresh=fresh)
+    assert (tmp_path / "base" / "model.safetensors").read_bytes() == before
+
+
+def test_merging_and_a_new_vocabulary_do_not_replace_another_model(toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("somebody's")
+    merge = MergeRecipe.model_validate(
+        {"task": "merge", "output_dir": tmp_path, "method": "mean", "specialists": [{"path": "a"}, {"path": "b"}]}
+    )
+    texts = [{"path": "pairs.jsonl", "kind": "pairs"}]
+    vocabulary = TokenizerRecipe.model_validate(
+        {"task": "tokenizer", "output_dir": tmp_path, "vocab_size": 400, "texts": texts}
+    )
+    with pytest.raises(InvalidInput, match="holds another model"):
+        merge_specialists(merge)
+    with pytest.raises(InvalidInput, match="holds another model"):
+        train_tokenizer(vocabulary, toy.data)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    train_tokenizer(vocabulary, toy.data, fresh=True)
+    assert (tmp_path / "tokenizer.json").is_file()
+
+
+def test_a_resumed_run_refuses_data_that_changed(toy: Toy, tmp_path: Path) -> None:
+    write_pairs(tmp_path)
+    recipe = toy.recipe(tmp_path / "out", {"max_steps": 1})
+    train_cloze(recipe, tmp_path, resume=False)
+    train_cloze(recipe, tmp_path, resume=True)
+    write_pairs(tmp_path, 63)
+    with pytest.raises(InvalidInput, match="other data"):
+        train_cloze(recipe, tmp_path, resume=True)
+
+
+def test_a_folder_whose_record_is_damaged_counts_as_another_run(toy: Toy, tmp_path: Path) -> None:
+    prepare_output(toy.recipe(tmp_path), DATA, resume=False)
+    (tmp_path / "checkpoint-7").mkdir()
+    for content in ("{", "[]", json.dumps({"recipe": 3})):
+        (tmp_path / RECIPE_FILE).write_text(content)
+        with pytest.raises(InvalidInput, match="holds another run"):
+            prepare_output(toy.recipe(tmp_path), DATA, resume=True)

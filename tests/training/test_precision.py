@@ -1,0 +1,141 @@
+"""Test that preferences are read in fp32 under autocast, and what a run does where numbers stop being finite."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.conftest import Trained
+from tests.training.conftest import SPEC, Toy, read_log, toy_pairs
+from tinyrm.encoding import Encoder
+from tinyrm.modernbert.checkpoint import load_masked_lm
+from tinyrm.pairs import read_pairs
+from tinyrm.spec import HELD_OUT_FILE
+from training.data.collate import PairCollator
+from training.experiments.grid import measure
+from training.model.heads import RowCollator, encoder_for, readout
+from training.recipe import ClozeRecipe, Dora, HeadKind
+from training.stages.cloze import ClozeTrainer, learning_model, train_cloze
+from training.trainer import Diverged, training_arguments
+
+HEADS: list[HeadKind] = ["cloze", "pair-cls", "pair-mean", "pointwise", "tokens"]
+
+
+@pytest.fixture
+def far(trained: Trained, tmp_path: Path, toy_encoder: Encoder) -> Path:
+    """Write a base whose label logits are near 20, as the vocabulary loss makes them."""
+    folder = tmp_path / "base"
+    model = load_masked_lm(str(trained.base))
+    with torch.no_grad():
+        model.decoder.bias[list(toy_encoder.label_ids)] += 20
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(trained.base / name, folder)
+    return folder
+
+
+def inputs_of(head: HeadKind, encoder: Encoder) -> dict[str, Tensor]:
+    texts = encoder_for(head, encoder, encoder._tokenizer)
+    items: list[Any] = [texts.encode(p.comparison(), SPEC.instruction(p.domain), swap=True) for p in toy_pairs(9)]
+    if head == "cloze":
+        return PairCollator(encoder.special.pad, encoder.special.mask, encoder.label_ids)(items)
+    return RowCollator(encoder.special.pad, encoder.special.cls if head == "tokens" else None)(items)
+
+
+def label_logits(recipe: ClozeRecipe, encoder: Encoder, model: nn.Module) -> Tensor:
+    read = readout(recipe.head)
+    if recipe.head == "cloze":
+        read = ClozeTrainer(
+            label_ids=encoder.label_ids,
+            label_loss=True,
+            optimization=recipe.optimization,
+            model=model,
+            args=training_arguments(recipe.output_dir, recipe.optimization, 2),
+            eval_dataset=[],
+        ).read_mask
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        return read(model.eval(), inputs_of(recipe.head, encoder))[1]
+
+
+@pytest.mark.parametrize("adapter", [None, Dora(rank=2, alpha=2)], ids=["weights", "adapter"])
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_is_read_in_fp32_under_autocast(
+    far: Path, toy: Toy, toy_encoder: Encoder, head: HeadKind, adapter: Dora | None
+) -> None:
+    recipe = toy.recipe(far.parent / "out", model=str(far), head=head, dora=adapter)
+    torch.manual_seed(0)
+    model = learning_model(recipe)
+    logits = label_logits(recipe, toy_encoder, model)
+    assert logits.dtype == torch.float32
+    assert not logits.equal(logits.bfloat16().float()), "every logit is one of bf16"
+    body = next(each for each in model.modules() if isinstance(getattr(each, "layers", None), nn.ModuleList))
+    hidden: list[Tensor] = []
+    body.layers[-1].mlp.Wo.register_forward_hook(lambda _, __, out: hidden.append(out))
+    label_logits(recipe, toy_encoder, model)
+    assert hidden[0].dtype == torch.bfloat16, "the body stays in bf16"
+
+
+@pytest.mark.parametrize("loss", ["vocabulary", "labels"])
+def test_a_bf16_run_measures_what_its_checkpoint_gives(far: Path, toy: Toy, tmp_path: Path, loss: str) -> None:
+    steps = {"precision": "bf16", "peak_lr": 1e-5}
+    metrics = train_cloze(toy.recipe(tmp_path / "out", steps, model=str(far), loss=loss), toy.data, resume=False)
+    found = measure(tmp_path / "out", read_pairs(tmp_path / "out" / HELD_OUT_FILE))
+    for name, value in found.items():
+        # The body is in bf16, so that a margin near 0 may have another sign.
+        assert metrics[f"eval_{name}"] == pytest.approx(value, abs=0.13), name
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = ClozeTrainer.compute_loss
+
+    def broken(trainer: ClozeTrainer, *args: Any, **kwargs: Any) -> Any:
+        loss = compute(trainer, *args, **kwargs)
+        return loss * float("nan") if trainer.state.global_step == 2 else loss
+
+    monkeypatch.setattr(ClozeTrainer, "compute_loss", broken)
+    with pytest.raises(Diverged, match=r"loss is nan in step 3, in a batch of 8 sequences of \d+ tokens"):
+        train_cloze(toy.recipe(tmp_path, {"max_steps": 20, "save_steps": 1}), toy.data, resume=False)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weights(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = ClozeTrainer.compute_loss
+
+    def broken(trainer: ClozeTrainer, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        loss = compute(trainer, model, *args, **kwargs)
+        if trainer.state.global_step == 2 and model.training:  # the root of 0 is 0, its slope is infinite
+            loss = loss + sum((p - p.detach()).abs().sum().sqrt() for p in model.parameters() if p.requires_grad)
+        return loss
+
+    monkeypatch.setattr(ClozeTrainer, "compute_loss", broken)
+    with pytest.raises(Diverged, match="gradient is nan in step 3"):
+        train_cloze(toy.recipe(tmp_path, {"max_steps": 20, "save_steps": 1}), toy.data, resume=False)
+    newest = load_masked_lm(str(tmp_path / "checkpoint-2"))
+    assert all(parameter.isfinite().all() for parameter in newest.parameters())
+
+
+def test_held_out_data_with_an_infinite_loss_end_the_run_before_it_saves(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = ClozeTrainer.compute_loss
+
+    def broken(trainer: ClozeTrainer, model: nn.Module, *args: Any, return_outputs: bool = False, **kw: Any) -> Any:
+        found = compute(trainer, model, *args, return_outputs=return_outputs, **kw)
+        return (found[0] * float("inf"), found[1]) if return_outputs else found
+
+    monkeypatch.setattr(ClozeTrainer, "compute_loss", broken)
+    with pytest.raises(Diverged, match="eval_loss is inf on held-out data after step 2"):
+        train_cloze(toy.recipe(tmp_path), toy.data, resume=False)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_bf16_trains_on_a_machine_without_a_gpu(toy: Toy, tmp_path: Path) -> None:
+    train_cloze(toy.recipe(tmp_path, {"precision": "bf16"}), toy.data, resume=False)
+    assert read_log(tmp_path)[-1]["step"] == 2
