@@ -56,8 +56,9 @@ def prepare_output(recipe: TrainingRecipe, data: Mapping[str, str], *, resume: b
     """
 
     def prepare() -> Start:
-        folder, ours = recipe.output_dir, identity(recipe, data)
+        folder = recipe.output_dir
         refuse_inputs(folder, inputs_of(recipe))
+        ours = identity(recipe, data)
         checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
         held = checkpoint or next((str(file) for pattern in WRITTEN for file in folder.glob(pattern)), None)
         if held and not fresh:

@@ -106,7 +106,7 @@ def test_the_same_run_continues_with_resume_and_is_replaced_with_fresh_only(toy:
 def test_a_run_never_writes_over_what_it_reads(toy: Toy, tmp_path: Path, fresh: bool) -> None:
     shutil.copytree(toy.base, tmp_path / "base")
     before = (tmp_path / "base" / "model.safetensors").read_bytes()
-    fields = toy.recipe(tmp_path / "base", model=f"{tmp_path}/out/../base").model_dump()
+    fields = toy.recipe(tmp_path / "base", model=f"{tmp_path}/base/../base").model_dump()
     optimization = fields["optimization"]
     sft = {"task": "sft", "output_dir": tmp_path / "base", "model": str(tmp_path / "base")}
     text = {"path": "text.jsonl", "kind": "documents"}
