@@ -6,9 +6,10 @@ a newer service. The bodies of other programs' APIs are in service/dialects.
 
 from collections.abc import Collection
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,11 +22,12 @@ from pydantic import (
     model_validator,
 )
 from pydantic.config import JsonDict
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from tinyrm.chat import Message
+from tinyrm import chat
+from tinyrm.chat import LIST, TEXT, ChatMessage, Message, text_branch
 from tinyrm.comparison import Strategy, SwapMode, Verdict
-from tinyrm.errors import BRANCH, TinyRMError, from_validation
+from tinyrm.errors import InvalidInput, TinyRMError, from_validation
 
 # The largest value of the setting max_batch_items. It is checked while a list is parsed: validating a million invalid
 # items before the refusal would block the service for seconds.
@@ -36,8 +38,6 @@ MAX_TIMEOUT_MS = 3_600_000
 NonEmpty = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(max_length=200)]  # error messages repeat an unknown name
 Scale = Literal["zero_mean", "unit"]
-
-TEXT, MESSAGES = f"{BRANCH}text", f"{BRANCH}messages"
 
 # Errors that do not depend on the request: a later try may succeed.
 TRANSIENT = frozenset(("overloaded", "unavailable", "engine_restarting", "shutting_down"))
@@ -67,18 +67,62 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def prompt_branch(prompt: Any) -> str:
-    """Return the branch of the union by type, so that an invalid message is not reported as an invalid string."""
-    return MESSAGES if isinstance(prompt, list) else TEXT
+# Messages
 
 
-StrictMessage = Annotated[
-    Message, BeforeValidator(partial(refuse_unknown_keys, known=frozenset(Message.__annotations__)))
-]
-Prompt = Annotated[
-    Annotated[NonEmpty, Tag(TEXT)] | Annotated[list[StrictMessage], Field(min_length=1, fail_fast=True), Tag(MESSAGES)],
-    Discriminator(prompt_branch),
-]
+def _read_message(message: ChatMessage) -> tuple[chat.Speaker, str]:
+    """Return the speaker and the text. Only the assistant and tools may be silent: theirs may be a call, or no result.
+
+    Raises PydanticCustomError, so that the error names the place of the message.
+    """
+    try:
+        speaker, text = chat.read_turn(message)
+    except InvalidInput as error:
+        raise PydanticCustomError("message", "{reason}", {"reason": str(error)}) from None
+    if not text and speaker not in ("assistant", "tool"):
+        raise PydanticCustomError("message", "a message of the {speaker} must have a text", {"speaker": speaker})
+    if not text and all(message.get(key) is None for key in ("content", "tool_calls", "function_call", "refusal")):
+        raise PydanticCustomError("message", "a message must have a content or tool_calls")
+    if not is_unicode(text):
+        raise PydanticCustomError("string_unicode", "half of a surrogate pair is no valid text")
+    return speaker, text
+
+
+def _read_prompt(turns: list[tuple[chat.Speaker, str]]) -> list[Message]:
+    messages = [chat.to_message(speaker, text) for speaker, text in turns if text]
+    if not messages:
+        raise PydanticCustomError("messages", "no message has a text")
+    return messages
+
+
+def _read_response(turns: list[tuple[chat.Speaker, str]]) -> str:
+    if any(speaker in ("system", "user") for speaker, _ in turns):
+        raise PydanticCustomError(
+            "messages", "a response has messages of the assistant and of its tools; others belong to the prompt"
+        )
+    if not (text := chat.join_turns(turns)):
+        raise PydanticCustomError("messages", "no message has a text")
+    return text
+
+
+if TYPE_CHECKING:  # what is left after validation
+    Prompt = str | list[Message]
+    Response = str
+else:
+    StrictMessage = Annotated[
+        ChatMessage, BeforeValidator(partial(refuse_unknown_keys, known=frozenset(ChatMessage.__annotations__)))
+    ]
+    Messages = Annotated[
+        list[Annotated[StrictMessage, AfterValidator(_read_message)]], Field(min_length=1, fail_fast=True)
+    ]
+    Prompt = Annotated[
+        Annotated[NonEmpty, Tag(TEXT)] | Annotated[Messages, AfterValidator(_read_prompt), Tag(LIST)],
+        Discriminator(text_branch),
+    ]
+    Response = Annotated[
+        Annotated[NonEmpty, Tag(TEXT)] | Annotated[Messages, AfterValidator(_read_response), Tag(LIST)],
+        Discriminator(text_branch),
+    ]
 
 
 class Request(BaseModel):
@@ -141,7 +185,9 @@ class Truncated(Reply):
 class PromptRequest(Request):
     """The fields that all requests share: a prompt, and how its responses are compared."""
 
-    prompt: Prompt = Field(description="The request as text, or a dialogue as a list of chat messages.")
+    prompt: Prompt = Field(
+        description="The request as text, or a dialogue as a list of chat messages; roles and parts as in OpenAI's API."
+    )
     domain: Name | None = Field(default=None, description="One of the model's domains; each has its own instruction.")
     instruction: NonEmpty | None = Field(default=None, description="Replaces the domain's instruction.")
     swap: SwapMode | None = Field(
@@ -163,8 +209,8 @@ class CompareRequest(PromptRequest):
         },
     )
 
-    response_a: NonEmpty
-    response_b: NonEmpty
+    response_a: Response = Field(description="A text, or messages: calls of tools, their results, the reply.")
+    response_b: Response
 
 
 class CompareReply(Reply):
@@ -213,14 +259,14 @@ GROUP_EXAMPLE: JsonDict = {"prompt": "What is 2 + 2?", "responses": ["2 + 2 = 5.
 class GroupRequest(PromptRequest):
     """Several responses to one prompt."""
 
-    responses: Annotated[list[NonEmpty], Field(min_length=1, max_length=MAX_RESPONSES, fail_fast=True)]
+    responses: Annotated[list[Response], Field(min_length=1, max_length=MAX_RESPONSES, fail_fast=True)]
     strategy: Strategy = Field(
         default="round_robin",
         description="Which pairs are compared. round_robin: all, n (n - 1) / 2 comparisons. swiss: neighbours in the "
         "standings, at most n / 2 in each of log2(n) + 1 rounds. knockout: winners only, n - 1. reference: each "
         "response with `reference` only, n.",
     )
-    reference: NonEmpty | None = Field(
+    reference: Response | None = Field(
         default=None, description="The response that each response is compared with; see `strategy`."
     )
 
@@ -236,7 +282,7 @@ class RankRequest(GroupRequest):
 
     model_config = ConfigDict(json_schema_extra={"examples": [GROUP_EXAMPLE]})
 
-    responses: Annotated[list[NonEmpty], Field(min_length=2, max_length=MAX_RESPONSES, fail_fast=True)]
+    responses: Annotated[list[Response], Field(min_length=2, max_length=MAX_RESPONSES, fail_fast=True)]
     win_matrix: bool = Field(default=False, description="Whether the reply contains the result of each comparison.")
 
 

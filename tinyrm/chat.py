@@ -1,8 +1,9 @@
-"""Convert dialogues: chat messages, lists of content parts, and texts with the markers of a chat template."""
+"""Convert chat messages of every common form to messages of a role and a text: one mapping for the whole product."""
 
-import re
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import (
     Annotated,
     Any,
@@ -10,223 +11,223 @@ from typing import (
     NotRequired,  # pydantic does not accept typing.TypedDict before Python 3.12
 )
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
 from typing_extensions import TypedDict
 
-from tinyrm.errors import InvalidInput
+from tinyrm.errors import BRANCH, InvalidRequest, MissingText, UnknownForm
 
 Role = Literal["system", "user", "assistant"]
+Speaker = Literal["system", "user", "assistant", "tool"]
 
 
 @with_config(ConfigDict(extra="forbid"))
 class Message(TypedDict):
-    """One turn of a dialogue."""
+    """One turn of a dialogue, as the model reads it."""
 
     role: Role
     content: Annotated[str, Field(min_length=1)]
 
 
-class Turn(TypedDict):
-    """A message in the form of trainers and data sets; other fields, such as tool calls, are ignored."""
+@with_config(ConfigDict(extra="allow"))
+class ContentPart(TypedDict):
+    """A part of a message. Only parts with text can be read."""
 
-    role: str
-    content: NotRequired[str | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None]
+    type: NotRequired[str]
+    text: NotRequired[str | None]
+
+
+def text_branch(value: Any) -> str:
+    """Return the branch of a union by type, so that an invalid list is not reported as an invalid string."""
+    return LIST if isinstance(value, list) else TEXT
+
+
+TEXT, LIST = f"{BRANCH}text", f"{BRANCH}list"
+# Ends at the first invalid element: an error for each would take many times as long as parsing the body.
+FAIL_FAST = Field(fail_fast=True)
+Content = Annotated[
+    Annotated[str, Tag(TEXT)] | Annotated[list[ContentPart], FAIL_FAST, Tag(LIST)], Discriminator(text_branch)
+]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class ChatMessage(TypedDict):
+    """One turn of a dialogue, as chat APIs write it. `tool_calls` become text; the last fields are not read."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: NotRequired[Content | None]
+    tool_calls: NotRequired[Annotated[list[dict[str, Any]], FAIL_FAST] | None]
+    function_call: NotRequired[dict[str, Any] | None]
+    refusal: NotRequired[str | None]
+    name: NotRequired[str | None]
+    tool_call_id: NotRequired[str | None]
+    reasoning_content: NotRequired[str | None]
+    annotations: NotRequired[list[Any] | None]
+    audio: NotRequired[None]
 
 
 Prompt = str | list[Message]
-# A prompt or a completion in the form of trainers and data sets; each turn has at least the fields of `Turn`.
+# A prompt or a completion in the form of trainers and data sets; `read_turn` lists the forms of a turn.
 Turns = Sequence[Mapping[str, Any]]
 TextOrTurns = str | Turns
 
 # Replaces an empty response: the service accepts no empty text, and the other responses should win against it.
 BLANK = " "
 
-# Roles in templates and APIs. Any other role, such as a tool, counts as the user: it gives the model information.
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "assistant": "assistant",
-    "model": "assistant",
-    "ai": "assistant",
-    "Assistant": "assistant",
-    "/INST": "assistant",
+# The roles of chat templates, APIs and data sets. A tool counts as the user for the model: it gives information.
+SPEAKERS: dict[str, Speaker] = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "model", "ai", "gpt", "chatgpt", "bot"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "environment"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "assistant"),
 }
+# The keys of a turn, in the order in which they are looked for.
+ROLE_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value", "text")
+# Parts with the reasoning before a response: it is not judged.
+REASONING = ("reasoning", "thinking", "redacted_thinking", "reasoning_text")
+# A tool's result may be a list of parts again.
+MAX_DEPTH = 4
 
 
-def join_parts(content: str | Sequence[Mapping[str, Any]] | None) -> str:
-    """Return the text of a message's content, which is a text or a list of parts; parts without text are left out."""
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content or () if isinstance(part.get("text"), str))
+def read_turn(turn: Mapping[str, Any]) -> tuple[Speaker, str]:
+    """Return the speaker and the text of a turn, which may be empty.
+
+    A turn has a role and a content (chat APIs), `from` and `value` (ShareGPT), or a `type` (items of the Responses
+    API). The content is a text, a list of parts, or None. Calls of tools become text.
+
+    Raises UnknownForm, which names the keys of a turn in another form, and InvalidRequest.
+    """
+    if not isinstance(turn, Mapping):
+        raise UnknownForm(f"a message must be an object with a role and a content, not {_kind(turn)}")
+    item = turn.get("type")
+    if item in ("function_call", "custom_tool_call"):
+        return "assistant", write_call(turn)
+    if item in ("function_call_output", "custom_tool_call_output"):
+        return "tool", join_parts(turn.get("output"))
+    if item in REASONING:
+        return "assistant", ""
+    role = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
+    keys = [key for key in TEXT_KEYS if key in turn]
+    calls = turn.get("tool_calls") or ()
+    # Some tables hold the list as a text, and a column of messages has the key in every message.
+    calls = [calls] if isinstance(calls, str | Mapping) else [call for call in calls if call]
+    if turn.get("function_call"):
+        calls.append(turn["function_call"])
+    if role is None or not (keys or calls or turn.get("refusal")):
+        raise UnknownForm(f"a message must have a role and a content; this one has {list_keys(turn)}")
+    speaker = SPEAKERS.get(role.lower()) if isinstance(role, str) else None
+    if speaker is None:
+        raise InvalidRequest(f"a message has the unknown role {str(role)[:40]!r}; known are {', '.join(SPEAKERS)}")
+    content = next((turn[key] for key in keys if turn[key] is not None), None)
+    text = join_parts(content) or turn.get("refusal") or ""
+    return speaker, "\n".join(filter(None, [text, *map(write_call, calls)]))
+
+
+def join_parts(content: Any, depth: int = 0) -> str:
+    """Return the text of a message's content, which is a text or a list of parts.
+
+    Raises InvalidRequest for a part that is not text, such as an image: a judgement without it would be of another
+    message.
+    """
+    if hasattr(content, "tolist"):  # NumPy, in which pandas holds lists
+        content = content.tolist()
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list | tuple) or depth > MAX_DEPTH:
+        raise InvalidRequest(f"the content of a message must be a text or a list of parts, not {_kind(content)}")
+    return "".join(_read_part(part, depth) for part in content)
+
+
+def _read_part(part: Any, depth: int) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        raise InvalidRequest(f"a part of a message must be a text or an object with a text, not {_kind(part)}")
+    for key in ("text", "refusal"):
+        if isinstance(part.get(key), str):
+            return str(part[key])
+    kind = part.get("type")
+    if kind in REASONING:
+        return ""
+    if kind == "tool_use":
+        return write_call(part)
+    if kind == "tool_result":
+        return join_parts(part.get("content"), depth + 1)
+    what = f"of type {str(kind)[:40]!r}" if kind is not None else f"with {list_keys(part)}"
+    raise InvalidRequest(f"a part of a message {what} has no text; the model reads text only")
+
+
+def write_call(call: Any) -> str:
+    """Return the call of a tool as text. Raises InvalidRequest for an object that is no call."""
+    if isinstance(call, str):
+        return f"<tool_call>{call}</tool_call>"
+    function = (call.get("function") or call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        keys = list_keys(call) if isinstance(call, Mapping) else _kind(call)
+        raise InvalidRequest(f"a call of a tool must have the name of a function; this one has {keys}")
+    arguments: Any = next((function[key] for key in ("arguments", "input", "parameters") if function.get(key)), {})
+    if isinstance(arguments, str):
+        with suppress(ValueError, RecursionError):  # otherwise as the policy wrote it
+            arguments = json.loads(arguments)
+    text = json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False, default=str)
+    return f"<tool_call>{text}</tool_call>"
 
 
 def to_messages(turns: Iterable[Mapping[str, Any]]) -> list[Message]:
-    """Return role and text of each turn that has text."""
-    return [
-        Message(role=ROLES.get(turn["role"], "user"), content=text)
-        for turn in turns
-        if (text := join_parts(turn.get("content")))
-    ]
+    """Return role and text of each turn that has text. Raises InvalidRequest."""
+    read = map(read_turn, turns)
+    return [to_message(speaker, text) for speaker, text in read if text]
+
+
+def to_message(speaker: Speaker, text: str) -> Message:
+    return Message(role="user" if speaker == "tool" else speaker, content=text)
 
 
 def to_prompt(prompt: TextOrTurns) -> Prompt:
-    """Return a prompt that the service accepts: a text unchanged, turns as messages, a blank if there is no text."""
-    return (prompt if isinstance(prompt, str) else to_messages(prompt)) or BLANK
+    """Return a prompt that the service accepts: a text unchanged, turns as messages, a blank if there is no text.
+
+    Raises InvalidRequest.
+    """
+    return (prompt if isinstance(prompt, str) else to_messages(list_turns(prompt, "a prompt"))) or BLANK
 
 
 def to_response(completion: TextOrTurns) -> str:
-    """Return a completion as one text; several turns (a tool call, its result, a reply) are joined in order."""
+    """Return a completion as one text; several turns (a tool call, its result, a reply) are joined in order.
+
+    Raises InvalidRequest.
+    """
     if isinstance(completion, str):
         return completion or BLANK
-    return "\n\n".join(message["content"] for message in to_messages(completion)) or BLANK
+    return join_turns(map(read_turn, list_turns(completion, "a response"))) or BLANK
 
 
-def split_turns(turns: Turns) -> tuple[list[Message], str]:
-    """Return the prompt of a conversation, and its last turn as the response.
-
-    Raises ValueError if there is no turn before the last.
-    """
-    if len(turns) < 2:
-        raise ValueError(f"a conversation must have a prompt and a response, at least 2 messages; got {len(turns)}")
-    return to_messages(turns[:-1]), to_response(turns[-1:])
-
-
-# Texts in the markup of a chat template
-
-
-@dataclass(frozen=True, slots=True)
-class Markup:
-    """How a family of chat templates writes turns."""
-
-    header: re.Pattern[str]  # begins a turn; its group is the role
-    end: str  # ends a turn, as does the next header
-    begins_with_system: bool = False  # whether text before the first header is the system turn
+def list_turns(value: Any, name: str) -> list[Any]:
+    """Return the turns that a value holds, in whatever container. Raises MissingText, UnknownForm."""
+    if hasattr(value, "tolist"):  # NumPy, in which pandas holds lists
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        # Some versions of `datasets` hold a list of messages as one list for each key.
+        lists = {key: part for key, part in value.items() if isinstance(part, list)}
+        is_table = len(lists) == sum(part is not None for part in value.values())
+        if not is_table or len({len(part) for part in lists.values()}) != 1:
+            return [value]
+        return [dict(zip(lists, turn, strict=True)) for turn in zip(*lists.values(), strict=True)]
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise MissingText(f"{name} is null")
+    if not isinstance(value, list | tuple):
+        raise UnknownForm(f"{name} must be a text or a list of messages, not {_kind(value)}")
+    return list(value)
 
 
-MARKUPS = (
-    Markup(
-        re.compile(r"<\uff5c(User|Assistant)\uff5c>"),
-        "<\uff5cend\u2581of\u2581sentence\uff5c>",
-        begins_with_system=True,  # DeepSeek
-    ),
-    Markup(re.compile(r"<\|im_start\|>(\w+)\n"), "<|im_end|>"),  # ChatML: Qwen, Yi, SmolLM
-    Markup(re.compile(r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*"), "<|eot_id|>"),  # Llama 3
-    Markup(re.compile(r"<\|header_start\|>(\w+)<\|header_end\|>\s*"), "<|eot|>"),  # Llama 4
-    Markup(re.compile(r"<start_of_turn>(\w+)\n"), "<end_of_turn>"),  # Gemma
-    Markup(re.compile(r"<\|(system|user|assistant|observation)\|>\n?"), "<|end|>"),  # Phi, Zephyr, GLM
-    Markup(re.compile(r"\[(/?INST)\]"), "</s>"),  # Llama 2, Mistral
-)
-
-# Special tokens that may surround a response if a trainer decoded it without skipping them.
-SPECIAL_TOKENS = (
-    *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<|end_of_text|>", "<|end|>", "</s>"),
-    *("<s>", "<|begin_of_text|>", "<|finetune_right_pad_id|>", "<bos>", "<eos>", "<pad>", "<unk>", "<end_of_turn>"),
-    *("[PAD]", "[gMASK]", "<sop>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>"),
-    "<\uff5cend\u2581of\u2581sentence\uff5c>",
-)
-LEADING = re.compile(rf"(?:\s+|{'|'.join(map(re.escape, SPECIAL_TOKENS))})*+")
-# Matches the reversed text, so that its end is found without a search.
-TRAILING = re.compile(rf"(?:\s+|{'|'.join(re.escape(token[::-1]) for token in SPECIAL_TOKENS)})*+")
-
-# A shorter match between the end of a prompt and the beginning of a text is accidental.
-MIN_OVERLAP = 16
-# In a repetitive prompt the text might begin at many positions. These limits on the positions and on the compared
-# characters keep the search within milliseconds.
-MAX_POSITIONS = 10_000
-MAX_COMPARED_CHARACTERS = 64 * 2**20
+def join_turns(turns: Iterable[tuple[Speaker, str]]) -> str:
+    return "\n\n".join(text for _, text in turns if text)
 
 
-@dataclass(frozen=True, slots=True)
-class _MarkedTurn:
-    role: str
-    content: str
-    is_empty: bool  # nothing follows the header, not even a special token
+def list_keys(mapping: Mapping[Any, Any]) -> str:
+    """Return the keys of an object for an error message."""
+    keys = [str(key)[:40] for key in mapping]
+    return f"the keys {', '.join(keys[:20])}{', ...' if len(keys) > 20 else ''}" if keys else "no keys"
 
 
-def parse_markup(text: str) -> list[Message]:
-    """Return the turns of a text that begins with the marker of a known template; an empty list for any other text.
-
-    Leaves out empty turns, among them a generation prompt: the header of a turn that has not begun.
-    """
-    return to_messages({"role": turn.role, "content": turn.content} for turn in _split_markup(text))
-
-
-def parse_prompt(prompt: str | Sequence[Turn]) -> Prompt:
-    """Return a policy's prompt as messages, or the text itself if it has no known template."""
-    return parse_markup(prompt) or prompt if isinstance(prompt, str) else to_messages(prompt)
-
-
-def split_dialogue(text: str) -> tuple[Prompt, str]:
-    """Return the prompt of a whole dialogue, and the assistant's last turn, which may be empty if its end is marked.
-
-    Raises InvalidInput if the text does not end in a turn of the assistant.
-    """
-    *before, last = _split_markup(text) or [_MarkedTurn("", "", is_empty=True)]
-    prompt = to_messages({"role": turn.role, "content": turn.content} for turn in before)
-    if not prompt or ROLES.get(last.role) != "assistant" or last.is_empty:
-        raise InvalidInput(
-            "input: not a chat template that is supported (ChatML, Llama, Gemma, Mistral, Phi, DeepSeek) with a last "
-            "turn of the assistant; see docs/dialects.md"
-        )
-    return prompt, last.content
-
-
-def find_response(query: str, prompt: str) -> str:
-    """Return `query` without the prompt at its beginning and without surrounding special tokens.
-
-    Also finds a prompt that was truncated on its left, so that only its end is there. Without any part of the prompt,
-    the whole query is the response.
-    """
-    for text, beginning in ((query, prompt), (_strip_leading(query), _strip_leading(prompt))):
-        if text.startswith(beginning):
-            return strip_special(text[len(beginning) :])
-    return strip_special(query[_overlap(prompt, query) :])
-
-
-def strip_special(text: str) -> str:
-    """Return the text without surrounding special tokens and white space."""
-    return _strip_leading(_strip_leading(text)[::-1], TRAILING)[::-1]
-
-
-def _strip_leading(text: str, leading: re.Pattern[str] = LEADING) -> str:
-    found = leading.match(text)
-    return text[found.end() :] if found else text
-
-
-def _split_markup(text: str) -> list[_MarkedTurn]:
-    """Return the turns of a text that begins with the marker of a template; none if it only mentions a marker."""
-    found = [(header.start(), markup) for markup in MARKUPS if (header := markup.header.search(text))]
-    if not found:
-        return []
-    start, markup = min(found, key=lambda pair: pair[0])
-    if _strip_leading(text[:start]) and not markup.begins_with_system:
-        return []
-    headers = list(markup.header.finditer(text))
-    ends = [header.start() for header in headers[1:]] + [len(text)]
-    turns = [("system", text[: headers[0].start()])]
-    turns += [(header[1], text[header.end() : end]) for header, end in zip(headers, ends, strict=True)]
-    return [
-        _MarkedTurn(role, strip_special(content.split(markup.end, 1)[0]), is_empty=not content.strip())
-        for role, content in turns
-    ]
-
-
-def _overlap(prompt: str, query: str) -> int:
-    """Return the length of the longest suffix of `prompt` that is a prefix of `query`."""
-    head, position = query[:MIN_OVERLAP], -1
-    if len(head) < MIN_OVERLAP:
-        return 0
-    tail, budget = prompt[-MIN_OVERLAP:], MAX_COMPARED_CHARACTERS
-    for _ in range(MAX_POSITIONS):
-        position = prompt.find(head, position + 1)
-        if position < 0:
-            return 0
-        length = len(prompt) - position
-        # The cheap comparison first: the long one copies.
-        if query[length - MIN_OVERLAP : length] == tail:
-            budget -= length
-            if budget < 0:
-                return 0
-            if query.startswith(prompt[position:]):
-                return length
-    return 0
+def _kind(value: object) -> str:
+    return "null" if value is None else type(value).__name__

@@ -3,6 +3,9 @@
 TinyRMError
 ├── InvalidInput              the input cannot be scored
 │   ├── InvalidRequest        a body, an item of a list or a row does not have the expected shape
+│   │   ├── UnknownForm       the columns or keys of a row or a message are of no known form
+│   │   ├── MissingText       a text of a row is missing
+│   │   └── Mismatch          the responses of a row are not two responses to one prompt
 │   ├── InvalidText           a text is not valid Unicode
 │   ├── InstructionTooLong    the instruction leaves no room for the texts
 │   ├── UnknownDomain         the bundle has no such domain
@@ -58,6 +61,20 @@ class InvalidInput(TinyRMError):
 
 class InvalidRequest(InvalidInput):
     type = "invalid_request"
+
+
+class UnknownForm(InvalidRequest):
+    """Most likely, all rows of the set have this form."""
+
+    type = "unknown_form"
+
+
+class MissingText(InvalidRequest):
+    type = "missing_text"
+
+
+class Mismatch(InvalidRequest):
+    type = "mismatch"
 
 
 class InvalidText(InvalidInput):

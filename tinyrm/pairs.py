@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidInput, describe
 from tinyrm.files import READ_ERRORS, open_text
+from tinyrm.preferences import read_preference
+from tinyrm.template import FIGURE2
 
 NonEmpty = Annotated[str, Field(min_length=1)]
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
@@ -33,7 +35,23 @@ class PreferencePair(BaseModel):
 
 def read_pairs(path: Path) -> list[PreferencePair]:
     """Return all pairs of a file. Raises InvalidInput, which names the first line that is not a pair."""
-    return read_records(path, PreferencePair)
+    return [to_pair(record, f"{path}, line {number}") for number, record in enumerate(read_jsonl(path), start=1)]
+
+
+def to_pair(record: object, place: str) -> PreferencePair:
+    """Return a record in any form of `tinyrm.preferences` as a pair; chat messages become one text, as in training.
+
+    Raises InvalidInput, which names the place, and the columns or keys of a record in another form.
+    """
+    if not isinstance(record, dict):
+        raise InvalidInput(f"{place}: a record must be an object, not {type(record).__name__}")
+    try:
+        texts = read_preference(record)
+    except InvalidInput as error:
+        raise InvalidInput(f"{place}: {error}") from error
+    prompt = texts.prompt if isinstance(texts.prompt, str) else FIGURE2.render_messages(texts.prompt)
+    fields = {"prompt": prompt, "chosen": texts.chosen, "rejected": texts.rejected}
+    return validate(PreferencePair, record | fields, place)
 
 
 def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:

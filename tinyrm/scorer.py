@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tinyrm import starter
 from tinyrm.batching import pack
 from tinyrm.bundle import Bundle
-from tinyrm.chat import Message
+from tinyrm.chat import TextOrTurns, to_response
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.engines import Engine, EngineOptions, open_engine
@@ -56,9 +56,9 @@ class Scorer:
 
     def compare(
         self,
-        prompt: str | Sequence[Message],
-        response_a: str,
-        response_b: str,
+        prompt: TextOrTurns,
+        response_a: TextOrTurns,
+        response_b: TextOrTurns,
         *,
         domain: str | None = None,
         instruction: str | None = None,
@@ -66,15 +66,16 @@ class Scorer:
     ) -> Preference:
         """Return which of two responses is better, and with what probability.
 
-        prompt: a text, or chat messages.
+        prompt: a text, or chat messages; the responses, too.
         domain: selects the instruction; None selects the model's default domain.
         instruction: replaces the domain's instruction.
         swap: whether to score both orders and average them, so that the first position has no advantage.
 
-        Raises UnknownDomain, InstructionTooLong, InvalidText, EngineFailed.
+        Raises UnknownDomain, InstructionTooLong, InvalidText, InvalidRequest, EngineFailed.
         """
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
-        (preference,) = self.score([Comparison(prompt, response_a, response_b)], [instruction], swap=swap)
+        comparison = Comparison(prompt, _text(response_a), _text(response_b))
+        (preference,) = self.score([comparison], [instruction], swap=swap)
         return preference
 
     def score(
@@ -103,8 +104,8 @@ class Scorer:
 
     def rank(
         self,
-        prompt: str | Sequence[Message],
-        responses: Sequence[str],
+        prompt: TextOrTurns,
+        responses: Sequence[TextOrTurns],
         *,
         domain: str | None = None,
         instruction: str | None = None,
@@ -118,11 +119,12 @@ class Scorer:
         The other arguments and the errors are those of `compare`.
         """
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
+        texts = [_text(response) for response in responses]
         margins: dict[Pair, float] = {}
         schedule = SCHEDULES[strategy](len(responses))
         pairs = next(schedule, [])
         while pairs:
-            comparisons = [Comparison(prompt, responses[i], responses[j]) for i, j in pairs]
+            comparisons = [Comparison(prompt, texts[i], texts[j]) for i, j in pairs]
             preferences = self.score(comparisons, [instruction] * len(pairs), swap=swap)
             margins |= {pair: preference.margin for pair, preference in zip(pairs, preferences, strict=True)}
             try:
@@ -155,6 +157,11 @@ class Scorer:
                 if on_batch:
                     on_batch(len(indices))
         return logits
+
+
+def _text(response: TextOrTurns) -> str:
+    """Return the text of a response; an empty text stays empty."""
+    return response if isinstance(response, str) else to_response(response)
 
 
 def load(folder: str | Path, engine: str = "auto", *, precision: str = "fp32", threads: int = 0) -> Scorer:

@@ -4,13 +4,12 @@ Only `ClozeSpec.resolve` turns domain, instruction and prompt into the texts tha
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tinyrm.chat import Message
+from tinyrm.chat import TextOrTurns, to_messages
 from tinyrm.errors import UnknownDomain
 from tinyrm.template import FIGURE2, TEMPLATES, Template
 
@@ -68,7 +67,7 @@ class ClozeSpec(BaseModel):
 
     def resolve(
         self,
-        prompt: str | Sequence[Message],
+        prompt: TextOrTurns,
         domain: str | None = None,
         instruction: str | None = None,
         *,
@@ -76,19 +75,19 @@ class ClozeSpec(BaseModel):
     ) -> Resolved:
         """Return the instruction and the prompt text that the model reads.
 
-        prompt: a text, or chat messages, which the template renders.
+        prompt: a text, or chat messages in a form of `tinyrm.chat.read_turn`, which the template renders.
         domain: selects the instruction; None selects the default domain.
         instruction: replaces the domain's instruction; the domain must exist nevertheless.
         or_default: whether the default domain replaces an unknown one, for pairs with labels of another source.
 
-        Raises UnknownDomain.
+        Raises UnknownDomain, InvalidRequest.
         """
         name = self.default_domain if domain is None or (or_default and domain not in self.domains) else domain
         if name not in self.domains:
             raise UnknownDomain(f"no domain {name!r} in this model; it has: {', '.join(sorted(self.domains))}")
         return Resolved(
             self.domains[name] if instruction is None else instruction,
-            prompt if isinstance(prompt, str) else self.template.render_messages(list(prompt)),
+            prompt if isinstance(prompt, str) else self.template.render_messages(to_messages(prompt)),
         )
 
     def instruction(self, domain: str | None = None, *, or_default: bool = False) -> str:

@@ -24,6 +24,11 @@ returns the same strengths or, with scale `unit`, mean probabilities. `tinyrm ev
 with the same function, so the benchmark measures what is served. [results/ranking.md](results/ranking.md) gives the
 reasons for this formula.
 
+A prompt or a response may be a list of chat messages in the form of OpenAI's API: `role` is `system`, `developer`,
+`user`, `assistant`, `tool` or `function`, and `content` is a text or a list of parts with text. The model reads a
+`developer` as the system, a `tool` as the user, and `tool_calls` as text. A part without text, such as an image, is
+refused. The messages of a response are the assistant's and those of its tools.
+
 Every error has one shape: `{"error": {"type": "...", "message": "..."}}`. `type` is stable, so programs may
 rely on it; [errors.md](errors.md) lists all.
 """
@@ -117,6 +122,8 @@ def kind(api: Mapping[str, Any], field: Mapping[str, Any]) -> str:
     if "$ref" in field:
         name = field["$ref"].rsplit("/", 1)[-1]
         inner = api["components"]["schemas"][name].get("properties", {})
+        if name == "ChatMessage":
+            return "chat message"  # the head of the page describes it
         return f"object ({', '.join(inner)})" if inner else name
     if choices := field.get("anyOf") or field.get("oneOf"):
         return " or ".join(kind(api, choice) for choice in choices)

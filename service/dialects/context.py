@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, Query, Request
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from service.api.dependencies import AppState, TimeoutMs, get_deadline, get_fairness_key, get_state
@@ -25,14 +34,34 @@ from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText, first_of_
 
 T = TypeVar("T")
 
+
+def replace_surrogates(text: Any) -> Any:
+    """Return a text with a replacement character for each lone surrogate, which no tokenizer accepts.
+
+    A sample that was refused for one would let all others of its prompt wait for it.
+    """
+    if not isinstance(text, str):
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+# A text that a policy wrote.
+PolicyText = Annotated[str, BeforeValidator(replace_surrogates)]
+
 PROMPT: TypeAdapter[chat.Prompt] = TypeAdapter(api.Prompt)
-RESPONSE: TypeAdapter[str] = TypeAdapter(NonEmpty)
+RESPONSE: TypeAdapter[str] = TypeAdapter(Annotated[NonEmpty, BeforeValidator(replace_surrogates)])
 RESPONSES: TypeAdapter[list[str]] = TypeAdapter(
     Annotated[list[NonEmpty], Field(max_length=MAX_RESPONSES, fail_fast=True)]
 )
 
 # Ends at the first invalid element: an error for each one would take many times as long as parsing the body.
 FAIL_FAST = Field(fail_fast=True)
+# Chat messages in any form that tinyrm.chat.read_turn knows.
+AnyMessages = Annotated[list[dict[str, Any]], FAIL_FAST]
 
 # Trainers put any value into a label; only text and numbers serve as a reference.
 Label = Any
@@ -115,7 +144,7 @@ class DialectContext:
     async def score_responses(self, options: Options, prompt: chat.Prompt, responses: Sequence[str]) -> GroupResult:
         """Compare the responses with each other, and return the result."""
         question = make_question(options, prompt)
-        texts = [response or BLANK for response in responses]
+        texts = [replace_surrogates(response) or BLANK for response in responses]
         if len(texts) > 1:
             texts = validate(RESPONSES, texts, "responses")
         result = await score_group(
@@ -138,7 +167,10 @@ class DialectContext:
         if options.labels == "ignore" or label is None or label == "":
             return await self.join_cohort(options, prompt, response)
         if isinstance(label, bool) or not isinstance(label, str | int | float):
-            raise InvalidInput("label: must be text or a number to be compared with; see ?labels=ignore")
+            raise InvalidInput(
+                f"label: a response cannot be compared with {type(label).__name__}; send the text of a reference, or "
+                "add ?labels=ignore to the URL, so that the responses to a prompt are compared with each other"
+            )
         return await self.compare_with_reference(options, prompt, response, str(label), wait_for_room=wait_for_room)
 
     async def join_cohort(
@@ -208,6 +240,10 @@ QueryLabelOptions = Annotated[LabelOptions, Query()]
 
 
 def make_question(options: Options, prompt: chat.Prompt) -> Question:
+    if isinstance(prompt, str):
+        prompt = replace_surrogates(prompt)
+    else:
+        prompt = [message | {"content": replace_surrogates(message["content"])} for message in prompt]
     prompt = validate(PROMPT, prompt, "prompt")
     return Question(prompt, domain=options.domain, instruction=options.instruction, model=options.model)
 

@@ -6,27 +6,25 @@ Numbers are on its scale: 1 to 5, where 3 is neither good nor bad.
 import json
 import math
 import statistics
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import FAIL_FAST, Context, DialectBody, Options, QueryCohortOptions, QueryOptions
+from service.dialects.context import AnyMessages, Context, DialectBody, Options, QueryCohortOptions, QueryOptions
 from service.scoring.ranking import GroupResult
 from tinyrm.api import MAX_RESPONSES, NonEmpty
-from tinyrm.chat import Turn, join_parts, parse_prompt, strip_special
+from tinyrm.chat import read_turn
+from tinyrm.markup import parse_prompt, strip_special
 
 router = APIRouter(tags=["nemo-gym"])
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
-class Output(BaseModel):
-    """One output item of a model. Only messages are scored, not reasoning."""
-
-    type: str = "message"
-    content: str | Annotated[list[dict[str, Any]], FAIL_FAST] | None = None
+# Output items that are scored; reasoning is not.
+SCORED_ITEMS = ("message", "function_call", "function_call_output")
 
 
 class ResponseObject(BaseModel):
@@ -34,11 +32,13 @@ class ResponseObject(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    output: Annotated[list[Output], FAIL_FAST]
+    output: AnyMessages
 
     @property
     def text(self) -> str:
-        return strip_special("\n".join(join_parts(part.content) for part in self.output if part.type == "message"))
+        """Return the text of its messages and of its calls of tools. Raises InvalidRequest."""
+        items = [item for item in self.output if item.get("type", "message") in SCORED_ITEMS]
+        return strip_special("\n".join(read_turn({"role": "assistant"} | item)[1] for item in items))
 
 
 class GroupCompareRequest(DialectBody):
@@ -47,7 +47,7 @@ class GroupCompareRequest(DialectBody):
     principle: replaces the domain's instruction.
     """
 
-    conversation_history: list[Turn] = Field(min_length=1, fail_fast=True)
+    conversation_history: list[dict[str, Any]] = Field(min_length=1, fail_fast=True)
     response_objs: list[ResponseObject] = Field(max_length=MAX_RESPONSES, fail_fast=True)
     principle: NonEmpty | None = None
 
@@ -82,7 +82,7 @@ class Created(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    input: str | Annotated[list[Turn], FAIL_FAST]
+    input: str | AnyMessages
 
 
 class VerifyRequest(DialectBody):

@@ -4,10 +4,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import Context, DialectBody, Label, QueryLabelOptions, gather_scores
+from service.dialects.context import Context, DialectBody, Label, PolicyText, QueryLabelOptions, gather_scores
 from tinyrm.api import MAX_ITEMS
-from tinyrm.chat import find_response, parse_prompt
 from tinyrm.errors import InvalidInput
+from tinyrm.markup import find_response, parse_prompt
 
 router = APIRouter(tags=["openrlhf"])
 
@@ -15,10 +15,10 @@ router = APIRouter(tags=["openrlhf"])
 class RewardRequest(DialectBody):
     """Lists of the same length. The trainer sends one sample per request, or an empty list."""
 
-    query: list[str] = Field(
+    query: list[PolicyText] = Field(
         max_length=MAX_ITEMS, fail_fast=True, description="Prompt and response, with special tokens."
     )
-    prompts: list[str] = Field(max_length=MAX_ITEMS, fail_fast=True)
+    prompts: list[PolicyText] = Field(max_length=MAX_ITEMS, fail_fast=True)
     labels: list[Label] | None = Field(
         default=None, max_length=MAX_ITEMS, description="Reference responses, if there are any."
     )

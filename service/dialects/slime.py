@@ -1,12 +1,10 @@
 """slime's and miles' remote reward model: `--rm-type remote_rm --rm-url http://HOST:8000/rm`."""
 
-from typing import Annotated
-
 from fastapi import APIRouter
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import FAIL_FAST, Context, DialectBody, Label, QueryLabelOptions
-from tinyrm.chat import Turn, parse_prompt, strip_special
+from service.dialects.context import AnyMessages, Context, DialectBody, Label, PolicyText, QueryLabelOptions
+from tinyrm.markup import parse_prompt, strip_special
 
 router = APIRouter(tags=["slime"])
 
@@ -17,8 +15,8 @@ class SampleRequest(DialectBody):
     label: a reference response, if there is one.
     """
 
-    prompt: str | Annotated[list[Turn], FAIL_FAST]
-    response: str
+    prompt: PolicyText | AnyMessages
+    response: PolicyText
     label: Label = None
 
 

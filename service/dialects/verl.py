@@ -16,13 +16,14 @@ from service.dialects.context import (
     Context,
     DialectBody,
     DialectContext,
+    PolicyText,
     QueryCohortOptions,
     gather_scores,
 )
 from service.scoring.ranking import GroupScore
 from tinyrm.api import MAX_ITEMS
-from tinyrm.chat import split_dialogue
 from tinyrm.errors import InvalidInput
+from tinyrm.markup import split_dialogue
 
 router = APIRouter(tags=["verl"])
 
@@ -35,7 +36,7 @@ class EmbeddingRequest(DialectBody):
     """
 
     model: str | None = None
-    input: str | Annotated[list[str], Field(max_length=MAX_ITEMS, fail_fast=True)]
+    input: PolicyText | Annotated[list[PolicyText], Field(max_length=MAX_ITEMS, fail_fast=True)]
 
     @property
     def inputs(self) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.support.processes import Process
-from tinyrm.errors import InvalidInput
+from tinyrm.errors import InvalidInput, Mismatch
 from tinyrm.integrations.rewardbench import Pipeline, model_config
 
 PAIRS = [("What is 2 + 2?", "4", "5"), ("Say hello.", "Hello, my friend!", "No."), ("Why?", "Because.", "I refuse.")]
@@ -52,7 +52,7 @@ def test_a_tie_is_a_loss(url: str) -> None:
 
 
 def test_a_pair_of_two_prompts_is_an_error(url: str) -> None:
-    with pytest.raises(ValueError, match="differ before their last message"):
+    with pytest.raises(Mismatch, match="not to the same prompt"):
         pipeline(url)([conversation("Why?", "a")], [conversation("How?", "b")])
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.processes import Process, free_port
-from tinyrm.errors import CallRefused, ServiceUnreachable
-from tinyrm.integrations.trl import reward_func
+from tinyrm.errors import CallRefused, InvalidRequest, ServiceUnreachable
+from tinyrm.integrations.trl import PairwiseJudge, reward_func
 
 SUM, HELLO = "What is 48 + 24?", "Say hello."
 SUMS, HELLOS = ["72, because 48 + 24 = 72.", "I like clips.", "96"], ["Hello!", "No.", "Good morning to you."]
@@ -83,6 +83,63 @@ def test_a_group_that_fails_is_skipped_alone(url: str, caplog: pytest.LogCapture
     assert "3 completions have no reward: invalid_text" in caplog.text
     with pytest.raises(CallRefused):
         call(reward_func(3, url, on_failure="raise"), PROMPTS, broken)
+
+
+TOOL: list[dict[str, Any]] = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": SUM}]},
+    {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]},
+    {"role": "tool", "content": "72", "tool_call_id": "1"},
+]
+IMAGE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SUM}]}]
+
+
+def test_prompts_with_tools_get_the_rewards_of_the_service(service: Process, url: str) -> None:
+    completions = [[{"role": "assistant", "content": text}] for text in SUMS]
+    expected = service.post("/v1/rewards", {"prompt": TOOL, "responses": completions}).json()["rewards"]
+    assert call(reward_func(3, url), [TOOL] * 3, completions) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "reason"),
+    [
+        (SUM, None, "a response is null"),
+        (SUM, [{"speaker": "x"}], "this one has the keys speaker"),
+        (None, "x", "a prompt is null"),
+        (IMAGE, "x", "a part of a message of type 'image'"),
+    ],
+)
+def test_a_group_that_cannot_be_read_is_skipped_alone(
+    url: str, prompt: Any, completion: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    prompts, completions = [*PROMPTS[:3], *[prompt] * 3], [*SUMS, completion, "x", "y"]
+    with caplog.at_level(logging.WARNING):
+        rewards = call(reward_func(3, url), prompts, completions)
+    assert rewards[3:] == [None] * 3
+    assert None not in rewards[:3]
+    assert reason in caplog.text
+    with pytest.raises(InvalidRequest, match=reason):
+        call(reward_func(3, url, on_failure="raise"), prompts, completions)
+
+
+def test_a_missing_reference_skips_its_group_alone(url: str) -> None:
+    func = reward_func(3, url, columns={"reference": "answer"}, strategy="reference")
+    rewards = call(func, PROMPTS, COMPLETIONS, answer=["72"] * 3 + [None] * 3)
+    assert rewards[3:] == [None] * 3
+    assert None not in rewards[:3]
+
+
+def test_the_judge_returns_the_better_one_or_minus_one(service: Process, url: str) -> None:
+    reply = service.post("/v1/compare", {"prompt": SUM, "response_a": SUMS[0], "response_b": SUMS[1]}).json()
+    better = int(reply["preferred"] == "b")
+    judge = PairwiseJudge(url)
+    prompts: list[Any] = [SUM, SUM, IMAGE, SUM, TOOL]
+    pairs: list[Any] = [SUMS[:2], SUMS[1::-1], SUMS[:2], [None, "x"], SUMS[:2]]
+    verdicts = judge.judge(prompts, pairs)
+    assert verdicts[:4] == [better, 1 - better, -1, -1]
+    assert verdicts[4] in (0, 1)
+    assert judge.judge([SUM], [SUMS]) == [-1]
+    assert PairwiseJudge(url, domain="cookery").judge([SUM], [SUMS[:2]]) == [-1]
 
 
 def test_without_a_service_there_is_no_reward_or_an_error() -> None:

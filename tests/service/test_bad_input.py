@@ -59,7 +59,16 @@ CASES = [
     Case("unknown role", body(prompt=[{"role": "robot", "content": "x"}])),
     Case("empty message", body(prompt=[{"role": "user", "content": ""}])),
     Case("message without content", body(prompt=[{"role": "user"}])),
-    Case("message with unknown field", body(prompt=[{"role": "user", "content": "x", "name": "y"}])),
+    Case("message with unknown field", body(prompt=[{"role": "user", "content": "x", "weight": 1}])),
+    Case("message without text in its parts", body(prompt=[{"role": "user", "content": []}])),
+    Case("image", body(prompt=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])),
+    Case("part that is a number", body(prompt=[{"role": "user", "content": [1]}])),
+    Case("content that is an object", body(prompt=[{"role": "user", "content": {"text": "x"}}])),
+    Case("silent assistant alone", body(prompt=[{"role": "assistant", "content": None}])),
+    Case("call without a name", body(prompt=[{"role": "assistant", "tool_calls": [{"id": "1"}]}])),
+    Case("response without messages", body(response_a=[])),
+    Case("response of the user", body(response_a=[{"role": "user", "content": "x"}])),
+    Case("response without text", body(response_a=[{"role": "assistant", "content": None}])),
     Case("message is text", body(prompt=["x"])),
     Case("unknown field", body(response_c="z")),
     Case("swap is a boolean", body(swap=True)),
@@ -100,6 +109,16 @@ CASES = [
     Case("10 MB prompt", body(prompt="x" * 10_000_000), 413, "body_too_large"),
     # texts
     Case("lone surrogate", raw(rb'"\ud800"'), type="invalid_text"),
+    Case(
+        "lone surrogate in a part",
+        body(prompt=[{"role": "user", "content": [{"text": "\udfff"}]}]),
+        type="invalid_text",
+    ),
+    Case(
+        "lone surrogate in a call",
+        body(response_a=[{"role": "assistant", "tool_calls": [{"function": {"name": "\ud800"}}]}]),
+        type="invalid_text",
+    ),
     Case("lone surrogate in a message", body(prompt=[{"role": "user", "content": "\udfff"}]), type="invalid_text"),
     Case("lone surrogate in the instruction", body(instruction="\ud800"), type="invalid_text"),
     Case("lone surrogate in the domain", body(domain="\ud800"), type="invalid_text"),
@@ -184,7 +203,7 @@ def test_the_first_wrong_message_ends_the_validation() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (body(prompt=[{"role": "user", "content": ""}]), "prompt.0.content: String should have at least 1 character"),
+        (body(prompt=[{"role": "user", "content": ""}]), "prompt.0: a message of the user must have a text"),
         (body(prompt=3), "prompt: Input should be a valid string"),
         (body(response_c="z"), "response_c: Extra inputs are not permitted"),
         (None, "body: Field required"),

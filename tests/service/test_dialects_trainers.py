@@ -283,6 +283,52 @@ def test_the_query_of_the_url_sets_the_group_size(patient: Served) -> None:
     assert [reply.json()["rewards"][0] for reply in replies] == rewards(patient, "zero_mean", RESPONSES[:2])
 
 
+USED_TOOL = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": PROMPT}]},
+    {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]},
+    {"role": "tool", "content": "4", "tool_call_id": "1"},
+]
+
+
+def test_every_dialect_with_messages_reads_those_of_chat_apis(patient: Served) -> None:
+    expected = rewards(patient, "zero_mean", RESPONSES[:2], prompt=USED_TOOL)
+    bodies = [{"prompt": USED_TOOL, "response": text} for text in RESPONSES[:2]]
+    assert [reply.json() for reply in at_once(patient, "/rm?group_size=2", bodies)] == expected
+    shares = rewards(patient, "unit", RESPONSES[:2], prompt=USED_TOOL)
+    group = {"conversation_history": USED_TOOL, "response_objs": [response_object(text) for text in RESPONSES[:2]]}
+    graded = patient.client.post("/compare", json=group).json()["rewards"]
+    assert [(reward - 1) / 4 for reward in graded] == shares
+    rollouts = [
+        {"responses_create_params": {"input": USED_TOOL}, "response": response_object(text)} for text in RESPONSES[:2]
+    ]
+    verified = [reply.json()["reward"] for reply in at_once(patient, "/verify?group_size=2", rollouts)]
+    assert [(reward - 1) / 4 for reward in verified] == shares
+
+
+def test_half_a_surrogate_pair_does_not_let_the_other_samples_wait(patient: Served) -> None:
+    """A refused sample would: its group would not be full before its deadline."""
+
+    def sent(path: str, bodies: list[Any]) -> list[int]:
+        with ThreadPoolExecutor(2) as clients:
+            done = clients.map(lambda body: patient.client.post(path, content=json.dumps(body)), bodies)
+            return [reply.status_code for reply in done]
+
+    texts = ("a \ud83d", "4")
+    messages = [{"role": "user", "content": "\udfff?"}]
+    assert sent("/get_reward?group_size=2", [openrlhf(text, prompt=f"{CHATML}\ud83d") for text in texts]) == [200] * 2
+    assert sent("/rm?group_size=2", [{"prompt": messages, "response": text} for text in texts]) == [200] * 2
+    assert sent("/classify?group_size=2", [{"input": f"{CHATML}{text}<|im_end|>"} for text in texts]) == [200] * 2
+    rollouts = [{"responses_create_params": {"input": messages}, "response": response_object(text)} for text in texts]
+    assert sent("/verify?group_size=2", rollouts) == [200] * 2
+
+
+def test_a_refused_label_says_what_to_do(patient: Served) -> None:
+    reply = patient.client.post("/get_reward", json=openrlhf("4", {"answer": 4}))
+    assert reply.status_code == 422
+    assert "add ?labels=ignore to the URL" in reply.json()["error"]["message"]
+
+
 def test_an_empty_response_is_a_response(patient: Served) -> None:
     replies = at_once(patient, "/get_reward?group_size=2", [openrlhf(""), openrlhf("4")])
     assert [reply.status_code for reply in replies] == [200, 200]
@@ -297,7 +343,8 @@ def test_an_empty_response_is_a_response(patient: Served) -> None:
         ("/get_reward?group_size=1", openrlhf("x"), 422, "invalid_request"),
         ("/get_reward", openrlhf("x", prompt=""), 422, "invalid_input"),
         ("/get_reward", {"query": "text"}, 422, "invalid_request"),
-        ("/get_reward", {"query": ["\ud800"], "prompts": ["x"]}, 422, "invalid_text"),
+        ("/rm", {"prompt": [{"speaker": "h"}], "response": "x"}, 422, "unknown_form"),
+        ("/rm", {"prompt": [{"role": "robot", "content": "x"}], "response": "x"}, 422, "invalid_request"),
         ("/rm", {"prompt": [], "response": "x"}, 422, "invalid_input"),
         ("/rm", {"prompt": "x", "response": None}, 422, "invalid_request"),
         ("/classify", {"input": "no template"}, 422, "invalid_input"),

@@ -32,6 +32,9 @@ KINDS = sorted(family(TinyRMError), key=lambda kind: kind.__name__)
 
 # What clients rely on. A change here breaks them.
 EXPECTED = {
+    "Mismatch": (422, "mismatch"),
+    "MissingText": (422, "missing_text"),
+    "UnknownForm": (422, "unknown_form"),
     "DeadlineExceeded": (504, "deadline_exceeded"),
     "EngineError": (500, "engine_error"),
     "EngineFailed": (500, "engine_failed"),

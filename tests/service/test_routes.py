@@ -103,6 +103,51 @@ def test_a_dialogue_contains_its_roles(served: Served) -> None:
     )
 
 
+# Each message in the forms of chat APIs, and as the model reads it.
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
+AS_SENT = [
+    {"role": "developer", "content": "Be brief."},
+    {
+        "role": "user",
+        "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "2 + 2?"}],
+        "name": "me",
+    },
+    {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None},
+    {"role": "tool", "tool_call_id": "1", "content": "4"},
+    {"role": "assistant", "content": ""},
+]
+AS_READ = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": '<tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call>'},
+    {"role": "user", "content": "4"},
+]
+REPLY_AS_SENT = [*AS_SENT[2:4], {"role": "assistant", "content": [{"type": "text", "text": "It is 4."}]}]
+REPLY_AS_READ = f"{AS_READ[2]['content']}\n\n4\n\nIt is 4."
+
+
+@pytest.mark.parametrize("path", ["/v1/compare", "/v1/compare/batch", "/v1/rank", "/v1/rewards", "reference"])
+def test_every_route_reads_the_messages_of_chat_apis(served: Served, path: str) -> None:
+    def post(prompt: Any, reply: Any) -> Any:
+        pair = {"prompt": prompt, "response_a": reply, "response_b": "No."}
+        group = {"prompt": prompt, "responses": [reply, "No.", "5"]}
+        if path == "reference":
+            group |= {"strategy": "reference", "reference": reply}
+        body = {"/v1/compare": pair, "/v1/compare/batch": {"items": [pair]}}.get(path, group)
+        answer = served.client.post("/v1/rewards" if path == "reference" else path, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    assert post(AS_SENT, REPLY_AS_SENT) == post(AS_READ, REPLY_AS_READ)
+    assert post(AS_SENT, REPLY_AS_SENT) != post(AS_SENT, "It is 4.")
+
+
+def test_the_document_describes_the_messages_of_chat_apis(served: Served) -> None:
+    message = served.client.get("/openapi.json").json()["components"]["schemas"]["ChatMessage"]["properties"]
+    assert message["role"]["enum"] == ["system", "developer", "user", "assistant", "tool", "function"]
+    assert {"content", "tool_calls", "tool_call_id"} <= set(message)
+
+
 def test_domain_chooses_its_instruction_and_an_instruction_overrides_it(served: Served) -> None:
     assert served.compare(domain="general") == served.compare()
     assert served.compare(domain="safety") == served.compare(instruction=SAFETY)

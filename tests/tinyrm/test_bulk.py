@@ -92,7 +92,9 @@ def test_an_address_and_a_glob() -> None:
 
 @pytest.mark.parametrize("name", [f"pairs{suffix}" for suffix in SUFFIXES if not suffix.endswith(".xz")])
 def test_shards_can_be_read_in_any_order(tmp_path: Path, name: str) -> None:
-    source = plan(str(write(tmp_path / name, *[{"prompt": str(n)} for n in range(23)])), 5)
+    source = plan(
+        str(write(tmp_path / name, *[{"prompt": str(n), "chosen": "c", "rejected": "r"} for n in range(23)])), 5
+    )
     assert [(shard.first_row, shard.rows) for shard in source.shards] == [(0, 5), (5, 5), (10, 5), (15, 5), (20, 3)]
     reader = Reader()
     for number in (0, 1, 4, 3, 3, 0, 2):
@@ -107,10 +109,14 @@ BROKEN = [
     ("{", "invalid_request", "not JSON"),
     ("", "invalid_request", "not JSON"),
     ("[1]", "invalid_request", "not a JSON object"),
-    ({"prompt": "p", "chosen": "c"}, "invalid_request", "response_b"),
+    ({"prompt": "p", "chosen": "c"}, "invalid_request", "rejected is missing"),
     ({"prompt": "p", "chosen": "c", "rejected": ""}, "invalid_request", "response_b: an empty text"),
     ({"prompt": [], "chosen": "c", "rejected": "r"}, "invalid_request", "prompt"),
-    ({"prompt": [{"role": "bot", "content": "p"}], "chosen": "c", "rejected": "r"}, "invalid_request", "prompt.0.role"),
+    (
+        {"prompt": [{"role": "robot", "content": "p"}], "chosen": "c", "rejected": "r"},
+        "invalid_request",
+        "role 'robot'",
+    ),
     ({**pair(0), "domain": "cooking"}, "unknown_domain", "cooking"),
     ({**pair(0), "instruction": "Which one? " * 300}, "instruction_too_long", "instruction"),
     ({"prompt": "\ud800", "chosen": "c", "rejected": "r", "id": "\ud800"}, "invalid_text", "surrogate"),

@@ -83,7 +83,7 @@ def test_only_one_process_writes_a_folder(score: Score, tmp_path: Path, capsys: 
         (["empty.jsonl"], 2, "empty.jsonl has no rows"),
         (["torn.jsonl.gz"], 2, "torn.jsonl.gz cannot be read"),
         (["torn.parquet"], 2, "torn.parquet cannot be read"),
-        (["columns.parquet"], 2, "columns.parquet has no column `prompt`; it has: text"),
+        (["columns.parquet"], 2, "columns.parquet: no two responses"),
         (["pairs.jsonl", "--domain", "cooking"], 2, "no domain 'cooking'"),
         (["pairs.jsonl", "--instruction", "Which? " * 300], 2, "instruction takes"),
         (["pairs.jsonl", "--precision", "int3"], 1, "int3"),

@@ -1,154 +1,119 @@
-"""Test that prompt and response are found in the texts of trainers."""
+"""Test that chat messages of every form become messages of a role and a text, by one mapping."""
 
+from typing import Any
+
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from tinyrm.chat import (
-    BLANK,
-    MIN_OVERLAP,
-    Message,
-    Turn,
-    find_response,
-    parse_markup,
-    parse_prompt,
-    split_dialogue,
-    split_turns,
-    strip_special,
-    to_prompt,
-    to_response,
-)
-from tinyrm.errors import InvalidInput
+from tinyrm import api
+from tinyrm.chat import BLANK, SPEAKERS, ChatMessage, Message, read_turn, to_messages, to_prompt, to_response
+from tinyrm.errors import InvalidRequest, UnknownForm
 
-BAR, LOW = "\uff5c", "\u2581"
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": "ü"}'}}
+CALLED = '<tool_call>{"name": "add", "arguments": {"a": "ü"}}</tool_call>'
 
-CHATML = "<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
-TEMPLATES = {
-    "chatml": (CHATML, "<|im_end|>\n"),
-    "chatml, thrice the end": (CHATML, "<|im_end|><|im_end|><|endoftext|>"),
-    "llama-3": (
-        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{user}<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        "<|eot_id|>",
+# A turn in each form, with what it holds.
+FORMS: list[tuple[dict[str, Any], tuple[str, str]]] = [
+    ({"role": "user", "content": "Hi"}, ("user", "Hi")),
+    ({"role": "User", "content": "Hi"}, ("user", "Hi")),
+    ({"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "input_text", "text": "i"}]}, ("user", "Hi")),
+    ({"role": "user", "content": ["H", "i"]}, ("user", "Hi")),
+    ({"role": "user", "content": np.array([{"type": "text", "text": "Hi"}])}, ("user", "Hi")),
+    ({"role": "user", "content": "Hi", "tool_calls": None, "name": None}, ("user", "Hi")),
+    ({"role": "developer", "content": "Be brief."}, ("system", "Be brief.")),
+    ({"role": "tool", "tool_call_id": "1", "content": "4"}, ("tool", "4")),
+    ({"role": "function", "name": "add", "content": "4"}, ("tool", "4")),
+    ({"role": "assistant", "content": None}, ("assistant", "")),
+    ({"role": "assistant", "content": None, "tool_calls": [CALL]}, ("assistant", CALLED)),
+    ({"role": "assistant", "tool_calls": [CALL]}, ("assistant", CALLED)),
+    ({"role": "assistant", "content": "Let me see.", "tool_calls": [CALL]}, ("assistant", f"Let me see.\n{CALLED}")),
+    ({"role": "assistant", "content": "", "tool_calls": [{}]}, ("assistant", "")),
+    ({"role": "assistant", "content": None, "function_call": CALL["function"]}, ("assistant", CALLED)),
+    ({"role": "assistant", "content": None, "refusal": "No."}, ("assistant", "No.")),
+    ({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}, ("assistant", "No.")),
+    ({"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}, {"text": "4"}]}, ("assistant", "4")),
+    (
+        {"role": "assistant", "content": [{"type": "tool_use", "name": "add", "input": {"a": "ü"}}]},
+        ("assistant", CALLED),
     ),
-    "llama-4": (
-        "<|begin_of_text|><|header_start|>user<|header_end|>\n\n{user}<|eot|>"
-        "<|header_start|>assistant<|header_end|>\n\n",
-        "<|eot|>",
-    ),
-    "gemma": ("<bos><start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>\n<eos>"),
-    "phi": ("<|user|>\n{user}<|end|>\n<|assistant|>\n", "<|end|>\n<|endoftext|>"),
-    "zephyr": ("<|user|>\n{user}</s>\n<|assistant|>\n", "</s>"),
-    "glm": ("[gMASK]<sop><|user|>\n{user}<|assistant|>\n", ""),
-    "mistral": ("<s>[INST] {user} [/INST]", " </s>"),
-    "deepseek": (
-        f"<{BAR}begin{LOW}of{LOW}sentence{BAR}><{BAR}User{BAR}>{{user}}<{BAR}Assistant{BAR}>",
-        f"<{BAR}end{LOW}of{LOW}sentence{BAR}>",
-    ),
-}
-QUESTION, ANSWER = "What is 2 + 2?\nExplain.", "2 + 2 = 4.\n\nTwo and two."
+    ({"role": "user", "content": [{"type": "tool_result", "content": [{"type": "text", "text": "4"}]}]}, ("user", "4")),
+    ({"from": "human", "value": "Hi"}, ("user", "Hi")),
+    ({"from": "gpt", "value": "Hi"}, ("assistant", "Hi")),
+    ({"from": "observation", "value": "4"}, ("tool", "4")),
+    ({"role": None, "from": "human", "content": None, "value": "Hi"}, ("user", "Hi")),
+    ({"role": "prompter", "text": "Hi"}, ("user", "Hi")),
+    ({"type": "function_call", "name": "add", "arguments": '{"a": "ü"}', "call_id": "1"}, ("assistant", CALLED)),
+    ({"type": "function_call_output", "call_id": "1", "output": "4"}, ("tool", "4")),
+    ({"type": "reasoning", "summary": []}, ("assistant", "")),
+    ({"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "4"}]}, ("assistant", "4")),
+]
 
 
-def of_user(text: str) -> list[Message]:
-    return [Message(role="user", content=text)]
-
-
-@pytest.mark.parametrize(("template", "end"), TEMPLATES.values(), ids=TEMPLATES)
-def test_every_template_gives_its_prompt_and_its_last_turn(template: str, end: str) -> None:
-    prompt = template.format(user=QUESTION)
-    assert parse_prompt(prompt) == of_user(QUESTION)
-    assert split_dialogue(prompt + ANSWER + end) == (of_user(QUESTION), ANSWER)
-    assert find_response(prompt + ANSWER + end, prompt) == ANSWER
-
-
-def test_a_dialogue_keeps_its_turns_and_roles() -> None:
-    text = (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
-        "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>tool\n42<|im_end|>\n<|im_start|>assistant\n"
-    )
-    assert [(turn["role"], turn["content"]) for turn in parse_markup(text)] == [
-        ("system", "Be brief."),
-        ("user", "Hi"),
-        ("assistant", "Hello"),
-        ("user", "42"),
-    ]
-
-
-def test_the_first_text_of_a_deepseek_prompt_is_the_system_message() -> None:
-    text = f"Be brief.<{BAR}User{BAR}>Hi<{BAR}Assistant{BAR}>"
-    assert [turn["role"] for turn in parse_markup(text)] == ["system", "user"]
+@pytest.mark.parametrize(("turn", "expected"), FORMS, ids=[str(turn)[:60] for turn, _ in FORMS])
+def test_every_form_of_a_turn_is_read(turn: dict[str, Any], expected: tuple[str, str]) -> None:
+    assert read_turn(turn) == expected
 
 
 @pytest.mark.parametrize(
-    "text", ["What is 2 + 2?", "What does [INST] mean?", "Explain <|user|> and <|im_start|>user\n"]
+    ("turn", "reason"),
+    [
+        ({"speaker": "human", "utterance": "Hi"}, "this one has the keys speaker, utterance"),
+        ({"role": "user"}, "this one has the keys role"),
+        ({"content": "Hi"}, "this one has the keys content"),
+        ({"value": "Hi", "weight": 1}, "this one has the keys value, weight"),
+        ({}, "this one has no keys"),
+        ("Hi", "not str"),
+        (None, "not null"),
+        ({"role": "robot", "content": "Hi"}, "unknown role 'robot'"),
+        ({"role": 5, "content": "Hi"}, "unknown role '5'"),
+        ({"role": "user", "content": 5}, "not int"),
+        ({"role": "user", "content": {"text": "Hi"}}, "not dict"),
+        ({"role": "user", "content": [5]}, "not int"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "of type 'image_url'"),
+        ({"role": "user", "content": [{"type": "text", "text": None}]}, "of type 'text' has no text"),
+        ({"role": "user", "content": [{"words": "Hi"}]}, "with the keys words"),
+        ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "this one has the keys id"),
+        ({"role": "assistant", "tool_calls": [5]}, "this one has int"),
+    ],
 )
-def test_text_without_a_template_is_a_prompt_as_it_is(text: str) -> None:
-    assert parse_prompt(text) == text
+def test_a_turn_in_another_form_is_refused_with_what_it_has(turn: Any, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason):
+        read_turn(turn)
+    with pytest.raises(InvalidRequest, match=reason):
+        to_prompt([turn])
+    with pytest.raises(InvalidRequest, match=reason):
+        to_response([turn])
 
 
-def test_messages_may_have_parts_and_unknown_roles() -> None:
-    parts = [{"type": "text", "text": "one "}, {"type": "image_url", "image_url": "x"}, {"type": "text", "text": "two"}]
-    turns = [Turn(role="developer", content="Be brief."), Turn(role="user", content=parts), Turn(role="user")]
-    assert parse_prompt(turns) == [Message(role="system", content="Be brief."), Message(role="user", content="one two")]
+def test_keys_that_are_not_known_are_of_no_known_form() -> None:
+    with pytest.raises(UnknownForm):
+        read_turn({"speaker": "human", "utterance": "Hi"})
 
 
-@pytest.mark.parametrize(
-    "text", ["", "no template", CHATML.format(user="Hi"), "<|im_start|>assistant\nalone<|im_end|>"]
-)
-def test_text_that_does_not_end_with_the_assistant_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput, match=r"docs/dialects\.md"):
-        split_dialogue(text)
+def test_nested_results_of_tools_are_not_followed_for_ever() -> None:
+    part: Any = "4"
+    for _ in range(100):
+        part = [{"type": "tool_result", "content": part}]
+    with pytest.raises(InvalidRequest):
+        read_turn({"role": "user", "content": part})
 
 
-@pytest.mark.parametrize("end", ["<|im_end|>", "<|im_end|>\n", "\n<|endoftext|>"])
-def test_an_empty_turn_is_a_response(end: str) -> None:
-    """verl sends it for an empty response, and a refusal would end the training."""
-    assert split_dialogue(CHATML.format(user="Hi") + end) == (of_user("Hi"), "")
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
+def test_the_api_and_the_library_read_a_message_alike(role: str) -> None:
+    turns = [{"role": role, "content": "one"}, {"role": "user", "content": [{"type": "text", "text": "two"}]}]
+    assert TypeAdapter(api.Prompt).validate_python(turns) == to_messages(turns) == to_prompt(turns)
+    assert SPEAKERS[role] in ("system", "user", "assistant", "tool")
 
 
-@given(prompt=st.text(), response=st.text())
-def test_a_response_after_its_prompt_is_found(prompt: str, response: str) -> None:
-    assert find_response(prompt + response, prompt) == strip_special(response)
+def test_messages_that_are_read_are_read_alike_again() -> None:
+    messages = to_messages([{"role": "tool", "content": "4"}, {"role": "developer", "content": "Be brief."}])
+    assert messages == [Message(role="user", content="4"), Message(role="system", content="Be brief.")]
+    assert to_messages(messages) == messages
 
 
-@given(cut=st.integers(1, 200), response=st.text(alphabet="abc \n"))
-def test_a_response_after_a_truncated_prompt_is_found(cut: int, response: str) -> None:
-    prompt = "".join(f"{n}, " for n in range(100))
-    assert find_response(prompt[cut:] + response, prompt) == strip_special(response)
-
-
-def test_text_that_does_not_begin_with_the_prompt_is_all_response() -> None:
-    assert find_response("An answer.<|im_end|>", "A question?") == "An answer."
-    chance = "x" * (MIN_OVERLAP - 1)
-    assert find_response(chance + " is no rest of a prompt", "A question about " + chance).startswith(chance)
-
-
-def test_an_added_or_missing_start_token_does_not_hide_the_prompt() -> None:
-    assert find_response("<s>A question? Yes.</s>", "A question?") == "Yes."
-    assert find_response("A question? Yes.", "<s>A question?") == "Yes."
-
-
-def test_special_tokens_inside_stay() -> None:
-    assert strip_special("<s> a </s> b </s>\n<pad><pad>") == "a </s> b"
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["<pad> " * 1_000_000, " " * 6_000_000, "x<" * 3_000_000, "<|im_start|>user\n" * 350_000],
-    ids=lambda t: t[:8],
-)
-def test_a_text_that_fills_a_body_is_parsed_in_linear_time(text: str) -> None:
-    """Steps that grow with the square of the length would reach the time limit of a test."""
-    strip_special("x" + text)
-    parse_markup(text)
-    find_response(text + "b", text + "c")
-
-
-def test_a_prompt_that_repeats_itself_is_searched_up_to_a_limit() -> None:
-    """At each position the query might begin, and most of them differ only after a million letters: without the limit
-    the search reaches the time limit of a test."""
-    prompt, query = "a" * 4_000_000, "a" * 2_000_000 + "b" + "a" * 2_000_000
-    assert find_response(query, prompt) == query
+def test_the_schema_of_the_api_names_what_chat_apis_send() -> None:
+    assert {"role", "content", "tool_calls", "tool_call_id", "name", "refusal"} <= set(ChatMessage.__annotations__)
 
 
 def test_text_stays_as_it_is() -> None:
@@ -166,24 +131,22 @@ def test_turns_keep_role_and_text_only() -> None:
 
 def test_a_completion_of_several_turns_is_all_their_text() -> None:
     turns = [
-        {"role": "assistant", "content": "Let me see.", "tool_calls": [{"name": "add"}]},
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [CALL]},
         {"role": "tool", "content": "4"},
         {"role": "assistant", "content": "It is 4."},
     ]
-    assert to_response(turns) == "Let me see.\n\n4\n\nIt is 4."
+    assert to_response(turns) == f"Let me see.\n{CALLED}\n\n4\n\nIt is 4."
+
+
+@pytest.mark.parametrize("nothing", [None, 5, [None]])
+def test_a_text_that_is_missing_is_refused(nothing: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        to_prompt(nothing)
+    with pytest.raises(InvalidRequest):
+        to_response(nothing)
 
 
 @pytest.mark.parametrize("nothing", ["", [], [{"role": "assistant", "content": ""}]])
 def test_empty_messages_are_a_response_and_a_prompt(nothing: object) -> None:
     assert to_response(nothing) == BLANK  # type: ignore[arg-type]
     assert to_prompt(nothing) == BLANK  # type: ignore[arg-type]
-
-
-def test_a_conversation_ends_in_its_response() -> None:
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    assert split_turns([*turns, {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]) == (
-        [*turns, {"role": "user", "content": "c"}],
-        "d",
-    )
-    with pytest.raises(ValueError, match="at least 2 messages"):
-        split_turns(turns[:1])

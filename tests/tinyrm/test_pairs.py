@@ -41,6 +41,29 @@ def test_a_record_that_is_not_a_pair_is_named_by_its_line(tmp_path: Path, wrong:
         read_pairs(path)
 
 
+def test_conversations_become_the_texts_of_training(tmp_path: Path) -> None:
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    chosen, rejected = ([*asked, {"role": "assistant", "content": text}] for text in ("Because.", "No."))
+    (pair,) = read_pairs(write(tmp_path / "pairs.jsonl", {"chosen": chosen, "rejected": rejected, "domain": "chat"}))
+    expected = PreferencePair(
+        prompt="System: Be brief.\n\nHuman: Why?", chosen="Because.", rejected="No.", domain="chat"
+    )
+    assert pair == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"prompt": "p", "response_0": "c", "response_1": "r"}, "the keys prompt, response_0, response_1"),
+        ({"chosen": [{"speaker": "x"}], "rejected": [{}]}, "the keys speaker"),
+        ([1], "must be an object"),
+    ],
+)
+def test_a_record_in_another_form_is_refused_with_what_it_has(tmp_path: Path, record: Any, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=f"line 1: .*{reason}"):
+        read_pairs(write(tmp_path / "pairs.jsonl", record))
+
+
 def test_a_missing_field_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="line 1"):
         read_pairs(write(tmp_path / "pairs.jsonl", {"prompt": "p", "chosen": "c"}))

@@ -107,6 +107,45 @@ def test_dialogues_that_differ_or_end_too_early_are_counted(tmp_path: Path) -> N
     assert loaded.read == 3
 
 
+def test_an_odd_row_of_a_set_is_dropped_alone(tmp_path: Path) -> None:
+    missing = skywork_row("helpsteer2", "Two?", "a", "b") | {"chosen": None}
+    null = skywork_row("helpsteer2", "Three?", "a", "b")
+    null["rejected"][1]["content"] = None
+    tool = skywork_row("helpsteer2", "Four?", "a", "b", "And before?", "A call.")
+    for turns in (tool["chosen"], tool["rejected"]):
+        turns[1:2] = [turns[1], {"role": "tool", "content": "4"}, {"role": "assistant", "content": "So."}]
+    skywork(tmp_path, [*SKYWORK[:1], missing, null, tool])
+    loaded = load(source("skywork", part="chat"), tmp_path)
+    assert loaded.dropped == {"empty": 2}
+    assert len(loaded.pairs) == 2
+    assert "Human: 4" in loaded.pairs[1].prompt
+
+
+def test_a_set_with_other_keys_is_refused_with_them(tmp_path: Path) -> None:
+    turns = [{"speaker": "user", "utterance": "Hi"}, {"speaker": "assistant", "utterance": "Hello"}]
+    jsonl([{"chosen": turns, "rejected": turns, "source": "helpsteer2"}], tmp_path / "skywork.jsonl")
+    with pytest.raises(InvalidInput, match="the keys speaker, utterance"):
+        load(source("skywork"), tmp_path)
+
+
+def test_a_file_of_our_own_may_hold_conversations(tmp_path: Path) -> None:
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    chosen, rejected = ([*asked, {"role": "assistant", "content": text}] for text in ("Because.", "No."))
+    rows = [
+        {"prompt": "Why?", "chosen": chosen, "rejected": rejected, "domain": "chat"},
+        {"prompt": None, "chosen": chosen, "rejected": rejected},
+        {"prompt": "How?", "chosen": chosen, "rejected": rejected},
+        {"instruction": "Who?", "chosen_response": "He.", "rejected_response": "She."},
+    ]
+    jsonl(rows, tmp_path / "own.jsonl")
+    loaded = load(source("jsonl", path="own.jsonl"), tmp_path)
+    assert texts(loaded.pairs) == [
+        ("System: Be brief.\n\nHuman: Why?", "Because.", "No."),
+        ("Who?", "He.", "She."),
+    ]
+    assert loaded.dropped == {"empty": 1, "mismatch": 1}
+
+
 def test_indentation_of_a_response_stays(tmp_path: Path) -> None:
     skywork(tmp_path, [skywork_row("magpie_pro", "Go on:", "    return 1", "return 1")])
     assert texts(load(source("skywork"), tmp_path).pairs) == [("Go on:", "    return 1", "return 1")]
@@ -242,7 +281,7 @@ def test_our_own_files_keep_domain_and_subset(tmp_path: Path) -> None:
 
 def test_a_record_that_is_no_pair_is_named(tmp_path: Path) -> None:
     jsonl([{"prompt": "p", "chosen": "c", "rejected": "r"}, {"prompt": "p", "chosen": 3}], tmp_path / "own.jsonl")
-    with pytest.raises(InvalidInput, match="line 2: chosen"):
+    with pytest.raises(InvalidInput, match=r"line 2: rejected is missing.*the keys prompt, chosen"):
         load(source("jsonl", path="own.jsonl"), tmp_path)
 
 

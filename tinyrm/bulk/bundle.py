@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import TypeAdapter
 
 from tinyrm.bulk.parquet import Row, ShardStats, make_table
-from tinyrm.bulk.rows import PairRow, parse_fields, validate
+from tinyrm.bulk.rows import parse_fields, parse_pair
 from tinyrm.bulk.sources import Reader, Shard
 from tinyrm.bundle import Bundle
-from tinyrm.chat import Message
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoder
 from tinyrm.engines import EngineOptions, open_engine
@@ -23,8 +21,6 @@ from tinyrm.flops import exact_flops
 from tinyrm.readout import read_out
 from tinyrm.scorer import Scorer
 from tinyrm.spec import ClozeSpec
-
-MESSAGES = TypeAdapter(list[Message])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +48,17 @@ class RowEncoder:
         """Encode a line, or the columns of a Parquet row. An error of the row becomes the row's result."""
         name = None
         try:
-            # Both orders are scored, whatever `swap` of a row is. Columns of a table may be null.
-            fields = {key: value for key, value in parse_fields(raw).items() if value is not None and key != "swap"}
+            # Both orders are scored, whatever `swap` of a row is.
+            fields = {key: value for key, value in parse_fields(raw).items() if key != "swap"}
             if (given := fields.get("id")) is not None:
                 name = _printable(given if isinstance(given, str) else json.dumps(given, default=str))
-            pair: PairRow = validate(PairRow.model_validate, fields)
-            prompt = pair.prompt
-            if not isinstance(prompt, str):
-                # In a Parquet column every message has the keys of all messages.
-                messages = [{key: value for key, value in turn.items() if value is not None} for turn in prompt]
-                prompt = validate(MESSAGES.validate_python, messages, "prompt")
-            texts = {"response_a": pair.response_a, "response_b": pair.response_b, "instruction": pair.instruction}
-            empty = [field for field, text in {"prompt": prompt, **texts}.items() if text in ("", [])]
+            pair = parse_pair(fields)
+            texts = {name: getattr(pair, name) for name in ("prompt", "response_a", "response_b", "instruction")}
+            empty = [name for name, text in texts.items() if text == ""]
             if empty:
                 raise InvalidRequest(f"{empty[0]}: an empty text")
             instruction, text = self.spec.resolve(
-                prompt,
+                pair.prompt,
                 self.domain if pair.domain is None else pair.domain,
                 self.instruction if pair.instruction is None else pair.instruction,
             )

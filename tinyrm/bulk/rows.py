@@ -1,41 +1,45 @@
-"""Validate rows of files: each is a prompt with two responses."""
+"""Read rows of files: each is a prompt with two responses."""
 
 import json
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tinyrm.api import MESSAGES, TEXT, prompt_branch
+from tinyrm.chat import Message
 from tinyrm.errors import InvalidRequest, from_validation
+from tinyrm.preferences import columns_read, read_preference
 
 
 class PairRow(BaseModel):
-    """The fields of a row; `chosen` and `rejected` are other names of response_a and response_b.
-
-    Only the presence and types of texts are checked here; the scorer checks the texts themselves.
-    """
+    """The texts and options of a row. Empty texts are allowed here; the scorer refuses them."""
 
     model_config = ConfigDict(extra="ignore")
 
-    prompt: Annotated[
-        Annotated[str, Tag(TEXT)] | Annotated[list[dict[str, Any]], Tag(MESSAGES)], Discriminator(prompt_branch)
-    ]
+    prompt: str | list[Message]
     response_a: str
     response_b: str
     domain: str | None = None
     instruction: str | None = None
     swap: str | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _chosen_is_a(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and "response_a" not in fields and "chosen" in fields:
-            return fields | {"response_a": fields["chosen"], "response_b": fields.get("rejected")}
-        return fields
-
 
 # The columns of a table that are read.
-COLUMNS = {"id", "chosen", "rejected", *PairRow.model_fields} - {"swap"}
+COLUMNS = {"id", "domain", "instruction"} | columns_read()
+
+
+def parse_pair(fields: Mapping[str, Any]) -> PairRow:
+    """Return the pair of a row in any form of `tinyrm.preferences`; the chosen response is A. Raises InvalidRequest."""
+    try:
+        texts = read_preference(fields, own=True)
+    except InvalidRequest as error:
+        raise InvalidRequest(str(error)) from error  # one type for all, as the service has for an item
+    options = {name: fields.get(name) for name in ("domain", "instruction", "swap")}
+    if texts.prompt_column == "instruction":
+        options["instruction"] = None
+    pair = {"prompt": texts.prompt, "response_a": texts.chosen, "response_b": texts.rejected}
+    row: PairRow = validate(PairRow.model_validate, pair | options)
+    return row
 
 
 def parse_fields(raw: Any) -> dict[str, Any]:

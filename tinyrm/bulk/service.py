@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from tinyrm.bulk.jsonl import OWN_FIELD, ScoredFile
 from tinyrm.bulk.progress import Progress, Total
-from tinyrm.bulk.rows import PairRow, parse_fields, validate
+from tinyrm.bulk.rows import parse_fields, parse_pair
 from tinyrm.client import AsyncClient, CompareItem, CompareReply, ItemError
 from tinyrm.client.batches import in_order
 from tinyrm.client.calls import CompareOptions
@@ -38,7 +38,7 @@ class Line:
         fields = None
         try:
             fields = parse_fields(text)
-            pair = validate(PairRow.model_validate, fields).model_dump(exclude_none=True)
+            pair = parse_pair(fields).model_dump(exclude_none=True)
         except InvalidInput as error:
             return cls(index, fields, error=ItemError(type=error.type, message=f"line {index + 1}: {error}"))
         item: Any = {name: value for name, value in defaults.items() if value is not None} | pair

@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tinyrm.bulk.rows import COLUMNS
 from tinyrm.errors import InvalidInput, TinyRMError
 from tinyrm.files import COMPRESSED
+from tinyrm.preferences import find_responses
 
 # The files of a folder that are read. A file given by its own path may have any name, and holds JSON lines.
 SUFFIXES = (".parquet", *(kind + end for kind in (".jsonl", ".ndjson") for end in ("", *COMPRESSED)))
@@ -175,8 +176,10 @@ def _plan_lines(name: str, file: BinaryIO, rows_per_shard: int) -> Source:
 def _plan_parquet(name: str, file: BinaryIO, rows_per_shard: int) -> Source:
     """Split a Parquet file. The fingerprint is of its footer, which has the offsets, sizes and extremes of columns."""
     table = pq.ParquetFile(file)
-    if "prompt" not in (there := table.schema_arrow.names):
-        raise InvalidInput(f"{name} has no column `prompt`; it has: {', '.join(there)}")
+    try:
+        find_responses(table.schema_arrow.names, own=True)
+    except InvalidInput as error:
+        raise InvalidInput(f"{name}: {error}") from None
     group, start, shards = 0, 0, []
     for first in range(0, table.metadata.num_rows, rows_per_shard):
         while start + (rows := table.metadata.row_group(group).num_rows) <= first:

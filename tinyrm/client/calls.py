@@ -13,12 +13,14 @@ import httpx
 from pydantic import ValidationError
 
 from tinyrm.api import BatchReply, CompareReply, ErrorBody, ErrorReply, Reply, Scale
-from tinyrm.chat import Message
+from tinyrm.chat import TextOrTurns
 from tinyrm.comparison import Strategy, SwapMode
 from tinyrm.errors import CallFailed, CallRefused, CallTimedOut, InvalidInput, ServiceBusy, ServiceFailed
 
 AnyReply = TypeVar("AnyReply", bound=Reply)
-Prompt = str | Sequence[Message]
+# A text, or chat messages as in OpenAI's API; the service reads their roles, parts and calls of tools.
+Prompt = TextOrTurns
+Response = TextOrTurns
 
 # Statuses of a service, or of a proxy before it, that accepts no work now.
 BUSY = (429, 502, 503, 504)
@@ -44,8 +46,8 @@ class CompareItem(CompareOptions):
     """One comparison of a list."""
 
     prompt: Required[Prompt]
-    response_a: Required[str]
-    response_b: Required[str]
+    response_a: Required[Response]
+    response_b: Required[Response]
 
 
 class GroupOptions(CompareOptions, total=False):
@@ -56,7 +58,7 @@ class GroupOptions(CompareOptions, total=False):
     """
 
     strategy: Strategy | None
-    reference: str | None
+    reference: Response | None
 
 
 class RewardsOptions(GroupOptions, total=False):

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from tinyrm.chat import Turns, split_turns
+from tinyrm.chat import Turns
 from tinyrm.client import Client, ItemError
 from tinyrm.errors import InvalidInput
-from tinyrm.integrations import compare_item
+from tinyrm.integrations import preference_item
+from tinyrm.preferences import read_preference
 
 if TYPE_CHECKING:
     import torch
@@ -40,21 +41,19 @@ class Pipeline:
     ) -> "torch.Tensor":
         """Return whether A is better, a tensor of bools [pairs]. A tie counts as a loss.
 
-        candidates_A: conversations; the last message is the response.
-        candidates_B: conversations that differ from those of A in their last message.
+        candidates_A: conversations; they end in the response.
+        candidates_B: conversations that begin like those of A and end in another response.
 
         Ignores the settings of a local pipeline (batch_size, truncation, max_length, ...).
 
-        Raises CallFailed, ValueError if prompts differ, InvalidInput if the service refuses a pair.
+        Raises CallFailed, Mismatch if the conversations of a pair begin with different prompts, InvalidInput if they
+        cannot be read or the service refuses them.
         """
         import torch  # noqa: PLC0415  # the harness needs it, the rest of this package does not
 
-        items = []
-        for a, b in zip(candidates_A, candidates_B, strict=True):
-            (prompt, response_a), (prompt_b, response_b) = split_turns(a), split_turns(b)
-            if prompt != prompt_b:
-                raise ValueError("the two conversations of a pair differ before their last message")
-            items.append(compare_item(prompt, response_a, response_b, self.model.options))
+        pairs = zip(candidates_A, candidates_B, strict=True)
+        texts = [read_preference({"chosen": a, "rejected": b}) for a, b in pairs]
+        items = [preference_item(pair, self.model.options) for pair in texts]
         a_wins = []
         for result in self.model.client.compare_many(items):
             if isinstance(result, ItemError):

@@ -1,4 +1,4 @@
-"""TRL: a reward function for GRPO and its relatives."""
+"""TRL: a reward function for GRPO and its relatives, and a judge of pairs."""
 
 import asyncio
 import logging
@@ -8,8 +8,9 @@ from itertools import chain
 from typing import Any, Literal
 
 from tinyrm.chat import TextOrTurns, to_prompt, to_response
-from tinyrm.client import AsyncClient
-from tinyrm.errors import CallFailed, CallRefused
+from tinyrm.client import AsyncClient, Client, CompareItem, ItemError
+from tinyrm.errors import CallFailed, CallRefused, InvalidRequest
+from tinyrm.integrations import compare_item
 
 RewardFunc = Callable[..., Awaitable[list[float | None]]]
 OnFailure = Literal["skip", "raise"]
@@ -37,7 +38,8 @@ def reward_func(
     columns: options that differ by row, as {option: dataset column}, such as {"domain": "subject"} or, with
         strategy="reference", {"reference": "answer"}. The first row of a group determines the value.
     on_failure: "skip" logs a warning and returns None for each completion of a group that could not be ranked, so that
-        the trainer leaves it out; "raise" stops the training. A refused key, domain or option always stops it.
+        the trainer leaves it out; "raise" stops the training. A refused key, domain or option always stops it. A group
+        cannot be ranked if the service is not available, or if a message of it holds no text, such as an image.
     options: of `Client.rewards`: strategy, swap, domain, instruction, model, scale.
 
     The function can be pickled, so it can be sent to the trainer's worker processes.
@@ -104,10 +106,73 @@ async def _group_rewards(
     on_failure: OnFailure,
 ) -> list[float | None]:
     try:
-        scored = await client.rewards(to_prompt(prompt), [to_response(c) for c in completions], **options)
+        texts = to_prompt(prompt), [to_response(completion) for completion in completions]
+        if "reference" in options:
+            options["reference"] = to_response(options["reference"])
+    except InvalidRequest as error:
+        return _no_rewards(error, len(completions), on_failure)
+    try:
+        scored = await client.rewards(*texts, **options)
     except CallFailed as error:
-        if on_failure == "raise" or (isinstance(error, CallRefused) and error.type not in ABOUT_TEXTS):
+        if isinstance(error, CallRefused) and error.type not in ABOUT_TEXTS:
             raise
-        logger.warning("%d completions have no reward: %s: %s", len(completions), error.type, error)
-        return [None] * len(completions)
+        return _no_rewards(error, len(completions), on_failure)
     return list(scored.rewards)
+
+
+def _no_rewards(error: CallFailed | InvalidRequest, completions: int, on_failure: OnFailure) -> list[float | None]:
+    if on_failure == "raise":
+        raise error
+    logger.warning("%d completions have no reward: %s: %s", completions, error.type, error)
+    return [None] * completions
+
+
+class PairwiseJudge:
+    """A judge of two completions to each prompt, with the methods of TRL's `BasePairwiseJudge`.
+
+    base_url: address of the service.
+    options: of `Client.compare`: domain, instruction, model.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        **options: Any,
+    ) -> None:
+        self._client = Client(base_url, api_key, timeout_s=timeout_s)
+        self._options = options | {"swap": "on"}
+
+    def judge(
+        self,
+        prompts: Sequence[TextOrTurns],
+        completions: Sequence[Sequence[TextOrTurns]],
+        shuffle_order: bool = True,  # noqa: ARG002  # TRL's; both orders are scored, which needs no shuffling
+    ) -> list[int]:
+        """Return the index of the better completion to each prompt; -1 if they could not be compared.
+
+        Raises CallFailed.
+        """
+        items = [self._item(prompt, pair) for prompt, pair in zip(prompts, completions, strict=True)]
+        results = iter(self._client.compare_many([item for item in items if not isinstance(item, InvalidRequest)]))
+        verdicts = []
+        for item in items:
+            result = item if isinstance(item, InvalidRequest) else next(results)
+            if isinstance(result, InvalidRequest | ItemError):
+                reason = result.message if isinstance(result, ItemError) else result
+                logger.warning("two completions have no verdict: %s: %s", result.type, reason)
+                verdicts.append(-1)
+            else:
+                verdicts.append(int(result.probability_b > result.probability_a))
+        return verdicts
+
+    def _item(self, prompt: TextOrTurns, completions: Sequence[TextOrTurns]) -> CompareItem | InvalidRequest:
+        """Return a comparison, or why there is none."""
+        if len(completions) != 2:
+            return InvalidRequest(f"{len(completions)} completions to one prompt; a judge of pairs compares 2")
+        try:
+            return compare_item(prompt, completions[0], completions[1], self._options)
+        except InvalidRequest as error:
+            return error

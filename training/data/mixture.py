@@ -7,11 +7,12 @@ from pathlib import Path
 
 from tinyrm.bundle import sha256
 from tinyrm.chat import Message
-from tinyrm.errors import InvalidInput
+from tinyrm.errors import InvalidInput, InvalidRequest
 from tinyrm.hub import COMMIT
 from tinyrm.pairs import read_jsonl
 from training.data.cleaning import Loaded, Raw, Reason, clean, pairs_sha256, take, without_repetitions
 from training.data.readers import hh_rlhf, oasst2, pku_saferlhf, skywork, webgpt
+from training.data.readers.dialogue import read_row
 from training.data.rows import Published, pinned
 from training.data.source import DatasetName, Source
 
@@ -87,21 +88,23 @@ def load_conversations(source: Source, data_dir: Path) -> list[list[Message]]:
 
 
 def read_own(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
-    """Read a file of our own: prompt, chosen, rejected, and optionally domain and subset."""
+    """Read a file of our own, in any form of `tinyrm.preferences`, and optionally domain and subset.
+
+    Raises InvalidInput naming the line that is in no known form. A row without a text is dropped.
+    """
     path = data_dir / str(source.path)
     for number, record in enumerate(read_jsonl(path), start=1):
         place = f"{path}, line {number}"
         if not isinstance(record, dict):
             raise InvalidInput(f"{place}: a record must be an object")
-        for name in ("prompt", "chosen", "rejected"):
-            if not isinstance(record.get(name), str):
-                raise InvalidInput(f"{place}: {name} must be a string")
         for name in ("domain", "subset"):
             if not isinstance(record.get(name), str | None):
                 raise InvalidInput(f"{place}: {name} must be a string or missing")
         if source.part in (None, record.get("domain")):
-            texts = (record["prompt"], record["chosen"], record["rejected"])
-            yield Raw(*texts, domain=record.get("domain"), origin=record.get("subset"))
+            try:
+                yield read_row(record, record.get("domain"), record.get("subset"))
+            except InvalidRequest as error:
+                raise InvalidInput(f"{place}: {error}") from error
 
 
 READERS: dict[DatasetName, tuple[Reader, Published | None]] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tinyrm.errors import InvalidInput
 from training.data.cleaning import Raw, Reason
-from training.data.readers.dialogue import from_transcript, shared_prompt
+from training.data.readers.dialogue import read_row
 from training.data.rows import Published, find_local, rows
 from training.data.source import HH_PAIRS, Source
 
@@ -37,5 +37,4 @@ def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
 
 def read_pairs(published: Published, source: Source, data_dir: Path, origin: str) -> Iterator[Raw | Reason]:
     for row in rows(published, source, data_dir):
-        texts = shared_prompt(from_transcript(row["chosen"]), from_transcript(row["rejected"]))
-        yield Raw(*texts, domain="chat", origin=origin) if texts else "mismatch"
+        yield read_row(row, "chat", origin)

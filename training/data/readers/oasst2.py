@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
-from tinyrm.chat import Message
+from tinyrm.chat import Message, read_turn, to_message
 from training.data.cleaning import Raw, Reason
-from training.data.readers.dialogue import message, render
+from training.data.readers.dialogue import render
 from training.data.rows import Published, Row, rows
 from training.data.source import Source
 
@@ -35,10 +35,10 @@ class Forest:
         turns: list[Message] = []
         current: Row | None = row
         while current is not None:
-            turn = message(current["role"], current["text"])
-            if turn is None:
+            speaker, text = read_turn({"role": current["role"], "content": current["text"]})
+            if not text.strip():
                 return None
-            turns.append(turn)
+            turns.append(to_message(speaker, text))
             parent = current["parent_id"]
             if parent is None:
                 return turns[::-1]

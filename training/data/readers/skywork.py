@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tinyrm.errors import InvalidInput
 from training.data.cleaning import Raw, Reason
-from training.data.readers.dialogue import from_messages, shared_prompt
+from training.data.readers.dialogue import read_row
 from training.data.rows import Published, rows
 from training.data.source import SKYWORK_PAIRS, SKYWORK_PARTS, Source
 
@@ -22,5 +22,4 @@ def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
             raise InvalidInput(f"Skywork has a row of source {origin!r}; known sources are {', '.join(DOMAINS)}")
         if origin not in wanted:
             continue
-        texts = shared_prompt(from_messages(row["chosen"]), from_messages(row["rejected"]))
-        yield Raw(*texts, domain=DOMAINS[origin], origin=f"skywork:{origin}") if texts else "mismatch"
+        yield read_row(row, DOMAINS[origin], f"skywork:{origin}")

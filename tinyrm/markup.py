@@ -1,0 +1,173 @@
+"""Parse texts with the markers of a chat template, as trainers send them, and transcripts of dialogues."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tinyrm.chat import SPEAKERS, Message, Prompt, Speaker, TextOrTurns, to_message, to_messages
+from tinyrm.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Markup:
+    """How a family of chat templates writes turns."""
+
+    header: re.Pattern[str]  # begins a turn; its group is the role
+    end: str  # ends a turn, as does the next header
+    begins_with_system: bool = False  # whether text before the first header is the system turn
+
+
+MARKUPS = (
+    Markup(
+        re.compile(r"<\uff5c(User|Assistant)\uff5c>"),
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        begins_with_system=True,  # DeepSeek
+    ),
+    Markup(re.compile(r"<\|im_start\|>(\w+)\n"), "<|im_end|>"),  # ChatML: Qwen, Yi, SmolLM
+    Markup(re.compile(r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*"), "<|eot_id|>"),  # Llama 3
+    Markup(re.compile(r"<\|header_start\|>(\w+)<\|header_end\|>\s*"), "<|eot|>"),  # Llama 4
+    Markup(re.compile(r"<start_of_turn>(\w+)\n"), "<end_of_turn>"),  # Gemma
+    Markup(re.compile(r"<\|(system|user|assistant|observation)\|>\n?"), "<|end|>"),  # Phi, Zephyr, GLM
+    Markup(re.compile(r"\[(/?INST)\]"), "</s>"),  # Llama 2, Mistral
+)
+
+# Special tokens that may surround a response if a trainer decoded it without skipping them.
+SPECIAL_TOKENS = (
+    *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|eot|>", "<|end_of_text|>", "<|end|>", "</s>"),
+    *("<s>", "<|begin_of_text|>", "<|finetune_right_pad_id|>", "<bos>", "<eos>", "<pad>", "<unk>", "<end_of_turn>"),
+    *("[PAD]", "[gMASK]", "<sop>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>"),
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+)
+LEADING = re.compile(rf"(?:\s+|{'|'.join(map(re.escape, SPECIAL_TOKENS))})*+")
+# Matches the reversed text, so that its end is found without a search.
+TRAILING = re.compile(rf"(?:\s+|{'|'.join(re.escape(token[::-1]) for token in SPECIAL_TOKENS)})*+")
+
+# A shorter match between the end of a prompt and the beginning of a text is accidental.
+MIN_OVERLAP = 16
+# In a repetitive prompt the text might begin at many positions. These limits on the positions and on the compared
+# characters keep the search within milliseconds.
+MAX_POSITIONS = 10_000
+MAX_COMPARED_CHARACTERS = 64 * 2**20
+
+
+# How HH-RLHF marks the turns inside one string.
+TRANSCRIPT_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+
+
+@dataclass(frozen=True, slots=True)
+class _MarkedTurn:
+    role: str
+    content: str
+    is_empty: bool  # nothing follows the header, not even a special token
+
+    @property
+    def speaker(self) -> Speaker:
+        """Who speaks; templates have roles of their own, such as ipython, and they give the model information."""
+        return "assistant" if self.role == "/INST" else SPEAKERS.get(self.role.lower(), "user")
+
+
+def parse_markup(text: str) -> list[Message]:
+    """Return the turns of a text that begins with the marker of a known template; an empty list for any other text.
+
+    Leaves out empty turns, among them a generation prompt: the header of a turn that has not begun.
+    """
+    return _to_messages(_split_markup(text))
+
+
+def parse_prompt(prompt: TextOrTurns) -> Prompt:
+    """Return a policy's prompt as messages, or the text itself if it has no known template. Raises InvalidRequest."""
+    return parse_markup(prompt) or prompt if isinstance(prompt, str) else to_messages(prompt)
+
+
+def split_dialogue(text: str) -> tuple[Prompt, str]:
+    """Return the prompt of a whole dialogue, and the assistant's last turn, which may be empty if its end is marked.
+
+    Raises InvalidInput if the text does not end in a turn of the assistant.
+    """
+    *before, last = _split_markup(text) or [_MarkedTurn("", "", is_empty=True)]
+    prompt = _to_messages(before)
+    if not prompt or last.speaker != "assistant" or last.is_empty:
+        raise InvalidInput(
+            "input: not a chat template that is supported (ChatML, Llama, Gemma, Mistral, Phi, DeepSeek) with a last "
+            "turn of the assistant; see docs/dialects.md"
+        )
+    return prompt, last.content
+
+
+def parse_turns(text: str) -> list[tuple[Speaker, str]]:
+    """Return all turns of a text in a chat template, or of a transcript; an empty list for any other text.
+
+    A transcript begins with `Human:` or `Assistant:`, and each turn is separated by an empty line from the one before.
+    Of a prompt with a generation prompt, the last turn is empty.
+    """
+    if turns := _split_markup(text):
+        return [(turn.speaker, turn.content) for turn in turns if turn.content or turn is turns[-1]]
+    if not text.lstrip().startswith(("Human:", "Assistant:")):
+        return []
+    pieces = TRANSCRIPT_TURN.split(text.lstrip())
+    return [(SPEAKERS[role.lower()], said.strip()) for role, said in zip(pieces[1::2], pieces[2::2], strict=True)]
+
+
+def find_response(query: str, prompt: str) -> str:
+    """Return `query` without the prompt at its beginning and without surrounding special tokens.
+
+    Also finds a prompt that was truncated on its left, so that only its end is there. Without any part of the prompt,
+    the whole query is the response.
+    """
+    for text, beginning in ((query, prompt), (_strip_leading(query), _strip_leading(prompt))):
+        if text.startswith(beginning):
+            return strip_special(text[len(beginning) :])
+    return strip_special(query[_overlap(prompt, query) :])
+
+
+def strip_special(text: str) -> str:
+    """Return the text without surrounding special tokens and white space."""
+    return _strip_leading(_strip_leading(text)[::-1], TRAILING)[::-1]
+
+
+def _strip_leading(text: str, leading: re.Pattern[str] = LEADING) -> str:
+    found = leading.match(text)
+    return text[found.end() :] if found else text
+
+
+def _split_markup(text: str) -> list[_MarkedTurn]:
+    """Return the turns of a text that begins with the marker of a template; none if it only mentions a marker."""
+    found = [(header.start(), markup) for markup in MARKUPS if (header := markup.header.search(text))]
+    if not found:
+        return []
+    start, markup = min(found, key=lambda pair: pair[0])
+    if _strip_leading(text[:start]) and not markup.begins_with_system:
+        return []
+    headers = list(markup.header.finditer(text))
+    ends = [header.start() for header in headers[1:]] + [len(text)]
+    turns = [("system", text[: headers[0].start()])]
+    turns += [(header[1], text[header.end() : end]) for header, end in zip(headers, ends, strict=True)]
+    return [
+        _MarkedTurn(role, strip_special(content.split(markup.end, 1)[0]), is_empty=not content.strip())
+        for role, content in turns
+    ]
+
+
+def _to_messages(turns: Iterable[_MarkedTurn]) -> list[Message]:
+    return [to_message(turn.speaker, turn.content) for turn in turns if turn.content]
+
+
+def _overlap(prompt: str, query: str) -> int:
+    """Return the length of the longest suffix of `prompt` that is a prefix of `query`."""
+    head, position = query[:MIN_OVERLAP], -1
+    if len(head) < MIN_OVERLAP:
+        return 0
+    tail, budget = prompt[-MIN_OVERLAP:], MAX_COMPARED_CHARACTERS
+    for _ in range(MAX_POSITIONS):
+        position = prompt.find(head, position + 1)
+        if position < 0:
+            return 0
+        length = len(prompt) - position
+        # The cheap comparison first: the long one copies.
+        if query[length - MIN_OVERLAP : length] == tail:
+            budget -= length
+            if budget < 0:
+                return 0
+            if query.startswith(prompt[position:]):
+                return length
+    return 0
