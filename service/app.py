@@ -57,7 +57,9 @@ def create_state(
     request_reload: default: reload the models in this process.
     """
     registry = registry or create_registry(settings)
-    limits = CohortLimits(settings.cohort_timeout_s, settings.max_open_cohorts, settings.max_cohort_bytes)
+    limits = CohortLimits(
+        settings.cohort_timeout_s, settings.max_open_cohorts, settings.max_cohort_bytes, settings.max_wait_s
+    )
     cohorts = Cohorts(partial(score_cohort, registry), limits, registry.metrics)
     return AppState(settings, registry, cohorts, request_reload or Reload(registry.reload).request)
 
@@ -77,7 +79,9 @@ def create_app(state: AppState) -> ASGIApp:
             engine = pipeline.backend.profile.info
             log.info("ready", model=pipeline.manifest.identity, engine=engine.name, precision=engine.precision)
         role = "front" if settings.workers > 1 else "service"
-        process_metrics = ProcessMetrics(state.registry.metrics, role, state.registry.engine_pids)
+        process_metrics = ProcessMetrics(
+            state.registry.metrics, role, state.registry.engine_pids, state.registry.encode_wait_s
+        )
         reporting = run_in_background(process_metrics.run(), "process metrics")
         yield {"app": state}
         await state.drain()

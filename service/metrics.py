@@ -188,6 +188,10 @@ class Metrics:
     def observe_loop_lag(self, seconds: float) -> None:
         self._loop_lag.set(seconds)
 
+    def observe_encode_wait(self, seconds: float) -> None:
+        """Set the seconds until all texts that wait in this process have been encoded."""
+        self._encode_wait.set(seconds)
+
     def _declare_requests(self, endpoints: tuple[str, ...]) -> None:
         self._requests = self._counter(
             "tinyrm_requests", "Requests that ended.", endpoint=endpoints, status=tuple(map(str, STATUSES))
@@ -258,6 +262,10 @@ class Metrics:
             "tinyrm_event_loop_lag_seconds", "Delay of the event loop in the last second.", mode="livemax"
         )
 
+        self._encode_wait = self._gauge(
+            "tinyrm_encode_wait_seconds", "Estimated time until all waiting texts have been encoded.", mode="livemax"
+        )
+
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], /, **labels: tuple[str, ...]) -> Histogram:
         metric = Histogram(name, text, tuple(labels), buckets=buckets, registry=self.registry)
         return create_children(metric, labels)
@@ -303,7 +311,7 @@ class Present(Collector):
         restarts = sum(load.restarts for load in loads)
         yield gauge_family("tinyrm_queue_items", "Comparisons waiting for the engine.", items)
         yield gauge_family("tinyrm_queue_tokens", "Tokens waiting for the engine.", tokens)
-        yield gauge_family("tinyrm_queue_wait_seconds", "Estimated wait of new work, as used at admission.", wait_s)
+        yield gauge_family("tinyrm_queue_wait_seconds", "Estimated time until all the work that waits has run.", wait_s)
         yield gauge_family("tinyrm_engine_ready", "Whether the engine is ready: a recent run succeeded.", is_ready)
         yield gauge_family("tinyrm_engine_restarts", "Engines started since the first one.", restarts)
 

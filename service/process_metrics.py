@@ -22,10 +22,18 @@ class ProcessMetrics:
 
     role: the role of this process, one of service.metrics.ROLES.
     engine_pids: returns the process ids of the running engines that this process started.
+    encode_wait_s: returns the seconds until all texts that wait in this process have been encoded.
     """
 
-    def __init__(self, metrics: Metrics, role: str, engine_pids: Callable[[], list[int]]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        role: str,
+        engine_pids: Callable[[], list[int]],
+        encode_wait_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._metrics, self._role, self._engine_pids = metrics, role, engine_pids
+        self._encode_wait_s = encode_wait_s
         self._collectors: dict[int | str, ProcessCollector] = {}
         self._cpu_s: dict[int | str, float] = {}  # of each process, at the last report
 
@@ -33,6 +41,7 @@ class ProcessMetrics:
         while True:
             self._report(self._role, ["self"])
             self._report("engine", self._engine_pids())
+            self._metrics.observe_encode_wait(self._encode_wait_s())
             due = time.perf_counter() + INTERVAL_S
             await asyncio.sleep(INTERVAL_S)
             # A request on this event loop is delayed as much as this task.

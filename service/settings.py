@@ -67,12 +67,16 @@ class Settings(BaseSettings):
         "on a CPU, which gains nothing from more, and 16384 on a GPU.",
     )
     max_queue_tokens: int = Field(
-        default=1_048_576, gt=0, description="Maximum number of tokens in the queue; work beyond it is refused."
+        default=1_048_576,
+        gt=0,
+        description="Maximum number of tokens in the queue; work beyond it is refused. One API key may have as many "
+        "there as are free, so others find room.",
     )
     max_wait_s: float = Field(
         default=10.0,
         gt=0,
-        description="Work that would wait longer than this, at the engine's current rate, is refused.",
+        description="Work that would wait longer than this for its turn, at the current rates of encoding and of the "
+        "engine, is refused. Lists and groups are accepted or refused as a whole.",
     )
     overload_status: Literal["429", "503"] = Field(
         default="429", description="HTTP status of a refusal under overload; 503 for trainers that retry on 5xx only."

@@ -172,7 +172,11 @@ class Usage(Reply):
 
 
 class Truncated(Reply):
-    """Tokens dropped to fit the model's length: the prompt loses its beginning, a response its end."""
+    """Tokens dropped to fit the model's length: the prompt loses its beginning, a response its end.
+
+    Exact for a text of up to 16 characters for each token of the model's length. A longer text is not read to its end,
+    and at least this many of its tokens were dropped.
+    """
 
     prompt: int
     response_a: int
@@ -301,7 +305,10 @@ class RankReply(Reply):
     comparisons: int
     model: str
     usage: Usage
-    truncated_tokens: int = Field(description="Tokens dropped over all comparisons, each order counted once.")
+    truncated_tokens: int = Field(
+        description="Tokens dropped over all comparisons, each order counted once; at least this many if a text is too "
+        "long to be read to its end."
+    )
 
 
 class RewardsRequest(GroupRequest):

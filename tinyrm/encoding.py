@@ -16,6 +16,12 @@ from tinyrm.template import SPECIAL_ROLES, Slot, Template, split_slot
 
 # With fewer tokens for prompt and responses together, every verdict would be a guess.
 MIN_TEXT_TOKENS = 48
+# Characters that are tokenized of one text, for each token that fits into a sequence. What lies beyond could not be
+# kept, and would only cost time and memory. The second bound is for a text that has too few tokens within the first
+# one, such as one of blanks.
+READ_CHARACTERS, MAX_READ_CHARACTERS = 16, 128
+# Texts are tokenized together up to this size: together they need fewer calls, but memory for all of them at once.
+CALL_CHARACTERS = 65_536
 
 
 class SpecialTokens(BaseModel):
@@ -34,7 +40,11 @@ class SpecialTokens(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """Tokens dropped from each text."""
+    """Tokens dropped from each text.
+
+    Exact for texts of up to READ_CHARACTERS for each token of a sequence. A longer text is not read to its end, so at
+    least this many were dropped.
+    """
 
     prompt: int = 0
     response_a: int = 0
@@ -61,11 +71,20 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """Ids of a prompt and any number of responses, before truncation."""
+    """Ids of a prompt and any number of responses, before truncation.
+
+    unread: 1 for the prompt and for each response that goes on beyond these ids, otherwise 0.
+    """
 
     instruction: list[int]
     prompt: list[int]
     responses: list[list[int]]
+    unread: list[int]
+
+    def followed_by(self, other: "Tokenized") -> "Tokenized":
+        """Return these texts with the responses of `other` after their own."""
+        responses, unread = self.responses + other.responses, self.unread + other.unread[1:]
+        return Tokenized(self.instruction, self.prompt, responses, unread)
 
 
 def plain_text_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
@@ -129,12 +148,24 @@ class Encoder:
         return self.assemble(texts, 0, 1, swap=swap)
 
     def tokenize(self, instruction: str, prompt: str, responses: Sequence[str]) -> Tokenized:
-        """Encode each text once, for any number of comparisons of these responses. Raises InvalidText."""
+        """Encode each text once, for any number of comparisons of these responses.
+
+        Raises InvalidText, InstructionTooLong.
+        """
         joints = self._joints  # a template has the same one for both responses
         texts = [joints["instruction"] + instruction, joints["prompt"] + prompt]
         texts += [joints["response_a"] + response for response in responses]
-        instruction_ids, prompt_ids, *response_ids = self._encode_texts(texts)
-        return Tokenized(instruction_ids, prompt_ids, response_ids)
+        read = [self._readable(text, READ_CHARACTERS, is_prompt=at == 1) for at, text in enumerate(texts)]
+        ids = self._encode_texts(read)
+        for at, text in enumerate(texts):
+            if len(read[at]) < len(text) and len(ids[at]) < self.max_tokens:
+                read[at] = self._readable(text, MAX_READ_CHARACTERS, is_prompt=at == 1)
+                (ids[at],) = self._encode_texts([read[at]])
+        unread = [int(len(part) < len(text)) for part, text in zip(read, texts, strict=True)]
+        if unread[0]:
+            raise InstructionTooLong(f"the instruction of {len(instruction)} characters is never truncated; shorten it")
+        instruction_ids, prompt_ids, *response_ids = ids
+        return Tokenized(instruction_ids, prompt_ids, response_ids, unread[1:])
 
     def assemble(self, texts: Tokenized, a: int, b: int, *, swap: bool) -> tuple[Encoding, ...]:
         """Return the ids of responses number `a` and `b`, as `encode` does. Raises InstructionTooLong.
@@ -144,16 +175,45 @@ class Encoder:
         prompt, response_a, response_b = texts.prompt, texts.responses[a], texts.responses[b]
         room = self._room_for_text(texts.instruction)
         keep_prompt, keep_a, keep_b = fair_shares(len(prompt), len(response_a), len(response_b), room)
-        truncation = Truncation(len(prompt) - keep_prompt, len(response_a) - keep_a, len(response_b) - keep_b)
-        prompt, response_a, response_b = prompt[truncation.prompt :], response_a[:keep_a], response_b[:keep_b]
+        unread_prompt, *unread = texts.unread
+        truncation = Truncation(
+            len(prompt) - keep_prompt + unread_prompt,
+            len(response_a) - keep_a + unread[a],
+            len(response_b) - keep_b + unread[b],
+        )
+        prompt, response_a, response_b = prompt[len(prompt) - keep_prompt :], response_a[:keep_a], response_b[:keep_b]
         a_first = Encoding(self._join(texts.instruction, prompt, response_a, response_b), truncation)
         if not swap:
             return (a_first,)
         return a_first, Encoding(self._join(texts.instruction, prompt, response_b, response_a), truncation.swapped())
 
-    def writes_special_token(self, text: str) -> bool:
-        """Return whether `text` contains the text of a special token. It is encoded as plain text; metrics count it."""
-        return any(token in text for token in self._special_texts)
+    def count_special_texts(self, instruction: str, prompt: str, responses: Sequence[str]) -> int:
+        """Return how many of the texts contain a special token. It is encoded as plain text; metrics count it.
+
+        Only the part of each text that is read at first is searched.
+        """
+        limit = READ_CHARACTERS * self.max_tokens
+        texts = (instruction[:limit], prompt[-limit:], *(response[:limit] for response in responses))
+        return sum(any(token in text for token in self._special_texts) for text in texts)
+
+    def count_characters(self, instruction: str, prompt: str, responses: Sequence[str]) -> int:
+        """Return the characters of the texts that are tokenized at first."""
+        limit = READ_CHARACTERS * self.max_tokens
+        return sum(min(len(text), limit) for text in (instruction, prompt, *responses))
+
+    def _readable(self, text: str, characters_per_token: int, *, is_prompt: bool) -> str:
+        """Return the part of `text` that is read: the end of a prompt, the beginning of any other text.
+
+        It is cut at a blank if there is one, because tokenizers split there as well: its tokens are those of the whole.
+        """
+        limit = characters_per_token * self.max_tokens
+        if len(text) <= limit:
+            return text
+        if is_prompt:
+            start = len(text) - limit
+            return text[max(start, text.find(" ", start, start + limit // 2)) :]
+        end = text.rfind(" ", limit // 2, limit)
+        return text[: end if end > 0 else limit]
 
     def _room_for_text(self, instruction_ids: Sequence[int]) -> int:
         used = sum(len(self._fixed.get(segment, ())) for segment in self.template.segments)
@@ -174,11 +234,14 @@ class Encoder:
         return self._encode_texts([text])[0]
 
     def _encode_texts(self, texts: list[str]) -> list[list[int]]:
-        """Encode all texts in one call: the tokenizer has its own threads."""
+        is_small = sum(map(len, texts)) <= CALL_CHARACTERS
         try:
             # Unlike `encode`, this call releases the interpreter lock, and it does not track offsets.
-            encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            return [text.ids for text in encoded]
+            return [
+                encoded.ids
+                for part in ([texts] if is_small else [[text] for text in texts])
+                for encoded in self._tokenizer.encode_batch_fast(part, add_special_tokens=False)
+            ]
         except (TypeError, UnicodeEncodeError) as error:  # which one depends on the tokenizer's version
             raise InvalidText("a text contains a lone surrogate, which is not valid Unicode; remove it") from error
 

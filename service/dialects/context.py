@@ -131,6 +131,7 @@ class DialectContext:
     request: RequestContext
     fairness_key: Hashable
     deadline: Deadline
+    pipelines: dict[Question, Pipeline] = field(default_factory=dict)
     window: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WINDOW_ITEMS))
 
     @property
@@ -138,8 +139,11 @@ class DialectContext:
         return self.state.settings.max_batch_items
 
     def resolve(self, options: Options) -> Pipeline:
-        """Return the pipeline for the options' model, or else for their domain."""
-        return self.state.registry.resolve(Question("", domain=options.domain, model=options.model))
+        """Return the pipeline for the options' model, or else for their domain: the same one to the request's end."""
+        model = Question("", domain=options.domain, model=options.model)
+        if model not in self.pipelines:
+            self.pipelines[model] = self.state.registry.resolve(model)
+        return self.pipelines[model]
 
     async def score_responses(self, options: Options, prompt: chat.Prompt, responses: Sequence[str]) -> GroupResult:
         """Compare the responses with each other, and return the result."""
@@ -148,7 +152,7 @@ class DialectContext:
         if len(texts) > 1:
             texts = validate(RESPONSES, texts, "responses")
         result = await score_group(
-            self.state.registry.resolve(question),
+            self.resolve(options),
             question,
             texts,
             fairness_key=self.fairness_key,
@@ -183,7 +187,8 @@ class DialectContext:
         An invalid sample is refused before it joins the cohort, so that the others do not fail.
         """
         question = make_question(options, prompt)
-        self.state.registry.resolve(question).manifest.spec.instruction(question.domain)
+        pipeline = self.resolve(options)
+        pipeline.manifest.spec.instruction(question.domain)
         text = validate(RESPONSE, response or BLANK, "response")
         plain = prompt if isinstance(prompt, str) else [(message["role"], message["content"]) for message in prompt]
         digest = hashlib.sha256(json.dumps(plain).encode()).digest()
@@ -192,6 +197,7 @@ class DialectContext:
             Sample(question, text, self.fairness_key),
             size=options.group_size or self.state.settings.group_size,
             size_bytes=len(text.encode()) + len(json.dumps(question.prompt)),
+            admit=lambda: pipeline.backend.refuse_if_busy(self.deadline.left_s(), self.fairness_key),
         )
         try:
             async with asyncio.timeout(self.deadline.left_s()):
@@ -214,7 +220,7 @@ class DialectContext:
         response = validate(RESPONSE, response or BLANK, "response_a")
         reference = validate(RESPONSE, reference, "response_b")
         async with self.window:
-            result = await self.state.registry.resolve(question).compare(
+            result = await self.resolve(options).compare(
                 question,
                 response,
                 reference,

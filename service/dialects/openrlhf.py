@@ -46,16 +46,18 @@ async def get_reward(body: RewardRequest, options: QueryLabelOptions, context: C
     if len(body.query) > context.max_items:
         raise InvalidInput(f"query: {len(body.query)} texts in one call, at most {context.max_items} are accepted")
     is_list = len(body.query) > 1
+    pipeline = context.resolve(options)
     if is_list:
-        context.resolve(options).refuse_if_busy(context.deadline)
-    scores = await gather_scores(
-        [
-            context.score_sample(
-                options, parse_prompt(prompt), find_response(query, prompt), label, wait_for_room=is_list
-            )
-            for query, prompt, label in zip(body.query, body.prompts, labels, strict=True)
-        ]
-    )
+        pipeline.refuse_if_busy(context.deadline, context.fairness_key)
+    with pipeline.held():
+        scores = await gather_scores(
+            [
+                context.score_sample(
+                    options, parse_prompt(prompt), find_response(query, prompt), label, wait_for_room=is_list
+                )
+                for query, prompt, label in zip(body.query, body.prompts, labels, strict=True)
+            ]
+        )
     shares = [score.score for score in scores]
     logs = {"p_win": shares, "partial": [float(score.partial) for score in scores]}
     return RewardReply(rewards=[score.reward for score in scores], scores=shares, extra_logs=logs)

@@ -18,6 +18,9 @@ from tinyrm.errors import EngineRestarting
 from tinyrm.flops import exact_flops
 from tinyrm.manifest import Manifest
 
+# A fairness key that has nothing in a queue.
+NEW_CLIENT = object()
+
 
 class Backend(Protocol):
     """A queue and its engine for one bundle: `LocalBackend`, or `workers.queue_client.QueueClient` in a worker."""
@@ -30,8 +33,8 @@ class Backend(Protocol):
 
     def load(self) -> QueueLoad: ...
 
-    def refuse_if_busy(self, timeout_s: float | None = None) -> None:
-        """Raise a subclass of Unavailable if a request would be refused now."""
+    def refuse_if_busy(self, timeout_s: float | None = None, fairness_key: Hashable = None) -> None:
+        """Raise a subclass of Unavailable if a request of this client would be refused now."""
 
     async def submit(
         self,
@@ -97,14 +100,16 @@ class LocalBackend(Backend):
         return QueueLoad(
             batcher.queue_items,
             batcher.queue_tokens,
-            batcher.estimated_wait_s(),
+            batcher.estimated_total_s(),
             self.engine.restarts,
             self.engine.is_up,
             reason,
+            batcher.estimated_wait_s(NEW_CLIENT),
+            batcher.is_full,
         )
 
-    def refuse_if_busy(self, timeout_s: float | None = None) -> None:
-        self.batcher.refuse_if_full(timeout_s=timeout_s)
+    def refuse_if_busy(self, timeout_s: float | None = None, fairness_key: Hashable = None) -> None:
+        self.batcher.refuse_if_full(timeout_s=timeout_s, fairness_key=fairness_key)
         if not self.engine.is_up:
             raise EngineRestarting("the engine failed and is being restarted; try again")
 

@@ -55,9 +55,11 @@ class EngineResult:
 class QueueLoad:
     """How busy a queue and its engine are.
 
-    wait_s: estimated wait of new work.
+    wait_s: estimated seconds until all the work that waits has run.
     restarts: engines started since the first one.
     unhealthy_reason: why they are not healthy; None if they are.
+    next_wait_s: estimated wait of new work of a client that has nothing in the queue.
+    is_full: whether the queue has room for nobody's work.
     """
 
     queue_items: int
@@ -66,6 +68,8 @@ class QueueLoad:
     restarts: int
     is_up: bool
     unhealthy_reason: str | None
+    next_wait_s: float = 0.0
+    is_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Hashable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from service.scoring.models import ModelRegistry
-from service.scoring.pipeline import CompareResult, Question
+from service.scoring.pipeline import CompareResult, Pipeline, Question
 from tinyrm.deadline import Deadline
 from tinyrm.errors import TinyRMError
 
@@ -31,19 +31,19 @@ async def compare_items(
 
     Raises a subclass of Unavailable if a model that the list needs is busy: the whole list is refused.
     """
-    pipelines = {}
-    for item in items:
-        with suppress(TinyRMError):  # an item with an unknown model fails alone, below
-            pipeline = registry.resolve(item.question)
-            pipelines[id(pipeline)] = pipeline
-    for pipeline in pipelines.values():
-        pipeline.refuse_if_busy(deadline)
+    pipelines = resolve_once(registry, [item.question for item in items])
+    models = [pipeline for pipeline in pipelines.values() if isinstance(pipeline, Pipeline)]
+    for pipeline in models:
+        pipeline.refuse_if_busy(deadline, fairness_key)
     window = asyncio.Semaphore(WINDOW_ITEMS)
 
     async def compare(item: BatchItem) -> CompareResult | TinyRMError:
+        pipeline = pipelines[select_model(item.question)]
+        if isinstance(pipeline, TinyRMError):
+            return pipeline
         async with window:
             try:
-                return await registry.resolve(item.question).compare(
+                return await pipeline.compare(
                     item.question,
                     item.response_a,
                     item.response_b,
@@ -54,4 +54,26 @@ async def compare_items(
             except TinyRMError as error:
                 return error
 
-    return await asyncio.gather(*map(compare, items))
+    with ExitStack() as stack:
+        for pipeline in models:
+            stack.enter_context(pipeline.held())
+        return await asyncio.gather(*map(compare, items))
+
+
+def resolve_once(registry: ModelRegistry, questions: Sequence[Question]) -> dict[Question, Pipeline | TinyRMError]:
+    """Return the pipeline, or the error, of each model that the questions select; see `select_model`.
+
+    One look-up for the whole list: a reload meanwhile must not mix revisions in one reply.
+    """
+    pipelines: dict[Question, Pipeline | TinyRMError] = {}
+    for model in dict.fromkeys(map(select_model, questions)):
+        try:
+            pipelines[model] = registry.resolve(model)
+        except TinyRMError as error:  # an item with an unknown model fails alone
+            pipelines[model] = error
+    return pipelines
+
+
+def select_model(question: Question) -> Question:
+    """Return the part of a question that decides which model compares its responses."""
+    return Question("", domain=question.domain, model=question.model)

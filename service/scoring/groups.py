@@ -1,6 +1,8 @@
 """Cohorts: samples that arrive one by one and are scored together, when the cohort is full or its time has passed."""
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
@@ -13,11 +15,8 @@ from tinyrm.errors import Overloaded, ShuttingDown, Unavailable
 
 S = TypeVar("S")
 
-# Cohorts that are scored at once: a few keep an engine busy. More would compete for room in the queue, and some would
-# be refused.
+# Cohorts that are scored at once: a few keep an engine busy, and more would only need memory for their sequences.
 MAX_SCORED_AT_ONCE = 4
-# How often a cohort is submitted if the engine is busy.
-MAX_TRIES = 5
 
 FULL, DEADLINE, DRAIN = "full", "deadline", "drain"
 
@@ -37,20 +36,17 @@ class Sample:
 async def score_cohort(registry: ModelRegistry, samples: Sequence[Sample]) -> list[GroupScore]:
     """Return the scores of samples that share a question.
 
-    Retries if the engine is busy: these samples have already waited, so new work is refused rather than these.
+    They were accepted when they joined their cohort, so they wait if the engine is busy.
     """
     first, responses = samples[0], [sample.response for sample in samples]
-
-    async def score() -> list[GroupScore]:
-        pipeline = registry.resolve(first.question)
-        return (await score_group(pipeline, first.question, responses, fairness_key=first.fairness_key)).scores
-
-    for _ in range(MAX_TRIES - 1):
-        try:
-            return await score()
-        except Overloaded:
-            await asyncio.sleep(registry.retry_after_s())
-    return await score()
+    result = await score_group(
+        registry.resolve(first.question),
+        first.question,
+        responses,
+        fairness_key=first.fairness_key,
+        is_accepted=True,
+    )
+    return result.scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +56,13 @@ class CohortLimits:
     timeout_s: from a cohort's first sample until it is scored as it is.
     max_open: number of cohorts that wait for samples.
     max_bytes: size of all samples that wait or are being scored.
+    max_wait_s: no new cohort is opened while a complete one has waited this long for the engine.
     """
 
     timeout_s: float
     max_open: int
     max_bytes: int
+    max_wait_s: float = math.inf
 
 
 class Observer(Protocol):
@@ -120,16 +118,23 @@ class Cohorts(Generic[S]):
         self._open: dict[Hashable, Cohort[S]] = {}
         self._scoring: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(MAX_SCORED_AT_ONCE)
+        # When the cohorts that wait to be scored were closed.
+        self._complete: dict[Cohort[S], float] = {}
         self._samples = self._bytes = 0
         self._is_closing = False
 
-    async def join(self, key: Hashable, sample: S, *, size: int, size_bytes: int) -> GroupScore:
+    async def join(
+        self, key: Hashable, sample: S, *, size: int, size_bytes: int, admit: Callable[[], None] = lambda: None
+    ) -> GroupScore:
         """Return the sample's score when the cohort of `key` has `size` samples or its time has passed.
+
+        admit: called before a sample opens a cohort; raises a subclass of Unavailable to refuse it. Later samples are
+            accepted: the first ones wait for them.
 
         Raises Overloaded, ShuttingDown, and what `score` raises. A cancelled sample leaves its cohort.
         """
         try:
-            cohort = self._find_or_open((key, size), size, size_bytes)
+            cohort = self._find_or_open((key, size), size, size_bytes, admit)
         except Unavailable as error:
             self._observer.observe_shed(error.type)
             raise
@@ -162,7 +167,7 @@ class Cohorts(Generic[S]):
         if self._scoring:
             await asyncio.wait(self._scoring, timeout=timeout_s)
 
-    def _find_or_open(self, key: Hashable, size: int, size_bytes: int) -> Cohort[S]:
+    def _find_or_open(self, key: Hashable, size: int, size_bytes: int, admit: Callable[[], None]) -> Cohort[S]:
         if self._is_closing:
             raise ShuttingDown("the service is shutting down; send the request to another replica")
         if self._bytes + size_bytes > self._limits.max_bytes:
@@ -171,6 +176,10 @@ class Cohorts(Generic[S]):
             return self._open[key]
         if len(self._open) >= self._limits.max_open:
             raise Overloaded(f"{len(self._open)} cohorts wait for their samples; retry after Retry-After")
+        waited_s = time.monotonic() - min(self._complete.values(), default=math.inf)
+        if waited_s > self._limits.max_wait_s:
+            raise Overloaded(f"complete cohorts have waited {waited_s:.1f} s for the engine; retry after Retry-After")
+        admit()
         cohort = self._open[key] = Cohort(key, size)
         # An empty context: log lines about the cohort must not have the request id of its first sample.
         loop, context = asyncio.get_running_loop(), Context()
@@ -183,8 +192,14 @@ class Cohorts(Generic[S]):
         self._observer.observe_cohort_end(reason)
         scoring = asyncio.get_running_loop().create_task(self._score_members(cohort), context=Context())
         cohort.scoring = scoring
+        self._complete[cohort] = time.monotonic()
         self._scoring.add(scoring)
-        scoring.add_done_callback(self._scoring.discard)
+
+        def on_end(task: "asyncio.Task[None]") -> None:
+            self._scoring.discard(task)
+            self._complete.pop(cohort, None)
+
+        scoring.add_done_callback(on_end)
 
     def _forget(self, cohort: Cohort[S]) -> None:
         del self._open[cohort.key]
@@ -194,6 +209,7 @@ class Cohorts(Generic[S]):
 
     async def _score_members(self, cohort: Cohort[S]) -> None:
         async with self._turns:
+            self._complete.pop(cohort, None)
             members = list(cohort.members)
             try:
                 if len(members) == 1:

@@ -1,6 +1,8 @@
 """The served models: select one for a request, and replace an old revision by a new one."""
 
 import asyncio
+import math
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 
@@ -80,7 +82,15 @@ class ModelRegistry:
         return next((load.unhealthy_reason for load in loads if load.unhealthy_reason), None)
 
     def retry_after_s(self) -> int:
-        return max(pipeline.backend.retry_after_s() for pipeline in self.pipelines.values())
+        """Return the whole seconds until the work that waits now is done, for Retry-After."""
+        return max(
+            math.ceil(pipeline.encode_wait_s()) + pipeline.backend.retry_after_s()
+            for pipeline in self.pipelines.values()
+        )
+
+    def encode_wait_s(self) -> float:
+        """Return the seconds until all texts that wait in this process have been encoded."""
+        return max((pipeline.encode_wait_s() for pipeline in self.pipelines.values()), default=0.0)
 
     def engine_pids(self) -> list[int]:
         """Return the ids of the running engine processes that this process started."""
@@ -123,8 +133,17 @@ class ModelRegistry:
         return await self._start_backend(bundle)
 
     def _make_pipeline(self, bundle: Bundle, backend: Backend) -> Pipeline:
-        swap = self._settings.default_swap
-        return Pipeline(bundle.manifest, bundle.encoder(), backend, self.metrics, default_swap=swap)
+        # Requests are encoded in threads of their own. The tokenizer's threads are one pool for the whole process, in
+        # which every short text would wait behind the long ones.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        return Pipeline(
+            bundle.manifest,
+            bundle.encoder(),
+            backend,
+            self.metrics,
+            default_swap=self._settings.default_swap,
+            max_wait_s=self._settings.max_wait_s,
+        )
 
     def _describe(self) -> None:
         """Show the current models in the metrics."""

@@ -1,10 +1,9 @@
 """The pipeline of one bundle: encode a comparison, submit it to the queue, read out the result."""
 
 import asyncio
-import ctypes
+import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,11 +12,13 @@ from typing import TypeVar
 from service.engine.backend import Backend
 from service.engine.types import EngineResult
 from service.metrics import TEXTS, Metrics
+from service.scoring.encode_queue import EncodeQueue
 from tinyrm.chat import Prompt
 from tinyrm.comparison import Preference, SwapMode
 from tinyrm.deadline import Deadline
-from tinyrm.encoding import Encoder, Encoding, Truncation
-from tinyrm.errors import DeadlineExceeded, EngineFailed, InvalidInput, ShuttingDown, Unavailable
+from tinyrm.encoding import Encoder, Encoding, Tokenized, Truncation
+from tinyrm.engines.base import usable_cpus
+from tinyrm.errors import DeadlineExceeded, EngineFailed, InvalidInput, Unavailable
 from tinyrm.flops import exact_flops, paper_flops
 from tinyrm.manifest import Manifest
 from tinyrm.readout import read_out
@@ -27,9 +28,10 @@ T = TypeVar("T")
 # Texts up to this length are encoded in half a millisecond. Handing them to a thread takes as long, so without other
 # requests they are encoded in the event loop.
 SHORT_CHARACTERS = 2048
-# A tokenizer needs some hundred bytes for each token, also for truncated ones, so longer texts are encoded one at a
-# time.
-LONG_CHARACTERS = 262_144
+# Responses of a group are tokenized in steps of this many characters; other keys' texts have their turn between them.
+STEP_CHARACTERS = 65_536
+# Making the sequences of a tokenized pair takes as long as tokenizing this many characters.
+PAIR_CHARACTERS = 256
 
 NO_DEADLINE = Deadline()
 
@@ -74,28 +76,38 @@ class Pipeline:
     """Everything between a validated request and its result, for one bundle on one engine."""
 
     def __init__(
-        self, manifest: Manifest, encoder: Encoder, backend: Backend, metrics: Metrics, *, default_swap: SwapMode
+        self,
+        manifest: Manifest,
+        encoder: Encoder,
+        backend: Backend,
+        metrics: Metrics,
+        *,
+        default_swap: SwapMode,
+        max_wait_s: float = math.inf,
     ) -> None:
         self.manifest = manifest
         self.backend = backend
         self.metrics = metrics
         self._encoder = encoder
-        self._active = 0
+        self._active = self._held = 0
         self._default_swap: SwapMode = default_swap
-        self._one_at_a_time = asyncio.Lock()
-        self._encode_threads = ThreadPoolExecutor(thread_name_prefix="encode")
+        self._encode_queue = EncodeQueue(usable_cpus(), max_wait_s)
         # Cached: each is a sum over all layers, and lengths repeat.
         self._exact_gflops = lru_cache(maxsize=16384)(lambda tokens: exact_flops(manifest.geometry, tokens) / 1e9)
         self._paper_gflops = lru_cache(maxsize=16384)(
             lambda tokens: paper_flops(manifest.parameters, manifest.geometry, tokens) / 1e9
         )
 
-    def refuse_if_busy(self, deadline: Deadline = NO_DEADLINE) -> None:
+    def refuse_if_busy(self, deadline: Deadline = NO_DEADLINE, fairness_key: Hashable = None) -> None:
         """Raise a subclass of Unavailable if the request would be refused, before any work on it."""
         with self._refusals_counted():
             if deadline.has_passed:
                 raise DeadlineExceeded("the request's own time limit passed before it was queued")
-            self.backend.refuse_if_busy(deadline.left_s())
+            self.backend.refuse_if_busy(deadline.left_s(), fairness_key)
+
+    def encode_wait_s(self) -> float:
+        """Return the seconds until all texts that wait to be encoded have been."""
+        return self._encode_queue.total_s()
 
     async def compare(
         self,
@@ -118,9 +130,11 @@ class Pipeline:
         started = time.perf_counter()
         with self.active():
             if not wait_for_room:
-                self.refuse_if_busy(deadline)
+                self.refuse_if_busy(deadline, fairness_key)
             swap = self.choose_swap(question)
-            (sequences,) = await self.encode(question, [response_a, response_b], [(0, 1)], swap)
+            sequences = await self._encode(
+                question, (response_a, response_b), swap, fairness_key, deadline, is_accepted=wait_for_room
+            )
             return await self.score(
                 sequences,
                 swap,
@@ -130,27 +144,41 @@ class Pipeline:
                 wait_for_room=wait_for_room,
             )
 
-    async def encode(
-        self, question: Question, responses: Sequence[str], pairs: Sequence[tuple[int, int]], swap: SwapMode
-    ) -> list[tuple[Encoding, ...]]:
-        """Return the sequences of each pair of `responses`, in one or both orders. Raises InvalidInput."""
+    async def tokenize(
+        self, question: Question, responses: Sequence[str], *, fairness_key: Hashable, deadline: Deadline
+    ) -> Tokenized:
+        """Tokenize the texts of an accepted group. Raises InvalidInput, DeadlineExceeded, ShuttingDown."""
         instruction, prompt = self.manifest.spec.resolve(question.prompt, question.domain, question.instruction)
-        texts = (instruction, prompt, *responses)
 
-        def encode() -> list[tuple[Encoding, ...]]:
-            self.metrics.observe_special_tokens(sum(map(self._encoder.writes_special_token, texts)))
-            tokenized = self._encoder.tokenize(instruction, prompt, responses)
+        async def tokenize(instruction: str, prompt: str, responses: Sequence[str]) -> Tokenized:
+            def work() -> Tokenized:
+                self.metrics.observe_special_tokens(self._encoder.count_special_texts(instruction, prompt, responses))
+                return self._encoder.tokenize(instruction, prompt, responses)
+
+            characters = self._encoder.count_characters(instruction, prompt, responses)
+            return await self._in_thread(work, characters, fairness_key, deadline)
+
+        first, *others = self._steps(responses)
+        tokenized = await tokenize(instruction, prompt, first)
+        for step in others:
+            tokenized = tokenized.followed_by(await tokenize("", "", step))
+        return tokenized
+
+    async def assemble(
+        self,
+        tokenized: Tokenized,
+        pairs: Sequence[tuple[int, int]],
+        swap: SwapMode,
+        *,
+        fairness_key: Hashable,
+        deadline: Deadline,
+    ) -> list[tuple[Encoding, ...]]:
+        """Return the sequences of each pair of responses, in one or both orders. Raises as `tokenize` does."""
+
+        def work() -> list[tuple[Encoding, ...]]:
             return [self._encoder.assemble(tokenized, a, b, swap=swap != "off") for a, b in pairs]
 
-        characters = sum(map(len, texts))
-        if self._active == 1 and len(pairs) == 1 and characters <= SHORT_CHARACTERS:
-            return encode()
-        if characters <= LONG_CHARACTERS:
-            return await self._run_in_thread(encode)
-        async with self._one_at_a_time:
-            sequences = await self._run_in_thread(encode)
-            await asyncio.to_thread(trim_memory)
-            return sequences
+        return await self._in_thread(work, PAIR_CHARACTERS * len(pairs), fairness_key, deadline)
 
     async def score(
         self,
@@ -203,6 +231,15 @@ class Pipeline:
         return swap
 
     @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the pipeline from being retired while a list of comparisons goes on."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+
+    @contextmanager
     def active(self) -> Iterator[None]:
         """Mark work that this pipeline must finish before it is retired."""
         self._active += 1
@@ -215,29 +252,58 @@ class Pipeline:
         """Finish all active requests, also those not queued yet, and stop. For a pipeline that was replaced."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._active:  # noqa: ASYNC110  # rare; an event would cost time in every request
+                while self._active or self._held:  # noqa: ASYNC110  # rare; an event would cost time in every request
                     await asyncio.sleep(0.01)
         await self.drain(timeout_s)
 
     async def drain(self, timeout_s: float) -> None:
         """Accept no new work, finish accepted work, and stop."""
         await self.backend.drain(timeout_s)
-        self._encode_threads.shutdown(wait=False, cancel_futures=True)
+        self._encode_queue.shut_down()
 
-    async def _run_in_thread(self, work: Callable[[], T]) -> T:
-        """Run `work` in an encoding thread. Raises ShuttingDown if the threads are shut down before it has run."""
-        shut_down = ShuttingDown("the service shut down before this request had a result")
-        try:
-            done = self._encode_threads.submit(work)
-        except RuntimeError as error:
-            raise shut_down from error
-        try:
-            return await asyncio.wrap_future(done)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if done.cancelled() and not (task and task.cancelling()):
-                raise shut_down from None
-            raise
+    async def _encode(
+        self,
+        question: Question,
+        responses: tuple[str, str],
+        swap: SwapMode,
+        fairness_key: Hashable,
+        deadline: Deadline,
+        *,
+        is_accepted: bool,
+    ) -> tuple[Encoding, ...]:
+        """Return the sequences of one comparison, in one or both orders. Raises InvalidInput, Unavailable."""
+        instruction, prompt = self.manifest.spec.resolve(question.prompt, question.domain, question.instruction)
+        encoder, characters = self._encoder, self._encoder.count_characters(instruction, prompt, responses)
+
+        def work() -> tuple[Encoding, ...]:
+            self.metrics.observe_special_tokens(encoder.count_special_texts(instruction, prompt, responses))
+            return encoder.assemble(encoder.tokenize(instruction, prompt, responses), 0, 1, swap=swap != "off")
+
+        if self._active == 1 and characters <= SHORT_CHARACTERS:
+            return work()
+        if not is_accepted:
+            with self._refusals_counted():
+                self._encode_queue.refuse_if_busy(
+                    characters, fairness_key, deadline, lambda: self.backend.load().next_wait_s
+                )
+        return await self._in_thread(work, characters, fairness_key, deadline)
+
+    async def _in_thread(self, work: Callable[[], T], characters: int, fairness_key: Hashable, deadline: Deadline) -> T:
+        with self._refusals_counted():
+            return await self._encode_queue.run(work, characters, fairness_key, deadline)
+
+    def _steps(self, responses: Sequence[str]) -> Iterator[list[str]]:
+        """Split responses into steps of at most STEP_CHARACTERS that are read, or of one response."""
+        step: list[str] = []
+        characters = 0
+        for response in responses:
+            more = self._encoder.count_characters("", "", [response])
+            if step and characters + more > STEP_CHARACTERS:
+                yield step
+                step, characters = [], 0
+            step.append(response)
+            characters += more
+        yield step
 
     def _decisive_margin(self) -> float:
         if self.manifest.auto_swap is None:
@@ -258,10 +324,3 @@ class Pipeline:
         except Unavailable as error:
             self.metrics.observe_shed(error.type)
             raise
-
-
-def trim_memory() -> None:
-    """Return freed memory to the system: glibc keeps hundreds of MiB after a long text. Other systems do not."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:
-        trim(0)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.scoring.pipeline import NO_DEADLINE, CompareResult, Pipeline, Question
-from tinyrm.comparison import Strategy
+from tinyrm.comparison import Strategy, SwapMode
 from tinyrm.deadline import Deadline
-from tinyrm.encoding import Encoding
+from tinyrm.encoding import Encoding, Tokenized
 from tinyrm.errors import InvalidInput, first_of_group
 from tinyrm.ranking import Ranking, expected_wins, mean_wins, rank, sigmoid
 from tinyrm.schedules import SCHEDULES, Pair, comparisons_needed
 
-# Pairs that are encoded at once: enough to keep an engine busy, few enough for the memory.
+# Pairs whose sequences are made at once: enough to keep an engine busy, few enough for the memory.
 WINDOW_PAIRS = 256
 # `score_group` compares all pairs of up to this many responses; larger groups are paired by their scores so far.
 ROUND_ROBIN_RESPONSES = 32
@@ -99,12 +99,14 @@ async def rank_responses(
     max_comparisons: int | None = None,
     fairness_key: Hashable = None,
     deadline: Deadline = NO_DEADLINE,
+    is_accepted: bool = False,
 ) -> GroupResult:
     """Return scores and order of the responses.
 
     reference: the response with which strategy `reference` compares each one.
     max_comparisons: limit of one call; None for no limit.
     fairness_key, deadline: as in `Pipeline.compare`.
+    is_accepted: for responses that were accepted before, so they are not refused because the engine is busy.
 
     If a comparison fails, the whole group fails: scores from the remaining comparisons would differ.
     Raises InvalidInput, Unavailable and their subclasses, EngineFailed.
@@ -117,8 +119,14 @@ async def rank_responses(
             f"{strategy} of {n} responses takes {needed} comparisons, at most {max_comparisons} are allowed in "
             "one call; send fewer responses or use strategy swiss"
         )
-    pipeline.refuse_if_busy(deadline)
+    if not is_accepted:
+        pipeline.refuse_if_busy(deadline, fairness_key)
+    swap = pipeline.choose_swap(question)
     with pipeline.active():
+        started = time.perf_counter()
+        tokenized = await pipeline.tokenize(question, texts, fairness_key=fairness_key, deadline=deadline)
+        # Each comparison has a share of it, as if it had encoded its own texts.
+        tokenize_s = (time.perf_counter() - started) / max(1, needed)
         margins = np.full((n, n), np.nan)
         comparisons: list[CompareResult] = []
         schedule = SCHEDULES[strategy](n)
@@ -127,7 +135,13 @@ async def rank_responses(
             for at in range(0, len(pairs), WINDOW_PAIRS):
                 window = pairs[at : at + WINDOW_PAIRS]
                 results = await compare_pairs(
-                    pipeline, question, texts, window, fairness_key=fairness_key, deadline=deadline
+                    pipeline,
+                    tokenized,
+                    window,
+                    swap,
+                    tokenize_s=tokenize_s,
+                    fairness_key=fairness_key,
+                    deadline=deadline,
                 )
                 for (i, j), result in zip(window, results, strict=True):
                     margins[i, j], margins[j, i] = result.preference.margin, -result.preference.margin
@@ -141,21 +155,22 @@ async def rank_responses(
 
 async def compare_pairs(
     pipeline: Pipeline,
-    question: Question,
-    responses: Sequence[str],
+    tokenized: Tokenized,
     pairs: Sequence[Pair],
+    swap: SwapMode,
     *,
+    tokenize_s: float,
     fairness_key: Hashable,
     deadline: Deadline,
 ) -> list[CompareResult]:
-    """Encode the pairs together, score them concurrently, and return their results. The first error cancels the others.
+    """Score the pairs concurrently, and return their results. The first error cancels the others.
 
-    pairs: indices into `responses`.
+    pairs: indices into the tokenized responses.
+    tokenize_s: share of one pair in the seconds of tokenizing.
     """
-    swap = pipeline.choose_swap(question)
     started = time.perf_counter()
-    encoded = await pipeline.encode(question, responses, pairs, swap)
-    encode_s = (time.perf_counter() - started) / len(pairs)
+    encoded = await pipeline.assemble(tokenized, pairs, swap, fairness_key=fairness_key, deadline=deadline)
+    encode_s = tokenize_s + (time.perf_counter() - started) / len(pairs)
 
     def score(sequences: tuple[Encoding, ...]) -> Coroutine[None, None, CompareResult]:
         return pipeline.score(
@@ -180,6 +195,7 @@ async def score_group(
     *,
     fairness_key: Hashable = None,
     deadline: Deadline = NO_DEADLINE,
+    is_accepted: bool = False,
 ) -> GroupResult:
     """Return the scores of a group of any size, with a strategy for its size. Raises as `rank_responses` does."""
     n = len(responses)
@@ -187,5 +203,11 @@ async def score_group(
         return GroupResult(rank(np.full((n, n), np.nan)), [], pipeline.manifest.identity)
     strategy: Strategy = "round_robin" if n <= ROUND_ROBIN_RESPONSES else "swiss"
     return await rank_responses(
-        pipeline, question, responses, strategy=strategy, fairness_key=fairness_key, deadline=deadline
+        pipeline,
+        question,
+        responses,
+        strategy=strategy,
+        fairness_key=fairness_key,
+        deadline=deadline,
+        is_accepted=is_accepted,
     )

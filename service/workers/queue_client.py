@@ -38,7 +38,7 @@ class QueueClient(Backend):
     ) -> None:
         self.profile: EngineProfile
         self.bundle: Bundle
-        self._max_queue_tokens, self._max_wait_s = settings.max_queue_tokens, settings.max_wait_s
+        self._max_wait_s = settings.max_wait_s
         self._on_queue_loss, self._on_move = on_loss, on_move
         self._moving: asyncio.Task[None] | None = None
         self._load = QueueLoad(0, 0, 0.0, 0, is_up=False, unhealthy_reason="not connected")
@@ -81,15 +81,20 @@ class QueueClient(Backend):
             return replace(self._load, unhealthy_reason="the owner of the queue does not report")
         return self._load
 
-    def refuse_if_busy(self, timeout_s: float | None = None) -> None:
+    def refuse_if_busy(self, timeout_s: float | None = None, fairness_key: Hashable = None) -> None:  # noqa: ARG002
+        """Refuse what the queue would refuse from every client; it refuses a client that has too much in it itself."""
         self._refuse_if_closing()
         if self._is_outdated:
             return  # the queue decides
         if not self._load.is_up:
             raise EngineRestarting("the engine failed and is being restarted; try again")
         max_s = min(self._max_wait_s, math.inf if timeout_s is None else timeout_s)
-        if self._load.queue_tokens > self._max_queue_tokens or self._load.wait_s > max_s:
-            raise Overloaded(f"new work would wait {self._load.wait_s:.1f} s; retry after Retry-After")
+        if self._load.is_full:
+            raise Overloaded(f"{self._load.queue_tokens} tokens are waiting; retry after Retry-After")
+        if self._load.next_wait_s > max_s:
+            raise Overloaded(
+                f"new work would wait {self._load.next_wait_s:.1f} s, more than {max_s:g} s; retry after Retry-After"
+            )
 
     async def submit(
         self,

@@ -363,22 +363,25 @@ def test_an_invalid_sample_is_refused_before_it_waits(
     assert patient.metric("tinyrm_cohort_samples") == 0
 
 
-def test_a_complete_cohort_is_tried_again_after_an_overload(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cohort_is_refused_when_it_would_open_and_never_when_it_is_complete(
+    patient: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tries = []
 
-    def busy(timeout_s: float | None = None) -> None:
-        tries.append(timeout_s)
-        if len(tries) < 2:
+    def busy_except_at_first(timeout_s: float | None = None, fairness_key: object = None) -> None:
+        tries.append(fairness_key)
+        if len(tries) > 1:
             raise Overloaded("busy")
 
-    monkeypatch.setattr(patient.pipeline.backend, "refuse_if_busy", busy)
+    monkeypatch.setattr(patient.pipeline.backend, "refuse_if_busy", busy_except_at_first)
     replies = at_once(patient, "/get_reward", [openrlhf(text) for text in RESPONSES])
     assert [reply.status_code for reply in replies] == [200] * 4
-    assert len(tries) == 2
+    assert len(tries) == 1
+    (reply,) = at_once(patient, "/get_reward", [openrlhf("another")])
+    assert (reply.status_code, reply.json()["error"]["type"]) == (429, "overloaded")
 
 
-def test_a_lasting_overload_refuses_all_samples_of_a_cohort(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patient.state.registry, "retry_after_s", lambda: 0)
+def test_an_overload_refuses_all_samples_of_a_cohort(patient: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patient.pipeline.backend.batcher, "max_wait_s", -1.0)  # type: ignore[attr-defined]
     replies = at_once(patient, "/get_reward", [openrlhf(text) for text in RESPONSES])
     assert [(reply.status_code, reply.json()["error"]["type"]) for reply in replies] == [(429, "overloaded")] * 4

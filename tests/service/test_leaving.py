@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from service.engine.backend import LocalBackend
 from service.engine.rpc import Connection, Message
 from service.engine.types import BatchOutput, EngineProfile, QueueLoad
 from service.http.server import Server
-from service.scoring.pipeline import SHORT_CHARACTERS, CompareResult, Question
+from service.scoring.pipeline import NO_DEADLINE, SHORT_CHARACTERS, CompareResult, Question
 from service.settings import Settings
 from service.workers.queue_client import QueueClient
 from tests.service.conftest import PAIR, Served
@@ -45,10 +45,11 @@ def portal(served: Served) -> Any:
 
 
 def test_a_request_that_waits_to_be_encoded_gets_shutting_down(fresh: Served) -> None:
-    threads = fresh.pipeline._encode_threads = ThreadPoolExecutor(1)
-    busy, free = threading.Event(), threading.Event()
-    threads.submit(lambda: (busy.set(), free.wait(30)))
-    assert busy.wait(30)
+    lane = fresh.pipeline._encode_queue._short
+    busy, free = threading.Semaphore(0), threading.Event()
+    for _ in range(lane._size):
+        portal(fresh).start_task_soon(lane.run, lambda: (busy.release(), free.wait(30)), 1, None, NO_DEADLINE)
+        assert busy.acquire(timeout=30)
     waiting = ask(fresh)
     portal(fresh).call(fresh.pipeline.drain, 0.0)
     free.set()

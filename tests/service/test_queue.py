@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.queue import MAX_PADDING_SHARE, FairQueue, QueueItem
+from service.engine.queue import MAX_PADDING_SHARE, FairQueue, QueueItem, choose_in_turn, choose_similar_lengths
 from tinyrm.batching import padded_cost
 from tinyrm.encoding import Encoding, Truncation
 
@@ -45,7 +45,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 def line_up(
     loop: asyncio.AbstractEventLoop, entries: list[Entry], budget: int, *, pads: bool = True
 ) -> tuple[FairQueue, list[QueueItem]]:
-    queue, items = FairQueue(budget, pads=pads), []
+    queue, items = FairQueue(budget, choose_similar_lengths if pads else choose_in_turn), []
     for number, entry in enumerate(entries):
         sequences = (sequence(entry.length),) * entry.sequences
         items.append(QueueItem(sequences, loop.create_future(), arrived_s=number, fairness_key=entry.key))
@@ -57,7 +57,7 @@ def line_up(
 
 def take(loop: asyncio.AbstractEventLoop, entries: list[Entry], budget: int) -> tuple[list[QueueItem], list[QueueItem]]:
     queue, items = line_up(loop, entries, budget)
-    return items, queue.take()
+    return items, queue.take().batch
 
 
 def lengths(batch: list[QueueItem]) -> list[int]:
@@ -71,7 +71,7 @@ def test_every_item_with_a_caller_is_taken_exactly_once(
     waiting, items = line_up(loop, queue, budget, pads=pads)
     taken: list[QueueItem] = []
     while len(waiting):
-        batch = waiting.take()
+        batch = waiting.take().batch
         assert batch or not len(waiting), "only the abandoned were left"
         taken += batch
     alive = [item for item, entry in zip(items, queue, strict=True) if not entry.abandoned]
@@ -85,13 +85,13 @@ def test_the_item_with_the_first_turn_always_goes(
 ) -> None:
     waiting, items = line_up(loop, queue, budget, pads=pads)
     alive = [item for item in items if not item.is_abandoned]
-    assert waiting.take()[:1] == sorted(alive, key=lambda item: (item.turn, item.arrived_s))[:1]
+    assert waiting.take().batch[:1] == sorted(alive, key=lambda item: (item.turn, item.arrived_s))[:1]
 
 
 @given(lengths=st.lists(st.integers(1, 300), max_size=12))
 def test_one_key_alone_is_served_in_the_order_of_arrival(loop: asyncio.AbstractEventLoop, lengths: list[int]) -> None:
     waiting, items = line_up(loop, [Entry(n) for n in lengths], budget=1, pads=False)
-    assert [item for _ in items for item in waiting.take()] == items
+    assert [item for _ in items for item in waiting.take().batch] == items
 
 
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 3)), min_size=1, max_size=40))
@@ -104,7 +104,7 @@ def test_no_key_falls_behind_another_by_more_than_one_item_of_each(
     served = dict.fromkeys(range(4), 0)
     always_waiting = [key for key in left if left[key]]
     while all(left[key] for key in always_waiting):
-        (item,) = waiting.take()
+        ((item,), _) = waiting.take()
         served[item.fairness_key] += item.tokens  # type: ignore[index]
         left[item.fairness_key] -= 1  # type: ignore[index]
         counts = [served[key] for key in always_waiting]
@@ -114,13 +114,13 @@ def test_no_key_falls_behind_another_by_more_than_one_item_of_each(
 def test_abandoned_items_leave_no_tokens_behind(loop: asyncio.AbstractEventLoop) -> None:
     waiting, _ = line_up(loop, [Entry(10, abandoned=True)] * 3, budget=100)
     assert waiting.tokens == 30
-    assert waiting.take() == []
+    assert waiting.take() == ([], [])
     assert (len(waiting), waiting.tokens) == (0, 0)
 
 
 def test_sequences_that_share_no_padding_go_in_turn_whatever_their_length(loop: asyncio.AbstractEventLoop) -> None:
     waiting, items = line_up(loop, [Entry(300), Entry(3), Entry(100), Entry(650), Entry(5)], budget=1000, pads=False)
-    assert waiting.take() == items[:3]
+    assert waiting.take().batch == items[:3]
 
 
 @given(queue=entries, budget=budgets)

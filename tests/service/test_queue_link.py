@@ -37,9 +37,9 @@ class StubBackend:
 
     def load(self) -> QueueLoad:
         wait_s = float(self.waiting_tokens)
-        return QueueLoad(1, self.waiting_tokens, wait_s, 0, is_up=True, unhealthy_reason=None)
+        return QueueLoad(1, self.waiting_tokens, wait_s, 0, is_up=True, unhealthy_reason=None, next_wait_s=wait_s)
 
-    def refuse_if_busy(self, timeout_s: float | None = None) -> None: ...
+    def refuse_if_busy(self, timeout_s: float | None = None, fairness_key: Hashable = None) -> None: ...
 
     async def submit(
         self, sequences: tuple[Encoding, ...], *, fairness_key: Hashable, timeout_s: float | None, wait_for_room: bool

@@ -1,16 +1,26 @@
 """Test for any texts: one mask, no sequence over budget, fixed text complete, a true report of dropped tokens."""
 
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from tests.tinyrm.conftest import PAIR
+from tinyrm import encoding
 from tinyrm.comparison import Comparison
-from tinyrm.encoding import MIN_TEXT_TOKENS, Encoder, SpecialTokens, Truncation, fair_shares
+from tinyrm.encoding import (
+    MAX_READ_CHARACTERS,
+    MIN_TEXT_TOKENS,
+    READ_CHARACTERS,
+    Encoder,
+    SpecialTokens,
+    Truncation,
+    fair_shares,
+)
 from tinyrm.errors import InstructionTooLong, InvalidTemplate, InvalidText
 from tinyrm.template import ANSWER_COLON, FIGURE2, TEMPLATES, Template
 
@@ -82,7 +92,54 @@ def test_the_truncation_report_adds_up(tight: Encoder, comparison: Comparison) -
     full = Encoder(tight._tokenizer, tight.template, tight.special, 100_000).encode(comparison, INSTRUCTION)[0]
     cut = tight.encode(comparison, INSTRUCTION)[0]
     assert full.truncation == Truncation()
-    assert cut.truncation.total == len(full) - len(cut)
+    dropped = len(full) - len(cut)
+    longest = max(map(len, (comparison.prompt, comparison.response_a, comparison.response_b)))
+    if longest < READ_CHARACTERS * tight.max_tokens:
+        assert cut.truncation.total == dropped
+    else:
+        assert min(1, dropped) <= cut.truncation.total <= dropped, "what is not read counts as at least 1"
+
+
+WORDS = st.sampled_from(
+    ["why", "what\n", "42", "  ", "don't", "日本", "\t\tx", "e\u0301", "[MASK]", "supercalifragilistic"]
+)
+
+
+@pytest.mark.parametrize("is_long", list(product([False, True], repeat=3)))
+@given(st.lists(WORDS, min_size=40, max_size=60), st.lists(WORDS, max_size=60))
+@settings(max_examples=10, deadline=None)
+def test_only_the_ends_of_long_texts_are_read_and_the_ids_are_those_of_the_whole(
+    tight: Encoder, is_long: tuple[bool, ...], words: list[str], others: list[str]
+) -> None:
+    """Tokenize what could be kept, and compare with an encoder that tokenizes everything."""
+    read: list[int] = []
+    one, two = " ".join(words), " ".join(others)
+    comparison = Comparison(*(one * 99 + two if long else two for long in is_long))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "READ_CHARACTERS", 10**9)
+        expected = tight.encode(comparison, INSTRUCTION, swap=True)
+    with pytest.MonkeyPatch.context() as patch:
+        tokenize = tight._encode_texts
+        patch.setattr(tight, "_encode_texts", lambda texts: (read.extend(map(len, texts)), tokenize(texts))[1])
+        found = tight.encode(comparison, INSTRUCTION, swap=True)
+    assert [ids.input_ids.tolist() for ids in found] == [ids.input_ids.tolist() for ids in expected]
+    assert max(read) <= READ_CHARACTERS * tight.max_tokens
+    for text, long in zip(("prompt", "response_a", "response_b"), is_long, strict=True):
+        dropped = getattr(found[0].truncation, text)
+        assert min(1, long) <= dropped <= getattr(expected[0].truncation, text)
+
+
+@pytest.mark.parametrize("character", [" ", "a", "\u200b", "日", "["])
+def test_a_huge_text_of_one_character_costs_no_more_than_what_could_be_kept(tight: Encoder, character: str) -> None:
+    read: list[int] = []
+    tokenize, huge = tight._encode_texts, character * 3_000_000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tight, "_encode_texts", lambda texts: (read.extend(map(len, texts)), tokenize(texts))[1])
+        (found,) = tight.encode(Comparison(huge, huge, huge), INSTRUCTION)
+    assert sum(read) <= 3 * (READ_CHARACTERS + MAX_READ_CHARACTERS) * tight.max_tokens + len(INSTRUCTION)
+    assert min(found.truncation.prompt, found.truncation.response_a, found.truncation.response_b) > 0
+    with pytest.raises(InstructionTooLong):
+        tight.encode(PAIR, huge)
 
 
 @given(comparisons)
@@ -129,7 +186,7 @@ def test_a_text_of_megabytes_is_truncated_like_any_other(encoder: Encoder) -> No
     reading = encoder.encode(Comparison("why? " * 100_000, "short", "[MASK]" * 20_000), INSTRUCTION)[0]
     assert len(reading) == encoder.max_tokens
     assert reading.truncation.response_a == 0
-    assert min(reading.truncation.prompt, reading.truncation.response_b) > 20_000
+    assert min(reading.truncation.prompt, reading.truncation.response_b) > encoder.max_tokens
 
 
 @pytest.mark.parametrize("surrogate", ["\ud800", "fine until \udfff here"])

@@ -31,7 +31,8 @@ def numbers() -> list[Panel]:
         ),
         panels.number(
             "Estimated wait",
-            "How long new work would wait on the busiest instance. Above TINYRM_MAX_WAIT_S new work is refused.",
+            "How long the engine of the busiest instance needs for all the work that waits. A client that would wait "
+            "longer than TINYRM_MAX_WAIT_S for its turn is refused.",
             "s",
             Query(f"max({series('queue_wait_seconds')})", "wait"),
             bounds=((1, YELLOW), (5, RED)),
@@ -62,11 +63,13 @@ def queue() -> list[Panel]:
         ),
         panels.lines(
             "Wait",
-            "How long comparisons waited for the engine, and the estimate for new ones at admission.",
+            "How long comparisons waited for the engine, and the time that all waiting work will take: in the engine, "
+            "and before it to be encoded.",
             "s",
             [
                 *quantiles("stage_duration_seconds", 0.5, 0.99, stage="queue"),
-                Query(f"max({series('queue_wait_seconds')})", "estimate"),
+                Query(f"max({series('queue_wait_seconds')})", "engine"),
+                Query(f"max({series('encode_wait_seconds')})", "encoding"),
             ],
         ),
         panels.lines(

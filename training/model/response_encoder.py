@@ -51,10 +51,13 @@ class ResponseEncoder:
                 "truncated; shorten it"
             )
         keep_prompt, keep_response, _ = fair_shares(len(texts.prompt), len(marked), 0, room)
-        dropped = Truncation(len(texts.prompt) - keep_prompt, len(marked) - keep_response, 0)
+        unread_prompt, *unread = texts.unread
+        dropped = Truncation(
+            len(texts.prompt) - keep_prompt + unread_prompt, len(marked) - keep_response + sum(unread), 0
+        )
         slots = {
             "instruction": texts.instruction,
-            "prompt": texts.prompt[dropped.prompt :],
+            "prompt": texts.prompt[len(texts.prompt) - keep_prompt :],
             "response_a": marked[:keep_response],
         }
         ids = chain.from_iterable(slots[slot] if slot else self._fixed[text] for text, slot in self._parts)
