@@ -106,9 +106,13 @@ class Manifest(Frozen):
 
     def expected_revision(self) -> str:
         """Return a hash of every field but the evaluation results, which may be added later."""
-        # A field that was added later must not change the revisions of older bundles.
-        later = {"auto_swap"} if self.auto_swap is None else set()
-        content = self.model_dump_json(exclude={"revision", "evaluation"} | later)
+        # Fields that were added later must not change the revisions of older bundles, which lack them.
+        exclude: dict[str, Any] = {"revision": True, "evaluation": True}
+        if self.auto_swap is None:
+            exclude["auto_swap"] = True
+        if not self.provenance.data_revisions:
+            exclude["provenance"] = {"data_revisions"}
+        content = self.model_dump_json(exclude=exclude)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def to_json(self) -> str:

@@ -118,3 +118,10 @@ def test_a_revision_survives_the_file_whatever_the_numbers(manifest: Manifest) -
         assert read.expected_revision() == written.revision
 
     check()
+
+
+def test_the_starter_that_is_committed_still_has_its_revision() -> None:
+    """A field that is added to the manifest must not change the revisions of bundles that lack it."""
+    text = (Path(__file__).parents[2] / "models" / "starter" / "manifest.json").read_text()
+    starter = Manifest.model_validate_json(text)
+    assert starter.expected_revision() == starter.revision
