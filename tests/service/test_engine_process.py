@@ -4,7 +4,9 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -14,9 +16,11 @@ import numpy as np
 import psutil
 import pytest
 
-from service.engine.engine_process import EngineProcess
+from service.engine import engine_process
+from service.engine.engine_process import EngineProcess, wait_awake
 from service.engine.pinned import pin
 from service.engine.worker import EngineProcessOptions
+from service.process import FAILURE
 from tests.service import faulty_engine as fault
 from tests.support.waiting import PATIENCE_S
 from tinyrm.bundle import Bundle, write_bundle
@@ -210,14 +214,7 @@ def overwrite_files(folder: Path, other: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def damage_files(folder: Path, _: Path) -> None:
-    for path in folder.iterdir():
-        path.write_bytes(b"")
-
-
-@pytest.mark.parametrize(
-    "change", [replace_folder, overwrite_files, damage_files, lambda folder, _: shutil.rmtree(folder)]
-)
+@pytest.mark.parametrize("change", [replace_folder, overwrite_files])
 def test_a_replacement_opens_what_the_service_was_started_with(
     bundle_folder: Path, tmp_path: Path, change: Callable[[Path, Path], None]
 ) -> None:
@@ -257,6 +254,93 @@ def test_a_replacement_with_other_logits_for_the_probe_takes_no_work(bundle_fold
             assert np.isfinite((await engine.run([sequence(9)])).logits).all()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("pause_s", [0.6, 1.5])
+def test_a_reply_that_arrived_during_a_pause_of_this_process_counts(pause_s: float) -> None:
+    """Stop this process until the time limit has passed; the reply lies in the socket."""
+
+    async def scenario() -> bytes:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            theirs.sendall(b"reply")
+            asyncio.get_running_loop().call_soon(time.sleep, pause_s)
+            reply = await wait_awake(reader.readexactly(5), 0.5)
+            writer.close()
+            return reply
+
+    assert asyncio.run(scenario()) == b"reply"
+
+
+def test_a_pause_of_this_process_does_not_count_as_time_that_the_engine_had() -> None:
+    """Stop both for longer than the limit: the engine, which was stopped as well, replies after that."""
+
+    async def scenario() -> str:
+        loop = asyncio.get_running_loop()
+        is_done = loop.create_future()
+        loop.call_soon(time.sleep, 1.5)
+
+        async def work() -> str:
+            await asyncio.sleep(0)  # the pause
+            loop.call_later(0.3, is_done.set_result, "done")
+            result: str = await is_done
+            return result
+
+        return await wait_awake(work(), 1.0)
+
+    assert asyncio.run(scenario()) == "done"
+
+
+def test_work_that_takes_too_long_is_cancelled() -> None:
+    async def scenario() -> bool:
+        is_cancelled = False
+
+        async def work() -> None:
+            nonlocal is_cancelled
+            try:
+                await asyncio.sleep(PATIENCE_S)
+            finally:
+                is_cancelled = True
+
+        with pytest.raises(TimeoutError):
+            await wait_awake(work(), 0.05)
+        await asyncio.sleep(0)
+        return is_cancelled
+
+    assert asyncio.run(scenario())
+
+
+def test_a_replacement_is_the_engine_that_was_chosen_at_the_start(bundle_folder: Path) -> None:
+    async def scenario() -> None:
+        async with running(bundle_folder) as engine:
+            assert engine._options.engine.engine == "onnxruntime-cpu"
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_differs_for_good_ends_the_service(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this, it would not be ready for ever."""
+    monkeypatch.setattr(engine_process, "GIVE_UP_S", 0.5)
+    signals: list[tuple[int, int]] = []
+    kill = os.kill
+
+    def note_failure(pid: int, number: int) -> None:
+        if number == FAILURE:
+            signals.append((pid, number))
+        else:
+            kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", note_failure)
+
+    async def scenario() -> None:
+        async with running(bundle_folder) as engine:
+            assert engine._probe_logits is not None
+            engine._probe_logits = engine._probe_logits + 1
+            await until(lambda: bool(signals))
+
+    asyncio.run(scenario())
+    assert signals == [(os.getpid(), FAILURE)]
 
 
 def test_nothing_is_left_behind(bundle_folder: Path) -> None:

@@ -1,11 +1,26 @@
 """Test the metrics: all series from the start, the right numbers, and never a new series."""
 
+import errno
+from pathlib import Path
+
 import psutil
 import pytest
 from prometheus_client import values
+from prometheus_client.mmap_dict import MmapedDict
 
 from service.engine.types import QueueLoad
-from service.metrics import ENDPOINTS, FORMULAS, SHED_REASONS, STAGES, STATUSES, Metrics
+from service.metrics import (
+    ENDPOINTS,
+    FORMULAS,
+    SHARED_FILES,
+    SHARED_FOLDER,
+    SHED_REASONS,
+    STAGES,
+    STATUSES,
+    Metrics,
+    forget_process,
+    share_metrics,
+)
 from tests.service.conftest import PAIR, Series, Served
 from tinyrm.errors import EngineFailed, Unavailable
 from tinyrm.flops import exact_flops, paper_flops
@@ -268,7 +283,58 @@ def test_queue_gauges_are_those_of_all_queues() -> None:
     assert "tinyrm_engine_ready 0.0\n" in text
 
 
-def test_prometheus_client_still_chooses_its_value_class_on_demand() -> None:
-    """`share_metrics` sets a value that the library sets at its import only."""
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
+    return tmp_path
+
+
+def test_a_process_that_replaces_a_lost_one_goes_on_with_its_counts_in_its_files(shared: Path) -> None:
+    for _ in range(3):
+        share_metrics(shared, "worker-1")
+        metrics = Metrics()
+        metrics.observe_shed("overloaded")
+        metrics.observe_process("front", 100, 10, 1)
+    names = {path.name for path in shared.iterdir()}
+    assert names == {f"{kind}_worker-1.db" for kind in SHARED_FILES}
+    forget_process(shared, "worker-1")
+    text = metrics.expose().decode()
+    assert 'tinyrm_shed_requests_total{reason="overloaded"} 3.0' in text
+    assert 'tinyrm_process_open_fds{role="front"} 0.0' in text, "a gauge of a lost process is not shown"
+
+
+def test_files_of_metrics_have_their_room_before_they_are_used(shared: Path) -> None:
+    """Write into a mapped file without room, and the process ends without a message."""
+    share_metrics(shared, "owner")
+    Metrics(["openrlhf", "slime", "verl", "nemo_gym", "rerank"]).observe_loop_lag(1)
+    for kind, size in SHARED_FILES.items():
+        status = (shared / f"{kind}_owner.db").stat()
+        assert status.st_size == size, "it did not grow"
+        assert status.st_blocks * 512 >= size
+
+
+def test_a_full_file_system_is_an_error_before_any_metric_is_made(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        share_metrics(shared, "owner")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"\xff\xff\xff\x7f" + bytes(100)])
+def test_a_damaged_file_of_metrics_is_made_anew(shared: Path, content: bytes) -> None:
+    for kind in SHARED_FILES:
+        (shared / f"{kind}_worker-1.db").write_bytes(content)
+    share_metrics(shared, "worker-1")
+    assert b'tinyrm_shed_requests_total{reason="overloaded"} 0.0' in Metrics().expose()
+
+
+def test_the_internals_of_prometheus_client_that_we_use_are_there() -> None:
     assert hasattr(values, "ValueClass")
     assert values.get_value_class() in (values.MutexValue, values.ValueClass)
+    assert values.MultiProcessValue(lambda: "worker-1")
+    assert MmapedDict.read_all_values_from_file
