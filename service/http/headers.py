@@ -1,4 +1,4 @@
-"""Headers of every reply for browsers and caches, and CORS for pages of other origins."""
+"""Headers of every reply for browsers and caches, CORS for pages of other origins, and HEAD."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -6,6 +6,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import refusal
+from service.http.context import get_context
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -38,6 +39,24 @@ class SecurityHeadersMiddleware:
         await self.app(scope, receive, send_with_headers)
 
 
+class HeadMiddleware:
+    """Answers HEAD as GET, without the body, so that every route of GET has it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        get_context(scope)  # both scopes have the same
+        await self.app({**scope, "method": "GET"}, receive, send_without_body)
+
+
 class JsonCorsMiddleware(CORSMiddleware):
     """Starlette's CORS for requests without cookies; a refused preflight gets a JSON error like every other refusal."""
 
@@ -45,7 +64,7 @@ class JsonCorsMiddleware(CORSMiddleware):
         super().__init__(
             app,
             allow_origins=origins,
-            allow_methods=("GET", "POST"),
+            allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("Authorization", "Content-Type", "X-Request-Id", "traceparent"),
             expose_headers=("X-Request-Id", "Server-Timing", "Retry-After"),
         )

@@ -12,7 +12,7 @@ from service.http.auth import ApiKeyMiddleware
 from service.http.body import BodyLimitMiddleware
 from service.http.cancel import CancelOnDisconnect, CutMiddleware
 from service.http.connections import ConnectionRefusalMiddleware
-from service.http.headers import JsonCorsMiddleware, SecurityHeadersMiddleware
+from service.http.headers import HeadMiddleware, JsonCorsMiddleware, SecurityHeadersMiddleware
 from service.http.tracing import Tracing, TracingMiddleware
 from service.keys import KeyRing
 from service.settings import Settings, split_list
@@ -48,6 +48,7 @@ def build_stack(
         layers.append(Middleware(TracingMiddleware, tracing.tracer, paths))
     if settings.cors_origins:
         layers.append(Middleware(JsonCorsMiddleware, split_list(settings.cors_origins)))
+    layers.append(Middleware(HeadMiddleware))
     layers.append(Middleware(ServerErrorMiddleware, handler=internal_error_response))
     if settings.api_keys_file:
         layers.append(Middleware(ApiKeyMiddleware, KeyRing(settings.api_keys_file)))

@@ -5,11 +5,14 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.responses import HTMLResponse
 from starlette.testclient import TestClient
 
+from service.app import create_api
+from service.dialects.table import ALL_DIALECTS
 from service.http.headers import SecurityHeadersMiddleware
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
@@ -44,6 +47,35 @@ def test_every_reply_has_its_type_and_forbids_caching(
     assert headers["Referrer-Policy"] == "no-referrer"
     assert headers["Cache-Control"] == "no-store"
     assert "server" not in headers
+
+
+def routes(method: str) -> list[str]:
+    settings = Settings(dialects=",".join(dialect.name for dialect in ALL_DIALECTS))
+    return [route.path for route in all_routes(create_api(settings)) if method in route.methods]
+
+
+def all_routes(app: Any) -> Iterator[Any]:
+    for route in app.routes:
+        if hasattr(route, "methods"):
+            yield route
+        elif hasattr(route, "original_router"):
+            yield from all_routes(route.original_router)
+
+
+@pytest.mark.parametrize("path", [*routes("GET"), "/nowhere"])
+def test_head_is_get_without_the_body(served: Served, path: str) -> None:
+    got, headed = served.client.get(path), served.client.head(path)
+    assert (headed.status_code, headed.content) == (got.status_code, b"")
+    assert got.status_code == (404 if path == "/nowhere" else 200)
+    varying = {"x-request-id", "content-length" if path == "/metrics" else ""}
+    assert {name: value for name, value in headed.headers.items() if name not in varying} == {
+        name: value for name, value in got.headers.items() if name not in varying
+    }
+
+
+def test_head_of_a_route_that_takes_only_post_names_it(served: Served) -> None:
+    reply = served.client.head("/v1/compare")
+    assert (reply.status_code, reply.headers["allow"], reply.content) == (405, "POST", b"")
 
 
 def test_a_reply_to_a_bug_has_the_same_headers(fresh: Served, monkeypatch: pytest.MonkeyPatch) -> None:
