@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Literal, Self
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service.settings import Settings
+from service.settings import Settings, describe_settings
 from tinyrm.errors import InvalidKeys, describe
 from tinyrm.files import locked, write_atomically
 
@@ -57,15 +58,27 @@ class ApiKeys(BaseModel):
         return self
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read the file. Raises InvalidKeys."""
+    def read(cls, path: Path, *, may_be_empty: bool = False) -> Self:
+        """Read the file. Raises InvalidKeys.
+
+        may_be_empty: whether a file without content holds no keys, or is an error.
+        """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            content = read_regular(path)
+            return cls() if may_be_empty and not content.strip() else cls.model_validate_json(content)
         except ValidationError as error:
             # `describe` leaves out the content, which must not reach the log.
             raise InvalidKeys(f"{path} is not a file of keys: {describe(error)}") from error
         except OSError as error:
             raise InvalidKeys(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a file. Raises InvalidKeys for anything else, such as a pipe, where a read could wait."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InvalidKeys(f"{path} is not a regular file")
+        return file.read()
 
 
 def hash_token(token: bytes) -> str:
@@ -89,7 +102,7 @@ class KeyRing:
         if stamp != self._stamp:
             self._stamp = stamp
             try:
-                self._keys = ApiKeys.read(self._path).keys
+                self._keys = ApiKeys.read(self._path, may_be_empty=True).keys
                 log.info("keys read", keys=len(self._keys))
                 self._warn_of_permissions()
             except InvalidKeys as error:
@@ -109,10 +122,10 @@ class KeyRing:
 def get_stamp(path: Path) -> tuple[int, ...] | None:
     """Return numbers that change when the file does; the last one is its mode."""
     try:
-        stat = os.stat(path)  # noqa: PTH116  # called for every request; Path.stat takes twice as long
+        found = os.stat(path)  # noqa: PTH116  # called for every request; Path.stat takes twice as long
     except OSError:
         return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_mode
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +202,10 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m servi
         if path is None:
             raise InvalidKeys("no file is given; use --file PATH or TINYRM_API_KEYS_FILE")
         options.command.run(path)
-    except (InvalidKeys, ValidationError, OSError) as error:
+    except ValidationError as error:
+        print(f"tinyrm: {describe_settings(error) if error.title == 'Settings' else describe(error)}", file=sys.stderr)
+        return 2
+    except (InvalidKeys, OSError) as error:
         print(f"tinyrm: {error}", file=sys.stderr)
         return 2
     return 0

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tinyrm.api import MAX_ITEMS, MAX_RESPONSES
@@ -13,6 +13,16 @@ from tinyrm.comparison import SwapMode
 from tinyrm.errors import InvalidSettings
 
 PREFIX = "TINYRM_"
+# A longer time overflows the clocks of event loops, and no client waits for it.
+DAY_S = 86_400.0
+# What Kubernetes adds to every container for a Service whose name begins with `tinyrm`, such as TINYRM_SERVICE_HOST,
+# TINYRM_GPU_SERVICE_PORT_HTTP, TINYRM_PORT_8000_TCP_ADDR and TINYRM_PORT=tcp://..., which has the name of a setting.
+SERVICE_LINK = re.compile(
+    rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.IGNORECASE
+)
+LINKED_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
+UNITS = {"_s": "seconds", "_bytes": "bytes", "_tokens": "tokens", "_items": "comparisons"}
+
 # The form in which browsers send Origin: a path, a trailing slash or a capital letter would never match.
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/A-Z]+")
 
@@ -34,26 +44,32 @@ class Settings(BaseSettings):
     )
     precision: str = Field(default="fp32", description="Which of the bundle's precisions the engine runs.")
     threads: int = Field(
-        default=0, ge=0, description="Threads of one engine run; 0 divides the usable processors among the streams."
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads of one engine run; 0 divides the usable processors among the streams.",
     )
-    streams: int = Field(default=1, ge=1, description="Number of concurrent engine runs on a CPU.")
+    streams: int = Field(default=1, ge=1, le=1024, description="Number of concurrent engine runs on a CPU.")
     engine_timeout_s: float = Field(
         default=5.0,
-        gt=0,
+        ge=0.1,
+        le=DAY_S,
         description="An engine run counts as hung after five times its expected duration plus this; "
         "the engine is then replaced.",
     )
     peak_gflops_per_s: float = Field(
         default=0,
         ge=0,
+        allow_inf_nan=False,
         description="Peak that the MFU metric is relative to; 0 measures fp32 matrix products at start.",
     )
     workers: int = Field(
         default=1,
         ge=1,
+        le=256,
         description="Processes that serve HTTP and encode; above 1, one more process owns the queue and the engine.",
     )
-    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all, :: for IPv6, too.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     default_swap: SwapMode = Field(
         default="on",
@@ -74,7 +90,8 @@ class Settings(BaseSettings):
     )
     max_wait_s: float = Field(
         default=10.0,
-        gt=0,
+        ge=0.01,
+        le=DAY_S,
         description="Work that would wait longer than this for its turn, at the current rates of encoding and of the "
         "engine, is refused. Lists and groups are accepted or refused as a whole.",
     )
@@ -84,28 +101,35 @@ class Settings(BaseSettings):
     max_batch_items: int = Field(
         default=2048, gt=0, le=MAX_ITEMS, description="Maximum number of comparisons in one call of /v1/compare/batch."
     )
-    max_body_bytes: int = Field(default=8 * 2**20, gt=0, description="Maximum size of a request body.")
+    max_body_bytes: int = Field(default=8 * 2**20, ge=128, description="Maximum size of a request body.")
     max_buffered_bytes: int = Field(
         default=256 * 2**20,
-        gt=0,
+        ge=128,
         description="Maximum total size of the request bodies in memory, in one process; further bodies are refused.",
     )
     max_header_bytes: int = Field(
-        default=32 * 2**10, gt=0, description="Maximum size of the request line and the headers together."
+        default=32 * 2**10, ge=1024, description="Maximum size of the request line and the headers together."
     )
-    header_timeout_s: float = Field(default=10.0, gt=0, description="Time for a client to send a request's headers.")
+    header_timeout_s: float = Field(
+        default=10.0, ge=0.1, le=DAY_S, description="Time for a client to send a request's headers."
+    )
     body_timeout_s: float = Field(
-        default=30.0, gt=0, description="Time for a client to send a request's body, and to resume reading a reply."
+        default=30.0,
+        ge=0.1,
+        le=DAY_S,
+        description="Time for a client to send a request's body, and to resume reading a reply.",
     )
     keep_alive_s: float = Field(
         default=75.0,
-        gt=0,
+        ge=0.1,
+        le=DAY_S,
         description="How long a connection stays open without a request. More than the pools of clients and balancers "
         "keep it, mostly 60 s or less: a request on a connection that is being closed is lost.",
     )
     max_connections: int = Field(
         default=16_384,
         gt=0,
+        le=2**20,
         description="Maximum number of open connections of one process; a request on a further one gets 503. "
         "A lower limit on open files lowers it.",
     )
@@ -128,7 +152,8 @@ class Settings(BaseSettings):
     )
     cohort_timeout_s: float = Field(
         default=30.0,
-        gt=0,
+        ge=0.01,
+        le=DAY_S,
         description="How long a cohort's first sample waits for the others; then the samples that arrived are scored.",
     )
     max_open_cohorts: int = Field(default=4096, gt=0, description="Maximum number of cohorts that wait for samples.")
@@ -137,7 +162,9 @@ class Settings(BaseSettings):
         gt=0,
         description="Maximum total size of the samples that wait for their cohorts or are being scored.",
     )
-    drain_timeout_s: float = Field(default=20.0, ge=0, description="Time to finish accepted work after SIGTERM.")
+    drain_timeout_s: float = Field(
+        default=20.0, ge=0, le=DAY_S, description="Time to finish accepted work after SIGTERM."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest level to log.")
     log_format: Literal["json", "text"] = Field(
         default="json", description="One JSON object per line, or text for people."
@@ -145,9 +172,34 @@ class Settings(BaseSettings):
     access_log: Literal["on", "off"] = Field(default="on", description="One line per request, without its texts.")
     otlp_endpoint: str | None = Field(
         default=None,
-        pattern=r"^(https?://\S+)?$",
         description="Base address of an OpenTelemetry collector (OTLP over HTTP) that receives traces.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def drop_empty(cls, values: Any) -> Any:
+        """Treat an empty variable as one that is not set: compose and Helm pass on a variable that nobody has set."""
+        texts = {name: value.strip() if isinstance(value, str) else value for name, value in dict(values).items()}
+        if texts.get("api_keys_file") == "":
+            raise ValueError("api_keys_file is empty; unset it to serve without keys")
+        if isinstance(texts.get("port"), str) and LINKED_ADDRESS.match(texts["port"]):
+            del texts["port"]  # of Kubernetes
+        return {name: value for name, value in texts.items() if value != ""}
+
+    @field_validator("host")
+    @classmethod
+    def check_host(cls, host: str) -> str:
+        address = host.removeprefix("[").removesuffix("]") if ":" in host else host  # [::1], as in a URL
+        if not re.fullmatch(r"[\w.:%-]+", address):
+            raise ValueError("host must be an address or a name, such as 127.0.0.1, 0.0.0.0, ::1 or localhost")
+        return address
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def check_endpoint(cls, address: str | None) -> str | None:
+        if address and not re.fullmatch(r"https?://\S+", address):
+            raise ValueError("the address of a collector begins with http:// or https://")
+        return address
 
     @field_validator("cors_origins")
     @classmethod
@@ -178,6 +230,11 @@ class Settings(BaseSettings):
                 f"{PREFIX}MAX_BATCH_TOKENS={self.max_batch_tokens} is too small: both orders of one comparison "
                 f"take up to {2 * max_tokens} tokens in this model"
             )
+        if self.max_queue_tokens < 2 * max_tokens:
+            raise InvalidSettings(
+                f"{PREFIX}MAX_QUEUE_TOKENS={self.max_queue_tokens} is too small: both orders of one comparison "
+                f"take up to {2 * max_tokens} tokens in this model"
+            )
 
 
 def split_list(text: str | None) -> list[str]:
@@ -185,9 +242,45 @@ def split_list(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Return the settings of this process's environment. Raises InvalidSettings with one line."""
+    refuse_unknown(environment)
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise InvalidSettings(describe_settings(error)) from None
+
+
+def describe_settings(error: ValidationError) -> str:
+    """Return what is wrong with each setting, in one line, with the names of the variables."""
+    return "; ".join(_describe_setting(one) for one in error.errors(include_url=False))
+
+
+def _describe_setting(error: Any) -> str:
+    reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    # The sentences of the validators above name other settings by their fields.
+    names = "|".join(name for name in Settings.model_fields if "_" in name)
+    reason = re.sub(rf"\b({names})\b", lambda found: PREFIX + found[0].upper(), reason)
+    if not error["loc"]:
+        return reason
+    name = str(error["loc"][0])
+    variable, value = PREFIX + name.upper(), str(error["input"])
+    # An address of a collector may hold a password.
+    shown = variable if name == "otlp_endpoint" else f"{variable}={value[:80]!r}"
+    unit = next((f" ({unit})" for suffix, unit in UNITS.items() if name.endswith(suffix)), "")
+    return f"{shown} is not supported: {reason[0].lower()}{reason[1:]}{unit}"
+
+
 def refuse_unknown(environment: Mapping[str, str]) -> None:
     """Raise InvalidSettings for a TINYRM_ variable that is not a setting, because it is most likely misspelled."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+    unknown = sorted(
+        name
+        for name, value in environment.items()
+        if name.upper().startswith(PREFIX)
+        and name.upper() not in known
+        and not SERVICE_LINK.fullmatch(name)
+        and not LINKED_ADDRESS.match(value)
+    )
     if unknown:
         raise InvalidSettings(f"unknown settings {', '.join(unknown)}; known: {', '.join(sorted(known))}")

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 
 import structlog
 import uvicorn
-from pydantic import ValidationError
 
 from service.app import check_settings, create_app, create_state
 from service.http.server import make_server
 from service.logs import configure, describe_failure
 from service.process import CANNOT_START, StopSignals
-from service.settings import Settings, refuse_unknown
+from service.settings import Settings, read_settings
 from service.workers.supervisor import serve_with_workers
 from tinyrm.errors import TinyRMError
 
@@ -23,9 +22,8 @@ log = structlog.get_logger("tinyrm")
 def run(environment: Mapping[str, str]) -> int:
     """Serve as the environment's settings state. Return 2 if they are not valid, else the exit code of `serve`."""
     try:
-        refuse_unknown(environment)
-        settings = Settings()
-    except (TinyRMError, ValidationError) as error:
+        settings = read_settings(environment)
+    except TinyRMError as error:
         sys.stderr.write(f"tinyrm: {error}\n")
         return 2
     configure(settings.log_level, settings.log_format)

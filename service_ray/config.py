@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from service.dialects.table import enabled_dialects
-from service.settings import Settings
+from service.settings import Settings, describe_settings
 from tinyrm.errors import InvalidSettings
 
 # Ray manages the processes, and Serve's proxy the connections.
@@ -58,7 +58,9 @@ def make_settings(given: dict[str, Any], **more: Any) -> Settings:
     try:
         settings = Settings(**given, **more)
         grouping = [dialect.name for dialect in enabled_dialects(settings) if dialect.has_cohorts]
-    except (ValidationError, InvalidSettings) as error:
+    except ValidationError as error:
+        raise ValueError(f"settings: {describe_settings(error)}") from error
+    except InvalidSettings as error:
         raise ValueError(f"settings: {error}") from error
     if grouping:
         raise ValueError(

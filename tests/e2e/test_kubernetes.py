@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +13,6 @@ import psutil
 import pytest
 
 from service.settings import PREFIX
-from tests.conftest import REPOSITORY
 from tests.deploy.manifests import applied, container_of, environment_of
 from tests.e2e.test_process import LONG, wait_until_accepted
 from tests.support.processes import PATIENCE_S, Process, started
@@ -102,21 +99,8 @@ def test_shutdown_waits_for_a_client_that_does_not_read_its_reply(
     assert drain_s <= took_s, "the service did not wait, so the manifest need not either"
 
 
-def test_the_variables_of_a_kubernetes_service_prevent_a_start(bundle_folder: Path) -> None:
-    """The manifest therefore disables them."""
-    (port,) = applied()["Service"]["spec"]["ports"]
-    links = {f"{PREFIX}SERVICE_HOST": "10.0.0.1", f"{PREFIX}SERVICE_PORT": str(port["port"])}
-    done = subprocess.run(
-        [sys.executable, "-m", "service"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env=os.environ | {f"{PREFIX}MODEL": str(bundle_folder)} | links,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert f"unknown settings {PREFIX}SERVICE_HOST" in done.stderr
+def test_a_pod_gets_no_variables_of_services() -> None:
+    """The service ignores them (tests/service/test_settings.py); without them, nobody takes them for its settings."""
     assert POD["enableServiceLinks"] is False
 
 

@@ -134,7 +134,7 @@ def test_new_and_revoked_keys_take_effect_with_the_next_request(tmp_path: Path) 
     assert ring.find(b"new") == entry("new")
 
 
-@pytest.mark.parametrize("broken", ["", "{", '{"keys": [{"name": "x"}]}', '{"kyes": []}', None])
+@pytest.mark.parametrize("broken", ["[]", "{", '{"keys": [{"name": "x"}]}', '{"kyes": []}', None])
 def test_a_broken_file_keeps_the_keys_and_logs_an_error(tmp_path: Path, broken: str | None) -> None:
     path = write(tmp_path / "keys.json", entry("one"))
     ring = KeyRing(path)

@@ -13,7 +13,8 @@ import pytest
 
 from service.keys import ApiKeys, KeyRing, change_keys, main
 from tests.conftest import REPOSITORY
-from tests.service.test_auth import entry
+from tests.service.test_auth import entry, write
+from tinyrm.errors import InvalidKeys
 
 
 @pytest.fixture
@@ -144,6 +145,44 @@ def test_root_leaves_the_file_to_its_owner(path: Path, monkeypatch: pytest.Monke
     os.chown(path, 65534, 65534)
     run(monkeypatch, "--file", path, "new", "--name", "b", "--scopes", "score")
     assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
+
+
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_an_emptied_file_revokes_every_key(path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    change_keys(path, lambda _: (entry("a"),))
+    ring = KeyRing(path)
+    assert ring.find(b"a")
+    path.write_text(content)
+    assert ring.find(b"a") is None
+    write(path, entry("b"))
+    assert ring.find(b"b"), "and the next content counts"
+
+
+def test_a_service_does_not_start_with_an_empty_file(path: Path) -> None:
+    path.touch()
+    with pytest.raises(InvalidKeys, match="is not a file of keys"):
+        KeyRing(path)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_pipe_in_place_of_the_file_holds_nothing_up(path: Path, later: bool) -> None:
+    """Reading it would wait for a writer, and block every request."""
+    if later:
+        change_keys(path, lambda _: (entry("a"),))
+        ring = KeyRing(path)
+        path.unlink()
+        os.mkfifo(path)
+        assert ring.find(b"a"), "what cannot be read changes nothing"
+    else:
+        os.mkfifo(path)
+        with pytest.raises(InvalidKeys, match="is not a regular file"):
+            KeyRing(path)
+
+
+def test_a_folder_or_a_device_is_no_file_of_keys(tmp_path: Path) -> None:
+    for other in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(InvalidKeys):
+            ApiKeys.read(other)
 
 
 def test_a_service_does_not_import_the_command_line_of_keys() -> None:
