@@ -64,8 +64,8 @@ format: $(DEV)/installed  ## format the code, and fix the style where a tool can
 	$(DEV)/bin/ruff format .
 	$(DEV)/bin/ruff check --fix .
 
-train: $(DEV)/installed  ## run RECIPE on DATA, from where it stopped
-	$(DEV)/bin/python -m training $(RECIPE) --data $(DATA) --resume
+train: $(DEV)/installed  ## run RECIPE on DATA, from where it stopped (FRESH=1: replace the run in its folder)
+	$(DEV)/bin/python -m training $(RECIPE) --data $(DATA) $(if $(FRESH),--fresh,--resume)
 
 export: $(DEV)/installed  ## export MODEL (and ADAPTER) to BUNDLE
 	$(DEV)/bin/python -m export --model $(MODEL) $(if $(ADAPTER),--adapter $(ADAPTER)) --out $(BUNDLE)

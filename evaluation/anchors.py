@@ -85,7 +85,8 @@ ANCHORS: Final = (
         28,
         1024,
         None,
-        {"reward-bench": 0.852, "reward-bench-2": 0.613, "rm-bench": 0.744, "judge-bench": 0.676},
+        # Its 67.6 on JudgeBench is the mean of four categories; ours is the mean over pairs, so they do not compare.
+        {"reward-bench": 0.852, "reward-bench-2": 0.613, "rm-bench": 0.744},
         "arXiv 2507.01352",
     ),
     Anchor("Skywork-Reward-V2-Qwen3-1.7B", 1_700_000_000, 28, 2048, None, {"reward-bench": 0.903}, "arXiv 2507.01352"),

@@ -51,7 +51,7 @@ def test_a_picture_without_published_models_has_one_count(tmp_path: Path, figure
 
 def test_anchors_belong_to_their_benchmark_and_have_the_papers_costs() -> None:
     assert len(anchors_for("reward-bench")) == len(ANCHORS)
-    assert [anchor.name for anchor in anchors_for("judge-bench")] == ["Skywork-Reward-V2-Qwen3-0.6B"]
+    assert anchors_for("judge-bench") == [], "the published score is a mean of categories, ours of pairs"
     assert anchors_for("pairs") == []
     large = next(anchor for anchor in ANCHORS if anchor.geometry)
     assert round(large.paper_gflops(1, "reward-bench"), 3) == 0.857

@@ -9,7 +9,7 @@ from tests.training.conftest import SPEC, toy_pairs
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import ClozeSpec
-from training.data.collate import IGNORED, EpochSampler, PairCollator, PairDataset, PairSampling
+from training.data.collate import IGNORED, EpochSampler, PairCollator, PairDataset, PairSampling, longest_first
 from training.data.split import balanced, balanced_counts, split_by_prompt
 
 
@@ -118,6 +118,20 @@ def test_sampler_puts_similar_lengths_into_one_batch() -> None:
     spread = [max(b) - min(b) for b in ([lengths[i] for i in order[k : k + 8]] for k in range(0, 400, 8))]
     # Eight of a thousand at random lie 780 apart on average; a hundred sorted ones leave about 80 to a batch.
     assert sum(spread) / len(spread) < 200
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_longest_text_is_in_the_first_batch_of_a_run(seed: int) -> None:
+    lengths = random.Random(seed).sample(range(1000), k=400)
+    longest = lengths.index(max(lengths))
+    first = [longest in list(EpochSampler(lengths, 8, seed, lambda epoch=epoch: epoch))[:8] for epoch in range(12)]
+    assert first[0], "what does not fit in memory fails in the first step"
+    assert not all(first), "later epochs are in random order"
+
+
+def test_held_out_pairs_are_evaluated_by_length() -> None:
+    pairs = [pair("p", "a" * n) for n in (3, 30, 1, 12)]
+    assert [len(each.chosen) for each in longest_first(pairs)] == [30, 12, 3, 1]
 
 
 POOL = ("Select the best response.", "Which response is more correct?")

@@ -1,5 +1,6 @@
 """Test that published sets are read as pairs from their published schemas."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from pydantic import ValidationError
 from tests.training import published
 from tests.training.published import jsonl, oasst2_row, parquet, pku_row, skywork_row, webgpt_row
 from tinyrm.errors import InvalidInput
+from tinyrm.hub import dataset_commit
 from tinyrm.pairs import PreferencePair
+from training.data.cleaning import pairs_sha256
 from training.data.mixture import load, load_all, load_conversations
 from training.data.source import Source, published_pairs
 
@@ -194,6 +197,7 @@ def test_hh_splits_at_the_last_response_without_red_team_attempts_and_test_rows(
         ("Human: Hi\n\nAssistant: Hello\n\nHuman: Bye", "See you.", "What?"),
     ]
     assert [pair.subset for pair in loaded.pairs] == ["hh-rlhf:harmless-base", "hh-rlhf:helpful-base"]
+    assert [pair.domain for pair in loaded.pairs] == ["safety", "chat"]
     assert loaded.dropped == {}
 
 
@@ -362,6 +366,127 @@ def test_each_folder_of_hh_except_the_attempts_is_requested_from_the_hub(
     assert requested == [f"Anthropic/hh-rlhf/{folder}/train.jsonl.gz" for folder in folders]
 
 
+def with_nothing(row: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the row with None at a path such as question.full_text."""
+    key, _, rest = path.partition(".")
+    return row | {key: with_nothing(row[key], rest) if rest else None}
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "reason"),
+    [
+        ("webgpt", "question", "empty"),
+        ("webgpt", "question.full_text", "empty"),
+        ("webgpt", "answer_0", "empty"),
+        ("webgpt", "score_0", "tie"),
+        ("webgpt", "score_1", "tie"),
+        ("pku-saferlhf", "prompt", "empty"),
+        ("pku-saferlhf", "response_1", "empty"),
+        ("pku-saferlhf", "safer_response_id", "tie"),
+        ("skywork", "chosen", "empty"),
+        ("skywork", "rejected", "empty"),
+    ],
+)
+def test_a_row_without_a_value_is_counted_and_costs_no_other_row(
+    name: str, column: str, reason: str, tmp_path: Path
+) -> None:
+    good = {
+        "webgpt": webgpt_row("Why?", ("So.", "No."), 1.0),
+        "pku-saferlhf": pku_row("Why?", ("So.", "No."), safer=1, better=1),
+        "skywork": skywork_row("helpsteer2", "Why?", "So.", "No."),
+    }[name]
+    parquet([with_nothing(good, column), good], ROWS[name][1], tmp_path / f"{name}.parquet")
+    for part in {None, "without-citations"} if name == "webgpt" else {None}:
+        loaded = load(source(name, part=part), tmp_path)
+        assert len(loaded.pairs) == 1
+        assert loaded.dropped == {reason: 1}
+
+
+def test_a_message_without_a_text_is_a_gap_in_its_tree(tmp_path: Path) -> None:
+    whole = load_all([source("oasst2", path="whole.parquet")], write_oasst2(tmp_path / "whole.parquet", None))
+    for number in range(len(OASST2)):
+        path = tmp_path / f"{number}.parquet"
+        write_oasst2(path, number)
+        with suppress(InvalidInput):  # it gives no pairs
+            part = load(source("oasst2", path=path.name), tmp_path)
+            assert set(texts(part.pairs)) <= set(texts(whole.loaded.pairs))
+        load_conversations(source("oasst2", path=path.name), tmp_path)
+
+
+def write_oasst2(path: Path, without: int | None) -> Path:
+    """Write the messages, one of them without its text; return the folder."""
+    parquet([row | {"text": None} if i == without else row for i, row in enumerate(OASST2)], published.OASST2, path)
+    return path.parent
+
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
+    """Serve every set from a hub that is at COMMIT; return what is asked of it: (id, revision) of each read."""
+    asked: list[tuple[str, str | None]] = []
+
+    def load_dataset(path: str, *, data_files: Any, revision: str | None, split: str) -> Dataset:
+        asked.append((path, revision))
+        name = next(name for name, (hub_id, *_) in HUB.items() if hub_id == path)
+        rows, features = ROWS[name]
+        return Dataset.from_list(rows, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("training.data.rows.dataset_commit", lambda _, revision: COMMIT if revision != "gone" else None)
+    return asked
+
+
+@pytest.mark.parametrize("revision", [None, "v1", COMMIT])
+@pytest.mark.parametrize("name", [name for name in HUB if name != "oasst2"])
+def test_a_set_is_read_at_the_commit_that_is_recorded(
+    name: str, revision: str | None, tmp_path: Path, hub: list[tuple[str, str | None]]
+) -> None:
+    mixture = load_all([source(name, revision=revision)], tmp_path)
+    assert hub
+    assert {asked for _, asked in hub} == {COMMIT}
+    assert mixture.commits == {name: COMMIT}
+    assert mixture.sha256 == {name: pairs_sha256(mixture.loaded.pairs)}
+
+
+def test_without_an_answer_from_the_hub_the_pairs_are_hashed_all_the_same(
+    tmp_path: Path, hub: list[tuple[str, str | None]]
+) -> None:
+    mixture = load_all([source("skywork", revision="gone")], tmp_path)
+    assert hub == [(HUB["skywork"][0], "gone")], "the cache may have it"
+    assert mixture.commits == {}
+    assert list(mixture.sha256) == ["skywork"]
+
+
+def test_a_commit_is_taken_as_it_is_and_a_hub_without_answer_gives_none() -> None:
+    assert dataset_commit("no/such-set", COMMIT) == COMMIT
+    assert dataset_commit("no/such-set", "main") is None
+
+
+def test_a_pinned_set_is_not_read_from_a_local_copy(tmp_path: Path) -> None:
+    skywork(tmp_path)
+    with pytest.raises(InvalidInput, match=r"pinned to revision v1 of the hub, and .*skywork would be read instead"):
+        load(source("skywork", revision="v1"), tmp_path)
+
+
+def test_the_hash_of_a_local_copy_follows_its_pairs(tmp_path: Path) -> None:
+    skywork(tmp_path)
+    whole = load_all([source("skywork"), source("skywork", part="chat", domain="chat")], tmp_path).sha256
+    assert sorted(whole) == ["skywork", "skywork:chat"]
+    skywork(tmp_path, SKYWORK[:-1])
+    fewer = load_all([source("skywork"), source("skywork", part="chat", domain="chat")], tmp_path).sha256
+    assert fewer["skywork"] != whole["skywork"]
+    assert fewer["skywork:chat"] == whole["skywork:chat"]
+
+
+@pytest.mark.parametrize("field", ["prompt", "chosen", "rejected", "domain", "subset"])
+def test_every_field_of_a_pair_is_in_the_hash(field: str) -> None:
+    pair = PreferencePair(prompt="p", chosen="c", rejected="r")
+    other = pair.model_copy(update={field: "another"})
+    assert len({pairs_sha256(pairs) for pairs in ([pair], [other], [pair, other], [other, pair])}) == 4
+
+
 def test_max_pairs_takes_the_same_ones_whatever_the_order(tmp_path: Path) -> None:
     records = [{"prompt": f"p{i}", "chosen": "c", "rejected": "r"} for i in range(50)]
     jsonl(records, tmp_path / "own.jsonl")
@@ -382,6 +507,9 @@ def test_max_pairs_takes_the_same_ones_whatever_the_order(tmp_path: Path) -> Non
         {"dataset": "webgpt", "max_pairs": 0},
         {"dataset": "ultrafeedback"},
         {"dataset": "webgpt", "weight": 2},
+        {"dataset": "webgpt", "revision": ""},
+        {"dataset": "webgpt", "path": "copy", "revision": "main"},
+        {"dataset": "jsonl", "path": "pairs.jsonl", "revision": "main"},
     ],
 )
 def test_an_invalid_source_is_refused(fields: dict[str, Any]) -> None:

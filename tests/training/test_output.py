@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.training.conftest import Toy, toy_pairs
+from tests.training.published import WEBGPT, parquet, webgpt_row
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
 from training.output import RECIPE_FILE, WRITTEN, prepare_output
@@ -156,6 +157,19 @@ def test_a_resumed_run_refuses_data_that_changed(toy: Toy, tmp_path: Path) -> No
     train_cloze(recipe, tmp_path, resume=False)
     train_cloze(recipe, tmp_path, resume=True)
     write_pairs(tmp_path, 63)
+    with pytest.raises(InvalidInput, match="other data"):
+        train_cloze(recipe, tmp_path, resume=True)
+
+
+def test_a_resumed_run_refuses_a_copy_of_a_published_set_that_changed(toy: Toy, tmp_path: Path) -> None:
+    rows = [webgpt_row(f"Question {i}", ("correct", "safer"), 1.0) for i in range(40)]
+    parquet(rows, WEBGPT, tmp_path / "webgpt.parquet")
+    recipe = toy.recipe(tmp_path / "out", {"max_steps": 1}, sources=[{"dataset": "webgpt"}])
+    train_cloze(recipe, tmp_path, resume=False)
+    record = json.loads((tmp_path / "out" / RUN_FILE).read_text())
+    assert list(record["data_sha256"]) == ["webgpt"]
+    assert record["data_revisions"] == {}
+    parquet(rows[:-1], WEBGPT, tmp_path / "webgpt.parquet")
     with pytest.raises(InvalidInput, match="other data"):
         train_cloze(recipe, tmp_path, resume=True)
 

@@ -166,3 +166,12 @@ def test_files_are_short_because_they_share_parts() -> None:
     rows = [find_recipe(name) for name in PAIRWISE]
     assert max(len(path.read_text().splitlines()) for path in rows) <= 25
     assert [path for path in RECIPES.rglob("_*.yaml") if path.stem in recipe_names()] == []
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("tinyrm/")])
+def test_our_recipes_teach_harmlessness_as_safety(name: str) -> None:
+    recipe = load_recipe(find_recipe(name))
+    for source in getattr(recipe, "sources", ()):
+        if source.dataset == "hh-rlhf":
+            assert source.domain == ("safety" if source.part == "harmless-base" else "chat"), source.name
+            assert source.part is not None, "all of it is both"

@@ -24,7 +24,7 @@ from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
 from training.model.specialists import TrainedModel
 from training.recipe import Dora, MergeRecipe, NewModel, Specialist
 from training.stages.cloze import train_cloze
-from training.stages.merge import merge_specialists, state_of, unite_specs
+from training.stages.merge import merge_specialists, state_of, unite_specs, write_held_out
 from training.stages.pretrain import initial_model
 from training.stages.tokenizer import train_bpe, wrap
 
@@ -157,6 +157,17 @@ def test_specialists_that_split_otherwise_leave_no_held_out_pairs(
     both = [{"path": str(specialists["chat"])}, {"path": str(tmp_path / "other")}]
     merge_specialists(merge_recipe(specialists, tmp_path / "out", "mean", specialists=both))
     assert not (tmp_path / "out" / HELD_OUT_FILE).exists()
+
+
+def test_a_held_out_pair_with_a_line_separator_of_unicode_stays_one_pair(tmp_path: Path) -> None:
+    pair = PreferencePair(prompt="One\u2028two\x85three", chosen="a", rejected="b")
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / HELD_OUT_FILE).write_text(pair.model_dump_json() + "\n", encoding="utf-8")
+    run = {"recipe": {"optimization": {"seed": 1}, "held_out_fraction": 0.1}}
+    (folder / RUN_FILE).write_text(json.dumps(run))
+    write_held_out(tmp_path / "both.jsonl", [TrainedModel(Specialist(path=str(folder)))] * 2)
+    assert read_pairs(tmp_path / "both.jsonl") == [pair]
 
 
 def other_model(folder: Path, tokenizer: PreTrainedTokenizerFast, **changes: int) -> dict[str, str]:

@@ -20,14 +20,14 @@ Reason = Literal["tie", "mismatch", "unlinked", "empty", "identical", "broken", 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A pair as read, not checked yet.
+    """A pair as read, not checked yet: a table may lack a text.
 
     origin: the set and its part, `skywork:helpsteer2`.
     """
 
-    prompt: str
-    chosen: str
-    rejected: str
+    prompt: str | None
+    chosen: str | None
+    rejected: str | None
     domain: str | None
     origin: str | None
 
@@ -74,14 +74,14 @@ def clean(items: Iterable[Raw | Reason]) -> Loaded:
 
 def fault(raw: Raw) -> Reason | None:
     """Return why a pair teaches nothing, or None."""
-    texts = (raw.prompt, raw.chosen, raw.rejected)
+    texts = (raw.prompt or "", raw.chosen or "", raw.rejected or "")
     if not all(text.strip() for text in texts):
         return "empty"
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which a tokenizer refuses
         return "broken"
-    return "identical" if normalise(raw.chosen) == normalise(raw.rejected) else None
+    return "identical" if normalise(texts[1]) == normalise(texts[2]) else None
 
 
 def without_repetitions(pairs: list[PreferencePair], dropped: Counter[str] | None = None) -> Loaded:

@@ -77,11 +77,19 @@ class PairDataset(Dataset[Orders]):
 
     def lengths(self) -> list[int]:
         """Return the number of characters of each pair: close enough to tokens for grouping, and cheap."""
-        return [len(p.prompt) + len(p.chosen) + len(p.rejected) for p in self.pairs]
+        return [characters(pair) for pair in self.pairs]
 
     def with_pairs(self, pairs: list[PreferencePair]) -> "PairDataset":
         """Return a dataset of other pairs, encoded in the same way."""
         return PairDataset(pairs, self._encoder, self.sampling)
+
+
+def characters(pair: PreferencePair) -> int:
+    return len(pair.prompt) + len(pair.chosen) + len(pair.rejected)
+
+
+def longest_first(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    return sorted(pairs, key=characters, reverse=True)
 
 
 class EpochSampler(Sampler[int]):
@@ -89,6 +97,8 @@ class EpochSampler(Sampler[int]):
 
     Grouping alone leaves them sorted: long texts, then short ones, over and over. Length goes with the kind of text, so
     the model would be pulled to and fro.
+
+    The first batch of the first epoch holds the longest text: what does not fit in memory fails at once.
 
     The order follows from seed and epoch only, so a run resumed in a later epoch reads on where it stopped.
     epoch: called for the number of the epoch, because a data loader that skips batches hides its sampler.
@@ -109,6 +119,10 @@ class EpochSampler(Sampler[int]):
         size = self.batch_size
         whole = len(indices) // size
         order = torch.randperm(whole, generator=generator).tolist()
+        if whole and self.epoch() == 0:
+            # The groups begin with the longest text of all.
+            order.remove(0)
+            order.insert(0, 0)
         return chain(*(indices[i * size : (i + 1) * size] for i in order), indices[whole * size :])
 
 

@@ -16,7 +16,7 @@ from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.modernbert.files import checkpoint_folder, commit_of
 from tinyrm.spec import HELD_OUT_FILE, read_run
-from training.data.collate import PairCollator, PairDataset, PairSampling
+from training.data.collate import PairCollator, PairDataset, PairSampling, longest_first
 from training.data.mixture import load_all
 from training.data.split import balanced, split_by_prompt
 from training.model.adapter import add_dora, freeze_lowest
@@ -79,8 +79,8 @@ def train_cloze(
         model=learning_model(recipe),
         args=training_arguments(recipe.output_dir, recipe.optimization, recipe.rows_per_pair),
         train_dataset=PairDataset(learn, texts, sampling(recipe)),
-        # The spec's instruction and both orders, however training samples.
-        eval_dataset=PairDataset(held_out, texts, PairSampling(recipe.spec, seed)),
+        # The spec's instruction and both orders, however training samples; by length, so that little is padding.
+        eval_dataset=PairDataset(longest_first(held_out), texts, PairSampling(recipe.spec, seed)),
         data_collator=collator,
         compute_metrics=preference_metrics,
         callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],

@@ -130,5 +130,6 @@ def write_held_out(path: Path, specialists: Sequence[TrainedModel]) -> None:
     if len(splits) != 1 or not made_here:
         log.warning("the specialists did not hold out pairs by one seed and share: name calibration pairs at export")
         return
-    lines = dict.fromkeys(line for file in files for line in file.read_text(encoding="utf-8").splitlines())
+    # Not splitlines(): a text may contain a line separator of Unicode, which JSON does not escape.
+    lines = dict.fromkeys(line for file in files for line in file.read_text(encoding="utf-8").split("\n") if line)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -11,6 +11,8 @@ from training.data.rows import Published, find_local, rows
 from training.data.source import HH_PAIRS, Source
 
 PUBLISHED = Published("Anthropic/hh-rlhf", ("chosen", "rejected"))
+# In harmless-base the better response is the less harmful one, and often the less helpful.
+DOMAINS = {"harmless-base": "safety"}
 
 
 def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
@@ -23,7 +25,7 @@ def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
         # A copy in one file, as the hub converts it, has lost the folders.
         if source.part:
             raise InvalidInput(f"{local} has none of the folders {', '.join(HH_PAIRS)}, so {source.part} is not known")
-        yield from read_pairs(PUBLISHED, source, data_dir, "hh-rlhf")
+        yield from read_pairs(PUBLISHED, source, data_dir, "hh-rlhf", "chat")
         return
     for folder in (source.part,) if source.part else HH_PAIRS:
         path = str((local / folder).relative_to(data_dir)) if local else None
@@ -32,9 +34,13 @@ def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
                 raise InvalidInput(f"{local} has no folder {folder}")
             continue
         there = replace(PUBLISHED, files=(f"{folder}/train.jsonl.gz",))
-        yield from read_pairs(there, source.model_copy(update={"path": path}), data_dir, f"hh-rlhf:{folder}")
+        yield from read_pairs(
+            there, source.model_copy(update={"path": path}), data_dir, f"hh-rlhf:{folder}", DOMAINS.get(folder, "chat")
+        )
 
 
-def read_pairs(published: Published, source: Source, data_dir: Path, origin: str) -> Iterator[Raw | Reason]:
+def read_pairs(
+    published: Published, source: Source, data_dir: Path, origin: str, domain: str
+) -> Iterator[Raw | Reason]:
     for row in rows(published, source, data_dir):
-        yield read_row(row, "chat", origin)
+        yield read_row(row, domain, origin)

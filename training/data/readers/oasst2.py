@@ -22,7 +22,7 @@ class Forest:
 
     def __init__(self, source: Source, data_dir: Path) -> None:
         self.by_id = {
-            row["message_id"]: row
+            row["message_id"]: row | {"text": row["text"] or ""}
             for row in rows(PUBLISHED, source, data_dir)
             if source.part in (None, row["lang"]) and not row["deleted"] and row["review_result"] is not False
         }

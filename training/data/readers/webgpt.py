@@ -22,13 +22,12 @@ CITATION = re.compile(r"\s?\[\d+(?:,\s*\d+)*\]")
 def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
     """The scores of a row add up to 0; both are 0 if neither response was preferred."""
     for row in rows(PUBLISHED, source, data_dir):
-        if row["score_0"] == row["score_1"]:
+        if None in (row["score_0"], row["score_1"]) or row["score_0"] == row["score_1"]:
             yield "tie"
             continue
         better = int(row["score_1"] > row["score_0"])
         responses = [row["answer_0"], row["answer_1"]]
         if source.part == "without-citations":
-            responses = [CITATION.sub("", response) for response in responses]
-        yield Raw(
-            row["question"]["full_text"], responses[better], responses[1 - better], domain="chat", origin="webgpt"
-        )
+            responses = [CITATION.sub("", response or "") for response in responses]
+        question = row["question"] or {}
+        yield Raw(question.get("full_text"), responses[better], responses[1 - better], domain="chat", origin="webgpt")
