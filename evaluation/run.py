@@ -15,8 +15,9 @@ from evaluation.scoring import score_pairs
 from evaluation.statistics import Calibration, calibration_at
 from evaluation.target import Cost, Target
 from evaluation.targets.bundle import open_bundle
+from tinyrm import manifest
 from tinyrm.bundle import record_evaluation, record_temperature
-from tinyrm.calibration import fit_temperature, raw_margins, refuse_bounded
+from tinyrm.calibration import TemperatureFit, determine_temperature
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import CARD_FILE
 from tinyrm.pairs import read_pairs
@@ -32,9 +33,10 @@ def evaluate(options: Options) -> "Evaluation":
             domains = {options.domain: target.spec.instruction(options.domain)}
             spec = target.spec.model_copy(update={"domains": domains, "default_domain": options.domain})
             target = replace(target, spec=spec)
+        fit: TemperatureFit | None = None
         calibration: dict[str, Calibration] = {}
         if options.fit_temperature:
-            target, calibration = fit_on_held_out(target, options.fit_temperature)
+            target, fit, calibration = fit_on_held_out(target, options.fit_temperature)
         target.meter.reset()
         report = run_benchmark(target, options)
         if calibration:
@@ -51,13 +53,14 @@ def evaluate(options: Options) -> "Evaluation":
         "calibration": {name: figures.model_dump() for name, figures in calibration.items()},
     }
     tables = [report.markdown, cost_table(cost), *([calibration_table(calibration)] if calibration else [])]
-    return Evaluation(target, report, cost, results, "\n\n".join(tables))
+    return Evaluation(target, report, cost, results, "\n\n".join(tables), fit)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """results: all figures, for machines.
     markdown: all tables.
+    fit: the temperature, if one was fitted.
     """
 
     target: Target
@@ -65,6 +68,7 @@ class Evaluation:
     cost: Cost
     results: dict[str, Any]
     markdown: str
+    fit: TemperatureFit | None = None
 
     @property
     def title(self) -> str:
@@ -112,27 +116,36 @@ def run_benchmark(target: Target, options: Options) -> Report:
     return report
 
 
-def fit_on_held_out(target: Target, path: Path) -> tuple[Target, dict[str, Calibration]]:
+def fit_on_held_out(target: Target, path: Path) -> tuple[Target, TemperatureFit, dict[str, Calibration]]:
     """Return the target at the temperature of least negative log-likelihood on held-out pairs, and what changed."""
     held_out = read_pairs(path)
     if not held_out:
         raise InvalidInput(f"{path} holds no pairs to fit a temperature on")
     scored = score_pairs(target, held_out)
-    before, after = target.scorer.temperature, fit_temperature(raw_margins([j.preference for j in scored]))
-    refuse_bounded(after, len(held_out))
+    before = target.scorer.temperature
+    fit = determine_temperature([pair.preference for pair in scored])
     calibration = {
         "held out, before": calibration_at(scored, before),
-        "held out, after": calibration_at(scored, after),
+        "held out, after": calibration_at(scored, fit.temperature),
     }
-    return target.at(after), calibration
+    return target.at(fit.temperature), fit, calibration
 
 
 def write_temperature(options: Options, evaluation: Evaluation) -> Evaluation:
     """Write the fitted temperature into the bundle if the options say so; that changes the revision."""
-    if not (options.write_temperature and options.bundle):
+    fit = evaluation.fit
+    if not (options.write_temperature and options.bundle and fit):
         return evaluation
-    manifest = record_temperature(options.bundle, evaluation.target.scorer.temperature)
-    return replace(evaluation, target=replace(evaluation.target, identity=manifest.identity))
+    calibrated = manifest.Calibration(
+        pairs=fit.pairs,
+        wrong=fit.wrong,
+        held_out=False,
+        chosen=("temperature",),
+        log_temperature_std=fit.log_std,
+        temperature_one_order=fit.one_order,
+    )
+    identity = record_temperature(options.bundle, fit.temperature, calibrated).identity
+    return replace(evaluation, target=replace(evaluation.target, identity=identity))
 
 
 def write(options: Options, evaluation: Evaluation) -> None:

@@ -22,14 +22,20 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m expor
     except TinyRMError as error:
         print(f"export: {error.type}: {error}", file=sys.stderr)
         return 1
-    except OSError as error:  # a missing model, adapter or hub id
-        print(f"export: cannot read: {error}", file=sys.stderr)
+    except OSError as error:  # a full disk, a file without permission
+        print(f"export: {error}", file=sys.stderr)
         return 1
     for parity in manifest.parity:
         print(f"{parity.check}: {parity.max_difference:.1e} (allowed {parity.tolerance:.0e})")
     for precision, gate in manifest.gates.items():
         print(f"{precision}: {gate.flips:.2%} of {gate.pairs} preferences flipped (allowed {gate.max_flips:.2%})")
-    print(f"temperature {manifest.temperature:.3f}\n{manifest.identity} written to {options.out}")
+    fit = manifest.calibration
+    how = (
+        f"fitted on {fit.pairs} pairs, standard error {fit.log_temperature_std:.0%}"
+        if fit and fit.log_temperature_std
+        else "not fitted"
+    )
+    print(f"temperature {manifest.temperature:.3f}, {how}\n{manifest.identity} written to {options.out}")
     return 0
 
 

@@ -1,5 +1,7 @@
 """What to export, and what the folders of a trained model record."""
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,6 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import UseAppendAction, arg
 
 from tinyrm.errors import InvalidInput
+from tinyrm.manifest import BUNDLE_NAME
 from tinyrm.modernbert.files import checkpoint_folder, refuse_other_base
 from tinyrm.spec import HELD_OUT_FILE, SPEC_FILE, ClozeSpec, read_run, trained_head
 from tinyrm.template import TEMPLATES
@@ -36,6 +39,8 @@ class ExportOptions:
     """For a model trained elsewhere; default: 2048."""
     graph: Literal["auto", "plain", "optimised"] = "auto"
     """auto: optimised for the ModernBERT family, else plain, as transformers computes it."""
+    max_calibration_pairs: int = 1000
+    """Calibrate on at most this many pairs, spread over domains and lengths; 0 for all."""
     precisions: Annotated[tuple[Precision, ...], arg(name="precision"), UseAppendAction] = ()
     """A precision to write beside fp32 if it passes the gate. May be repeated."""
     max_flips: float = 0.005
@@ -57,9 +62,11 @@ class ExportOptions:
     def spec(self) -> ClozeSpec:
         """Return the spec of the training; for a model trained elsewhere, one of these options. Raises InvalidInput."""
         if (self.trained / SPEC_FILE).is_file():
-            if self.template or self.max_tokens:
+            if self.template or self.max_tokens is not None:
                 raise InvalidInput(f"{self.trained / SPEC_FILE} sets template and token budget; leave both options out")
             return ClozeSpec.load(self.trained)
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InvalidInput(f"--max-tokens {self.max_tokens} must be at least 1")
         return ClozeSpec(template=TEMPLATES[self.template or "figure2"], max_tokens=self.max_tokens or 2048)
 
     def run(self) -> dict[str, Any]:
@@ -76,6 +83,40 @@ class ExportOptions:
         """Raise InvalidInput if the adapter was trained on other weights than those of `model`."""
         if self.adapter:
             refuse_other_base(self.adapter, self.run().get("base_sha256"), self.model, self.revision)
+
+    def lower_precisions(self) -> list[Precision]:
+        """Return the precisions to write beside fp32."""
+        return [precision for precision in dict.fromkeys(self.precisions) if precision != "fp32"]
+
+    def check(self) -> None:
+        """Raise InvalidInput for what would be refused after minutes of work: names, files that are missing."""
+        existing = next(parent for parent in self.out.absolute().parents if parent.exists())
+        pairs = self.calibration_pairs()
+        rules: tuple[tuple[object, str], ...] = (
+            (
+                not re.fullmatch(BUNDLE_NAME, self.out.name),
+                f"the folder's name is the bundle's: {self.out.name!r} must begin with a letter or digit and hold only "
+                "letters, digits, '.', '_' and '-'",
+            ),
+            (
+                not existing.is_dir() or not os.access(existing, os.W_OK),
+                f"{self.out} cannot be written: {existing} is no folder that this user may write into",
+            ),
+            (self.card and not self.card.is_file(), f"there is no model card {self.card}"),
+            (self.adapter and not self.adapter.is_dir(), f"there is no folder {self.adapter} with an adapter"),
+            (self.max_calibration_pairs < 0, "--max-calibration-pairs must not be negative; 0 takes all pairs"),
+            (
+                self.lower_precisions() and pairs is None,
+                f"{', '.join(self.lower_precisions())} needs calibration pairs: name them with --calibration",
+            ),
+            (
+                self.graph == "plain" and (self.weights or self.lower_precisions()),
+                "--weights and lower precisions need an optimised graph; leave out --graph plain",
+            ),
+        )
+        for is_wrong, instead in rules:
+            if is_wrong:
+                raise InvalidInput(instead)
 
     def calibration_pairs(self) -> Path | None:
         """Return the file of `calibration`, else of the pairs that training held out, else None."""

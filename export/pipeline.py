@@ -5,11 +5,12 @@ import subprocess
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from torch import nn
-from transformers import ModernBertForMaskedLM, PreTrainedModel
+from transformers import ModernBertConfig, ModernBertForMaskedLM, PreTrainedConfig, PreTrainedModel
 
-from export.calibration import calibrate
+from export.calibration import calibrate, read_calibration
 from export.config import ExportOptions
 from export.cpu_graph import ENGINE, branch_on_padding, on_cpu
 from export.graph import MODEL_FILE, write_onnx
@@ -19,10 +20,11 @@ from tinyrm.bundle import refuse_foreign, write_bundle
 from tinyrm.encoding import Encoder
 from tinyrm.engines.onnx_runtime import open_session
 from tinyrm.errors import InvalidInput
-from tinyrm.manifest import TOKENIZER_FILE, Manifest, Parity, Provenance
+from tinyrm.manifest import TOKENIZER_FILE, Calibration, Manifest, Parity, Provenance
 from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
 from tinyrm.modernbert.blocked import BlockedModel
-from tinyrm.modernbert.checkpoint import LabelLogits, load_tokenizer, read_geometry
+from tinyrm.modernbert.checkpoint import LabelLogits, load_tokenizer, read_config, read_geometry, refuse_misfit
+from tinyrm.modernbert.files import checkpoint_folder, commit_of, input_errors, weights_sha256
 from tinyrm.modernbert.model import PreferenceModel
 from tinyrm.modernbert.weights import save_weights
 
@@ -36,27 +38,27 @@ def export_bundle(options: ExportOptions) -> Manifest:
 
     Raises ParityFailed, PrecisionRefused, InvalidInput, InvalidTemplate, InvalidBundle; then nothing is written.
     """
+    options.check()
     refuse_foreign(options.out)
     options.refuse_heads()
     options.refuse_other_base()
+    origin, pairs, spec = provenance(options), read_calibration(options), options.spec()
+    config = read_config(options.model, checkpoint_folder(options.model, options.revision))
+    refuse_family(options, config)
     tokenizer, special = load_tokenizer(options.tokenizer)
-    spec = options.spec()
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
+    refuse_misfit(tokenizer, spec.max_tokens, config)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder)
         onnx_file = written / MODEL_FILE
         masked_lm, graph, parity = compile_checked(options, encoder, onnx_file)
-        temperature, auto_swap = calibrate(options, encoder, onnx_file)
-        lower = write_lower_precisions(options, encoder, graph, onnx_file, temperature)
+        calibrated = calibrate(options, pairs, encoder, onnx_file)
+        lower = write_lower_precisions(options, pairs, encoder, graph, onnx_file, temperature=calibrated.temperature)
         tokenizer.save(str(written / TOKENIZER_FILE))
         if options.weights:
-            if not isinstance(graph, BlockedModel):
-                raise InvalidInput(
-                    "--weights needs an optimised graph: the torch engine runs the ModernBERT family only"
-                )
+            assert isinstance(graph, BlockedModel)  # noqa: S101 - refused above
             save_weights(graph.model, masked_lm.config, written / WEIGHTS_FILE)
         precisions = {precision: graph_file(precision) for precision in ("fp32", *lower)}
-        held_out = options.run().get("held_out")
         own = {precision: on_cpu(written / name).name for precision, name in precisions.items()}
         return write_bundle(
             options.out,
@@ -73,13 +75,35 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "specialised": {ENGINE: {p: name for p, name in own.items() if name != precisions[p]}},
                 "gates": lower,
                 "weights": WEIGHTS_FILE if options.weights else None,
-                "temperature": temperature,
-                "auto_swap": auto_swap,
-                "provenance": provenance(options),
+                "temperature": calibrated.temperature,
+                "auto_swap": calibrated.auto_swap,
+                "calibration": calibrated.record,
+                "provenance": origin,
                 "parity": parity,
-                "evaluation": {"held_out": held_out} if held_out else {},
+                "evaluation": held_out(options, calibrated.record),
             },
             options.card,
+        )
+
+
+def held_out(options: ExportOptions, calibration: Calibration | None) -> dict[str, Any]:
+    """Return what training measured on its held-out pairs, and what was chosen on the same pairs here."""
+    measured = options.run().get("held_out")
+    if not measured:
+        return {}
+    chosen = list(calibration.chosen) if calibration and calibration.held_out else []
+    return {"held_out": {**measured, "chosen_on": chosen} if chosen else measured}
+
+
+def refuse_family(options: ExportOptions, config: PreTrainedConfig) -> None:
+    """Raise InvalidInput for what only the ModernBERT family has, if the model is of another one."""
+    if isinstance(config, ModernBertConfig):
+        return
+    if options.graph == "optimised":
+        raise InvalidInput(f"{options.model} is a {config.model_type} and has no optimised graph; use --graph plain")
+    if options.weights or options.lower_precisions():
+        raise InvalidInput(
+            f"{options.model} is a {config.model_type}: --weights and lower precisions are for the ModernBERT family"
         )
 
 
@@ -94,14 +118,16 @@ def compile_checked(
 
     model = load_with_adapter(options.model, options.adapter, revision=options.revision)
     inputs = probes(special, plain(model).config.vocab_size, encoder.max_tokens)
-    adapted = run_alone(run_label_logits(plain(model)), inputs)
+    with input_errors(f"{options.model} cannot run these sequences"):
+        adapted = run_alone(run_label_logits(plain(model)), inputs)
     merged = merge(model)
     reference = run_alone(run_label_logits(merged), inputs)
     log.info("compiling the graph")
     # The spec's budget, or what the checks need if the model allows it.
     max_tokens = min(merged.config.max_position_embeddings, max(encoder.max_tokens, LENGTHS[-1]))
     graph = choose_graph(options, merged, encoder, max_tokens)
-    write_onnx(graph, onnx_file, max_tokens)
+    with input_errors(f"a {type(merged).__name__} cannot be compiled"):
+        write_onnx(graph, onnx_file, max_tokens)
     if isinstance(graph, BlockedModel):
         branch_on_padding(onnx_file)
     run = pad_rows(open_session(on_cpu(onnx_file)), special.pad)
@@ -118,28 +144,30 @@ def compile_checked(
 
 def choose_graph(options: ExportOptions, masked_lm: PreTrainedModel, encoder: Encoder, max_tokens: int) -> nn.Module:
     """Return the module to compile, in evaluation mode. An optimised one takes over the weights."""
-    family = isinstance(masked_lm, ModernBertForMaskedLM)
-    if options.graph == "optimised" and not family:
-        raise InvalidInput(f"{type(masked_lm).__name__} has no optimised graph; use --graph plain")
-    if options.graph == "plain" or not family:
+    if options.graph == "plain" or not isinstance(masked_lm, ModernBertForMaskedLM):
         return LabelLogits(masked_lm, encoder.special.mask, encoder.label_ids).eval()
     model = PreferenceModel(masked_lm, encoder.label_ids, max_tokens=max_tokens)
     return BlockedModel(model, encoder.special.mask).eval()
 
 
 def provenance(options: ExportOptions) -> Provenance:
-    """Return where the model comes from: its base, its training run, and the commit of this code."""
+    """Return where the model comes from: its weights, its training run, and the commit of this code."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)  # noqa: S603
         git_commit = done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # outside a checkout
         git_commit = None
-    run = options.run()
+    run, base = options.run(), checkpoint_folder(options.model, options.revision)
+    elsewhere = ("recipe", "data_sha256", "held_out")
     return Provenance(
         base_model=options.model,
+        base_commit=commit_of(base),
+        base_sha256=weights_sha256(str(base)),
         adapter=str(options.adapter) if options.adapter else None,
+        adapter_sha256=weights_sha256(str(options.adapter)) if options.adapter else None,
         recipe=run.get("recipe", {}),
+        training={name: value for name, value in run.items() if name not in elsewhere},
         data_sha256=run.get("data_sha256", {}),
         data_revisions=run.get("data_revisions", {}),
         git_commit=git_commit,

@@ -1,7 +1,7 @@
 """Lower precisions of an optimised graph, and the gate that each must pass."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from scipy.special import expit
 from torch import nn
 
+from export.calibration import evenly
 from export.config import ExportOptions
 from export.cpu_graph import branch_on_padding, on_cpu
 from export.graph import MODEL_FILE, weights_of, write_onnx
@@ -20,13 +21,13 @@ from tinyrm.batching import collate
 from tinyrm.calibration import fit_temperature
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
-from tinyrm.errors import InvalidInput, PrecisionRefused
+from tinyrm.errors import PrecisionRefused
 from tinyrm.manifest import Gate
 from tinyrm.modernbert.blocked import BlockedModel
-from tinyrm.pairs import read_pairs
+from tinyrm.pairs import PreferencePair
 
-# Ranges settle within a few dozen sequences; the gate uses the others.
-RANGE_SEQUENCES = 128
+# Ranges settle within a few dozen pairs in both orders; the gate uses the others.
+RANGE_PAIRS = 64
 
 
 class CalibrationSequences(CalibrationDataReader):
@@ -48,40 +49,46 @@ def graph_file(precision: str) -> str:
 
 
 def write_lower_precisions(
-    options: ExportOptions, encoder: Encoder, graph: nn.Module, onnx_file: Path, temperature: float
+    options: ExportOptions,
+    pairs: Sequence[PreferencePair],
+    encoder: Encoder,
+    graph: nn.Module,
+    onnx_file: Path,
+    *,
+    temperature: float,
 ) -> dict[str, Gate]:
     """Write each precision below fp32 beside the fp32 graph `onnx_file`. Return how far each is from that graph.
 
-    int8 takes its ranges from the first calibration sequences; the gate uses the rest.
+    int8 takes its ranges from calibration pairs of all domains and lengths; the gate uses the others.
 
-    Raises PrecisionRefused, InvalidInput.
+    Raises PrecisionRefused.
     """
-    wanted = [precision for precision in dict.fromkeys(options.precisions) if precision != "fp32"]
-    if not wanted:
+    wanted = options.lower_precisions()
+    if not wanted or not isinstance(graph, BlockedModel):
         return {}
-    pairs = options.calibration_pairs()
-    if pairs is None or not isinstance(graph, BlockedModel):
-        raise InvalidInput(f"{', '.join(wanted)} needs calibration pairs (--calibration) and an optimised graph")
     spec, pad_id = options.spec(), encoder.special.pad
-    sequences = [
-        sequence
-        for pair in read_pairs(pairs)
-        for sequence in encoder.encode(pair.comparison(), spec.instruction(pair.domain, or_default=True), swap=True)
-    ]
-    ranges = min(RANGE_SEQUENCES, len(sequences) // 4 * 2)
+
+    def encoded(some: Iterable[PreferencePair]) -> list[Encoding]:
+        return [
+            sequence
+            for pair in some
+            for sequence in encoder.encode(pair.comparison(), spec.instruction(pair.domain, or_default=True), swap=True)
+        ]
+
+    ranging = evenly(pairs, min(RANGE_PAIRS, len(pairs) // 4))
+    chosen = set(map(id, ranging))
+    ranges, others = encoded(ranging), encoded(pair for pair in pairs if id(pair) not in chosen)
     exact = OnnxRuntimeCpu(on_cpu(onnx_file), "fp32").run
     gates: dict[str, Gate] = {}
     for precision in wanted:
         lower, path = copy.deepcopy(graph), onnx_file.with_name(graph_file(precision))
         if precision == "int8":
-            write_int8(lower, sequences[:ranges], pad_id, path)
+            write_int8(lower, ranges, pad_id, path)
             run: Run = OnnxRuntimeCpu(on_cpu(path), "int8").run
         else:
             write_onnx(lower.bfloat16(), path, lower.model.max_tokens)
             run = torch_run(lower, pad_id)  # rounds where the graph does; ONNX Runtime has no bf16 arithmetic on CPUs
-        gates[precision] = gate(
-            precision, run, exact, sequences[ranges:], temperature=temperature, max_flips=options.max_flips
-        )
+        gates[precision] = gate(precision, run, exact, others, temperature=temperature, max_flips=options.max_flips)
     return gates
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidBundle, TamperedBundle, UnknownSchema, describe
 from tinyrm.files import write_atomically
-from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE, Manifest
+from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE, Calibration, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +141,21 @@ def record_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
     write_atomically(folder / MANIFEST_FILE, manifest.to_json())
 
 
-def record_temperature(folder: Path, temperature: float) -> Manifest:
+def record_temperature(folder: Path, temperature: float, calibration: Calibration | None = None) -> Manifest:
     """Give a bundle another calibration temperature, and so another revision: its probabilities change.
 
     The margin of `swap: auto` is in calibrated log-odds and is rescaled. Evaluation results are removed, except those
     of the training: they belong to the old probabilities.
+
+    calibration: the pairs that the temperature was fitted on.
     """
     manifest = Bundle.open(folder).manifest
     auto, kept = manifest.auto_swap, {k: v for k, v in manifest.evaluation.items() if k == "held_out"}
     if auto:
         auto = auto.model_copy(update={"margin": auto.margin * manifest.temperature / temperature})
-    changed = manifest.model_copy(update={"temperature": temperature, "auto_swap": auto, "evaluation": kept})
+    changed = manifest.model_copy(
+        update={"temperature": temperature, "auto_swap": auto, "calibration": calibration, "evaluation": kept}
+    )
     changed = changed.with_revision()
     write_atomically(folder / MANIFEST_FILE, changed.to_json())
     return changed

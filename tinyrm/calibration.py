@@ -5,15 +5,35 @@ Needs scipy, which serving does not need.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 
 from tinyrm.comparison import Preference
 from tinyrm.errors import InvalidInput
 
 LOG_TEMPERATURE_BOUNDS = (-4.0, 4.0)
+# With fewer pairs, or fewer that are judged wrongly, the error of log T is so large that T = 1 is the better guess.
+MIN_PAIRS = 50
+MIN_WRONG = 5
+
+
+class TemperatureFit(NamedTuple):
+    """A temperature that pairs determine.
+
+    one_order: the temperature that would fit one order alone.
+    log_std: standard error of its logarithm.
+    pairs: how many there were; `wrong` of them are judged wrongly.
+    """
+
+    temperature: float
+    one_order: float
+    log_std: float
+    pairs: int
+    wrong: int
 
 
 def raw_margins(preferences: Sequence[Preference]) -> NDArray[np.float64]:
@@ -40,13 +60,31 @@ def is_bounded(temperature: float) -> bool:
     return abs(math.log(temperature)) > max(LOG_TEMPERATURE_BOUNDS) - 0.01
 
 
-def refuse_bounded(temperature: float, pairs: int) -> None:
-    """Raise InvalidInput if the pairs do not determine a temperature.
+def determine_temperature(preferences: Sequence[Preference]) -> TemperatureFit:
+    """Return the temperature of `fit_temperature` if the pairs determine it, and how well.
 
-    pairs: how many there were.
+    A few pairs that are all judged rightly would make every probability 0 or 1.
+
+    preferences: from both orders, the response that is known to be better as A.
+
+    Raises InvalidInput with the reason.
     """
-    if is_bounded(temperature):
-        raise InvalidInput(
-            f"no temperature fits these {pairs} pairs: the likelihood grows up to {temperature:.2g}; "
-            "use more pairs, and some that the model judges wrongly"
+    margins = raw_margins(preferences)
+    pairs, wrong = len(margins), int(np.sum(margins <= 0))
+    fitted = fit_temperature(margins) if pairs else 1.0
+    if pairs < MIN_PAIRS:
+        reason = f"at least {MIN_PAIRS} are needed"
+    elif is_bounded(fitted):
+        reason = (
+            f"the likelihood grows up to {fitted:.2g}; use more pairs, and some that the model judges wrongly"
+            if fitted < 1
+            else "the model judges them no better than chance"
         )
+    elif wrong < MIN_WRONG:
+        reason = f"only {wrong} of them are judged wrongly, and {MIN_WRONG} are needed to see how sure the model may be"
+    else:
+        x = margins / fitted
+        information = float(np.sum(x**2 * expit(x) * expit(-x)))  # of log T; the other term is 0 at the minimum
+        one_order = fit_temperature(np.array([preference.order_margins for preference in preferences]).ravel())
+        return TemperatureFit(fitted, one_order, 1 / math.sqrt(information), pairs, wrong)
+    raise InvalidInput(f"no temperature fits these {pairs} pairs: {reason}")

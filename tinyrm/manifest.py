@@ -16,6 +16,8 @@ CARD_FILE = "README.md"
 
 # A bare file name: nothing that could point outside the bundle.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+BUNDLE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+LATER_PROVENANCE = ("base_commit", "base_sha256", "adapter_sha256", "training", "data_revisions")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -53,12 +55,33 @@ class AutoSwap(Frozen):
     max_flips: float = Field(description="The share allowed.")
 
 
+class Calibration(Frozen):
+    """The pairs that calibrated the bundle. What was chosen on them is better on them than on other pairs."""
+
+    pairs: int
+    wrong: int = Field(description="Of them, those that the model judges wrongly.")
+    held_out: bool = Field(description="Whether training held them out, so that it did not learn from them.")
+    chosen: tuple[str, ...] = Field(description="What was chosen on them: temperature, auto_swap, precisions.")
+    log_temperature_std: float | None = Field(
+        description="Standard error of the temperature's logarithm; None if the pairs determine none and it is 1."
+    )
+    temperature_one_order: float | None = Field(
+        description="The temperature that would fit one order best, for comparison; one temperature serves both."
+    )
+
+
 class Provenance(Frozen):
     """Where the weights come from."""
 
     base_model: str
+    base_commit: str | None = Field(default=None, description="Commit of a base on the hub.")
+    base_sha256: str | None = Field(default=None, description="Hash of the weights of `base_model`.")
     adapter: str | None = None
+    adapter_sha256: str | None = None
     recipe: dict[str, Any] = {}
+    training: dict[str, Any] = Field(
+        default={}, description="The rest of the training's record: its own base, its data and their revisions."
+    )
     data_sha256: dict[str, str] = {}
     data_revisions: dict[str, str] = {}
     git_commit: str | None = None
@@ -69,7 +92,7 @@ class Manifest(Frozen):
     """The content of manifest.json. Field names are part of the bundle format."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=BUNDLE_NAME)]
     revision: str = ""
     spec: ClozeSpec
     special_tokens: SpecialTokens
@@ -86,6 +109,7 @@ class Manifest(Frozen):
     weights: FileName | None = Field(default=None, description="Weights for the torch engine, if exported.")
     temperature: float = Field(gt=0)
     auto_swap: AutoSwap | None = None
+    calibration: Calibration | None = None
     provenance: Provenance
     parity: tuple[Parity, ...] = ()
     gates: dict[str, Gate] = Field(default={}, description="Precision -> what it changed, for those below fp32.")
@@ -106,13 +130,10 @@ class Manifest(Frozen):
 
     def expected_revision(self) -> str:
         """Return a hash of every field but the evaluation results, which may be added later."""
-        # Fields that were added later must not change the revisions of older bundles, which lack them.
-        exclude: dict[str, Any] = {"revision": True, "evaluation": True}
-        if self.auto_swap is None:
-            exclude["auto_swap"] = True
-        if not self.provenance.data_revisions:
-            exclude["provenance"] = {"data_revisions"}
-        content = self.model_dump_json(exclude=exclude)
+        # A field that was added later must not change the revisions of older bundles, which lack it.
+        later = {name: True for name in ("auto_swap", "calibration") if getattr(self, name) is None}
+        origin = {name for name in LATER_PROVENANCE if not getattr(self.provenance, name)}
+        content = self.model_dump_json(exclude={"revision": True, "evaluation": True, "provenance": origin, **later})
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def to_json(self) -> str:

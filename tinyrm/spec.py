@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tinyrm.chat import TextOrTurns, to_messages
-from tinyrm.errors import UnknownDomain
+from tinyrm.errors import InvalidInput, UnknownDomain, describe
 from tinyrm.template import FIGURE2, TEMPLATES, Template
 
 # Files that training writes beside the weights.
@@ -20,9 +20,16 @@ HELD_OUT_FILE = "held_out.jsonl"
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return the record of the training run in its folder; empty for a model trained elsewhere."""
+    """Return the record of the training run in its folder; empty for a model trained elsewhere. Raises InvalidInput."""
     path = folder / RUN_FILE
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise InvalidInput(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("recipe", {}), dict):
+        raise InvalidInput(f"{path} is not the record of a training run")
     return record
 
 
@@ -99,4 +106,9 @@ class ClozeSpec(BaseModel):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        return cls.model_validate_json((folder / SPEC_FILE).read_text(encoding="utf-8"))
+        """Return the spec that training saved. Raises InvalidInput."""
+        path = folder / SPEC_FILE
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise InvalidInput(f"{path}: {describe(error)}") from error

@@ -7,7 +7,7 @@ from tinyrm.encoding import Encoder
 from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import load_with_adapter, merge
-from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer, read_geometry
+from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer, read_geometry, refuse_misfit
 from tinyrm.modernbert.files import ADAPTER_CONFIG, base_of, refuse_other_base
 from tinyrm.scorer import Scorer
 from tinyrm.spec import SPEC_FILE, ClozeSpec, read_run, trained_head
@@ -35,6 +35,7 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Target:
         masked_lm = merge(load_with_adapter(base, folder, revision=revision))
     else:
         masked_lm = load_masked_lm(str(folder))
+    refuse_misfit(tokenizer, spec.max_tokens, masked_lm.config)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     meter = Meter()
     engine = TorchEngine(masked_lm, special, encoder.label_ids, device)

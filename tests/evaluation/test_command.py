@@ -93,8 +93,10 @@ def test_benchmarks_are_recorded_beside_pairs(monkeypatch, tmp_path, bundle_fold
 @pytest.fixture
 def held_out(tmp_path: Path) -> Path:
     path = tmp_path / "held-out.jsonl"
-    rows = [{"prompt": f"h{i}", "chosen": "yes", "rejected": "no " * (i % 3)} for i in range(40)]
-    path.write_text("".join(json.dumps(row | {"rejected": row["rejected"] or "no"}) + "\n" for row in rows))
+    rows = [
+        {"prompt": f"Question {i}", "chosen": "yes " * (1 + i % 9), "rejected": "no " * (1 + i % 7)} for i in range(60)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -111,6 +113,8 @@ def test_a_refit_temperature_goes_into_the_bundle(monkeypatch, capsys, bundle_fo
     assert shown["calibration"] == written["calibration"]
     assert after.temperature == written["calibration"]["held out, after"]["temperature"] != before.temperature
     assert after.revision != before.revision
+    assert after.calibration
+    assert (after.calibration.pairs, after.calibration.chosen) == (60, ("temperature",))
     assert written["model"] == after.identity
     assert written["domains"]["all"]["negative_log_likelihood"] == pytest.approx(
         written["calibration"]["here, after"]["negative_log_likelihood"]

@@ -15,7 +15,17 @@ RUN = {
     "recipe": {"task": "cloze", "loss": "labels"},
     "data_sha256": {"pairs.jsonl": "0" * 64},
     "held_out": {"eval_accuracy": 0.75},
+    "base_commit": "0123",
+    "data": {"pairs": {"revision": "v1"}},
 }
+
+
+def held_out_pairs() -> list[PreferencePair]:
+    """Return pairs of which the toy judges a quarter wrongly, so that they determine a temperature."""
+    return [
+        PreferencePair(prompt=f"Question {i}", chosen="yes " * (1 + i % 9), rejected="no " * (1 + i % 7))
+        for i in range(60)
+    ]
 
 
 @pytest.fixture
@@ -24,8 +34,7 @@ def recorded(trained: Trained, tmp_path: Path) -> Trained:
     adapter = tmp_path / "adapter"
     shutil.copytree(trained.adapter, adapter)
     (adapter / "training.json").write_text(json.dumps(RUN))
-    pairs = [PreferencePair(prompt=f"Question {i}", chosen="yes " * i, rejected="no") for i in range(1, 9)]
-    (adapter / "held_out.jsonl").write_text("".join(pair.model_dump_json() + "\n" for pair in pairs))
+    (adapter / "held_out.jsonl").write_text("".join(pair.model_dump_json() + "\n" for pair in held_out_pairs()))
     return Trained(trained.base, adapter)
 
 

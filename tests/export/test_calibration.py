@@ -1,15 +1,22 @@
 """Test that a fit removes the scorer's own temperature, and that one order is enough above the fitted margin."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from export.calibration import fit_auto_swap, score_pairs
-from tests.conftest import TOY_SPEC
+from export.calibration import evenly, fit_auto_swap, score_pairs
+from export.config import ExportOptions
+from export.precision import write_lower_precisions
+from tests.conftest import TOY_SPEC, Trained
 from tinyrm.calibration import fit_temperature, raw_margins
 from tinyrm.comparison import Preference
+from tinyrm.encoding import Encoder
+from tinyrm.modernbert.blocked import BlockedModel
 from tinyrm.pairs import PreferencePair
 from tinyrm.ranking import sigmoid
 from tinyrm.scorer import Scorer
@@ -27,6 +34,40 @@ def test_the_fit_removes_the_scorers_own_temperature(bundle_folder: Path) -> Non
     assert fitted == pytest.approx(again)
     preferences = scorer.score([p.comparison() for p in pairs], [TOY_SPEC.instruction()] * len(pairs))
     assert np.ptp([p.margin for p in preferences]) > 0.1
+
+
+def test_a_sample_has_the_domains_and_lengths_of_all_pairs() -> None:
+    """Use a file in the order of its sources, as training writes it."""
+    pairs = [
+        PreferencePair(prompt=f"{domain} {i}", chosen="a" * (i + 1), rejected="b", domain=domain)
+        for domain, count in (("chat", 500), ("safety", 250), (None, 250))
+        for i in range(count)
+    ]
+    sample = evenly(pairs, 100)
+    assert Counter(pair.domain for pair in sample) == {"chat": 50, "safety": 25, None: 25}
+    assert np.mean([len(pair.chosen) for pair in sample]) == pytest.approx(188, abs=3)
+    assert [pairs.index(pair) for pair in sample] == sorted(pairs.index(pair) for pair in sample)
+    assert sample == evenly(pairs, 100) != evenly(pairs, 100, seed=1)
+    assert evenly(pairs, 1000) == evenly(pairs, 2000) == pairs
+
+
+def test_int8_takes_its_ranges_from_all_domains(
+    encoder: Encoder, tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [("x", "general")] * 200 + [("x " * 20, "safety")] * 200
+    pairs = [PreferencePair(prompt=prompt, chosen="yes", rejected="no", domain=domain) for prompt, domain in prompts]
+    general, safety = (
+        len(encoder.encode(pair.comparison(), TOY_SPEC.instruction(pair.domain))[0]) for pair in (pairs[0], pairs[-1])
+    )
+    seen: list[int] = []
+    monkeypatch.setattr("export.precision.write_int8", lambda _, sequences, *__: seen.extend(map(len, sequences)))
+    monkeypatch.setattr("export.precision.OnnxRuntimeCpu", lambda *_: SimpleNamespace(run=None))
+    monkeypatch.setattr("export.precision.gate", lambda *arguments, **_: seen.append(-len(arguments[3])))
+    model = BlockedModel.__new__(BlockedModel)
+    torch.nn.Module.__init__(model)
+    options = ExportOptions(model="", adapter=trained.adapter, out=tmp_path, precisions=("int8",))
+    write_lower_precisions(options, pairs, encoder, model, tmp_path / "model.onnx", temperature=1.0)
+    assert Counter(seen) == {safety: 64, general: 64, -(800 - 128): 1}
 
 
 def orders(first: float, second: float) -> Preference:

@@ -37,6 +37,18 @@ def test_check_refuses_a_difference_and_a_value_that_is_not_finite(wrong: np.nda
         check("this, that", LOGITS, wrong)
 
 
+def test_large_logits_may_differ_by_what_rounding_makes_of_them() -> None:
+    """Rounding of fp32 grows with the number; a wrong mask changes it by far more."""
+    large = LOGITS * 10
+    parity = check("this, that", large, large + np.float32(4e-4))
+    assert parity.tolerance == pytest.approx(40 / 5 * TOLERANCE)
+    with pytest.raises(ParityFailed):
+        check("this, that", large, large + np.float32(2e-3))
+    for broken in (np.nan, np.inf):
+        with pytest.raises(ParityFailed):
+            check("this, that", LOGITS * broken, LOGITS * broken)
+
+
 def test_probes_have_every_length_and_one_mask_each(special: SpecialTokens) -> None:
     encodings = probes(special, vocab=420, max_tokens=200)
     assert [len(e) for e in encodings] == [*(n for n in LENGTHS if n <= 200), 200]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from export.__main__ import main
 from export.config import ExportOptions
@@ -17,6 +18,7 @@ from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidBundle, InvalidInput, InvalidTemplate
 from tinyrm.modernbert.checkpoint import load_masked_lm
+from tinyrm.modernbert.files import weights_sha256
 from tinyrm.scorer import Scorer
 from tinyrm.template import ANSWER_COLON
 
@@ -43,7 +45,15 @@ def test_the_manifest_contains_the_training_run(recorded: Trained, tmp_path: Pat
     manifest = export(recorded, tmp_path / "toy").manifest
     assert manifest.provenance.recipe == RUN["recipe"]
     assert manifest.provenance.data_sha256 == RUN["data_sha256"]
-    assert manifest.evaluation == {"held_out": RUN["held_out"]}
+    chosen = ["temperature", "auto_swap"]
+    assert manifest.evaluation == {"held_out": RUN["held_out"] | {"chosen_on": chosen}}
+    assert manifest.calibration
+    assert (manifest.calibration.pairs, manifest.calibration.held_out) == (60, True)
+    assert manifest.calibration.chosen == tuple(chosen)
+    assert 0 < (manifest.calibration.log_temperature_std or 0) < 1
+    assert manifest.provenance.training == {"base_commit": "0123", "data": {"pairs": {"revision": "v1"}}}
+    assert manifest.provenance.base_sha256 == weights_sha256(str(recorded.base))
+    assert manifest.provenance.adapter_sha256 == weights_sha256(str(recorded.adapter))
     assert (manifest.provenance.base_model, manifest.provenance.adapter) == (str(recorded.base), str(recorded.adapter))
 
 
@@ -51,9 +61,94 @@ def test_the_manifest_contains_the_training_run(recorded: Trained, tmp_path: Pat
 def test_held_out_pairs_set_the_temperature_unless_others_are_given(recorded: Trained, tmp_path: Path) -> None:
     by_held_out = export(recorded, tmp_path / "one").manifest.temperature
     lines = (recorded.adapter / "held_out.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "other.jsonl").write_text("".join(lines[:2]))
-    by_others = export(recorded, tmp_path / "two", calibration=tmp_path / "other.jsonl").manifest.temperature
-    assert len({1.0, by_held_out, by_others}) == 3
+    (tmp_path / "other.jsonl").write_text("".join(lines[:55]))
+    others = {"calibration": tmp_path / "other.jsonl", "max_calibration_pairs": 52}
+    by_others = export(recorded, tmp_path / "two", **others).manifest
+    assert len({1.0, by_held_out, by_others.temperature}) == 3
+    assert by_others.calibration
+    assert (by_others.calibration.pairs, by_others.calibration.held_out) == (52, False)
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_a_few_pairs_set_neither_temperature_nor_margin(recorded: Trained, tmp_path: Path) -> None:
+    lines = (recorded.adapter / "held_out.jsonl").read_text().splitlines(keepends=True)
+    (recorded.adapter / "held_out.jsonl").write_text("".join(lines[:4]))
+    manifest = export(recorded, tmp_path / "toy").manifest
+    assert (manifest.temperature, manifest.auto_swap) == (1.0, None)
+    assert manifest.calibration
+    assert (manifest.calibration.pairs, manifest.calibration.chosen) == (4, ())
+    assert manifest.evaluation == {"held_out": RUN["held_out"]}
+
+
+REFUSED_AT_ONCE = {
+    "a space": ({"out": Path("my model")}, "'my model' must begin"),
+    "not ASCII": ({"out": Path("modèle")}, "must begin"),
+    "an underscore first": ({"out": Path("_mine")}, "must begin"),
+    "a dot": ({"out": Path(".mine")}, "must begin"),
+    "no name": ({"out": Path()}, "must begin"),
+    "in a file": ({"out": Path("file/mine")}, "cannot be written"),
+    "no card": ({"card": Path("card.md")}, "there is no model card"),
+    "no adapter": ({"adapter": Path("none")}, "there is no folder"),
+    "no pairs file": ({"calibration": Path("none.jsonl")}, "none.jsonl cannot be read"),
+    "no pairs": ({"calibration": Path("file")}, "holds no pairs"),
+    "a wrong line": ({"calibration": Path("wrong.jsonl")}, "line 1"),
+    "int8 without pairs": ({"precisions": ("int8",)}, "int8 needs calibration pairs"),
+    "int8 with few pairs": (
+        {"precisions": ("int8",), "calibration": Path("few.jsonl")},
+        "holds 1 pairs; int8 needs 8",
+    ),
+    "int8 of a plain graph": (
+        {"precisions": ("int8",), "calibration": Path("few.jsonl"), "graph": "plain"},
+        "--graph plain",
+    ),
+    "weights of a plain graph": ({"weights": True, "graph": "plain"}, "--graph plain"),
+    "a negative limit": ({"max_calibration_pairs": -1}, "must not be negative"),
+    "a negative budget": ({"adapter": None, "max_tokens": -5}, "must be at least 1"),
+    "no budget": ({"adapter": None, "max_tokens": 0}, "must be at least 1"),
+    "a budget above the positions": ({"adapter": None, "max_tokens": 9000}, "8192 positions"),
+    "a revision of a folder": ({"revision": "v1"}, "leave the revision out"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_AT_ONCE)
+def test_what_cannot_be_exported_is_refused_before_the_work(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.setattr("export.pipeline.load_with_adapter", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "wrong.jsonl").write_text("{}\n")
+    (tmp_path / "few.jsonl").write_text('{"prompt": "x", "chosen": "yes", "rejected": "no"}\n')
+    before = sorted(tmp_path.iterdir())
+    changes, reason = REFUSED_AT_ONCE[case]
+    options = {"model": str(trained.base), "adapter": trained.adapter, "out": Path("mine")} | changes
+    with pytest.raises(InvalidInput, match=reason):
+        export_bundle(ExportOptions(**options))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["training.json", "cloze.json", "tokenizer.json", "adapter_config.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_damaged_records_are_refused_in_one_line(
+    trained: Trained, tmp_path: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = shutil.copytree(trained.adapter, tmp_path / "adapter")
+    (adapter / name).write_bytes(content)
+    arguments = ["--model", str(trained.base), "--adapter", str(adapter), "--out", str(tmp_path / "toy")]
+    assert main(arguments) == 1
+    line = [line for line in capsys.readouterr().err.splitlines() if line.startswith("export:")]
+    assert len(line) == 1
+    assert line[0].startswith(f"export: {InvalidInput.type}: ")
+    assert not (tmp_path / "toy").exists()
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(trained: Trained, tmp_path: Path) -> None:
+    adapter = shutil.copytree(trained.adapter, tmp_path / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    tokenizer.add_tokens(["<one more>"])
+    tokenizer.save_pretrained(adapter)
+    with pytest.raises(InvalidInput, match="use the model's own tokenizer"):
+        export(Trained(trained.base, adapter), tmp_path / "toy")
 
 
 @pytest.mark.usefixtures("compiled_before")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tinyrm.calibration import fit_temperature, is_bounded, raw_margins, refuse_bounded
+from tinyrm.calibration import determine_temperature, fit_temperature, is_bounded, raw_margins
 from tinyrm.comparison import Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.ranking import sigmoid
@@ -16,6 +16,11 @@ def simulated(overconfidence: float, count: int = 40_000) -> NDArray[np.float64]
     honest = rng.normal(scale=2.0, size=count)
     right = rng.random(count) < 1 / (1 + np.exp(-honest))
     return overconfidence * np.where(right, honest, -honest)
+
+
+def judged(margins: NDArray[np.float64]) -> list[Preference]:
+    """Return preferences with a position bias of 1."""
+    return [Preference(0.5, 0.5, margin, (margin + 1, margin - 1)) for margin in margins]
 
 
 @pytest.mark.parametrize("overconfidence", [0.25, 1.0, 3.0])
@@ -36,14 +41,31 @@ def test_pairs_all_right_or_all_wrong_determine_no_temperature(margins: NDArray[
     assert np.isfinite(temperature)
     assert temperature > 0
     assert is_bounded(temperature)
-    with pytest.raises(InvalidInput, match=f"no temperature fits these {len(margins)} pairs"):
-        refuse_bounded(temperature, len(margins))
 
 
-def test_a_temperature_that_pairs_determine_is_not_refused() -> None:
-    temperature = fit_temperature(simulated(3.0))
-    assert not is_bounded(temperature)
-    refuse_bounded(temperature, 40_000)
+@pytest.mark.parametrize(
+    ("margins", "reason"),
+    [
+        (np.full(0, 0.5), "no temperature fits these 0 pairs: at least 50 are needed"),
+        (np.full(4, 0.5), "these 4 pairs: at least 50 are needed"),
+        (np.linspace(-1, 9, 49), "these 49 pairs: at least 50 are needed"),
+        (np.full(50, 0.5), "these 50 pairs: the likelihood grows up to 0.018"),
+        (np.full(50, -0.5), "no better than chance"),
+        (np.array([*[1.0] * 60, *[-1.0] * 4]), "only 4 of them are judged wrongly"),
+    ],
+)
+def test_pairs_that_determine_no_temperature_are_refused(margins: NDArray[np.float64], reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        determine_temperature(judged(margins))
+
+
+def test_a_temperature_that_pairs_determine_has_a_standard_error() -> None:
+    """Compare the error that one fit reports with the spread of many fits."""
+    fits = [determine_temperature(judged(part)) for part in np.split(simulated(3.0, 40_000), 200)]
+    spread = np.std(np.log([fit.temperature for fit in fits]))
+    assert np.mean([fit.log_std for fit in fits]) == pytest.approx(spread, rel=0.2)
+    assert all(fit.one_order > fit.temperature for fit in fits), "a position bias is noise in one order alone"
+    assert (fits[0].pairs, fits[0].wrong) == (200, int(np.sum(simulated(3.0, 40_000)[:200] <= 0)))
 
 
 def test_raw_margins_are_means_over_orders_before_calibration() -> None:

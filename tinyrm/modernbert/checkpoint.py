@@ -201,6 +201,21 @@ def load_tokenizer(model: str, revision: str | None = None) -> tuple[Tokenizer, 
     return backend, SpecialTokens(cls=cls, sep=sep, mask=mask, pad=pad)
 
 
+def refuse_misfit(tokenizer: Tokenizer, max_tokens: int, config: PreTrainedConfig) -> None:
+    """Raise InvalidInput if a model has no embedding for some tokens of a tokenizer, or no position for some tokens."""
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= config.vocab_size:
+        raise InvalidInput(
+            f"the tokenizer has ids up to {largest}, but the model's embedding has {config.vocab_size} rows; use the "
+            "model's own tokenizer"
+        )
+    # The RoBERTa family numbers positions from behind its padding id.
+    reserved = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    positions = config.max_position_embeddings - reserved
+    if max_tokens > positions:
+        raise InvalidInput(f"the model has {positions} positions; a budget of {max_tokens} tokens needs as many")
+
+
 def read_geometry(config: PreTrainedConfig) -> Geometry:
     """Return the sizes of a masked LM. One without layer types has global layers only and an MLP without a gate."""
     layers = config.num_hidden_layers
