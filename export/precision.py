@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from scipy.special import expit
@@ -86,7 +87,8 @@ def write_lower_precisions(
             write_int8(lower, ranges, pad_id, path)
             run: Run = OnnxRuntimeCpu(on_cpu(path), "int8").run
         else:
-            write_onnx(lower.bfloat16(), path, lower.model.max_tokens)
+            lower.model.round_to(torch.bfloat16, tables=True)
+            write_onnx(lower, path, lower.model.max_tokens)
             run = torch_run(lower, pad_id)  # rounds where the graph does; ONNX Runtime has no bf16 arithmetic on CPUs
         gates[precision] = gate(precision, run, exact, others, temperature=temperature, max_flips=options.max_flips)
     return gates

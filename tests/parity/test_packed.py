@@ -118,10 +118,25 @@ def test_bf16_stays_close_to_fp32(
     trained: Trained, inputs: list[Encoding], expected: NDArray[np.float32], encoder: Encoder
 ) -> None:
     model = PreferenceModel(masked_lm(trained), encoder.label_ids, fused=True).eval()
-    for parameter in model.parameters():
-        parameter.data = parameter.data.bfloat16()
+    model.round_to(torch.bfloat16)
     difference = np.abs(logits_of(model, packed_rows(inputs, encoder)) - expected).max()
     assert 0 < difference < BF16_SHARE_OF_RANGE * np.ptp(expected)
+
+
+def test_bf16_margins_do_not_depend_on_the_size_of_the_logits(
+    trained: Trained, inputs: list[Encoding], encoder: Encoder
+) -> None:
+    """Add 20 to both labels, as a loss over the whole vocabulary does: near 20, neighbours in bf16 are 1/8 apart."""
+    margins = []
+    for size in (0.0, 20.0):
+        source = masked_lm(trained)
+        with torch.no_grad():
+            source.decoder.bias[list(encoder.label_ids)] = size
+        model = PreferenceModel(source, encoder.label_ids, fused=True).eval()
+        model.round_to(torch.bfloat16)
+        logits = logits_of(model, packed_rows(inputs, encoder))
+        margins.append(logits[:, 0] - logits[:, 1])
+    np.testing.assert_allclose(margins[0], margins[1], atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -96,8 +96,7 @@ class TorchCudaEngine:
         _require(self._device, precision)
         try:
             # The rotary tables stay in fp32, since rotation is computed in it.
-            for parameter in model.parameters():
-                parameter.data = parameter.data.to(PRECISIONS[self._device.type][precision])
+            model.round_to(PRECISIONS[self._device.type][precision])
             self._model = model.to(self._device).eval()
         except Exception as error:  # out of memory, no such device, an unusable driver: torch has no common class
             raise EngineUnavailable(f"{name} could not take the model: {error}") from error

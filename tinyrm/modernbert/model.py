@@ -167,9 +167,22 @@ class PreferenceModel(nn.Module):
         for layer in first:
             x = layer(x, attention)
         x = attention.at_mask(last(x, attention)) if last.local else last.at_mask(x, attention)
-        features = self.head(self.final_norm(x[:, 0]))
-        logits: Tensor = nn.functional.linear(features, self.label_weight, self.label_bias)
-        return logits.float()
+        features = self.head(self.final_norm(x[:, 0])).float()
+        # In fp32: near 10, neighbours in bf16 are 1/16 apart, and the difference of the two logits is what is read. Not
+        # as a matrix product, which engines round to the precision of the other products.
+        logits = (features[:, None] * self.label_weight.float()).sum(dim=-1)
+        return logits if self.label_bias is None else logits + self.label_bias.float()
+
+    def round_to(self, dtype: torch.dtype, *, tables: bool = False) -> None:
+        """Round all weights but the label rows.
+
+        tables: whether to round the rotary tables, too; a graph rotates in the precision of its layers.
+        """
+        for name, parameter in self.named_parameters():
+            if name not in ("label_weight", "label_bias"):
+                parameter.data = parameter.data.to(dtype)
+        for buffer in self.buffers() if tables else ():
+            buffer.data = buffer.data.to(dtype)
 
 
 def _activation(name: str) -> nn.Module:
