@@ -181,8 +181,8 @@ def named_twice(names: Iterable[str], prefix: str) -> list[str]:
 def untied(model: PreTrainedModel) -> list[str]:
     """Return the decoder's weight if it should be the embedding and is not; libraries differ in which they use."""
     decoder = model.get_output_embeddings()
-    is_tied = decoder is None or not model.config.tie_word_embeddings
-    return [] if is_tied or decoder.weight is model.get_input_embeddings().weight else ["the decoder's weights"]
+    is_free = decoder is None or not getattr(model.config, "tie_word_embeddings", False)
+    return [] if is_free or decoder.weight is model.get_input_embeddings().weight else ["the decoder's weights"]
 
 
 def load_tokenizer(model: str, revision: str | None = None) -> tuple[Tokenizer, SpecialTokens]:

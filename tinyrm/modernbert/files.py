@@ -5,9 +5,12 @@ Imports no torch, so that a command can refuse what it cannot use before it load
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from huggingface_hub import snapshot_download
@@ -17,6 +20,7 @@ from tinyrm.errors import InvalidInput, TinyRMError
 
 # In the order in which `transformers` chooses; an index names the files of its shards.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+LONGEST_REASON = 300  # characters; some libraries list everything that they would have understood
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -34,7 +38,7 @@ def input_errors(refusal: str) -> Iterator[None]:
     except Exception as error:
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         reason = f"{type(error).__name__}: {first}" if isinstance(error, KeyError) or not first else first
-        raise InvalidInput(f"{refusal}: {reason}") from error
+        raise InvalidInput(f"{refusal}: {shorten(reason, LONGEST_REASON, placeholder=' ...')}") from error
 
 
 def checkpoint_folder(model: str, revision: str | None = None) -> Path:
@@ -50,20 +54,23 @@ def checkpoint_folder(model: str, revision: str | None = None) -> Path:
             raise InvalidInput(f"{model} is a folder here and has no revision {revision!r}; leave the revision out")
         return Path(model)
     with input_errors(f"{model} is not a folder here, and cannot be fetched from the hub"):
-        folder = fetch(model, revision, "*.json", "*.txt", "*.model", "*.safetensors")
-        if not any(folder.glob("*.safetensors")):
-            folder = fetch(model, revision, "pytorch_model*.bin")
+        return fetch(model, revision)
+
+
+@cache  # a branch may move while a process works: all that it loads is of one commit
+def fetch(model: str, revision: str | None) -> Path:
+    """Return the folder of a hub id, with the files of the repository's own folder; those in it hold other formats."""
+    for patterns in (["*.json", "*.txt", "*.model", "*.safetensors"], ["pytorch_model*.bin"]):
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        if any(folder.glob("*.safetensors")):
+            break
     return folder
-
-
-def fetch(model: str, revision: str | None, *patterns: str) -> Path:
-    """Fetch files of the repository's own folder, not of those in it, which hold other formats."""
-    return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
 
 
 def commit_of(folder: Path) -> str | None:
     """Return the commit that a folder from `checkpoint_folder` was fetched at; None for a folder of the user's own."""
-    return folder.name if folder.parent.name == "snapshots" else None
+    is_fetched = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
+    return folder.name if is_fetched else None
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import apply_adapter
 from tinyrm.modernbert.checkpoint import classifier_of, load_checked, read_config
-from tinyrm.modernbert.files import checkpoint_folder
+from tinyrm.modernbert.files import checkpoint_folder, input_errors
 from tinyrm.spec import read_run, trained_head
 from training.data.collate import Encodes
 from training.model.response_encoder import ResponseEncoder
@@ -55,7 +55,8 @@ def load_head(head: HeadKind, model: str, *, revision: str | None = None, new_he
     saved = read_config(model, folder)
     masked_lm: Collection[str] = ()
     if classifier_of(saved) is None:
-        with torch.device("meta"):  # names without memory
+        # Its names without its memory.
+        with input_errors(f"{model} has no masked LM to take a head from"), torch.device("meta"):
             masked_lm = AutoModelForMaskedLM.from_config(saved).state_dict().keys()
     return load_checked(
         auto_class(head), model, folder, masked_lm=masked_lm, new_head=new_head, config=head_config(head, saved)
