@@ -159,7 +159,7 @@ def provenance(options: ExportOptions) -> Provenance:
     except (OSError, subprocess.CalledProcessError):  # outside a checkout
         git_commit = None
     run, base = options.run(), checkpoint_folder(options.model, options.revision)
-    elsewhere = ("recipe", "data_sha256", "held_out")
+    elsewhere = ("recipe", "data_sha256", "data_revisions", "held_out")
     return Provenance(
         base_model=options.model,
         base_commit=commit_of(base),
