@@ -16,6 +16,7 @@ from service.dialects.table import enabled_dialects
 from service.engine.backend import start_backend
 from service.engine.supervisor import run_in_background
 from service.http.auth import OPEN_PATHS, declare_security
+from service.http.connections import allow_open_files
 from service.http.stack import build_stack
 from service.http.tracing import Tracing, require_opentelemetry
 from service.keys import ApiKeys
@@ -32,6 +33,7 @@ log = structlog.get_logger("tinyrm")
 def check_settings(settings: Settings) -> None:
     """Check what `create_app` needs before workers start and call it. Raises InvalidKeys, InvalidSettings."""
     enabled_dialects(settings)
+    allow_open_files(settings.max_connections)
     if settings.api_keys_file:
         ApiKeys.read(settings.api_keys_file)
     if settings.otlp_endpoint:

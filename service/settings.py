@@ -69,7 +69,7 @@ class Settings(BaseSettings):
         le=256,
         description="Processes that serve HTTP and encode; above 1, one more process owns the queue and the engine.",
     )
-    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all, :: for IPv6, too.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all of IPv4, :: of IPv6.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     default_swap: SwapMode = Field(
         default="on",

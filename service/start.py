@@ -9,7 +9,7 @@ import structlog
 import uvicorn
 
 from service.app import check_settings, create_app, create_state
-from service.http.server import make_server
+from service.http.server import bind, listen, make_server
 from service.logs import configure, describe_failure
 from service.process import CANNOT_START, StopSignals
 from service.settings import Settings, read_settings
@@ -43,18 +43,20 @@ async def serve(settings: Settings) -> int:
         if settings.workers > 1:
             check_settings(settings)
             return await serve_with_workers(settings, signals, reload_requested)
+        listeners = bind(settings)
         state = create_state(settings)
-        app = create_app(state)
+        server = make_server(create_app(state), settings, state.drain, state.cut)
         if not await signals.run_unless_stopped(state.registry.start()):
             log.info("stopped during the start")
             return signals.exit_code
+        for listener in listeners:
+            listen(listener, settings)
     except Exception as error:  # noqa: BLE001  # whatever it is, one line names it
         log.error("cannot start", **describe_failure(error))
         return CANNOT_START
-    server = make_server(app, settings, state.drain, state.cut)
     loop.add_signal_handler(signal.SIGHUP, state.request_reload)
     if reload_requested.is_set():
         state.request_reload()
     signals.call(on_stop=server.stop, on_cut=server.cut)
-    await server.serve()
+    await server.serve(listeners)
     return signals.exit_code if server.started else CANNOT_START

@@ -1,23 +1,30 @@
 """uvicorn with the shutdown that an orchestrator expects: finish accepted work, then exit with code 0."""
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from typing import Any
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
 from service.http.connections import (
+    MIN_BACKLOG,
     ConnectionLimits,
     allow_open_files,
     end_keep_alive,
     make_protocol,
     surplus_connections,
 )
-from service.settings import Settings
+from service.settings import PREFIX, Settings
+from tinyrm.errors import InvalidSettings
+
+log = structlog.get_logger("tinyrm")
 
 # Added to uvicorn's own timeout, which must not pass before every request has its reply.
 GRACE_S = 2
@@ -96,6 +103,64 @@ class Server(uvicorn.Server):
             await asyncio.get_running_loop().connect_accepted_socket(partial(make_protocol, self), connection)
         await asyncio.sleep(LATE_REQUEST_S)
         await super().shutdown(sockets)
+
+
+def bind(settings: Settings) -> list[socket.socket]:
+    """Return sockets at the address that do not listen yet, so that one in use is known before a model is loaded.
+
+    A name may have several addresses. Raises InvalidSettings if none can be used.
+    """
+    sockets: list[socket.socket] = []
+    port, unusable = settings.port, OSError(errno.EADDRNOTAVAIL, "no address")
+    try:
+        for family, *_, address in socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM):
+            try:
+                sockets.append(bind_at(family, (address[0], port, *address[2:])))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+                unusable = error  # such as ::1 for localhost, on a machine without IPv6
+            else:
+                port = sockets[-1].getsockname()[1]  # the same for every address, if it was 0
+        if not sockets:
+            raise unusable
+    except OSError as error:
+        for bound in sockets:
+            bound.close()
+        raise InvalidSettings(cannot_listen(settings, error)) from error
+    return sockets
+
+
+def bind_at(family: int, address: tuple[Any, ...]) -> socket.socket:
+    """Return a socket at one address. Raises OSError."""
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def listen(listener: socket.socket, settings: Settings) -> None:
+    """Begin to accept connections. Raises InvalidSettings if another process has begun to listen there meanwhile."""
+    try:
+        listener.listen(MIN_BACKLOG)
+    except OSError as error:
+        raise InvalidSettings(cannot_listen(settings, error)) from error
+    log.info("listening", host=settings.host, port=listener.getsockname()[1])
+
+
+def cannot_listen(settings: Settings, error: OSError) -> str:
+    """Return why the service cannot listen at its address, and what to change."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    # Not the text of the error: asyncio and socket put more into it. A name that is not known has a negative number.
+    number = error.errno or 0
+    reason = (os.strerror(number) if number > 0 else error.strerror or str(error)).lower()
+    return f"cannot listen on {host}:{settings.port}: {reason}; see {PREFIX}HOST and {PREFIX}PORT"
 
 
 def make_server(app: ASGIApp, settings: Settings, drain: Work, cut: Work) -> Server:

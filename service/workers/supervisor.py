@@ -11,7 +11,7 @@ import structlog
 from service.app import create_metrics
 from service.engine.backend import start_backend
 from service.engine.supervisor import ChildProcess, run_in_background, supervise
-from service.http.server import CUT_S, GRACE_S
+from service.http.server import CUT_S, GRACE_S, cannot_listen
 from service.logs import describe_failure
 from service.metrics import forget_process, share_metrics
 from service.process import CANNOT_START, StopSignals
@@ -123,7 +123,7 @@ def listen(settings: Settings) -> socket.socket:
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise InvalidSettings(f"cannot listen on {settings.host}:{settings.port}: {error}") from error
+        raise InvalidSettings(cannot_listen(settings, error)) from error
     log.info("listening", host=settings.host, port=listener.getsockname()[1])
     return listener
 

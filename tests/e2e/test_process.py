@@ -20,7 +20,7 @@ import pytest
 from loadtests.service_process import environment
 from service.process import SAME_CAUSE_S
 from tests.conftest import REPOSITORY
-from tests.support.processes import PATIENCE_S, STARTER, Process, started
+from tests.support.processes import PATIENCE_S, STARTER, Process, free_port, started
 from tests.support.waiting import wait_until
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
@@ -239,13 +239,57 @@ def test_a_wrong_setting_is_exit_code_2_and_is_named() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_in_use_is_exit_code_3(bundle_folder: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("[::1]", "[::1]")])
+def test_a_port_in_use_is_one_line_and_exit_code_3(bundle_folder: Path, host: str, shown: str, workers: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as other:
+        try:
+            other.bind((host.strip("[]"), 0))
+        except OSError:
+            pytest.skip("no IPv6 on this machine")
         other.listen()
-        done = refused_start(model=bundle_folder, port=other.getsockname()[1])
+        port = other.getsockname()[1]
+        done = refused_start(model=bundle_folder, port=port, host=host, workers=workers, log_format="text")
     assert done.returncode == 3
-    assert "address already in use" in done.stderr
+    (line,) = (done.stdout + done.stderr).strip().splitlines()
+    assert f"cannot listen on {shown}:{port}: address already in use; see TINYRM_HOST and TINYRM_PORT" in line
+
+
+def test_a_host_that_is_none_is_one_line_and_exit_code_3(bundle_folder: Path) -> None:
+    done = refused_start(model=bundle_folder, port=free_port(), host="192.0.2.1", log_format="text")
+    assert done.returncode == 3
+    (line,) = (done.stdout + done.stderr).strip().splitlines()
+    assert "cannot listen on 192.0.2.1:" in line
+
+
+def test_a_name_with_several_addresses_listens_at_each(bundle_folder: Path) -> None:
+    with started(bundle_folder, host="localhost") as process:
+        addresses = {
+            address[0] for *_, address in socket.getaddrinfo("localhost", process.port, type=socket.SOCK_STREAM)
+        }
+        for address in addresses:
+            with suppress(OSError), socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+                probe.bind((address, 0))  # this machine has the address
+                with socket.create_connection((address, process.port)) as connection:
+                    connection.sendall(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_limit_on_open_files_that_is_too_low_is_named(bundle_folder: Path, workers: int) -> None:
+    limited = ["sh", "-c", 'ulimit -n 100 && exec "$0" "$@"', sys.executable, "-m", "service"]
+    done = subprocess.run(
+        limited,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env=environment({"model": bundle_folder, "port": free_port(), "workers": workers}),
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "the limit on open files is 100, and the service needs at least 160" in done.stderr
     assert "Traceback" not in done.stderr
 
 
