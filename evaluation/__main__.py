@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from evaluation.options import Options
 from tinyrm.command_line import parse
 from tinyrm.errors import TinyRMError
+from tinyrm.output import standard_output
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m evaluation") -> int:
@@ -39,4 +40,5 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m evalu
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with standard_output():
+        sys.exit(main())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from export.config import ExportOptions
 from tinyrm.command_line import parse
 from tinyrm.errors import TinyRMError
+from tinyrm.output import standard_output
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m export") -> int:
@@ -40,4 +41,5 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m expor
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with standard_output():
+        sys.exit(main())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.process import leave_on_signals, open_standard_streams
+from tinyrm.output import standard_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +45,5 @@ def settings_table() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with standard_output():
+        sys.exit(main())

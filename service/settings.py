@@ -13,6 +13,8 @@ from tinyrm.comparison import SwapMode
 from tinyrm.errors import InvalidSettings
 
 PREFIX = "TINYRM_"
+# Of the command `tinyrm`, which a shell may set beside those of the service.
+OF_CLIENTS = ("TINYRM_URL", "TINYRM_API_KEY")
 # A longer time overflows the clocks of event loops, and no client waits for it.
 DAY_S = 86_400.0
 # What Kubernetes adds to every container for a Service whose name begins with `tinyrm`, such as TINYRM_SERVICE_HOST,
@@ -279,6 +281,7 @@ def refuse_unknown(environment: Mapping[str, str]) -> None:
         for name, value in environment.items()
         if name.upper().startswith(PREFIX)
         and name.upper() not in known
+        and name not in OF_CLIENTS
         and not SERVICE_LINK.fullmatch(name)
         and not LINKED_ADDRESS.match(value)
     )

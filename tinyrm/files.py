@@ -1,6 +1,6 @@
 """Write files atomically, lock them between processes, and open text that may be compressed."""
 
-import fcntl
+import errno
 import gzip
 import lzma
 import os
@@ -24,8 +24,12 @@ def open_compressed(path: Path) -> BinaryIO:
 
 
 def open_text(path: Path, mode: Literal["rt", "wt"] = "rt") -> TextIO:
-    """Open UTF-8 text, compressed according to its suffix. Reading raises READ_ERRORS and UnicodeDecodeError."""
-    file: TextIO = COMPRESSED.get(path.suffix, open)(path, mode, encoding="utf-8")
+    """Open UTF-8 text, compressed according to its suffix. Reading raises READ_ERRORS and UnicodeDecodeError.
+
+    A byte order mark, which editors of Windows write, is not part of the text.
+    """
+    encoding = "utf-8-sig" if mode == "rt" else "utf-8"
+    file: TextIO = COMPRESSED.get(path.suffix, open)(path, mode, encoding=encoding)
     return file
 
 
@@ -59,7 +63,13 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     The kernel releases the lock when the process ends, however it ends.
 
     wait: whether to wait for another process that holds the lock; otherwise raises BlockingIOError.
+
+    Raises OSError on a system without such locks, as Windows is.
     """
+    try:
+        import fcntl  # noqa: PLC0415 - calls of a service need no locks, and run on every system
+    except ModuleNotFoundError as error:
+        raise OSError(errno.ENOTSUP, "this needs file locks, which this system does not have") from error
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,18 +1,31 @@
 """Read preference pairs from JSON lines, plain or compressed (.gz, .xz)."""
 
+import codecs
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidInput, describe
-from tinyrm.files import READ_ERRORS, open_text
+from tinyrm.files import READ_ERRORS, open_compressed
 from tinyrm.preferences import read_preference
 from tinyrm.template import FIGURE2
 
+# Beginning of a file -> what the file is, and what to do.
+OTHER_FORMATS = {
+    b"\xff\xfe": "it is text in UTF-16; save it as UTF-8",
+    b"\xfe\xff": "it is text in UTF-16; save it as UTF-8",
+    b"\x1f\x8b": "it is compressed with gzip; its name must end in .gz",
+    b"\xfd7zXZ\x00": "it is compressed with xz; its name must end in .xz",
+    b"\x28\xb5\x2f\xfd": "it is compressed with zstd; decompress it first",
+    b"BZh": "it is compressed with bzip2; decompress it first",
+    b"PK\x03\x04": "it is a zip archive; extract it first",
+    b"PAR1": "it is Parquet; its name must end in .parquet, and only --bundle reads it",
+}
 NonEmpty = Annotated[str, Field(min_length=1)]
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 
@@ -70,12 +83,40 @@ def validate(kind: type[AnyRecord], record: object, place: str) -> AnyRecord:
 
 def read_jsonl(path: Path) -> Iterator[Any]:
     """Yield the JSON value of each line. Raises InvalidInput, which names the file and the line."""
-    number = 0
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            value = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:
+            raise InvalidInput(f"{path}, line {number}: {error}") from error
+        yield value
+
+
+def read_lines(path: Path, file: BinaryIO | None = None) -> Iterator[bytes]:
+    """Yield the lines of a file of JSON lines, without byte order marks and without blank lines at the end.
+
+    file: what is read in place of the file at `path`, such as standard input.
+
+    Raises InvalidInput, which names the file, if it is damaged or cannot be read.
+    """
+    number, blank = 0, 0
     try:
-        with open_text(path) as lines:
-            for number, line in enumerate(lines, start=1):  # noqa: B007
-                yield json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"{path}, line {number}: {error}") from error
-    except (*READ_ERRORS, UnicodeDecodeError) as error:
+        with nullcontext(file) if file else open_compressed(path) as lines:
+            for number, text in enumerate(lines, start=1):
+                if number == 1:
+                    refuse_other_formats(text, str(path))
+                line = text.removeprefix(codecs.BOM_UTF8)
+                if not line.strip():
+                    blank += 1
+                    continue
+                yield from [b"\n"] * blank
+                blank = 0
+                yield line
+    except READ_ERRORS as error:
         raise InvalidInput(f"{path} cannot be read after line {number}: {error}") from error
+
+
+def refuse_other_formats(beginning: bytes, name: str) -> None:
+    """Raise InvalidInput if a file begins as no JSON does: it is compressed, or text in another encoding."""
+    for mark, what in OTHER_FORMATS.items():
+        if beginning.startswith(mark):
+            raise InvalidInput(f"{name} is not JSON lines in UTF-8: {what}")

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from tinyrm.command_line import parse_subcommand
 from tinyrm.errors import InvalidInput, TinyRMError
+from tinyrm.output import standard_output
 from training.loading import find_recipe, load_recipe
 from training.options import Compare, Data, Plan, Sweep, Train
 from training.recipe import ClozeRecipe, DistilRecipe, MergeRecipe, PretrainRecipe, SftRecipe
@@ -167,4 +168,5 @@ def refuse_several(what: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with standard_output():
+        sys.exit(main())

@@ -74,8 +74,30 @@ def compared() -> Step:
     return answer(200, COMPARED)
 
 
-def batch(result_of: Callable[[Any], Any] = lambda item: COMPARED) -> Step:
+def models(*revisions: str) -> Step:
+    """Reply to GET /v1/models: models called toy."""
+    card = {
+        "name": "toy",
+        "default": True,
+        "domains": {"general": "Select."},
+        "default_domain": "general",
+        "template": "figure2",
+        "max_tokens": 256,
+        "parameters": 9,
+        "temperature": 1.0,
+        "engine": "null",
+        "precision": "fp32",
+    }
+    return answer(200, {"models": [card | {"revision": revision} for revision in revisions]})
+
+
+def batch(result_of: Callable[[Any], Any] = lambda item: COMPARED, *, revision: str = "1") -> Step:
+    """Reply to POST /v1/compare/batch; and to GET /v1/models, as a service with one model."""
+
     def step(handler: Handler, received: Received) -> None:
+        if received.path.endswith("/v1/models"):
+            models(revision)(handler, received)
+            return
         answer(200, {"results": [result_of(item) for item in received.body["items"]], "usage": USAGE})(
             handler, received
         )

@@ -90,7 +90,7 @@ def test_only_one_process_writes_a_folder(score: Score, tmp_path: Path, capsys: 
         (["pairs.jsonl", "--engine", "abacus"], 1, "unknown engine 'abacus'"),
         (["pairs.jsonl", "--bundle", "."], 1, "manifest.json"),
         (["pairs.jsonl", "--out", "pairs.jsonl"], 2, "--out"),
-        (["pairs.jsonl", "--out", "s3://bucket/out"], 2, "--out s3:/bucket/out"),
+        (["pairs.jsonl", "--out", "s3://bucket/out"], 2, "--out s3://bucket/out"),
         (["pairs.jsonl", "--url", "http://127.0.0.1:1"], 2, "--url is for a service"),
         (["pairs.jsonl", "--swap", "off"], 2, "--swap is for a service"),
         (["pairs.jsonl", "--engines", "2"], 2, "--engines needs --ray"),

@@ -72,7 +72,7 @@ def test_a_missing_field_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["{", "", "not json"])
 def test_a_line_that_is_not_json_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "pairs.jsonl"
-    path.write_text(f"{json.dumps(RECORD)}\n{line}\n")
+    path.write_text(f"{json.dumps(RECORD)}\n{line}\n{json.dumps(RECORD)}\n")
     with pytest.raises(InvalidInput, match="line 2"):
         read_pairs(path)
 

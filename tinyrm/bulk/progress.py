@@ -1,9 +1,11 @@
 """Counts of a job, and its progress on standard error."""
 
+import asyncio
 import importlib.util
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -68,6 +70,21 @@ class Progress:
         self.rows += rows
         self._half_rows = 0
         self._show(self.rows)
+
+    @asynccontextmanager
+    async def beating(self) -> AsyncGenerator[None]:
+        """Show the progress also while nothing is written, such as while the service does not respond."""
+
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(1)
+                self._show(self.rows)
+
+        task = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            task.cancel()
 
     def _show(self, rows: int) -> None:
         now = time.monotonic()

@@ -10,6 +10,8 @@ from tinyrm.chat import Message
 from tinyrm.errors import InvalidRequest, from_validation
 from tinyrm.preferences import columns_read, read_preference
 
+MAX_DEPTH = 100  # of the fields of a row
+
 
 class PairRow(BaseModel):
     """The texts and options of a row. Empty texts are allowed here; the scorer refuses them."""
@@ -50,7 +52,23 @@ def parse_fields(raw: Any) -> dict[str, Any]:
         raise InvalidRequest(f"not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise InvalidRequest("not a JSON object")
+    # What can just be read could not be written again, where fewer calls are left.
+    if isinstance(raw, bytes) and raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(fields) > MAX_DEPTH:
+        raise InvalidRequest(f"nests deeper than {MAX_DEPTH} levels")
     return fields
+
+
+def _depth(value: Any) -> int:
+    """Return how deep a value nests, without recursion."""
+    depth, level = 0, [value]
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, dict | list)
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
+        depth += 1
+    return depth
 
 
 def validate(validator: Any, value: Any, *within: str) -> Any:

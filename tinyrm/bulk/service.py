@@ -1,22 +1,22 @@
 """Score a file of pairs with a service; a second run continues where the first stopped."""
 
+import sys
 import time
-from collections import deque
-from collections.abc import Iterator
-from contextlib import aclosing
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
-from tinyrm.bulk.jsonl import OWN_FIELD, ScoredFile
+from tinyrm.bulk.jsonl import OWN_FIELD, ScoredFile, open_output
 from tinyrm.bulk.progress import Progress, Total
 from tinyrm.bulk.rows import parse_fields, parse_pair
 from tinyrm.client import AsyncClient, CompareItem, CompareReply, ItemError
 from tinyrm.client.batches import in_order
 from tinyrm.client.calls import CompareOptions
 from tinyrm.errors import CallRefused, CallTimedOut, InvalidInput, ServiceBusy
-from tinyrm.files import READ_ERRORS, open_compressed
+from tinyrm.pairs import read_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,12 @@ class Line:
         item: Any = {name: value for name, value in defaults.items() if value is not None} | pair
         return cls(index, fields, item)
 
-    def record(self, result: CompareReply | ItemError) -> dict[str, Any]:
-        """Return the fields of the line, with its result."""
-        name = "error" if isinstance(result, ItemError) else "reply"
-        return (self.fields or {}) | {OWN_FIELD: {"index": self.index, name: result.model_dump()}}
+    def record(self, options: Mapping[str, Any], result: CompareReply | ItemError | None = None) -> dict[str, Any]:
+        """Return the fields of the line, with the options that apply to all lines, and with its result at the end."""
+        own: dict[str, Any] = {"index": self.index} | ({"options": dict(options)} if options else {})
+        if result is not None:
+            own["error" if isinstance(result, ItemError) else "reply"] = result.model_dump()
+        return {name: value for name, value in (self.fields or {}).items() if name != OWN_FIELD} | {OWN_FIELD: own}
 
     def is_of(self, record: dict[str, Any]) -> bool:
         """Return whether an earlier run wrote this record for this line."""
@@ -55,64 +57,140 @@ class Line:
         return own == {name: value for name, value in (self.fields or {}).items() if name != OWN_FIELD}
 
 
+class BatchSize:
+    """How many lines the next call gets: few at first, and as many as give a result every few seconds."""
+
+    FIRST, SHORT_S, LONG_S = 4, 1.0, 4.0
+
+    def __init__(self, max_items: int) -> None:
+        self._max = max_items
+        self.items = min(self.FIRST, max_items)
+
+    def learn(self, items: int, seconds: float) -> None:
+        if seconds > self.LONG_S:
+            self.items = max(1, min(self.items, items // 2))
+        elif seconds < self.SHORT_S and items >= self.items:
+            self.items = min(self._max, 2 * items)
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceJob:
     """A file to score with a service.
 
+    pairs: a file, or `-` for standard input.
+    out: a file, or `-` for standard output.
     defaults: options of lines that do not set them.
-    batch_items: pairs in one call.
+    batch_items: most pairs in one call.
     concurrency: calls at the same time.
     """
 
-    pairs: Path
-    out: Path
+    pairs: str
+    out: str
     defaults: CompareOptions
     batch_items: int
     concurrency: int
 
     async def run(self, client: AsyncClient, progress: Progress) -> Total:
         """Score the lines that have no result yet. Raises InvalidInput, CallFailed; written lines remain."""
-        with ScoredFile(self.out) as scored:
+        options = {name: value for name, value in self.defaults.items() if value is not None}
+        models = Models(self.out)
+        with open_output(self.out, self.pairs) as scored:
+            lines = self._missing(scored, options, models)
             before, began = scored.lines, time.monotonic()
-            lines = self._missing(scored)
-            progress.begin(sum(1 for _ in read_lines(self.pairs)) if progress.has_bar else None, before)
+            progress.begin(self._count(), before)
+            size = BatchSize(self.batch_items)
 
             async def work(batch: list[Line]) -> list[tuple[Line, CompareReply | ItemError]]:
-                return await score_lines(client, batch)
+                began = time.monotonic()
+                results = await score_lines(client, batch)
+                size.learn(len(batch), time.monotonic() - began)
+                return results
 
-            async with client:
+            async with client, progress.beating():
+                await models.check_served(client)
                 results = in_order(
-                    client.transport, work, lines, batch_items=self.batch_items, concurrency=self.concurrency
+                    client.transport, work, lines, batch_items=lambda: size.items, concurrency=self.concurrency
                 )
                 async with aclosing(results):
                     async for line, result in results:
-                        scored.append(line.record(result))
+                        record = line.record(options, result)
+                        models.check(record)
+                        scored.append(record)
                         progress.written(1)
             seconds = time.monotonic() - began
             return Total(scored.lines, scored.errors, scored.lines - before, seconds=seconds)
 
-    def _missing(self, scored: ScoredFile) -> Iterator[Line]:
-        """Return the lines without a result. Raises InvalidInput if the output belongs to another input."""
-        lines = (Line.parse(index, text, self.defaults) for index, text in enumerate(read_lines(self.pairs)))
-        done = deque(islice(lines, scored.lines), maxlen=1)
-        if scored.last is not None:
-            last = done[0] if done else None
-            if last is None or last.index + 1 != scored.lines or not last.is_of(scored.last):
+    def _missing(self, scored: ScoredFile, options: dict[str, Any], models: "Models") -> Iterator[Line]:
+        """Return the lines without a result. Raises InvalidInput if the output is of another input or other options."""
+        texts = enumerate(open_lines(self.pairs))
+        lines = (Line.parse(index, text, self.defaults) for index, text in texts)
+        for record in scored.records():
+            line = next(lines, None)
+            if line is None or not line.is_of(record):
                 raise InvalidInput(
-                    f"--out holds {scored.lines} lines of another input; name another file, or remove this one"
+                    f"--out {self.out} holds lines of another input, from line {scored.lines}; name another file, or "
+                    "remove this one"
                 )
-        return lines
+            if (before := record[OWN_FIELD].get("options", {})) != options:
+                raise InvalidInput(
+                    f"--out {self.out} was scored with other options: {shown(before)}, and now {shown(options)}; name "
+                    "another file, or give the same options"
+                )
+            models.check(record)
+        following = next(lines, None)
+        scored.drop_tail(None if following is None else following.record(options))
+        return lines if following is None else chain([following], lines)
+
+    def _count(self) -> int | None:
+        """Return the number of lines, for the progress; None for what can be read only once, or is damaged."""
+        if self.pairs == "-" or not Path(self.pairs).is_file():
+            return None
+        with suppress(InvalidInput):
+            return sum(1 for _ in open_lines(self.pairs))
+        return None
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file. Raises InvalidInput if it cannot be read."""
-    number = 0
-    try:
-        with open_compressed(path) as lines:
-            for number, text in enumerate(lines, start=1):  # noqa: B007
-                yield text
-    except READ_ERRORS as error:
-        raise InvalidInput(f"{path} cannot be read after line {number}: {error}") from error
+class Models:
+    """The model that scored each domain: one output holds the scores of one model, though the service may change."""
+
+    def __init__(self, out: str) -> None:
+        self._out = out
+        self._by_domain: dict[str | None, str] = {}
+
+    def check(self, record: dict[str, Any]) -> None:
+        """Raise InvalidInput if another model scored an earlier record of the same domain."""
+        own = record[OWN_FIELD]
+        if "reply" not in own:
+            return
+        domain = record.get("domain") or own.get("options", {}).get("domain")
+        before = self._by_domain.setdefault(domain, own["reply"]["model"])
+        if own["reply"]["model"] != before:
+            raise InvalidInput(self._changed(before, own["reply"]["model"]))
+
+    async def check_served(self, client: AsyncClient) -> None:
+        """Raise InvalidInput if an earlier run used a model that is not served any more."""
+        if self._by_domain:
+            served = [f"{card.name}@{card.revision}" for card in await client.models()]
+            for before in self._by_domain.values():
+                if before not in served:
+                    raise InvalidInput(self._changed(before, ", ".join(served)))
+
+    def _changed(self, before: str, now: str) -> str:
+        return f"--out {self._out} holds scores of {before}, and the service has {now} now; name another file"
+
+
+def shown(options: Mapping[str, Any]) -> str:
+    """Return options as the command line has them."""
+    return " ".join(f"--{name} {value!r}" for name, value in options.items()) or "no options"
+
+
+def open_lines(pairs: str) -> Iterator[bytes]:
+    """Yield the lines of a file, or of standard input. Raises InvalidInput if it cannot be read."""
+    if pairs != "-":
+        return read_lines(Path(pairs))
+    if sys.stdin is None or sys.stdin.closed:
+        raise InvalidInput("standard input is closed")
+    return read_lines(Path("standard input"), sys.stdin.buffer)
 
 
 async def score_lines(client: AsyncClient, batch: list[Line]) -> list[tuple[Line, CompareReply | ItemError]]:

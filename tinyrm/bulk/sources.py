@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import pyarrow.fs
@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tinyrm.bulk.rows import COLUMNS
 from tinyrm.errors import InvalidInput, TinyRMError
 from tinyrm.files import COMPRESSED
+from tinyrm.pairs import refuse_other_formats
 from tinyrm.preferences import find_responses
 
 # The files of a folder that are read. A file given by its own path may have any name, and holds JSON lines.
@@ -68,7 +69,10 @@ def find(words: Iterable[str]) -> list[str]:
                 found = [file for file in system.glob(path) if system.isfile(file)] if set(path) & set("*?[") else []
         if not found:
             kinds = ", ".join(kind for kind in SUFFIXES if kind.count(".") == 1)
-            raise InvalidInput(f"{word}: no such file, or no file of pairs in it ({kinds}, or compressed as .gz, .xz)")
+            why = "no such file, or no file of pairs in it"
+            if isinstance(system, LocalFileSystem) and Path(path).exists() and not Path(path).is_dir():
+                why = "a pipe, which cannot be read twice; write it into a file"
+            raise InvalidInput(f"{word}: {why} ({kinds}, or compressed as .gz, .xz)")
         names.update(found if isinstance(system, LocalFileSystem) else map(system.unstrip_protocol, found))
     if unprintable := [name for name in names if not name.isprintable()]:
         raise InvalidInput(f"{min(unprintable)!r}: the name is not valid text; rename the file")
@@ -161,14 +165,19 @@ def _plan_lines(name: str, file: BinaryIO, rows_per_shard: int) -> Source:
     seekable = PurePosixPath(name).suffix not in COMPRESSED
     digest, at, rows, starts = hashlib.sha256(), 0, 0, []
     with _lines(name, file) as lines:
-        for rows, line in enumerate(lines, start=1):
-            if (rows - 1) % rows_per_shard == 0:
-                starts.append((rows - 1, at))
+        for row, line in enumerate(lines):
+            if row == 0:
+                refuse_other_formats(line, name)
+            if row % rows_per_shard == 0:
+                starts.append((row, at))
+            if line.strip():
+                rows = row + 1  # blank lines at the end are no rows
             digest.update(line)
             at += len(line)
     shards = (
         Shard(name, first, min(rows_per_shard, rows - first), *((first, at) if seekable else (0, 0)))
         for first, at in starts
+        if first < rows
     )
     return Source(name, f"{at} bytes, sha256 {digest.hexdigest()}", tuple(shards))
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import tinyrm
 from tinyrm.errors import CallFailed, InvalidInput, TinyRMError
+from tinyrm.output import standard_output
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -30,29 +31,30 @@ VERBS = {
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code. Exits with 2 if the verb or its options are invalid."""
-    verb, *rest = (sys.argv[1:] if words is None else words) or ["missing"]
+    try:
+        with standard_output():
+            return _run(*((sys.argv[1:] if words is None else words) or ["missing"]))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (TinyRMError, OSError) as error:
+        request = f" [request {error.request_id}]" if isinstance(error, CallFailed) and error.status else ""
+        print(f"tinyrm: {' '.join(str(error).split())}{request}", file=sys.stderr)
+        return USAGE if isinstance(error, InvalidInput) else FAILED
+
+
+def _run(verb: str, *words: str) -> int:
     if verb in ("-h", "--help", "--version"):
         print(f"tinyrm {tinyrm.__version__}" if verb == "--version" else usage())
         return DONE
     if verb not in VERBS:
         print(f"{usage()}\n\ntinyrm: {verb!r} is not one of the commands", file=sys.stderr)
         raise SystemExit(USAGE)
-    try:
-        module, _, function = VERBS[verb][1].partition(":")
-        if module.startswith("tinyrm."):
-            code: int = getattr(importlib.import_module(module), function)(rest)
-        else:
-            code = importlib.import_module("tinyrm.cli.applications").run(module, verb, rest)
-        return code
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # our output is no longer read; Python would print an error about it at exit
-        return FAILED
-    except (TinyRMError, OSError) as error:
-        request = f" [request {error.request_id}]" if isinstance(error, CallFailed) and error.status else ""
-        print(f"tinyrm: {' '.join(str(error).split())}{request}", file=sys.stderr)
-        return USAGE if isinstance(error, InvalidInput) else FAILED
+    module, _, function = VERBS[verb][1].partition(":")
+    if module.startswith("tinyrm."):
+        code: int = getattr(importlib.import_module(module), function)(words)
+    else:
+        code = importlib.import_module("tinyrm.cli.applications").run(module, verb, words)
+    return code
 
 
 def usage() -> str:

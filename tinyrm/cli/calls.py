@@ -1,19 +1,21 @@
 """`tinyrm compare`, `rank` and `models`: call a service once and print the result."""
 
+import json
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from tinyrm.api import ModelList
+from tinyrm.api import ModelList, Reply
+from tinyrm.cli.texts import read_file, read_texts
 from tinyrm.client import Client, RankReply
 from tinyrm.client.calls import CompareOptions
 from tinyrm.command_line import Seconds, parse
 from tinyrm.comparison import Strategy, SwapMode
-from tinyrm.errors import InvalidInput
 
 SHOWN_CHARACTERS = 60
 TEXT_HELP = "Text. @FILE reads it from a file, - from standard input; @@ stands for an @ at the beginning."
@@ -23,16 +25,18 @@ TEXT_HELP = "Text. @FILE reads it from a file, - from standard input; @@ stands 
 class Service:
     """Where the service is."""
 
-    url: str = "http://127.0.0.1:8000"
-    """Address of the service."""
+    url: str = field(default_factory=lambda: os.environ.get("TINYRM_URL") or "http://127.0.0.1:8000")
+    """Address of the service; the variable TINYRM_URL sets the default."""
     api_key_file: Path | None = None
-    """File with the API key, if the service requires one."""
+    """File with the API key, if the service requires one; without it, the variable TINYRM_API_KEY is the key."""
     timeout_s: Seconds = 30.0
     """Limit of one call, with its repetitions."""
 
     def api_key(self) -> str | None:
         """Return the key. Raises InvalidInput if its file cannot be read."""
-        return None if self.api_key_file is None else _read(self.api_key_file).strip()
+        if self.api_key_file is None:
+            return (os.environ.get("TINYRM_API_KEY") or "").strip() or None
+        return read_file(self.api_key_file).strip()
 
     def client(self) -> Client:
         return Client(self.url, self.api_key(), timeout_s=self.timeout_s)
@@ -68,7 +72,11 @@ class Compare(ComparisonOptions, Service):
 
 @dataclass(frozen=True, kw_only=True)
 class Rank(ComparisonOptions, Service):
-    """Rank several responses with a service, best first."""
+    """Rank several responses with a service, best first.
+
+    A line has the strength, its standard error, and the response with its place on the command line, from 1. In JSON,
+    order holds places from 0, as in the API.
+    """
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT", help=TEXT_HELP)]
     responses: Annotated[Positional[tuple[str, ...]], arg(metavar="RESPONSE ...", help="2 to 128 texts, as PROMPT.")]
@@ -94,7 +102,7 @@ def compare(words: Sequence[str]) -> int:
     with options.client() as client:
         reply = client.compare(*texts, **options.options())
     if options.json:
-        print(reply.model_dump_json())
+        print_json(reply)
         return 0
     better = {"a": "A is better", "b": "B is better", "tie": "neither is better"}[reply.preferred]
     print(f"{better}: P(A) {reply.probability_a:.3f}, P(B) {reply.probability_b:.3f}, {reply.model}")
@@ -111,7 +119,10 @@ def rank(words: Sequence[str]) -> int:
     reference = None if options.reference is None else read_texts([options.reference])[0]
     with options.client() as client:
         reply = client.rank(prompt, responses, strategy=options.strategy, reference=reference, **options.options())
-    print(reply.model_dump_json() if options.json else ranking(reply, responses))
+    if options.json:
+        print_json(reply)
+    else:
+        print(ranking(reply, responses))
     return 0
 
 
@@ -120,11 +131,16 @@ def models(words: Sequence[str]) -> int:
     with options.client() as client:
         cards = client.models()
     if options.json:
-        print(ModelList(models=cards).model_dump_json())
+        print_json(ModelList(models=cards))
         return 0
     for card in cards:
         print(f"{card.name}@{card.revision}  {card.engine} {card.precision}  domains: {', '.join(card.domains)}")
     return 0
+
+
+def print_json(reply: Reply) -> None:
+    """Print a reply in ASCII, so that no encoding of standard output changes it."""
+    print(json.dumps(reply.model_dump()))
 
 
 def ranking(reply: RankReply, responses: Sequence[str]) -> str:
@@ -135,25 +151,3 @@ def ranking(reply: RankReply, responses: Sequence[str]) -> str:
         shown = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
         lines.append(f"{reply.strengths[index]:+.3f} ± {reply.standard_errors[index]:.3f}  {index + 1}: {shown}")
     return "\n".join(lines)
-
-
-def read_texts(words: Sequence[str]) -> list[str]:
-    """Return the texts of arguments, from a file or standard input where they name one. Raises InvalidInput."""
-    if words.count("-") > 1:
-        raise InvalidInput("only one of the texts can be standard input; use @FILE for the others")
-    texts = []
-    for word in words:
-        if word == "-":
-            texts.append(sys.stdin.read())
-        elif word.startswith("@@"):
-            texts.append(word[1:])
-        else:
-            texts.append(_read(Path(word[1:])) if word.startswith("@") else word)
-    return texts
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{file} cannot be read: {error}") from error

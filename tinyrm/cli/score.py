@@ -76,18 +76,19 @@ class Score:
     The files hold JSON lines with prompt, and response_a and response_b, or chosen (which is A) and rejected. A line's
     own domain, instruction and swap take precedence over the options.
 
-    With a service, --out gets each line with one more field, tinyrm: {"index": number of the line from 0, "reply": ...}
-    or {"index": ..., "error": ...}.
+    With a service, --out gets each line with one more field, tinyrm: {"index": number of the line from 0, "options":
+    those of the command, "reply": ...} or {..., "error": ...}. It is continued only with the same pairs, options and
+    model. Blank lines at the end are left out.
 
     With --bundle no service is needed: any number of files, JSON lines or Parquet, are scored on this machine or on a
     Ray cluster, always in both orders, into a folder of Parquet files.
     """
 
     pairs: Annotated[Positional[tuple[str, ...]], arg(metavar="PAIRS ...")]
-    """JSON lines, plain or compressed (.gz, .xz); with --bundle also Parquet, folders, globs, and addresses such as
-    s3:// and hf://datasets/."""
-    out: Path
-    """File to write or to continue; with --bundle a folder."""
+    """JSON lines, plain or compressed (.gz, .xz), or - for standard input; with --bundle also Parquet, folders, globs,
+    and addresses such as s3:// and hf://datasets/."""
+    out: str
+    """File to write or to continue, or - for standard output; with --bundle a folder."""
     domain: str | None = None
     """One of the model's domains; each has its own instruction."""
     instruction: str | None = None
@@ -142,10 +143,11 @@ def check_combination(options: Score) -> None:
 
 def changed(options: Any) -> list[str]:
     """Return the options that differ from their defaults."""
+    defaults = type(options)()
     return [
         f"--{option.name.replace('_', '-')}"
         for option in fields(options)
-        if getattr(options, option.name) != option.default
+        if getattr(options, option.name) != getattr(defaults, option.name)
     ]
 
 
@@ -155,7 +157,7 @@ def with_service(options: Score, progress: Progress) -> Total:
     defaults = CompareOptions(
         domain=options.domain, instruction=options.instruction, swap=service.swap, model=service.model
     )
-    job = ServiceJob(Path(options.pairs[0]), options.out, defaults, service.batch_items, service.concurrency)
+    job = ServiceJob(options.pairs[0], options.out, defaults, service.batch_items, service.concurrency)
     client = AsyncClient(service.url, service.api_key(), timeout_s=service.timeout_s, max_retries=MAX_RETRIES)
     return asyncio.run(job.run(client, progress))
 
@@ -163,7 +165,9 @@ def with_service(options: Score, progress: Progress) -> Total:
 def with_bundle(options: Score, bundle: Path, progress: Progress) -> Total:
     """Score files with a bundle, here or on a cluster. Raises InvalidInput, EngineError."""
     local = options.local
-    if re.match(r"[a-z0-9]+:/", str(options.out)):
+    if "-" in (options.out, *options.pairs):
+        raise InvalidInput("--bundle reads files, some of them twice, and writes a folder: name them, instead of -")
+    if re.match(r"[a-z0-9]+:/", options.out):
         raise InvalidInput(f"--out {options.out}: must be a folder of this machine, or one that all machines share")
     try:
         from tinyrm.bulk import job as jobs
@@ -172,7 +176,7 @@ def with_bundle(options: Score, bundle: Path, progress: Progress) -> Total:
         raise missing("--bundle", error, "bulk") from error
     job = BundleJob(
         bundle=bundle.absolute(),
-        out=options.out.absolute(),
+        out=Path(options.out).absolute(),
         engine=local.engine,
         precision=local.precision,
         threads=local.threads,

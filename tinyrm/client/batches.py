@@ -46,17 +46,21 @@ async def in_order(
     work: Callable[[list[T]], Coroutine[Any, Any, list[R]]],
     items: Iterable[T],
     *,
-    batch_items: int,
+    batch_items: int | Callable[[], int],
     concurrency: int,
 ) -> AsyncGenerator[R, None]:
-    """Yield the results of `work` for each batch, in order. Items are read as needed; the first error ends it."""
-    for name, value in {"batch_items": batch_items, "concurrency": concurrency}.items():
+    """Yield the results of `work` for each batch, in order. Items are read as needed; the first error ends it.
+
+    batch_items: items of a batch, or a function that returns those of the next one.
+    """
+    next_items = batch_items if callable(batch_items) else lambda: batch_items
+    for name, value in {"batch_items": next_items(), "concurrency": concurrency}.items():
         if value < 1:
             raise InvalidInput(f"{name}: {value}; at least 1")
     running: deque[Awaitable[list[R]]] = deque()
     async with transport.tasks(concurrency) as start:
         iterator = iter(items)
-        while batch := list(islice(iterator, batch_items)):
+        while batch := list(islice(iterator, next_items())):
             running.append(start(partial(work, batch)))
             if len(running) == concurrency:
                 for result in await running.popleft():
