@@ -181,7 +181,7 @@ def test_bad_lines_get_an_error_and_their_neighbours_a_reply(
     assert kinds == ["reply", *["invalid_request"] * 4, "reply", "invalid_text"]
     assert [r["tinyrm"]["index"] for r in found] == list(range(7))
     assert found[4]["id"] == "x4"
-    assert "line 5: response_a" in found[4]["tinyrm"]["error"]["message"]
+    assert "line 5: no two responses" in found[4]["tinyrm"]["error"]["message"]
     assert own in [item for received in server.received for item in received.body["items"]]
     assert "7 lines" in (output := capsys.readouterr().err)
     assert "5 with an error" in output
