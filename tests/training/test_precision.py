@@ -4,9 +4,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import EvalPrediction
 
 from tests.conftest import Trained
 from tests.training.conftest import SPEC, Toy, read_log, toy_pairs
@@ -18,7 +21,8 @@ from training.data.collate import PairCollator
 from training.experiments.grid import measure
 from training.model.heads import RowCollator, encoder_for, readout
 from training.recipe import ClozeRecipe, Dora, HeadKind
-from training.stages.cloze import ClozeTrainer, learning_model, train_cloze
+from training.stages import cloze
+from training.stages.cloze import ClozeTrainer, learning_model, preference_metrics, train_cloze
 from training.trainer import Diverged, training_arguments
 
 HEADS: list[HeadKind] = ["cloze", "pair-cls", "pair-mean", "pointwise", "tokens"]
@@ -79,11 +83,29 @@ def test_every_head_is_read_in_fp32_under_autocast(
 
 
 @pytest.mark.parametrize("loss", ["vocabulary", "labels"])
-def test_a_bf16_run_measures_what_its_checkpoint_gives(far: Path, toy: Toy, tmp_path: Path, loss: str) -> None:
+def test_a_bf16_run_measures_margins_that_are_not_rounded(
+    far: Path, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    found: list[NDArray[np.float32]] = []
+
+    def spy(prediction: EvalPrediction) -> dict[str, float]:
+        found.append(np.asarray(prediction.predictions))
+        return preference_metrics(prediction)
+
+    monkeypatch.setattr(cloze, "preference_metrics", spy)
     steps = {"precision": "bf16", "peak_lr": 1e-5}
-    metrics = train_cloze(toy.recipe(tmp_path / "out", steps, model=str(far), loss=loss), toy.data, resume=False)
-    found = measure(tmp_path / "out", read_pairs(tmp_path / "out" / HELD_OUT_FILE))
-    for name, value in found.items():
+    train_cloze(toy.recipe(tmp_path, steps, model=str(far), loss=loss), toy.data, resume=False)
+    margins = found[-1].ravel()
+    # Logits near 20 have steps of 1/8 in bf16, and so would their differences.
+    off_grid = np.abs(margins * 8 - np.round(margins * 8)) > 1e-3
+    assert off_grid.mean() > 0.9
+
+
+def test_a_bf16_run_measures_what_its_checkpoint_gives(far: Path, toy: Toy, tmp_path: Path) -> None:
+    metrics = train_cloze(
+        toy.recipe(tmp_path, {"precision": "bf16", "peak_lr": 1e-5}, model=str(far)), toy.data, resume=False
+    )
+    for name, value in measure(tmp_path, read_pairs(tmp_path / HELD_OUT_FILE)).items():
         # The body is in bf16, so that a margin near 0 may have another sign.
         assert metrics[f"eval_{name}"] == pytest.approx(value, abs=0.13), name
 
