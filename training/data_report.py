@@ -22,7 +22,11 @@ from training.recipe import ClozeRecipe
 
 def count_pairs(options: Data) -> Iterator[str]:
     """Yield the report paragraph by paragraph, and write the remaining pairs if the options say so."""
-    mixture = load_all(parse_sources(options.sources), options.data)
+    sources = parse_sources(options.sources)
+    inputs = [options.data / source.path for source in sources if source.path] + list(options.decontaminate)
+    if options.write and options.write.resolve() in [path.resolve() for path in inputs]:
+        raise InvalidInput(f"{options.write} is read here, and would be written over; choose another file")
+    mixture = load_all(sources, options.data)
     pairs = mixture.loaded.pairs
     yield source_table(mixture)
     held_out = split_by_prompt(pairs, options.held_out, options.seed)[1]

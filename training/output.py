@@ -62,11 +62,10 @@ def prepare_output(recipe: TrainingRecipe, data: Mapping[str, str], *, resume: b
         checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
         held = checkpoint or next((str(file) for pattern in WRITTEN for file in folder.glob(pattern)), None)
         if held and not fresh:
-            theirs = read_identity(folder)
-            if theirs != ours:
+            if reason := difference(read_identity(folder), ours):
                 raise InvalidInput(
-                    f"{folder} holds another run ({Path(held).name}): {difference(theirs, ours)}. Set another "
-                    "output_dir, or start with --fresh to replace it"
+                    f"{folder} holds another run ({Path(held).name}): {reason}. Set another output_dir, or start with "
+                    "--fresh to replace it"
                 )
             if not (resume and checkpoint):
                 raise InvalidInput(
@@ -104,7 +103,10 @@ def refuse_inputs(folder: Path, inputs: Iterable[str]) -> None:
 def refuse_weights(folder: Path, task: str) -> None:
     """Raise InvalidInput if a folder holds weights of another task; those of `task` are quickly made again."""
     held = next((file for pattern in WEIGHTS for file in folder.glob(pattern)), None)
-    if held and read_run(folder).get("recipe", {}).get("task") != task:
+    # The record is written last, and the identity first.
+    if held and task not in [
+        record.get("recipe", {}).get("task") for record in (read_run(folder), read_identity(folder))
+    ]:
         raise InvalidInput(
             f"{folder} holds another model ({held.name}). Set another output_dir, or start with --fresh to replace it"
         )
@@ -120,7 +122,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """Return in words what two runs do not share."""
+    """Return in words what two runs do not share; empty if that is nothing."""
     if not theirs:
         return f"there is no {RECIPE_FILE}, so no run of training made it"
     keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))

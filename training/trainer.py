@@ -125,29 +125,32 @@ def training_arguments(output_dir: Path, optimization: Optimization, sequences_p
     micro_batch = optimization.micro_batch_size // sequences_per_item
     if uses_cpu() and optimization.precision == "bf16":
         log.warning("there is no GPU: bf16 on a CPU may be slower than `precision: fp32`")
-    return TrainingArguments(
-        output_dir=str(output_dir),
-        num_train_epochs=optimization.epochs,
-        max_steps=optimization.max_steps,
-        per_device_train_batch_size=micro_batch,
-        per_device_eval_batch_size=micro_batch,
-        gradient_accumulation_steps=optimization.batch_size // per_pass,
-        max_grad_norm=optimization.max_grad_norm,
-        use_cpu=uses_cpu(),
-        bf16=optimization.precision == "bf16",
-        torch_compile=optimization.compile,
-        eval_strategy="steps",
-        eval_steps=optimization.eval_steps,
-        save_steps=optimization.save_steps,
-        save_total_limit=2,
-        logging_steps=10,
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="none",
-        seed=optimization.seed,
-        data_seed=optimization.seed,
-    )
+    try:
+        return TrainingArguments(
+            output_dir=str(output_dir),
+            num_train_epochs=optimization.epochs,
+            max_steps=optimization.max_steps,
+            per_device_train_batch_size=micro_batch,
+            per_device_eval_batch_size=micro_batch,
+            gradient_accumulation_steps=optimization.batch_size // per_pass,
+            max_grad_norm=optimization.max_grad_norm,
+            use_cpu=uses_cpu(),
+            bf16=optimization.precision == "bf16",
+            torch_compile=optimization.compile,
+            eval_strategy="steps",
+            eval_steps=optimization.eval_steps,
+            save_steps=optimization.save_steps,
+            save_total_limit=2,
+            logging_steps=10,
+            logging_nan_inf_filter=False,
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            report_to="none",
+            seed=optimization.seed,
+            data_seed=optimization.seed,
+        )
+    except ValueError as error:  # such as bf16 on an accelerator without it
+        raise InvalidInput(f"{' '.join(str(error).split())}; or set `precision: fp32`") from error
 
 
 def refuse_infinite(what: str, value: float, where: str) -> None:

@@ -51,6 +51,15 @@ def test_counts_are_printed(data: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert (blank, held_out) == ("", "held out: 3 pairs (20.0% of the prompts of each subset)")
 
 
+@pytest.mark.parametrize("name", ["own.jsonl", "bench.jsonl"])
+def test_a_file_that_is_read_is_not_written_over(name: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (data / name).read_bytes()
+    options = ("--data", data, "--decontaminate", data / "bench.jsonl", "--write", data / "." / name)
+    assert call("jsonl:own.jsonl", *options) == 1
+    assert "would be written over" in capsys.readouterr().err
+    assert (data / name).read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["clean.jsonl", "new/clean.jsonl.gz"])
 def test_overlap_is_counted_dropped_and_the_rest_written(
     name: str, data: Path, capsys: pytest.CaptureFixture[str]

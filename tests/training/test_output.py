@@ -11,7 +11,7 @@ from tests.training.conftest import Toy, toy_pairs
 from tests.training.published import WEBGPT, parquet, webgpt_row
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
-from training.output import RECIPE_FILE, WRITTEN, prepare_output
+from training.output import RECIPE_FILE, WRITTEN, prepare_output, refuse_weights
 from training.recipe import (
     ClozeRecipe,
     DistilRecipe,
@@ -149,6 +149,15 @@ def test_merging_and_a_new_vocabulary_do_not_replace_another_model(toy: Toy, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     train_tokenizer(vocabulary, toy.data, fresh=True)
     assert (tmp_path / "tokenizer.json").is_file()
+
+
+def test_an_interrupted_merge_can_be_made_again(toy: Toy, tmp_path: Path) -> None:
+    recipe = {"task": "merge", "output_dir": "out", "method": "mean", "specialists": [{"path": "a"}, {"path": "b"}]}
+    (tmp_path / RECIPE_FILE).write_text(json.dumps({"recipe": recipe}))
+    (tmp_path / "model.safetensors").touch()
+    refuse_weights(tmp_path, "merge")
+    with pytest.raises(InvalidInput, match="holds another model"):
+        refuse_weights(tmp_path, "tokenizer")
 
 
 def test_a_resumed_run_refuses_data_that_changed(toy: Toy, tmp_path: Path) -> None:

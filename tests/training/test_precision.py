@@ -14,6 +14,7 @@ from transformers import EvalPrediction
 from tests.conftest import Trained
 from tests.training.conftest import SPEC, Toy, read_log, toy_pairs
 from tinyrm.encoding import Encoder
+from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.pairs import read_pairs
 from tinyrm.spec import HELD_OUT_FILE
@@ -161,3 +162,11 @@ def test_held_out_data_with_an_infinite_loss_end_the_run_before_it_saves(
 def test_bf16_trains_on_a_machine_without_a_gpu(toy: Toy, tmp_path: Path) -> None:
     train_cloze(toy.recipe(tmp_path, {"precision": "bf16"}), toy.data, resume=False)
     assert read_log(tmp_path)[-1]["step"] == 2
+
+
+def test_bf16_on_an_accelerator_without_it_is_refused(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.trainer.uses_cpu", lambda: False)
+    with pytest.raises(InvalidInput, match=r"bf16.*or set `precision: fp32`"):
+        training_arguments(tmp_path, toy.recipe(tmp_path, {"precision": "bf16"}).optimization)

@@ -217,9 +217,41 @@ def test_branches_of_one_tree_are_held_out_together() -> None:
 
 
 def test_a_line_that_is_not_a_conversation_is_named(tmp_path: Path) -> None:
-    (tmp_path / "talks.jsonl").write_text(json.dumps(talk(("user", "a"))) + "\n" + json.dumps(talk(("prompter", "a"))))
-    with pytest.raises(InvalidInput, match=r"line 2: messages\.0\.role"):
+    (tmp_path / "talks.jsonl").write_text(json.dumps(talk(("user", "a"))) + "\n" + json.dumps(talk(("narrator", "a"))))
+    with pytest.raises(InvalidInput, match=r"line 2: messages: .*unknown role 'narrator'"):
         read_records(tmp_path / "talks.jsonl", Conversation)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"messages": []}, "line 1: messages"),
+        ({"messages": None}, "line 1: messages"),
+        ({"messages": [{"role": "user", "content": None}]}, "line 1: messages"),
+        ({"messages": [{"speaker": "user", "utterance": "a"}]}, "line 1: messages: .*the keys speaker, utterance"),
+        ({"text": "a"}, "line 1: messages"),
+    ],
+)
+def test_a_line_without_turns_is_named(record: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "talks.jsonl").write_text(json.dumps(record))
+    with pytest.raises(InvalidInput, match=message):
+        read_records(tmp_path / "talks.jsonl", Conversation)
+
+
+def test_conversations_of_other_tools_are_read_like_ours() -> None:
+    ours = Conversation.model_validate(
+        talk(("system", "Be brief."), ("user", "What?"), ("user", "4"), ("assistant", "4."))
+    )
+    shared = [("system", "Be brief."), ("human", "What?"), ("observation", "4"), ("gpt", "4.")]
+    chat: list[dict[str, Any]] = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": None},
+        {"role": "tool", "content": "4", "tool_call_id": "1"},
+        {"role": "assistant", "content": "4.", "refusal": None},
+    ]
+    for record in ({"conversations": [{"from": n, "value": text} for n, text in shared]}, {"messages": chat}):
+        assert Conversation.model_validate(record) == ours
 
 
 def test_too_few_conversations_are_refused(recipe: SftRecipe, tmp_path: Path) -> None:

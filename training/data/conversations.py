@@ -3,20 +3,29 @@
 from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from tinyrm.chat import Message
+from tinyrm.chat import Message, list_turns, to_messages
 from tinyrm.encoding import SpecialTokens
+from tinyrm.errors import InvalidInput
 
 
 class Conversation(BaseModel):
-    """Turns in order. Other fields of a record are ignored."""
+    """Turns in order, in any form that `tinyrm.chat` reads. Other fields of a record are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    messages: tuple[Message, ...] = Field(min_length=1)
+    messages: tuple[Message, ...] = Field(min_length=1, validation_alias=AliasChoices("messages", "conversations"))
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _one_form(cls, turns: object) -> list[Message]:
+        try:
+            return to_messages(list_turns(turns, "messages"))
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

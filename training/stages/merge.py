@@ -1,5 +1,6 @@
 """Merging: trained specialists become one checkpoint for export, in weight space."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from tinyrm.errors import InvalidInput
+from tinyrm.files import write_atomically
 from tinyrm.modernbert.adapter import load_with_adapter
 from tinyrm.modernbert.checkpoint import load_tokenizer
 from tinyrm.modernbert.files import weights_sha256
@@ -15,7 +17,7 @@ from tinyrm.spec import HELD_OUT_FILE, ClozeSpec
 from training.model import merging
 from training.model.merging import State
 from training.model.specialists import TrainedModel
-from training.output import refuse_inputs, refuse_weights, write_run
+from training.output import RECIPE_FILE, refuse_inputs, refuse_weights, write_run
 from training.recipe import MergeRecipe
 
 log = logging.getLogger(__name__)
@@ -44,12 +46,14 @@ def merge_specialists(recipe: MergeRecipe, *, fresh: bool = False) -> None:
         for name, parameter in model.named_parameters():
             parameter.copy_(merged[name])
     recipe.output_dir.mkdir(parents=True, exist_ok=True)
+    fields = recipe.model_dump(mode="json", exclude={"output_dir"})
+    write_atomically(recipe.output_dir / RECIPE_FILE, json.dumps({"recipe": fields}, indent=2) + "\n")
     model.save_pretrained(recipe.output_dir)
     AutoTokenizer.from_pretrained(specialists[0].tokenizer).save_pretrained(recipe.output_dir)
     spec.save(recipe.output_dir)
     # What export and the model card need: the recipe, the hashes of its inputs, and how each of them was made.
     run = {
-        "recipe": recipe.model_dump(mode="json", exclude={"output_dir"}),
+        "recipe": fields,
         "coefficients": recipe.coefficients(),
         "base_sha256": weights_sha256(recipe.base) if recipe.base else None,
         "specialists_sha256": {each.path: each.sha256() for each in specialists},
