@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.process import leave_on_signals, open_standard_streams
+from service.early import leave_on_signals, open_standard_streams
 from tinyrm.output import standard_output
 
 

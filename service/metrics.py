@@ -328,15 +328,10 @@ def info_family(name: str, text: str, found: list[dict[str, str]]) -> GaugeMetri
     return family
 
 
-def share_metrics(folder: Path, process: str) -> None:
-    """Keep the metrics of this process in files in `folder`, where other processes add theirs. Call it first.
+def reserve_metrics(folder: Path, process: str) -> None:
+    """Make the files of one process, with all their room: a full file system would end it later without a message.
 
-    process: names the files. A process with the name of one that has ended goes on with its counts.
-
-    Raises OSError if there is no room: later, a full file system would end the process without a message.
-
-    prometheus_client reads the variable only at import, so its ValueClass is set again here. Only this function and
-    `forget_process` rely on its internals; tests/service/test_metrics.py checks that they exist.
+    Raises OSError if there is no room.
     """
     for kind, size in SHARED_FILES.items():
         path = folder / f"{kind}_{process}.db"
@@ -344,6 +339,19 @@ def share_metrics(folder: Path, process: str) -> None:
             list(MmapedDict.read_all_values_from_file(path))  # type: ignore[no-untyped-call]
         except Exception:  # noqa: BLE001  # there is none, or its process ended in the middle of a change
             path.write_bytes(bytes(size))
+
+
+def share_metrics(folder: Path, process: str) -> None:
+    """Keep the metrics of this process in files in `folder`, where other processes add theirs. Call it first.
+
+    process: names the files. A process with the name of one that has ended goes on with its counts.
+
+    Raises OSError if there is no room for the files.
+
+    prometheus_client reads the variable only at import, so its ValueClass is set again here. Only the functions for
+    shared files rely on its internals; tests/service/test_metrics.py checks that they exist.
+    """
+    reserve_metrics(folder, process)
     os.environ[SHARED_FOLDER] = str(folder)
     values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
 

@@ -1,54 +1,22 @@
-"""The service's own process: its signals from the first moment to the last, and its standard streams.
-
-Imports nothing that takes time: these functions protect the imports of the rest.
-"""
+"""The signals of the service's processes, while an event loop runs and while a process is started."""
 
 import asyncio
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from service.early import STOP
+
 # One cause may send several signals: a Ctrl-C that a wrapper passes on as well, a supervisor that signals the group.
 SAME_CAUSE_S = 1.0
 # Sent by a process to itself when a part of it that must run has failed.
 FAILURE = signal.SIGUSR1
-STOP = (signal.SIGTERM, signal.SIGINT)
 HANDLED = (*STOP, signal.SIGHUP, FAILURE)
 
 # Exit codes.
 FAILED, CANNOT_START = 1, 3
-
-
-def open_standard_streams() -> None:
-    """Open each of the descriptors 0, 1 and 2 that is closed, so that no socket or file gets its number."""
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w", closefd=False)
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(2, "w", closefd=False)
-
-
-def leave_on_signals() -> None:
-    """Exit with code 0 on SIGTERM and SIGINT until an event loop handles them; ignore SIGHUP: nothing is loaded yet.
-
-    As process 1 of a container, a process ignores signals without a handler.
-    """
-
-    def leave(number: int, _: object) -> None:
-        sys.stderr.write(f"tinyrm: stopped by {signal.Signals(number).name} during the start\n")
-        sys.exit(0)
-
-    for number in STOP:
-        signal.signal(number, leave)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @contextmanager

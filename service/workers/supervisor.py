@@ -13,7 +13,7 @@ from service.engine.backend import start_backend
 from service.engine.supervisor import ChildProcess, run_in_background, supervise
 from service.http.server import CUT_S, GRACE_S, cannot_listen
 from service.logs import describe_failure
-from service.metrics import forget_process, share_metrics
+from service.metrics import forget_process, reserve_metrics, share_metrics
 from service.process import CANNOT_START, StopSignals
 from service.process_metrics import ProcessMetrics
 from service.scoring.models import Reload, bundle_folders, open_bundle
@@ -40,7 +40,7 @@ async def serve_with_workers(settings: Settings, signals: StopSignals, reload_re
     Raises InvalidBundle, EngineUnavailable, InvalidSettings if they cannot be started.
     """
     with runtime_folder() as folder, listen(settings) as listener:
-        share_metrics(folder, "owner")
+        share_files(folder, settings.workers)
         queues = QueueServers(settings, folder)
         reload = Reload(queues.reload)
         if await signals.run_unless_stopped(queues.start()):
@@ -117,6 +117,20 @@ class QueueServers:
         self._served[folder], self.paths[folder] = server, path
 
 
+def share_files(folder: Path, workers: int) -> None:
+    """Share the metrics of this process, and reserve the files of all workers. Raises InvalidSettings without room."""
+    try:
+        share_metrics(folder, "owner")
+        for slot in slots(workers):
+            reserve_metrics(folder, slot)
+    except OSError as error:
+        raise InvalidSettings(f"{folder}, see TMPDIR, has no room for the metrics of the workers: {error}") from error
+
+
+def slots(workers: int) -> list[str]:
+    return [f"worker-{number}" for number in range(1, workers + 1)]
+
+
 def listen(settings: Settings) -> socket.socket:
     """Return the listening socket of all workers. Raises InvalidSettings if the address cannot be used."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -138,7 +152,7 @@ class Workers:
 
     async def run(self) -> None:
         """Keep the workers running until a signal to stop. Then each gets `drain_timeout_s`; after a cut, none."""
-        tasks = [self._supervise(f"worker-{number}") for number in range(1, self._settings.workers + 1)]
+        tasks = [self._supervise(slot) for slot in slots(self._settings.workers)]
         tasks.append(run_in_background(self._kill_hung(), "hung workers"))
         await self._signals.stopped.wait()
         # The last worker to exit accepts the connections in the listener's queue, but only if no other process holds

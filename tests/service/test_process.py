@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from service import process
+from service.early import STOP
 from service.process import CANNOT_START, FAILED, FAILURE, StopSignals
 from service.workers.runtime import OWNER, PREFIX, runtime_folder
 from tests.support.waiting import PATIENCE_S
@@ -33,9 +34,9 @@ def send(*numbers: signal.Signals) -> None:
         os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", process.STOP)
+@pytest.mark.parametrize("number", STOP)
 def test_several_signals_of_one_cause_stop_once_and_do_not_cut(number: signal.Signals) -> None:
-    signals = signalled(lambda _: send(number, *process.STOP, number))
+    signals = signalled(lambda _: send(number, *STOP, number))
     assert (signals.stopped.is_set(), signals.cut.is_set(), signals.exit_code) == (True, False, 0)
 
 
@@ -100,7 +101,7 @@ if 2 in {closed}:
     sys.stderr = None
 if 1 in {closed}:
     sys.stdout = None
-from service.process import open_standard_streams
+from service.early import open_standard_streams
 open_standard_streams()
 print("out"); sys.stderr.write("err")
 taken = socket.socket().fileno()
@@ -118,7 +119,7 @@ def test_closed_standard_streams_are_opened_so_that_no_socket_gets_their_numbers
 
 EARLY = """
 import os, signal
-from service.process import leave_on_signals
+from service.early import leave_on_signals
 leave_on_signals()
 os.kill(os.getpid(), signal.SIGHUP)
 os.kill(os.getpid(), signal.{name})

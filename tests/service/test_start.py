@@ -1,6 +1,7 @@
 """Test that whatever goes wrong at a start or a reload is one line in the log, and that the old model stays."""
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ def test_whatever_a_start_raises_is_one_line_and_an_exit_code(
     def fail(*_: object) -> Bundle:
         raise error
 
-    monkeypatch.setattr(supervisor, "share_metrics", lambda *_: None)
+    monkeypatch.setattr(supervisor, "share_files", lambda *_: None)
     for module in (models, supervisor):
         monkeypatch.setattr(module, "open_bundle", fail)
     (line,) = failed_start(Settings(model=bundle_folder, workers=workers, port=0))
@@ -92,10 +93,23 @@ def test_whatever_a_start_raises_is_one_line_and_an_exit_code(
 def test_settings_that_do_not_fit_are_one_line_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], reason: str, workers: int
 ) -> None:
-    monkeypatch.setattr(supervisor, "share_metrics", lambda *_: None)
+    monkeypatch.setattr(supervisor, "share_files", lambda *_: None)
     settings = Settings(**({"model": "models/starter", "workers": workers, "port": 0} | changes))
     (line,) = failed_start(settings)
     assert reason in line["reason"]
+
+
+@pytest.mark.usefixtures("restored_signals")
+def test_workers_without_room_for_their_metrics_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, process: str) -> None:
+        if process == "worker-2":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(supervisor, "share_metrics", full)
+    monkeypatch.setattr(supervisor, "reserve_metrics", full)
+    (line,) = failed_start(Settings(workers=2, port=0))
+    assert (line["event"], line["type"]) == ("cannot start", "invalid_settings")
+    assert "TMPDIR" in line["reason"]
 
 
 def test_a_bundle_with_a_tokenizer_that_cannot_be_read_is_refused(bundle_folder: Path, tmp_path: Path) -> None:
