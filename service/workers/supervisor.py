@@ -43,7 +43,10 @@ async def serve_with_workers(settings: Settings, signals: StopSignals, reload_re
         share_files(folder, settings.workers)
         queues = QueueServers(settings, folder)
         reload = Reload(queues.reload)
-        if await signals.run_unless_stopped(queues.start()):
+        try:
+            if not await signals.run_unless_stopped(queues.start()):
+                log.info("stopped during the start")
+                return signals.exit_code
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.request)
             if reload_requested.is_set():
                 reload.request()
@@ -51,9 +54,8 @@ async def serve_with_workers(settings: Settings, signals: StopSignals, reload_re
             reporting = run_in_background(process_metrics.run(), "process metrics")
             await Workers(settings, queues, listener, signals).run()
             reporting.cancel()
-        else:
-            log.info("stopped during the start")
-        await queues.stop()
+        finally:
+            await queues.stop()
     return signals.exit_code
 
 
