@@ -11,7 +11,19 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModel, PreTrainedTokenizerFast
+from transformers import (
+    AlbertConfig,
+    AlbertForPreTraining,
+    AutoModel,
+    BertConfig,
+    BertForPreTraining,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from evaluation.targets.checkpoint import open_checkpoint
 from export.config import ExportOptions
@@ -141,6 +153,31 @@ def test_parts_of_other_tasks_and_computed_tables_may_be_there(base: Path, tmp_p
     parts = ("model.rotary_emb.inv_freq", "pooler.dense.weight", "cls.seq_relationship.bias", "model.position_ids")
     folder = changed(base, tmp_path / "model", lambda state: state | {name: torch.ones(16) for name in parts})
     assert load_masked_lm(str(folder)).num_parameters() == load_masked_lm(str(base)).num_parameters()
+
+
+SIZES = {
+    "vocab_size": 100,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 66,
+}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BertForPreTraining(BertConfig(**SIZES)),
+        lambda: AlbertForPreTraining(AlbertConfig(**SIZES, embedding_size=8)),
+        lambda: RobertaForMaskedLM(RobertaConfig(**SIZES)),
+        lambda: DebertaV2ForMaskedLM(DebertaV2Config(**SIZES)),
+    ],
+    ids=["BERT", "ALBERT", "RoBERTa", "DeBERTa"],
+)
+def test_published_families_load_as_they_are_saved(make: Callable[[], PreTrainedModel], tmp_path: Path) -> None:
+    make().save_pretrained(tmp_path)
+    assert load_masked_lm(str(tmp_path)).num_parameters() > 0
 
 
 @pytest.mark.parametrize("where", ["model.safetensors", "config.json", "tokenizer.json"])

@@ -23,7 +23,7 @@ from tinyrm.flops import Geometry
 from tinyrm.modernbert.files import ADAPTER_CONFIG, checkpoint_folder, input_errors, listed, weight_files
 
 # What older checkpoints hold beside a masked LM: the parts of other tasks, and tables that are computed.
-UNREAD = re.compile(r"(^|\.)(pooler|seq_relationship)\.|(^|\.)(position_ids|inv_freq)$")
+UNREAD = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.|(^|\.)(position_ids|inv_freq)$")
 # A wrapper's prefix -> what to do about it.
 PREFIXES = {
     "_orig_mod.": "; torch.compile adds _orig_mod.: save the model that was compiled, not the compiled one",
