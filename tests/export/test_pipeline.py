@@ -128,7 +128,7 @@ def test_what_cannot_be_exported_is_refused_before_the_work(
 
 
 @pytest.mark.parametrize("name", ["training.json", "cloze.json", "tokenizer.json", "adapter_config.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"], ids=["empty", "cut", "a list", "not UTF-8"])
 def test_damaged_records_are_refused_in_one_line(
     trained: Trained, tmp_path: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

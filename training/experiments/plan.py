@@ -33,11 +33,11 @@ import torch
 import yaml
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import AutoConfig, AutoModelForMaskedLM, ModernBertConfig, PreTrainedConfig
+from transformers import AutoModelForMaskedLM, ModernBertConfig, PreTrainedConfig
 
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import Geometry, executed_flops, paper_flops
-from tinyrm.modernbert.checkpoint import read_geometry
+from tinyrm.modernbert.checkpoint import read_config, read_geometry
 from training.data.mixture import load
 from training.data.source import Source, published_pairs
 from training.data.split import balanced_counts
@@ -174,7 +174,7 @@ def find_config(model: str) -> PreTrainedConfig:
             num_attention_heads=heads,
         )
     if (Path(model) / "config.json").is_file():
-        return AutoConfig.from_pretrained(model)
+        return read_config(model, Path(model))
     for recipe in map(load_recipe, map(find_recipe, recipe_names())):
         if recipe.output_dir == Path(model) and isinstance(made_from := getattr(recipe, "model", None), str):
             return find_config(made_from)

@@ -17,11 +17,13 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, model_validator
 from sqlalchemy.exc import SQLAlchemyError
-from transformers import AutoConfig, TrainerCallback
+from transformers import TrainerCallback
 
 from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.files import write_atomically
+from tinyrm.modernbert.checkpoint import read_config
+from tinyrm.modernbert.files import checkpoint_folder
 from tinyrm.pairs import read_pairs
 from training.data.collate import PairDataset
 from training.data.mixture import load_all
@@ -102,7 +104,7 @@ def sweep(recipe: ClozeRecipe, space: Space, options: Sweep) -> optuna.Study:
     """
     if options.trials < 1:
         raise InvalidInput(f"trials={options.trials} must be at least 1")
-    layers: int = AutoConfig.from_pretrained(recipe.model, revision=recipe.revision).num_hidden_layers
+    layers: int = read_config(recipe.model, checkpoint_folder(recipe.model, recipe.revision)).num_hidden_layers
     if misfits := space.misfits(recipe, layers):
         raise InvalidInput("; ".join(misfits))
     try:

@@ -17,6 +17,7 @@ from transformers import (
 
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
+from tinyrm.modernbert.files import input_errors
 from training.data.corpus import load_texts
 from training.output import file_hashes, prepare_output
 from training.processes import on_main
@@ -52,7 +53,8 @@ def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool, fresh: boo
     hashes = on_main(lambda: file_hashes(data_dir, (text.path for text in recipe.texts)))
     start = prepare_output(recipe, hashes, resume=resume, fresh=fresh)
     set_seed(recipe.optimization.seed)
-    tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
+    with input_errors(f"the tokenizer of {recipe.tokenizer} cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer)
     blocks = on_main(
         lambda: Blocks(load_texts(recipe.texts, data_dir, recipe.optimization.seed), tokenizer, recipe.block_tokens)
     )

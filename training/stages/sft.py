@@ -19,7 +19,7 @@ from transformers import (
 from tinyrm.encoding import plain_text_tokenizer
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
-from tinyrm.modernbert.files import checkpoint_folder
+from tinyrm.modernbert.files import checkpoint_folder, input_errors
 from tinyrm.pairs import read_records
 from training.data.collate import IGNORED
 from training.data.conversations import Conversation, EncodedConversation, encode_conversation
@@ -40,7 +40,8 @@ def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool, fresh: bool = 
     hashes = on_main(lambda: file_hashes(data_dir, recipe.conversations))
     start = prepare_output(recipe, hashes, resume=resume, fresh=fresh)
     set_seed(recipe.optimization.seed)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint_folder(recipe.model, recipe.revision))
+    with input_errors(f"the tokenizer of {recipe.model} cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint_folder(recipe.model, recipe.revision))
     learn, held_out = load_conversations(recipe, data_dir, tokenizer)
     # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only.
     model = load_masked_lm(recipe.model, revision=recipe.revision, sparse_prediction=True, new_head=recipe.new_head)
