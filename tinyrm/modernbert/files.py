@@ -128,7 +128,7 @@ def refuse_other_base(adapter: Path, recorded: str | None, base: str, revision: 
         raise InvalidInput(f"{adapter} was trained on other weights than those of {base}; name its own base")
 
 
-def listed(names: list[str], shown: int = 8) -> str:
+def listed(names: list[str], shown: int = 5) -> str:
     """Return names as a text, the first ones if there are many."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
