@@ -23,7 +23,10 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m servi
         from tinyrm.command_line import parse
 
         if parse(ServeOptions, arguments, prog=prog).settings:
-            print(settings_table())
+            try:
+                print(settings_table(), flush=True)
+            except BrokenPipeError:
+                sys.stderr.close()  # the output is no longer read; Python would print an error about it at exit
             return 0
     open_standard_streams()
     leave_on_signals()

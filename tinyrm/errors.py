@@ -236,8 +236,9 @@ def from_validation(
     path = ".".join(part if len(part) <= MAX_KEY else f"{part[:MAX_KEY]}..." for part in parts) or root
     kind = InvalidText if first["type"] == "string_unicode" else InvalidRequest
     # A sentence of our own names its fields itself; pydantic puts words before it.
-    reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-    return kind(f"{path}: {reason}" if path else reason)
+    is_ours = first["type"] == "value_error"
+    reason = str(first["ctx"]["error"]) if is_ours else first["msg"]
+    return kind(reason if not path or (is_ours and path == root) else f"{path}: {reason}")
 
 
 def describe(error: ValidationError) -> str:

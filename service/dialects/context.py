@@ -27,7 +27,7 @@ from service.scoring.groups import Sample
 from service.scoring.pipeline import Pipeline, Question
 from service.scoring.ranking import GroupResult, GroupScore, score_group
 from tinyrm import api, chat
-from tinyrm.api import MAX_RESPONSES, Name, NonEmpty
+from tinyrm.api import MAX_RESPONSES, Name, NonEmpty, refuse_unknown_keys
 from tinyrm.chat import BLANK
 from tinyrm.deadline import Deadline
 from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText, first_of_group, from_validation
@@ -94,6 +94,11 @@ class Options(BaseModel):
     """Options that a trainer cannot put into its body, in the query of its URL, as in `/get_reward?domain=safety`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_unknown_keys(cls, value: Any) -> Any:
+        return refuse_unknown_keys(value, cls.model_fields)
 
     domain: Name | None = Field(default=None, description="One of the model's domains.")
     instruction: NonEmpty | None = Field(default=None, description="Replaces the domain's instruction.")

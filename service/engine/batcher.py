@@ -249,7 +249,7 @@ class Batcher:
             item.fail(Overloaded(f"not started within {bound_s:g} s; it was dropped, retry after Retry-After"))
 
     def _fail_late(self, item: QueueItem) -> None:
-        limit_s = item.deadline_s - item.arrived_s
+        limit_s = math.ceil(1e3 * (item.deadline_s - item.arrived_s)) / 1e3  # of 1 ms, less is left by now
         item.fail(DeadlineExceeded(f"no result within the request's own time limit of {limit_s:.3f} s; it was dropped"))
 
     def _start_runs(self) -> None:

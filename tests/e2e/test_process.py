@@ -293,6 +293,12 @@ def test_a_limit_on_open_files_that_is_too_low_is_named(bundle_folder: Path, wor
     assert "Traceback" not in done.stderr
 
 
+def test_settings_that_nobody_reads_are_no_error() -> None:
+    command = f'"{sys.executable}" -m service --settings | head -1'
+    done = subprocess.run(["sh", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("| variable | default | meaning |\n", "")
+
+
 def test_an_option_prints_the_settings() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "service", "--settings"], cwd=REPOSITORY, capture_output=True, text=True, check=True

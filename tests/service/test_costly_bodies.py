@@ -111,6 +111,24 @@ def test_every_route_refuses_at_the_first_error(every_route: Served, monkeypatch
     assert tried > 200, "the walk through the schemas found less than there is"
 
 
+def test_unknown_options_in_the_query_are_refused_at_the_first_one(
+    every_route: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    from_validation = errors.from_validation
+    monkeypatch.setattr(errors, "from_validation", lambda e, **o: counts.append(len(e)) or from_validation(e, **o))
+    query = "&".join(f"k{i}=" for i in range(MANY))
+    for path in (path for dialect in ALL_DIALECTS for path in dialect.paths):
+        reply = every_route.client.post(f"{path}?{query}", json={})
+        assert reply.status_code == 422
+        assert len(reply.content) < 300
+    assert counts
+    assert max(counts) <= 10
+    reply = every_route.client.post("/rm?" + "k" * 5000, json={"prompt": "q", "response": "r"})
+    assert "kkk" in reply.text
+    assert len(reply.content) < 300
+
+
 def test_a_long_key_is_not_sent_back(served: Served) -> None:
     for body in (PAIR | {"k" * 3_000_000: 1}, {**PAIR, "prompt": [{"k" * 3_000_000: 1}]}):
         reply = served.client.post("/v1/compare", content=json.dumps(body))
