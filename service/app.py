@@ -60,7 +60,11 @@ def create_state(
     """
     registry = registry or create_registry(settings)
     limits = CohortLimits(
-        settings.cohort_timeout_s, settings.max_open_cohorts, settings.max_cohort_bytes, settings.max_wait_s
+        settings.cohort_timeout_s,
+        settings.max_open_cohorts,
+        settings.max_cohort_bytes,
+        settings.max_wait_s,
+        scores_partial=settings.partial_cohorts == "score",
     )
     cohorts = Cohorts(partial(score_cohort, registry), limits, registry.metrics)
     return AppState(settings, registry, cohorts, request_reload or Reload(registry.reload).request)

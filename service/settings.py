@@ -156,7 +156,12 @@ class Settings(BaseSettings):
         default=30.0,
         ge=0.01,
         le=DAY_S,
-        description="How long a cohort's first sample waits for the others; then the samples that arrived are scored.",
+        description="How long a cohort's first sample waits for the others; then TINYRM_PARTIAL_COHORTS applies.",
+    )
+    partial_cohorts: Literal["score", "refuse"] = Field(
+        default="score",
+        description="What happens to a cohort that is incomplete after its timeout. score: its samples are compared "
+        "with each other, and a single one gets reward 0. refuse: 503, so that the trainer sends them again.",
     )
     max_open_cohorts: int = Field(default=4096, gt=0, description="Maximum number of cohorts that wait for samples.")
     max_cohort_bytes: int = Field(

@@ -27,6 +27,7 @@ TinyRMError
 │   ├── Overloaded            the queue is full
 │   ├── DeadlineExceeded      the request's own time limit has passed
 │   ├── EngineRestarting      the engine process ended, and another one is starting
+│   ├── IncompleteGroup       not all samples of a group arrived in time
 │   └── ShuttingDown          the service is shutting down
 └── CallFailed                a call of the client failed
     ├── CallRefused           the service refuses this call, however often it is repeated
@@ -159,6 +160,10 @@ class DeadlineExceeded(Unavailable):
 
 class EngineRestarting(Unavailable):
     type = "engine_restarting"
+
+
+class IncompleteGroup(Unavailable):
+    type = "incomplete_group"
 
 
 class ShuttingDown(Unavailable):

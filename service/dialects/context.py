@@ -134,6 +134,7 @@ class DialectContext:
 
     state: AppState
     request: RequestContext
+    dialect: str
     fairness_key: Hashable
     deadline: Deadline
     pipelines: dict[Question, Pipeline] = field(default_factory=dict)
@@ -203,6 +204,7 @@ class DialectContext:
             size=options.group_size or self.state.settings.group_size,
             size_bytes=len(text.encode()) + len(json.dumps(question.prompt)),
             admit=lambda: pipeline.backend.refuse_if_busy(self.deadline.left_s(), self.fairness_key),
+            source=self.dialect,
         )
         try:
             async with asyncio.timeout(self.deadline.left_s()):
@@ -240,7 +242,11 @@ class DialectContext:
 
 async def get_dialect_context(request: Request, timeout_ms: TimeoutMs = None) -> DialectContext:
     return DialectContext(
-        get_state(request), get_context(request.scope), get_fairness_key(request), get_deadline(timeout_ms)
+        get_state(request),
+        get_context(request.scope),
+        ", ".join(request.scope["route"].tags),
+        get_fairness_key(request),
+        get_deadline(timeout_ms),
     )
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.scoring.groups import CohortLimits, Cohorts
 from service.scoring.ranking import GroupScore
-from tinyrm.errors import EngineFailed, Overloaded, ShuttingDown
+from tinyrm.errors import EngineFailed, IncompleteGroup, Overloaded, ShuttingDown
 
 # Long enough for everything that does not wait for it.
 NEVER_S = 60.0
@@ -43,21 +44,23 @@ class Bench:
     timeout_s: float = NEVER_S
     max_open: int = 100
     max_bytes: int = 10_000
+    scores_partial: bool = True
+    now_s: float = 0.0
     judged: list[list[str]] = field(default_factory=list)
     seen: Seen = field(default_factory=Seen)
     judge: Callable[[Sequence[str]], Awaitable[Sequence[GroupScore]]] | None = None
 
     def __post_init__(self) -> None:
-        limits = CohortLimits(self.timeout_s, self.max_open, self.max_bytes)
-        self.cohorts = Cohorts[str](self.judge or self.by_length, limits, self.seen)
+        limits = CohortLimits(self.timeout_s, self.max_open, self.max_bytes, scores_partial=self.scores_partial)
+        self.cohorts = Cohorts[str](self.judge or self.by_length, limits, self.seen, lambda: self.now_s)
 
     async def by_length(self, samples: Sequence[str]) -> list[GroupScore]:
         self.judged.append(list(samples))
         mean = sum(map(len, samples)) / len(samples)
         return [GroupScore(len(sample) - mean, len(sample) / 100) for sample in samples]
 
-    def join(self, sample: str, key: str = "q", size: int = 3) -> "asyncio.Task[GroupScore]":
-        return asyncio.create_task(self.cohorts.join(key, sample, size=size, size_bytes=len(sample)))
+    def join(self, sample: str, key: str = "q", size: int = 3, source: str = "slime") -> "asyncio.Task[GroupScore]":
+        return asyncio.create_task(self.cohorts.join(key, sample, size=size, size_bytes=len(sample), source=source))
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -251,17 +254,85 @@ def test_too_many_bytes_are_refused_until_some_are_released() -> None:
     run(test())
 
 
-def test_draining_judges_open_cohorts_at_once_and_refuses_later_samples() -> None:
+def test_draining_refuses_incomplete_cohorts_at_once_and_finishes_complete_ones() -> None:
+    """A trainer sends a refused sample again; a reward without its whole group it would keep."""
+
     async def test() -> None:
-        bench = Bench()
-        tasks = [bench.join(text, key) for text, key in (("a", "p"), ("bb", "p"), ("c", "q"))]
+        go = asyncio.Event()
+
+        async def when_told(samples: Sequence[str]) -> list[GroupScore]:
+            await go.wait()
+            return [GroupScore(i, 0.5) for i, _ in enumerate(samples)]
+
+        bench = Bench(judge=when_told)
+        complete = [bench.join(text, "p", 2) for text in "ab"]
+        incomplete = [bench.join(text, key) for text, key in (("a", "p"), ("bb", "p"), ("c", "q"))]
         await settle()
-        await bench.cohorts.drain(NEVER_S)
-        placed = await asyncio.gather(*tasks)
-        assert [(one.reward, one.partial) for one in placed] == [(-0.5, True), (0.5, True), (0.0, True)]
-        assert bench.seen.ends == {"drain": 2}
+        draining = asyncio.create_task(bench.cohorts.drain(NEVER_S))
+        results = await asyncio.gather(*incomplete, return_exceptions=True)
+        assert [type(result) for result in results] == [ShuttingDown] * 3
+        assert not draining.done()
+        go.set()
+        assert [one.reward for one in await asyncio.gather(*complete)] == [0, 1]
+        await draining
+        assert bench.seen.ends == {"full": 1, "drain": 2}
+        assert bench.seen.shed == {"shutting_down": 3}
+        assert (bench.seen.open_cohorts, bench.seen.samples) == (0, 0)
         with pytest.raises(ShuttingDown):
             await bench.join("late")
+
+    run(test())
+
+
+def test_incomplete_cohorts_may_be_refused_at_their_deadline() -> None:
+    async def test() -> None:
+        bench = Bench(timeout_s=SOON_S, scores_partial=False)
+        waiting = [bench.join(text) for text in "ab"]
+        results = await asyncio.gather(*waiting, bench.join("c", "other"), return_exceptions=True)
+        assert [type(result) for result in results] == [IncompleteGroup] * 3
+        assert str(results[0]) == "2 of 3 samples of this group arrived within 0.05 s; send all of them again"
+        assert bench.judged == []
+        assert bench.seen.shed == {"incomplete_group": 3}
+        assert (bench.seen.open_cohorts, bench.seen.samples) == (0, 0)
+        placed = await asyncio.gather(*(bench.join(text) for text in "abc"))
+        assert not any(one.partial for one in placed)
+
+    run(test())
+
+
+@pytest.mark.parametrize("scores_partial", [True, False])
+def test_incomplete_cohorts_are_logged_once_a_minute_for_each_dialect(scores_partial: bool) -> None:
+    async def test() -> None:
+        bench = Bench(timeout_s=SOON_S, scores_partial=scores_partial)
+
+        async def partial(count: int, source: str) -> list[Any]:
+            joined = [bench.join("a", str(n), 8, source) for n in range(count) for _ in range(4)]
+            with capture_logs() as lines:
+                await asyncio.gather(*joined, return_exceptions=True)
+            return [(line["dialect"], line["groups"], line["samples"], line["group_size"]) for line in lines]
+
+        assert await partial(3, "slime") == [("slime", 1, 4, 8)]
+        assert await partial(2, "slime") == []
+        assert await partial(1, "openrlhf") == [("openrlhf", 1, 4, 8)]
+        bench.now_s = 61.0
+        assert await partial(1, "slime") == [("slime", 5, 4, 8)]
+        with capture_logs() as lines:
+            await asyncio.gather(*(bench.join(text) for text in "abc"))
+        assert lines == []
+
+    run(test())
+
+
+def test_the_warning_says_what_to_set() -> None:
+    async def test() -> None:
+        bench = Bench(timeout_s=SOON_S)
+        with capture_logs() as lines:
+            await bench.join("a", size=8)
+        (line,) = lines
+        assert line["log_level"] == "warning"
+        assert "1 of 8 samples" in line["advice"]
+        for name in ("TINYRM_GROUP_SIZE", "?group_size=", "TINYRM_COHORT_TIMEOUT_S"):
+            assert name in line["advice"]
 
     run(test())
 

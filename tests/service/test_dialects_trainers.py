@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import Any
 
 import pytest
 from httpx import Response
+from structlog.testing import capture_logs
 
 from service.app import create_app, create_state
 from service.dialects.table import ALL_DIALECTS
 from service.settings import Settings
 from tests.conftest import REPOSITORY
 from tests.service.conftest import PAIR, Served, serve
+from tests.support.waiting import wait_until
 from tinyrm.errors import InvalidSettings, Overloaded
 
 PROMPT = "What is 2 + 2?"
@@ -268,6 +269,41 @@ def test_a_sample_of_an_incomplete_group_gets_a_partial_reply(hasty: Served) -> 
     assert (hasty.metric("tinyrm_cohorts_open"), hasty.metric("tinyrm_cohort_samples")) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/get_reward", openrlhf("4")),
+        ("/rm", {"prompt": PROMPT, "response": "4"}),
+        ("/classify", {"input": f"{CHATML}4<|im_end|>"}),
+        ("/v1/embeddings", {"input": f"{CHATML}4<|im_end|>"}),
+        ("/verify", {"responses_create_params": {"input": PROMPT}, "response": response_object("4")}),
+    ],
+)
+def test_a_sample_of_an_incomplete_group_may_be_refused_so_that_it_is_sent_again(
+    bundle_folder: Path, path: str, body: dict[str, Any]
+) -> None:
+    strict = {"cohort_timeout_s": 0.05, "partial_cohorts": "refuse"}
+    with capture_logs() as lines, serve(Settings(model=bundle_folder, dialects=TRAINERS, **strict)) as served:
+        reply = served.client.post(path, json=body)
+        assert (reply.status_code, reply.json()["error"]["type"]) == (503, "incomplete_group")
+        assert int(reply.headers["Retry-After"]) >= 1
+        assert served.metric("tinyrm_shed_requests_total", reason="incomplete_group") == 1
+    (line,) = [line for line in lines if line["event"] == "incomplete groups"]
+    assert line["dialect"] in TRAINERS.split(",")
+
+
+def test_a_drain_lets_trainers_send_the_samples_of_incomplete_groups_again(bundle_folder: Path) -> None:
+    patience = Settings(model=bundle_folder, dialects=TRAINERS, cohort_timeout_s=60)
+    with serve(patience) as served, ThreadPoolExecutor(2) as clients:
+        waiting = [clients.submit(served.client.post, "/get_reward", json=openrlhf(text)) for text in "ab"]
+        wait_until(lambda: served.metric("tinyrm_cohort_samples") == 2)
+        assert served.client.portal
+        served.client.portal.call(served.state.drain)
+        for reply in [one.result() for one in waiting]:
+            assert (reply.status_code, reply.json()["error"]["type"]) == (503, "shutting_down")
+            assert int(reply.headers["Retry-After"]) >= 1
+
+
 def test_prompts_groups_and_domains_have_separate_cohorts(hasty: Served) -> None:
     queries = ["", "?group_id=1", "?group_id=2", "?domain=safety", "?group_size=3"]
     before = hasty.metric("tinyrm_cohorts_completed_total", reason="deadline")
@@ -405,20 +441,6 @@ def test_a_sample_beyond_its_deadline_leaves_its_cohort(patient: Served) -> None
     assert (reply.status_code, reply.json()["error"]["type"]) == (504, "deadline_exceeded")
     assert (patient.metric("tinyrm_cohorts_open"), patient.metric("tinyrm_cohort_samples")) == (0, 0)
     assert patient.metric("tinyrm_shed_requests_total", reason="deadline_exceeded") == 1
-
-
-def test_open_cohorts_get_replies_when_the_service_stops(bundle_folder: Path) -> None:
-    slow = Settings(model=bundle_folder, dialects="slime", group_size=4, cohort_timeout_s=600)
-    with ThreadPoolExecutor(2) as clients, serve(slow) as served:
-        bodies = [{"prompt": PROMPT, "response": text, "label": None} for text in RESPONSES[:2]]
-        waiting = [clients.submit(served.client.post, "/rm", json=body) for body in bodies]
-        until = time.monotonic() + 30
-        while served.metric("tinyrm_cohort_samples") < 2:
-            assert time.monotonic() < until
-        assert served.client.portal is not None
-        expected = rewards(served, "zero_mean", RESPONSES[:2])
-        served.client.portal.call(served.state.drain)
-        assert [reply.result(30).json() for reply in waiting] == expected
 
 
 def test_requests_are_counted_by_their_dialect(patient: Served) -> None:

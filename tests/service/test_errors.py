@@ -32,6 +32,7 @@ KINDS = sorted(family(TinyRMError), key=lambda kind: kind.__name__)
 
 # What clients rely on. A change here breaks them.
 EXPECTED = {
+    "IncompleteGroup": (503, "incomplete_group"),
     "Mismatch": (422, "mismatch"),
     "MissingText": (422, "missing_text"),
     "UnknownForm": (422, "unknown_form"),
