@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyrm.errors import InvalidInput
+from tinyrm.files import READ_ERRORS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,7 +20,7 @@ PACKED = (".gz", ".xz", ".zst")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TIMEOUT_S = 20  # for one question to the hub
 # What `datasets` raises beside its own errors; it depends on the source: the hub, a folder, a file, a split.
-UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError)
+UNREADABLE = (*READ_ERRORS, ValueError, KeyError, IndexError, RuntimeError)
 
 
 def file_format(path: Path) -> str:
