@@ -1,6 +1,7 @@
 """Run the commands of the README, and check its links and those of docs/."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import tinyrm
 from service.__main__ import settings_table
 from tests.conftest import REPOSITORY
 from tests.support.processes import STARTER, Process, started
@@ -56,6 +58,23 @@ def test_python_blocks_run(
     monkeypatch.chdir(REPOSITORY)
     exec(compile(block.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}"), "README.md", "exec"), {})
     assert capsys.readouterr().out.split()[0] in ("a", "b", "tie")
+
+
+@pytest.mark.slow
+def test_python_blocks_are_typed(tmp_path: Path) -> None:
+    """A user's own mypy accepts them, as strict as it can be."""
+    files = []
+    for number, block in enumerate(blocks("python")):
+        files.append(tmp_path / f"block_{number}.py")
+        files[-1].write_text(block)
+    words = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "--follow-imports", "silent"]
+    done = subprocess.run([*words, *map(str, files)], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(files)) == (0, 2), done.stdout
+
+
+def test_the_package_exports_what_it_lists() -> None:
+    assert all(hasattr(tinyrm, name) for name in tinyrm.__all__)
+    assert set(tinyrm.__all__) <= set(dir(tinyrm))
 
 
 @pytest.mark.parametrize("command", commands(".venv/serve/bin/tinyrm"))

@@ -15,20 +15,48 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinyrm.client import AsyncClient, Client
+    from tinyrm.chat import Message
+    from tinyrm.client import AsyncClient, Client, CompareItem, CompareReply, ItemError, RankReply, RewardsReply
     from tinyrm.comparison import Comparison, Preference
+    from tinyrm.errors import CallFailed, InvalidInput, TinyRMError
     from tinyrm.scorer import Scorer, load
 
-__all__ = ["AsyncClient", "Client", "Comparison", "Preference", "Scorer", "__version__", "load"]
+__all__ = [
+    "AsyncClient",
+    "CallFailed",
+    "Client",
+    "CompareItem",
+    "CompareReply",
+    "Comparison",
+    "InvalidInput",
+    "ItemError",
+    "Message",
+    "Preference",
+    "RankReply",
+    "RewardsReply",
+    "Scorer",
+    "TinyRMError",
+    "__version__",
+    "load",
+]
 __version__ = "0.1.0"
 
 # Imported at first use: a client needs an HTTP library, a scorer tokenizers and an engine; few programs need both.
 _MODULES = {
     "AsyncClient": "tinyrm.client",
+    "CallFailed": "tinyrm.errors",
     "Client": "tinyrm.client",
+    "CompareItem": "tinyrm.client",
+    "CompareReply": "tinyrm.client",
     "Comparison": "tinyrm.comparison",
+    "InvalidInput": "tinyrm.errors",
+    "ItemError": "tinyrm.client",
+    "Message": "tinyrm.chat",
     "Preference": "tinyrm.comparison",
+    "RankReply": "tinyrm.client",
+    "RewardsReply": "tinyrm.client",
     "Scorer": "tinyrm.scorer",
+    "TinyRMError": "tinyrm.errors",
     "load": "tinyrm.scorer",
 }
 

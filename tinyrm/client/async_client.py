@@ -12,9 +12,9 @@ from typing import Self, TypeVar, Unpack
 from tinyrm.api import CompareReply, ErrorBody, ModelCard, ModelList, RankReply, RewardsReply
 from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY, halves, in_order, progress_bar
 from tinyrm.client.calls import (
+    AnyItem,
     Batch,
     Call,
-    CompareItem,
     CompareOptions,
     Prompt,
     RankOptions,
@@ -73,7 +73,7 @@ class AsyncClient:
         body = {"prompt": prompt, "response_a": response_a, "response_b": response_b, **options}
         return parse(CompareReply, await self._send(post("/v1/compare", body)))
 
-    async def compare_batch(self, items: Sequence[CompareItem]) -> list[CompareReply | ErrorBody]:
+    async def compare_batch(self, items: Sequence[AnyItem]) -> list[CompareReply | ErrorBody]:
         """Compare many pairs in one call. Results are in order; an item that failed has an error in its place."""
         batch = Batch(items)
 
@@ -90,7 +90,7 @@ class AsyncClient:
 
     async def compare_many(
         self,
-        items: Iterable[CompareItem],
+        items: Iterable[AnyItem],
         *,
         batch_items: int = BATCH_ITEMS,
         concurrency: int = CONCURRENCY,
@@ -136,7 +136,7 @@ class AsyncClient:
             return False
         return True
 
-    async def _compare_or_halve(self, items: list[CompareItem]) -> list[CompareReply | ErrorBody]:
+    async def _compare_or_halve(self, items: list[AnyItem]) -> list[CompareReply | ErrorBody]:
         try:
             return await self.compare_batch(items)
         except CallRefused as error:

@@ -50,6 +50,10 @@ class CompareItem(CompareOptions):
     response_b: Required[Response]
 
 
+# What lists of comparisons take: the fields of CompareItem, in a dict of any type.
+AnyItem = CompareItem | Mapping[str, object]
+
+
 class GroupOptions(CompareOptions, total=False):
     """Options of a ranking; domain, instruction, swap and model apply to every comparison.
 
@@ -183,7 +187,7 @@ def texts(responses: Sequence[str]) -> list[str]:
     return list(responses)
 
 
-def _fields(item: CompareItem, number: int) -> dict[str, Any]:
+def _fields(item: AnyItem, number: int) -> dict[str, Any]:
     if not isinstance(item, Mapping):
         raise InvalidInput(f"items.{number}: must be a dict, as CompareItem, not {type(item).__name__}")
     return dict(item)
@@ -192,7 +196,7 @@ def _fields(item: CompareItem, number: int) -> dict[str, Any]:
 class Batch:
     """A list of comparisons over several tries: only items with a transient error are sent again."""
 
-    def __init__(self, items: Sequence[CompareItem]) -> None:
+    def __init__(self, items: Sequence[AnyItem]) -> None:
         self._request_id = new_request_id()
         self._items = [_fields(item, number) for number, item in enumerate(items)]
         self._open = list(range(len(items)))

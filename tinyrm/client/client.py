@@ -7,7 +7,7 @@ from typing import Self, Unpack
 from tinyrm.api import CompareReply, ErrorBody, ModelCard, RankReply, RewardsReply
 from tinyrm.client.async_client import AsyncClient
 from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY
-from tinyrm.client.calls import CompareItem, CompareOptions, Prompt, RankOptions, RewardsOptions
+from tinyrm.client.calls import AnyItem, CompareOptions, Prompt, RankOptions, RewardsOptions
 from tinyrm.client.transport import BlockingTransport, run
 
 
@@ -62,13 +62,13 @@ class Client:
         """Return which of two responses is better, and with what probability."""
         return run(self._client.compare(prompt, response_a, response_b, **options))
 
-    def compare_batch(self, items: Sequence[CompareItem]) -> list[CompareReply | ErrorBody]:
+    def compare_batch(self, items: Sequence[AnyItem]) -> list[CompareReply | ErrorBody]:
         """Compare many pairs in one call. Results are in order; an item that failed has an error in its place."""
         return run(self._client.compare_batch(items))
 
     def compare_many(
         self,
-        items: Iterable[CompareItem],
+        items: Iterable[AnyItem],
         *,
         batch_items: int = BATCH_ITEMS,
         concurrency: int = CONCURRENCY,
