@@ -9,7 +9,6 @@ from typing import Any
 
 from evaluation.card import update_card
 from evaluation.options import JUDGE_BENCH, PAIRS, Options
-from evaluation.plots import plot_compute, plot_reliability
 from evaluation.report import Report, calibration_table, cost_table
 from evaluation.scoring import score_pairs
 from evaluation.statistics import Calibration, calibration_at
@@ -25,6 +24,9 @@ from tinyrm.pairs import read_pairs
 
 def evaluate(options: Options) -> "Evaluation":
     """Score as the options say, and write nothing yet. Raises TinyRMError."""
+    if options.out:
+        # Only if needed, as it writes a cache of fonts. Here, so that its absence is noticed before the work.
+        import evaluation.plots  # noqa: F401
     options.check()
     with closing(open_target(options)) as opened:
         target = opened
@@ -158,6 +160,8 @@ def write(options: Options, evaluation: Evaluation) -> None:
         head = f"`{evaluation.target.identity}`, calibration temperature {evaluation.target.scorer.temperature:.3f}:"
         update_card(options.bundle / CARD_FILE, f"{head}\n\n{report.markdown}")
     if options.out:
+        from evaluation.plots import plot_compute, plot_reliability
+
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "report.md").write_text(f"# {evaluation.title}\n\n{evaluation.markdown}\n", encoding="utf-8")
         (options.out / "results.json").write_text(json.dumps(evaluation.content, indent=2) + "\n", encoding="utf-8")

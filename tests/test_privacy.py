@@ -82,6 +82,15 @@ def test_bulk_scoring_writes_nothing_into_the_home_folder(bundle_folder: Path, t
 
 
 @pytest.mark.slow
+def test_evaluation_writes_nothing_into_the_home_folder(bundle_folder: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"q{n}", "chosen": "a", "rejected": "b"} for n in range(4)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("-m", "evaluation", "--bundle", bundle_folder, "--pairs", pairs, folder=tmp_path)
+    assert written(tmp_path) == []
+
+
+@pytest.mark.slow
 def test_export_writes_nothing_into_the_home_folder(trained: Trained, tmp_path: Path) -> None:
     run("-m", "export", "--model", trained.base, "--adapter", trained.adapter, "--out", tmp_path / "m", folder=tmp_path)
     assert written(tmp_path) == []
