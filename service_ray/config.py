@@ -24,6 +24,11 @@ class RayConfig(BaseModel):
         default="models/starter",
         description="Folder of the bundle on every node, or an address for fsspec: s3://, gs://, hf://, file://.",
     )
+    revision: str | None = Field(
+        default=None,
+        description="Revision that the bundle must have. A replica that finds another one does not start: a folder or "
+        "an address may change between the starts of two replicas.",
+    )
     store: Path = Field(
         default=Path("/tmp/tinyrm-models"),  # noqa: S108  # a cache; hashes are verified whenever a bundle is opened
         description="Folder on each node for bundles fetched from an address.",

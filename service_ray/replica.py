@@ -22,7 +22,7 @@ class Replica:
     """Serves one bundle. Ready after the first run of its engine; ends after its last accepted request."""
 
     async def __init__(self, config: RayConfig) -> None:  # type: ignore[misc]  # Serve awaits it
-        folder = fetch_bundle(config.bundle, config.store)
+        folder = fetch_bundle(config.bundle, config.store, config.revision)
         settings = make_settings(config.settings, model=folder)
         configure(settings.log_level, settings.log_format)
         state = create_state(limit_threads(settings))

@@ -85,6 +85,17 @@ def test_a_bundle_at_an_address_is_fetched_once_and_verified(bundle_folder: Path
     assert fetch_bundle(str(bundle_folder), store) == bundle_folder
 
 
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_replica_refuses_another_revision_than_the_configured_one(
+    bundle_folder: Path, tmp_path: Path, prefix: str
+) -> None:
+    """The folder may have changed since the other replicas were started."""
+    address = f"{prefix}{bundle_folder}"
+    fetch_bundle(address, tmp_path, Bundle.open(bundle_folder).manifest.revision)
+    with pytest.raises(InvalidBundle, match=r"holds toy@\w+, and the configuration asks for revision 0123"):
+        fetch_bundle(address, tmp_path, "0123")
+
+
 def test_a_failed_fetch_leaves_nothing(bundle_folder: Path, tmp_path: Path) -> None:
     broken, store = shutil.copytree(bundle_folder, tmp_path / "broken"), tmp_path / "store"
     with (broken / "model.onnx").open("ab") as file:
