@@ -76,11 +76,13 @@ def test_a_sweep_trains_trials_and_writes_a_recipe_of_the_best(toy: Toy, recipe:
     assert best.frozen_layers == study.best_params["frozen_layers"]
     assert best.spec.domains["safety"] == study.best_params["instruction.safety"]
     assert best.optimization.eval_steps == recipe.optimization.eval_steps
+    assert best.notes == ("A sweep selected hyperparameters on the held-out pairs: measures on these are too good.",)
     folders = [folder.name for folder in recipe.output_dir.glob("trial-*")]
     assert folders == [f"trial-{study.best_trial.number:04d}"], "the others' weights are gone"
     run = json.loads((recipe.output_dir / folders[0] / RUN_FILE).read_text())
     assert run["held_out"]["eval_held_out_accuracy"] == study.best_value
     assert run["recipe"]["optimization"]["peak_lr"] == study.best_params["peak_lr"]
+    assert run["recipe"]["notes"] == list(best.notes)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow)])

@@ -185,7 +185,8 @@ def run_trial(trial: optuna.Trial, recipe: ClozeRecipe, space: Space, options: S
     # No checkpoints, and evaluation at the marks only.
     never = chosen.optimization.model_copy(update={"save_steps": 10**9, "eval_steps": 10**9})
     folder = recipe.output_dir / f"trial-{trial.number:04d}"
-    chosen = chosen.model_copy(update={"output_dir": folder, "optimization": never})
+    notes = with_selection(chosen, options)
+    chosen = chosen.model_copy(update={"output_dir": folder, "optimization": never, "notes": notes})
     try:
         metrics = train_cloze(chosen, options.data, resume=False, make_trainer=reporting_trainer(trial, options))
     except Diverged as error:
@@ -247,7 +248,8 @@ def write_result(study: optuna.Study, recipe: ClozeRecipe, space: Space, options
     """Write best.yaml, the recipe with the best values, and sweep.json: every trial, and what they were judged on."""
     recipe.output_dir.mkdir(parents=True, exist_ok=True)
     best = space.choose(optuna.trial.FixedTrial(study.best_params), recipe)
-    best = best.model_copy(update={"output_dir": recipe.output_dir / "best"})
+    notes = with_selection(best, options)
+    best = best.model_copy(update={"output_dir": recipe.output_dir / "best", "notes": notes})
     text = yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_atomically(recipe.output_dir / "best.yaml", text)
     result = {
@@ -257,6 +259,12 @@ def write_result(study: optuna.Study, recipe: ClozeRecipe, space: Space, options
         "trials": [summary(trial) for trial in study.get_trials(deepcopy=False)],
     }
     write_atomically(recipe.output_dir / "sweep.json", json.dumps(result, indent=2) + "\n")
+
+
+def with_selection(recipe: ClozeRecipe, options: Sweep) -> tuple[str, ...]:
+    """Return the recipe's notes and what was selected on which pairs; a bundle's manifest repeats them."""
+    where = options.paper_protocol or "the held-out pairs"
+    return (*recipe.notes, f"A sweep selected hyperparameters on {where}: measures on these are too good.")
 
 
 def summary(trial: FrozenTrial) -> dict[str, Any]:
