@@ -151,6 +151,8 @@ def record_temperature(folder: Path, temperature: float, calibration: Calibratio
     """
     manifest = Bundle.open(folder).manifest
     auto, kept = manifest.auto_swap, {k: v for k, v in manifest.evaluation.items() if k == "held_out"}
+    if chosen := kept.get("held_out", {}).get("chosen_on"):
+        kept = {"held_out": {**kept["held_out"], "chosen_on": [what for what in chosen if what != "temperature"]}}
     if auto:
         auto = auto.model_copy(update={"margin": auto.margin * manifest.temperature / temperature})
     changed = manifest.model_copy(

@@ -28,8 +28,11 @@ def read_run(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not UTF-8
         raise InvalidInput(f"{path} cannot be read: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("recipe", {}), dict):
-        raise InvalidInput(f"{path} is not the record of a training run")
+    mappings = ("recipe", "data_sha256", "data_revisions", "held_out")
+    if not isinstance(record, dict) or not all(isinstance(record.get(name, {}), dict) for name in mappings):
+        raise InvalidInput(
+            f"{path} is not the record of a training run: one object, {', '.join(mappings)} objects in it"
+        )
     return record
 
 

@@ -105,7 +105,7 @@ REFUSED_AT_ONCE = {
     "a negative limit": ({"max_calibration_pairs": -1}, "must not be negative"),
     "a negative budget": ({"adapter": None, "max_tokens": -5}, "must be at least 1"),
     "no budget": ({"adapter": None, "max_tokens": 0}, "must be at least 1"),
-    "a budget above the positions": ({"adapter": None, "max_tokens": 9000}, "8192 positions"),
+    "a budget above the positions": ({"adapter": None, "max_tokens": 9000}, "more than the 8192 positions"),
     "a revision of a folder": ({"revision": "v1"}, "leave the revision out"),
 }
 
@@ -128,7 +128,11 @@ def test_what_cannot_be_exported_is_refused_before_the_work(
 
 
 @pytest.mark.parametrize("name", ["training.json", "cloze.json", "tokenizer.json", "adapter_config.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"], ids=["empty", "cut", "a list", "not UTF-8"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff", b'{"recipe": [], "held_out": 1, "target_modules": 1}'],
+    ids=["empty", "cut", "a list", "not UTF-8", "other fields"],
+)
 def test_damaged_records_are_refused_in_one_line(
     trained: Trained, tmp_path: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

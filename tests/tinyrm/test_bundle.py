@@ -259,7 +259,8 @@ def test_another_temperature_is_another_revision_and_moves_the_margin_of_auto(
 ) -> None:
     folder = tmp_path / "toy"
     auto = AutoSwap(margin=1.5, pairs=10, saved=0.2, flips=0.0, max_flips=0.005)
-    evaluation = {"held_out": {"eval_loss": 0.6}, "domains": {"all": {}}}
+    held_out = {"eval_loss": 0.6, "chosen_on": ["temperature", "auto_swap"]}
+    evaluation = {"held_out": held_out, "domains": {"all": {}}}
     wanted = fields(bundle_folder, temperature=0.5, auto_swap=auto.model_dump(), evaluation=evaluation)
     before = write_bundle(folder, sources(bundle_folder), wanted)
     after = record_temperature(folder, 2.0)
@@ -268,4 +269,4 @@ def test_another_temperature_is_another_revision_and_moves_the_margin_of_auto(
     assert after.revision != before.revision
     # The same raw log-odds: 1.5 * 0.5 = 0.375 * 2.
     assert after.auto_swap == auto.model_copy(update={"margin": 0.375})
-    assert after.evaluation == {"held_out": {"eval_loss": 0.6}}
+    assert after.evaluation == {"held_out": {"eval_loss": 0.6, "chosen_on": ["auto_swap"]}}

@@ -37,7 +37,8 @@ from tinyrm.spec import RUN_FILE
 from training.model.adapter import add_dora
 from training.model.heads import load_head
 from training.model.specialists import TrainedModel
-from training.recipe import Dora, NewModel, Specialist
+from training.recipe import ClozeRecipe, Dora, NewModel, Specialist
+from training.stages.cloze import learning_model
 from training.stages.pretrain import initial_model
 
 State = dict[str, Tensor]
@@ -209,6 +210,17 @@ def test_a_head_is_drawn_only_for_a_body_and_only_on_request(base: Path, tmp_pat
             load(str(incomplete), new_head=True)
 
 
+def test_a_recipe_says_whether_its_model_may_be_a_body(base: Path, tmp_path: Path) -> None:
+    body, pairs = tmp_path / "body", [{"dataset": "jsonl", "path": "pairs.jsonl"}]
+    AutoModel.from_pretrained(base).save_pretrained(body)
+    fields = {"task": "cloze", "output_dir": tmp_path, "model": str(body), "spec": {}, "sources": pairs}
+    for head in ("cloze", "pair-cls"):
+        recipe = ClozeRecipe.model_validate(fields | {"head": head, "optimization": {"peak_lr": 1e-3}})
+        with pytest.raises(InvalidInput, match="new_head: true"):
+            learning_model(recipe)
+        assert learning_model(recipe.model_copy(update={"new_head": True}))
+
+
 def test_a_trained_classifier_needs_its_classifier(base: Path, tmp_path: Path) -> None:
     load_head("pair-cls", str(base)).save_pretrained(tmp_path / "trained")
     assert load_head("pair-cls", str(tmp_path / "trained")).classifier.weight.equal(
@@ -230,6 +242,31 @@ def test_every_weight_of_an_adapter_counts(base: Path, adapter: Path, tmp_path: 
                 load_with_adapter(str(base), folder)
     with pytest.raises(InvalidInput, match="belong to nothing: extra"):
         load_with_adapter(str(base), changed(adapter, tmp_path / "adapter", added("extra")))
+
+
+def test_an_adapter_in_a_pickle_is_read_as_strictly(base: Path, adapter: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    state = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(state, folder / "adapter_model.bin")
+    assert load_with_adapter(str(base), folder).get_base_model() is not None
+    state.pop(min(state))
+    torch.save(state, folder / "adapter_model.bin")
+    with pytest.raises(InvalidInput, match="1 of its weights are missing"):
+        load_with_adapter(str(base), folder)
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
+        return pytest.fail, ("code of a pickle ran",)
+
+
+def test_no_code_in_a_pickle_runs(base: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(base, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    torch.save({"decoder.bias": Harmful()}, folder / "pytorch_model.bin")
+    with pytest.raises(InvalidInput, match="is damaged"):
+        load_masked_lm(str(folder))
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,9 @@ def refuse_misfit(tokenizer: Tokenizer, max_tokens: int, config: PreTrainedConfi
     reserved = config.pad_token_id + 1 if "roberta" in config.model_type else 0
     positions = config.max_position_embeddings - reserved
     if max_tokens > positions:
-        raise InvalidInput(f"the model has {positions} positions; a budget of {max_tokens} tokens needs as many")
+        raise InvalidInput(
+            f"a budget of {max_tokens} tokens is more than the {positions} positions of the model; set a smaller max_tokens"
+        )
 
 
 def read_geometry(config: PreTrainedConfig) -> Geometry:
