@@ -105,7 +105,7 @@ REFUSED_AT_ONCE = {
     "a negative limit": ({"max_calibration_pairs": -1}, "must not be negative"),
     "a negative budget": ({"adapter": None, "max_tokens": -5}, "must be at least 1"),
     "no budget": ({"adapter": None, "max_tokens": 0}, "must be at least 1"),
-    "a budget above the positions": ({"adapter": None, "max_tokens": 9000}, "more than the 8192 positions"),
+    "a budget above the positions": ({"adapter": None, "max_tokens": 9000}, "which has 8192 positions"),
     "a revision of a folder": ({"revision": "v1"}, "leave the revision out"),
 }
 
