@@ -214,7 +214,7 @@ def refuse_misfit(tokenizer: Tokenizer, max_tokens: int, config: PreTrainedConfi
     positions = config.max_position_embeddings - reserved
     if max_tokens > positions:
         raise InvalidInput(
-            f"a budget of {max_tokens} tokens exceeds the model, which has {positions} positions; set a smaller max_tokens"
+            f"max_tokens={max_tokens} exceeds the model, which has {positions} positions; set a smaller one"
         )
 
 
