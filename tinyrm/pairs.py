@@ -19,8 +19,8 @@ from tinyrm.template import FIGURE2
 OTHER_FORMATS = {
     b"\xff\xfe": "it is text in UTF-16; save it as UTF-8",
     b"\xfe\xff": "it is text in UTF-16; save it as UTF-8",
-    b"\x1f\x8b": "it is compressed with gzip; its name must end in .gz",
-    b"\xfd7zXZ\x00": "it is compressed with xz; its name must end in .xz",
+    b"\x1f\x8b": "it is compressed with gzip; decompress it, or let its name end in .gz",
+    b"\xfd7zXZ\x00": "it is compressed with xz; decompress it, or let its name end in .xz",
     b"\x28\xb5\x2f\xfd": "it is compressed with zstd; decompress it first",
     b"BZh": "it is compressed with bzip2; decompress it first",
     b"PK\x03\x04": "it is a zip archive; extract it first",

@@ -19,6 +19,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.support.scripted_server import COMPARED, Received, batch, item_error, models, scripted
 from tests.support.waiting import PATIENCE_S
+from tinyrm.bulk import progress, sources
 from tinyrm.cli import main
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import read_jsonl
@@ -332,3 +333,34 @@ def test_the_first_calls_are_small(tmp_path: Path) -> None:
     sizes = [len(received.body["items"]) for received in server.received]
     assert sizes[:5] == [4, 8, 16, 32, 32]
     assert max(sizes) == 32
+
+
+def test_without_a_terminal_a_line_now_and_then_shows_that_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the service does not respond: here its response waits for the line."""
+    said: list[str] = []
+    shown = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        shown.set()
+
+    def late(handler: Any, received: Received) -> None:
+        shown.wait(PATIENCE_S)
+        batch()(handler, received)
+
+    monkeypatch.setattr(progress, "say", say)
+    monkeypatch.setattr(progress, "BETWEEN_LINES_S", 0.02)
+    monkeypatch.setattr(progress, "BEAT_S", 0.01)
+    (pairs := tmp_path / "pairs.jsonl").write_text(text_of(0, 1, 2))
+    with scripted(late) as server:
+        assert score(server.url, pairs, tmp_path / "out.jsonl") == 0
+    assert said[0].startswith("0 of 3 rows")
+
+
+def test_a_bundle_skips_blank_lines_at_the_end_as_training_does(tmp_path: Path) -> None:
+    for number, last in enumerate([b"", b"\n \n", b"\xef\xbb\xbf\n"]):
+        (pairs := tmp_path / f"{number}.jsonl").write_bytes(text_of(0, 1, 2).encode() + last)
+        assert [shard.rows for shard in sources.plan(str(pairs), 2).shards] == [2, 1]
+        assert [shard.rows for shard in sources.plan(str(pairs), 3).shards] == [3]

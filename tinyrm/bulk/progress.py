@@ -12,6 +12,7 @@ from typing import Self
 from tinyrm.client.batches import Bar, progress_bar
 
 BETWEEN_LINES_S = 10.0
+BEAT_S = 1.0
 
 
 def say(text: str) -> None:
@@ -77,7 +78,7 @@ class Progress:
 
         async def beat() -> None:
             while True:
-                await asyncio.sleep(1)
+                await asyncio.sleep(BEAT_S)
                 self._show(self.rows)
 
         task = asyncio.create_task(beat())

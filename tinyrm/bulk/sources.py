@@ -1,5 +1,6 @@
 """Files, folders, globs and addresses of rows. Each file is split into shards that can be read independently."""
 
+import codecs
 import hashlib
 import io
 import os
@@ -170,7 +171,7 @@ def _plan_lines(name: str, file: BinaryIO, rows_per_shard: int) -> Source:
                 refuse_other_formats(line, name)
             if row % rows_per_shard == 0:
                 starts.append((row, at))
-            if line.strip():
+            if line.removeprefix(codecs.BOM_UTF8).strip():
                 rows = row + 1  # blank lines at the end are no rows
             digest.update(line)
             at += len(line)
