@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from service.settings import Settings, describe_settings
 from tinyrm.errors import InvalidKeys, describe
 from tinyrm.files import locked, write_atomically
+from tinyrm.output import standard_output
 
 log = structlog.get_logger("tinyrm.auth")
 
@@ -222,4 +223,5 @@ def change_keys(path: Path, change: Callable[[tuple[ApiKey, ...]], tuple[ApiKey,
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with standard_output():
+        sys.exit(main())

@@ -19,6 +19,7 @@ from tinyrm.command_line import parse
 from tinyrm.encoding import Encoding, Truncation
 from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.errors import TinyRMError
+from tinyrm.output import standard_output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,4 +65,5 @@ def _print(message: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with standard_output():
+        sys.exit(main())
