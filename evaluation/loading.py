@@ -18,13 +18,13 @@ class Row(BaseModel):
 AnyRow = TypeVar("AnyRow", bound=Row)
 
 
-def load_rows(source: str, split: str, kind: type[AnyRow]) -> list[AnyRow]:
-    """Return the rows of one split; `source` as of `tinyrm.hub.load_table`.
+def load_rows(source: str, split: str, kind: type[AnyRow], revision: str | None = None) -> list[AnyRow]:
+    """Return the rows of one split; `source` and `revision` as of `tinyrm.hub.load_table`.
 
     Raises InvalidInput naming the row that does not fit.
     """
     try:
-        table = load_table(source, split)
+        table = load_table(source, split, revision=revision)
     except InvalidInput as error:
         raise InvalidInput(
             f"no split {split!r} of {source!r} could be read; name a hub id, a folder or a file: {error}"

@@ -32,6 +32,8 @@ class Options:
     """Preference pairs: .jsonl, .jsonl.gz or .jsonl.xz."""
     data: str | None = None
     """Hub id, folder or file of a benchmark in its published schema; default: its hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a benchmark on the hub; the results name the commit."""
     split: Literal["gpt", "claude"] | None = None
     """judge-bench: the model that wrote the responses; default: gpt."""
     engine: str = "auto"
@@ -63,6 +65,10 @@ class Options:
             (own and self.data, "--data is for a benchmark; name the file of pairs with --pairs"),
             (not own and self.pairs, f"{self.benchmark} has its own data; --data says where, not --pairs"),
             (self.split and self.benchmark != JUDGE_BENCH, f"--split is for {JUDGE_BENCH}"),
+            (
+                self.revision and (own or (self.data and Path(self.data).exists())),
+                "--revision is for a benchmark on the hub",
+            ),
             (self.engine != "auto" and not self.bundle, "--engine is for a bundle"),
             (
                 into_bundle and not self.bundle,

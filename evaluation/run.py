@@ -10,7 +10,7 @@ from typing import Any
 from evaluation.card import update_card
 from evaluation.options import JUDGE_BENCH, PAIRS, Options
 from evaluation.report import Report, calibration_table, cost_table
-from evaluation.scoring import score_pairs
+from evaluation.scoring import digest, score_pairs
 from evaluation.statistics import Calibration, calibration_at
 from evaluation.target import Cost, Target
 from evaluation.targets.bundle import open_bundle
@@ -18,6 +18,7 @@ from tinyrm import manifest
 from tinyrm.bundle import record_evaluation, record_temperature
 from tinyrm.calibration import TemperatureFit, determine_temperature
 from tinyrm.errors import InvalidInput
+from tinyrm.hub import dataset_commit
 from tinyrm.manifest import CARD_FILE
 from tinyrm.pairs import read_pairs
 
@@ -40,7 +41,7 @@ def evaluate(options: Options) -> "Evaluation":
         if options.fit_temperature:
             target, fit, calibration = fit_on_held_out(target, options.fit_temperature)
         target.meter.reset()
-        report = run_benchmark(target, options)
+        report, commit = run_benchmark(target, options)
         if calibration:
             before, after = calibration["held out, before"].temperature, target.scorer.temperature
             calibration["here, before"] = calibration_at(report.scored, before)
@@ -49,6 +50,9 @@ def evaluate(options: Options) -> "Evaluation":
     results = {
         **report.figures,
         "asked": {"data": options.data, "split": options.split, "domain": options.domain},
+        # A set on the hub may change under its name: the commit that was read, and what was scored.
+        "commit": commit,
+        "scored_sha256": digest(report.scored),
         "engine": target.engine,
         "cost": cost.model_dump(),
         # Present even if nothing was fitted: recorded results are replaced key by key, and an earlier fit must go.
@@ -101,21 +105,23 @@ def open_target(options: Options) -> Target:
     raise InvalidInput("name what to evaluate with --bundle, --checkpoint or --service")
 
 
-def run_benchmark(target: Target, options: Options) -> Report:
-    """Run one benchmark; the library that loads published ones is imported for these only."""
+def run_benchmark(target: Target, options: Options) -> tuple[Report, str | None]:
+    """Run one benchmark. Return its report, and the commit of data on the hub; the hub's library is imported for these.
+
+    The commit is None for local data, and if the hub does not answer.
+    """
     if options.benchmark == PAIRS and options.pairs:
         from evaluation.benchmarks import pairs
 
-        return pairs.run(target, options.pairs)
-    if options.benchmark == JUDGE_BENCH:
-        from evaluation.benchmarks import judgebench
+        return pairs.run(target, options.pairs), None
+    from evaluation.benchmarks import judgebench, rewardbench, rewardbench2, rm_bench
 
-        return judgebench.run(target, options.data or judgebench.SOURCE, options.split or judgebench.SPLITS[0])
-    from evaluation.benchmarks import rewardbench, rewardbench2, rm_bench
-
-    benchmark = {module.NAME: module for module in (rewardbench, rewardbench2, rm_bench)}[options.benchmark]
-    report: Report = benchmark.run(target, options.data or benchmark.SOURCE)
-    return report
+    modules = (judgebench, rewardbench, rewardbench2, rm_bench)
+    benchmark: Any = {module.NAME: module for module in modules}[options.benchmark]
+    source = options.data or benchmark.SOURCE
+    commit = None if Path(source).exists() else dataset_commit(source, options.revision)
+    split = (options.split or judgebench.SPLITS[0],) if options.benchmark == JUDGE_BENCH else ()
+    return benchmark.run(target, source, *split, revision=commit or options.revision), commit
 
 
 def fit_on_held_out(target: Target, path: Path) -> tuple[Target, TemperatureFit, dict[str, Calibration]]:

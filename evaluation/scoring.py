@@ -1,5 +1,7 @@
 """Preference pairs with the preferences of a model, one record for each pair."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +47,14 @@ class ScoredPair:
         """Return the credit of a model that prefers the response with more characters."""
         chosen, rejected = len(self.pair.chosen), len(self.pair.rejected)
         return 0.5 if chosen == rejected else float(chosen > rejected)
+
+
+def digest(scored: Sequence[ScoredPair]) -> str:
+    """Return a hash of the pairs that were scored, in any order."""
+    lines = sorted(
+        json.dumps([each.pair.prompt, each.pair.chosen, each.pair.rejected, each.pair.domain]) for each in scored
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def score_pairs(target: Target, pairs: Sequence[PreferencePair]) -> list[ScoredPair]:

@@ -71,7 +71,7 @@ def dataset_commit(hub_id: str, revision: str | None = None) -> str | None:
         return None
 
 
-def has_split(source: str, split: str) -> bool:
+def has_split(source: str, split: str, revision: str | None = None) -> bool:
     """Return whether a source has a split; a single file and a single saved set have no named splits.
 
     Raises InvalidInput if the splits cannot be listed, for example without a network.
@@ -85,6 +85,6 @@ def has_split(source: str, split: str) -> bool:
     try:
         if (path / "dataset_dict.json").is_file():
             return split in load_from_disk(source)
-        return split in get_dataset_split_names(source)
+        return split in get_dataset_split_names(source, revision=revision)
     except (*UNREADABLE, DatasetsError) as error:
         raise InvalidInput(f"the splits of {source!r} could not be listed: {error}") from error

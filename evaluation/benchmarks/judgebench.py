@@ -45,9 +45,9 @@ class JudgeBenchRow(Row):
         )
 
 
-def run(target: Target, source: str = SOURCE, split: str = SPLITS[0]) -> Report:
+def run(target: Target, source: str = SOURCE, split: str = SPLITS[0], revision: str | None = None) -> Report:
     """Score the responses of one model, `gpt` or `claude`; the published ranking is on `gpt`. Raises InvalidInput."""
-    rows = load_rows(source, split, JudgeBenchRow)
+    rows = load_rows(source, split, JudgeBenchRow, revision)
     return report(score_pairs(target, [row.pair() for row in rows]))
 
 

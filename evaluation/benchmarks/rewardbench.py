@@ -86,10 +86,12 @@ class RewardBenchRow(Row):
         )
 
 
-def run(target: Target, source: str = SOURCE) -> Report:
+def run(target: Target, source: str = SOURCE, revision: str | None = None) -> Report:
     """Score the official split, and the raw one if there is one. Raises InvalidInput."""
-    official = [row.pair() for row in load_rows(source, OFFICIAL_SPLIT, RewardBenchRow)]
-    raw = [row.pair() for row in load_rows(source, RAW_SPLIT, RewardBenchRow)] if has_split(source, RAW_SPLIT) else []
+    official = [row.pair() for row in load_rows(source, OFFICIAL_SPLIT, RewardBenchRow, revision)]
+    raw: list[PreferencePair] = []
+    if has_split(source, RAW_SPLIT, revision):
+        raw = [row.pair() for row in load_rows(source, RAW_SPLIT, RewardBenchRow, revision)]
     raw_chat = [pair for pair in raw if pair.domain == "chat"]
     scored = score_unique(target, [*official, *raw_chat])
     return report(scored[: len(official)], scored[len(official) :])

@@ -82,9 +82,9 @@ class ComparedGroup:
     preferences: dict[tuple[int, int], Preference]
 
 
-def run(target: Target, source: str = SOURCE) -> Report:
+def run(target: Target, source: str = SOURCE, revision: str | None = None) -> Report:
     """Rank every prompt's responses. Raises InvalidInput."""
-    rows = load_rows(source, SPLIT, RewardBench2Row)
+    rows = load_rows(source, SPLIT, RewardBench2Row, revision)
     groups = compare_all(target, rows)
     scored = [j for row, group in zip(rows, groups, strict=True) for j in row.scored_pairs(group)]
     return report(rows, [group.scores for group in groups], scored)

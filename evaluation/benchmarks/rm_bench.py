@@ -70,9 +70,9 @@ class RmBenchRow(Row):
         ]
 
 
-def run(target: Target, source: str = SOURCE) -> Report:
+def run(target: Target, source: str = SOURCE, revision: str | None = None) -> Report:
     """Score all nine pairs of every prompt. Raises InvalidInput."""
-    rows = load_rows(source, SPLIT, RmBenchRow)
+    rows = load_rows(source, SPLIT, RmBenchRow, revision)
     return report(rows, score_pairs(target, [pair for row in rows for pair in row.pairs()]))
 
 

@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evaluation.__main__ import main
 from evaluation.card import BEGIN, END
 from tinyrm.bundle import Bundle
+from tinyrm.hub import load_table
 
 
 @pytest.fixture
@@ -191,5 +193,39 @@ def test_nothing_changes_in_a_bundle_if_the_benchmark_cannot_be_read(
 def test_results_contain_the_options_of_the_run(monkeypatch, capsys, bundle_folder, judge_bench) -> None:
     options = ("--data", judge_bench, "--domain", "general")
     assert run(monkeypatch, "judge-bench", "--bundle", bundle_folder, *options) == 0
-    recorded = json.loads(capsys.readouterr().out.splitlines()[-1])["asked"]
-    assert recorded == {"data": str(judge_bench), "split": None, "domain": "general"}
+    recorded = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert recorded["asked"] == {"data": str(judge_bench), "split": None, "domain": "general"}
+    assert recorded["commit"] is None
+
+
+def test_a_benchmark_on_the_hub_is_read_at_one_commit_which_the_results_name(
+    monkeypatch, capsys, bundle_folder, judge_bench
+) -> None:
+    wanted = []
+
+    def load(source: str, split: str, *, revision: str | None = None) -> Any:
+        wanted.append((source, revision))
+        return load_table(judge_bench, split)
+
+    monkeypatch.setattr("evaluation.loading.load_table", load)
+    monkeypatch.setattr("evaluation.run.dataset_commit", lambda source, revision: f"commit of {source} at {revision}")
+    results = []
+    for revision in ("v1", "v2"):
+        options = ("--bundle", bundle_folder, "--data", "org/bench", "--revision", revision)
+        assert run(monkeypatch, "judge-bench", *options) == 0
+        results.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    commits = [f"commit of org/bench at {revision}" for revision in ("v1", "v2")]
+    assert wanted == [("org/bench", commit) for commit in commits]
+    assert [result["commit"] for result in results] == commits
+    assert results[0]["scored_sha256"] == results[1]["scored_sha256"]
+    monkeypatch.undo()
+    judge_bench.write_text(judge_bench.read_text().replace("question 3", "another question"))
+    assert run(monkeypatch, "judge-bench", "--bundle", bundle_folder, "--data", judge_bench) == 0
+    changed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert changed["scored_sha256"] != results[0]["scored_sha256"]
+
+
+def test_a_revision_of_local_data_is_refused(monkeypatch, capsys, bundle_folder, judge_bench, pairs) -> None:
+    for options in (("judge-bench", "--data", judge_bench), ("--pairs", pairs)):
+        assert run(monkeypatch, *options, "--bundle", bundle_folder, "--revision", "v1") == 1
+        assert "--revision is for a benchmark on the hub" in capsys.readouterr().err
