@@ -209,7 +209,7 @@ def parse_specialists(settings: Settings) -> dict[str, Path]:
     """Return a dictionary from domain to folder. Raises InvalidSettings."""
     pairs = [part.split("=", 1) for part in settings.specialists.split(",") if part.strip()]
     if any(len(pair) != 2 or not all(map(str.strip, pair)) for pair in pairs):
-        raise InvalidSettings("specialists must be written as domain=folder, separated by commas")
+        raise InvalidSettings(f"{PREFIX}SPECIALISTS: specialists must be written as domain=folder, separated by commas")
     return {domain.strip(): Path(folder.strip()) for domain, folder in pairs}
 
 

@@ -97,6 +97,7 @@ def open_session(
             f"{name} needs {provider}, which this build of onnxruntime lacks; it has: {', '.join(available())}. "
             "For a GPU install the `gpu` extra instead of `serve`."
         )
+    onnxruntime.disable_telemetry_events()  # for a program that imported it before tinyrm.telemetry could prevent them
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cpus()
     # Shapes change with every batch: a memory plan for each would be kept for ever.
