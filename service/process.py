@@ -48,21 +48,20 @@ class StopSignals:
         self.stopped, self.cut = asyncio.Event(), asyncio.Event()
         self.exit_code = 0
         self._first_s = 0.0
-        self._followers: set[asyncio.Task[None]] = set()
+        self._on_stop: Callable[[], None] = lambda: None
+        self._on_cut: Callable[[], None] = lambda: None
         loop = asyncio.get_running_loop()
         for number in STOP:
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(FAILURE, self.stop, FAILED)
 
     def call(self, *, on_stop: Callable[[], None], on_cut: Callable[[], None] = lambda: None) -> None:
-        """Call these functions when the events are set, or soon if they are set already."""
-
-        async def follow(event: asyncio.Event, function: Callable[[], None]) -> None:
-            await event.wait()
-            function()
-
-        for event, function in ((self.stopped, on_stop), (self.cut, on_cut)):
-            self._followers.add(asyncio.get_running_loop().create_task(follow(event, function)))
+        """Call these functions when the events are set; at once if they are set already."""
+        self._on_stop, self._on_cut = on_stop, on_cut
+        if self.stopped.is_set():
+            on_stop()
+        if self.cut.is_set():
+            on_cut()
 
     async def run_unless_stopped(self, start: Coroutine[Any, Any, None]) -> bool:
         """Run `start`; a signal to stop cancels it. Return whether it has ended by itself."""
@@ -86,5 +85,7 @@ class StopSignals:
         if not self.stopped.is_set():
             self._first_s = time.monotonic()
             self.stopped.set()
-        elif time.monotonic() - self._first_s > SAME_CAUSE_S:
+            self._on_stop()
+        elif time.monotonic() - self._first_s > SAME_CAUSE_S and not self.cut.is_set():
             self.cut.set()
+            self._on_cut()

@@ -36,7 +36,7 @@ class ModelRegistry:
         self.pipelines: dict[Path, Pipeline] = {}
         self._settings, self._start_backend = settings, start_backend
         self._specialists = parse_specialists(settings)
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], Pipeline] = {}
 
     async def start(self) -> None:
         """Open the bundles and start their engines, unless they are running.
@@ -119,13 +119,22 @@ class ModelRegistry:
         self.pipelines[folder] = new
         self._describe()
         retiring = run_in_background(old.retire(self._settings.drain_timeout_s), "retiring model")
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
+        self._retiring[retiring] = old
+        retiring.add_done_callback(self._retiring.pop)
         log.info("reloaded", model=new.manifest.identity, instead_of=old.manifest.identity)
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new work, finish accepted work, and stop all engines, also those of old revisions."""
-        await asyncio.gather(*(pipeline.drain(timeout_s) for pipeline in self.pipelines.values()), *self._retiring)
+
+        async def finish(retiring: "asyncio.Task[None]", pipeline: Pipeline) -> None:
+            await asyncio.wait({retiring}, timeout=timeout_s)
+            if not retiring.done():
+                await pipeline.drain(0)
+
+        await asyncio.gather(
+            *(pipeline.drain(timeout_s) for pipeline in self.pipelines.values()),
+            *(finish(task, pipeline) for task, pipeline in self._retiring.items()),
+        )
 
     async def _start(self, bundle: Bundle) -> Backend:
         if self._start_backend is None:

@@ -64,7 +64,7 @@ async def serve(settings: Settings, queues: Mapping[Path, Path], listener: socke
 
     try:
         share_metrics(next(iter(queues.values())).parent, slot)
-        models = Models(settings, create_metrics(settings), on_loss=signals.stopped.set)
+        models = Models(settings, create_metrics(settings), on_loss=signals.stop)
         if not await signals.run_unless_stopped(models.connect(queues)):
             return signals.exit_code
         state = create_state(settings, models.registry, request_reload)

@@ -185,6 +185,21 @@ def test_a_reload_that_fails_at_any_stage_is_one_line_and_the_old_model_stays(
     asyncio.run(scenario())
 
 
+def test_a_stop_does_not_wait_longer_for_an_old_revision_than_for_others(bundle_folder: Path) -> None:
+    async def scenario() -> None:
+        registry = await started_registry(Settings(model=bundle_folder, drain_timeout_s=PATIENCE_S), backend_of)
+        old = registry.default
+        with old.active():  # a request that does not end
+            bundle = Bundle.open(bundle_folder)
+            registry.replace(bundle_folder, bundle, backend_of(bundle))
+            async with asyncio.timeout(PATIENCE_S / 2):
+                await registry.drain(0.01)
+        assert isinstance(old.backend, Ended)
+        assert old.backend.is_stopped
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("changes", "settings", "reason"),
     [
