@@ -155,7 +155,11 @@ async def start_engine(settings: Settings, bundle: Bundle) -> ServedEngine:
         engine_options(settings), settings.peak_gflops_per_s, settings.log_level, settings.log_format
     )
     engine = EngineProcess(bundle, options, probe, settings.engine_timeout_s)
-    await engine.start()
+    try:
+        await engine.start()
+    except BaseException:
+        await engine.stop()
+        raise
     return engine
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.engine.pinned import PinnedFiles
+from service.engine.pinned import PinnedFiles, unpin
 from service.engine.rpc import Connection, dump_sequences, load_logits
 from service.engine.supervisor import ChildProcess, run_in_background, supervise
 from service.engine.types import BatchOutput, EngineProfile
@@ -151,6 +151,7 @@ class EngineProcess:
         if self._engine:
             self._engine.end("the service is shutting down")
             await self._engine.child.stop(EXIT_S)
+        unpin(self._bundle)
 
     @property
     def pid(self) -> int | None:

@@ -25,12 +25,15 @@ OPEN_FILES = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
 class PinnedFiles(Mapping[str, Path]):
     """Files in memory: name -> a path that this process can open. A process that inherits the descriptors has them too.
 
-    They are freed when no process refers to them any more.
+    They are freed when no process has them open. This one closes them at `close`, or when nothing refers to them.
     """
 
     def __init__(self, descriptors: Mapping[str, int]) -> None:
         self.descriptors = dict(descriptors)
-        weakref.finalize(self, close_all, list(self.descriptors.values()))
+        self._finalizer = weakref.finalize(self, close_all, list(self.descriptors.values()))
+
+    def close(self) -> None:
+        self._finalizer()
 
     @classmethod
     def copy(cls, paths: Mapping[str, Path]) -> Self:
@@ -87,6 +90,12 @@ def pin(bundle: Bundle, options: EngineOptions) -> Bundle:
         return bundle
     paths = {name: bundle.path(name) for name in needed_files(bundle.manifest, options)}
     return verified(replace(bundle, files=PinnedFiles.copy(paths)))
+
+
+def unpin(bundle: Bundle) -> None:
+    """Close the private copies of a bundle that is not served any more."""
+    if isinstance(bundle.files, PinnedFiles):
+        bundle.files.close()
 
 
 def open_inherited(folder: Path, manifest: Manifest, descriptors: Mapping[str, int]) -> Bundle:

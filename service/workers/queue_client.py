@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from service.engine.backend import Backend
-from service.engine.pinned import PinnedFiles
+from service.engine.pinned import PinnedFiles, unpin
 from service.engine.rpc import Connection, Message, dump_sequences, load_logits
 from service.engine.supervisor import run_in_background
 from service.engine.types import EngineProfile, EngineResult, QueueLoad
@@ -123,6 +123,7 @@ class QueueClient(Backend):
         self._is_closing = True
         await self._connection.finish_calls(timeout_s)
         self._close("the service shut down before this request had a result")
+        unpin(self.bundle)
 
     @property
     def _is_outdated(self) -> bool:

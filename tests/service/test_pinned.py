@@ -1,0 +1,76 @@
+"""Test the private copies of a served bundle's files."""
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+
+from service.engine.pinned import OPEN_FILES, PinnedFiles, needed_files, open_inherited, pin, unpin
+from tinyrm.bundle import Bundle
+from tinyrm.engines import EngineOptions
+from tinyrm.errors import InvalidBundle, TamperedBundle
+
+
+def open_descriptors() -> set[str]:
+    return {path.name for path in OPEN_FILES.iterdir()}
+
+
+def test_copies_are_closed_with_their_bundle_or_on_demand(bundle_folder: Path) -> None:
+    gc.collect()
+    before = open_descriptors()
+    bundle = pin(Bundle.open(bundle_folder), EngineOptions())
+    assert len(open_descriptors() - before) == len(bundle.files)
+    unpin(bundle)
+    unpin(bundle)
+    assert open_descriptors() == before
+    bundle = pin(Bundle.open(bundle_folder), EngineOptions())
+    del bundle
+    assert open_descriptors() == before
+
+
+def test_a_file_that_cannot_be_read_leaves_no_copy_behind(bundle_folder: Path, tmp_path: Path) -> None:
+    before = open_descriptors()
+    with pytest.raises(InvalidBundle, match="missing cannot be copied into memory"):
+        PinnedFiles.copy({"manifest.json": bundle_folder / "manifest.json", "missing": tmp_path / "missing"})
+    assert open_descriptors() == before
+
+
+def test_a_process_verifies_the_copies_that_it_inherits(bundle_folder: Path) -> None:
+    bundle = pin(Bundle.open(bundle_folder), EngineOptions())
+    assert isinstance(bundle.files, PinnedFiles)
+    descriptors = {name: os.dup(descriptor) for name, descriptor in bundle.files.descriptors.items()}
+    assert open_inherited(bundle_folder, bundle.manifest, descriptors).manifest == bundle.manifest
+    names = list(bundle.files.descriptors)
+    swapped = dict(zip(names, map(os.dup, reversed(bundle.files.descriptors.values())), strict=True))
+    with pytest.raises(TamperedBundle):
+        open_inherited(bundle_folder, bundle.manifest, swapped)
+
+
+GRAPHS = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+FILES = ["model.onnx", "model.onnx.data", "model.int8.onnx", "model.int8.onnx.data", "own.onnx", "w.safetensors", "t"]
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out"),
+    [
+        (EngineOptions("onnxruntime-cpu", "fp32"), {"model.int8.onnx", "model.int8.onnx.data", "w.safetensors"}),
+        (EngineOptions("onnxruntime-cpu", "int8"), {"model.onnx", "own.onnx", "w.safetensors"}),
+        (EngineOptions("openvino-cpu", "bf16"), {"model.int8.onnx", "model.int8.onnx.data", "w.safetensors"}),
+        (EngineOptions("torch-cuda", "fp32"), {"model.int8.onnx", "model.int8.onnx.data"}),
+    ],
+)
+def test_only_files_that_the_engine_may_read_are_copied(
+    bundle_folder: Path, options: EngineOptions, left_out: set[str]
+) -> None:
+    """The graph of one engine refers to the weights of the common one, so these stay where a graph may need them."""
+    manifest = Bundle.open(bundle_folder).manifest.model_copy(
+        update={
+            "precisions": GRAPHS,
+            "specialised": {"onnxruntime-cpu": {"fp32": "own.onnx"}},
+            "weights": "w.safetensors",
+            "files": dict.fromkeys(FILES, "0" * 64),
+        }
+    )
+    expected = set(FILES) - left_out - ({"model.onnx.data"} if options.precision == "int8" else set())
+    assert set(needed_files(manifest, options)) == expected
