@@ -84,3 +84,12 @@ def test_a_line_nested_too_deeply_is_named(name: str, tmp_path: Path) -> None:
     path.write_bytes(lines(record) + b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n")
     with pytest.raises(InvalidInput, match=r"deep\.jsonl"):
         read(path)
+
+
+def test_a_file_that_is_missing_is_named_with_the_option_and_with_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"train\.jsonl\.gz does not exist: .* --data names$"):
+        load(Source(dataset="jsonl", path="train.jsonl.gz"), tmp_path)
+    (tmp_path / "train.jsonl").touch()
+    for texts in (Texts(path="train.jsonl.gz", kind="documents"), Texts(path="train.jsonl.xz", kind="pairs")):
+        with pytest.raises(InvalidInput, match=r"there is .*/train\.jsonl, which the recipe may name instead"):
+            load_texts((texts,), tmp_path, 1)

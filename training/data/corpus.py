@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 from tinyrm.pairs import PreferencePair, read_jsonl, read_pairs
+from training.data.rows import data_file
 from training.data.source import Texts
 
 
@@ -12,7 +13,7 @@ def load_texts(sources: tuple[Texts, ...], data_dir: Path, seed: int) -> list[st
     rng = random.Random(seed)
     texts: list[str] = []
     for source in sources:
-        path = data_dir / source.path
+        path = data_file(data_dir, source.path)
         if source.kind == "documents":
             pool = [record["text"] for record in read_jsonl(path)]
         else:

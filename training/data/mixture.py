@@ -13,7 +13,7 @@ from tinyrm.pairs import read_jsonl
 from training.data.cleaning import Loaded, Raw, Reason, clean, pairs_sha256, take, without_repetitions
 from training.data.readers import hh_rlhf, oasst2, pku_saferlhf, skywork, webgpt
 from training.data.readers.dialogue import read_row
-from training.data.rows import Published, pinned
+from training.data.rows import Published, data_file, pinned
 from training.data.source import DatasetName, Source
 
 Reader = Callable[[Source, Path], Iterator[Raw | Reason]]
@@ -92,7 +92,7 @@ def read_own(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
 
     Raises InvalidInput naming the line that is in no known form. A row without a text is dropped.
     """
-    path = data_dir / str(source.path)
+    path = data_file(data_dir, str(source.path))
     for number, record in enumerate(read_jsonl(path), start=1):
         place = f"{path}, line {number}"
         if not isinstance(record, dict):

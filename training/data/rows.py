@@ -82,6 +82,17 @@ def find_local(source: Source, data_dir: Path) -> Path | None:
     return found
 
 
+def data_file(data_dir: Path, name: str) -> Path:
+    """Return a file of the data folder. Raises InvalidInput, with what is there instead, if it does not exist."""
+    path = data_dir / name
+    if path.exists():
+        return path
+    stem = path.name.removesuffix(path.suffix) if path.suffix in PACKED else path.name
+    near = [other for other in (path.with_name(stem + packed) for packed in ("", *PACKED)) if other.is_file()]
+    there = f"; there is {near[0]}, which the recipe may name instead" if near else ""
+    raise InvalidInput(f"{path} does not exist: recipes look for their data in the folder that --data names{there}")
+
+
 def training_files(path: Path) -> list[Path]:
     """Return the files of a local copy to train on: those named `train` if there are any, else all readable ones."""
     if path.is_file():

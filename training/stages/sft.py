@@ -23,6 +23,7 @@ from tinyrm.modernbert.files import checkpoint_folder, input_errors
 from tinyrm.pairs import read_records
 from training.data.collate import IGNORED
 from training.data.conversations import Conversation, EncodedConversation, encode_conversation
+from training.data.rows import data_file
 from training.data.split import split_by_opening
 from training.model.adapter import freeze_lowest
 from training.output import file_hashes, prepare_output, write_run
@@ -71,7 +72,7 @@ def load_conversations(
 ) -> "tuple[Conversations, Conversations]":
     """Return (learn from, held out). Raises InvalidInput if either is empty."""
     conversations = on_main(
-        lambda: list(chain(*(read_records(data_dir / path, Conversation) for path in recipe.conversations)))
+        lambda: list(chain(*(read_records(data_file(data_dir, p), Conversation) for p in recipe.conversations)))
     )
     seed = recipe.optimization.seed
     objective = MaskAssistant(recipe, tokenizer) if recipe.objective == "masked" else copy_assistant
