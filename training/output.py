@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -32,6 +32,7 @@ DIFFERENCES = {
 }
 
 TrainingRecipe = PretrainRecipe | SftRecipe | ClozeRecipe
+Pinnable = TypeVar("Pinnable", PretrainRecipe, SftRecipe, ClozeRecipe)
 
 
 class Start(NamedTuple):
@@ -46,7 +47,7 @@ class Start(NamedTuple):
 
 
 def prepare_output(recipe: TrainingRecipe, data: Mapping[str, str], *, resume: bool, fresh: bool = False) -> Start:
-    """Prepare the output folder, on the main process, and return how the run begins.
+    """Return how the run begins, as the main process finds its output folder; `begin` changes the folder.
 
     data: file, or name of a source -> its hash.
     resume: continue from the newest checkpoint if there is one.
@@ -55,7 +56,7 @@ def prepare_output(recipe: TrainingRecipe, data: Mapping[str, str], *, resume: b
     Raises InvalidInput rather than continue another run, or replace one without `fresh`.
     """
 
-    def prepare() -> Start:
+    def look() -> Start:
         folder = recipe.output_dir
         refuse_inputs(folder, inputs_of(recipe))
         ours = identity(recipe, data)
@@ -73,6 +74,18 @@ def prepare_output(recipe: TrainingRecipe, data: Mapping[str, str], *, resume: b
                     + (", or with --resume to continue it" if checkpoint else "")
                 )
             return Start(ours, checkpoint)
+        return Start(ours, None)
+
+    return on_main(look)
+
+
+def begin(folder: Path, start: Start) -> None:
+    """Make the output folder ready, on the main process: nothing of an earlier run remains unless it continues.
+
+    Called when the data and the model are loaded: a recipe that is refused costs no earlier run.
+    """
+
+    def clear() -> None:
         # Weights of the earlier run would pass for this one's until it ends.
         for pattern in (*WEIGHTS, RUN_FILE):
             for file in folder.glob(pattern):
@@ -80,10 +93,15 @@ def prepare_output(recipe: TrainingRecipe, data: Mapping[str, str], *, resume: b
         for old in folder.glob("checkpoint-*"):
             shutil.rmtree(old)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / RECIPE_FILE, json.dumps(ours, indent=2) + "\n")
-        return Start(ours, None)
+        write_atomically(folder / RECIPE_FILE, json.dumps(start.identity, indent=2) + "\n")
 
-    return on_main(prepare)
+    if start.checkpoint is None:
+        on_main(clear)
+
+
+def pinned(recipe: Pinnable, start: Start) -> Pinnable:
+    """Return the recipe with the commit of its base, so that every process loads the same weights."""
+    return recipe.model_copy(update={"revision": start.identity["base_commit"] or recipe.revision})
 
 
 def inputs_of(recipe: TrainingRecipe) -> list[str]:

@@ -11,7 +11,7 @@ from tests.training.conftest import Toy, toy_pairs
 from tests.training.published import WEBGPT, parquet, webgpt_row
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
-from training.output import RECIPE_FILE, WRITTEN, prepare_output, refuse_weights
+from training.output import RECIPE_FILE, WRITTEN, begin, prepare_output, refuse_weights
 from training.recipe import (
     ClozeRecipe,
     DistilRecipe,
@@ -36,6 +36,13 @@ def file_of(pattern: str) -> str:
     return pattern.replace("*", "-1.", 1).replace("*", "") if "*" in pattern else pattern
 
 
+def begun(recipe: ClozeRecipe, data: dict[str, str], *, resume: bool, fresh: bool = False) -> str | None:
+    """Begin a run as a stage does; return the checkpoint that it continues from."""
+    start = prepare_output(recipe, data, resume=resume, fresh=fresh)
+    begin(recipe.output_dir, start)
+    return start.checkpoint
+
+
 @pytest.mark.parametrize("name", ["checkpoint-999", *map(file_of, WRITTEN)])
 @pytest.mark.parametrize("resume", [False, True])
 def test_what_no_run_of_ours_wrote_is_never_replaced(toy: Toy, tmp_path: Path, name: str, resume: bool) -> None:
@@ -45,7 +52,7 @@ def test_what_no_run_of_ours_wrote_is_never_replaced(toy: Toy, tmp_path: Path, n
     else:
         held.write_text("somebody's")
     with pytest.raises(InvalidInput, match=r"holds another run \(.*no recipe.json.*--fresh to replace it"):
-        prepare_output(toy.recipe(tmp_path), DATA, resume=resume)
+        begun(toy.recipe(tmp_path), DATA, resume=resume)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -66,7 +73,7 @@ def test_a_run_of_anything_else_is_neither_continued_nor_replaced(
     base = tmp_path / "base"
     shutil.copytree(toy.base, base)
     recipe, data = toy.recipe(tmp_path / "out", model=str(base)), DATA
-    prepare_output(recipe, data, resume=False)
+    begun(recipe, data, resume=False)
     (tmp_path / "out" / "checkpoint-7").mkdir()
     if change == "recipe":
         recipe = toy.recipe(tmp_path / "out", {"peak_lr": 2e-3}, model=str(base))
@@ -78,28 +85,28 @@ def test_a_run_of_anything_else_is_neither_continued_nor_replaced(
         name = {"base": "model.safetensors", "tokenizer": "tokenizer.json"}[change]
         (base / name).write_bytes((base / name).read_bytes() + b" ")
     with pytest.raises(InvalidInput, match=reason):
-        prepare_output(recipe, data, resume=resume)
+        begun(recipe, data, resume=resume)
     assert (tmp_path / "out" / "checkpoint-7").is_dir()
-    assert prepare_output(recipe, data, resume=False, fresh=True).checkpoint is None
+    assert begun(recipe, data, resume=False, fresh=True) is None
     assert not (tmp_path / "out" / "checkpoint-7").exists()
 
 
 def test_the_same_run_continues_with_resume_and_is_replaced_with_fresh_only(toy: Toy, tmp_path: Path) -> None:
     recipe = toy.recipe(tmp_path)
-    prepare_output(recipe, DATA, resume=False)
+    begun(recipe, DATA, resume=False)
     (tmp_path / "log.jsonl").touch()
-    assert prepare_output(recipe, DATA, resume=False).checkpoint is None, "it ended before its first checkpoint"
+    assert begun(recipe, DATA, resume=False) is None, "it ended before its first checkpoint"
     (tmp_path / "checkpoint-7").mkdir()
     with pytest.raises(InvalidInput, match=r"holds this run \(checkpoint-7\).*--fresh.*--resume"):
-        prepare_output(recipe, DATA, resume=False)
-    assert prepare_output(recipe, DATA, resume=True).checkpoint == str(tmp_path / "checkpoint-7")
+        begun(recipe, DATA, resume=False)
+    assert begun(recipe, DATA, resume=True) == str(tmp_path / "checkpoint-7")
     (tmp_path / "model.safetensors").touch()
     (tmp_path / RUN_FILE).touch()
-    assert prepare_output(recipe, DATA, resume=True).checkpoint
+    assert begun(recipe, DATA, resume=True)
     (tmp_path / "checkpoint-7").rmdir()
     with pytest.raises(InvalidInput, match=r"holds this run \(model.safetensors\)"):
-        prepare_output(recipe, DATA, resume=True)
-    prepare_output(recipe, DATA, resume=False, fresh=True)
+        begun(recipe, DATA, resume=True)
+    begun(recipe, DATA, resume=False, fresh=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", RECIPE_FILE], "no old weights remain"
 
 
@@ -123,7 +130,7 @@ def test_a_run_never_writes_over_what_it_reads(toy: Toy, tmp_path: Path, fresh: 
     ]
     for recipe in recipes:
         with pytest.raises(InvalidInput, match="which the run reads"):
-            prepare_output(recipe, DATA, resume=False, fresh=fresh)
+            begun(recipe, DATA, resume=False, fresh=fresh)
     merge = MergeRecipe.model_validate(
         {"task": "merge", "output_dir": tmp_path / "base", "method": "mean"}
         | {"specialists": [{"path": str(tmp_path / "base")}, {"path": "other"}]}
@@ -149,6 +156,23 @@ def test_merging_and_a_new_vocabulary_do_not_replace_another_model(toy: Toy, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     train_tokenizer(vocabulary, toy.data, fresh=True)
     assert (tmp_path / "tokenizer.json").is_file()
+
+
+def test_a_recipe_that_is_refused_costs_no_earlier_run(toy: Toy, tmp_path: Path) -> None:
+    train_cloze(toy.recipe(tmp_path / "out", {"max_steps": 1}), toy.data, resume=False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    write_pairs(tmp_path, 1)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({}, "too few"),
+        ({"frozen_layers": 4}, "leaves nothing to learn"),
+        ({"model": str(tmp_path)}, ""),
+        ({"sources": [{"dataset": "jsonl", "path": "none.jsonl"}]}, "does not exist"),
+    ]
+    for changes, message in wrong:
+        data = toy.data if "frozen_layers" in changes else tmp_path
+        with pytest.raises(InvalidInput, match=message):
+            train_cloze(toy.recipe(tmp_path / "out", **changes), data, resume=False, fresh=True)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
 def test_an_interrupted_merge_can_be_made_again(toy: Toy, tmp_path: Path) -> None:
@@ -184,9 +208,9 @@ def test_a_resumed_run_refuses_a_copy_of_a_published_set_that_changed(toy: Toy, 
 
 
 def test_a_folder_whose_record_is_damaged_counts_as_another_run(toy: Toy, tmp_path: Path) -> None:
-    prepare_output(toy.recipe(tmp_path), DATA, resume=False)
+    begun(toy.recipe(tmp_path), DATA, resume=False)
     (tmp_path / "checkpoint-7").mkdir()
     for content in ("{", "[]", json.dumps({"recipe": 3})):
         (tmp_path / RECIPE_FILE).write_text(content)
         with pytest.raises(InvalidInput, match="holds another run"):
-            prepare_output(toy.recipe(tmp_path), DATA, resume=True)
+            begun(toy.recipe(tmp_path), DATA, resume=True)

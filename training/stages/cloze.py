@@ -31,7 +31,7 @@ from training.model.heads import (
     two_way_loss,
 )
 from training.model.precision import read_in_fp32
-from training.output import prepare_output, write_run
+from training.output import begin, pinned, prepare_output, write_run
 from training.processes import on_main
 from training.recipe import ClozeRecipe
 from training.trainer import JsonLog, LengthGroupedTrainer, training_arguments
@@ -52,13 +52,14 @@ def train_cloze(
 
     Returns the metrics of the held-out pairs.
     """
-    # Read before the folder is touched: what a set on the hub gives is part of the run's identity.
+    # What a set on the hub gives is part of the run's identity.
     mixture = on_main(lambda: load_all(recipe.sources, data_dir))
     start = prepare_output(recipe, mixture.sha256, resume=resume, fresh=fresh)
+    fixed = pinned(recipe, start)
     seed = recipe.optimization.seed
     set_seed(seed)
     refuse_other_head(recipe)
-    tokenizer, special = load_tokenizer(recipe.model, recipe.revision)
+    tokenizer, special = load_tokenizer(fixed.model, fixed.revision)
     encoder = Encoder(tokenizer, recipe.spec.template, special, recipe.train_max_tokens or recipe.spec.max_tokens)
     texts = encoder_for(recipe.head, encoder, tokenizer)
     pairs = mixture.loaded.pairs
@@ -76,7 +77,7 @@ def train_cloze(
         consistency_weight=recipe.consistency_weight,
         read=None if recipe.head == "cloze" else readout(recipe.head),
         optimization=recipe.optimization,
-        model=learning_model(recipe),
+        model=learning_model(fixed),
         args=training_arguments(recipe.output_dir, recipe.optimization, recipe.rows_per_pair),
         train_dataset=PairDataset(learn, texts, sampling(recipe)),
         # The spec's instruction and both orders, however training samples; by length, so that little is padding.
@@ -85,6 +86,7 @@ def train_cloze(
         compute_metrics=preference_metrics,
         callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
     )
+    begin(recipe.output_dir, start)
     trainer.train(resume_from_checkpoint=start.checkpoint)
     metrics = trainer.evaluate()
     trainer.save_model()
@@ -100,12 +102,10 @@ def train_cloze(
             "held_out": metrics,
             "base": read_run(Path(recipe.model)) or None,
         }
-        write_run(recipe.output_dir, run)
         with (recipe.output_dir / HELD_OUT_FILE).open("w", encoding="utf-8") as file:
             file.writelines(pair.model_dump_json() + "\n" for pair in held_out)
-        AutoTokenizer.from_pretrained(checkpoint_folder(recipe.model, recipe.revision)).save_pretrained(
-            recipe.output_dir
-        )
+        AutoTokenizer.from_pretrained(checkpoint_folder(fixed.model, fixed.revision)).save_pretrained(recipe.output_dir)
+        write_run(recipe.output_dir, run)  # last: with it the run has ended
     return metrics
 
 

@@ -173,6 +173,7 @@ def read_targets(path: Path) -> dict[str, float]:
 
 
 def write_targets(path: Path, targets: Mapping[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(f"{json.dumps(item)}\n" for item in targets.items()))
 
 

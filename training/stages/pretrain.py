@@ -19,7 +19,7 @@ from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.modernbert.files import input_errors
 from training.data.corpus import load_texts
-from training.output import file_hashes, prepare_output
+from training.output import begin, file_hashes, pinned, prepare_output
 from training.processes import on_main
 from training.recipe import NewModel, PretrainRecipe
 from training.trainer import DecoupledTrainer, JsonLog, training_arguments
@@ -64,13 +64,14 @@ def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool, fresh: boo
         )
     trainer = DecoupledTrainer(
         optimization=recipe.optimization,
-        model=initial_model(recipe.model, tokenizer, revision=recipe.revision, new_head=recipe.new_head),
+        model=initial_model(recipe.model, tokenizer, revision=pinned(recipe, start).revision, new_head=recipe.new_head),
         args=training_arguments(recipe.output_dir, recipe.optimization),
         train_dataset=Subset(blocks, range(VALIDATION_BLOCKS, len(blocks))),
         eval_dataset=Subset(blocks, range(VALIDATION_BLOCKS)),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=recipe.mask_rate),
         callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
     )
+    begin(recipe.output_dir, start)
     trainer.train(resume_from_checkpoint=start.checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():

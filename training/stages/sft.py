@@ -26,7 +26,7 @@ from training.data.conversations import Conversation, EncodedConversation, encod
 from training.data.rows import data_file
 from training.data.split import split_by_opening
 from training.model.adapter import freeze_lowest
-from training.output import file_hashes, prepare_output, write_run
+from training.output import begin, file_hashes, pinned, prepare_output, write_run
 from training.processes import on_main
 from training.recipe import SftRecipe
 from training.trainer import JsonLog, LengthGroupedTrainer, training_arguments
@@ -40,12 +40,13 @@ def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool, fresh: bool = 
     """Train and write a checkpoint with its tokenizer and a record to `recipe.output_dir`."""
     hashes = on_main(lambda: file_hashes(data_dir, recipe.conversations))
     start = prepare_output(recipe, hashes, resume=resume, fresh=fresh)
+    fixed = pinned(recipe, start)
     set_seed(recipe.optimization.seed)
     with input_errors(f"the tokenizer of {recipe.model} cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint_folder(recipe.model, recipe.revision))
-    learn, held_out = load_conversations(recipe, data_dir, tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint_folder(fixed.model, fixed.revision))
+    learn, held_out = load_conversations(fixed, data_dir, tokenizer)
     # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only.
-    model = load_masked_lm(recipe.model, revision=recipe.revision, sparse_prediction=True, new_head=recipe.new_head)
+    model = load_masked_lm(fixed.model, revision=fixed.revision, sparse_prediction=True, new_head=recipe.new_head)
     freeze_lowest(model, recipe.frozen_layers)
     trainer = LengthGroupedTrainer(
         optimization=recipe.optimization,
@@ -57,6 +58,7 @@ def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool, fresh: bool = 
         callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
     )
     learn.epoch = lambda: int(trainer.state.epoch or 0)
+    begin(recipe.output_dir, start)
     trainer.train(resume_from_checkpoint=start.checkpoint)
     metrics = trainer.evaluate()
     trainer.save_model()
