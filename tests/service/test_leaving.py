@@ -116,7 +116,7 @@ def test_a_request_that_the_server_cuts_gets_an_error_with_its_request_id(
         task.cancel()
         await asyncio.sleep(PATIENCE_S)
 
-    monkeypatch.setattr(fresh.pipeline, "encode", cut)
+    monkeypatch.setattr(fresh.pipeline, "compare", cut)
     reply = fresh.client.post("/v1/compare", json=PAIR, headers={"X-Request-Id": "mine"})
     assert (reply.status_code, reply.json()["error"]["type"]) == (503, "shutting_down")
     assert (reply.headers["X-Request-Id"], reply.headers["Connection"]) == ("mine", "close")
