@@ -5,13 +5,11 @@ a newer service. The bodies of other programs' APIs are in service/dialects.
 """
 
 from collections.abc import Collection
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -70,19 +68,27 @@ def is_unicode(text: str) -> bool:
 # Messages
 
 
-def _read_message(message: ChatMessage) -> tuple[chat.Speaker, str]:
+MESSAGE_KEYS = frozenset(ChatMessage.__annotations__)
+MESSAGE_ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
+
+
+def _read_message(message: Any, validate: ValidatorFunctionWrapHandler) -> tuple[chat.Speaker, str]:
     """Return the speaker and the text. Only the assistant and tools may be silent: theirs may be a call, or no result.
+
+    The reader checks what it reads. Validating every field of every message as well would take many times as long as
+    parsing the body, so that is left to messages that cannot be valid, for its error.
 
     Raises PydanticCustomError, so that the error names the place of the message.
     """
+    is_message = type(message) is dict and message.keys() <= MESSAGE_KEYS
+    if not is_message or not isinstance(message.get("role"), str) or message["role"] not in MESSAGE_ROLES:
+        validate(refuse_unknown_keys(message, MESSAGE_KEYS))
     try:
         speaker, text = chat.read_turn(message)
     except InvalidInput as error:
         raise PydanticCustomError("message", "{reason}", {"reason": str(error)}) from None
     if not text and speaker not in ("assistant", "tool"):
         raise PydanticCustomError("message", "a message of the {speaker} must have a text", {"speaker": speaker})
-    if not text and all(message.get(key) is None for key in ("content", "tool_calls", "function_call", "refusal")):
-        raise PydanticCustomError("message", "a message must have a content or tool_calls")
     if not is_unicode(text):
         raise PydanticCustomError("string_unicode", "half of a surrogate pair is no valid text")
     return speaker, text
@@ -109,11 +115,8 @@ if TYPE_CHECKING:  # what is left after validation
     Prompt = str | list[Message]
     Response = str
 else:
-    StrictMessage = Annotated[
-        ChatMessage, BeforeValidator(partial(refuse_unknown_keys, known=frozenset(ChatMessage.__annotations__)))
-    ]
     Messages = Annotated[
-        list[Annotated[StrictMessage, AfterValidator(_read_message)]], Field(min_length=1, fail_fast=True)
+        list[Annotated[ChatMessage, WrapValidator(_read_message)]], Field(min_length=1, fail_fast=True)
     ]
     Prompt = Annotated[
         Annotated[NonEmpty, Tag(TEXT)] | Annotated[Messages, AfterValidator(_read_prompt), Tag(LIST)],

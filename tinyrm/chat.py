@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import (
     Annotated,
     Any,
@@ -97,29 +96,32 @@ def read_turn(turn: Mapping[str, Any]) -> tuple[Speaker, str]:
 
     Raises UnknownForm, which names the keys of a turn in another form, and InvalidRequest.
     """
+    if type(turn) is dict and len(turn) == 2:  # the usual form, without the many questions of the others
+        role, content = turn.get("role"), turn.get("content")
+        if type(role) is str and role in SPEAKERS and (type(content) is str or (content is None and "content" in turn)):
+            return SPEAKERS[role], content or ""
     if not isinstance(turn, Mapping):
         raise UnknownForm(f"a message must be an object with a role and a content, not {_kind(turn)}")
-    item = turn.get("type")
-    if item in ("function_call", "custom_tool_call"):
+    kind = turn.get("type")
+    if kind in ("function_call", "custom_tool_call"):
         return "assistant", write_call(turn)
-    if item in ("function_call_output", "custom_tool_call_output"):
+    if kind in ("function_call_output", "custom_tool_call_output"):
         return "tool", join_parts(turn.get("output"))
-    if item in REASONING:
-        return "assistant", ""
+    return ("assistant", "") if kind in REASONING else _read_message(turn)
+
+
+def _read_message(turn: Mapping[str, Any]) -> tuple[Speaker, str]:
     role = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
     keys = [key for key in TEXT_KEYS if key in turn]
-    calls = turn.get("tool_calls") or ()
-    # Some tables hold the list as a text, and a column of messages has the key in every message.
-    calls = [calls] if isinstance(calls, str | Mapping) else [call for call in calls if call]
-    if turn.get("function_call"):
-        calls.append(turn["function_call"])
-    if role is None or not (keys or calls or turn.get("refusal")):
+    calls = [call for call in _list_calls(turn.get("tool_calls")) + _list_calls(turn.get("function_call")) if call]
+    refusal = turn["refusal"] if isinstance(turn.get("refusal"), str) else ""
+    if role is None or not (keys or calls or refusal):
         raise UnknownForm(f"a message must have a role and a content; this one has {list_keys(turn)}")
     speaker = SPEAKERS.get(role.lower()) if isinstance(role, str) else None
     if speaker is None:
         raise InvalidRequest(f"a message has the unknown role {str(role)[:40]!r}; known are {', '.join(SPEAKERS)}")
     content = next((turn[key] for key in keys if turn[key] is not None), None)
-    text = join_parts(content) or turn.get("refusal") or ""
+    text = join_parts(content) or refusal
     return speaker, "\n".join(filter(None, [text, *map(write_call, calls)]))
 
 
@@ -157,6 +159,15 @@ def _read_part(part: Any, depth: int) -> str:
     raise InvalidRequest(f"a part of a message {what} has no text; the model reads text only")
 
 
+def _list_calls(calls: Any) -> list[Any]:
+    """Return calls of tools as a list: one call may stand alone, or as a text."""
+    if hasattr(calls, "tolist"):
+        calls = calls.tolist()
+    if isinstance(calls, list | tuple):
+        return list(calls)
+    return [calls] if calls else []
+
+
 def write_call(call: Any) -> str:
     """Return the call of a tool as text. Raises InvalidRequest for an object that is no call."""
     if isinstance(call, str):
@@ -166,11 +177,10 @@ def write_call(call: Any) -> str:
         keys = list_keys(call) if isinstance(call, Mapping) else _kind(call)
         raise InvalidRequest(f"a call of a tool must have the name of a function; this one has {keys}")
     arguments: Any = next((function[key] for key in ("arguments", "input", "parameters") if function.get(key)), {})
-    if isinstance(arguments, str):
-        with suppress(ValueError, RecursionError):  # otherwise as the policy wrote it
-            arguments = json.loads(arguments)
-    text = json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False, default=str)
-    return f"<tool_call>{text}</tool_call>"
+    if not isinstance(arguments, str):  # a text is JSON already, as the policy wrote it
+        arguments = json.dumps(arguments, ensure_ascii=False, default=str)
+    name = json.dumps(function["name"], ensure_ascii=False)
+    return f'<tool_call>{{"name": {name}, "arguments": {arguments}}}</tool_call>'
 
 
 def to_messages(turns: Iterable[Mapping[str, Any]]) -> list[Message]:
@@ -225,7 +235,7 @@ def join_turns(turns: Iterable[tuple[Speaker, str]]) -> str:
 
 def list_keys(mapping: Mapping[Any, Any]) -> str:
     """Return the keys of an object for an error message."""
-    keys = [str(key)[:40] for key in mapping]
+    keys = [str(key)[:40].encode(errors="backslashreplace").decode() for key in mapping]
     return f"the keys {', '.join(keys[:20])}{', ...' if len(keys) > 20 else ''}" if keys else "no keys"
 
 

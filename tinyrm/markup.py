@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from tinyrm.chat import SPEAKERS, Message, Prompt, Speaker, TextOrTurns, to_message, to_messages
 from tinyrm.errors import InvalidInput
@@ -41,6 +42,9 @@ SPECIAL_TOKENS = (
 LEADING = re.compile(rf"(?:\s+|{'|'.join(map(re.escape, SPECIAL_TOKENS))})*+")
 # Matches the reversed text, so that its end is found without a search.
 TRAILING = re.compile(rf"(?:\s+|{'|'.join(re.escape(token[::-1]) for token in SPECIAL_TOKENS)})*+")
+
+# Beyond this, a text is not a dialogue but made to cost time: a million turns would take seconds.
+MAX_TURNS = 10_000
 
 # A shorter match between the end of a prompt and the beginning of a text is accidental.
 MIN_OVERLAP = 16
@@ -104,7 +108,9 @@ def parse_turns(text: str) -> list[tuple[Speaker, str]]:
         return [(turn.speaker, turn.content) for turn in turns if turn.content or turn is turns[-1]]
     if not text.lstrip().startswith(("Human:", "Assistant:")):
         return []
-    pieces = TRANSCRIPT_TURN.split(text.lstrip())
+    pieces = TRANSCRIPT_TURN.split(text.lstrip(), MAX_TURNS + 1)
+    if len(pieces) > 2 * MAX_TURNS + 1:
+        return []
     return [(SPEAKERS[role.lower()], said.strip()) for role, said in zip(pieces[1::2], pieces[2::2], strict=True)]
 
 
@@ -131,14 +137,19 @@ def _strip_leading(text: str, leading: re.Pattern[str] = LEADING) -> str:
 
 
 def _split_markup(text: str) -> list[_MarkedTurn]:
-    """Return the turns of a text that begins with the marker of a template; none if it only mentions a marker."""
+    """Return the turns of a text that begins with the marker of a template.
+
+    Returns none if it only mentions a marker, or has more than MAX_TURNS.
+    """
     found = [(header.start(), markup) for markup in MARKUPS if (header := markup.header.search(text))]
     if not found:
         return []
     start, markup = min(found, key=lambda pair: pair[0])
     if _strip_leading(text[:start]) and not markup.begins_with_system:
         return []
-    headers = list(markup.header.finditer(text))
+    headers = list(islice(markup.header.finditer(text), MAX_TURNS + 1))
+    if len(headers) > MAX_TURNS:
+        return []
     ends = [header.start() for header in headers[1:]] + [len(text)]
     turns = [("system", text[: headers[0].start()])]
     turns += [(header[1], text[header.end() : end]) for header, end in zip(headers, ends, strict=True)]

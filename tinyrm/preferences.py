@@ -95,12 +95,12 @@ def read_preference(row: Mapping[str, Any], *, own: bool = False) -> Texts:
     chosen, rejected = (_present(row, name) for name in names)
     column = next((name for name in PROMPT_COLUMNS if name in row), None)
     prompt = None if column is None else _present(row, column)
-    if isinstance(chosen, str) and isinstance(rejected, str) and names != OWN_COLUMNS:
-        parsed = parse_turns(chosen), parse_turns(rejected)
-        if all(_has_user(turns) and turns[0][0] != "assistant" for turns in parsed):
-            return _split(parsed, names, prompt, column)
-        if isinstance(prompt, str):
-            chosen, rejected = _without_prompt(prompt, chosen, rejected)
+    if names == OWN_COLUMNS:
+        row = {}  # other columns do not belong to the texts
+    else:
+        prompt = _parse_messages(prompt, str(column))
+        if isinstance(chosen, str) and isinstance(rejected, str):
+            chosen, rejected = _take_apart(chosen, rejected, names, prompt)
     responses = _read_turns(chosen, names[0]), _read_turns(rejected, names[1])
     if any(map(_has_user, responses)):
         return _split(responses, names, prompt, column)
@@ -147,7 +147,9 @@ def _split(
     if prompt is not None:
         given = [to_message(*turn)["content"].strip() for turn in _prompt_turns(prompt, str(column)) if turn[1]]
         own = [message["content"].strip() for message in before]
-        if not any(own[at : at + len(given)] == given for at in range(len(own))):
+        # At the beginning, after a system message, at the end, or one question among several.
+        is_part = given in (own[: len(given)], own[1 : len(given) + 1], own[-len(given) :])
+        if given and not is_part and not (len(given) == 1 and given[0] in own):
             raise Mismatch(f"the conversations in {names[0]} and {names[1]} do not begin with {column}")
     return Texts(before, _join_response(a[end:], names[0]), _join_response(b[end:], names[1]), column)
 
@@ -162,6 +164,17 @@ def _join_response(turns: Sequence[Turn], name: str) -> str:
     if turns[-1][0] != "assistant":
         raise Mismatch(f"{name} does not end in a turn of the assistant")
     return join_turns(turns)
+
+
+def _take_apart(chosen: str, rejected: str, names: tuple[str, str], prompt: Any) -> tuple[Any, Any]:
+    """Return two texts as messages if both are whole conversations, else without the prompt if both repeat it."""
+    parsed = parse_turns(chosen), parse_turns(rejected)
+    if all(_has_user(turns) and turns[0][0] != "assistant" for turns in parsed):
+        a, b = ([{"role": speaker, "content": text} for speaker, text in turns] for turns in parsed)
+        return a, b
+    if WRITTEN_MESSAGES.match(chosen) and WRITTEN_MESSAGES.match(rejected):
+        return _parse_messages(chosen, names[0]), _parse_messages(rejected, names[1])
+    return _without_prompt(prompt, chosen, rejected) if isinstance(prompt, str) else (chosen, rejected)
 
 
 def _without_prompt(prompt: str, chosen: str, rejected: str) -> tuple[str, str]:
@@ -224,20 +237,21 @@ def _present(row: Mapping[str, Any], name: str) -> str | list[Any]:
     """Return the text or the turns in a column. Raises MissingText, UnknownForm."""
     value = row[name]
     if isinstance(value, str):
-        is_written = name not in OWN_COLUMNS and WRITTEN_MESSAGES.match(value)
-        return _parse_messages(value, name) if is_written else value
+        return value
     turns = list_turns(value, name)
     if not turns:
         raise MissingText(f"{name} holds no messages")
     return turns
 
 
-def _parse_messages(text: str, name: str) -> list[Any]:
-    """Return the messages that a text holds as JSON, as tables without lists have them. Raises UnknownForm."""
+def _parse_messages(value: Any, name: str) -> Any:
+    """Return the messages that a text holds as JSON, as tables without lists have them; any other value unchanged.
+
+    Raises UnknownForm for messages in another notation.
+    """
+    if not isinstance(value, str) or not WRITTEN_MESSAGES.match(value):
+        return value
     try:
-        messages = json.loads(text)
+        return json.loads(value)
     except (ValueError, RecursionError):
-        messages = None
-    if not isinstance(messages, list):
-        raise UnknownForm(f"{name} is a text that holds messages, but not as JSON; make a list of it first")
-    return messages
+        raise UnknownForm(f"{name} is a text that holds messages, but not as JSON; make a list of it first") from None

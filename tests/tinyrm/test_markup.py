@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tinyrm.chat import Message
 from tinyrm.errors import InvalidInput
 from tinyrm.markup import (
+    MAX_TURNS,
     MIN_OVERLAP,
     find_response,
     parse_markup,
@@ -128,7 +129,8 @@ def test_special_tokens_inside_stay() -> None:
         "<pad> " * 1_000_000,
         " " * 6_000_000,
         "x<" * 3_000_000,
-        "<|im_start|>user\n" * 100_000,
+        "<|im_start|>user\n" * 350_000,
+        "[INST]" * 1_000_000,
         "<|start_header_id|>" + "a" * 6_000_000,
         "<|start_header_id|>a" * 300_000,
         "\n\nHuman:" * 700_000,
@@ -149,6 +151,14 @@ def test_a_prompt_that_repeats_itself_is_searched_up_to_a_limit() -> None:
     the search reaches the time limit of a test."""
     prompt, query = "a" * 4_000_000, "a" * 2_000_000 + "b" + "a" * 2_000_000
     assert find_response(query, prompt) == query
+
+
+@pytest.mark.parametrize("turn", ["\n\nHuman: x", "<|im_start|>user\nx<|im_end|>\n", "[INST]x"])
+def test_a_text_of_very_many_turns_is_not_a_dialogue(turn: str) -> None:
+    """A million turns would block the service for seconds."""
+    assert len(parse_turns(turn * MAX_TURNS)) == MAX_TURNS
+    assert parse_turns(turn * (MAX_TURNS + 1)) == []
+    assert parse_prompt(turn * (MAX_TURNS + 1)) == turn * (MAX_TURNS + 1)
 
 
 def test_a_transcript_is_parsed_into_its_turns() -> None:

@@ -92,6 +92,7 @@ FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     ),
     "NumPy": ({name: np.array(value) for name, value in whole().items()}, ASKED),
     "JSON in a text": ({name: json.dumps(value) for name, value in whole().items()}, ASKED),
+    "a prompt of JSON in a text": ({"prompt": json.dumps(ASKED), **PAIR}, ASKED),
     "a tool in the prompt": (
         {name: [*USED_TOOL, {"role": "tool", "content": "4"}, said(text)] for name, text in PAIR.items()},
         [*ASKED, {"role": "assistant", "content": CALLED}, {"role": "user", "content": "4"}],
@@ -135,6 +136,15 @@ def test_what_differs_after_the_prompt_is_the_response() -> None:
     assert (texts.chosen, texts.rejected) == (f"{CALLED}\n\n4\n\n{A}", f"{CALLED}\n\n5\n\n{B}")
 
 
+def test_long_conversations_are_read_in_linear_time() -> None:
+    """Steps that grow with the square of the length would reach the time limit of a test."""
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}] * 100_000
+    texts = read_preference({"prompt": turns[:-1], "chosen": turns, "rejected": turns})
+    assert len(texts.prompt) == len(turns) - 1
+    with pytest.raises(Mismatch):
+        read_preference({"prompt": [*turns[:-2], {"role": "user", "content": "z"}], "chosen": turns, "rejected": turns})
+
+
 def test_two_equal_conversations_have_two_equal_responses() -> None:
     conversation = [*EARLIER, *ASKED, said(A)]
     texts = read_preference({"chosen": conversation, "rejected": conversation})
@@ -151,6 +161,7 @@ def test_two_equal_conversations_have_two_equal_responses() -> None:
         (Q, f"I said: {Q}", f"You said: {Q}"),
         (Q, "Human: I am.\n\nAssistant: So?", "No."),
         ("Human: Hi\n\nAssistant: Hello\n\nHuman: Bye", A, B),
+        ("Write a message.", '[{"role": "user", "content": "Hi"}]', "No."),
     ],
 )
 def test_texts_that_only_look_like_another_form_stay(prompt: str, chosen: str, rejected: str) -> None:
@@ -231,5 +242,10 @@ def test_our_own_names_hold_texts_that_are_never_taken_apart() -> None:
     assert (texts.prompt, texts.chosen, texts.rejected) == (Q, f"{Q} {A}", f"{Q} {B}")
     texts = read_preference({"prompt": ASKED, "response_a": [said(A)], "response_b": HH}, own=True)
     assert (texts.prompt, texts.chosen, texts.rejected) == (ASKED, A, HH)
+    written = json.dumps(ASKED)
+    texts = read_preference({"prompt": written, "response_a": written, "response_b": written, "system": "x"}, own=True)
+    assert (texts.prompt, texts.chosen) == (written, written)
+    texts = read_preference({"prompt": ASKED, "response_a": A, "response_b": B, "system": "Be brief."}, own=True)
+    assert texts.prompt == ASKED
     with pytest.raises(UnknownForm, match="prompt is missing"):
         read_preference({"question": Q, "response_a": A, "response_b": B}, own=True)
