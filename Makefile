@@ -74,9 +74,9 @@ evaluate: $(DEV)/installed  ## evaluate BUNDLE on the validation pairs of DATA
 	$(DEV)/bin/python -m evaluation --bundle $(BUNDLE) --pairs $(DATA)/validation.jsonl.gz
 
 starter: $(DEV)/installed  ## train and export the starter model from its five recipes on DATA (hours on a CPU)
-	for recipe in 1-tokenizer 2-pretrain; do $(DEV)/bin/python -m training starter/$$recipe --data $(DATA) --resume || exit 1; done
+	for recipe in 1-tokenizer 2-pretrain; do $(DEV)/bin/python -m training starter/$$recipe --data $(DATA) $(if $(FRESH),--fresh,--resume) || exit 1; done
 	$(MAKE) starter-pairs
-	for recipe in 3-short 4-cloze 5-dora; do $(DEV)/bin/python -m training starter/$$recipe --data runs/starter/data --resume || exit 1; done
+	for recipe in 3-short 4-cloze 5-dora; do $(DEV)/bin/python -m training starter/$$recipe --data runs/starter/data $(if $(FRESH),--fresh,--resume) || exit 1; done
 	$(DEV)/bin/python -m export --model runs/starter/cloze --adapter runs/starter/dora --out models/starter --card training/recipes/starter/CARD.md
 	$(DEV)/bin/python -m evaluation --bundle models/starter --pairs $(DATA)/validation.jsonl.gz --record --card
 
