@@ -206,6 +206,16 @@ def test_calls_need_nothing_of_unix(tmp_path: Path) -> None:
     assert "file locks" in done.stderr
 
 
+def test_arguments_that_the_locale_cannot_decode_are_utf8(capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted(compared()) as server:
+        undecoded = QUESTION.encode().decode("ascii", "surrogateescape")
+        assert main(["compare", undecoded, f"@@{undecoded}", "b", "--url", server.url]) == 0
+    assert server.received[0].body["prompt"] == QUESTION
+    assert server.received[0].body["response_a"] == f"@{QUESTION}"
+    assert main(["compare", "caf\udce9", "a", "b", "--url", "http://127.0.0.1:1"]) == 2
+    assert "an argument is not text in UTF-8" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_in_a_locale_of_another_encoding() -> None:
     with scripted(compared(), answer(200, RANKED)) as server:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tinyrm.bulk.bundle import BundleJob
     from tinyrm.bulk.job import Runner
 
-# With pauses of up to 8 s, a service may be unreachable for about half a minute before the command stops.
-MAX_RETRIES = 10
+# With random pauses of up to 8 s, a service may be unreachable for most of a minute before the command stops.
+MAX_RETRIES = 15
 CLUSTER_ONLY = ("--cpus-per-engine", "--gpus-per-engine", "--engines")
 
 

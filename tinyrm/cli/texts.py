@@ -18,10 +18,22 @@ def read_texts(words: Sequence[str]) -> list[str]:
         if word == "-":
             texts.append(read_stdin())
         elif word.startswith("@@"):
-            texts.append(word[1:])
+            texts.append(argument(word[1:]))
         else:
-            texts.append(read_file(Path(word[1:])) if word.startswith("@") else word)
+            texts.append(read_file(Path(word[1:])) if word.startswith("@") else argument(word))
     return texts
+
+
+def argument(word: str) -> str:
+    """Return an argument as text. Python could not decode it in a locale such as C. Raises InvalidInput."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(word).decode()
+        except UnicodeError as error:
+            raise InvalidInput(f"an argument is not text in UTF-8: {error}") from error
+    return word
 
 
 def read_file(file: Path) -> str:
