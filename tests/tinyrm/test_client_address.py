@@ -160,7 +160,7 @@ def test_certificates_that_cannot_be_read_are_named(name: str, tmp_path: Path, m
             Client("https://service.example")
 
 
-@pytest.mark.parametrize("host", ["a" * 64, "a..b", "\ud800"])
+@pytest.mark.parametrize("host", ["a" * 64, "a..b", "\ud800", "xn--zzzzzz-", "\u2603"])
 def test_a_name_that_cannot_be_looked_up_is_refused(host: str) -> None:
     with pytest.raises(InvalidInput, match="base_url"):
         Client(f"http://{host}:8000")

@@ -34,7 +34,8 @@ class Address:
         parts = _parse(base_url)
         headers = {"User-Agent": f"tinyrm/{tinyrm.__version__}", "Content-Type": "application/json"}
         if api_key is not None:
-            if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+            is_word = isinstance(api_key, str) and api_key.isascii() and api_key.isprintable() and " " not in api_key
+            if not (api_key and is_word):
                 # The message does not repeat the key.
                 raise InvalidInput("api_key: must be one word of ASCII characters, as `tinyrm keys new` printed it")
             headers["Authorization"] = f"Bearer {api_key}"
@@ -62,9 +63,9 @@ class Address:
 
 def _parse(base_url: str) -> SplitResult:
     with suppress(ValueError, httpx.InvalidURL, TypeError, AttributeError):
-        httpx.URL(base_url)  # stricter than urlsplit, which drops a newline at the end
+        host = httpx.URL(base_url).host  # stricter than urlsplit, which drops a newline at the end
         parts = urlsplit(base_url)
-        if parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0):
+        if host and parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0):
             parts.hostname.encode("idna")  # as the resolver of the standard library does
             return parts
     raise InvalidInput(f"base_url: {base_url!r} is not an address; write http://host:port")
