@@ -31,6 +31,8 @@ from tinyrm.errors import InvalidInput, TinyRMError, from_validation
 # items before the refusal would block the service for seconds.
 MAX_ITEMS = 16_384
 MAX_RESPONSES = 128
+# Of one dialogue. Each takes ten microseconds to read, and no model reads the text of so many.
+MAX_MESSAGES = 10_000
 MAX_TIMEOUT_MS = 3_600_000
 
 NonEmpty = Annotated[str, Field(min_length=1)]
@@ -116,7 +118,8 @@ if TYPE_CHECKING:  # what is left after validation
     Response = str
 else:
     Messages = Annotated[
-        list[Annotated[ChatMessage, WrapValidator(_read_message)]], Field(min_length=1, fail_fast=True)
+        list[Annotated[ChatMessage, WrapValidator(_read_message)]],
+        Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
     ]
     Prompt = Annotated[
         Annotated[NonEmpty, Tag(TEXT)] | Annotated[Messages, AfterValidator(_read_prompt), Tag(LIST)],

@@ -18,8 +18,8 @@ MAX_DISCARDED_BYTES = 64 * MIB
 # A batch of dialogues has five levels.
 MAX_NESTING = 32
 # Commas, colons and brackets outside of strings: a parser takes seconds for a body of many small values, and blocks the
-# event loop. A message of a dialogue has five, so this is 100,000 messages.
-MAX_PARTS = 2**19
+# event loop. A message of a dialogue has five, so this is 50,000 messages.
+MAX_PARTS = 2**18
 
 # Values of Content-Encoding for a body that is not compressed.
 PLAIN = ("", "identity")

@@ -14,6 +14,7 @@ from service.http.body import MAX_PARTS, has_too_many_parts
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 from tinyrm import api
+from tinyrm.api import MAX_MESSAGES
 
 # Of each kind, at each place of a body.
 MANY = 3000
@@ -157,6 +158,14 @@ def test_a_body_of_too_many_parts_is_not_parsed(
     monkeypatch.undo()
     assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_json")
     assert "keys and values" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("field", ["prompt", "response_a"])
+def test_a_dialogue_of_too_many_messages_is_refused(served: Served, field: str) -> None:
+    body = PAIR | {field: [{"role": "assistant", "content": "x"}] * (MAX_MESSAGES + 1)}
+    reply = served.client.post("/v1/compare", json=body)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (422, "invalid_request")
+    assert f"at most {MAX_MESSAGES} items" in reply.json()["error"]["message"]
 
 
 def test_characters_of_texts_are_no_parts() -> None:
