@@ -11,8 +11,9 @@ from tinyrm.errors import InvalidSettings
 from tinyrm.files import locked
 
 PREFIX = "tinyrm-service-"
-# A file in the folder, locked by the process that owns it. The kernel releases the lock however that process ends.
-OWNER = "owner"
+# Marks a folder of ours. The process that owns it holds a lock on the folder, which the kernel releases however that
+# process ends, and which keeps systemd from cleaning the folder up.
+MARK = "tinyrm"
 # The path of a Unix socket may have 108 bytes, with a zero at its end.
 MAX_SOCKET_PATH = 107
 
@@ -29,9 +30,8 @@ def runtime_folder() -> Iterator[Path]:
     except OSError as error:
         raise InvalidSettings(f"several workers need a folder for temporary files, see TMPDIR: {error}") from error
     try:
-        # Renamed when it is locked: without this, another service could find it unlocked.
-        with locked(folder / f"{OWNER}-new"):
-            (folder / f"{OWNER}-new").rename(folder / OWNER)
+        with locked(folder):
+            (folder / MARK).touch()  # now, because another service would remove a marked folder without a lock
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -39,11 +39,11 @@ def runtime_folder() -> Iterator[Path]:
 
 def remove_abandoned(parent: Path) -> None:
     """Remove the folders whose owner has ended."""
-    for owner in parent.glob(f"{PREFIX}*/{OWNER}"):
+    for mark in parent.glob(f"{PREFIX}*/{MARK}"):
         with suppress(OSError):
-            if owner.lstat().st_uid == os.geteuid():
-                with locked(owner, wait=False):
-                    shutil.rmtree(owner.parent, ignore_errors=True)
+            if mark.lstat().st_uid == os.geteuid():
+                with locked(mark.parent, wait=False):
+                    shutil.rmtree(mark.parent, ignore_errors=True)
 
 
 @contextmanager

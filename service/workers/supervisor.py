@@ -1,8 +1,10 @@
 """Start, replace and stop the worker processes, with one queue and one engine for each bundle in this process."""
 
 import asyncio
+import math
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ import structlog
 
 from service.app import create_metrics
 from service.engine.backend import start_backend
+from service.engine.engine_process import GIVE_UP_S
 from service.engine.supervisor import ChildProcess, run_in_background, supervise
 from service.http.server import CUT_S, GRACE_S, cannot_listen
 from service.logs import describe_failure
 from service.metrics import forget_process, reserve_metrics, share_metrics
-from service.process import CANNOT_START, StopSignals
+from service.process import CANNOT_START, FAILED, StopSignals
 from service.process_metrics import ProcessMetrics
 from service.scoring.models import Reload, bundle_folders, open_bundle
 from service.settings import Settings
@@ -150,7 +153,7 @@ class Workers:
     def __init__(self, settings: Settings, queues: QueueServers, listener: socket.socket, signals: StopSignals) -> None:
         self._settings, self._queues, self._listener, self._signals = settings, queues, listener, signals
         self._running: dict[ChildProcess, str] = {}
-        self._has_served = False
+        self._has_served, self._failing_since = False, math.inf
 
     async def run(self) -> None:
         """Keep the workers running until a signal to stop. Then each gets `drain_timeout_s`; after a cut, none."""
@@ -192,8 +195,15 @@ class Workers:
         log.error("worker ended", pid=child.pid, code=code)
         self._has_served = self._has_served or bool(self._queues.connected)
         self._queues.connected.discard(child.pid)
-        if code == CANNOT_START and not self._has_served:
+        if self._queues.connected or code != CANNOT_START:
+            self._failing_since = math.inf
+            return
+        self._failing_since = min(self._failing_since, time.monotonic())
+        if not self._has_served:
             self._signals.stop(CANNOT_START)  # no worker has ever started: the service cannot
+        elif time.monotonic() - self._failing_since > GIVE_UP_S:
+            log.critical("no worker starts any more; shutting down")
+            self._signals.stop(FAILED)
 
     def _check_start(self, child: ChildProcess) -> None:
         if child in self._running and child.pid not in self._queues.connected:

@@ -14,7 +14,7 @@ import pytest
 from service import process
 from service.early import STOP
 from service.process import CANNOT_START, FAILED, FAILURE, StopSignals
-from service.workers.runtime import OWNER, PREFIX, runtime_folder
+from service.workers.runtime import MARK, PREFIX, runtime_folder
 from tests.support.waiting import PATIENCE_S
 from tinyrm.errors import InvalidSettings
 
@@ -142,7 +142,7 @@ def test_folders_of_services_that_were_killed_are_removed_and_no_others(
     for folder in (abandoned, foreign):
         folder.mkdir()
         (folder / "file").touch()
-    (abandoned / OWNER).touch()
+    (abandoned / MARK).touch()
     with runtime_folder() as first:
         assert not abandoned.exists()
         with runtime_folder() as second:

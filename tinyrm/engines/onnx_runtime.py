@@ -108,7 +108,7 @@ def open_session(
         model: str | bytes = str(model_file)
         if model_file.name in files:
             model = files[model_file.name].read_bytes()
-            names = [name for name in files if name != model_file.name]
+            names = [name for name, path in files.items() if name != model_file.name and path.stat().st_size]
             contents = [memory_map(files[name]) for name in names]
             options.add_external_initializers_from_files_in_memory(names, contents, list(map(len, contents)))
         session = onnxruntime.InferenceSession(model, options, providers=[(provider, provider_options or {})])
