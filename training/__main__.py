@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m train
             refuse_several(f"training {words[0]}")
         return runs[type(options)](options)
     except ValidationError as error:
-        reasons = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        reasons = (f"{'.'.join(map(str, each['loc'])) or 'task'}: {each['msg']}" for each in error.errors())
         print(f"training {words[0]}: {'; '.join(reasons)}", file=sys.stderr)
     except (TinyRMError, OSError) as error:
         print(f"training {words[0]}: {error}", file=sys.stderr)

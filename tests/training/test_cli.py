@@ -80,6 +80,15 @@ def test_an_unknown_recipe_ends_with_one_line(arguments: list[str], capsys: pyte
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", ["output_dir: out", "task: reward"])
+def test_a_recipe_without_a_known_task_is_refused_with_the_key(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(content)
+    assert main([str(tmp_path / "recipe.yaml")]) == 1
+    assert capsys.readouterr().err.startswith("training train: task: ")
+
+
 def test_each_wrong_key_of_a_recipe_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recipe.yaml").write_text("task: tokenizer\noutput_dir: out\nvocab: 400\ntexts: []")
     assert main([str(tmp_path / "recipe.yaml")]) == 1
