@@ -1,0 +1,162 @@
+"""Test that what was accepted is scored: lists, groups and cohorts, whatever their length, and short beside long."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.scoring import batch
+from service.settings import Settings
+from tests.service.conftest import PAIR, Served, serve
+from tests.support.waiting import PATIENCE_S, wait_until
+from tinyrm.bundle import Bundle
+
+MAX_WAIT_S = 0.05
+LONG_TEXT = "What do you think of it? " * 2000
+LONG = {"prompt": LONG_TEXT, "response_a": LONG_TEXT, "response_b": LONG_TEXT}
+
+
+@pytest.fixture
+def slow(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """Return an application whose engine takes a tenth of the wait that is allowed for each run of one comparison."""
+    settings = Settings(
+        model=bundle_folder, max_batch_tokens=512, max_wait_s=MAX_WAIT_S, dialects="openrlhf", default_swap="on"
+    )
+    with serve(settings) as served:
+        run = served.engine.run
+
+        def slowly(sequences: Any) -> Any:
+            time.sleep(MAX_WAIT_S / 10)
+            return run(sequences)
+
+        monkeypatch.setattr(served.engine, "run", slowly)
+        yield served
+
+
+def long_pair(number: int) -> dict[str, str]:
+    return {"prompt": f"{number}", "response_a": "yes " * 300, "response_b": "no " * 300}
+
+
+def test_a_list_is_scored_to_its_end_however_long_it_takes(slow: Served) -> None:
+    reply = slow.client.post("/v1/compare/batch", json={"items": [long_pair(n) for n in range(60)]})
+    assert reply.status_code == 200
+    assert [result.get("error") for result in reply.json()["results"]] == [None] * 60
+    assert slow.metric("tinyrm_shed_requests_total", reason="overloaded") == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/rank", "/v1/rewards"])
+@pytest.mark.parametrize("strategy", ["round_robin", "swiss", "knockout"])
+def test_a_ranking_is_scored_to_its_end_however_long_it_takes(slow: Served, path: str, strategy: str) -> None:
+    body = {"prompt": "Which?", "responses": [f"{n} " * 200 for n in range(12)], "strategy": strategy}
+    reply = slow.client.post(path, json=body)
+    assert reply.status_code == 200, reply.text
+
+
+def test_cohorts_that_are_complete_are_scored_however_long_it_takes(slow: Served) -> None:
+    def reward(prompt: int, response: int) -> int:
+        body = {"query": [f"{prompt}{'yes ' * 200}{response}"], "prompts": [str(prompt)]}
+        return int(slow.client.post("/get_reward", json=body).status_code)
+
+    with ThreadPoolExecutor(24) as clients:
+        statuses = list(clients.map(reward, *zip(*[(n % 3, n // 3) for n in range(24)], strict=True)))
+    assert statuses == [200] * 24
+
+
+@pytest.fixture
+def held(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Hold the tokenizer at long texts until the event is set."""
+    gate, tokenize = threading.Event(), served.pipeline._encoder.tokenize
+
+    def wait(instruction: str, prompt: str, responses: Any) -> Any:
+        if len(prompt) > len(LONG_TEXT) // 2:
+            gate.wait(PATIENCE_S)
+        return tokenize(instruction, prompt, responses)
+
+    monkeypatch.setattr(served.pipeline._encoder, "tokenize", wait)
+    yield gate
+    gate.set()
+
+
+def test_short_requests_are_answered_while_long_ones_are_being_encoded(served: Served, held: threading.Event) -> None:
+    with ThreadPoolExecutor(20) as clients:
+        long = [clients.submit(served.compare, **LONG) for _ in range(20)]
+        wait_until(lambda: served.pipeline.encode_wait_s() > 0)
+        for _ in range(5):
+            served.compare()
+        assert not any(reply.done() for reply in long)
+        held.set()
+        assert all(reply.result()["truncated"]["prompt"] > 0 for reply in long)
+
+
+def test_a_deadline_that_passes_before_or_during_the_encoding_is_a_504(served: Served, held: threading.Event) -> None:
+    before = served.metric("tinyrm_shed_requests_total", reason="deadline_exceeded")
+
+    def ask(_: int) -> Any:
+        return served.client.post("/v1/compare", json=LONG, headers=deadline)
+
+    deadline = {"X-Request-Timeout-Ms": "200"}
+    with ThreadPoolExecutor(8) as clients:
+        replies = list(clients.map(ask, range(8)))
+    assert not held.is_set()
+    kinds = {(reply.status_code, reply.json()["error"]["type"]) for reply in replies}
+    assert (504, "deadline_exceeded") in kinds
+    assert kinds <= {(504, "deadline_exceeded"), (429, "overloaded")}
+    assert served.metric("tinyrm_shed_requests_total", reason="deadline_exceeded") > before
+
+
+def test_the_wait_of_texts_is_a_metric_and_part_of_retry_after(served: Served, held: threading.Event) -> None:
+    with ThreadPoolExecutor(20) as clients:
+        long = [clients.submit(served.compare, **LONG) for _ in range(20)]
+        wait_until(lambda: served.pipeline.encode_wait_s() > 0)
+        wait_until(lambda: served.metric("tinyrm_encode_wait_seconds") > 0)
+        assert served.state.registry.retry_after_s() >= 2
+        held.set()
+        for reply in long:
+            reply.result()
+
+
+def test_the_tokenizer_uses_the_threads_of_the_service_only(served: Served) -> None:
+    """Its own are one pool for the process, in which every short text would wait behind the long ones."""
+    assert served.pipeline
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
+@pytest.mark.parametrize("path", ["/v1/compare/batch", "/get_reward"])
+def test_one_reply_names_one_revision_whatever_is_reloaded_meanwhile(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Replace the model while the first item of a list runs; the other items are not in the queue yet."""
+    monkeypatch.setattr(batch, "WINDOW_ITEMS", 1)
+    with serve(Settings(model=bundle_folder, dialects="openrlhf")) as served:
+        registry, old, run = served.state.registry, served.pipeline, served.engine.run
+        bundle = Bundle.open(bundle_folder)
+        other = replace(bundle, manifest=bundle.manifest.model_copy(update={"revision": "other"}))
+        scored: list[str] = []
+        read_out = type(old)._read_out
+
+        def record(pipeline: Any, result: Any) -> Any:
+            scored.append(pipeline.manifest.identity)
+            return read_out(pipeline, result)
+
+        def replace_at_first(sequences: Any) -> Any:
+            if registry.default is old:
+                assert served.client.portal is not None
+                served.client.portal.call(registry.replace, bundle_folder, other, old.backend)
+            return run(sequences)
+
+        monkeypatch.setattr(type(old), "_read_out", record)
+        monkeypatch.setattr(served.engine, "run", replace_at_first)
+        lists = {
+            "/v1/compare/batch": {"items": [PAIR] * 8},
+            "/get_reward": {"query": ["q: yes"] * 8, "prompts": ["q: "] * 8, "labels": ["no"] * 8},
+        }
+        reply = served.client.post(path, json=lists[path])
+        assert reply.status_code == 200, reply.text
+        assert scored == [old.manifest.identity] * 8
+        assert registry.default.manifest.revision == "other"
