@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from tinyrm.encoding import Encoder
-from tinyrm.errors import InvalidBundle, TamperedBundle, UnknownSchema, describe
+from tinyrm.errors import InvalidBundle, InvalidInput, TamperedBundle, UnknownSchema, describe
 from tinyrm.files import write_atomically
 from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE, Calibration, Manifest
 
@@ -164,6 +164,9 @@ def record_temperature(folder: Path, temperature: float, calibration: Calibratio
 
 
 def sha256(path: Path) -> str:
+    """Return the hash of a file. Raises InvalidInput for a pipe: what reads it once leaves nothing to hash."""
+    if path.is_fifo():
+        raise InvalidInput(f"{path} is a pipe, which cannot be read twice; write it into a file")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -15,6 +15,7 @@ NAME = "pairs"
 
 def run(target: Target, path: Path) -> Report:
     """Score a file of pairs. Raises InvalidInput."""
+    file_hash = sha256(path)  # before the work: it refuses a pipe
     pairs = read_pairs(path)
     if not pairs:
         raise InvalidInput(f"{path} holds no pairs")
@@ -23,7 +24,7 @@ def run(target: Target, path: Path) -> Report:
     orders, lengths = orders_and_length(scored)
     figures = {
         "pairs": path.name,
-        "pairs_sha256": sha256(path),
+        "pairs_sha256": file_hash,
         "engine": target.engine,
         "domains": {name: summary.model_dump() for name, summary in summaries.items()},
         "length": lengths,

@@ -3,11 +3,14 @@
 import gzip
 import json
 import lzma
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evaluation.benchmarks import pairs as pairs_benchmark
+from tinyrm.bundle import sha256
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair, read_jsonl, read_pairs
@@ -83,3 +86,12 @@ def test_an_empty_file_holds_no_pairs(tmp_path: Path) -> None:
 
 def test_read_jsonl_yields_any_json_value(tmp_path: Path) -> None:
     assert list(read_jsonl(write(tmp_path / "values.jsonl", 1, "two", None, [4]))) == [1, "two", None, [4]]
+
+
+def test_what_needs_a_hash_refuses_a_pipe_before_it_reads_it(tmp_path: Path) -> None:
+    """The hash of a pipe that has been read would be that of nothing."""
+    os.mkfifo(pipe := tmp_path / "pairs.jsonl")
+    nobody: Any = None
+    for read in (sha256, lambda path: pairs_benchmark.run(nobody, path)):
+        with pytest.raises(InvalidInput, match="a pipe, which cannot be read twice"):
+            read(pipe)
