@@ -92,6 +92,14 @@ def test_no_proxy(name: str, exceptions: str, host: str, is_direct: bool, monkey
     Client(f"http://{host}:8000")
 
 
+@pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
+def test_no_proxy_may_name_the_usual_port(scheme: str, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", f"service.example:{port}")
+    assert not has_proxy(f"{scheme}://service.example")
+    assert has_proxy(f"{scheme}://service.example:8000")
+
+
 def test_a_failure_names_the_address_and_the_proxy_between(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     monkeypatch.setenv("HTTP_PROXY", f"http://user:secret@127.0.0.1:{port}")

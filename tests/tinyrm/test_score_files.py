@@ -72,6 +72,16 @@ def test_a_file_of_others_is_left_alone(tmp_path: Path, content: bytes, capsys: 
     assert "name another file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "own", [{"reply": 0}, {"reply": {}}, {"reply": {"model": "m"}, "options": 5}, {"options": []}, {"reply": None}]
+)
+def test_lines_that_only_look_like_ours_are_left_alone(tmp_path: Path, own: dict[str, Any]) -> None:
+    (pairs := tmp_path / "pairs.jsonl").write_text("not JSON\n")
+    (out := tmp_path / "out").write_text(content := json.dumps({"tinyrm": {"index": 0} | own}) + "\n")
+    assert score(NOWHERE, pairs, out) == 2
+    assert out.read_text() == content
+
+
 @pytest.mark.parametrize("options", [(), ("--domain", "math")], ids=["none", "domain"])
 def test_what_a_kill_leaves_of_a_line_is_scored_again(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Cut the output everywhere in its first line, and in its second."""

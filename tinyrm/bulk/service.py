@@ -132,9 +132,10 @@ class ServiceJob:
                     "remove this one"
                 )
             if (before := record[OWN_FIELD].get("options", {})) != options:
+                was = shown(before) if isinstance(before, dict) else repr(before)
                 raise InvalidInput(
-                    f"--out {self.out} was scored with other options: {shown(before)}, and now {shown(options)}; name "
-                    "another file, or give the same options"
+                    f"--out {self.out} was scored with other options: {was}, and now {shown(options)}; name another "
+                    "file, or give the same options"
                 )
             models.check(record)
         following = next(lines, None)
@@ -162,10 +163,14 @@ class Models:
         own = record[OWN_FIELD]
         if "reply" not in own:
             return
-        domain = record.get("domain") or own.get("options", {}).get("domain")
-        before = self._by_domain.setdefault(domain, own["reply"]["model"])
-        if own["reply"]["model"] != before:
-            raise InvalidInput(self._changed(before, own["reply"]["model"]))
+        try:
+            domain = record.get("domain") or own.get("options", {}).get("domain")
+            model = own["reply"]["model"]
+            before = self._by_domain.setdefault(domain, model)
+        except (KeyError, TypeError) as error:
+            raise InvalidInput(f"--out {self._out}: no run wrote line {own['index'] + 1}; name another file") from error
+        if model != before:
+            raise InvalidInput(self._changed(before, model))
 
     async def check_served(self, client: AsyncClient) -> None:
         """Raise InvalidInput if an earlier run used a model that is not served any more."""

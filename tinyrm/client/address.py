@@ -75,21 +75,22 @@ def _proxy_for(parts: SplitResult) -> tuple[str, str] | None:
     """Return the variable and the address of the proxy for this address; None for a direct connection."""
     host, proxies = str(parts.hostname), getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or _is_direct(host, parts.port, proxies.get("no", "")):
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if not proxy or _is_direct(host, port, proxies.get("no", "")):
         return None
     names = (f"{parts.scheme}_proxy", "all_proxy")
     variable = next((name for name in os.environ if name.lower() in names and os.environ[name] == proxy), "the system")
     return variable, proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _is_direct(host: str, port: int | None, no_proxy: str) -> bool:
+def _is_direct(host: str, port: int, no_proxy: str) -> bool:
     """Return whether no proxy is used: this machine, and what NO_PROXY names: hosts, domains, addresses, networks."""
     exceptions = [name.strip() for name in no_proxy.split(",")]
     try:
         ip = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         is_local = host == "localhost" or host.endswith(".localhost")
-        return is_local or "*" in exceptions or bool(proxy_bypass(host if port is None else f"{host}:{port}"))
+        return is_local or "*" in exceptions or bool(proxy_bypass(f"{host}:{port}"))
     ip = getattr(ip, "ipv4_mapped", None) or ip
     if ip.is_loopback or ip.is_unspecified or "*" in exceptions or proxy_bypass(host):
         return True

@@ -23,7 +23,7 @@ class Client:
     timeout_s: limit of a whole call, with its repetitions and the pauses between them. It is sent to the service, which
         drops work that would be late.
     max_retries: tries after the first one.
-    max_connections: connections that are open at the same time.
+    max_connections: connections that are open at the same time, in each process.
 
     Every method raises a kind of CallFailed (tinyrm/errors.py), and InvalidInput for arguments that cannot be sent.
     """
