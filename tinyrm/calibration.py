@@ -19,6 +19,8 @@ LOG_TEMPERATURE_BOUNDS = (-4.0, 4.0)
 # With fewer pairs, or fewer that are judged wrongly, the error of log T is so large that T = 1 is the better guess.
 MIN_PAIRS = 50
 MIN_WRONG = 5
+# Of log T: beyond it, T is uncertain by more than a factor of 1.6.
+MAX_LOG_STD = 0.5
 
 
 class TemperatureFit(NamedTuple):
@@ -85,6 +87,9 @@ def determine_temperature(preferences: Sequence[Preference]) -> TemperatureFit:
     else:
         x = margins / fitted
         information = float(np.sum(x**2 * expit(x) * expit(-x)))  # of log T; the other term is 0 at the minimum
+        log_std = 1 / math.sqrt(information)
         one_order = fit_temperature(np.array([preference.order_margins for preference in preferences]).ravel())
-        return TemperatureFit(fitted, one_order, 1 / math.sqrt(information), pairs, wrong)
+        if log_std <= MAX_LOG_STD:
+            return TemperatureFit(fitted, one_order, log_std, pairs, wrong)
+        reason = f"{fitted:.2g} is uncertain by a factor of {math.exp(min(log_std, 9)):.1f}; use more pairs"
     raise InvalidInput(f"no temperature fits these {pairs} pairs: {reason}")

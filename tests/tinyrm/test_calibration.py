@@ -51,6 +51,7 @@ def test_pairs_all_right_or_all_wrong_determine_no_temperature(margins: NDArray[
         (np.linspace(-1, 9, 49), "these 49 pairs: at least 50 are needed"),
         (np.full(50, 0.5), "these 50 pairs: the likelihood grows up to 0.018"),
         (np.full(50, -0.5), "no better than chance"),
+        (np.array([*np.linspace(0.01, 1, 31), *np.linspace(-1, -0.01, 29)]), "is uncertain by a factor of"),
         (np.array([*[1.0] * 60, *[-1.0] * 4]), "only 4 of them are judged wrongly"),
     ],
 )
