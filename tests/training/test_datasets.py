@@ -124,6 +124,41 @@ def test_an_odd_row_of_a_set_is_dropped_alone(tmp_path: Path) -> None:
     assert "Human: 4" in loaded.pairs[1].prompt
 
 
+@pytest.mark.parametrize(
+    ("name", "features", "good", "odd"),
+    [
+        ("pku-saferlhf", published.PKU, pku_row("A?", ("x", "y"), safer=0, better=0), {"prompt": None}),
+        ("pku-saferlhf", published.PKU, pku_row("A?", ("x", "y"), safer=0, better=0), {"response_0": None}),
+        ("pku-saferlhf", published.PKU, pku_row("A?", ("x", "y"), safer=0, better=0), {"safer_response_id": None}),
+        ("webgpt", published.WEBGPT, webgpt_row("A?", ("x", "y"), 1.0), {"answer_1": None}),
+        ("webgpt", published.WEBGPT, webgpt_row("A?", ("x", "y"), 1.0), {"score_0": None}),
+        ("webgpt", published.WEBGPT, webgpt_row("A?", ("x", "y"), 1.0), {"question": None}),
+        ("skywork", published.SKYWORK, SKYWORK[0], {"chosen": None}),
+        ("skywork", published.SKYWORK, SKYWORK[0], {"rejected": [{"role": "robot", "content": "x"}]}),
+    ],
+)
+def test_null_in_one_row_drops_that_row(
+    tmp_path: Path, name: str, features: Any, good: dict[str, Any], odd: dict[str, Any]
+) -> None:
+    parquet([good, good | odd], features, tmp_path / name / TRAIN)
+    part = "without-citations" if name == "webgpt" else None
+    loaded = load(source(name, part=part), tmp_path)
+    assert len(loaded.pairs) == 1
+    assert sum(loaded.dropped.values()) == 1
+
+
+@pytest.mark.parametrize("odd", [{"role": None}, {"text": None}])
+def test_null_in_one_message_leaves_out_what_hangs_on_it(tmp_path: Path, odd: dict[str, Any]) -> None:
+    rows = [
+        oasst2_row("q0", None, "Hello?"),
+        oasst2_row("a1", "q0", "best", 0),
+        oasst2_row("a2", "q0", "worse", 1),
+        oasst2_row("a3", "q0", "odd", 2) | odd,
+    ]
+    parquet(rows, published.OASST2, tmp_path / "oasst2" / TRAIN)
+    assert texts(load(source("oasst2"), tmp_path).pairs) == [("Hello?", "best", "worse")]
+
+
 def test_a_set_with_other_keys_is_refused_with_them(tmp_path: Path) -> None:
     turns = [{"speaker": "user", "utterance": "Hi"}, {"speaker": "assistant", "utterance": "Hello"}]
     jsonl([{"chosen": turns, "rejected": turns, "source": "helpsteer2"}], tmp_path / "skywork.jsonl")

@@ -118,6 +118,8 @@ REWARDBENCH = {"prompt": "p", "chosen": "c", "chosen_model": "m", "rejected": "r
         ([{"id": 1, "prompt": "x", "chosen": ["a", "b", "c"], "rejected": ["d", "e", "f"], "domain": "chat"}], ["x"]),
         ([{"pair_id": "1", "question": "y", "response_A": "a", "response_B": "b", "label": "A>B"}], ["y"]),
         ([{"prompt": [{"role": "user", "content": "z"}, {"role": "assistant", "content": "w"}]}], ["z\n\nw"]),
+        ([{"prompt": [{"from": "human", "value": "z"}, {"from": "gpt", "value": None}]}], ["z"]),
+        ([{"prompt": None}, {"prompt": "z"}], ["z"]),
     ],
 )
 def test_prompts_of_evaluation_sets_are_found(rows: list[dict[str, Any]], prompts: list[str], tmp_path: Path) -> None:

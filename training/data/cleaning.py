@@ -14,8 +14,11 @@ from tinyrm.pairs import PreferencePair
 # tie: no response is better. mismatch: the two dialogues differ before the last response, or do not end in one.
 # unlinked: a message whose tree has a gap above it. empty: a blank prompt or response. identical: the same response
 # twice. broken: a text that UTF-8 cannot hold, split in the middle of an emoji. duplicate: the same pair again.
-# contradiction: the same pair also the other way round; neither verdict is kept.
-Reason = Literal["tie", "mismatch", "unlinked", "empty", "identical", "broken", "duplicate", "contradiction"]
+# contradiction: the same pair also the other way round; neither verdict is kept. unreadable: a message without a text,
+# such as an image, or with an unknown role.
+Reason = Literal[
+    "tie", "mismatch", "unlinked", "empty", "identical", "broken", "duplicate", "contradiction", "unreadable"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyrm.chat import list_turns, to_messages
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
 from training.data.rows import read_files, training_files
@@ -121,14 +122,19 @@ def read_prompts(path: Path) -> list[str]:
     """Return the distinct prompts of an evaluation set: Parquet or JSON (lines or one array), a file or a folder.
 
     The prompt is called `prompt` (RewardBench, RewardBench 2, RM-Bench) or `question` (JudgeBench), and is a string or
-    a list of {role, content}. Raises InvalidInput if a record has neither, or if the file does not exist.
+    a list of chat messages. Raises InvalidInput if a record has neither, or if the file does not exist.
     """
     if not path.exists():
         raise InvalidInput(f"{path} does not exist")
     prompts: dict[str, None] = {}
     for row in read_files([path] if path.is_file() else training_files(path)):
-        value = next((row[name] for name in PROMPT_FIELDS if isinstance(row.get(name), str | list)), None)
-        if value is None:
+        name = next((name for name in PROMPT_FIELDS if name in row), None)
+        if name is None:
             raise InvalidInput(f"{path} has no {' or '.join(PROMPT_FIELDS)}; its columns are {', '.join(row)}")
-        prompts[value if isinstance(value, str) else "\n\n".join(message["content"] for message in value)] = None
+        value = row[name]
+        if value is None:  # one row without a prompt does not end the work on all others
+            continue
+        if not isinstance(value, str):
+            value = "\n\n".join(message["content"] for message in to_messages(list_turns(value, name)))
+        prompts[value] = None
     return list(prompts)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tinyrm.chat import Message
-from tinyrm.errors import Mismatch, MissingText
+from tinyrm.errors import InvalidRequest, Mismatch, MissingText, UnknownForm
 from tinyrm.preferences import read_preference
 from tinyrm.template import FIGURE2
 from training.data.cleaning import Raw, Reason
@@ -18,7 +18,7 @@ def render(turns: Sequence[Message]) -> str:
 def read_row(row: Row, domain: str | None, origin: str | None) -> Raw | Reason:
     """Return the pair of a row, or why it has none.
 
-    Raises InvalidRequest, which names the columns or keys, for a row in no form of `tinyrm.preferences`.
+    Raises UnknownForm, which names the columns or keys, for a row in no form of `tinyrm.preferences`.
     """
     try:
         texts = read_preference(row)
@@ -26,5 +26,9 @@ def read_row(row: Row, domain: str | None, origin: str | None) -> Raw | Reason:
         return "empty"
     except Mismatch:
         return "mismatch"
+    except UnknownForm:
+        raise
+    except InvalidRequest:
+        return "unreadable"
     prompt = texts.prompt if isinstance(texts.prompt, str) else render(texts.prompt)
     return Raw(prompt, texts.chosen, texts.rejected, domain=domain, origin=origin)

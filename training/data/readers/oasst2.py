@@ -24,7 +24,10 @@ class Forest:
         self.by_id = {
             row["message_id"]: row | {"text": row["text"] or ""}
             for row in rows(PUBLISHED, source, data_dir)
-            if source.part in (None, row["lang"]) and not row["deleted"] and row["review_result"] is not False
+            if source.part in (None, row["lang"])
+            and not row["deleted"]
+            and row["review_result"] is not False
+            and row["role"]
         }
         self.replies: dict[str | None, list[Row]] = defaultdict(list)
         for row in self.by_id.values():
