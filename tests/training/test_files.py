@@ -93,3 +93,10 @@ def test_a_file_that_is_missing_is_named_with_the_option_and_with_what_is_there(
     for texts in (Texts(path="train.jsonl.gz", kind="documents"), Texts(path="train.jsonl.xz", kind="pairs")):
         with pytest.raises(InvalidInput, match=r"there is .*/train\.jsonl, which the recipe may name instead"):
             load_texts((texts,), tmp_path, 1)
+
+
+@pytest.mark.parametrize("record", [{"txt": "a"}, {"text": None}, {"text": 3}, ["a"], "a", None])
+def test_a_document_without_a_text_is_named(record: object, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text(f'{{"text": "a"}}\n{json.dumps(record)}\n')
+    with pytest.raises(InvalidInput, match=r"corpus\.jsonl, line 2"):
+        load_texts((Texts(path="corpus.jsonl", kind="documents"),), tmp_path, 1)

@@ -3,9 +3,19 @@
 import random
 from pathlib import Path
 
-from tinyrm.pairs import PreferencePair, read_jsonl, read_pairs
+from pydantic import BaseModel, ConfigDict
+
+from tinyrm.pairs import PreferencePair, read_pairs, read_records
 from training.data.rows import data_file
 from training.data.source import Texts
+
+
+class Document(BaseModel):
+    """A text to learn from. Other fields of a record are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    text: str
 
 
 def load_texts(sources: tuple[Texts, ...], data_dir: Path, seed: int) -> list[str]:
@@ -15,7 +25,7 @@ def load_texts(sources: tuple[Texts, ...], data_dir: Path, seed: int) -> list[st
     for source in sources:
         path = data_file(data_dir, source.path)
         if source.kind == "documents":
-            pool = [record["text"] for record in read_jsonl(path)]
+            pool = [document.text for document in read_records(path, Document)]
         else:
             pool = [render_pair(pair, rng) for pair in read_pairs(path)]
         texts += pool if source.max_mb is None else sample(pool, source.max_mb, rng)
