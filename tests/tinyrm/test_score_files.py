@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import pty
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from tests.conftest import REPOSITORY
 from tests.support.scripted_server import COMPARED, Received, batch, item_error, models, scripted
 from tests.support.waiting import PATIENCE_S
 from tinyrm.bulk import progress, sources
+from tinyrm.bulk.service import open_lines
 from tinyrm.cli import main
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import read_jsonl
@@ -374,3 +376,27 @@ def test_a_bundle_skips_blank_lines_at_the_end_as_training_does(tmp_path: Path) 
         (pairs := tmp_path / f"{number}.jsonl").write_bytes(text_of(0, 1, 2).encode() + last)
         assert [shard.rows for shard in sources.plan(str(pairs), 2).shards] == [2, 1]
         assert [shard.rows for shard in sources.plan(str(pairs), 3).shards] == [3]
+
+
+def test_ctrl_c_ends_a_read_that_waits_for_a_pipe() -> None:
+    """The handler of asyncio only cancels a task, which the read would hold up."""
+    reader, writer = os.pipe()
+    done = threading.Event()
+
+    def interrupt() -> None:
+        while not done.wait(0.02):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(open_lines(f"/dev/fd/{reader}"))
+    finally:
+        done.set()
+        thread.join()
+        kept = signal.signal(signal.SIGINT, before)
+        os.close(writer)
+        os.close(reader)
+    assert kept is not signal.default_int_handler

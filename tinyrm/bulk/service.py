@@ -1,6 +1,8 @@
 """Score a file of pairs with a service; a second run continues where the first stopped."""
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing, suppress
@@ -192,10 +194,30 @@ def shown(options: Mapping[str, Any]) -> str:
 def open_lines(pairs: str) -> Iterator[bytes]:
     """Yield the lines of a file, or of standard input. Raises InvalidInput if it cannot be read."""
     if pairs != "-":
-        return read_lines(Path(pairs))
+        lines = read_lines(Path(pairs))
+        return lines if Path(pairs).is_file() else _interruptible(lines)
     if sys.stdin is None or sys.stdin.closed:
         raise InvalidInput("standard input is closed")
-    return read_lines(Path("standard input"), sys.stdin.buffer)
+    return _interruptible(read_lines(Path("standard input"), sys.stdin.buffer))
+
+
+def _interruptible(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a pipe. Ctrl-C ends a read that waits; the handler of asyncio would wait for the read."""
+    if threading.current_thread() is not threading.main_thread():
+        yield from lines  # where no handler can be set
+        return
+    while True:
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):  # not one that ignores the signal
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            line = next(lines, None)
+        finally:
+            if callable(handler):
+                signal.signal(signal.SIGINT, handler)
+        if line is None:
+            return
+        yield line
 
 
 async def score_lines(client: AsyncClient, batch: list[Line]) -> list[tuple[Line, CompareReply | ItemError]]:
