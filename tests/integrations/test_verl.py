@@ -48,6 +48,22 @@ def test_a_batch_with_references_gets_the_scores_of_single_samples(url: str) -> 
     assert scores == pytest.approx(alone, abs=1e-4)
 
 
+def test_prompts_with_tools_are_read_as_the_service_reads_them(service: Process, url: str) -> None:
+    prompt = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": SUM}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]},
+        {"role": "tool", "content": "72", "tool_call_id": "1"},
+    ]
+    body = {"prompt": prompt, "response_a": "It is 72.", "response_b": REFERENCE}
+    expected = service.post("/v1/compare", body).json()["probability_a"]
+    assert compute_score("x", "It is 72.", REFERENCE, {"question": prompt}, base_url=url) == pytest.approx(expected)
+    ranked = service.post("/v1/rewards", {"prompt": prompt, "responses": ["It is 72.", "No."]}).json()["rewards"]
+    infos = [{"question": prompt}] * 2
+    batch = compute_score_batch(["x"] * 2, ["It is 72.", "No."], [None] * 2, infos, base_url=url)
+    assert batch == pytest.approx(ranked, abs=1e-4)
+
+
 def test_a_missing_field_is_named(url: str) -> None:
     with pytest.raises(ValueError, match="no 'question', only \\['index'\\]"):
         compute_score("x", "a", "b", {"index": 1}, base_url=url)

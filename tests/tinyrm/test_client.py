@@ -311,7 +311,7 @@ def test_a_list_that_is_abandoned_leaves_no_work_behind(monkeypatch: pytest.Monk
     assert [str(warning.message) for warning in caught if warning.category is RuntimeWarning] == []
 
 
-@pytest.mark.parametrize("responses", ["one text", b"bytes", None, 5])
+@pytest.mark.parametrize("responses", ["one text", b"bytes", None, 5, {"role": "assistant", "content": "one message"}])
 def test_responses_are_a_list(ask: Ask, responses: Any) -> None:
     """A text is a sequence, too: its characters would be ranked."""
     for method in ("rank", "rewards"):

@@ -184,3 +184,13 @@ class BrokenEngine:
 def test_logits_that_are_not_finite_are_never_a_preference(scorer: Scorer) -> None:
     with pytest.raises(EngineFailed, match="finite"):
         score(dataclasses.replace(scorer, engine=BrokenEngine()), [Comparison("p", "a", "b")])
+
+
+def test_messages_of_chat_apis_are_read_as_the_service_reads_them(scorer: Scorer) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}
+    asked = [{"role": "user", "content": [{"type": "text", "text": "2 + 2?"}]}, call, {"role": "tool", "content": "4"}]
+    called = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
+    text = f"Human: 2 + 2?\n\nAssistant: {called}\n\nHuman: 4"
+    reply = [{"role": "assistant", "content": "It is 4."}]
+    assert scorer.compare(asked, reply, "No.") == scorer.compare(text, "It is 4.", "No.")
+    assert scorer.rank(asked, [reply, [call], "No."]).order == scorer.rank(text, ["It is 4.", called, "No."]).order

@@ -8,7 +8,7 @@ from tinyrm.api import CompareReply, ModelCard, RankReply, RewardsReply, Truncat
 from tinyrm.api import ErrorBody as ItemError
 from tinyrm.chat import Message
 from tinyrm.client.async_client import AsyncClient
-from tinyrm.client.calls import CompareItem, Prompt
+from tinyrm.client.calls import CompareItem, Prompt, Response
 from tinyrm.client.client import Client
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ModelCard",
     "Prompt",
     "RankReply",
+    "Response",
     "RewardsReply",
     "Truncated",
     "Usage",

@@ -18,6 +18,7 @@ from tinyrm.client.calls import (
     CompareOptions,
     Prompt,
     RankOptions,
+    Response,
     RewardsOptions,
     parse,
     post,
@@ -67,7 +68,7 @@ class AsyncClient:
         await self.transport.close()
 
     async def compare(
-        self, prompt: Prompt, response_a: str, response_b: str, **options: Unpack[CompareOptions]
+        self, prompt: Prompt, response_a: Response, response_b: Response, **options: Unpack[CompareOptions]
     ) -> CompareReply:
         """Return which of two responses is better, and with what probability."""
         body = {"prompt": prompt, "response_a": response_a, "response_b": response_b, **options}
@@ -112,13 +113,13 @@ class AsyncClient:
                     yield result
                     bar.update()
 
-    async def rank(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[RankOptions]) -> RankReply:
+    async def rank(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[RankOptions]) -> RankReply:
         """Return the order and the strengths of 2 to 128 responses."""
         body = {"prompt": prompt, "responses": texts(responses), **options}
         return parse(RankReply, await self._send(post("/v1/rank", body)))
 
     async def rewards(
-        self, prompt: Prompt, responses: Sequence[str], **options: Unpack[RewardsOptions]
+        self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[RewardsOptions]
     ) -> RewardsReply:
         """Return a number for each of 1 to 128 responses, compared with each other or with a reference."""
         body = {"prompt": prompt, "responses": texts(responses), **options}

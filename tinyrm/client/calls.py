@@ -180,9 +180,9 @@ def _retry_after_s(header: str | None) -> float | None:
     return None
 
 
-def texts(responses: Sequence[str]) -> list[str]:
-    """Return the responses as a list. Raises InvalidInput for one text, whose characters it would be."""
-    if isinstance(responses, str | bytes) or not isinstance(responses, Iterable):
+def texts(responses: Sequence[Response]) -> list[Response]:
+    """Return the responses as a list. Raises InvalidInput for one text or one message, whose parts it would be."""
+    if isinstance(responses, str | bytes | Mapping) or not isinstance(responses, Iterable):
         raise InvalidInput(f"responses: must be a list of texts, not {type(responses).__name__}")
     return list(responses)
 

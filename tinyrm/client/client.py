@@ -7,7 +7,7 @@ from typing import Self, Unpack
 from tinyrm.api import CompareReply, ErrorBody, ModelCard, RankReply, RewardsReply
 from tinyrm.client.async_client import AsyncClient
 from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY
-from tinyrm.client.calls import AnyItem, CompareOptions, Prompt, RankOptions, RewardsOptions
+from tinyrm.client.calls import AnyItem, CompareOptions, Prompt, RankOptions, Response, RewardsOptions
 from tinyrm.client.transport import BlockingTransport, run
 
 
@@ -57,7 +57,7 @@ class Client:
         run(self._client.aclose())
 
     def compare(
-        self, prompt: Prompt, response_a: str, response_b: str, **options: Unpack[CompareOptions]
+        self, prompt: Prompt, response_a: Response, response_b: Response, **options: Unpack[CompareOptions]
     ) -> CompareReply:
         """Return which of two responses is better, and with what probability."""
         return run(self._client.compare(prompt, response_a, response_b, **options))
@@ -89,11 +89,11 @@ class Client:
         finally:
             run(results.aclose())
 
-    def rank(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[RankOptions]) -> RankReply:
+    def rank(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[RankOptions]) -> RankReply:
         """Return the order and the strengths of 2 to 128 responses."""
         return run(self._client.rank(prompt, responses, **options))
 
-    def rewards(self, prompt: Prompt, responses: Sequence[str], **options: Unpack[RewardsOptions]) -> RewardsReply:
+    def rewards(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[RewardsOptions]) -> RewardsReply:
         """Return a number for each of 1 to 128 responses, compared with each other or with a reference."""
         return run(self._client.rewards(prompt, responses, **options))
 
