@@ -123,6 +123,17 @@ def test_the_owner_decides_what_calls_fail_with() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("head", [{"reply": 4711}, {"reply": 4711, "error": "overloaded", "message": "full"}])
+def test_a_reply_to_a_call_that_is_over_is_ignored(head: dict[str, Any]) -> None:
+    async def scenario() -> None:
+        server, client = Connection(handle=echo), Connection()
+        async with linked(server, client):
+            server.notify(head)
+            assert (await client.call({"text": "still here"}))[0]["text"] == "still here"
+
+    asyncio.run(scenario())
+
+
 def test_bytes_that_are_not_a_frame_end_the_connection() -> None:
     async def scenario() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
