@@ -78,6 +78,9 @@ def counted(model: nn.Module, tokens: int, mask_id: int) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(ids, torch.ones_like(ids))
     total: int = counter.get_total_flops()
+    if isinstance(model, BlockedModel):
+        # The label logits are sums in fp32 and not a product of matrices, so torch does not count them.
+        total += 2 * model.model.label_weight.numel()
     return total
 
 
