@@ -260,6 +260,7 @@ class Batcher:
             self._start_runs()
 
         self._is_starting = False
+        self._admit_all_listed()
         while len(self._runs) < self.engine.runs_in_flight and len(self._queue):
             batch, late = self._queue.take(self.clock(), self.tokens_per_s / SAFETY or math.inf)
             for item in late:

@@ -117,7 +117,8 @@ class QueueClient(Backend):
         return EngineResult(load_logits(logits), reply["queue_s"], reply["run_s"])
 
     def retry_after_s(self) -> int:
-        return max(1, math.ceil(self._load.wait_s))
+        # A long list may need far longer, but it holds up nobody else's work.
+        return max(1, math.ceil(min(self._load.wait_s, self._max_wait_s)))
 
     async def drain(self, timeout_s: float) -> None:
         self._is_closing = True
