@@ -27,7 +27,7 @@ HISTORY_COLUMNS = ("conversations", "messages", "trajectory")
 SYSTEM_COLUMNS = ("system", "system_prompt")
 CONTEXT_COLUMNS = {"instruction": "input"}  # Alpaca: the text that the instruction is about
 
-# A prompt of fewer words may begin both responses by accident.
+# A prompt of fewer words may begin both responses by accident; the end of a sentence counts as a word.
 MIN_REPEATED_WORDS = 3
 
 # Messages that were written as text, by json.dumps or str.
@@ -181,9 +181,8 @@ def _without_prompt(prompt: str, chosen: str, rejected: str) -> tuple[str, str]:
     """Return both texts without the prompt if both begin with it, as those of language models do."""
     start = prompt.rstrip()
     texts = [chosen.lstrip(), rejected.lstrip()]
-    is_repeated = len(start.split(maxsplit=MIN_REPEATED_WORDS)) >= MIN_REPEATED_WORDS and all(
-        text.startswith(start.lstrip()) for text in texts
-    )
+    words = len(start.split(maxsplit=MIN_REPEATED_WORDS)) + start.endswith((".", "?", "!", ":"))
+    is_repeated = words >= MIN_REPEATED_WORDS and all(text.startswith(start.lstrip()) for text in texts)
     rests = [text[len(start.lstrip()) :] for text in texts]
     if is_repeated and all(rest[:1].isspace() and rest.strip() for rest in rests):
         return rests[0].strip(), rests[1].strip()

@@ -63,6 +63,10 @@ FORMS: dict[str, tuple[dict[str, Any], Any]] = {
     ),
     "texts in a chat template": ({"chosen": chatml(A), "rejected": chatml(B)}, ASKED),
     "texts that repeat the prompt": ({"prompt": Q, "chosen": f"{Q} {A}", "rejected": f"{Q}\n\n{B}"}, Q),
+    "the same, with a short prompt": (
+        {"prompt": "Add these:", "chosen": f"Add these: {A}", "rejected": f"Add these:\n{B}"},
+        "Add these:",
+    ),
     "ShareGPT": (
         {"chosen": shared(("human", Q), ("gpt", A)), "rejected": shared(("human", Q), ("gpt", B))},
         ASKED,
@@ -155,6 +159,7 @@ def test_two_equal_conversations_have_two_equal_responses() -> None:
     ("prompt", "chosen", "rejected"),
     [
         ("Hi", "Hi there", "Hi you"),
+        ("Hi!", "Hi! What can I do?", "Hi! No."),
         (Q, f"{Q} {A}", B),
         (Q, f"{Q}{A}", f"{Q}{B}"),
         (Q, Q, Q),
