@@ -169,7 +169,8 @@ def _join_response(turns: Sequence[Turn], name: str) -> str:
 def _take_apart(chosen: str, rejected: str, names: tuple[str, str], prompt: Any) -> tuple[Any, Any]:
     """Return two texts as messages if both are whole conversations, else without the prompt if both repeat it."""
     parsed = parse_turns(chosen), parse_turns(rejected)
-    if all(_has_user(turns) and turns[0][0] != "assistant" for turns in parsed):
+    # A response may begin with `Human:` too, if a prompt is a dialogue of that kind.
+    if all(_has_user(turns) and turns[0][0] != "assistant" and turns[-1][0] == "assistant" for turns in parsed):
         a, b = ([{"role": speaker, "content": text} for speaker, text in turns] for turns in parsed)
         return a, b
     if WRITTEN_MESSAGES.match(chosen) and WRITTEN_MESSAGES.match(rejected):

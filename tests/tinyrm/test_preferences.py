@@ -166,6 +166,7 @@ def test_two_equal_conversations_have_two_equal_responses() -> None:
         (Q, f"I said: {Q}", f"You said: {Q}"),
         (Q, "Human: I am.\n\nAssistant: So?", "No."),
         ("Human: Hi\n\nAssistant: Hello\n\nHuman: Bye", A, B),
+        ("Human: Hi\n\nAssistant: Human: What?\n\nHuman: Why?", "Human: Why not?", "Human: Who asks?"),
         ("Write a message.", '[{"role": "user", "content": "Hi"}]', "No."),
     ],
 )
