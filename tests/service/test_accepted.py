@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from service.dialects import context
 from service.scoring import batch
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
@@ -75,7 +76,7 @@ def held(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.
 
     def wait(instruction: str, prompt: str, responses: Any) -> Any:
         if len(prompt) > len(LONG_TEXT) // 2:
-            gate.wait(PATIENCE_S)
+            assert gate.wait(PATIENCE_S), "the reply waited for the encoding"
         return tokenize(instruction, prompt, responses)
 
     monkeypatch.setattr(served.pipeline._encoder, "tokenize", wait)
@@ -133,6 +134,7 @@ def test_one_reply_names_one_revision_whatever_is_reloaded_meanwhile(
 ) -> None:
     """Replace the model while the first item of a list runs; the other items are not in the queue yet."""
     monkeypatch.setattr(batch, "WINDOW_ITEMS", 1)
+    monkeypatch.setattr(context, "WINDOW_ITEMS", 1)
     with serve(Settings(model=bundle_folder, dialects="openrlhf")) as served:
         registry, old, run = served.state.registry, served.pipeline, served.engine.run
         bundle = Bundle.open(bundle_folder)

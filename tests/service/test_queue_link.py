@@ -266,13 +266,13 @@ def test_workers_move_to_another_queue_before_the_old_one_ends(bundle: Bundle, t
     asyncio.run(scenario())
 
 
-def test_a_long_list_in_the_queue_makes_nobody_else_wait(tmp_path: Path) -> None:
+def test_a_long_list_in_the_queue_makes_nobody_else_wait(bundle: Bundle, tmp_path: Path) -> None:
     """All the work takes minutes; a new client's turn comes at once."""
 
     async def scenario() -> None:
         backend = StubBackend(waiting_tokens=500)
         backend.load = lambda: QueueLoad(1, 500, 500.0, 0, True, None, next_wait_s=0.1)  # type: ignore[method-assign]
-        async with served(backend, tmp_path / "queue"):
+        async with served(bundle, backend, tmp_path / "queue"):
             client = await connected(tmp_path / "queue")
             client.refuse_if_busy(timeout_s=0.5)
             assert client.retry_after_s() == 1, "no longer than the wait that is allowed"
@@ -282,11 +282,11 @@ def test_a_long_list_in_the_queue_makes_nobody_else_wait(tmp_path: Path) -> None
     asyncio.run(scenario())
 
 
-def test_a_full_queue_refuses_in_the_worker_already(tmp_path: Path) -> None:
+def test_a_full_queue_refuses_in_the_worker_already(bundle: Bundle, tmp_path: Path) -> None:
     async def scenario() -> None:
         backend = StubBackend()
         backend.load = lambda: QueueLoad(1, 500, 0.1, 0, True, None, is_full=True)  # type: ignore[method-assign]
-        async with served(backend, tmp_path / "queue"):
+        async with served(bundle, backend, tmp_path / "queue"):
             client = await connected(tmp_path / "queue")
             with pytest.raises(Overloaded, match="500 tokens are waiting"):
                 client.refuse_if_busy()
