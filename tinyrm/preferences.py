@@ -114,7 +114,10 @@ def read_preference(row: Mapping[str, Any], *, own: bool = False) -> Texts:
 def _find_history(row: Mapping[str, Any], names: tuple[str, str]) -> tuple[str, str | list[Any]]:
     """Return the column and the value of the turns before two responses that have no prompt."""
     column = next((name for name in HISTORY_COLUMNS if name in row), None)
-    if column is None and any(isinstance(row[name], str) for name in names):
+    texts = [row[name] for name in names if isinstance(row[name], str)]
+    if column is None and any(map(parse_turns, texts)):
+        raise Mismatch(f"{names[0]} and {names[1]} are not both dialogues that end in a turn of the assistant")
+    if column is None and any(map(str.strip, texts)):
         raise UnknownForm(
             f"no prompt: there is none of the columns {', '.join(PROMPT_COLUMNS)}, and {names[0]} and {names[1]} are "
             "texts, but not of whole conversations (transcripts with `Human:` and `Assistant:`, or chat templates); "

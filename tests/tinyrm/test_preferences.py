@@ -228,6 +228,13 @@ REFUSED: dict[str, tuple[dict[str, Any], type[InvalidRequest], str]] = {
         Mismatch,
         "does not end in a turn of the assistant",
     ),
+    "a transcript that the user ends": (
+        {"chosen": f"{HH} {A}", "rejected": f"{HH} {B}\n\nHuman: Why?"},
+        Mismatch,
+        "end in a turn of the assistant",
+    ),
+    "empty transcripts": ({"chosen": "", "rejected": ""}, MissingText, "there is no prompt"),
+    "one transcript": ({"chosen": f"{HH} {A}", "rejected": B}, Mismatch, "end in a turn of the assistant"),
     "the history holds a response": ({"conversations": [*ASKED, said(A)], **TURNS}, Mismatch, "conversations ends in"),
     "an image": (
         {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": Q}]}], **PAIR},
