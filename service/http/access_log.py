@@ -42,6 +42,8 @@ class AccessLogMiddleware:
             await self.app(scope, receive, send)
             return
         context, request_id = get_context(scope), get_request_id(scope)
+        # The client checks with it that it reads the response to its own request: proxies replace an X-Request-Id.
+        call_id = Headers(scope=scope).get("x-call-id", "")
         # A request on a kept-alive connection starts in the log context of the previous one.
         clear_contextvars()
         bind_contextvars(request_id=request_id)
@@ -49,7 +51,10 @@ class AccessLogMiddleware:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.stats.status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if SAFE_ID.fullmatch(call_id):
+                    headers["X-Call-Id"] = call_id
             await send(message)
 
         try:

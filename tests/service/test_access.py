@@ -104,14 +104,17 @@ def test_without_the_access_log_there_is_no_line_but_an_id(bundle_folder: Path, 
     "given", ["a", "0af7651916cd43dd8448eb211c80319c", "trainer:7/step=3+4@host.example_~", "x" * 128]
 )
 def test_a_short_plain_id_is_kept(served: Served, lines: Lines, given: str) -> None:
-    reply = served.client.get("/healthz", headers={"X-Request-Id": given})
+    reply = served.client.get("/healthz", headers={"X-Request-Id": given, "X-Call-Id": f"{given}-1"[-128:]})
     assert reply.headers["X-Request-Id"] == given
+    assert reply.headers["X-Call-Id"] == f"{given}-1"[-128:]
     assert of_requests(lines())[0]["request_id"] == given
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", 'a"b', "a{b}", "a\tb", "a,b", "<b>", "caf\u00e9"])
 def test_any_other_id_is_replaced(served: Served, given: str) -> None:
-    reply = served.client.get("/healthz", headers={b"X-Request-Id": given.encode("latin-1")})
+    unsafe = given.encode("latin-1")
+    reply = served.client.get("/healthz", headers={b"X-Request-Id": unsafe, b"X-Call-Id": unsafe})
+    assert "X-Call-Id" not in reply.headers
     assert len(reply.headers["X-Request-Id"]) == 32
     assert int(reply.headers["X-Request-Id"], 16)
 

@@ -167,14 +167,18 @@ def test_a_closed_client_is_an_error_of_ours(kind: Any, compare: Callable[[Any],
         compare(client)
 
 
+@pytest.mark.parametrize("header", ["X-Request-Id", "X-Call-Id"])
 @pytest.mark.parametrize("status", [200, 422, 503])
 @pytest.mark.parametrize(("kind", "compare"), [(Client, compare_plain), (AsyncClient, compare_async)])
-def test_a_response_to_another_request_is_a_failure(kind: Any, compare: Callable[[Any], str], status: int) -> None:
+def test_a_response_to_another_request_is_a_failure(
+    kind: Any, compare: Callable[[Any], str], status: int, header: str
+) -> None:
     """Its connection is closed, because the next response on it would be another request's, too."""
-    foreign = answer(200, COMPARED, X_Request_Id="r-1") if status == 200 else error(status, "x", X_Request_Id="r-1")
+    ids = {header.replace("-", "_"): "r-1"}
+    foreign = answer(200, COMPARED, **ids) if status == 200 else error(status, "x", **ids)
 
     def both(client: Any) -> None:
-        with pytest.raises(ServiceFailed, match=r"another request: its X-Request-Id is 'r-1'") as caught:
+        with pytest.raises(ServiceFailed, match=f"another request: its {header} is 'r-1'") as caught:
             compare(client)
         assert (caught.value.type, caught.value.status) == ("unexpected_reply", status)
         compare(client)
@@ -183,6 +187,16 @@ def test_a_response_to_another_request_is_a_failure(kind: Any, compare: Callable
         both(kind(server.url))
     first, second = (received.connection for received in server.received)
     assert first != second
+
+
+def test_a_proxy_may_replace_the_request_id() -> None:
+    def replaced(handler: Any, received: Received) -> None:
+        ids = {"X_Request_Id": "of-a-proxy", "X_Call_Id": received.headers["X-Call-Id"]}
+        answer(200, COMPARED, **ids)(handler, received)
+
+    with scripted(replaced, replaced) as server, Client(server.url) as client:
+        assert [client.compare(*TEXTS).preferred for _ in range(2)] == ["a", "a"]
+    assert len({received.headers["X-Call-Id"] for received in server.received}) == 2
 
 
 def test_an_id_that_a_proxy_has_doubled_is_accepted() -> None:

@@ -120,14 +120,20 @@ def parse(kind: type[AnyReply], body: bytes) -> AnyReply:
 def check_request_id(response: httpx.Response, call: Call) -> None:
     """Raise ServiceFailed if the response belongs to another request.
 
+    The service returns the X-Call-Id of each request, which is new in each try. A response without one, of an older
+    service or of a proxy, must have the call's X-Request-Id, or none.
+
     Called before the body is read: the end of a response that is not read closes its connection, on which every later
     response would be another request's, too.
     """
-    given = response.headers.get_list("X-Request-Id", split_commas=True)
-    if given and call.request_id not in given:
+    for name in ("X-Call-Id", "X-Request-Id"):
+        if given := response.headers.get_list(name, split_commas=True):
+            break
+    sent = response.request.headers[name]
+    if given and sent not in given:
         raise ServiceFailed(
-            f"the response belongs to another request: its X-Request-Id is {given[0][:80]!r}, not {call.request_id!r}; "
-            "a proxy on the way must not replace X-Request-Id",
+            f"the response belongs to another request: its {name} is {given[0][:80]!r}, not {sent!r}; a proxy "
+            f"on the way must not replace {name}",
             kind="unexpected_reply",
             status=response.status_code,
             request_id=call.request_id,

@@ -20,7 +20,7 @@ import httpx
 
 from tinyrm.api import MAX_TIMEOUT_MS
 from tinyrm.client.address import Address
-from tinyrm.client.calls import Call, check, check_request_id
+from tinyrm.client.calls import Call, check, check_request_id, new_request_id
 from tinyrm.deadline import Deadline
 from tinyrm.errors import CallTimedOut, InvalidInput, ServiceFailed, ServiceUnreachable
 
@@ -232,7 +232,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 def _request(
     http: httpx.Client | httpx.AsyncClient, call: Call, deadline: CallDeadline, extensions: dict[str, Any]
 ) -> httpx.Request:
-    headers = {"X-Request-Id": call.request_id, "X-Request-Timeout-Ms": str(deadline.header_ms())}
+    headers = {
+        "X-Request-Id": call.request_id,
+        "X-Call-Id": new_request_id(),
+        "X-Request-Timeout-Ms": str(deadline.header_ms()),
+    }
     return http.build_request(call.method, call.path, content=call.body, headers=headers, extensions=extensions)
 
 
