@@ -34,6 +34,7 @@ class AppState:
 
         async def drain() -> None:
             deadline = Deadline.after(self.settings.drain_timeout_s)
+            self.registry.refuse_new_work()
             await self.cohorts.drain(self.settings.drain_timeout_s)  # first, because the models score their samples
             await self.registry.drain(deadline.left_s() or 0.0)
 

@@ -78,7 +78,7 @@ class ModelRegistry:
 
     def unhealthy_reason(self) -> str | None:
         """Return why a model is not ready; None if all are."""
-        loads = (pipeline.backend.load() for pipeline in self.pipelines.values())
+        loads = (pipeline.load() for pipeline in self.pipelines.values())
         return next((load.unhealthy_reason for load in loads if load.unhealthy_reason), None)
 
     def retry_after_s(self) -> int:
@@ -122,6 +122,11 @@ class ModelRegistry:
         self._retiring[retiring] = old
         retiring.add_done_callback(self._retiring.pop)
         log.info("reloaded", model=new.manifest.identity, instead_of=old.manifest.identity)
+
+    def refuse_new_work(self) -> None:
+        """Refuse what is not accepted yet; accepted lists and groups go on."""
+        for pipeline in self.pipelines.values():
+            pipeline.refuse_new_work()
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new work, finish accepted work, and stop all engines, also those of old revisions."""
@@ -167,7 +172,7 @@ class ModelRegistry:
             )
             for pipeline in pipelines
         ]
-        self.metrics.present.update(served, lambda: [pipeline.backend.load() for pipeline in pipelines])
+        self.metrics.present.update(served, lambda: [pipeline.load() for pipeline in pipelines])
 
 
 class Reload:

@@ -5,12 +5,12 @@ import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
 from service.engine.backend import Backend
-from service.engine.types import EngineResult
+from service.engine.types import EngineResult, QueueLoad
 from service.metrics import TEXTS, Metrics
 from service.scoring.encode_queue import EncodeQueue
 from tinyrm.chat import Prompt
@@ -18,7 +18,7 @@ from tinyrm.comparison import Preference, SwapMode
 from tinyrm.deadline import Deadline
 from tinyrm.encoding import Encoder, Encoding, Tokenized, Truncation
 from tinyrm.engines.base import usable_cpus
-from tinyrm.errors import DeadlineExceeded, EngineFailed, InvalidInput, Unavailable
+from tinyrm.errors import DeadlineExceeded, EngineFailed, InvalidInput, ShuttingDown, Unavailable
 from tinyrm.flops import exact_flops, paper_flops
 from tinyrm.manifest import Manifest
 from tinyrm.readout import read_out
@@ -90,6 +90,7 @@ class Pipeline:
         self.metrics = metrics
         self._encoder = encoder
         self._active = self._held = 0
+        self._is_draining = False
         self._default_swap: SwapMode = default_swap
         self._encode_queue = EncodeQueue(usable_cpus(), max_wait_s)
         # Cached: each is a sum over all layers, and lengths repeat.
@@ -103,7 +104,14 @@ class Pipeline:
         with self._refusals_counted():
             if deadline.has_passed:
                 raise DeadlineExceeded("the request's own time limit passed before it was queued")
+            if self._is_draining:
+                raise ShuttingDown("the service is shutting down; send the request to another replica")
             self.backend.refuse_if_busy(deadline.left_s(), fairness_key)
+
+    def load(self) -> QueueLoad:
+        """Return the load of the queue. A pipeline that drains is not healthy, so that no new work is sent to it."""
+        load = self.backend.load()
+        return replace(load, unhealthy_reason="the service accepts no new work") if self._is_draining else load
 
     def encode_wait_s(self) -> float:
         """Return the seconds until all texts that wait to be encoded have been."""
@@ -248,18 +256,32 @@ class Pipeline:
         finally:
             self._active -= 1
 
+    def refuse_new_work(self) -> None:
+        """Refuse what is not accepted yet; accepted lists and groups go on."""
+        self._is_draining = True
+
     async def retire(self, timeout_s: float) -> None:
         """Finish all active requests, also those not queued yet, and stop. For a pipeline that was replaced."""
+        await self._finish_active(timeout_s)
+        await self.drain(timeout_s)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Accept no new work, finish accepted work, also what is not queued yet, and stop.
+
+        A list or a ranking has most of its comparisons outside the queue until others have a result.
+        """
+        self.refuse_new_work()
+        deadline = Deadline.after(timeout_s)
+        await self._finish_active(timeout_s)
+        await self.backend.drain(deadline.left_s() or 0.0)
+        self._encode_queue.shut_down()
+
+    async def _finish_active(self, timeout_s: float) -> None:
+        """Wait until no request is active, at most this long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while self._active or self._held:  # noqa: ASYNC110  # rare; an event would cost time in every request
                     await asyncio.sleep(0.01)
-        await self.drain(timeout_s)
-
-    async def drain(self, timeout_s: float) -> None:
-        """Accept no new work, finish accepted work, and stop."""
-        await self.backend.drain(timeout_s)
-        self._encode_queue.shut_down()
 
     async def _encode(
         self,

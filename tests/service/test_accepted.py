@@ -27,7 +27,12 @@ LONG = {"prompt": LONG_TEXT, "response_a": LONG_TEXT, "response_b": LONG_TEXT}
 def slow(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """Return an application whose engine takes a tenth of the wait that is allowed for each run of one comparison."""
     settings = Settings(
-        model=bundle_folder, max_batch_tokens=512, max_wait_s=MAX_WAIT_S, dialects="openrlhf", default_swap="on"
+        model=bundle_folder,
+        max_batch_tokens=512,
+        max_wait_s=MAX_WAIT_S,
+        drain_timeout_s=PATIENCE_S,
+        dialects="openrlhf",
+        default_swap="on",
     )
     with serve(settings) as served:
         run = served.engine.run
@@ -67,6 +72,54 @@ def test_cohorts_that_are_complete_are_scored_however_long_it_takes(slow: Served
     with ThreadPoolExecutor(24) as clients:
         statuses = list(clients.map(reward, *zip(*[(n % 3, n // 3) for n in range(24)], strict=True)))
     assert statuses == [200] * 24
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        # More items than are queued or encoded at once.
+        ("/v1/compare/batch", {"items": [long_pair(n) for n in range(batch.WINDOW_ITEMS + 20)]}),
+        *(
+            ("/v1/rank", {"prompt": "?", "responses": [f"{n} " * 200 for n in range(8)], "strategy": strategy})
+            for strategy in ("round_robin", "swiss", "knockout")
+        ),
+        ("/get_reward", {"query": [f"{n % 2}{'yes ' * 200}{n}" for n in range(16)], "prompts": ["0", "1"] * 8}),
+    ],
+)
+def test_a_drain_finishes_accepted_work_that_is_not_queued_yet(slow: Served, path: str, body: dict[str, Any]) -> None:
+    assert slow.client.portal is not None
+    with ThreadPoolExecutor(1) as clients:
+        accepted = clients.submit(slow.client.post, path, json=body)
+        wait_until(lambda: slow.metric("tinyrm_queue_items") > 0, "a queue")
+        drain = slow.client.portal.start_task_soon(slow.state.drain)
+        wait_until(lambda: slow.client.get("/readyz").status_code == 503, "the service is not ready")
+        refused = slow.client.post("/v1/compare", json=PAIR)
+        assert not drain.done(), "nothing was left to be finished"
+        reply = accepted.result(PATIENCE_S)
+        drain.result(PATIENCE_S)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (503, "shutting_down")
+    assert reply.status_code == 200, reply.text
+    assert '"error":' not in reply.text
+
+
+def test_a_drain_finishes_what_is_being_encoded(slow: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert slow.client.portal is not None
+    begun, gate, tokenize = threading.Event(), threading.Event(), slow.pipeline._encoder.tokenize
+
+    def wait(*texts: Any) -> Any:
+        begun.set()
+        assert gate.wait(PATIENCE_S)
+        return tokenize(*texts)
+
+    monkeypatch.setattr(slow.pipeline._encoder, "tokenize", wait)
+    with ThreadPoolExecutor(1) as clients:
+        accepted = clients.submit(slow.client.post, "/v1/compare", json=LONG)
+        assert begun.wait(PATIENCE_S)
+        drain = slow.client.portal.start_task_soon(slow.state.drain)
+        wait_until(lambda: slow.client.get("/readyz").status_code == 503, "the service is not ready")
+        gate.set()
+        assert accepted.result(PATIENCE_S).status_code == 200
+        drain.result(PATIENCE_S)
 
 
 @pytest.fixture
