@@ -83,16 +83,18 @@ def test_shutdown_waits_for_a_client_that_does_not_read_its_reply(
     bundle_folder: Path,
 ) -> None:
     drain_s = 2
-    with started(bundle_folder, dialects="nemo-gym", drain_timeout_s=drain_s) as process:
-        filling = "x" * 7_000_000
-        body = {"responses_create_params": {"input": "2 + 2?"}, "response": {"output": []}, "filling": filling}
-        request = httpx.Request("POST", f"http://127.0.0.1:{process.port}/verify", json=body)
+    with started(bundle_folder, dialects="nemo-gym", group_size=2, drain_timeout_s=drain_s) as process:
+        body = {"responses_create_params": {"input": "2 + 2?"}, "response": {"output": []}}
+        # The reply repeats what was sent.
+        url, filling = f"http://127.0.0.1:{process.port}/verify", "x" * 7_000_000
+        request = httpx.Request("POST", url, json=body | {"filling": filling})
         head = f"POST /verify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(request.content)}\r\n\r\n"
         with socket.socket() as deaf:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             deaf.connect(("127.0.0.1", process.port))
             deaf.sendall(head.encode() + request.content)
             wait_until(lambda: "tinyrm_cohort_samples 1.0" in process.get("/metrics").text)
+            assert process.post("/verify", body).status_code == 200, "the group is complete"
             signalled_at = time.monotonic()
             assert process.stop() == 0
             took_s = time.monotonic() - signalled_at

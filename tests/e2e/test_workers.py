@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -22,8 +23,13 @@ MODULES = {"front": WORKER, "engine": ENGINE}
 
 
 def processes(service: Process, module: str) -> list[psutil.Process]:
-    alive = [p for p in psutil.Process(service.popen.pid).children() if p.status() != psutil.STATUS_ZOMBIE]
-    return [p for p in alive if f"service.{module}" in " ".join(p.cmdline())]
+    """Return the children that run this module; not one that ends meanwhile."""
+    found = []
+    for child in psutil.Process(service.popen.pid).children():
+        with suppress(psutil.NoSuchProcess):  # or, as its subclass, ZombieProcess
+            if child.status() != psutil.STATUS_ZOMBIE and f"service.{module}" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def names(service: Process) -> set[str]:
