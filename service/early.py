@@ -27,8 +27,9 @@ def leave_on_signals() -> None:
     """Exit with code 0 on SIGTERM and SIGINT until an event loop handles them; ignore SIGHUP: nothing is loaded yet."""
 
     def leave(number: int, _: object) -> None:
-        sys.stderr.write(f"tinyrm: stopped by {signal.Signals(number).name} during the start\n")
-        sys.exit(0)
+        os.write(2, f"tinyrm: stopped by {signal.Signals(number).name} during the start\n".encode())
+        # Not SystemExit: code that is being imported may catch it, and nothing is there yet to be cleaned up.
+        os._exit(0)
 
     for number in STOP:
         signal.signal(number, leave)

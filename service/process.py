@@ -36,6 +36,11 @@ def unblock_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 
 
+def block_signals() -> None:
+    """Block the signals for the rest of a process that has stopped: its event loop does not handle them any more."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
 class StopSignals:
     """The signals that stop this process, handled by its event loop.
 

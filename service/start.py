@@ -11,7 +11,7 @@ import uvicorn
 from service.app import check_settings, create_app, create_state
 from service.http.server import bind, listen, make_server
 from service.logs import configure, describe_failure
-from service.process import CANNOT_START, StopSignals
+from service.process import CANNOT_START, StopSignals, block_signals
 from service.settings import Settings, read_settings
 from service.workers.supervisor import serve_with_workers
 from tinyrm.errors import TinyRMError
@@ -28,7 +28,9 @@ def run(environment: Mapping[str, str]) -> int:
         return 2
     configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=uvicorn.Config("", log_config=None).get_loop_factory()) as runner:
-        return runner.run(serve(settings))
+        exit_code = runner.run(serve(settings))
+        block_signals()
+        return exit_code
 
 
 async def serve(settings: Settings) -> int:

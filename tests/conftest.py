@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REPOSITORY", "SENTENCES", "TOY_SPEC", "Trained", "spread"]
 
+ONE_PROCESS = ("tests/ray", "tests/containers")
 # Work that takes longest begins first, so that no process is left with a long file at the end.
 LONGEST_FIRST = ("tests/ray", "tests/e2e", "tests/containers", "tests/training", "tests/export", "tests/parity")
 
@@ -55,12 +56,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each file to one process, which makes the file's fixtures once, and all of tests/ray to one: one cluster."""
+    """Give each file to one process, which makes the file's fixtures once.
+
+    All of tests/ray goes to one process, and all of tests/containers: one cluster, and one container engine.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "tests/ray" if nodeid.startswith("tests/ray/") else nodeid.partition("::")[0]
+            folder = next((folder for folder in ONE_PROCESS if nodeid.startswith(f"{folder}/")), None)
+            return folder or nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False
     return ByFile(config, log)

@@ -59,6 +59,7 @@ async def serve_with_workers(settings: Settings, signals: StopSignals, reload_re
             reporting.cancel()
         finally:
             await queues.stop()
+    log.info("stopped")
     return signals.exit_code
 
 

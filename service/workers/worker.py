@@ -20,7 +20,7 @@ from service.app import create_app, create_metrics, create_state
 from service.http.server import make_server
 from service.logs import configure, describe_failure
 from service.metrics import Metrics, share_metrics
-from service.process import CANNOT_START, StopSignals, unblock_signals
+from service.process import CANNOT_START, StopSignals, block_signals, unblock_signals
 from service.scoring.models import ModelRegistry
 from service.settings import Settings
 from service.workers.queue_client import QueueClient
@@ -48,7 +48,9 @@ def main() -> int:
         socket.socket(fileno=int(descriptor)) as listener,
         asyncio.Runner(loop_factory=uvicorn.Config("", log_config=None).get_loop_factory()) as runner,
     ):
-        return runner.run(serve(settings, queues, listener, slot))
+        exit_code = runner.run(serve(settings, queues, listener, slot))
+        block_signals()
+        return exit_code
 
 
 async def serve(settings: Settings, queues: Mapping[Path, Path], listener: socket.socket, slot: str) -> int:

@@ -184,10 +184,11 @@ def test_a_later_signal_ends_the_process_at_once_and_what_is_left_gets_an_error(
 ) -> None:
     slowly = {"max_batch_tokens": 512, "max_wait_s": 3600, "drain_timeout_s": 3600, "workers": workers}
     with started(bundle_folder, **slowly) as process, ThreadPoolExecutor(40) as clients:
-        batch = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 500})
-        wait_until_accepted(process, 500)
+        # Far more than is done while this test waits.
+        batch = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 2000})
+        wait_until_accepted(process, 100)
         singles = [clients.submit(process.post, "/v1/compare", LONG) for _ in range(30)]
-        wait_until_accepted(process, 530)
+        wait_until_accepted(process, 130)
         process.popen.send_signal(signal.SIGTERM)
         wait_until(lambda: process.get("/readyz").status_code == 503)
         process.popen.send_signal(signal.SIGINT)  # the same cause: it changes nothing
