@@ -70,8 +70,10 @@ def create_state(
     return AppState(settings, registry, cohorts, request_reload or Reload(registry.reload).request)
 
 
-def create_app(state: AppState) -> ASGIApp:
+def create_app(state: AppState, *, has_connections: bool = True) -> ASGIApp:
     """Return the application. Its lifespan starts the models unless they are running, and drains them at the end.
+
+    has_connections: as in `build_stack`.
 
     Raises InvalidKeys, InvalidSettings.
     """
@@ -112,6 +114,7 @@ def create_app(state: AppState) -> ASGIApp:
         overload_status=overload_status(settings),
         is_logged=settings.access_log == "on",
         tracing=tracing,
+        has_connections=has_connections,
     )
 
 

@@ -29,7 +29,8 @@ class Replica:
         self._registry = state.registry
         # Before the lifespan, which would hide the reason if the models do not start.
         await self._registry.start()
-        self._runner = AsgiRunner(create_app(state))
+        # Without connections: a call that is cancelled is one whose client has left.
+        self._runner = AsgiRunner(create_app(state, has_connections=False))
         await self._runner.start()
 
     async def call(self, request: RawRequest) -> RawReply:

@@ -124,7 +124,8 @@ def test_the_work_of_a_disconnected_client_is_dropped(service: Process) -> None:
         return sum(total(service, "tinyrm_requests_total", endpoint="compare_batch", status="499").values())
 
     before = left()
-    items = [{"prompt": "long " * 2000, "response_a": "a", "response_b": str(n)} for n in range(500)]
+    # Far more work than is done until the replica hears of it.
+    items = [{"prompt": "long " * 400, "response_a": "a", "response_b": str(n)} for n in range(2000)]
     with pytest.raises(httpx.ReadTimeout):
         service.client.post("/v1/compare/batch", json={"items": items}, timeout=1)
     deadline = time.monotonic() + PATIENCE_S
@@ -137,7 +138,7 @@ def test_the_work_of_a_disconnected_client_is_dropped(service: Process) -> None:
 
 
 def test_a_request_beyond_its_deadline_is_dropped(service: Process) -> None:
-    items = [{"prompt": "long " * 2000, "response_a": "a", "response_b": "b"}] * 100
+    items = [{"prompt": "long " * 400, "response_a": "a", "response_b": "b"}] * 1000
     late = service.client.post("/v1/compare/batch", json={"items": items}, headers={"X-Request-Timeout-Ms": "300"})
     kinds = {result.get("error", {}).get("type") for result in _results(late.json())}
     assert "deadline_exceeded" in kinds
