@@ -166,6 +166,11 @@ class IncompleteGroup(Unavailable):
     type = "incomplete_group"
 
 
+# Messages of ShuttingDown, for new work and for work that was accepted.
+NOT_ACCEPTED = "the service is shutting down; send the request to another replica"
+NOT_FINISHED = "the service shut down before this request had a result"
+
+
 class ShuttingDown(Unavailable):
     type = "shutting_down"
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from service.engine.batcher import Batcher
 from service.engine.engine_process import EngineProcess
-from service.engine.types import BatchOutput, BatchReport, EngineProfile, EngineResult, QueueLoad
+from service.engine.types import NO_NEW_WORK, BatchOutput, BatchReport, EngineProfile, EngineResult, QueueLoad
 from service.engine.worker import EngineProcessOptions
 from service.metrics import Metrics
 from service.settings import Settings
@@ -96,7 +96,7 @@ class LocalBackend(Backend):
 
     def load(self) -> QueueLoad:
         batcher = self.batcher
-        reason = self.engine.unhealthy_reason() if batcher.is_alive else "the service accepts no new work"
+        reason = self.engine.unhealthy_reason() if batcher.is_alive else NO_NEW_WORK
         return QueueLoad(
             batcher.queue_items,
             batcher.queue_tokens,

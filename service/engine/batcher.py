@@ -17,7 +17,16 @@ from service.engine.types import BatchOutput, BatchReport, EngineResult
 from tinyrm.batching import padded_cost
 from tinyrm.encoding import Encoding
 from tinyrm.engines.base import EngineInfo
-from tinyrm.errors import DeadlineExceeded, EngineError, EngineFailed, Overloaded, ShuttingDown, Unavailable
+from tinyrm.errors import (
+    NOT_ACCEPTED,
+    NOT_FINISHED,
+    DeadlineExceeded,
+    EngineError,
+    EngineFailed,
+    Overloaded,
+    ShuttingDown,
+    Unavailable,
+)
 
 log = structlog.get_logger("tinyrm")
 
@@ -190,11 +199,11 @@ class Batcher:
         for run in self._runs:
             run.cancel()
         for item in left:
-            item.fail(ShuttingDown("the service shut down before this request had a result"))
+            item.fail(ShuttingDown(NOT_FINISHED))
 
     def _refuse_if_closing(self) -> None:
         if self._is_closing:
-            raise ShuttingDown("the service is shutting down; send the request to another replica")
+            raise ShuttingDown(NOT_ACCEPTED)
 
     def _run_s(self, tokens: float) -> float:
         """Return the seconds that one run of these tokens takes."""

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from tinyrm.engines.base import EngineInfo
 
+# Why a queue or a pipeline that drains is not healthy.
+NO_NEW_WORK = "the service accepts no new work"
+
 
 @dataclass(frozen=True, slots=True)
 class EngineProfile:

@@ -8,7 +8,7 @@ from service.errors import CLIENT_LEFT, error_response, get_status
 from service.http.body import replay
 from service.http.context import get_context
 from tinyrm.api import ErrorBody
-from tinyrm.errors import ShuttingDown
+from tinyrm.errors import NOT_FINISHED, ShuttingDown
 
 
 class CancelOnDisconnect:
@@ -54,7 +54,7 @@ class CutMiddleware:
         except asyncio.CancelledError:
             if scope["type"] != "http" or get_context(scope).stats.status != CLIENT_LEFT:
                 raise  # the reply has begun
-            error = ShuttingDown("the service shut down before this request had a result")
+            error = ShuttingDown(NOT_FINISHED)
             headers = {"Connection": "close", "Retry-After": "1"}
             await error_response(get_status(error), ErrorBody.of(error), headers)(scope, receive, send)
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from service.engine.queue import FairQueue, choose_in_turn
 from tinyrm.deadline import Deadline
-from tinyrm.errors import DeadlineExceeded, Overloaded, ShuttingDown
+from tinyrm.errors import NOT_FINISHED, DeadlineExceeded, Overloaded, ShuttingDown
 
 T = TypeVar("T")
 
@@ -19,7 +19,6 @@ SHORT_CHARACTERS = 8192
 # The rate of one thread before it is measured.
 CHARACTERS_PER_S = 1_000_000.0
 TOO_LATE = "the request's own time limit passed before its texts were encoded"
-SHUT_DOWN = "the service shut down before this request had a result"
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +70,7 @@ class EncodeLane:
         If the caller is cancelled or its deadline passes, work that waits is dropped, and the result of work that runs.
         """
         if self._is_closed:
-            raise ShuttingDown(SHUT_DOWN)
+            raise ShuttingDown(NOT_FINISHED)
         try:
             async with asyncio.timeout(deadline.left_s()):
                 if not self._free:
@@ -87,7 +86,7 @@ class EncodeLane:
         self._is_closed = True
         for item in self._queue.clear():
             if not item.begin.done():
-                item.begin.set_exception(ShuttingDown(SHUT_DOWN))
+                item.begin.set_exception(ShuttingDown(NOT_FINISHED))
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _seconds(self, characters: float) -> float:
@@ -123,7 +122,7 @@ class EncodeLane:
             done = self._threads.submit(work)
         except RuntimeError as error:  # shut down
             on_end()
-            raise ShuttingDown(SHUT_DOWN) from error
+            raise ShuttingDown(NOT_FINISHED) from error
         try:
             result = await asyncio.wrap_future(done)
         except asyncio.CancelledError:
@@ -132,7 +131,7 @@ class EncodeLane:
                 on_end()
                 task = asyncio.current_task()
                 if self._is_closed and not (task and task.cancelling()):
-                    raise ShuttingDown(SHUT_DOWN) from None
+                    raise ShuttingDown(NOT_FINISHED) from None
             else:
                 done.add_done_callback(lambda _: call_in(loop, on_end))
             raise

@@ -14,7 +14,7 @@ from service.scoring.models import ModelRegistry
 from service.scoring.pipeline import Question
 from service.scoring.ranking import NEUTRAL, GroupScore, score_group
 from service.settings import PREFIX
-from tinyrm.errors import IncompleteGroup, Overloaded, ShuttingDown, Unavailable
+from tinyrm.errors import NOT_ACCEPTED, NOT_FINISHED, IncompleteGroup, Overloaded, ShuttingDown, Unavailable
 
 S = TypeVar("S")
 
@@ -204,7 +204,7 @@ class Cohorts(Generic[S]):
         self, key: Hashable, size: int, size_bytes: int, admit: Callable[[], None], source: str
     ) -> Cohort[S]:
         if self._is_closing:
-            raise ShuttingDown("the service is shutting down; send the request to another replica")
+            raise ShuttingDown(NOT_ACCEPTED)
         if self._bytes + size_bytes > self._limits.max_bytes:
             raise Overloaded(f"samples of {self._bytes} bytes wait for their cohorts; retry after Retry-After")
         if key in self._open:
@@ -289,7 +289,7 @@ class Cohorts(Generic[S]):
             except asyncio.CancelledError:
                 # All members were cancelled, or the service is shutting down.
                 for member in members:
-                    member.fail(ShuttingDown("the service shut down before this request had a result"))
+                    member.fail(ShuttingDown(NOT_FINISHED))
                 raise
             except Exception as error:  # noqa: BLE001  # of any kind: the members wait for a result
                 for member in members:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from service.engine.backend import Backend
-from service.engine.types import EngineResult, QueueLoad
+from service.engine.types import NO_NEW_WORK, EngineResult, QueueLoad
 from service.metrics import TEXTS, Metrics
 from service.scoring.encode_queue import EncodeQueue
 from tinyrm.chat import Prompt
@@ -18,7 +18,7 @@ from tinyrm.comparison import Preference, SwapMode
 from tinyrm.deadline import Deadline
 from tinyrm.encoding import Encoder, Encoding, Tokenized, Truncation
 from tinyrm.engines.base import usable_cpus
-from tinyrm.errors import DeadlineExceeded, EngineFailed, InvalidInput, ShuttingDown, Unavailable
+from tinyrm.errors import NOT_ACCEPTED, DeadlineExceeded, EngineFailed, InvalidInput, ShuttingDown, Unavailable
 from tinyrm.flops import exact_flops, paper_flops
 from tinyrm.manifest import Manifest
 from tinyrm.readout import read_out
@@ -105,13 +105,13 @@ class Pipeline:
             if deadline.has_passed:
                 raise DeadlineExceeded("the request's own time limit passed before it was queued")
             if self._is_draining:
-                raise ShuttingDown("the service is shutting down; send the request to another replica")
+                raise ShuttingDown(NOT_ACCEPTED)
             self.backend.refuse_if_busy(deadline.left_s(), fairness_key)
 
     def load(self) -> QueueLoad:
         """Return the load of the queue. A pipeline that drains is not healthy, so that no new work is sent to it."""
         load = self.backend.load()
-        return replace(load, unhealthy_reason="the service accepts no new work") if self._is_draining else load
+        return replace(load, unhealthy_reason=NO_NEW_WORK) if self._is_draining else load
 
     def encode_wait_s(self) -> float:
         """Return the seconds until all texts that wait to be encoded have been."""

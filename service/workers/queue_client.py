@@ -14,12 +14,12 @@ from service.engine.backend import Backend
 from service.engine.pinned import PinnedFiles, unpin
 from service.engine.rpc import Connection, Message, dump_sequences, load_logits
 from service.engine.supervisor import run_in_background
-from service.engine.types import EngineProfile, EngineResult, QueueLoad
+from service.engine.types import NO_NEW_WORK, EngineProfile, EngineResult, QueueLoad
 from service.settings import Settings
 from service.workers.runtime import socket_path
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoding
-from tinyrm.errors import EngineRestarting, EngineUnavailable, Overloaded, ShuttingDown
+from tinyrm.errors import NOT_ACCEPTED, NOT_FINISHED, EngineRestarting, EngineUnavailable, Overloaded, ShuttingDown
 from tinyrm.manifest import TOKENIZER_FILE, Manifest
 
 # The owner of the queue reports its load twenty times a second; a report older than this is ignored.
@@ -76,7 +76,7 @@ class QueueClient(Backend):
 
     def load(self) -> QueueLoad:
         if self._is_closing:
-            return replace(self._load, unhealthy_reason="the service accepts no new work")
+            return replace(self._load, unhealthy_reason=NO_NEW_WORK)
         if self._is_outdated:
             return replace(self._load, unhealthy_reason="the owner of the queue does not report")
         return self._load
@@ -123,7 +123,7 @@ class QueueClient(Backend):
     async def drain(self, timeout_s: float) -> None:
         self._is_closing = True
         await self._connection.finish_calls(timeout_s)
-        self._close("the service shut down before this request had a result")
+        self._close(NOT_FINISHED)
         unpin(self.bundle)
 
     @property
@@ -132,7 +132,7 @@ class QueueClient(Backend):
 
     def _refuse_if_closing(self) -> None:
         if self._is_closing:
-            raise ShuttingDown("the service is shutting down; send the request to another replica")
+            raise ShuttingDown(NOT_ACCEPTED)
 
     def _close(self, reason: str) -> None:
         self._is_closing = True
@@ -140,7 +140,7 @@ class QueueClient(Backend):
 
     def _on_loss(self) -> None:
         was_closing = self._is_closing
-        self._close("the service shut down before this request had a result")
+        self._close(NOT_FINISHED)
         if not (was_closing or self._has_moved):
             self._on_queue_loss()
 

@@ -19,6 +19,30 @@ COMPARED = {
     "truncated": {"prompt": 0, "response_a": 0, "response_b": 0},
 }
 USAGE = {"tokens": 1, "gflops": 0.1}
+RANKED = {
+    "order": [1, 0],
+    "strengths": [-0.5, 0.5],
+    "standard_errors": [0.1, 0.1],
+    "cycle_rate": None,
+    "win_matrix": None,
+    "comparisons": 1,
+    "model": "toy@1",
+    "usage": USAGE,
+    "truncated_tokens": 0,
+}
+# One of GET /v1/models, without its revision.
+MODEL_CARD = {
+    "name": "toy",
+    "default": True,
+    "domains": {"general": "Select."},
+    "default_domain": "general",
+    "template": "figure2",
+    "max_tokens": 256,
+    "parameters": 9,
+    "temperature": 1.0,
+    "engine": "null",
+    "precision": "fp32",
+}
 
 
 @dataclass(frozen=True)
@@ -76,19 +100,7 @@ def compared() -> Step:
 
 def models(*revisions: str) -> Step:
     """Reply to GET /v1/models: models called toy."""
-    card = {
-        "name": "toy",
-        "default": True,
-        "domains": {"general": "Select."},
-        "default_domain": "general",
-        "template": "figure2",
-        "max_tokens": 256,
-        "parameters": 9,
-        "temperature": 1.0,
-        "engine": "null",
-        "precision": "fp32",
-    }
-    return answer(200, {"models": [card | {"revision": revision} for revision in revisions]})
+    return answer(200, {"models": [MODEL_CARD | {"revision": revision} for revision in revisions]})
 
 
 def batch(result_of: Callable[[Any], Any] = lambda item: COMPARED, *, revision: str = "1") -> Step:

@@ -19,6 +19,7 @@ from tests.conftest import REPOSITORY
 from tests.support.processes import free_port
 from tests.support.scripted_server import (
     COMPARED,
+    MODEL_CARD,
     USAGE,
     Received,
     ScriptedServer,
@@ -392,19 +393,7 @@ def test_rank_and_rewards(ask: Ask) -> None:
 
 
 def test_models(ask: Ask) -> None:
-    card = {
-        "name": "toy",
-        "revision": "1",
-        "default": True,
-        "domains": {"general": "Select."},
-        "default_domain": "general",
-        "template": "figure2",
-        "max_tokens": 256,
-        "parameters": 9,
-        "temperature": 1.0,
-        "engine": "null",
-        "precision": "fp32",
-    }
+    card = MODEL_CARD | {"revision": "1"}
     with scripted(answer(200, {"models": [card | {"of_a_newer_service": 1}]})) as server:
         assert ask(server.url, "models") == [ModelCard.model_validate(card)]
 

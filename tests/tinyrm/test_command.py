@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 from tests.support.processes import free_port
 from tests.support.scripted_server import (
     COMPARED,
-    USAGE,
+    RANKED,
     Received,
     answer,
     batch,
@@ -81,18 +81,7 @@ def test_the_key_is_read_from_its_file(tmp_path: Path) -> None:
 
 
 def test_rank_prints_the_best_first(capsys: pytest.CaptureFixture[str]) -> None:
-    ranked = {
-        "order": [1, 0],
-        "strengths": [-0.5, 0.5],
-        "standard_errors": [0.1, 0.1],
-        "cycle_rate": None,
-        "win_matrix": None,
-        "comparisons": 1,
-        "model": "toy@1",
-        "usage": USAGE,
-        "truncated_tokens": 0,
-    }
-    with scripted(answer(200, ranked)) as server:
+    with scripted(answer(200, RANKED)) as server:
         assert main(["rank", "q", "first", "second " * 30, "--url", server.url, "--strategy", "swiss"]) == 0
     best, worst = capsys.readouterr().out.splitlines()
     assert best.startswith("+0.500 ± 0.100  2: second second")

@@ -10,22 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.support.scripted_server import USAGE, answer, batch, compared, models, scripted
+from tests.support.scripted_server import RANKED, answer, batch, compared, models, scripted
 from tests.support.waiting import PATIENCE_S
 from tinyrm.cli import main
 
 QUESTION = "Wie heißt das 你好? 🎉"
-RANKED = {
-    "order": [1, 0],
-    "strengths": [-0.5, 0.5],
-    "standard_errors": [0.1, 0.1],
-    "cycle_rate": None,
-    "win_matrix": None,
-    "comparisons": 1,
-    "model": "toy@1",
-    "usage": USAGE,
-    "truncated_tokens": 0,
-}
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("TINYRM_", "PYTHONIO"))}
 
 

@@ -105,19 +105,29 @@ def open_output(name: str, pairs: str) -> Iterator[ScoredFile]:
         return
     path = Path(name)
     with ExitStack() as held:
-        try:
+        with output_errors(name, "file"):
             if path.exists() and not path.is_file() and not path.is_dir():
                 output = ScoredFile(name, held.enter_context(path.open("wb")), is_kept=False)
             else:
                 held.enter_context(locked(path, wait=False))
                 output = ScoredFile(name, held.enter_context(path.open("a+b")), is_kept=True)
-        except BlockingIOError as error:
-            raise InvalidInput(
-                f"--out {name}: another process is writing to it; wait until it has ended, or name another file"
-            ) from error
-        except OSError as error:
-            raise InvalidInput(f"--out {name}: {error.strerror or error}") from error
         yield output
+
+
+@contextmanager
+def output_errors(name: object, kind: str) -> Iterator[None]:
+    """Turn what opening and locking an output raises into InvalidInput.
+
+    kind: what the output is, file or folder.
+    """
+    try:
+        yield
+    except BlockingIOError as error:
+        raise InvalidInput(
+            f"--out {name}: another process is writing to it; wait until it has ended, or name another {kind}"
+        ) from error
+    except OSError as error:
+        raise InvalidInput(f"--out {name}: {error.strerror or error}") from error
 
 
 def _is_same_file(out: str, pairs: str) -> bool:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tinyrm.bulk.jsonl import output_errors
 from tinyrm.bulk.sources import Shard
 from tinyrm.comparison import Preference
 from tinyrm.encoding import Encoding, Truncation
@@ -140,15 +141,9 @@ def write(folder: Path, shard: Shard, table: pa.Table, stats: ShardStats) -> Non
 def locked_folder(folder: Path) -> Iterator[None]:
     """Lock the folder, created if it is missing, for this process. Raises InvalidInput if another process has it."""
     with ExitStack() as held:
-        try:
+        with output_errors(folder, "folder"):
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(folder / LOCK_FILE, wait=False))
-        except BlockingIOError as error:
-            raise InvalidInput(
-                f"--out {folder}: another process is writing to it; wait until it has ended, or name another folder"
-            ) from error
-        except OSError as error:
-            raise InvalidInput(f"--out {folder}: {error.strerror}") from error
         yield
 
 
