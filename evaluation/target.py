@@ -14,7 +14,7 @@ from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoding
 from tinyrm.engines import Engine, EngineInfo
 from tinyrm.flops import Geometry, exact_flops, paper_flops
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Target:
 
     identity: str
     engine: str
-    spec: ClozeSpec
+    spec: Spec
     scorer: PairScorer
     meter: Meter = field(default_factory=Meter)
     close: Callable[[], None] = lambda: None

@@ -18,7 +18,7 @@ from tinyrm.errors import InvalidInput
 from tinyrm.manifest import AutoSwap, Calibration
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 
 # For the ranges of int8 and for the gate. So few show only that the arithmetic is not broken.
 MIN_GATE_PAIRS = 8
@@ -102,7 +102,7 @@ def calibrate(options: ExportOptions, pairs: Sequence[PreferencePair], encoder: 
     return Calibrated(temperature, auto_swap, record)
 
 
-def score_pairs(scorer: Scorer, spec: ClozeSpec, pairs: Sequence[PreferencePair]) -> list[Preference]:
+def score_pairs(scorer: Scorer, spec: Spec, pairs: Sequence[PreferencePair]) -> list[Preference]:
     """Return the preferences of held-out pairs from both orders, the better response as A."""
     instructions = [spec.instruction(p.domain, or_default=True) for p in pairs]
     return scorer.score([p.comparison() for p in pairs], instructions)

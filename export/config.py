@@ -11,7 +11,7 @@ from tyro.conf import UseAppendAction, arg
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import BUNDLE_NAME
 from tinyrm.modernbert.files import checkpoint_folder, refuse_other_base
-from tinyrm.spec import HELD_OUT_FILE, SPEC_FILE, ClozeSpec, read_run, trained_head
+from tinyrm.spec import HELD_OUT_FILE, SPEC_FILE, Spec, read_run, trained_head
 from tinyrm.template import TEMPLATES
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -59,15 +59,15 @@ class ExportOptions:
         is_own = (self.trained / "tokenizer.json").is_file()
         return str(self.trained if is_own else checkpoint_folder(self.model, self.revision))
 
-    def spec(self) -> ClozeSpec:
+    def spec(self) -> Spec:
         """Return the spec of the training; for a model trained elsewhere, one of these options. Raises InvalidInput."""
         if (self.trained / SPEC_FILE).is_file():
             if self.template or self.max_tokens is not None:
                 raise InvalidInput(f"{self.trained / SPEC_FILE} sets template and token budget; leave both options out")
-            return ClozeSpec.load(self.trained)
+            return Spec.load(self.trained)
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidInput(f"--max-tokens {self.max_tokens} must be at least 1")
-        return ClozeSpec(template=TEMPLATES[self.template or "figure2"], max_tokens=self.max_tokens or 2048)
+        return Spec(template=TEMPLATES[self.template or "figure2"], max_tokens=self.max_tokens or 2048)
 
     def run(self) -> dict[str, Any]:
         """Return the record of the training run; empty for a model trained elsewhere."""

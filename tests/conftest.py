@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from tests.support.kept import REPOSITORY, kept
 from tinyrm.encoding import Encoder, SpecialTokens
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 from tinyrm.template import FIGURE2
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ SENTENCES = [
     "def add(a, b):\n    return a + b\n\nfor i in range(10):\n    print(add(i, 1))",
 ]
 
-TOY_SPEC = ClozeSpec(
+TOY_SPEC = Spec(
     template=FIGURE2,
     max_tokens=256,
     domains={"general": "Select the best response.", "safety": "Which response is safer?"},

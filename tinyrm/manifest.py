@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyrm.encoding import SpecialTokens
 from tinyrm.flops import Geometry, GraphKind
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 
 SCHEMA_VERSION: Final = 2
 MANIFEST_FILE = "manifest.json"
@@ -94,7 +94,7 @@ class Manifest(Frozen):
     schema_version: Literal[2] = SCHEMA_VERSION
     name: Annotated[str, Field(pattern=BUNDLE_NAME)]
     revision: str = ""
-    spec: ClozeSpec
+    spec: Spec
     special_tokens: SpecialTokens
     label_ids: tuple[int, int]
     geometry: Geometry

@@ -19,7 +19,7 @@ from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.ranking import Ranking, margin_matrix, rank, sigmoid
 from tinyrm.readout import read_out
 from tinyrm.schedules import SCHEDULES, Pair
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Scorer:
 
     encoder: Encoder
     engine: Engine
-    spec: ClozeSpec
+    spec: Spec
     temperature: float = 1.0
     max_batch_tokens: int = 0
 

@@ -1,6 +1,6 @@
 """The input of a cloze model: template, token budget, instructions. Training writes it, export puts it into a bundle.
 
-Only `ClozeSpec.resolve` turns domain, instruction and prompt into the texts that the model reads.
+Only `Spec.resolve` turns domain, instruction and prompt into the texts that the model reads.
 """
 
 import json
@@ -49,7 +49,7 @@ class Resolved(NamedTuple):
     prompt: str
 
 
-class ClozeSpec(BaseModel):
+class Spec(BaseModel):
     """Template, token budget, and the instruction of each domain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

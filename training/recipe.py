@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 from tinyrm.template import FIGURE2
 from training.data.source import Source, Texts
 
@@ -107,7 +107,7 @@ class ClozeRecipe(Section):
     model: str = Field(description="Folder or hub id of a masked LM of the ModernBERT family.")
     revision: Revision = None
     new_head: NewHead = False
-    spec: ClozeSpec
+    spec: Spec
     sources: tuple[Source, ...] = Field(min_length=1, description="Where the pairs come from, and their domains.")
     balance: float = Field(
         default=1.0,

@@ -10,7 +10,7 @@ from tinyrm.modernbert.adapter import load_with_adapter, merge
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer, read_geometry, refuse_misfit
 from tinyrm.modernbert.files import ADAPTER_CONFIG, base_of, refuse_other_base
 from tinyrm.scorer import Scorer
-from tinyrm.spec import SPEC_FILE, ClozeSpec, read_run, trained_head
+from tinyrm.spec import SPEC_FILE, Spec, read_run, trained_head
 
 
 def open_checkpoint(folder: Path, device: str | None = None) -> Target:
@@ -27,7 +27,7 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Target:
         raise InvalidInput(
             f"{folder} was trained with head: {head}; only cloze models are evaluated, exported and served"
         )
-    spec = ClozeSpec.load(folder)
+    spec = Spec.load(folder)
     tokenizer, special = load_tokenizer(str(folder))
     if (folder / ADAPTER_CONFIG).is_file():
         base, revision = base_of(folder)

@@ -8,7 +8,7 @@ from tinyrm.client import Client, CompareItem, ItemError
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.readout import read_out
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def open_service(url: str, api_key: str | None = None) -> Target:
     card = next(card for card in client.models() if card.default)
     identity = f"{card.name}@{card.revision}"
     # The service does not publish its template; only instructions are used of this spec.
-    spec = ClozeSpec(domains=card.domains, default_domain=card.default_domain, max_tokens=card.max_tokens)
+    spec = Spec(domains=card.domains, default_domain=card.default_domain, max_tokens=card.max_tokens)
     meter = Meter(paper_flops=None)
     scorer = ServiceScorer(client, identity, card.temperature, card.temperature, meter)
     return Target(identity, f"{card.engine} at {url}", spec, scorer, meter, client.close)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from evaluation.target import Target
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.readout import read_out
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 
 # What the better response of a made pair says.
 RIGHT = "good"
@@ -58,4 +58,4 @@ def coin(c: Comparison) -> float:
 
 
 def target(z: Callable[[Comparison], float]) -> Target:
-    return Target("known@1", "none", ClozeSpec(), Known(z))
+    return Target("known@1", "none", Spec(), Known(z))

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from tinyrm.chat import Message
 from tinyrm.errors import UnknownDomain
-from tinyrm.spec import SPEC_FILE, ClozeSpec
+from tinyrm.spec import SPEC_FILE, Spec
 from tinyrm.template import ANSWER_COLON
 
-SPEC = ClozeSpec(
+SPEC = Spec(
     template=ANSWER_COLON, max_tokens=300, domains={"safety": "Safer?", "math": "Right?"}, default_domain="math"
 )
 
@@ -57,16 +57,16 @@ def test_messages_become_the_prompt_as_the_template_renders_them() -> None:
 
 def test_the_default_domain_must_exist() -> None:
     with pytest.raises(ValidationError, match="default_domain"):
-        ClozeSpec(domains={"math": "Right?"}, default_domain="general")
+        Spec(domains={"math": "Right?"}, default_domain="general")
 
 
 @pytest.mark.parametrize("wrong", [{"domains": {}}, {"max_tokens": 0}, {"max_length": 5}])
 def test_a_spec_of_another_shape_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        ClozeSpec.model_validate(wrong)
+        Spec.model_validate(wrong)
 
 
 def test_a_saved_spec_is_loaded_unchanged(tmp_path: Path) -> None:
     SPEC.save(tmp_path)
-    assert ClozeSpec.load(tmp_path) == SPEC
+    assert Spec.load(tmp_path) == SPEC
     assert (tmp_path / SPEC_FILE).read_text().endswith("}\n")

@@ -14,14 +14,14 @@ from transformers import PreTrainedTokenizerFast
 
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
 from tinyrm.pairs import PreferencePair
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 from training.recipe import ClozeRecipe, NewModel
 from training.stages import cloze
 from training.stages.pretrain import initial_model
 
 BETTER, WORSE = "correct", "safer"
 PAIRS = {"dataset": "jsonl", "path": "pairs.jsonl"}
-SPEC = ClozeSpec(max_tokens=120, domains={"general": "Select the best response.", "safety": "Which response is safer?"})
+SPEC = Spec(max_tokens=120, domains={"general": "Select the best response.", "safety": "Which response is safer?"})
 
 
 @dataclass(frozen=True)

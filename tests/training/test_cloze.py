@@ -18,7 +18,7 @@ from tinyrm.encoding import Encoding
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.pairs import read_pairs
-from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
+from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, Spec
 from training.data.collate import PairCollator
 from training.data.split import split_by_prompt
 from training.output import RECIPE_FILE
@@ -81,7 +81,7 @@ def test_dora_learns_too_and_writes_only_the_adapter(toy: Toy, tmp_path: Path) -
 
 
 def test_run_writes_what_later_stages_need(toy: Toy, long_run: Path) -> None:
-    assert ClozeSpec.load(long_run) == SPEC
+    assert Spec.load(long_run) == SPEC
     assert AutoTokenizer.from_pretrained(long_run).get_vocab() == AutoTokenizer.from_pretrained(toy.base).get_vocab()
     record = json.loads((long_run / RUN_FILE).read_text())
     assert ClozeRecipe.model_validate(record["recipe"]).output_dir == long_run
@@ -155,4 +155,4 @@ def test_the_recipe_can_limit_the_tokens_of_training(toy: Toy, tmp_path: Path, m
     )
     train_cloze(toy.recipe(tmp_path / "out", train_max_tokens=100), tmp_path, resume=False)
     assert max(lengths) == 100
-    assert ClozeSpec.load(tmp_path / "out").max_tokens == SPEC.max_tokens
+    assert Spec.load(tmp_path / "out").max_tokens == SPEC.max_tokens

@@ -8,7 +8,7 @@ import torch
 from tests.training.conftest import SPEC, toy_pairs
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
 from tinyrm.pairs import PreferencePair
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 from training.data.collate import IGNORED, EpochSampler, PairCollator, PairDataset, PairSampling, longest_first
 from training.data.split import balanced, balanced_counts, split_by_prompt
 
@@ -76,7 +76,7 @@ def test_chosen_response_comes_first_in_the_first_row(toy_encoder: Encoder) -> N
     assert [text.index("zebra") < text.index("no") for text in texts] == [True, False]
 
 
-def instructions(toy_encoder: Encoder, pairs: list[PreferencePair], rate: float, spec: ClozeSpec = SPEC) -> list[str]:
+def instructions(toy_encoder: Encoder, pairs: list[PreferencePair], rate: float, spec: Spec = SPEC) -> list[str]:
     data = PairDataset(pairs, toy_encoder, PairSampling(spec, seed=0, default_rate=rate))
     texts = [toy_encoder._tokenizer.decode(data[i][0].input_ids.tolist()) for i in range(len(data))]
     return [next(name for name, start in spec.domains.items() if text.startswith(start)) for text in texts]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.training.conftest import Toy, read_log, toy_pairs
 from tinyrm.modernbert.checkpoint import load_masked_lm
-from tinyrm.spec import RUN_FILE, ClozeSpec
+from tinyrm.spec import RUN_FILE, Spec
 from training.data.collate import PairDataset
 from training.loading import find_recipe, load_recipe, merge, read_recipe, recipe_names
 from training.output import RECIPE_FILE
@@ -114,7 +114,7 @@ def assert_resumed(recipe: ClozeRecipe | SftRecipe, tmp_path: Path, resume: Call
 def test_the_output_of_a_run_matches_its_recipe(toy: Toy, data: Path, tmp_path: Path) -> None:
     recipe = toy_sized("author/large-reasoning", toy, tmp_path, max_steps=2)
     train_cloze(recipe, data, resume=False)
-    assert ClozeSpec.load(tmp_path).template.label_words == ("0", "1")
+    assert Spec.load(tmp_path).template.label_words == ("0", "1")
     record = json.loads((tmp_path / RUN_FILE).read_text())
     assert ClozeRecipe.model_validate(record["recipe"]) == recipe
     assert list(record["data_sha256"]) == ["reasoning.jsonl"]
@@ -210,7 +210,7 @@ def test_specialists_become_one_by_merging_and_by_distillation(toy: Toy, data: P
     paths = [{"path": folder} for folder in folders.values()]
     changes = {"base": str(toy.base), "specialists": paths, "output_dir": str(tmp_path / "merged")}
     merge_specialists(MergeRecipe.model_validate(fields | changes))
-    assert set(ClozeSpec.load(tmp_path / "merged").domains) >= set(DOMAINS)
+    assert set(Spec.load(tmp_path / "merged").domains) >= set(DOMAINS)
 
     teachers = {domain: {"path": folder} for domain, folder in folders.items()}
     student = toy_fields(DISTILLED, toy, tmp_path / "student" / "whole")

@@ -20,7 +20,7 @@ from tinyrm.modernbert.adapter import load_with_adapter, merge
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
-from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, ClozeSpec
+from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, Spec
 from training.model.specialists import TrainedModel
 from training.recipe import Dora, MergeRecipe, NewModel, Specialist
 from training.stages.cloze import train_cloze
@@ -61,7 +61,7 @@ def merge_recipe(trained: dict[str, Path], out: Path, method: str, **changes: An
 def answers(folder: Path, domain: str, pairs: list[PreferencePair]) -> list[float]:
     """Return P(chosen is better) of each pair."""
     tokenizer, special = load_tokenizer(str(folder))
-    spec = ClozeSpec.load(folder)
+    spec = Spec.load(folder)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     engine = TorchEngine(load_masked_lm(str(folder)), special, encoder.label_ids)
     instructions = [spec.instruction(domain)] * len(pairs)

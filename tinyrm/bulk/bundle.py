@@ -20,7 +20,7 @@ from tinyrm.errors import EngineFailed, InvalidBundle, InvalidInput, InvalidRequ
 from tinyrm.flops import exact_flops
 from tinyrm.readout import read_out
 from tinyrm.scorer import Scorer
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class RowEncoder:
     """
 
     encoder: Encoder
-    spec: ClozeSpec
+    spec: Spec
     domain: str | None = None
     instruction: str | None = None
 

@@ -14,7 +14,7 @@ from tinyrm.batching import collate
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoding
 from tinyrm.pairs import PreferencePair
-from tinyrm.spec import ClozeSpec
+from tinyrm.spec import Spec
 
 IGNORED = -100  # torch's cross-entropy skips this label
 
@@ -31,7 +31,7 @@ class PairSampling:
     coin_pairs: None shows both orders; otherwise one, by a coin that this many neighbours share.
     """
 
-    spec: ClozeSpec
+    spec: Spec
     seed: int
     default_rate: float = 0.0
     prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -24,7 +24,7 @@ from tinyrm.files import write_atomically
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
-from tinyrm.spec import HELD_OUT_FILE, ClozeSpec, read_run
+from tinyrm.spec import HELD_OUT_FILE, Spec, read_run
 from training.data.mixture import load_all as load_pairs
 from training.data.source import Source
 from training.loading import find_recipe, load_recipe
@@ -163,7 +163,7 @@ def merge_and_measure(recipe: MergeRecipe) -> None:
 
 def measure(folder: Path, pairs: Sequence[PreferencePair]) -> dict[str, float]:
     """Return what training measures of a cloze checkpoint, except the loss."""
-    spec = ClozeSpec.load(folder)
+    spec = Spec.load(folder)
     tokenizer, special = load_tokenizer(str(folder))
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     engine = TorchEngine(load_masked_lm(str(folder)), special, encoder.label_ids)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import load_with_adapter, merge
 from tinyrm.modernbert.files import ADAPTER_CONFIG, base_of, refuse_other_base, weights_sha256
-from tinyrm.spec import SPEC_FILE, ClozeSpec, read_run
+from tinyrm.spec import SPEC_FILE, Spec, read_run
 from training.recipe import Specialist
 
 
@@ -40,10 +40,10 @@ class TrainedModel:
         return read_run(self.folder)
 
     @cached_property
-    def spec(self) -> ClozeSpec:
+    def spec(self) -> Spec:
         if not (self.folder / SPEC_FILE).is_file():
             raise InvalidInput(f"{self.folder} has no {SPEC_FILE}: it was not trained as a reward model")
-        return ClozeSpec.load(self.folder)
+        return Spec.load(self.folder)
 
     @property
     def tokenizer(self) -> str:

@@ -13,7 +13,7 @@ from tinyrm.files import write_atomically
 from tinyrm.modernbert.adapter import load_with_adapter
 from tinyrm.modernbert.checkpoint import load_tokenizer
 from tinyrm.modernbert.files import weights_sha256
-from tinyrm.spec import HELD_OUT_FILE, ClozeSpec
+from tinyrm.spec import HELD_OUT_FILE, Spec
 from training.model import merging
 from training.model.merging import State
 from training.model.specialists import TrainedModel
@@ -81,7 +81,7 @@ def state_of(model: PreTrainedModel) -> State:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def unite_specs(specs: Sequence[ClozeSpec], default_domain: str | None) -> ClozeSpec:
+def unite_specs(specs: Sequence[Spec], default_domain: str | None) -> Spec:
     """Return all domains with the smallest token budget. Raises InvalidInput where the specs contradict each other."""
     if len({spec.template.model_dump_json() for spec in specs}) > 1:
         raise InvalidInput(f"the specialists have different templates: {', '.join(s.template.name for s in specs)}")
@@ -94,7 +94,7 @@ def unite_specs(specs: Sequence[ClozeSpec], default_domain: str | None) -> Cloze
     if default not in domains:
         raise InvalidInput(f"default_domain {default!r} is not among the specialists' domains: {', '.join(domains)}")
     budget = min(spec.max_tokens for spec in specs)
-    return ClozeSpec(template=specs[0].template, max_tokens=budget, domains=domains, default_domain=default)
+    return Spec(template=specs[0].template, max_tokens=budget, domains=domains, default_domain=default)
 
 
 def refuse_other_tokenizers(folders: Sequence[str]) -> None:
