@@ -21,6 +21,8 @@ A probability counts as a won share of a game. Strengths maximise
 where the second term is a few games, half of them won, against an opponent of strength 0. It makes the maximum unique
 and finite, even if a response won every game or was never compared. (Caron and Doucet 2012 use a prior in this place.)
 The sum is concave; Newton's method finds the maximum and leaves the Hessian for the standard errors.
+
+`settle` joins two models: one orders all responses, the other the best of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -86,6 +88,43 @@ class Ranking:
 def rank(margins: Matrix, *, ranked: int | None = None) -> Ranking:
     """Return the strengths and the order of the first `ranked` of n; the others are references. None ranks all."""
     return Ranking(margins, fit(np.nan_to_num(sigmoid(margins)), ranked=ranked))
+
+
+def settle(ranking: Ranking, margins: Matrix) -> Ranking:
+    """Return the ranking of a cascade: a second model compares the best k of those that a first one has ranked.
+
+    ranking: of all n responses, by the first model.
+    margins: [k, k] of the second model, 2 <= k <= n, of the responses `ranking.order[:k]` in that order; every pair is
+        compared.
+
+    With s the strengths of `ranking`, K its best k, and r the Bradley-Terry strengths of `margins`, which have mean 0:
+
+        margins      those of the second model within K, of the first elsewhere
+        strengths    r[i] + max(mean of s over K, min of s over K - min of r)  for i in K, s[i] for the others;
+                     minus their mean over all n
+
+    So K is in the order of the second model, and the others, which are not above K, are in that of the first. The
+    second model decides how far the k are apart, the first where they are among all: at the mean that it gave them, or
+    higher if the least of them would fall below the least strength that the first model gave to one of K. Where the
+    first model has a tie at the edge of K, a tie may remain. If k = n, the result is `rank(margins)`.
+
+    The standard errors are those of `rank`, as if each of the n (n - 1) / 2 pairs were one game between responses of
+    these strengths.
+
+    Raises ValueError for margins of other shapes, or without one of the pairs.
+    """
+    n, k = len(ranking.strengths.values), len(margins)
+    if margins.shape != (k, k) or not 2 <= k <= n or np.isnan(margins[np.triu_indices(k, 1)]).any():
+        raise ValueError(f"margins must be those of all pairs of the best k of {n}, not {margins.shape}")
+    best = ranking.order[:k]
+    merged = ranking.margins.copy()
+    merged[np.ix_(best, best)] = margins
+    if k == n:
+        return rank(merged)
+    own, settled = ranking.strengths.values, rank(margins).strengths.values
+    strengths = own.copy()
+    strengths[best] = settled + max(own[best].mean(), own[best].min() - settled.min())
+    return Ranking(merged, _with_errors(strengths - strengths.mean(), 1 - np.eye(n), n, PRIOR_GAMES))
 
 
 def score(margins: Matrix, method: Method) -> Matrix:
@@ -162,10 +201,18 @@ def fit(wins: Matrix, *, ranked: int | None = None, prior_games: float = PRIOR_G
         strengths = strengths + step
         if np.abs(step).max(initial=0) < TOLERANCE:
             break
-    count = len(wins) if ranked is None else ranked
-    centre = np.eye(count, len(wins))
-    centre[:, :count] -= 1 / max(count, 1)
-    _, hessian = _slope(strengths, wins, prior_games)
+    return _with_errors(strengths, wins + wins.T, len(wins) if ranked is None else ranked, prior_games)
+
+
+def _with_errors(strengths: Matrix, games: Matrix, ranked: int, prior_games: float) -> Strengths:
+    """Return the first `ranked` strengths, centred, with the standard errors that so many games give them.
+
+    games: [n, n], played between i and j.
+    """
+    centre = np.eye(ranked, len(strengths))
+    centre[:, :ranked] -= 1 / max(ranked, 1)
+    # The information depends on the number of games, not on who won them.
+    _, hessian = _slope(strengths, games / 2, prior_games)
     covariance = centre @ np.linalg.inv(hessian) @ centre.T
     return Strengths(centre @ strengths, np.sqrt(np.clip(np.diag(covariance), 0, None)))
 
