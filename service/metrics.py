@@ -6,6 +6,7 @@ registry; nothing is registered at import.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import product
@@ -21,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from service.errors import CLIENT_LEFT
 from tinyrm import __version__
+from tinyrm.errors import Unavailable
 
 # The variable from which prometheus_client takes the folder of metrics that several processes share.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -118,6 +120,15 @@ class Metrics:
 
     def observe_shed(self, reason: str) -> None:
         self._shed.labels(reason).inc()
+
+    @contextmanager
+    def refusals_counted(self) -> Iterator[None]:
+        """Count a refusal that is raised here."""
+        try:
+            yield
+        except Unavailable as error:
+            self.observe_shed(error.type)
+            raise
 
     def observe_batch(self, sequences: int, real_tokens: int, padded_tokens: int, seconds: float) -> None:
         """Count one engine run.

@@ -171,10 +171,14 @@ class ErrorReply(Reply):
 
 
 class Usage(Reply):
-    """Cost of a request. GFLOPs are the operations that the model needs (tinyrm/flops.py), without padding."""
+    """Cost of a request."""
 
-    tokens: int
-    gflops: float
+    sequences: int = Field(
+        description="Texts that the model read: one or two for a comparison of a model that reads pairs, one for each "
+        "response of a model that reads one response."
+    )
+    tokens: int = Field(description="Of these sequences, without padding.")
+    gflops: float = Field(description="Operations that the model needs (tinyrm/flops.py), without padding.")
 
 
 class Truncated(Reply):

@@ -12,9 +12,10 @@ from service.api.dependencies import (
     get_question,
     get_state,
     get_stats,
+    usage_of,
 )
 from service.scoring.batch import BatchItem, compare_items
-from service.scoring.pipeline import CompareResult
+from service.scoring.pipeline import CompareResult, Cost
 from tinyrm.api import (
     BatchReply,
     BatchRequest,
@@ -23,7 +24,6 @@ from tinyrm.api import (
     ErrorBody,
     ErrorReply,
     Truncated,
-    Usage,
 )
 from tinyrm.errors import InvalidInput
 
@@ -45,8 +45,8 @@ async def compare(
         fairness_key=get_fairness_key(request),
         deadline=get_deadline(timeout_ms),
     )
-    stats.add(result.tokens, result.stages)
-    response.headers["Server-Timing"] = server_timing(result.stages)
+    stats.add(result.cost.tokens, result.cost.stages)
+    response.headers["Server-Timing"] = server_timing(result.cost.stages)
     return compare_reply(result)
 
 
@@ -71,18 +71,17 @@ async def compare_batch(body: BatchRequest, request: Request, timeout_ms: Timeou
         )
     )
     results: list[CompareReply | ErrorReply] = []
-    tokens, gflops = 0, 0.0
+    costs: list[Cost] = []
     for item in body.items:
         result = next(compared) if isinstance(item, CompareRequest) else item.error
         if isinstance(result, CompareResult):
-            stats.add(result.tokens, result.stages)
-            tokens += result.tokens
-            gflops += result.gflops
+            stats.add(result.cost.tokens, result.cost.stages)
+            costs.append(result.cost)
             results.append(compare_reply(result))
         else:
             error = result if isinstance(result, ErrorBody) else ErrorBody.of(result)
             results.append(ErrorReply(error=error))
-    return BatchReply(results=results, usage=Usage(tokens=tokens, gflops=gflops))
+    return BatchReply(results=results, usage=usage_of(costs))
 
 
 def compare_reply(result: CompareResult) -> CompareReply:
@@ -93,7 +92,7 @@ def compare_reply(result: CompareResult) -> CompareReply:
         probability_b=preference.p_b,
         margin=preference.margin,
         model=result.model,
-        usage=Usage(tokens=result.tokens, gflops=result.gflops),
+        usage=usage_of([result.cost]),
         truncated=Truncated(
             prompt=truncation.prompt, response_a=truncation.response_a, response_b=truncation.response_b
         ),

@@ -1,7 +1,7 @@
 """The state, deadline and fairness key that handlers and dialects take from a request."""
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -10,9 +10,9 @@ from fastapi import Header, Request
 from service.http.context import RequestStats, get_context
 from service.scoring.groups import Cohorts, Sample
 from service.scoring.models import ModelRegistry
-from service.scoring.pipeline import Question
+from service.scoring.pipeline import Cost, Question
 from service.settings import Settings
-from tinyrm.api import MAX_TIMEOUT_MS, ErrorReply, PromptRequest
+from tinyrm.api import MAX_TIMEOUT_MS, ErrorReply, PromptRequest, Usage
 from tinyrm.deadline import Deadline
 
 
@@ -81,6 +81,16 @@ def get_deadline(timeout_ms: int | None) -> Deadline:
 
 def get_question(body: PromptRequest) -> Question:
     return Question(body.prompt, body.domain, body.instruction, body.swap, body.model)
+
+
+def usage_of(costs: Iterable[Cost]) -> Usage:
+    """Return the sum of the costs of a request's items."""
+    costs = list(costs)
+    return Usage(
+        sequences=sum(cost.sequences for cost in costs),
+        tokens=sum(cost.tokens for cost in costs),
+        gflops=sum(cost.gflops for cost in costs),
+    )
 
 
 # For the `responses` of the OpenAPI document.

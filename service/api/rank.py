@@ -12,9 +12,10 @@ from service.api.dependencies import (
     get_question,
     get_state,
     get_stats,
+    usage_of,
 )
 from service.scoring.ranking import GroupResult, rank_responses
-from tinyrm.api import GroupRequest, RankReply, RankRequest, RewardsReply, RewardsRequest, Usage
+from tinyrm.api import GroupRequest, RankReply, RankRequest, RewardsReply, RewardsRequest
 
 router = APIRouter(tags=["score"])
 
@@ -32,7 +33,7 @@ async def rank(body: RankRequest, request: Request, timeout_ms: TimeoutMs = None
         win_matrix=matrix if body.win_matrix else None,
         comparisons=len(result.comparisons),
         model=result.model,
-        usage=Usage(tokens=result.tokens, gflops=result.gflops),
+        usage=usage_of(result.costs),
         truncated_tokens=result.truncated_tokens,
     )
 
@@ -42,7 +43,7 @@ async def rewards(body: RewardsRequest, request: Request, timeout_ms: TimeoutMs 
     """A reward for each of several responses, from comparisons between them."""
     result = await rank_group(body, request, timeout_ms)
     values = result.strengths if body.scale == "zero_mean" else result.win_rates
-    return RewardsReply(rewards=values, model=result.model, usage=Usage(tokens=result.tokens, gflops=result.gflops))
+    return RewardsReply(rewards=values, model=result.model, usage=usage_of(result.costs))
 
 
 async def rank_group(body: GroupRequest, request: Request, timeout_ms: int | None) -> GroupResult:
@@ -58,6 +59,6 @@ async def rank_group(body: GroupRequest, request: Request, timeout_ms: int | Non
         deadline=get_deadline(timeout_ms),
     )
     stats.items = len(result.comparisons)
-    for comparison in result.comparisons:
-        stats.add(comparison.tokens, comparison.stages)
+    for cost in result.costs:
+        stats.add(cost.tokens, cost.stages)
     return result

@@ -236,8 +236,8 @@ class DialectContext:
                 wait_for_room=wait_for_room,
             )
         self.request.stats.items += 1
-        self.request.stats.add(result.tokens, result.stages)
-        return GroupScore(result.preference.p_a, result.preference.p_a, result.tokens)
+        self.request.stats.add(result.cost.tokens, result.cost.stages)
+        return GroupScore(result.preference.p_a, result.preference.p_a, result.cost.tokens)
 
 
 async def get_dialect_context(request: Request, timeout_ms: TimeoutMs = None) -> DialectContext:

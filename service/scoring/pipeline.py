@@ -3,35 +3,23 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeVar
 
 from service.engine.backend import Backend
 from service.engine.types import NO_NEW_WORK, EngineResult, QueueLoad
 from service.metrics import TEXTS, Metrics
-from service.scoring.encode_queue import EncodeQueue
+from service.scoring.text_encoder import TextEncoder, Texts
 from tinyrm.chat import Prompt
 from tinyrm.comparison import Preference, SwapMode
 from tinyrm.deadline import Deadline
-from tinyrm.encoding import Encoder, Encoding, Tokenized, Truncation
-from tinyrm.engines.base import usable_cpus
-from tinyrm.errors import NOT_ACCEPTED, DeadlineExceeded, EngineFailed, InvalidInput, ShuttingDown, Unavailable
+from tinyrm.encoding import Encoder, Encoding, Truncation
+from tinyrm.errors import NOT_ACCEPTED, DeadlineExceeded, EngineFailed, InvalidInput, ShuttingDown
 from tinyrm.flops import exact_flops, paper_flops
 from tinyrm.manifest import Manifest
 from tinyrm.readout import read_out
-
-T = TypeVar("T")
-
-# Texts up to this length are encoded in half a millisecond. Handing them to a thread takes as long, so without other
-# requests they are encoded in the event loop.
-SHORT_CHARACTERS = 2048
-# Responses of a group are tokenized in steps of this many characters; other keys' texts have their turn between them.
-STEP_CHARACTERS = 65_536
-# Making the sequences of a tokenized pair takes as long as tokenizing this many characters.
-PAIR_CHARACTERS = 256
 
 NO_DEADLINE = Deadline()
 
@@ -55,21 +43,32 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What one item of the queue cost.
+
+    sequences: how many the model read.
+    tokens: of these sequences.
+    gflops: billions of operations.
+    stages: seconds of each of service.metrics.STAGES.
+    """
+
+    sequences: int
+    tokens: int
+    gflops: float
+    stages: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class CompareResult:
     """The result of one comparison.
 
     model: name@revision.
-    tokens: cost of the comparison, in tokens of the sequences that were scored.
-    gflops: cost in billions of operations.
-    stages: seconds of each of service.metrics.STAGES.
     """
 
     preference: Preference
     truncation: Truncation
     model: str
-    tokens: int
-    gflops: float
-    stages: dict[str, float]
+    cost: Cost
 
 
 class Pipeline:
@@ -88,11 +87,10 @@ class Pipeline:
         self.manifest = manifest
         self.backend = backend
         self.metrics = metrics
-        self._encoder = encoder
+        self.texts = TextEncoder(encoder, metrics, max_wait_s, is_alone=lambda: self._active == 1)
         self._active = self._held = 0
         self._is_draining = False
         self._default_swap: SwapMode = default_swap
-        self._encode_queue = EncodeQueue(usable_cpus(), max_wait_s)
         # Cached: each is a sum over all layers, and lengths repeat.
         self._exact_gflops = lru_cache(maxsize=16384)(lambda tokens: exact_flops(manifest.geometry, tokens) / 1e9)
         self._paper_gflops = lru_cache(maxsize=16384)(
@@ -101,12 +99,22 @@ class Pipeline:
 
     def refuse_if_busy(self, deadline: Deadline = NO_DEADLINE, fairness_key: Hashable = None) -> None:
         """Raise a subclass of Unavailable if the request would be refused, before any work on it."""
-        with self._refusals_counted():
+        with self.metrics.refusals_counted():
             if deadline.has_passed:
                 raise DeadlineExceeded("the request's own time limit passed before it was queued")
             if self._is_draining:
                 raise ShuttingDown(NOT_ACCEPTED)
             self.backend.refuse_if_busy(deadline.left_s(), fairness_key)
+
+    def refuse_if_texts_wait(
+        self, texts: Texts, deadline: Deadline = NO_DEADLINE, fairness_key: Hashable = None
+    ) -> None:
+        """Raise Overloaded if these texts would wait too long to be encoded and scored."""
+        self.texts.refuse_if_busy(texts, fairness_key, deadline, lambda: self.backend.load().next_wait_s)
+
+    def resolve(self, question: Question, responses: Sequence[str]) -> Texts:
+        """Return the texts that the model reads. Raises UnknownDomain, InvalidInput."""
+        return Texts(*self.manifest.spec.resolve(question.prompt, question.domain, question.instruction), responses)
 
     def load(self) -> QueueLoad:
         """Return the load of the queue. A pipeline that drains is not healthy, so that no new work is sent to it."""
@@ -115,7 +123,7 @@ class Pipeline:
 
     def encode_wait_s(self) -> float:
         """Return the seconds until all texts that wait to be encoded have been."""
-        return self._encode_queue.total_s()
+        return self.texts.queue.total_s()
 
     async def compare(
         self,
@@ -140,8 +148,11 @@ class Pipeline:
             if not wait_for_room:
                 self.refuse_if_busy(deadline, fairness_key)
             swap = self.choose_swap(question)
-            sequences = await self._encode(
-                question, (response_a, response_b), swap, fairness_key, deadline, is_accepted=wait_for_room
+            texts = self.resolve(question, (response_a, response_b))
+            if not wait_for_room:
+                self.refuse_if_texts_wait(texts, deadline, fairness_key)
+            sequences = await self.texts.encode_pair(
+                texts, swap=swap != "off", fairness_key=fairness_key, deadline=deadline
             )
             return await self.score(
                 sequences,
@@ -151,42 +162,6 @@ class Pipeline:
                 deadline=deadline,
                 wait_for_room=wait_for_room,
             )
-
-    async def tokenize(
-        self, question: Question, responses: Sequence[str], *, fairness_key: Hashable, deadline: Deadline
-    ) -> Tokenized:
-        """Tokenize the texts of an accepted group. Raises InvalidInput, DeadlineExceeded, ShuttingDown."""
-        instruction, prompt = self.manifest.spec.resolve(question.prompt, question.domain, question.instruction)
-
-        async def tokenize(instruction: str, prompt: str, responses: Sequence[str]) -> Tokenized:
-            def work() -> Tokenized:
-                self.metrics.observe_special_tokens(self._encoder.count_special_texts(instruction, prompt, responses))
-                return self._encoder.tokenize(instruction, prompt, responses)
-
-            characters = self._encoder.count_characters(instruction, prompt, responses)
-            return await self._in_thread(work, characters, fairness_key, deadline)
-
-        first, *others = self._steps(responses)
-        tokenized = await tokenize(instruction, prompt, first)
-        for step in others:
-            tokenized = tokenized.followed_by(await tokenize("", "", step))
-        return tokenized
-
-    async def assemble(
-        self,
-        tokenized: Tokenized,
-        pairs: Sequence[tuple[int, int]],
-        swap: SwapMode,
-        *,
-        fairness_key: Hashable,
-        deadline: Deadline,
-    ) -> list[tuple[Encoding, ...]]:
-        """Return the sequences of each pair of responses, in one or both orders. Raises as `tokenize` does."""
-
-        def work() -> list[tuple[Encoding, ...]]:
-            return [self._encoder.assemble(tokenized, a, b, swap=swap != "off") for a, b in pairs]
-
-        return await self._in_thread(work, PAIR_CHARACTERS * len(pairs), fairness_key, deadline)
 
     async def score(
         self,
@@ -205,7 +180,7 @@ class Pipeline:
         started = time.perf_counter()
 
         async def submit(orders: tuple[Encoding, ...], *, wait_for_room: bool) -> EngineResult:
-            with self._refusals_counted():
+            with self.metrics.refusals_counted():
                 return await self.backend.submit(
                     orders, fairness_key=fairness_key, timeout_s=deadline.left_s(), wait_for_room=wait_for_room
                 )
@@ -217,19 +192,19 @@ class Pipeline:
             result = result.followed_by(await submit(sequences[1:], wait_for_room=True))
             scored, preference = sequences, self._read_out(result)
 
+        lengths, truncation = list(map(len, scored)), scored[0].truncation
         total_s = encode_s + time.perf_counter() - started
         stages = {"encode": encode_s, "queue": result.queue_s, "run": result.run_s, "total": total_s}
-        lengths = list(map(len, scored))
-        gflops, truncation = sum(map(self._exact_gflops, lengths)), scored[0].truncation
+        cost = Cost(len(lengths), sum(lengths), sum(map(self._exact_gflops, lengths)), stages)
 
         def observe() -> None:
             self.metrics.observe_stages(stages)
-            self.metrics.observe_cost({"exact": gflops, "paper": sum(map(self._paper_gflops, lengths))})
+            self.metrics.observe_cost({"exact": cost.gflops, "paper": sum(map(self._paper_gflops, lengths))})
             self.metrics.observe_preference(preference.preferred, preference.margin, preference.order_margins)
             self.metrics.observe_truncation({text: getattr(truncation, text) for text in TEXTS})
 
         asyncio.get_running_loop().call_soon(observe)  # deferred: the reply goes first
-        return CompareResult(preference, truncation, self.manifest.identity, sum(lengths), gflops, stages)
+        return CompareResult(preference, truncation, self.manifest.identity, cost)
 
     def choose_swap(self, question: Question) -> SwapMode:
         """Return the question's swap mode, or the default. Raises InvalidInput if the model does not support it."""
@@ -274,7 +249,7 @@ class Pipeline:
         deadline = Deadline.after(timeout_s)
         await self._finish_active(timeout_s)
         await self.backend.drain(deadline.left_s() or 0.0)
-        self._encode_queue.shut_down()
+        self.texts.queue.shut_down()
 
     async def _finish_active(self, timeout_s: float) -> None:
         """Wait until no request is active, at most this long."""
@@ -282,50 +257,6 @@ class Pipeline:
             async with asyncio.timeout(timeout_s):
                 while self._active or self._held:  # noqa: ASYNC110  # rare; an event would cost time in every request
                     await asyncio.sleep(0.01)
-
-    async def _encode(
-        self,
-        question: Question,
-        responses: tuple[str, str],
-        swap: SwapMode,
-        fairness_key: Hashable,
-        deadline: Deadline,
-        *,
-        is_accepted: bool,
-    ) -> tuple[Encoding, ...]:
-        """Return the sequences of one comparison, in one or both orders. Raises InvalidInput, Unavailable."""
-        instruction, prompt = self.manifest.spec.resolve(question.prompt, question.domain, question.instruction)
-        encoder, characters = self._encoder, self._encoder.count_characters(instruction, prompt, responses)
-
-        def work() -> tuple[Encoding, ...]:
-            self.metrics.observe_special_tokens(encoder.count_special_texts(instruction, prompt, responses))
-            return encoder.assemble(encoder.tokenize(instruction, prompt, responses), 0, 1, swap=swap != "off")
-
-        if self._active == 1 and characters <= SHORT_CHARACTERS:
-            return work()
-        if not is_accepted:
-            with self._refusals_counted():
-                self._encode_queue.refuse_if_busy(
-                    characters, fairness_key, deadline, lambda: self.backend.load().next_wait_s
-                )
-        return await self._in_thread(work, characters, fairness_key, deadline)
-
-    async def _in_thread(self, work: Callable[[], T], characters: int, fairness_key: Hashable, deadline: Deadline) -> T:
-        with self._refusals_counted():
-            return await self._encode_queue.run(work, characters, fairness_key, deadline)
-
-    def _steps(self, responses: Sequence[str]) -> Iterator[list[str]]:
-        """Split responses into steps of at most STEP_CHARACTERS that are read, or of one response."""
-        step: list[str] = []
-        characters = 0
-        for response in responses:
-            more = self._encoder.count_characters("", "", [response])
-            if step and characters + more > STEP_CHARACTERS:
-                yield step
-                step, characters = [], 0
-            step.append(response)
-            characters += more
-        yield step
 
     def _decisive_margin(self) -> float:
         if self.manifest.auto_swap is None:
@@ -337,12 +268,4 @@ class Pipeline:
             return read_out(result.logits, self.manifest.temperature)
         except EngineFailed:
             self.metrics.observe_engine_error()
-            raise
-
-    @contextmanager
-    def _refusals_counted(self) -> Iterator[None]:
-        try:
-            yield
-        except Unavailable as error:
-            self.metrics.observe_shed(error.type)
             raise

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.scoring.pipeline import NO_DEADLINE, CompareResult, Pipeline, Question
+from service.scoring.pipeline import NO_DEADLINE, CompareResult, Cost, Pipeline, Question
 from tinyrm.comparison import Strategy, SwapMode
 from tinyrm.deadline import Deadline
 from tinyrm.encoding import Encoding, Tokenized
@@ -53,12 +53,12 @@ class GroupResult:
     model: str
 
     @property
-    def tokens(self) -> int:
-        return sum(result.tokens for result in self.comparisons)
+    def costs(self) -> list[Cost]:
+        return [comparison.cost for comparison in self.comparisons]
 
     @property
-    def gflops(self) -> float:
-        return sum(result.gflops for result in self.comparisons)
+    def tokens(self) -> int:
+        return sum(cost.tokens for cost in self.costs)
 
     @property
     def truncated_tokens(self) -> int:
@@ -124,7 +124,9 @@ async def rank_responses(
     swap = pipeline.choose_swap(question)
     with pipeline.active():
         started = time.perf_counter()
-        tokenized = await pipeline.tokenize(question, texts, fairness_key=fairness_key, deadline=deadline)
+        tokenized = await pipeline.texts.tokenize(
+            pipeline.resolve(question, texts), fairness_key=fairness_key, deadline=deadline
+        )
         # Each comparison has a share of it, as if it had encoded its own texts.
         tokenize_s = (time.perf_counter() - started) / max(1, needed)
         margins = np.full((n, n), np.nan)
@@ -169,7 +171,9 @@ async def compare_pairs(
     tokenize_s: share of one pair in the seconds of tokenizing.
     """
     started = time.perf_counter()
-    encoded = await pipeline.assemble(tokenized, pairs, swap, fairness_key=fairness_key, deadline=deadline)
+    encoded = await pipeline.texts.assemble(
+        tokenized, pairs, swap=swap != "off", fairness_key=fairness_key, deadline=deadline
+    )
     encode_s = tokenize_s + (time.perf_counter() - started) / len(pairs)
 
     def score(sequences: tuple[Encoding, ...]) -> Coroutine[None, None, CompareResult]:

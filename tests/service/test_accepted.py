@@ -104,14 +104,14 @@ def test_a_drain_finishes_accepted_work_that_is_not_queued_yet(slow: Served, pat
 
 def test_a_drain_finishes_what_is_being_encoded(slow: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     assert slow.client.portal is not None
-    begun, gate, tokenize = threading.Event(), threading.Event(), slow.pipeline._encoder.tokenize
+    begun, gate, tokenize = threading.Event(), threading.Event(), slow.pipeline.texts.encoder.tokenize
 
     def wait(*texts: Any) -> Any:
         begun.set()
         assert gate.wait(PATIENCE_S)
         return tokenize(*texts)
 
-    monkeypatch.setattr(slow.pipeline._encoder, "tokenize", wait)
+    monkeypatch.setattr(slow.pipeline.texts.encoder, "tokenize", wait)
     with ThreadPoolExecutor(1) as clients:
         accepted = clients.submit(slow.client.post, "/v1/compare", json=LONG)
         assert begun.wait(PATIENCE_S)
@@ -125,14 +125,14 @@ def test_a_drain_finishes_what_is_being_encoded(slow: Served, monkeypatch: pytes
 @pytest.fixture
 def held(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Hold the tokenizer at long texts until the event is set."""
-    gate, tokenize = threading.Event(), served.pipeline._encoder.tokenize
+    gate, tokenize = threading.Event(), served.pipeline.texts.encoder.tokenize
 
     def wait(instruction: str, prompt: str, responses: Any) -> Any:
         if len(prompt) > len(LONG_TEXT) // 2:
             assert gate.wait(PATIENCE_S), "the reply waited for the encoding"
         return tokenize(instruction, prompt, responses)
 
-    monkeypatch.setattr(served.pipeline._encoder, "tokenize", wait)
+    monkeypatch.setattr(served.pipeline.texts.encoder, "tokenize", wait)
     yield gate
     gate.set()
 

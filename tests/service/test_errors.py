@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.errors import REFUSALS, STATUS_BY_ERROR, TYPE_BY_STATUS, get_status
 from service.metrics import STATUSES
-from service.scoring.pipeline import SHORT_CHARACTERS
+from service.scoring.text_encoder import SHORT_CHARACTERS
 from tests.service.conftest import PAIR, Served
 from tests.support.waiting import wait_until
 from tinyrm.api import ErrorBody
@@ -154,14 +154,14 @@ def test_a_comparison_that_began_before_a_reload_gets_its_result(
     fresh: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A comparison that is being encoded is in no queue yet, and must not reach a closed one."""
-    encoding, assemble = threading.Event(), fresh.pipeline._encoder.assemble
+    encoding, assemble = threading.Event(), fresh.pipeline.texts.encoder.assemble
 
     def slowly(*args: Any, **options: Any) -> Any:
         encoding.set()
         time.sleep(0.3)
         return assemble(*args, **options)
 
-    monkeypatch.setattr(fresh.pipeline._encoder, "assemble", slowly)
+    monkeypatch.setattr(fresh.pipeline.texts.encoder, "assemble", slowly)
     with ThreadPoolExecutor() as clients:
         begun = clients.submit(fresh.client.post, "/v1/compare", json=PAIR | {"prompt": "word " * SHORT_CHARACTERS})
         assert encoding.wait(10)

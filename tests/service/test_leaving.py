@@ -16,7 +16,8 @@ from service.engine.backend import LocalBackend
 from service.engine.rpc import Connection, Message
 from service.engine.types import BatchOutput, EngineProfile, QueueLoad
 from service.http.server import Server
-from service.scoring.pipeline import NO_DEADLINE, SHORT_CHARACTERS, CompareResult, Question
+from service.scoring.pipeline import NO_DEADLINE, CompareResult, Question
+from service.scoring.text_encoder import SHORT_CHARACTERS
 from service.settings import Settings
 from service.workers.queue_client import QueueClient
 from tests.service.conftest import PAIR, Served
@@ -45,7 +46,7 @@ def portal(served: Served) -> Any:
 
 
 def test_a_request_that_waits_to_be_encoded_gets_shutting_down(fresh: Served) -> None:
-    lane = fresh.pipeline._encode_queue._short
+    lane = fresh.pipeline.texts.queue._short
     busy, free = threading.Semaphore(0), threading.Event()
     for _ in range(lane._size):
         portal(fresh).start_task_soon(lane.run, lambda: (busy.release(), free.wait(30)), 1, None, NO_DEADLINE)

@@ -47,7 +47,11 @@ def test_reply_has_exactly_this_shape(served: Served) -> None:
         "probability_b": reply["probability_b"],
         "margin": reply["margin"],
         "model": f"toy@{manifest.revision}",
-        "usage": {"tokens": tokens, "gflops": pytest.approx(2 * exact_flops(manifest.geometry, tokens // 2) / 1e9)},
+        "usage": {
+            "sequences": 2,
+            "tokens": tokens,
+            "gflops": pytest.approx(2 * exact_flops(manifest.geometry, tokens // 2) / 1e9),
+        },
         "truncated": {"prompt": 0, "response_a": 0, "response_b": 0},
     }
 

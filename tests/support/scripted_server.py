@@ -15,10 +15,10 @@ COMPARED = {
     "probability_b": 0.25,
     "margin": 1.0986,
     "model": "toy@1",
-    "usage": {"tokens": 10, "gflops": 0.1},
+    "usage": {"sequences": 2, "tokens": 10, "gflops": 0.1},
     "truncated": {"prompt": 0, "response_a": 0, "response_b": 0},
 }
-USAGE = {"tokens": 1, "gflops": 0.1}
+USAGE = {"sequences": 1, "tokens": 1, "gflops": 0.1}
 RANKED = {
     "order": [1, 0],
     "strengths": [-0.5, 0.5],

@@ -15,7 +15,7 @@ REPLY = {
     "probability_b": 0.25,
     "margin": 1.0986,
     "model": "toy@1",
-    "usage": {"tokens": 9, "gflops": 0.1},
+    "usage": {"sequences": 2, "tokens": 9, "gflops": 0.1},
     "truncated": {"prompt": 0, "response_a": 0, "response_b": 0},
 }
 
@@ -26,7 +26,7 @@ def test_a_request_with_an_unknown_field_is_refused() -> None:
 
 
 def test_a_reply_with_fields_of_a_newer_service_is_read() -> None:
-    newer = REPLY | {"trace": "x", "usage": {"tokens": 9, "gflops": 0.1, "joules": 3}}
+    newer = REPLY | {"trace": "x", "usage": {"sequences": 2, "tokens": 9, "gflops": 0.1, "joules": 3}}
     assert CompareReply.model_validate(newer) == CompareReply.model_validate(REPLY)
 
 

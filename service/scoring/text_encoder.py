@@ -1,0 +1,127 @@
+"""Make sequences from the texts of requests, in the threads of the encode queue."""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from service.metrics import Metrics
+from service.scoring.encode_queue import EncodeQueue
+from tinyrm.deadline import Deadline
+from tinyrm.encoding import Encoder, Encoding, Tokenized
+from tinyrm.engines.base import usable_cpus
+
+T = TypeVar("T")
+
+# Texts up to this length are encoded in half a millisecond. Handing them to a thread takes as long, so without other
+# requests they are encoded in the event loop.
+SHORT_CHARACTERS = 2048
+# Responses of a group are tokenized in steps of this many characters; other keys' texts have their turn between them.
+STEP_CHARACTERS = 65_536
+# Making the sequences of a tokenized pair takes as long as tokenizing this many characters.
+PAIR_CHARACTERS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The texts of one request."""
+
+    instruction: str
+    prompt: str
+    responses: Sequence[str]
+
+
+class TextEncoder:
+    """The encoder of one bundle, behind a queue of its own.
+
+    is_alone: returns whether no other request is active.
+
+    Methods raise InvalidInput, DeadlineExceeded, ShuttingDown; fairness_key and deadline as in `Pipeline.compare`.
+    """
+
+    def __init__(self, encoder: Encoder, metrics: Metrics, max_wait_s: float, is_alone: Callable[[], bool]) -> None:
+        self.encoder = encoder
+        self.queue = EncodeQueue(usable_cpus(), max_wait_s)
+        self._metrics = metrics
+        self._is_alone = is_alone
+
+    def refuse_if_busy(
+        self, texts: Texts, fairness_key: Hashable, deadline: Deadline, engine_wait_s: Callable[[], float]
+    ) -> None:
+        """Raise Overloaded if these texts would wait too long; see `EncodeQueue.refuse_if_busy`."""
+        characters = self._count_characters(texts)
+        if not self._is_encoded_at_once(characters):
+            with self._metrics.refusals_counted():
+                self.queue.refuse_if_busy(characters, fairness_key, deadline, engine_wait_s)
+
+    async def encode_pair(
+        self, texts: Texts, *, swap: bool, fairness_key: Hashable, deadline: Deadline
+    ) -> tuple[Encoding, ...]:
+        """Return the sequences of one comparison; with `swap`, a model that reads pairs gets both orders."""
+
+        def work() -> tuple[Encoding, ...]:
+            return self.encoder.assemble(self._tokenize(texts), 0, 1, swap=swap)
+
+        return await self._run(work, self._count_characters(texts), fairness_key, deadline)
+
+    async def tokenize(self, texts: Texts, *, fairness_key: Hashable, deadline: Deadline) -> Tokenized:
+        """Return the ids of each text, for any number of pairs of the responses."""
+
+        async def tokenize(step: Texts) -> Tokenized:
+            return await self._run(lambda: self._tokenize(step), self._count_characters(step), fairness_key, deadline)
+
+        first, *others = self._steps(texts)
+        tokenized = await tokenize(first)
+        for step in others:
+            tokenized = tokenized.followed_by(await tokenize(step))
+        return tokenized
+
+    async def assemble(
+        self,
+        tokenized: Tokenized,
+        pairs: Sequence[tuple[int, int]],
+        *,
+        swap: bool,
+        fairness_key: Hashable,
+        deadline: Deadline,
+    ) -> list[tuple[Encoding, ...]]:
+        """Return the sequences of each pair of responses, in one or both orders."""
+
+        def work() -> list[tuple[Encoding, ...]]:
+            return [self.encoder.assemble(tokenized, a, b, swap=swap) for a, b in pairs]
+
+        return await self._run(work, PAIR_CHARACTERS * len(pairs), fairness_key, deadline)
+
+    async def _run(self, work: Callable[[], T], characters: int, fairness_key: Hashable, deadline: Deadline) -> T:
+        if self._is_encoded_at_once(characters):
+            return work()
+        with self._metrics.refusals_counted():
+            return await self.queue.run(work, characters, fairness_key, deadline)
+
+    def _is_encoded_at_once(self, characters: int) -> bool:
+        return characters <= SHORT_CHARACTERS and self._is_alone()
+
+    def _tokenize(self, texts: Texts) -> Tokenized:
+        parts = texts.instruction, texts.prompt, texts.responses
+        self._metrics.observe_special_tokens(self.encoder.count_special_texts(*parts))
+        return self.encoder.tokenize(*parts)
+
+    def _count_characters(self, texts: Texts) -> int:
+        return self.encoder.count_characters(texts.instruction, texts.prompt, texts.responses)
+
+    def _steps(self, texts: Texts) -> Iterator[Texts]:
+        """Split the responses into steps of at most STEP_CHARACTERS that are read, or of one response.
+
+        Instruction and prompt are in the first step only.
+        """
+        instruction, prompt = texts.instruction, texts.prompt
+        step: list[str] = []
+        characters = 0
+        for response in texts.responses:
+            more = self.encoder.count_characters("", "", [response])
+            if step and characters + more > STEP_CHARACTERS:
+                yield Texts(instruction, prompt, step)
+                instruction = prompt = ""
+                step, characters = [], 0
+            step.append(response)
+            characters += more
+        yield Texts(instruction, prompt, step)
