@@ -1,4 +1,4 @@
-"""Comparison -> token ids under a budget. The mask survives every truncation, and dropped tokens are counted."""
+"""Texts -> token ids under a budget. Only texts are truncated, never the template, and dropped tokens are counted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
 
 from tinyrm.comparison import Comparison
-from tinyrm.errors import InstructionTooLong, InvalidTemplate, InvalidText
-from tinyrm.template import SPECIAL_ROLES, Slot, Template, split_slot
+from tinyrm.errors import InstructionTooLong, InvalidInput, InvalidTemplate, InvalidText
+from tinyrm.template import RESPONSE_SLOTS, SPECIAL_ROLES, Slot, Template, split_slot
 
 # With fewer tokens for prompt and responses together, every verdict would be a guess.
 MIN_TEXT_TOKENS = 48
@@ -40,7 +40,7 @@ class SpecialTokens(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """Tokens dropped from each text.
+    """Tokens dropped from each text. In a sequence of one response, that is response_a.
 
     Exact for texts of up to READ_CHARACTERS for each token of a sequence. A longer text is not read to its end, so at
     least this many were dropped.
@@ -60,7 +60,7 @@ class Truncation:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """Ids of one cloze text, int64 [tokens], with exactly one mask id among them."""
+    """Ids of one sequence, int64 [tokens]: of a comparison in one order, or of one response."""
 
     input_ids: NDArray[np.int64]
     truncation: Truncation
@@ -102,39 +102,46 @@ def plain_text_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
 class Encoder:
     """Encodes comparisons for one tokenizer, one template and one length.
 
+    reads: whether a sequence holds a pair of responses, or one response.
+
     Raises InvalidTemplate if special tokens written in user text would become special, or if the template does not fit
     into `max_tokens`.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template, special: SpecialTokens, max_tokens: int) -> None:
         self._tokenizer = plain_text_tokenizer(tokenizer)
-        self.template = template
+        self.template, self.reads = template, template.reads
         self.special = special
         self.max_tokens = max_tokens
-        for role in SPECIAL_ROLES:
-            special_id = special.by_role(role)
-            token = self._tokenizer.id_to_token(special_id)
-            if token is None or special_id in self._ids(f"x {token} {token}x"):
-                raise InvalidTemplate(f"user text could forge {role}, the token {token!r}: it is not marked as special")
-        self._special_texts = tuple(
-            token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special
-        )
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special_texts = tuple(token.content for token in added.values() if token.special)
         # Segments are split, and those without user text encoded, once and not for every comparison.
         self._parts = tuple(map(split_slot, template.segments))
         self._joints = {slot: joint for joint, slot in self._parts if slot}
+        self._tokenizer.encode_special_tokens = False
         self._fixed = {
             text: [special.by_role(text)] if text in SPECIAL_ROLES else self._ids(text)
             for text, slot in self._parts
             if slot is None
         }
+        self._tokenizer.encode_special_tokens = True
+        own = {special_id: role for role in SPECIAL_ROLES for special_id in [special.by_role(role)]}
+        own |= {i: "a token of the template" for i in chain(*self._fixed.values()) if i in added and i not in own}
+        for special_id, role in own.items():
+            token = self._tokenizer.id_to_token(special_id)
+            if token is None or special_id in self._ids(f"x {token} {token}x"):
+                raise InvalidTemplate(f"user text could forge {role}, the token {token!r}: it is not marked as special")
         if self._room_for_text(()) < MIN_TEXT_TOKENS:
             raise InvalidTemplate(f"max_tokens={max_tokens} leaves less than {MIN_TEXT_TOKENS} tokens for the texts")
 
     @cached_property
     def label_ids(self) -> tuple[int, int]:
         """Ids of the label words (first choice, second choice). Raises InvalidTemplate unless each is one token."""
-        first, second = (self._ids(word) for word in self.template.label_words)
-        for word, ids in zip(self.template.label_words, (first, second), strict=True):
+        words = self.template.label_words
+        if words is None:
+            raise InvalidTemplate(f"template {self.template.name!r} has no label words, so it cannot be read at a mask")
+        first, second = map(self._ids, words)
+        for word, ids in zip(words, (first, second), strict=True):
             if len(ids) != 1:
                 raise InvalidTemplate(f"label word {word!r} is {len(ids)} tokens in this tokenizer; it must be one")
         return first[0], second[0]
@@ -142,19 +149,33 @@ class Encoder:
     def encode(self, comparison: Comparison, instruction: str, *, swap: bool = False) -> tuple[Encoding, ...]:
         """Return the ids of one order (A first), or with `swap` of both (A first, B first).
 
-        Both orders keep the same tokens of each text. Raises InvalidText, InstructionTooLong.
+        Both orders keep the same tokens of each text. An encoder that reads responses returns one sequence of A and one
+        of B, whatever `swap` is. Raises InvalidText, InstructionTooLong.
         """
         texts = self.tokenize(instruction, comparison.prompt, (comparison.response_a, comparison.response_b))
         return self.assemble(texts, 0, 1, swap=swap)
+
+    def encode_one(self, instruction: str, prompt: str, response: str) -> Encoding:
+        """Return the ids of one response, for an encoder that reads responses. Raises as `encode` does."""
+        return self.assemble_one(self.tokenize(instruction, prompt, [response]), 0)
+
+    def truncation(self, sequences: Sequence[Encoding]) -> Truncation:
+        """Return the tokens dropped in a comparison with these sequences, as `assemble` returns them."""
+        first = sequences[0].truncation
+        if self.reads == "pair":
+            return first
+        second = sequences[1].truncation
+        return Truncation(max(first.prompt, second.prompt), first.response_a, second.response_a)
 
     def tokenize(self, instruction: str, prompt: str, responses: Sequence[str]) -> Tokenized:
         """Encode each text once, for any number of comparisons of these responses.
 
         Raises InvalidText, InstructionTooLong.
         """
-        joints = self._joints  # a template has the same one for both responses
-        texts = [joints["instruction"] + instruction, joints["prompt"] + prompt]
-        texts += [joints["response_a"] + response for response in responses]
+        joints = self._joints
+        joint = joints[RESPONSE_SLOTS[self.reads][0]]  # a template has the same one for both responses
+        texts = [joints["instruction"] + instruction if "instruction" in joints else "", joints["prompt"] + prompt]
+        texts += [joint + response for response in responses]
         read = [self._readable(text, READ_CHARACTERS, is_prompt=at == 1) for at, text in enumerate(texts)]
         ids = self._encode_texts(read)
         for at, text in enumerate(texts):
@@ -172,6 +193,8 @@ class Encoder:
 
         The prompt is truncated on its left, because the question comes last, and the responses on their right.
         """
+        if self.reads == "response":
+            return self.assemble_one(texts, a), self.assemble_one(texts, b)
         prompt, response_a, response_b = texts.prompt, texts.responses[a], texts.responses[b]
         room = self._room_for_text(texts.instruction)
         keep_prompt, keep_a, keep_b = fair_shares(len(prompt), len(response_a), len(response_b), room)
@@ -186,6 +209,16 @@ class Encoder:
         if not swap:
             return (a_first,)
         return a_first, Encoding(self._join(texts.instruction, prompt, response_b, response_a), truncation.swapped())
+
+    def assemble_one(self, texts: Tokenized, i: int) -> Encoding:
+        """Return the ids of response number `i` alone, as `encode_one` does. Raises InstructionTooLong."""
+        if self.reads != "response":
+            raise InvalidInput(f"template {self.template.name!r} holds two responses, so none is read alone")
+        prompt, response = texts.prompt, texts.responses[i]
+        keep_prompt, keep, _ = fair_shares(len(prompt), len(response), 0, self._room_for_text(texts.instruction))
+        truncation = Truncation(len(prompt) - keep_prompt + texts.unread[0], len(response) - keep + texts.unread[1 + i])
+        prompt = prompt[len(prompt) - keep_prompt :]
+        return Encoding(self._join(texts.instruction, prompt, response[:keep]), truncation)
 
     def count_special_texts(self, instruction: str, prompt: str, responses: Sequence[str]) -> int:
         """Return how many of the texts contain a special token. It is encoded as plain text; metrics count it.
@@ -225,8 +258,9 @@ class Encoder:
             )
         return room
 
-    def _join(self, instruction: list[int], prompt: list[int], a: list[int], b: list[int]) -> NDArray[np.int64]:
-        slots: dict[Slot, list[int]] = {"instruction": instruction, "prompt": prompt, "response_a": a, "response_b": b}
+    def _join(self, instruction: list[int], prompt: list[int], *responses: list[int]) -> NDArray[np.int64]:
+        slots: dict[Slot, list[int]] = {"instruction": instruction, "prompt": prompt}
+        slots |= zip(RESPONSE_SLOTS[self.reads], responses, strict=True)
         pieces = (slots[slot] if slot else self._fixed[text] for text, slot in self._parts)
         return np.fromiter(chain.from_iterable(pieces), dtype=np.int64)
 

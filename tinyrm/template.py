@@ -1,10 +1,10 @@
-"""The cloze text around a comparison, as data.
+"""The text around a comparison, or around one response, as data.
 
 A template is a list of segments. A segment is one of
 
 * a special token by role: ``[CLS]``, ``[SEP]`` or ``[MASK]``;
 * a slot, with the text that joins it to the previous segment: `` {prompt}``;
-* fixed text.
+* fixed text, in which a special token of the tokenizer is one.
 
 Each segment is encoded separately and the ids are concatenated. The text is never built as one string, so user text
 that contains ``[MASK]`` or ``Choice 1:`` remains plain text.
@@ -16,26 +16,36 @@ space token there.
 
 import re
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tinyrm.chat import Message
+from tinyrm.errors import InvalidTemplate
 
-Slot = Literal["instruction", "prompt", "response_a", "response_b"]
+Slot = Literal["instruction", "prompt", "response_a", "response_b", "response"]
+# What one sequence holds: both responses of a comparison, or one response.
+Reads = Literal["pair", "response"]
 SPECIAL_ROLES = ("[CLS]", "[SEP]", "[MASK]")
 
-_SLOT = re.compile(r"(?P<joint>[^{}]*)\{(?P<slot>instruction|prompt|response_a|response_b)\}")
+RESPONSE_SLOTS: dict[Reads, tuple[Slot, ...]] = {"pair": ("response_a", "response_b"), "response": ("response",)}
+
+_SLOTS = get_args(Slot)
+_SLOT = re.compile(rf"(?P<joint>[^{{}}]*)\{{(?P<slot>{'|'.join(_SLOTS)})\}}")
+_BRACES = re.compile(r"\{\w+\}")
 
 
 class Template(BaseModel):
-    """Segments in order, and the two label words at the mask (first choice, second choice)."""
+    """Segments in order, with the slots of a comparison or of one response; `{instruction}` may be missing.
+
+    label_words: the words at the mask, for the first choice and the second; None without a mask.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     segments: tuple[str, ...]
-    label_words: tuple[str, str]
+    label_words: tuple[str, str] | None = None
     turn_names: dict[str, str] = Field(
         default={"system": "System", "user": "Human", "assistant": "Assistant"},
         description="Names of the speakers in the prompt text that chat messages become.",
@@ -43,15 +53,56 @@ class Template(BaseModel):
 
     @model_validator(mode="after")
     def _each_part_exactly_once(self) -> Self:
-        if self.segments.count("[MASK]") != 1:
-            raise ValueError("a template needs exactly one [MASK] segment")
-        slots = sorted(slot for _, slot in map(split_slot, self.segments) if slot)
-        if slots != ["instruction", "prompt", "response_a", "response_b"]:
-            raise ValueError(f"a template needs each slot exactly once, got {slots}")
+        if self.segments.count("[MASK]") != (self.label_words is not None):
+            raise ValueError("a template needs exactly one [MASK] segment, or neither a mask nor label words")
+        if wrong := [text for text, slot in map(split_slot, self.segments) if slot is None and _BRACES.search(text)]:
+            raise ValueError(f"a slot is one of {', '.join(_SLOTS)}, and ends its segment; got {wrong}")
+        slots = sorted({*self.slots, "instruction"})
+        if len(set(self.slots)) < len(self.slots) or slots not in (
+            ["instruction", "prompt", *names] for names in RESPONSE_SLOTS.values()
+        ):
+            raise ValueError(
+                "a template needs {prompt} and either {response_a} and {response_b} or {response}, each slot exactly "
+                f"once, and may have {{instruction}}; got {sorted(self.slots)}"
+            )
+        if self.label_words and self.reads == "response":
+            raise ValueError("a template of one response has no [MASK]: nothing is chosen there")
         # Swapping the order swaps ids, which include the joining text.
         if len({joint for joint, slot in map(split_slot, self.segments) if slot in ("response_a", "response_b")}) > 1:
             raise ValueError("both responses need the same joining text; put the rest into separate segments")
         return self
+
+    @property
+    def slots(self) -> list[Slot]:
+        return [slot for _, slot in map(split_slot, self.segments) if slot]
+
+    @property
+    def reads(self) -> Reads:
+        return "response" if "response" in self.slots else "pair"
+
+    def of_one_response(self) -> Self:
+        """Return the template of one response with the same wording: up to the first response, then [SEP].
+
+        Raises InvalidTemplate if another part comes after the first response.
+        """
+        slots = self.slots
+        at = next((i for i, segment in enumerate(self.segments) if split_slot(segment)[1] == "response_a"), 0)
+        if (
+            self.reads == "response"
+            or sorted(slots[:-2]) not in (["instruction", "prompt"], ["prompt"])
+            or (slots[-2:] != ["response_a", "response_b"])
+        ):
+            raise InvalidTemplate(
+                f"template {self.name!r} lacks instruction or prompt before its first response, so it cannot show one "
+                "response alone; use figure2 or answer-colon"
+            )
+        before, (joint, _) = self.segments[:at], split_slot(self.segments[at])
+        changed = {
+            "name": f"{self.name}-response",
+            "segments": (*before, f"{joint}{{response}}", "[SEP]"),
+            "label_words": None,
+        }
+        return type(self).model_validate(self.model_dump() | changed)
 
     def render_messages(self, messages: Sequence[Message]) -> str:
         """Return chat messages as one text; a single user message gets no speaker name, as in the training pairs."""

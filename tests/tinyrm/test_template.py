@@ -6,6 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tinyrm.chat import Message
+from tinyrm.errors import InvalidTemplate
 from tinyrm.template import ANSWER_COLON, FIGURE2, TEMPLATES, Template, split_slot
 
 MESSAGE = TypeAdapter(Message)
@@ -20,7 +21,7 @@ def test_a_template_with_every_part_once_is_accepted() -> None:
     assert build(*PARTS).segments == PARTS
 
 
-@pytest.mark.parametrize("missing", [part for part in PARTS if part not in ("[CLS]", "[SEP]")])
+@pytest.mark.parametrize("missing", [part for part in PARTS if part not in ("[CLS]", "[SEP]", "{instruction}")])
 def test_a_template_without_a_part_is_refused(missing: str) -> None:
     with pytest.raises(ValidationError, match="exactly"):
         build(*(part for part in PARTS if part != missing))
@@ -35,8 +36,19 @@ def test_a_template_with_a_part_twice_is_refused(twice: str) -> None:
 @pytest.mark.parametrize("malformed", ["{prompt} after", " {prompt}{prompt}", "{question}", "{{prompt}", "{prompt}\n"])
 def test_a_slot_must_end_its_segment(malformed: str) -> None:
     assert split_slot(malformed) == (malformed, None)
-    with pytest.raises(ValidationError, match="each slot exactly once"):
+    with pytest.raises(ValidationError, match=r"each slot exactly once|a slot is one of"):
         build(*(malformed if part == " {prompt}" else part for part in PARTS))
+
+
+def test_only_a_template_of_a_pair_has_a_mask_and_label_words() -> None:
+    alone = build(*PARTS).of_one_response()
+    assert (alone.reads, alone.label_words, alone.slots) == ("response", None, ["instruction", "prompt", "response"])
+    with pytest.raises(ValidationError, match="nothing is chosen"):
+        Template(name="test", segments=(*alone.segments, "[MASK]"), label_words=(" 0", " 1"))
+    with pytest.raises(ValidationError, match="or neither a mask nor label words"):
+        Template(name="test", segments=alone.segments, label_words=(" 0", " 1"))
+    with pytest.raises(InvalidTemplate, match="cannot show one response"):
+        alone.of_one_response()
 
 
 def test_responses_joined_differently_are_refused() -> None:

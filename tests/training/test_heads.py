@@ -19,7 +19,7 @@ from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from training.model.heads import RowCollator, load_head, load_trained_head, readout, swap_disagreement
-from training.model.response_encoder import ResponseEncoder
+from training.model.marked_encoder import MarkedEncoder
 from training.output import RECIPE_FILE
 from training.recipe import ClozeRecipe, DistilRecipe, Dora, HeadKind
 from training.stages import cloze
@@ -46,9 +46,8 @@ TWO_EPOCHS = {"max_steps": 16, "save_steps": 14, "peak_lr": 1e-2, "warmup_ratio"
 
 def batch_for(head: HeadKind, encoder: Encoder, count: int = 9) -> dict[str, Tensor]:
     """Return rows of toy pairs; markers are close together, so that short texts have several."""
-    texts = (
-        ResponseEncoder(encoder, encoder._tokenizer, 2 if head == "tokens" else 0) if head in ONE_BY_ONE else encoder
-    )
+    alone = Encoder(encoder._tokenizer, encoder.template.of_one_response(), encoder.special, encoder.max_tokens)
+    texts = {"tokens": MarkedEncoder(alone, 2), "pointwise": alone}.get(head, encoder)
     items = [texts.encode(p.comparison(), SPEC.instruction(p.domain), swap=True) for p in toy_pairs(count)]
     return RowCollator(encoder.special.pad, encoder.special.cls if head == "tokens" else None)(items)
 

@@ -29,7 +29,7 @@ from tinyrm.modernbert.checkpoint import classifier_of, load_checked, read_confi
 from tinyrm.modernbert.files import checkpoint_folder, input_errors
 from tinyrm.spec import read_run, trained_head
 from training.data.collate import Encodes
-from training.model.response_encoder import ResponseEncoder
+from training.model.marked_encoder import MarkedEncoder
 from training.recipe import ClozeRecipe, HeadKind
 
 MARKER_WORDS = 100  # as the paper's author inserted [CLS] for token-level labels
@@ -41,7 +41,8 @@ def encoder_for(head: HeadKind, encoder: Encoder, tokenizer: Tokenizer) -> Encod
     """Return the encoder that turns a pair into the two texts that the head reads."""
     if head in ("cloze", "pair-cls", "pair-mean"):
         return encoder
-    return ResponseEncoder(encoder, tokenizer, MARKER_WORDS if head == "tokens" else 0)
+    alone = Encoder(tokenizer, encoder.template.of_one_response(), encoder.special, encoder.max_tokens)
+    return MarkedEncoder(alone, MARKER_WORDS) if head == "tokens" else alone
 
 
 def load_head(head: HeadKind, model: str, *, revision: str | None = None, new_head: bool = False) -> PreTrainedModel:
