@@ -2,6 +2,7 @@
 
 Prints Markdown tables; the last line is JSON. `--out` writes tables, JSON and two pictures, `--record` writes the
 results into the bundle's manifest, and `--card` writes the table between the markers of the bundle's README.md.
+`--against` evaluates another model on the same items and shows the differences.
 """
 
 import logging
@@ -20,8 +21,14 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m evalu
     logging.basicConfig(format="%(message)s")
     logging.getLogger("evaluation").setLevel(logging.INFO)
     try:
+        from evaluation.paired import evaluate_both, write_both
         from evaluation.run import evaluate, write, write_temperature
 
+        if options.against:
+            paired = evaluate_both(options)
+            print(paired.text, flush=True)
+            write_both(options, paired)
+            return 0
         evaluated = write_temperature(options, evaluate(options))
         # Before anything else is written: a full disk must not lose what took minutes to compute.
         print(evaluated.text, flush=True)

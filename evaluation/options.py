@@ -1,15 +1,15 @@
 """What to evaluate, on what, and where the results go: one dataclass, which is the command line too."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
 from evaluation.card import refuse_without_markers
 from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
-from tinyrm.manifest import CARD_FILE
+from tinyrm.manifest import CARD_FILE, MANIFEST_FILE
 
 PAIRS, JUDGE_BENCH = "pairs", "judge-bench"
 
@@ -48,8 +48,22 @@ class Options:
     """Write the results into the bundle's manifest."""
     card: bool = False
     """Write the table of pairs into the bundle's README.md."""
+    against: str | None = None
+    """Evaluate another model on the same items, and show the differences of the two with paired intervals: a bundle
+    folder, the output folder of a training, or the URL of a service."""
     out: Path | None = None
-    """Folder for report.md, results.json, reliability.png and compute.png."""
+    """Folder for report.md, results.json, reliability.png and compute.png; with --against, no pictures."""
+
+    def of_other(self) -> "Options":
+        """Return the same options for the model of --against."""
+        kinds: dict[str, Any] = {"bundle": None, "checkpoint": None, "service": None}
+        against = str(self.against)
+        if is_url(against):
+            kinds["service"] = against
+        else:
+            kinds["bundle" if (Path(against) / MANIFEST_FILE).is_file() else "checkpoint"] = Path(against)
+        engine = self.engine if kinds["bundle"] else "auto"
+        return replace(self, **kinds, engine=engine, against=None)
 
     def check(self) -> None:
         """Raise InvalidInput for options that do not go together, or would give misleading figures."""
@@ -68,6 +82,14 @@ class Options:
             (
                 self.revision and (own or (self.data and Path(self.data).exists())),
                 "--revision is for a benchmark on the hub",
+            ),
+            (
+                self.against and into_bundle,
+                "--against compares two models; use --record, --card and --write-temperature on one",
+            ),
+            (
+                self.against and not is_url(self.against) and not Path(self.against).is_dir(),
+                f"--against {self.against} is neither a folder nor a URL",
             ),
             (self.engine != "auto" and not self.bundle, "--engine is for a bundle"),
             (
@@ -95,6 +117,10 @@ class Options:
                 raise InvalidInput(instead)
         if self.bundle and self.card:
             refuse_without_markers(self.bundle / CARD_FILE)
+
+
+def is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
 
 
 def have_same_content(one: Path, other: Path) -> bool:

@@ -40,7 +40,7 @@ def plot_compute(benchmark: str, name: str, score: Share, cost: Cost, path: Path
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    tokens = cost.tokens_per_pair / 2
+    tokens = cost.text_tokens
     for anchor in anchors_for(benchmark):
         costs = anchor.paper_gflops(tokens, benchmark), anchor.exact_gflops(tokens, benchmark)
         draw_point(axes, anchor.name, costs, anchor.scores[benchmark], OTHERS)

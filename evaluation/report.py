@@ -7,30 +7,11 @@ from typing import Any
 from tabulate import tabulate
 
 from evaluation.scoring import ScoredPair
-from evaluation.statistics import Calibration, Share, Summary, by_length
+from evaluation.statistics import Calibration, Estimate, Share, Summary, by_length
 from evaluation.target import Cost
 
-COLUMNS = (
-    "domain",
-    "pairs",
-    "prompts",
-    "accuracy",
-    "one order",
-    "swap consistency",
-    "length heuristic",
-    "NLL",
-    "Brier",
-    "ECE",
-)
-ORDER_COLUMNS = (
-    "pairs of",
-    "accuracy",
-    "chosen first",
-    "chosen second",
-    "worth of standing first",
-    "its size",
-    "swap consistency",
-)
+# What stands below a table of a model that reads responses alone, in place of the columns about orders.
+NO_ORDERS = "Each response is scored once, alone: no order exists, and swap consistency is 100 % by construction."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +21,8 @@ class Report:
     markdown: its tables.
     figures: the same as JSON values.
     headline: its main score.
+    estimates: the accuracy of each part of the benchmark, the main score last. Those of two models on the same data are
+        drawn together, so that draws can be subtracted.
     scored: every pair with its preference, for calibration and length.
     """
 
@@ -47,61 +30,71 @@ class Report:
     markdown: str
     figures: dict[str, Any]
     headline: Share
+    estimates: Mapping[str, Estimate] = field(repr=False)
     scored: list[ScoredPair] = field(repr=False)
 
 
 def domain_table(summaries: Mapping[str, Summary]) -> str:
     """Return a table with a row for each domain; intervals are 95 %."""
-    return table(
-        COLUMNS,
-        [
-            [
-                name,
-                str(summary.pairs),
-                str(summary.prompts),
-                str(summary.accuracy),
-                str(summary.accuracy_one_order),
-                str(summary.swap_consistency),
-                f"{summary.length_heuristic:.1%}",
-                f"{summary.negative_log_likelihood:.3f}",
-                f"{summary.brier:.3f}",
-                f"{summary.expected_calibration_error:.3f}",
-            ]
-            for name, summary in summaries.items()
-        ],
-    )
+    rows = {
+        name: {
+            "pairs": str(summary.pairs),
+            "prompts": str(summary.prompts),
+            "accuracy": str(summary.accuracy),
+            **of_orders(
+                summary.orders,
+                {"one order": str(summary.accuracy_one_order), "swap consistency": str(summary.swap_consistency)},
+            ),
+            "length heuristic": f"{summary.length_heuristic:.1%}",
+            "NLL": f"{summary.negative_log_likelihood:.3f}",
+            "Brier": f"{summary.brier:.3f}",
+            "ECE": f"{summary.expected_calibration_error:.3f}",
+        }
+        for name, summary in summaries.items()
+    }
+    return named_table("domain", rows)
 
 
 def order_table(summaries: Mapping[str, Summary]) -> str:
     """Return a table of the accuracy of each order alone, and of the effect of the first place."""
-    return table(
-        ORDER_COLUMNS,
-        [
-            [
-                name,
-                f"{summary.accuracy.value:.1%}",
-                f"{summary.accuracy_chosen_first:.1%}",
-                f"{summary.accuracy_chosen_second:.1%}",
-                f"{summary.position_margin:+.2f}",
-                f"{summary.position_size:.2f}",
-                f"{summary.swap_consistency.value:.1%}",
-            ]
-            for name, summary in summaries.items()
-        ],
-    )
+    rows = {
+        name: {
+            "accuracy": f"{summary.accuracy.value:.1%}",
+            **of_orders(
+                summary.orders,
+                {
+                    "chosen first": f"{summary.accuracy_chosen_first:.1%}",
+                    "chosen second": f"{summary.accuracy_chosen_second:.1%}",
+                    "worth of standing first": f"{summary.position_margin:+.2f}",
+                    "its size": f"{summary.position_size:.2f}",
+                    "swap consistency": f"{summary.swap_consistency.value:.1%}",
+                },
+            ),
+        }
+        for name, summary in summaries.items()
+    }
+    has_orders = summaries["all"].orders == 2
+    return named_table("pairs of", rows) + ("" if has_orders else f"\n\n{NO_ORDERS}")
+
+
+def of_orders(orders: int, cells: dict[str, str]) -> dict[str, str]:
+    """Return cells about orders, or none for a model without orders: they would repeat the accuracy."""
+    return cells if orders == 2 else {}
 
 
 def cost_table(cost: Cost) -> str:
     """Return a table of what one decided pair costs."""
-    columns = ("pairs read", "tokens per pair", "GFLOPs per pair, exact", "by the paper's formula", "pairs per second")
-    cells = [
-        str(cost.pairs),
-        f"{cost.tokens_per_pair:.0f}",
-        f"{cost.gflops_per_pair:.3g}",
-        "unknown" if cost.paper_gflops_per_pair is None else f"{cost.paper_gflops_per_pair:.3g}",
-        f"{cost.pairs_per_second:.1f}",
-    ]
-    return table(columns, [cells])
+    cells = {
+        "pairs decided": str(cost.pairs),
+        "sequences": str(cost.sequences),
+        "tokens per pair": f"{cost.tokens_per_pair:.0f}",
+        "GFLOPs per pair, exact": f"{cost.gflops_per_pair:.3g}",
+        "by the paper's formula": "unknown"
+        if cost.paper_gflops_per_pair is None
+        else f"{cost.paper_gflops_per_pair:.3g}",
+        "pairs per second": f"{cost.pairs_per_second:.1f}",
+    }
+    return table(tuple(cells), [list(cells.values())])
 
 
 def calibration_table(calibration: Mapping[str, Calibration]) -> str:
@@ -123,6 +116,12 @@ def orders_and_length(scored: Sequence[ScoredPair]) -> tuple[str, dict[str, Any]
     """Return the effects of position and length, as Markdown and as JSON values."""
     summaries = by_length(scored)
     return order_table(summaries), {name: summary.model_dump() for name, summary in summaries.items()}
+
+
+def named_table(name: str, rows: Mapping[str, Mapping[str, str]]) -> str:
+    """Return a Markdown table from rows of cells by column; the first column, `name`, holds the names of the rows."""
+    columns = (name, *next(iter(rows.values())))
+    return table(columns, [[row, *cells.values()] for row, cells in rows.items()])
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

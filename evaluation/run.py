@@ -46,7 +46,7 @@ def evaluate(options: Options) -> "Evaluation":
             before, after = calibration["held out, before"].temperature, target.scorer.temperature
             calibration["here, before"] = calibration_at(report.scored, before)
             calibration["here, after"] = calibration_at(report.scored, after)
-    cost = Cost.of(target.meter)
+    cost = target.cost
     results = {
         **report.figures,
         "asked": {"data": options.data, "split": options.split, "domain": options.domain},
@@ -54,6 +54,7 @@ def evaluate(options: Options) -> "Evaluation":
         "commit": commit,
         "scored_sha256": digest(report.scored),
         "engine": target.engine,
+        "reads": target.reads,
         "cost": cost.model_dump(),
         # Present even if nothing was fitted: recorded results are replaced key by key, and an earlier fit must go.
         "calibration": {name: figures.model_dump() for name, figures in calibration.items()},

@@ -5,6 +5,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from evaluation.target import Target
 from tinyrm.comparison import Preference
 from tinyrm.pairs import PreferencePair
@@ -12,7 +14,7 @@ from tinyrm.pairs import PreferencePair
 
 @dataclass(frozen=True, slots=True)
 class ScoredPair:
-    """A pair and the model's preference from both orders, the chosen response as A."""
+    """A pair and the model's preference, the chosen response as A: from both orders, or from two single scores."""
 
     pair: PreferencePair
     preference: Preference
@@ -24,8 +26,8 @@ class ScoredPair:
 
     @property
     def credit_one_order(self) -> float:
-        """Return the share of the two orders that are right on their own."""
-        return sum(margin > 0 for margin in self.preference.order_margins) / 2
+        """Return the share of the orders that are right on their own."""
+        return float(np.mean([margin > 0 for margin in self.preference.order_margins]))
 
     @property
     def is_right(self) -> bool:
@@ -33,10 +35,14 @@ class ScoredPair:
         return self.preference.margin > 0
 
     @property
+    def orders(self) -> int:
+        """Return how many orders were scored: 2, or 1 where responses are read alone and no order exists."""
+        return len(self.preference.order_margins)
+
+    @property
     def position_margin(self) -> float:
-        """Return the uncalibrated log-odds that the first place adds on this pair."""
-        chosen_first, chosen_second = self.preference.order_margins
-        return (chosen_first - chosen_second) / 2
+        """Return the uncalibrated log-odds that the first place adds on this pair; 0 where no order exists."""
+        return (self.preference.order_margins[0] - self.preference.order_margins[-1]) / 2
 
     @property
     def is_consistent(self) -> bool:
@@ -58,7 +64,7 @@ def digest(scored: Sequence[ScoredPair]) -> str:
 
 
 def score_pairs(target: Target, pairs: Sequence[PreferencePair]) -> list[ScoredPair]:
-    """Score every pair in both orders, under the instruction of its domain."""
+    """Score every pair under the instruction of its domain, as `Target.score` does."""
     instructions = [target.spec.instruction(pair.domain, or_default=True) for pair in pairs]
     preferences = target.score([pair.comparison() for pair in pairs], instructions)
     return [ScoredPair(pair, preference) for pair, preference in zip(pairs, preferences, strict=True)]

@@ -38,6 +38,25 @@ class Share(BaseModel):
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
 
 
+class Difference(BaseModel):
+    """The difference of two shares of the same items with its 95 % interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def between(cls, one: "Estimate", other: "Estimate") -> Self:
+        """Return `one` minus `other`. Both were drawn over the same groups with one seed: the difference is paired."""
+        low, high = np.percentile(one.draws - other.draws, [2.5, 97.5])
+        return cls(value=one.value - other.value, low=float(low), high=float(high))
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A mean, and the means of bootstrap samples of the prompts: draws [RESAMPLES], which give intervals."""
@@ -73,6 +92,8 @@ def mean(estimates: Mapping[str, Estimate]) -> Estimate:
 class Summary(BaseModel):
     """One row of the report.
 
+    orders: 2, or 1 for a model that reads responses alone. Then no figure depends on an order: each order alone is as
+        accurate as both, the position adds 0, and swap consistency is 1.
     accuracy: of both orders together.
     accuracy_chosen_first, accuracy_chosen_second: of one order alone, by the place of the better response.
     position_margin: mean uncalibrated log-odds that the first place adds; 0 without such a bias.
@@ -85,6 +106,7 @@ class Summary(BaseModel):
 
     pairs: int
     prompts: int
+    orders: int
     accuracy: Share
     accuracy_one_order: Share
     accuracy_chosen_first: float
@@ -100,11 +122,16 @@ class Summary(BaseModel):
 
 def by_domain(scored: Sequence[ScoredPair]) -> dict[str, Summary]:
     """Return a summary of all pairs, then of each domain by name."""
-    domains = sorted({j.pair.domain or "none" for j in scored})
-    parts = {domain: [j for j in scored if (j.pair.domain or "none") == domain] for domain in domains}
+    parts = split_domains(scored)
     bars = {domain: length_heuristic(part) for domain, part in parts.items()}
     overall = sum(bars[domain] * len(part) for domain, part in parts.items()) / len(scored)
     return {"all": summarise(scored, overall)} | {d: summarise(part, bars[d]) for d, part in parts.items()}
+
+
+def split_domains(scored: Sequence[ScoredPair]) -> dict[str, list[ScoredPair]]:
+    """Return the pairs of each domain, by name."""
+    domains = sorted({j.pair.domain or "none" for j in scored})
+    return {domain: [j for j in scored if (j.pair.domain or "none") == domain] for domain in domains}
 
 
 def length_heuristic(scored: Sequence[ScoredPair]) -> float:
@@ -118,10 +145,11 @@ def summarise(scored: Sequence[ScoredPair], length_bar: float) -> Summary:
     return Summary(
         pairs=len(scored),
         prompts=len(set(prompts)),
+        orders=scored[0].orders,
         accuracy=Share.of([j.credit for j in scored], prompts),
         accuracy_one_order=Share.of([j.credit_one_order for j in scored], prompts),
         accuracy_chosen_first=float(np.mean([j.preference.order_margins[0] > 0 for j in scored])),
-        accuracy_chosen_second=float(np.mean([j.preference.order_margins[1] > 0 for j in scored])),
+        accuracy_chosen_second=float(np.mean([j.preference.order_margins[-1] > 0 for j in scored])),
         position_margin=float(np.mean([j.position_margin for j in scored])),
         position_size=float(np.mean([abs(j.position_margin) for j in scored])),
         swap_consistency=Share.of([j.is_consistent for j in scored], prompts),

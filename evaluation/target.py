@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoding
 from tinyrm.engines import Engine, EngineInfo
 from tinyrm.flops import Geometry, exact_flops, paper_flops
+from tinyrm.readout import read_out
 from tinyrm.spec import Spec
 
 log = logging.getLogger(__name__)
@@ -36,14 +37,40 @@ class PairScorer(Protocol):
         """Return the same scorer at another temperature."""
 
 
+class Single(NamedTuple):
+    """One response, as a model that reads responses alone sees it."""
+
+    instruction: str
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseScorer:
+    """A scorer of single responses. Preferences are differences of its scores.
+
+    run: returns raw scores [n], in order.
+    temperature: divides differences.
+    """
+
+    run: Callable[[Sequence[Single]], NDArray[np.float64]]
+    temperature: float = 1.0
+
+    def at(self, temperature: float) -> Self:
+        """Return the same scorer at another temperature."""
+        return replace(self, temperature=temperature)
+
+
 @dataclass(slots=True)
 class Meter:
     """Costs so far, over all sequences.
 
+    pairs: decided ones.
     paper_flops: None if the geometry is not known.
     """
 
     pairs: int = 0
+    sequences: int = 0
     tokens: int = 0
     exact_flops: float = 0.0
     paper_flops: float | None = 0.0
@@ -51,31 +78,34 @@ class Meter:
 
     def reset(self) -> None:
         """Set all counts back to 0."""
-        self.pairs, self.tokens, self.exact_flops, self.seconds = 0, 0, 0.0, 0.0
+        self.pairs, self.sequences, self.tokens, self.exact_flops, self.seconds = 0, 0, 0, 0.0, 0.0
         self.paper_flops = None if self.paper_flops is None else 0.0
 
 
 class Cost(BaseModel):
-    """Per decided pair, which is two sequences. GFLOPs of matrix products (tinyrm/flops.py); paper: by its formula."""
+    """What all sequences cost, divided by the pairs that they decided. GFLOPs of matrix products (tinyrm/flops.py).
+
+    A model that reads pairs runs two sequences for each, one for each order. One that reads responses runs one for each
+    distinct response, in however many pairs it occurs: two for a pair alone, four for the six pairs of four responses.
+
+    paper_gflops_per_pair: by the paper's formula.
+    """
 
     model_config = ConfigDict(frozen=True)
 
+    reads: Literal["pair", "response"]
     pairs: int
+    sequences: int
     tokens_per_pair: float
     gflops_per_pair: float
     paper_gflops_per_pair: float | None
     pairs_per_second: float
 
-    @classmethod
-    def of(cls, meter: Meter) -> Self:
-        pairs = max(meter.pairs, 1)
-        return cls(
-            pairs=meter.pairs,
-            tokens_per_pair=meter.tokens / pairs,
-            gflops_per_pair=meter.exact_flops / pairs / 1e9,
-            paper_gflops_per_pair=None if meter.paper_flops is None else meter.paper_flops / pairs / 1e9,
-            pairs_per_second=meter.pairs / meter.seconds if meter.seconds else 0.0,
-        )
+    @property
+    def text_tokens(self) -> float:
+        """Return the tokens of the text of a pair, read once: a sequence holds both of its responses, or one."""
+        sequences_per_text = 1 if self.reads == "pair" else 2
+        return sequences_per_text * self.tokens_per_pair * self.pairs / max(self.sequences, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +122,7 @@ class MeteredEngine:
         return self.engine.info
 
     def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
+        self.meter.sequences += len(sequences)
         for tokens in map(len, sequences):
             self.meter.tokens += tokens
             self.meter.exact_flops += exact_flops(self.geometry, tokens)
@@ -113,27 +144,71 @@ class Target:
     identity: str
     engine: str
     spec: Spec
-    scorer: PairScorer
+    scorer: PairScorer | ResponseScorer
     meter: Meter = field(default_factory=Meter)
     close: Callable[[], None] = lambda: None
 
-    def score(
-        self, comparisons: Sequence[Comparison], instructions: Sequence[str], *, swap: bool = True
-    ) -> list[Preference]:
+    @property
+    def reads(self) -> Literal["pair", "response"]:
+        """Return what one sequence holds."""
+        return "response" if isinstance(self.scorer, ResponseScorer) else "pair"
+
+    @property
+    def cost(self) -> Cost:
+        """Return what was spent since the meter was reset."""
+        meter, pairs = self.meter, max(self.meter.pairs, 1)
+        return Cost(
+            reads=self.reads,
+            pairs=meter.pairs,
+            sequences=meter.sequences,
+            tokens_per_pair=meter.tokens / pairs,
+            gflops_per_pair=meter.exact_flops / pairs / 1e9,
+            paper_gflops_per_pair=None if meter.paper_flops is None else meter.paper_flops / pairs / 1e9,
+            pairs_per_second=meter.pairs / meter.seconds if meter.seconds else 0.0,
+        )
+
+    def score(self, comparisons: Sequence[Comparison], instructions: Sequence[str]) -> list[Preference]:
         """Return a preference for each comparison, and add to the meter.
 
-        Parts bound the memory, and the log shows progress after each.
+        Pairs are scored in both orders. Where responses are read alone, each distinct one is scored once.
         """
-        preferences: list[Preference] = []
-        for start in range(0, len(comparisons), PART):
-            part = slice(start, start + PART)
-            started = time.perf_counter()
-            preferences += self.scorer.score(comparisons[part], instructions[part], swap=swap)
-            self.meter.seconds += time.perf_counter() - started
-            log.info("%d of %d pairs", len(preferences), len(comparisons))
+        if isinstance(self.scorer, ResponseScorer):
+            singles = [
+                Single(instruction, comparison.prompt, response)
+                for comparison, instruction in zip(comparisons, instructions, strict=True)
+                for response in (comparison.response_a, comparison.response_b)
+            ]
+            scores: list[list[float]] = self._score_distinct(self.scorer, singles).reshape(-1, 2).tolist()
+            preferences = [read_out([row], self.scorer.temperature) for row in scores]
+        else:
+            preferences = self._score_pairs(self.scorer, comparisons, instructions)
         self.meter.pairs += len(comparisons)
         return preferences
 
     def at(self, temperature: float) -> "Target":
         """Return the same target at another temperature."""
         return replace(self, scorer=self.scorer.at(temperature))
+
+    def _score_pairs(
+        self, scorer: PairScorer, comparisons: Sequence[Comparison], instructions: Sequence[str]
+    ) -> list[Preference]:
+        preferences: list[Preference] = []
+        for part in self._parts(len(comparisons), "pairs"):
+            preferences += scorer.score(comparisons[part], instructions[part])
+        return preferences
+
+    def _score_distinct(self, scorer: ResponseScorer, singles: Sequence[Single]) -> NDArray[np.float64]:
+        """Return the raw score of each [n]; equal ones are scored once."""
+        distinct = list(dict.fromkeys(singles))
+        found: dict[Single, float] = {}
+        for part in self._parts(len(distinct), "responses"):
+            found |= zip(distinct[part], scorer.run(distinct[part]).tolist(), strict=True)
+        return np.array([found[single] for single in singles])
+
+    def _parts(self, count: int, name: str) -> Iterator[slice]:
+        """Yield parts, which bound the memory; add the time that the caller takes for each, and log the progress."""
+        for start in range(0, count, PART):
+            started = time.perf_counter()
+            yield slice(start, start + PART)
+            self.meter.seconds += time.perf_counter() - started
+            log.info("%d of %d %s", min(start + PART, count), count, name)

@@ -2,14 +2,15 @@
 
 The benchmark reads both orders and counts a pair as won if more verdicts are for the right response than for the
 other: one verdict each is a loss. That is its score, a mean over pairs. Ours, where the two orders are averaged
-before deciding, stands beside it; it is the convention of RewardBench for models that read pairs.
+before deciding, stands beside it; it is the convention of RewardBench for models that read pairs. A model that reads
+responses alone has one verdict, so that both conventions agree; a tie is wrong.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from evaluation.loading import Row, load_rows
-from evaluation.report import Report, orders_and_length, table
+from evaluation.report import Report, named_table, of_orders, orders_and_length
 from evaluation.scoring import ScoredPair, score_pairs
 from evaluation.statistics import Estimate, Share
 from evaluation.target import Target
@@ -18,6 +19,7 @@ from tinyrm.pairs import PreferencePair
 NAME: Final = "judge-bench"
 SOURCE: Final = "ScalerLab/JudgeBench"
 SPLITS: Final = ("gpt", "claude")
+ALL: Final = "**all pairs**"
 # Beginnings of `source`.
 CATEGORIES: Final = {
     "mmlu-pro": "knowledge",
@@ -54,43 +56,47 @@ def run(target: Target, source: str = SOURCE, split: str = SPLITS[0], revision: 
 def report(scored: Sequence[ScoredPair]) -> Report:
     """Return the score by category, by both conventions."""
     categories = [*CATEGORIES.values(), "other"]
-    parts = {name: [j for j in scored if j.pair.subset == name] for name in categories} | {
-        "**all pairs**": list(scored)
-    }
+    parts = {name: [j for j in scored if j.pair.subset == name] for name in categories} | {ALL: list(scored)}
     present = {name: part for name, part in parts.items() if part}
     theirs = {name: share_won(part, [float(wins(j)) for j in part]) for name, part in present.items()}
     ours = {name: share_won(part, [float(j.is_right) for j in part]) for name, part in present.items()}
-    lines = [
-        [
-            name,
-            str(len(part)),
-            str(theirs[name]),
-            str(ours[name]),
-            f"{sum(j.is_consistent for j in part) / len(part):.1%}",
-        ]
+    rows = {
+        name: {
+            "pairs": str(len(part)),
+            "JudgeBench: inconsistent is wrong": str(Share.from_estimate(theirs[name])),
+            **of_orders(
+                scored[0].orders,
+                {
+                    "orders averaged": str(Share.from_estimate(ours[name])),
+                    "swap consistency": f"{sum(j.is_consistent for j in part) / len(part):.1%}",
+                },
+            ),
+        }
         for name, part in present.items()
-    ]
-    columns = ("category", "pairs", "JudgeBench: inconsistent is wrong", "orders averaged", "swap consistency")
+    }
     orders, lengths = orders_and_length(scored)
-    score = theirs["**all pairs**"]
+    score = Share.from_estimate(theirs[ALL])
     figures: dict[str, Any] = {
         "score": score.model_dump(),
-        "averaged": ours["**all pairs**"].model_dump(),
+        "averaged": Share.from_estimate(ours[ALL]).model_dump(),
         "categories": {
-            name: {"score": theirs[name].model_dump(), "averaged": ours[name].model_dump()}
+            name: {
+                "score": Share.from_estimate(theirs[name]).model_dump(),
+                "averaged": Share.from_estimate(ours[name]).model_dump(),
+            }
             for name in present
             if name in categories
         },
         "length": lengths,
     }
-    return Report(NAME, f"{table(columns, lines)}\n\n{orders}", figures, score, list(scored))
+    return Report(NAME, f"{named_table('category', rows)}\n\n{orders}", figures, score, theirs, list(scored))
 
 
 def wins(scored: ScoredPair) -> bool:
-    """Return whether more of the two verdicts are for the right response; a verdict may be a tie."""
+    """Return whether more of the verdicts, one for each order, are for the right response; a verdict may be a tie."""
     return sum((margin > 0) - (margin < 0) for margin in scored.preference.order_margins) > 0
 
 
-def share_won(scored: Sequence[ScoredPair], values: Sequence[float]) -> Share:
+def share_won(scored: Sequence[ScoredPair], values: Sequence[float]) -> Estimate:
     """Return the mean of one value for each pair, drawn by prompts."""
-    return Share.from_estimate(Estimate.of(values, [j.pair.prompt for j in scored]))
+    return Estimate.of(values, [j.pair.prompt for j in scored])

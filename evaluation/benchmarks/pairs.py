@@ -1,10 +1,11 @@
 """Your own preference pairs: accuracy by domain beside the length heuristic."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.report import Report, domain_table, orders_and_length
-from evaluation.scoring import score_pairs
-from evaluation.statistics import by_domain
+from evaluation.scoring import ScoredPair, score_pairs
+from evaluation.statistics import Estimate, by_domain, split_domains
 from evaluation.target import Target
 from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
@@ -29,4 +30,11 @@ def run(target: Target, path: Path) -> Report:
         "domains": {name: summary.model_dump() for name, summary in summaries.items()},
         "length": lengths,
     }
-    return Report(NAME, f"{domain_table(summaries)}\n\n{orders}", figures, summaries["all"].accuracy, scored)
+    estimates = {name: estimate(part) for name, part in (split_domains(scored) | {"all": scored}).items()}
+    tables = f"{domain_table(summaries)}\n\n{orders}"
+    return Report(NAME, tables, figures, summaries["all"].accuracy, estimates, scored)
+
+
+def estimate(scored: Sequence[ScoredPair]) -> Estimate:
+    """Return the accuracy, drawn by prompts; a tie counts one half."""
+    return Estimate.of([j.credit for j in scored], [j.pair.prompt for j in scored])

@@ -8,6 +8,10 @@ The plain mean over rows stands beside each section.
 Beside it, the sections by the weights of the Tiny Reward Models paper: Chat is 0.843 x Chat + 0.157 x Chat Hard on the
 `raw` split, the other two are plain means over rows, and the overall score is the mean of three. The paper read one
 order and took the likeliest word of the whole vocabulary; here both orders are read, and the two labels compared.
+
+Most models of the leaderboard are classifiers: each response is scored alone after its prompt, and a row is right if
+the chosen one scores higher. A target that reads responses is evaluated by that protocol; one that reads pairs sees
+both responses at once, as PairRM does in the benchmark's own scripts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +20,7 @@ from typing import Any, Final
 from pydantic import field_validator
 
 from evaluation.loading import Row, load_rows
-from evaluation.report import Report, orders_and_length, table
+from evaluation.report import Report, named_table, of_orders, orders_and_length, table
 from evaluation.scoring import ScoredPair, score_unique
 from evaluation.statistics import Estimate, Share, combine, mean
 from evaluation.target import Target
@@ -129,7 +133,8 @@ def report(scored: Sequence[ScoredPair], raw_chat: Sequence[ScoredPair]) -> Repo
         "subsets": {name: Share.from_estimate(subset).model_dump() for name, subset in subsets.items()},
         "length": lengths,
     }
-    return Report(NAME, "\n\n".join(parts), figures, Share.from_estimate(score), list(scored))
+    estimates = sections | {"score": score}
+    return Report(NAME, "\n\n".join(parts), figures, Share.from_estimate(score), estimates, list(scored))
 
 
 def accuracies(
@@ -180,20 +185,23 @@ def rows_in_section(scored: Sequence[ScoredPair], section: str) -> list[ScoredPa
 def section_table(
     scored: Sequence[ScoredPair], sections: Mapping[str, Estimate], one_order: Mapping[str, Estimate]
 ) -> str:
-    rows = [
-        [
-            name,
-            str(len(part)),
-            str(Share.from_estimate(section)),
-            f"{one_order[name].value:.1%}",
-            f"{sum(j.is_right for j in part) / len(part):.1%}",
-        ]
+    rows = {
+        name: {
+            "rows": str(len(part)),
+            "official": str(Share.from_estimate(section)),
+            **of_orders(scored[0].orders, {"one order alone": f"{one_order[name].value:.1%}"}),
+            "plain mean of rows": f"{sum(j.is_right for j in part) / len(part):.1%}",
+        }
         for name, section in sections.items()
         for part in [rows_in_section(scored, name)]
-    ]
-    name, score = f"**score: mean of {len(sections)}**", str(Share.from_estimate(mean(sections)))
-    total = [name, str(len(scored)), score, f"{mean(one_order).value:.1%}", ""]
-    return table(("section", "rows", "official", "one order alone", "plain mean of rows"), [*rows, total])
+    }
+    rows[f"**score: mean of {len(sections)}**"] = {
+        "rows": str(len(scored)),
+        "official": str(Share.from_estimate(mean(sections))),
+        **of_orders(scored[0].orders, {"one order alone": f"{mean(one_order).value:.1%}"}),
+        "plain mean of rows": "",
+    }
+    return named_table("section", rows)
 
 
 def paper_table(paper: Mapping[str, Estimate], *, has_raw: bool) -> str:
@@ -203,11 +211,15 @@ def paper_table(paper: Mapping[str, Estimate], *, has_raw: bool) -> str:
 
 
 def subset_table(scored: Sequence[ScoredPair], subsets: Mapping[str, Estimate]) -> str:
-    rows = []
+    rows = {}
     for name in sorted(subsets, key=lambda n: (list(SECTIONS).index(SECTION_OF[n]), n)):
         part = [j for j in scored if j.pair.subset == name]
         one_order = sum(j.credit_one_order for j in part) / len(part)
         consistency = sum(j.is_consistent for j in part) / len(part)
-        share = str(Share.from_estimate(subsets[name]))
-        rows.append([name, SECTION_OF[name], str(len(part)), share, f"{one_order:.1%}", f"{consistency:.1%}"])
-    return table(("subset", "section", "rows", "accuracy", "one order", "swap consistency"), rows)
+        rows[name] = {
+            "section": SECTION_OF[name],
+            "rows": str(len(part)),
+            "accuracy": str(Share.from_estimate(subsets[name])),
+            **of_orders(part[0].orders, {"one order": f"{one_order:.1%}", "swap consistency": f"{consistency:.1%}"}),
+        }
+    return named_table("subset", rows)

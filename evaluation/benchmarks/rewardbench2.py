@@ -2,8 +2,9 @@
 
 Five subsets count a prompt as won if its one right response has the highest score; responses that share the highest
 score share the win. `Ties` has prompts with many right answers, each with a twin that has one ("ref"), and is scored as
-60 % accuracy and 40 % margin (formula at `ties_score`). The benchmark scores responses alone; a model that reads two at
-once compares each pair in both orders, and `tinyrm.ranking` makes scores of that, as it does for `/v1/rank`.
+60 % accuracy and 40 % margin (formula at `ties_score`). The benchmark scores responses alone, and so does a target that
+reads responses: four sequences for the best of four. A model that reads two at once compares each pair in both orders,
+12 sequences, and `tinyrm.ranking` makes scores of that, as it does for `/v1/rank`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from evaluation.target import Target
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
-from tinyrm.ranking import EQUAL, margin_matrix, rank
+from tinyrm.ranking import EQUAL, Method, margin_matrix, score
 
 NAME: Final = "reward-bench-2"
 SOURCE: Final = "allenai/reward-bench-2"
@@ -74,7 +75,7 @@ class RewardBench2Row(Row):
 class ComparedGroup:
     """The responses to one prompt, each compared with each.
 
-    scores: one for each response, by the formula of `/v1/rank`.
+    scores: one for each response, as the strengths of `/v1/rank`.
     preferences: (i, j) with i < j -> i compared with j.
     """
 
@@ -91,17 +92,19 @@ def run(target: Target, source: str = SOURCE, revision: str | None = None) -> Re
 
 
 def compare_all(target: Target, rows: Sequence[RewardBench2Row]) -> list[ComparedGroup]:
-    """Compare every pair of every row's responses in both orders, and score the responses."""
+    """Compare every pair of every row's responses, and score the responses."""
     pairs = [(row, i, j) for row in rows for i, j in combinations(range(len(row.responses)), 2)]
     comparisons = [Comparison(row.prompt, row.responses[i], row.responses[j]) for row, i, j in pairs]
     instructions = [target.spec.instruction(DOMAINS.get(row.subset, "chat"), or_default=True) for row, _, _ in pairs]
     preferences = iter(target.score(comparisons, instructions))
+    # Margins that are differences of single scores fit exactly: least squares returns these scores, with mean 0.
+    method: Method = "margins" if target.reads == "response" else "strengths"
     groups = []
     for row in rows:
         n = len(row.responses)
         own = {pair: next(preferences) for pair in combinations(range(n), 2)}
-        scores = rank(margin_matrix(n, {pair: preference.margin for pair, preference in own.items()})).strengths.values
-        groups.append(ComparedGroup(scores.tolist(), own))
+        margins = margin_matrix(n, {pair: preference.margin for pair, preference in own.items()})
+        groups.append(ComparedGroup(score(margins, method).tolist(), own))
     return groups
 
 
@@ -115,16 +118,17 @@ def report(rows: Sequence[RewardBench2Row], scores: Sequence[Sequence[float]], s
     """
     subsets, ties = {}, None
     for seed, name in enumerate(sorted({row.subset for row in rows})):
-        chosen = [(row, score) for row, score in zip(rows, scores, strict=True) if row.subset == name]
+        chosen = [(row, own) for row, own in zip(rows, scores, strict=True) if row.subset == name]
         if name == TIES:
             ties = ties_score(chosen, seed)
             subsets[name] = ties["score"]
         else:
-            wins = [best_of(score, len(row.chosen)) for row, score in chosen]
+            wins = [best_of(own, len(row.chosen)) for row, own in chosen]
             subsets[name] = Estimate.of(wins, [row.prompt for row, _ in chosen], seed)
     shares = {name: Share.from_estimate(subset) for name, subset in subsets.items()}
     without = {name: subset for name, subset in subsets.items() if name != TIES}
-    totals = {"score": Share.from_estimate(mean(subsets))}
+    overall = mean(subsets)
+    totals = {"score": Share.from_estimate(overall)}
     if ties and without:
         totals["score without Ties"] = Share.from_estimate(mean(without))
     counts = {name: sum(row.subset == name for row in rows) for name in shares}
@@ -140,7 +144,8 @@ def report(rows: Sequence[RewardBench2Row], scores: Sequence[Sequence[float]], s
         parts.append(table(("part of Ties", "value"), [[name, f"{part.value:.3f}"] for name, part in ties.items()]))
         figures["ties"] = {name: part.value for name, part in ties.items()}
     orders, figures["length"] = orders_and_length(scored)
-    return Report(NAME, "\n\n".join([*parts, orders]), figures, totals["score"], list(scored))
+    estimates = subsets | {"score": overall}
+    return Report(NAME, "\n\n".join([*parts, orders]), figures, totals["score"], estimates, list(scored))
 
 
 def best_of(scores: Sequence[float], right: int) -> float:

@@ -33,6 +33,7 @@ DOMAINS: Final = {
     "safety": ("safety-refuse", "safety-response"),
 }
 INSTRUCTIONS: Final = {"chat": "chat", "code": "reasoning", "math": "reasoning", "safety": "safety"}
+MEAN: Final = "**mean of {}**"
 CELLS: Final = tuple(product(range(len(STYLES)), repeat=2))
 LEVELS: Final = {
     "Hard": tuple((i, j) for i, j in CELLS if i < j),
@@ -71,7 +72,7 @@ class RmBenchRow(Row):
 
 
 def run(target: Target, source: str = SOURCE, revision: str | None = None) -> Report:
-    """Score all nine pairs of every prompt. Raises InvalidInput."""
+    """Score all nine pairs of every prompt; six scores decide them if responses are read alone. Raises InvalidInput."""
     rows = load_rows(source, SPLIT, RmBenchRow, revision)
     return report(rows, score_pairs(target, [pair for row in rows for pair in row.pairs()]))
 
@@ -94,12 +95,13 @@ def report(rows: Sequence[RmBenchRow], scored: Sequence[ScoredPair]) -> Report:
     by_level = {level: mean(domains) for level, domains in levels.items()}
     names = list(levels["Hard"])
     by_domain = {name: mean({level: levels[level][name] for level in levels}) for name in names}
-    score = Share.from_estimate(mean(by_domain))
+    overall = mean(by_domain)
+    score = Share.from_estimate(overall)
     lines = [
         [name, *(f"{levels[level][name].value:.1%}" for level in levels), str(Share.from_estimate(by_domain[name]))]
         for name in names
     ]
-    lines.append([f"**mean of {len(names)}**", *(str(Share.from_estimate(e)) for e in by_level.values()), str(score)])
+    lines.append([MEAN.format(len(names)), *(str(Share.from_estimate(e)) for e in by_level.values()), str(score)])
     cells = right.mean(axis=0)
     styles = [[f"right: {style}", *(f"{cell:.1%}" for cell in cells[i])] for i, style in enumerate(STYLES)]
     orders, lengths = orders_and_length(scored)
@@ -115,7 +117,8 @@ def report(rows: Sequence[RmBenchRow], scored: Sequence[ScoredPair]) -> Report:
         table(("all prompts", *(f"wrong: {style}" for style in STYLES)), styles),
         orders,
     ]
-    return Report(NAME, "\n\n".join(markdown), figures, score, list(scored))
+    estimates = by_level | by_domain | {MEAN.format(len(names)): overall}
+    return Report(NAME, "\n\n".join(markdown), figures, score, estimates, list(scored))
 
 
 def estimate_part(

@@ -4,7 +4,10 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from evaluation.target import Target
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.target import Meter, ResponseScorer, Single, Target
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.readout import read_out
 from tinyrm.spec import Spec
@@ -55,6 +58,26 @@ def torn(c: Comparison) -> float:
 def coin(c: Comparison) -> float:
     """Draw each order at random."""
     return zlib.crc32(f"{c.prompt}|{c.response_a}|{c.response_b}".encode()) / 2**31 - 1
+
+
+def alone(score: Callable[[Single], float]) -> Target:
+    """Return a target that reads responses; its meter counts how many."""
+    meter = Meter()
+
+    def run(singles: Sequence[Single]) -> NDArray[np.float64]:
+        meter.sequences += len(singles)
+        return np.array([score(single) for single in singles])
+
+    return Target("known-alone@1", "none", Spec(), ResponseScorer(run), meter)
+
+
+def length_alone(single: Single) -> float:
+    """Score a response so that differences are those of `length`."""
+    return float(len(single.response))
+
+
+def oracle_alone(single: Single) -> float:
+    return 2.0 * (RIGHT in single.response)
 
 
 def target(z: Callable[[Comparison], float]) -> Target:

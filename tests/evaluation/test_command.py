@@ -151,6 +151,8 @@ def test_a_checkpoint_is_judged_under_one_instruction(monkeypatch, capsys, train
         (("--pairs", "x", "--out", __file__), "is a file"),
         (("--pairs", __file__, "--fit-temperature", __file__), "other pairs"),
         (("--pairs", "x", "--domain", "poetry"), "poetry"),
+        (("--pairs", "x", "--against", "y", "--record"), "on one"),
+        (("--pairs", __file__, "--against", "absent"), "absent"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused_by_name(

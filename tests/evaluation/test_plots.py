@@ -14,7 +14,15 @@ from evaluation.target import Cost
 from tests.evaluation.known import coin, target
 from tinyrm.flops import exact_flops, paper_flops
 
-COST = Cost(pairs=10, tokens_per_pair=1000.0, gflops_per_pair=4.0, paper_gflops_per_pair=9.0, pairs_per_second=5.0)
+COST = Cost(
+    reads="pair",
+    pairs=10,
+    sequences=20,
+    tokens_per_pair=1000.0,
+    gflops_per_pair=4.0,
+    paper_gflops_per_pair=9.0,
+    pairs_per_second=5.0,
+)
 
 
 @pytest.fixture

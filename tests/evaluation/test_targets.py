@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evaluation.scoring import ScoredPair, score_pairs
-from evaluation.target import Cost, Meter, Target
+from evaluation.target import Meter, Target
 from evaluation.targets.bundle import open_bundle
 from evaluation.targets.checkpoint import open_checkpoint
 from evaluation.targets.service import open_service
@@ -58,8 +58,9 @@ def test_the_cost_is_that_of_both_orders(bundle_folder: Path) -> None:
     lengths = [
         len(encoder.encode(p.comparison(), manifest.spec.instruction(p.domain, or_default=True))[0]) for p in PAIRS
     ]
-    cost = Cost.of(target.meter)
-    assert cost.pairs == len(PAIRS)
+    cost = target.cost
+    assert (cost.pairs, cost.sequences) == (len(PAIRS), 2 * len(PAIRS))
+    assert cost.text_tokens == pytest.approx(sum(lengths) / len(PAIRS))
     assert cost.tokens_per_pair == 2 * sum(lengths) / len(PAIRS)
     exact = 2 * sum(exact_flops(manifest.geometry, n) for n in lengths) / len(PAIRS) / 1e9
     assert cost.gflops_per_pair == pytest.approx(exact)
@@ -80,7 +81,7 @@ def test_a_service_gives_the_results_of_its_bundle(warm: Path, remote: Target) -
     assert margins(answers(remote)) == pytest.approx(margins(answers(local)), abs=1e-4)
     assert remote.meter.tokens == local.meter.tokens
     assert remote.meter.exact_flops == pytest.approx(local.meter.exact_flops, rel=1e-3)
-    assert Cost.of(remote.meter).paper_gflops_per_pair is None
+    assert remote.cost.paper_gflops_per_pair is None
 
 
 def test_another_temperature_divides_margins(warm: Path, remote: Target) -> None:
@@ -122,6 +123,6 @@ def test_the_adapter_of_a_baseline_is_not_loaded_as_a_cloze(trained: Trained, tm
 
 
 def test_a_meter_resets_its_counts_and_keeps_unknown_costs_unknown() -> None:
-    meter = Meter(pairs=1, tokens=2, exact_flops=3, paper_flops=None, seconds=4)
+    meter = Meter(pairs=1, sequences=2, tokens=2, exact_flops=3, paper_flops=None, seconds=4)
     meter.reset()
     assert meter == Meter(paper_flops=None)
