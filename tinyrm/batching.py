@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     attention_mask: NDArray[np.int64]
 
 
-# A graph as a function: ids and mask [batch, tokens] -> label logits [batch, 2].
+# A graph as a function: ids and mask [batch, tokens] -> logits [batch, outputs].
 RunRectangle = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 
 
@@ -41,7 +41,7 @@ def collate(sequences: Sequence[Encoding], pad_id: int, *, length: int = 0) -> B
 
 
 def run_by_length(run: RunRectangle, sequences: Sequence[Encoding], *, length_multiple: int = 1) -> NDArray[np.float32]:
-    """Return label logits [sequences, 2] in order, from runs of sequences of one length.
+    """Return logits [sequences, outputs] in order, from runs of sequences of one length.
 
     One sequence keeps a CPU busy: a batch gains little there, and padding only costs. Without padding, a score also
     does not depend on the other sequences of the batch.
@@ -51,7 +51,7 @@ def run_by_length(run: RunRectangle, sequences: Sequence[Encoding], *, length_mu
     Raises EngineFailed, also for ids that are not a row of integers.
     """
     lengths = np.array([-(-len(sequence) // length_multiple) * length_multiple for sequence in sequences], dtype=int)
-    logits = np.empty((len(sequences), 2), dtype=np.float32)
+    logits: NDArray[np.float32] | None = None
     for length in np.unique(lengths):
         places = np.flatnonzero(lengths == length)
         group = max(1, MAX_GROUP_TOKENS // max(1, int(length)))
@@ -60,7 +60,12 @@ def run_by_length(run: RunRectangle, sequences: Sequence[Encoding], *, length_mu
                 batch = collate([sequences[i] for i in chunk], HIDDEN_ID, length=int(length))
             except (TypeError, ValueError) as error:
                 raise EngineFailed(f"the ids of a sequence must be integers in one row: {error}") from error
-            logits[chunk] = run(*batch)
+            rows = run(*batch)
+            if logits is None:
+                logits = np.empty((len(sequences), rows.shape[1]), dtype=np.float32)
+            logits[chunk] = rows
+    if logits is None:
+        raise EngineFailed("there are no sequences to run")
     return logits
 
 

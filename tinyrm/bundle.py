@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidBundle, InvalidInput, TamperedBundle, UnknownSchema, describe
 from tinyrm.files import write_atomically
-from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, SCHEMA_VERSION, TOKENIZER_FILE, Calibration, Manifest
+from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, READABLE, TOKENIZER_FILE, Calibration, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Bundle:
         except Exception as error:  # the library raises Exception itself
             raise InvalidBundle(f"{self.folder / TOKENIZER_FILE} cannot be read: {error}") from error
         encoder = Encoder(tokenizer, manifest.spec.template, manifest.special_tokens, manifest.spec.max_tokens)
-        if encoder.label_ids != manifest.label_ids:
+        if manifest.label_ids and encoder.label_ids != manifest.label_ids:
             raise InvalidBundle(f"the label words have ids {encoder.label_ids}; the manifest has {manifest.label_ids}")
         return encoder
 
@@ -92,8 +92,10 @@ def read_manifest(folder: Path) -> Manifest:
         version = json.loads(content)["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidBundle(f"{folder} has no readable {MANIFEST_FILE}: {error}") from error
-    if version != SCHEMA_VERSION:
-        raise UnknownSchema(f"{folder} has schema {version!r}; only {SCHEMA_VERSION} can be opened; export it again")
+    if version not in READABLE:
+        raise UnknownSchema(
+            f"{folder} has schema {version!r}; {' and '.join(map(str, READABLE))} can be opened; export it again"
+        )
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:

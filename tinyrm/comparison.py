@@ -28,7 +28,7 @@ class Preference:
     p_b: probability that B is better, sigmoid(-margin).
     margin: calibrated log-odds that A is better.
     order_margins: the uncalibrated margin for A in each scored order: (A first,) or (A first, B first). Their
-        difference is the model's position bias on this comparison.
+        difference is the model's position bias on this comparison. One margin if responses are scored one by one.
     """
 
     p_a: float

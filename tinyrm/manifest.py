@@ -9,7 +9,9 @@ from tinyrm.encoding import SpecialTokens
 from tinyrm.flops import Geometry, GraphKind
 from tinyrm.spec import Spec
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+# Older versions that still open.
+READABLE: Final = (2, 3)
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
 CARD_FILE = "README.md"
@@ -70,6 +72,33 @@ class Calibration(Frozen):
     )
 
 
+class Head(Frozen):
+    """What a model reads at the end, and where. A graph's `logits` have `outputs` columns."""
+
+    kind: Literal["cloze", "pair", "score"] = Field(
+        description="cloze: logits of two label words. pair: logits of the first and the second choice. score: one "
+        "logit of one response."
+    )
+    read_at: Literal["mask", "first", "mean", "last", "segments"] = Field(
+        description="Tokens whose hidden states are read; segments: one at the start of each text."
+    )
+    outputs: int = Field(ge=1, le=2)
+    activation: Literal["identity", "sigmoid"] = Field(
+        default="identity", description="What the model's own library applies to its logit; margins are without it."
+    )
+
+
+CLOZE_HEAD = Head(kind="cloze", read_at="mask", outputs=2)
+
+
+class ScoreScale(Frozen):
+    """Logits of calibration responses: where the zero and the unit of a standardised score come from."""
+
+    mean: float
+    std: float = Field(gt=0)
+    responses: int
+
+
 class Provenance(Frozen):
     """Where the weights come from."""
 
@@ -91,12 +120,17 @@ class Provenance(Frozen):
 class Manifest(Frozen):
     """The content of manifest.json. Field names are part of the bundle format."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[2, 3] = SCHEMA_VERSION
     name: Annotated[str, Field(pattern=BUNDLE_NAME)]
     revision: str = ""
+    reads: Literal["pair", "response", "set"] = Field(
+        default="pair", description="What one sequence holds: a pair of responses, one response, or all of a group."
+    )
+    head: Head = CLOZE_HEAD
+    architecture: str | None = Field(default=None, description="The model's class in transformers.")
     spec: Spec
     special_tokens: SpecialTokens
-    label_ids: tuple[int, int]
+    label_ids: tuple[int, int] | None = Field(default=None, description="Of the label words, if the head is a cloze.")
     geometry: Geometry
     parameters: int = Field(gt=0)
     graph: GraphKind = Field(
@@ -109,6 +143,7 @@ class Manifest(Frozen):
     weights: FileName | None = Field(default=None, description="Weights for the torch engine, if exported.")
     temperature: float = Field(gt=0)
     auto_swap: AutoSwap | None = None
+    score_scale: ScoreScale | None = None
     calibration: Calibration | None = None
     provenance: Provenance
     parity: tuple[Parity, ...] = ()
@@ -124,6 +159,20 @@ class Manifest(Frozen):
             raise ValueError(f"no hash for {sorted(missing)}")
         return self
 
+    @model_validator(mode="after")
+    def _head_fits(self) -> Self:
+        if self.reads != self.spec.template.reads:
+            raise ValueError(
+                f"reads {self.reads}, but template {self.spec.template.name!r} is of a {self.spec.template.reads}"
+            )
+        if self.head.outputs != (2 if self.reads == "pair" else 1) or (self.head.kind == "score") != (
+            self.reads == "response"
+        ):
+            raise ValueError(f"a {self.head.kind} head with {self.head.outputs} outputs does not read a {self.reads}")
+        if (self.label_ids is not None) != (self.head.kind == "cloze"):
+            raise ValueError("a cloze has label_ids, and no other head has")
+        return self
+
     @property
     def identity(self) -> str:
         return f"{self.name}@{self.revision}"
@@ -132,6 +181,8 @@ class Manifest(Frozen):
         """Return a hash of every field but the evaluation results, which may be added later."""
         # A field that was added later must not change the revisions of older bundles, which lack it.
         later = {name: True for name in ("auto_swap", "calibration") if getattr(self, name) is None}
+        if self.schema_version == 2:
+            later |= dict.fromkeys(("reads", "head", "architecture", "score_scale"), True)
         origin = {name for name in LATER_PROVENANCE if not getattr(self.provenance, name)}
         content = self.model_dump_json(exclude={"revision": True, "evaluation": True, "provenance": origin, **later})
         return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -90,6 +90,21 @@ def rank(margins: Matrix, *, ranked: int | None = None) -> Ranking:
     return Ranking(margins, fit(np.nan_to_num(sigmoid(margins)), ranked=ranked))
 
 
+def rank_scores(scores: Matrix, temperature: float, *, ranked: int | None = None) -> Ranking:
+    """Return the ranking of responses that a model scored one by one.
+
+    Strengths are exactly scores [n] / temperature, moved to mean 0: there is nothing to fit. Standard errors are those
+    of `rank`, as if each pair had played one game.
+
+    ranked: as in `rank`.
+    """
+    values = np.asarray(scores, dtype=np.float64) / temperature
+    margins = values[:, None] - values
+    np.fill_diagonal(margins, np.nan)
+    n = len(values)
+    return Ranking(margins, _with_errors(values, 1 - np.eye(n), n if ranked is None else ranked, PRIOR_GAMES))
+
+
 def settle(ranking: Ranking, margins: Matrix) -> Ranking:
     """Return the ranking of a cascade: a second model compares the best k of those that a first one has ranked.
 

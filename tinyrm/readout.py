@@ -1,12 +1,17 @@
-"""Label logits at the mask -> Preference.
+"""Logits -> Preference.
 
 With z = logit(first choice) - logit(second choice) for one order:
 
     one order      margin = z(A, B) / T
     both orders    margin = (z(A, B) - z(B, A)) / 2T
 
-T is the bundle's calibration temperature. With both orders the margin is antisymmetric by construction: swapping A and
-B flips its sign, so P(A better | A, B) + P(B better | B, A) = 1 whatever bias the model has for the first position.
+and with s, the score of a response that is read alone
+
+    two responses  margin = (s(A) - s(B)) / T
+
+T is the bundle's calibration temperature. With both orders, and with scores, the margin is antisymmetric by
+construction: swapping A and B flips its sign, so P(A better | A, B) + P(B better | B, A) = 1 whatever bias the model
+has for the first position.
 """
 
 import math
@@ -20,13 +25,15 @@ from tinyrm.errors import EngineFailed
 
 
 def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperature: float) -> Preference:
-    """Return the preference from logits [orders, 2]: one row (A first), or two (A first, B first).
+    """Return the preference from logits [orders, 2] or from the scores of A and B [2, 1].
 
-    Raises EngineFailed if they are not finite.
+    The orders are one (A first) or two (A first, B first). Raises EngineFailed for logits that are not finite.
     """
     rows = np.asarray(logits, dtype=np.float64)
-    if rows.shape not in ((1, 2), (2, 2)) or not np.isfinite(rows).all():
-        raise EngineFailed(f"expected two finite logits for each order, got {rows.tolist()}")
+    if rows.shape not in ((1, 2), (2, 2), (2, 1)) or not np.isfinite(rows).all():
+        raise EngineFailed(f"expected two finite logits for each order or response, got {rows.tolist()}")
+    if rows.shape == (2, 1):
+        rows = rows.T  # from here on, like one order
     first_minus_second = rows[:, 0] - rows[:, 1]
     order_margins = (first_minus_second * (1, -1)[: len(rows)]).tolist()
     margin = sum(order_margins) / (len(order_margins) * temperature)

@@ -16,7 +16,8 @@ from tinyrm.chat import TextOrTurns, to_response
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.engines import Engine, EngineOptions, open_engine
-from tinyrm.ranking import Ranking, margin_matrix, rank, sigmoid
+from tinyrm.errors import EngineFailed
+from tinyrm.ranking import Ranking, margin_matrix, rank, rank_scores, sigmoid
 from tinyrm.readout import read_out
 from tinyrm.schedules import SCHEDULES, Pair
 from tinyrm.spec import Spec
@@ -69,7 +70,8 @@ class Scorer:
         prompt: a text, or chat messages; the responses, too.
         domain: selects the instruction; None selects the model's default domain.
         instruction: replaces the domain's instruction.
-        swap: whether to score both orders and average them, so that the first position has no advantage.
+        swap: whether to score both orders and average them, so that the first position has no advantage. A model that
+            reads responses one by one has no orders.
 
         Raises UnknownDomain, InstructionTooLong, InvalidText, InvalidRequest, EngineFailed.
         """
@@ -94,6 +96,16 @@ class Scorer:
         """
         if instructions is None:
             instructions = [self.spec.instruction(domain)] * len(comparisons)
+        if self.encoder.reads == "response":
+            texts = [
+                (instruction, comparison.prompt, response)
+                for comparison, instruction in zip(comparisons, instructions, strict=True)
+                for response in (comparison.response_a, comparison.response_b)
+            ]
+            unique = list(dict.fromkeys(texts))  # a response of many comparisons is scored once
+            scores = dict(zip(unique, self.logits([self.encoder.encode_one(*text) for text in unique]), strict=True))
+            rows = np.array([scores[text] for text in texts]).reshape(-1, 2, 1)
+            return [read_out(pair, self.temperature) for pair in rows]
         sequences = [
             sequence
             for comparison, instruction in zip(comparisons, instructions, strict=True)
@@ -114,10 +126,14 @@ class Scorer:
     ) -> Ranking:
         """Return the strengths and the order of several responses, as `/v1/rank` does.
 
-        strategy: which pairs are compared; see `tinyrm.schedules`.
+        strategy: which pairs are compared; see `tinyrm.schedules`. A model that reads responses one by one scores each
+            once, and compares none.
 
         The other arguments and the errors are those of `compare`.
         """
+        if self.encoder.reads == "response":
+            scores = self.score_responses(prompt, responses, domain=domain, instruction=instruction)
+            return rank_scores(scores, self.temperature)
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
         texts = [_text(response) for response in responses]
         margins: dict[Pair, float] = {}
@@ -133,6 +149,25 @@ class Scorer:
                 break
         return rank(margin_matrix(len(responses), margins))
 
+    def score_responses(
+        self,
+        prompt: TextOrTurns,
+        responses: Sequence[TextOrTurns],
+        *,
+        domain: str | None = None,
+        instruction: str | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the logit of each response [responses], for a model that reads responses one by one.
+
+        The arguments and the errors are those of `compare`; InvalidInput for a model that reads pairs.
+        """
+        instruction, prompt = self.spec.resolve(prompt, domain, instruction)
+        texts = self.encoder.tokenize(instruction, prompt, [_text(response) for response in responses])
+        rows = self.logits([self.encoder.assemble_one(texts, i) for i in range(len(responses))])
+        if not np.isfinite(rows).all():
+            raise EngineFailed(f"expected finite scores, got {rows.tolist()}")
+        return rows[:, 0].astype(np.float64)
+
     def at(self, temperature: float) -> Self:
         """Return this scorer with another temperature."""
         return replace(self, temperature=temperature)
@@ -140,11 +175,11 @@ class Scorer:
     def logits(
         self, sequences: Sequence[Encoding], on_batch: Callable[[int], None] | None = None
     ) -> NDArray[np.float32]:
-        """Return label logits [sequences, 2], in order.
+        """Return logits, in order: [sequences, 2], or [sequences, 1] of a model that reads responses one by one.
 
         on_batch: called with the number of sequences after each batch.
         """
-        logits = np.empty((len(sequences), 2), dtype=np.float32)
+        logits = np.empty((len(sequences), 1 if self.encoder.reads == "response" else 2), dtype=np.float32)
         lengths = [len(sequence) for sequence in sequences]
         batches = pack(lengths, self.max_batch_tokens or self.engine.info.max_batch_tokens)
 

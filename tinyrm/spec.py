@@ -1,4 +1,4 @@
-"""The input of a cloze model: template, token budget, instructions. Training writes it, export puts it into a bundle.
+"""The input of a model: template, token budget, instructions. Training writes it, export puts it into a bundle.
 
 Only `Spec.resolve` turns domain, instruction and prompt into the texts that the model reads.
 """
@@ -90,8 +90,10 @@ class Spec(BaseModel):
         instruction: replaces the domain's instruction; the domain must exist nevertheless.
         or_default: whether the default domain replaces an unknown one, for pairs with labels of another source.
 
-        Raises UnknownDomain, InvalidRequest.
+        Raises UnknownDomain, InvalidRequest; InvalidInput for an instruction that the template has no place for.
         """
+        if instruction is not None and "instruction" not in self.template.slots:
+            raise InvalidInput("this model reads no instruction; leave it out")
         name = self.default_domain if domain is None or (or_default and domain not in self.domains) else domain
         if name not in self.domains:
             raise UnknownDomain(f"no domain {name!r} in this model; it has: {', '.join(sorted(self.domains))}")

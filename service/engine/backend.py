@@ -150,7 +150,7 @@ OpenEngine = Callable[[Settings, Bundle], Awaitable[ServedEngine]]
 
 async def start_engine(settings: Settings, bundle: Bundle) -> ServedEngine:
     """Start an engine in its own process. Raises EngineUnavailable."""
-    (probe,) = bundle.encoder().encode(Comparison("2 + 2?", "4", "5"), bundle.manifest.spec.instruction(None))
+    probe, *_ = bundle.encoder().encode(Comparison("2 + 2?", "4", "5"), bundle.manifest.spec.instruction(None))
     options = EngineProcessOptions(
         engine_options(settings), settings.peak_gflops_per_s, settings.log_level, settings.log_format
     )

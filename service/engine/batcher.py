@@ -304,10 +304,8 @@ class Batcher:
         self._progress[run] = started, sum(lengths)
         try:
             output = await self.run_engine(sequences)
-            if np.shape(output.logits) != (len(sequences), 2):
-                raise EngineFailed(
-                    f"the engine returned {np.shape(output.logits)} for {len(sequences)} sequences of two logits"
-                )
+            if (shape := np.shape(output.logits))[:1] != (len(sequences),) or len(shape) != 2:
+                raise EngineFailed(f"the engine returned {shape} for {len(sequences)} sequences")
         except Unavailable as error:
             for item in batch:
                 item.fail(error)

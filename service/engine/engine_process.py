@@ -204,7 +204,7 @@ class EngineProcess:
         finally:
             engine.runs.discard(run)
         self._last_reply_s = time.monotonic()
-        return BatchOutput(load_logits(logits), head["seconds"])
+        return BatchOutput(load_logits(logits, len(sequences)), head["seconds"])
 
     async def _open(self) -> RunningEngine:
         """Start a process that opens the bundle, and compare its logits for the probe with the first ones."""

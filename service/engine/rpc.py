@@ -194,5 +194,5 @@ def load_sequences(lengths: Sequence[int], body: bytes) -> tuple[Encoding, ...]:
     return tuple(Encoding(row, Truncation()) for row in np.split(ids, np.cumsum(lengths)[:-1]))
 
 
-def load_logits(body: bytes) -> NDArray[np.float32]:
-    return np.frombuffer(body, np.float32).reshape(-1, 2)
+def load_logits(body: bytes, sequences: int) -> NDArray[np.float32]:
+    return np.frombuffer(body, np.float32).reshape(sequences, -1)

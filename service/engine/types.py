@@ -34,7 +34,7 @@ class EngineProfile:
 
 @dataclass(frozen=True, slots=True)
 class BatchOutput:
-    """Label logits [sequences, 2] of one run, and the seconds that it took in the engine."""
+    """Logits [sequences, outputs] of one run, and the seconds that it took in the engine."""
 
     logits: NDArray[np.float32]
     seconds: float
@@ -42,7 +42,7 @@ class BatchOutput:
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """Label logits [sequences, 2] of one queue item, and the seconds that it waited and ran."""
+    """Logits [sequences, outputs] of one queue item, and the seconds that it waited and ran."""
 
     logits: NDArray[np.float32]
     queue_s: float

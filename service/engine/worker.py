@@ -96,7 +96,7 @@ class EngineServer:
         try:
             logits = self._engine.run(sequences)
             seconds = time.perf_counter() - started
-            return {"seconds": seconds}, np.asarray(logits, dtype=np.float32).reshape(len(sequences), 2).tobytes()
+            return {"seconds": seconds}, np.asarray(logits, dtype=np.float32).reshape(len(sequences), -1).tobytes()
         except Exception as error:
             raise EngineFailed(f"{self._engine.info.name}: {type(error).__name__}: {error}") from error
 

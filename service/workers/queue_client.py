@@ -114,7 +114,7 @@ class QueueClient(Backend):
             "wait_for_room": wait_for_room,
         }
         reply, logits = await self._connection.call(head, ids)
-        return EngineResult(load_logits(logits), reply["queue_s"], reply["run_s"])
+        return EngineResult(load_logits(logits, len(sequences)), reply["queue_s"], reply["run_s"])
 
     def retry_after_s(self) -> int:
         # A long list may need far longer, but it holds up nobody else's work.

@@ -68,7 +68,7 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
 
     def run(self, sequences: Sequence[Encoding], /) -> NDArray[np.float32]:
-        """Return label logits [sequences, 2]. Raises EngineFailed."""
+        """Return logits [sequences, outputs], as the bundle's head has them. Raises EngineFailed."""
 
 
 class RunnerPool(Generic[R]):

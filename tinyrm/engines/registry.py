@@ -110,7 +110,7 @@ def _open(bundle: "Bundle", options: EngineOptions) -> Engine:
                 raise EngineUnavailable(f"torch-cuda needs torch and transformers: {error}") from error
             return open_torch_cuda(bundle.path(bundle.weights_file().name), manifest, precision)
         case _:
-            return NullEngine(precision)
+            return NullEngine(precision, manifest.head.outputs)
 
 
 @contextmanager
