@@ -94,15 +94,16 @@ def rank_scores(scores: Matrix, temperature: float, *, ranked: int | None = None
     """Return the ranking of responses that a model scored one by one.
 
     Strengths are exactly scores [n] / temperature, moved to mean 0: there is nothing to fit. Standard errors are those
-    of `rank`, as if each pair had played one game.
+    of `rank` for the same margins, as if each pair were one game: its prior keeps them finite, however far apart the
+    scores are.
 
     ranked: as in `rank`.
     """
     values = np.asarray(scores, dtype=np.float64) / temperature
     margins = values[:, None] - values
     np.fill_diagonal(margins, np.nan)
-    n = len(values)
-    return Ranking(margins, _with_errors(values, 1 - np.eye(n), n if ranked is None else ranked, PRIOR_GAMES))
+    own = values[:ranked]
+    return Ranking(margins, Strengths(own - own.mean(), rank(margins, ranked=ranked).strengths.standard_errors))
 
 
 def settle(ranking: Ranking, margins: Matrix) -> Ranking:
@@ -123,8 +124,7 @@ def settle(ranking: Ranking, margins: Matrix) -> Ranking:
     higher if the least of them would fall below the least strength that the first model gave to one of K. Where the
     first model has a tie at the edge of K, a tie may remain. If k = n, the result is `rank(margins)`.
 
-    The standard errors are those of `rank`, as if each of the n (n - 1) / 2 pairs were one game between responses of
-    these strengths.
+    The standard errors are those of `rank` for these margins, as if each of the n (n - 1) / 2 pairs were one game.
 
     Raises ValueError for margins of other shapes, or without one of the pairs.
     """
@@ -134,12 +134,13 @@ def settle(ranking: Ranking, margins: Matrix) -> Ranking:
     best = ranking.order[:k]
     merged = ranking.margins.copy()
     merged[np.ix_(best, best)] = margins
+    fitted = rank(merged)
     if k == n:
-        return rank(merged)
+        return fitted
     own, settled = ranking.strengths.values, rank(margins).strengths.values
     strengths = own.copy()
     strengths[best] = settled + max(own[best].mean(), own[best].min() - settled.min())
-    return Ranking(merged, _with_errors(strengths - strengths.mean(), 1 - np.eye(n), n, PRIOR_GAMES))
+    return Ranking(merged, Strengths(strengths - strengths.mean(), fitted.strengths.standard_errors))
 
 
 def score(margins: Matrix, method: Method) -> Matrix:
@@ -216,18 +217,10 @@ def fit(wins: Matrix, *, ranked: int | None = None, prior_games: float = PRIOR_G
         strengths = strengths + step
         if np.abs(step).max(initial=0) < TOLERANCE:
             break
-    return _with_errors(strengths, wins + wins.T, len(wins) if ranked is None else ranked, prior_games)
-
-
-def _with_errors(strengths: Matrix, games: Matrix, ranked: int, prior_games: float) -> Strengths:
-    """Return the first `ranked` strengths, centred, with the standard errors that so many games give them.
-
-    games: [n, n], played between i and j.
-    """
-    centre = np.eye(ranked, len(strengths))
-    centre[:, :ranked] -= 1 / max(ranked, 1)
-    # The information depends on the number of games, not on who won them.
-    _, hessian = _slope(strengths, games / 2, prior_games)
+    count = len(wins) if ranked is None else ranked
+    centre = np.eye(count, len(wins))
+    centre[:, :count] -= 1 / max(count, 1)
+    _, hessian = _slope(strengths, wins, prior_games)
     covariance = centre @ np.linalg.inv(hessian) @ centre.T
     return Strengths(centre @ strengths, np.sqrt(np.clip(np.diag(covariance), 0, None)))
 

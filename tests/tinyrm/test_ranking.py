@@ -17,6 +17,7 @@ from tinyrm.ranking import (
     mean_wins,
     order,
     rank,
+    rank_scores,
     score,
     sigmoid,
 )
@@ -203,6 +204,15 @@ def test_a_ranking_orders_by_strengths_and_leaves_references_out() -> None:
     assert ranking.strengths.values == pytest.approx(fit(np.nan_to_num(sigmoid(margins))).values)
     with_reference = rank(margins, ranked=4)
     assert len(with_reference.order) == len(with_reference.strengths.values) == 4
+
+
+@pytest.mark.parametrize("scores", [[50.0, 52.0, 49.0], [500.0, 501.0], [0.0, 2000.0, -2000.0]])
+def test_scores_of_any_size_have_errors_of_their_differences(scores: list[float]) -> None:
+    ranking, moved = rank_scores(np.array(scores), 2.0), rank_scores(np.array(scores) - 40, 2.0)
+    assert ranking.strengths.values == pytest.approx((np.array(scores) - np.mean(scores)) / 2)
+    assert np.isfinite(ranking.strengths.standard_errors).all()
+    assert (ranking.strengths.standard_errors > 0.1).all()
+    assert moved.strengths.standard_errors == pytest.approx(ranking.strengths.standard_errors)
 
 
 def test_extreme_margins_have_finite_scores() -> None:
