@@ -64,6 +64,18 @@ class ChatMessage(TypedDict):
     audio: NotRequired[None]
 
 
+class Dialogue(str):
+    """Messages as one text, with the messages: a template that writes tokens of its own between turns needs those."""
+
+    messages: tuple[Message, ...] = ()
+
+    @classmethod
+    def of(cls, text: str, messages: Iterable[Message]) -> "Dialogue":
+        dialogue = cls(text)
+        dialogue.messages = tuple(messages)
+        return dialogue
+
+
 Prompt = str | list[Message]
 # A prompt or a completion in the form of trainers and data sets; `read_turn` lists the forms of a turn.
 Turns = Sequence[Mapping[str, Any]]

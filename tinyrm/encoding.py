@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer
 
+from tinyrm.chat import Dialogue, Message, Role
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InstructionTooLong, InvalidInput, InvalidTemplate, InvalidText
 from tinyrm.template import RESPONSE_SLOTS, SPECIAL_ROLES, Slot, Template, split_slot
@@ -124,9 +125,15 @@ class Encoder:
             for text, slot in self._parts
             if slot is None
         }
+        # What stands before a message of each speaker, what joins it, and what stands after it.
+        self._turns: dict[Role, tuple[list[int], str, list[int]]] = {
+            role: (self._ids(turn.before), turn.joint, self._ids(turn.after))
+            for role, turn in (template.turns or {}).items()
+        }
         self._tokenizer.encode_special_tokens = True
         own = {special_id: role for role in SPECIAL_ROLES for special_id in [special.by_role(role)]}
-        own |= {i: "a token of the template" for i in chain(*self._fixed.values()) if i in added and i not in own}
+        fixed = chain(*self._fixed.values(), *(before + after for before, _, after in self._turns.values()))
+        own |= {i: "a token of the template" for i in fixed if i in added and i not in own}
         for special_id, role in own.items():
             token = self._tokenizer.id_to_token(special_id)
             if token is None or special_id in self._ids(f"x {token} {token}x"):
@@ -170,23 +177,48 @@ class Encoder:
     def tokenize(self, instruction: str, prompt: str, responses: Sequence[str]) -> Tokenized:
         """Encode each text once, for any number of comparisons of these responses.
 
+        prompt: a text, or the messages of a Dialogue if the template has turns.
+
         Raises InvalidText, InstructionTooLong.
         """
         joints = self._joints
         joint = joints[RESPONSE_SLOTS[self.reads][0]]  # a template has the same one for both responses
-        texts = [joints["instruction"] + instruction if "instruction" in joints else "", joints["prompt"] + prompt]
-        texts += [joint + response for response in responses]
-        read = [self._readable(text, READ_CHARACTERS, is_prompt=at == 1) for at, text in enumerate(texts)]
+        texts = [
+            joints["instruction"] + instruction if "instruction" in joints else "",
+            "" if self._turns else joints["prompt"] + prompt,
+            *(joint + response for response in responses),
+        ]
+        ids, unread = self._read(texts, prompt_at=1)
+        if unread[0]:
+            raise InstructionTooLong(f"the instruction of {len(instruction)} characters is never truncated; shorten it")
+        if self._turns:
+            ids[1], unread[1] = self._read_turns(prompt)
+        instruction_ids, prompt_ids, *response_ids = ids
+        return Tokenized(instruction_ids, prompt_ids, response_ids, unread[1:])
+
+    def _read(self, texts: list[str], *, prompt_at: int) -> tuple[list[list[int]], list[int]]:
+        """Return the ids of texts, and 1 for each that goes on beyond them. The prompt is read from its end."""
+        read = [self._readable(text, READ_CHARACTERS, is_prompt=at == prompt_at) for at, text in enumerate(texts)]
         ids = self._encode_texts(read)
         for at, text in enumerate(texts):
             if len(read[at]) < len(text) and len(ids[at]) < self.max_tokens:
-                read[at] = self._readable(text, MAX_READ_CHARACTERS, is_prompt=at == 1)
+                read[at] = self._readable(text, MAX_READ_CHARACTERS, is_prompt=at == prompt_at)
                 (ids[at],) = self._encode_texts([read[at]])
-        unread = [int(len(part) < len(text)) for part, text in zip(read, texts, strict=True)]
-        if unread[0]:
-            raise InstructionTooLong(f"the instruction of {len(instruction)} characters is never truncated; shorten it")
-        instruction_ids, prompt_ids, *response_ids = ids
-        return Tokenized(instruction_ids, prompt_ids, response_ids, unread[1:])
+        return ids, [int(len(part) < len(text)) for part, text in zip(read, texts, strict=True)]
+
+    def _read_turns(self, prompt: str) -> tuple[list[int], int]:
+        """Return the ids of a prompt's messages, the last ones if they are too long, and 1 if there are more."""
+        messages = prompt.messages if isinstance(prompt, Dialogue) else (Message(role="user", content=prompt),)
+        ids: list[int] = []
+        for message in reversed(messages):
+            if len(ids) >= self.max_tokens:
+                return ids, 1
+            before, joint, after = self._turns[message["role"]]
+            (content,), (unread,) = self._read([joint + message["content"]], prompt_at=0)
+            if unread:
+                return content + after + ids, 1
+            ids = before + content + after + ids
+        return ids, 0
 
     def assemble(self, texts: Tokenized, a: int, b: int, *, swap: bool) -> tuple[Encoding, ...]:
         """Return the ids of responses number `a` and `b`, as `encode` does. Raises InstructionTooLong.
@@ -197,7 +229,7 @@ class Encoder:
             return self.assemble_one(texts, a), self.assemble_one(texts, b)
         prompt, response_a, response_b = texts.prompt, texts.responses[a], texts.responses[b]
         room = self._room_for_text(texts.instruction)
-        keep_prompt, keep_a, keep_b = fair_shares(len(prompt), len(response_a), len(response_b), room)
+        keep_prompt, keep_a, keep_b = self._shares(len(prompt), len(response_a), len(response_b), room)
         unread_prompt, *unread = texts.unread
         truncation = Truncation(
             len(prompt) - keep_prompt + unread_prompt,
@@ -257,6 +289,14 @@ class Encoder:
                 "shorten it"
             )
         return room
+
+    def _shares(self, prompt: int, a: int, b: int, room: int) -> tuple[int, int, int]:
+        """Return how many tokens of prompt, a and b to keep, fairly or as the template says."""
+        if self.template.prompt_share is None:
+            return fair_shares(prompt, a, b, room)
+        prompt = min(prompt, round(self.template.prompt_share * room))
+        half = (room - prompt) // 2
+        return prompt, min(a, half), min(b, half)
 
     def _join(self, instruction: list[int], prompt: list[int], *responses: list[int]) -> NDArray[np.int64]:
         slots: dict[Slot, list[int]] = {"instruction": instruction, "prompt": prompt}

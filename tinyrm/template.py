@@ -16,16 +16,17 @@ space token there.
 
 import re
 from collections.abc import Sequence
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from tinyrm.chat import Message
+from tinyrm.chat import Dialogue, Message, Role
 from tinyrm.errors import InvalidTemplate
 
 Slot = Literal["instruction", "prompt", "response_a", "response_b", "response"]
 # What one sequence holds: both responses of a comparison, or one response.
 Reads = Literal["pair", "response"]
+ROLES: tuple[Role, ...] = get_args(Role)
 SPECIAL_ROLES = ("[CLS]", "[SEP]", "[MASK]")
 
 RESPONSE_SLOTS: dict[Reads, tuple[Slot, ...]] = {"pair": ("response_a", "response_b"), "response": ("response",)}
@@ -35,10 +36,28 @@ _SLOT = re.compile(rf"(?P<joint>[^{{}}]*)\{{(?P<slot>{'|'.join(_SLOTS)})\}}")
 _BRACES = re.compile(r"\{\w+\}")
 
 
+# Fields of a template that older files lack; those that are not set are not written.
+_LATER = ("turns", "prompt_share")
+
+
+class Turn(BaseModel):
+    """The fixed texts around a message of a chat; `joint` is encoded together with it, as the joint of a slot is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    before: str
+    joint: str = ""
+    after: str = ""
+
+
 class Template(BaseModel):
     """Segments in order, with the slots of a comparison or of one response; `{instruction}` may be missing.
 
     label_words: the words at the mask, for the first choice and the second; None without a mask.
+    turns: how each speaker's messages are written in the prompt; a prompt of one text is a message of the user. None:
+        a prompt is plain text, and `turn_names` name the speakers in it.
+    prompt_share: the largest part of the room for texts that the prompt takes; both responses get one half of the rest
+        each. None: all texts share it fairly.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +69,13 @@ class Template(BaseModel):
         default={"system": "System", "user": "Human", "assistant": "Assistant"},
         description="Names of the speakers in the prompt text that chat messages become.",
     )
+    turns: dict[Role, Turn] | None = None
+    prompt_share: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the templates of older bundles as they were written then: their hash must not change."""
+        return {name: value for name, value in handler(self).items() if name not in _LATER or value is not None}
 
     @model_validator(mode="after")
     def _each_part_exactly_once(self) -> Self:
@@ -67,6 +93,10 @@ class Template(BaseModel):
             )
         if self.label_words and self.reads == "response":
             raise ValueError("a template of one response has no [MASK]: nothing is chosen there")
+        if self.turns is not None and set(self.turns) != set(ROLES):
+            raise ValueError(f"turns need each of {', '.join(ROLES)}")
+        if self.prompt_share and self.reads == "response":
+            raise ValueError("prompt_share is for a template of two responses")
         # Swapping the order swaps ids, which include the joining text.
         if len({joint for joint, slot in map(split_slot, self.segments) if slot in ("response_a", "response_b")}) > 1:
             raise ValueError("both responses need the same joining text; put the rest into separate segments")
@@ -105,10 +135,14 @@ class Template(BaseModel):
         return type(self).model_validate(self.model_dump() | changed)
 
     def render_messages(self, messages: Sequence[Message]) -> str:
-        """Return chat messages as one text; a single user message gets no speaker name, as in the training pairs."""
+        """Return chat messages as one text; a single user message gets no speaker name, as in the training pairs.
+
+        For a template with turns it is a Dialogue, which the encoder reads message by message.
+        """
         if len(messages) == 1 and messages[0]["role"] == "user":
             return messages[0]["content"]
-        return "\n\n".join(f"{self.turn_names[m['role']]}: {m['content']}" for m in messages)
+        text = "\n\n".join(f"{self.turn_names[m['role']]}: {m['content']}" for m in messages)
+        return Dialogue.of(text, messages) if self.turns else text
 
 
 def split_slot(segment: str) -> tuple[str, Slot | None]:
@@ -139,4 +173,47 @@ ANSWER_COLON = Template(
     label_words=("0", "1"),
 )
 
-TEMPLATES = {template.name: template for template in (FIGURE2, ANSWER_COLON)}
+# How tokenizers join two texts: BERT's, DeBERTa's and ModernBERT's, then RoBERTa's, whose [CLS] is <s> and [SEP] </s>.
+BERT_PAIR = Template(name="bert-pair", segments=("[CLS]", "{prompt}", "[SEP]", "{response}", "[SEP]"))
+ROBERTA_PAIR = Template(name="roberta-pair", segments=("[CLS]", "{prompt}", "[SEP]", "[SEP]", "{response}", "[SEP]"))
+
+# LLM-Blender's PairRM (arXiv 2306.02561): each text is a sequence of its own for the tokenizer. Of 2,048 tokens the
+# prompt gets at most 1,224 and a response half of the rest, with the three special tokens of each.
+PAIRRM = Template(
+    name="pairrm",
+    segments=(
+        *("[CLS]", "<|source|>", "{prompt}", "[SEP]", "[CLS]", "<|candidate1|>", "{response_a}", "[SEP]"),
+        *("[CLS]", "<|candidate2|>", "{response_b}", "[SEP]"),
+    ),
+    prompt_share=1221 / 2039,
+)
+
+# Chats, as reward models of TRL read them: the chat template of the policy, up to the end of the response.
+CHATML = Template(
+    name="chatml",
+    segments=("{prompt}", "<|im_start|>assistant", "\n{response}", "<|im_end|>\n"),
+    turns={role: Turn(before=f"<|im_start|>{role}", joint="\n", after="<|im_end|>\n") for role in ROLES},
+)
+LLAMA3 = Template(
+    name="llama-3",
+    segments=("[CLS]", "{prompt}", "<|start_header_id|>assistant<|end_header_id|>", "\n\n{response}", "<|eot_id|>"),
+    turns={
+        role: Turn(before=f"<|start_header_id|>{role}<|end_header_id|>", joint="\n\n", after="<|eot_id|>")
+        for role in ROLES
+    },
+)
+# The dialogues of HH-RLHF, which many older reward models were trained on as one text.
+HUMAN_ASSISTANT = Template(
+    name="human-assistant",
+    segments=("[CLS]", "{prompt}", "\n\nAssistant:", " {response}", "[SEP]"),
+    turns={
+        "system": Turn(before="\n\nSystem:", joint=" "),
+        "user": Turn(before="\n\nHuman:", joint=" "),
+        "assistant": Turn(before="\n\nAssistant:", joint=" "),
+    },
+)
+
+TEMPLATES = {
+    template.name: template
+    for template in (FIGURE2, ANSWER_COLON, BERT_PAIR, ROBERTA_PAIR, PAIRRM, CHATML, LLAMA3, HUMAN_ASSISTANT)
+}

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tinyrm.chat import Message
 from tinyrm.errors import InvalidTemplate
-from tinyrm.template import ANSWER_COLON, FIGURE2, TEMPLATES, Template, split_slot
+from tinyrm.template import ANSWER_COLON, CHATML, FIGURE2, PAIRRM, TEMPLATES, Template, split_slot
 
 MESSAGE = TypeAdapter(Message)
 PARTS = ("[CLS]", "{instruction}", " {prompt}", " {response_a}", " {response_b}", "[MASK]", "[SEP]")
@@ -64,15 +64,33 @@ def test_split_slot_separates_joint_and_slot(segment: str, split: tuple[str, str
     assert split_slot(segment) == split
 
 
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
-def test_shipped_templates_end_in_mask_and_separator(template: Template) -> None:
+@pytest.mark.parametrize("template", [FIGURE2, ANSWER_COLON], ids=lambda template: template.name)
+def test_templates_of_a_cloze_end_in_mask_and_separator(template: Template) -> None:
     assert template.segments[0] == "[CLS]"
     assert template.segments[-2:] == ("[MASK]", "[SEP]")
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_shipped_templates_are_found_by_name_and_survive_a_file(template: Template) -> None:
+    assert TEMPLATES[template.name] is template
     assert Template.model_validate_json(template.model_dump_json()) == template
 
 
-def test_shipped_templates_are_found_by_name() -> None:
-    assert TEMPLATES == {"figure2": FIGURE2, "answer-colon": ANSWER_COLON}
+def test_fields_that_older_files_lack_are_not_written_unless_set() -> None:
+    assert not {"turns", "prompt_share"} & FIGURE2.model_dump().keys()
+    assert CHATML.model_dump()["turns"].keys() == {"system", "user", "assistant"}
+    assert 0 < PAIRRM.model_dump()["prompt_share"] < 1
+
+
+def test_turns_must_name_every_speaker() -> None:
+    turns = {role: turn for role, turn in CHATML.model_dump()["turns"].items() if role != "system"}
+    with pytest.raises(ValidationError, match="turns need each of system, user, assistant"):
+        Template.model_validate(CHATML.model_dump() | {"turns": turns})
+
+
+def test_the_prompts_share_is_for_two_responses() -> None:
+    with pytest.raises(ValidationError, match="template of two responses"):
+        Template.model_validate(CHATML.model_dump() | {"prompt_share": 0.5})
 
 
 def test_fixed_text_never_ends_in_a_lone_space_before_user_text() -> None:
