@@ -15,7 +15,7 @@ from tinyrm.comparison import Preference
 from tinyrm.encoding import Encoder
 from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
 from tinyrm.errors import InvalidInput
-from tinyrm.manifest import AutoSwap, Calibration
+from tinyrm.manifest import AutoSwap, Calibration, ScoreScale
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
 from tinyrm.spec import Spec
@@ -31,12 +31,14 @@ log = logging.getLogger(__name__)
 class Calibrated(NamedTuple):
     """What calibration pairs determine.
 
-    auto_swap: the margin at which one order is enough; None if there are too few pairs.
+    auto_swap: the margin at which one order is enough; None if there are too few pairs, or no orders.
+    score_scale: mean and deviation of the scores of single responses; None for a model that reads pairs.
     record: None without pairs.
     """
 
     temperature: float = 1.0
     auto_swap: AutoSwap | None = None
+    score_scale: ScoreScale | None = None
     record: Calibration | None = None
 
 
@@ -81,15 +83,17 @@ def calibrate(options: ExportOptions, pairs: Sequence[PreferencePair], encoder: 
         log.warning("no calibration pairs: the temperature stays 1, so probabilities are not calibrated")
         return Calibrated()
     spec = options.spec()
-    preferences = score_pairs(Scorer(encoder, OnnxRuntimeCpu(on_cpu(onnx_file), "fp32"), spec), spec, pairs)
+    scorer = Scorer(encoder, OnnxRuntimeCpu(on_cpu(onnx_file), "fp32"), spec)
+    preferences = score_pairs(scorer, spec, pairs)
     fit = None
     try:
         fit = determine_temperature(preferences)
     except InvalidInput as error:
         log.warning("%s; the temperature stays 1, so probabilities are not calibrated", error)
     temperature = fit.temperature if fit else 1.0
-    auto_swap = fit_auto_swap(preferences, temperature) if len(pairs) >= MIN_PAIRS else None
-    if auto_swap is None:
+    is_pairwise = encoder.reads == "pair"
+    auto_swap = fit_auto_swap(preferences, temperature) if is_pairwise and len(pairs) >= MIN_PAIRS else None
+    if is_pairwise and auto_swap is None:
         log.warning("%d pairs are too few for `swap: auto`: %d are needed", len(pairs), MIN_PAIRS)
     record = Calibration(
         pairs=len(pairs),
@@ -99,7 +103,19 @@ def calibrate(options: ExportOptions, pairs: Sequence[PreferencePair], encoder: 
         log_temperature_std=fit.log_std if fit else None,
         temperature_one_order=fit.one_order if fit else None,
     )
-    return Calibrated(temperature, auto_swap, record)
+    return Calibrated(temperature, auto_swap, None if is_pairwise else score_scale(scorer, spec, pairs), record)
+
+
+def score_scale(scorer: Scorer, spec: Spec, pairs: Sequence[PreferencePair]) -> ScoreScale | None:
+    """Return mean and deviation of the scores of all different responses; None if the scores do not differ."""
+    texts = {
+        (*spec.resolve(pair.prompt, pair.domain, or_default=True), response)
+        for pair in pairs
+        for response in (pair.chosen, pair.rejected)
+    }
+    scores = scorer.score_texts(sorted(texts)).astype(np.float64)
+    mean, std = float(scores.mean()), float(scores.std())
+    return ScoreScale(mean=mean, std=std, responses=len(scores)) if std > 0 else None
 
 
 def score_pairs(scorer: Scorer, spec: Spec, pairs: Sequence[PreferencePair]) -> list[Preference]:

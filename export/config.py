@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import UseAppendAction, arg
 
 from tinyrm.errors import InvalidInput
-from tinyrm.manifest import BUNDLE_NAME
+from tinyrm.manifest import BUNDLE_NAME, TRAINED_HEADS, Head
 from tinyrm.modernbert.files import checkpoint_folder, refuse_other_base
 from tinyrm.spec import HELD_OUT_FILE, SPEC_FILE, Spec, read_run, trained_head
 from tinyrm.template import TEMPLATES
@@ -64,7 +64,10 @@ class ExportOptions:
         if (self.trained / SPEC_FILE).is_file():
             if self.template or self.max_tokens is not None:
                 raise InvalidInput(f"{self.trained / SPEC_FILE} sets template and token budget; leave both options out")
-            return Spec.load(self.trained)
+            spec = Spec.load(self.trained)
+            if self.head().kind == "score":
+                return spec.model_copy(update={"template": spec.template.of_one_response()})
+            return spec
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidInput(f"--max-tokens {self.max_tokens} must be at least 1")
         return Spec(template=TEMPLATES[self.template or "figure2"], max_tokens=self.max_tokens or 2048)
@@ -73,11 +76,14 @@ class ExportOptions:
         """Return the record of the training run; empty for a model trained elsewhere."""
         return read_run(self.trained)
 
-    def refuse_heads(self) -> None:
-        """Raise InvalidInput for a model that reads the preference elsewhere than at the mask."""
-        head = trained_head(self.trained)
-        if head != "cloze":
-            raise InvalidInput(f"{self.trained} was trained with head: {head}; only cloze models become bundles")
+    def head(self) -> Head:
+        """Return where the model reads. Raises InvalidInput for a head that is not served."""
+        name = trained_head(self.trained)
+        if name not in TRAINED_HEADS:
+            raise InvalidInput(
+                f"{self.trained} was trained with head: {name}; only {', '.join(TRAINED_HEADS)} become bundles"
+            )
+        return TRAINED_HEADS[name]
 
     def refuse_other_base(self) -> None:
         """Raise InvalidInput if the adapter was trained on other weights than those of `model`."""

@@ -25,8 +25,10 @@ from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
 from tinyrm.modernbert.blocked import BlockedModel
 from tinyrm.modernbert.checkpoint import LabelLogits, load_tokenizer, read_config, read_geometry, refuse_misfit
 from tinyrm.modernbert.files import checkpoint_folder, commit_of, input_errors, weights_sha256
+from tinyrm.modernbert.heads import ClassifierLogits
 from tinyrm.modernbert.model import PreferenceModel
 from tinyrm.modernbert.weights import save_weights
+from tinyrm.spec import trained_head
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -40,7 +42,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
     """
     options.check()
     refuse_foreign(options.out)
-    options.refuse_heads()
+    head = options.head()
     options.refuse_other_base()
     origin, pairs, spec = provenance(options), read_calibration(options), options.spec()
     config = read_config(options.model, checkpoint_folder(options.model, options.revision))
@@ -51,13 +53,13 @@ def export_bundle(options: ExportOptions) -> Manifest:
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder)
         onnx_file = written / MODEL_FILE
-        masked_lm, graph, parity = compile_checked(options, encoder, onnx_file)
+        loaded, graph, parity = compile_checked(options, encoder, onnx_file)
         calibrated = calibrate(options, pairs, encoder, onnx_file)
         lower = write_lower_precisions(options, pairs, encoder, graph, onnx_file, temperature=calibrated.temperature)
         tokenizer.save(str(written / TOKENIZER_FILE))
         if options.weights:
             assert isinstance(graph, BlockedModel)  # noqa: S101 - refused above
-            save_weights(graph.model, masked_lm.config, written / WEIGHTS_FILE)
+            save_weights(graph.model, loaded.config, written / WEIGHTS_FILE)
         precisions = {precision: graph_file(precision) for precision in ("fp32", *lower)}
         own = {precision: on_cpu(written / name).name for precision, name in precisions.items()}
         return write_bundle(
@@ -65,11 +67,14 @@ def export_bundle(options: ExportOptions) -> Manifest:
             {path.name: path for path in sorted(written.iterdir())},
             {
                 "name": options.out.name,
+                "reads": encoder.reads,
+                "head": head,
+                "architecture": type(loaded).__name__,
                 "spec": spec,
                 "special_tokens": special,
-                "label_ids": encoder.label_ids,
-                "geometry": read_geometry(masked_lm.config),
-                "parameters": masked_lm.num_parameters(),
+                "label_ids": encoder.label_ids if head.kind == "cloze" else None,
+                "geometry": read_geometry(loaded.config),
+                "parameters": loaded.num_parameters(),
                 "graph": "optimised" if isinstance(graph, BlockedModel) else "plain",
                 "precisions": precisions,
                 "specialised": {ENGINE: {p: name for p, name in own.items() if name != precisions[p]}},
@@ -77,6 +82,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "weights": WEIGHTS_FILE if options.weights else None,
                 "temperature": calibrated.temperature,
                 "auto_swap": calibrated.auto_swap,
+                "score_scale": calibrated.score_scale,
                 "calibration": calibrated.record,
                 "provenance": origin,
                 "parity": parity,
@@ -97,6 +103,10 @@ def held_out(options: ExportOptions, calibration: Calibration | None) -> dict[st
 
 def refuse_family(options: ExportOptions, config: PreTrainedConfig) -> None:
     """Raise InvalidInput for what only the ModernBERT family has, if the model is of another one."""
+    if options.head().kind != "cloze":
+        if options.graph == "optimised" or options.weights or options.lower_precisions():
+            raise InvalidInput("--graph optimised, --weights and lower precisions are for cloze models")
+        return
     if isinstance(config, ModernBertConfig):
         return
     if options.graph == "optimised":
@@ -113,10 +123,11 @@ def compile_checked(
     """Write the merged model's graph to `onnx_file`. Return the merged model, the graph, and every passed check."""
     special = encoder.special
 
-    def run_label_logits(masked_lm: PreTrainedModel) -> Run:
-        return torch_run(LabelLogits(masked_lm, special.mask, encoder.label_ids).eval(), special.pad)
+    def run_label_logits(loaded: PreTrainedModel) -> Run:
+        return torch_run(plain_module(options, loaded, encoder), special.pad)
 
-    model = load_with_adapter(options.model, options.adapter, revision=options.revision)
+    head = trained_head(options.trained)
+    model = load_with_adapter(options.model, options.adapter, revision=options.revision, head=head)
     inputs = probes(special, plain(model).config.vocab_size, encoder.max_tokens)
     with input_errors(f"{options.model} cannot run these sequences"):
         adapted = run_alone(run_label_logits(plain(model)), inputs)
@@ -145,9 +156,16 @@ def compile_checked(
 def choose_graph(options: ExportOptions, masked_lm: PreTrainedModel, encoder: Encoder, max_tokens: int) -> nn.Module:
     """Return the module to compile, in evaluation mode. An optimised one takes over the weights."""
     if options.graph == "plain" or not isinstance(masked_lm, ModernBertForMaskedLM):
-        return LabelLogits(masked_lm, encoder.special.mask, encoder.label_ids).eval()
+        return plain_module(options, masked_lm, encoder)
     model = PreferenceModel(masked_lm, encoder.label_ids, max_tokens=max_tokens)
     return BlockedModel(model, encoder.special.mask).eval()
+
+
+def plain_module(options: ExportOptions, model: PreTrainedModel, encoder: Encoder) -> nn.Module:
+    """Return the module of ids and mask that computes logits as `transformers` does, in evaluation mode."""
+    if options.head().kind == "cloze":
+        return LabelLogits(model, encoder.special.mask, encoder.label_ids).eval()
+    return ClassifierLogits(model).eval()
 
 
 def provenance(options: ExportOptions) -> Provenance:

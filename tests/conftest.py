@@ -166,6 +166,45 @@ def bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
     return kept(pytestconfig, "bundle", lambda folder: export_toy(trained, folder / "toy")) / "toy"
 
 
+def export_head(trained: Trained, folder: Path, head: str) -> None:
+    """Export the base with a random classifier, as training writes one, with the scale of the scores of toy pairs."""
+    import json
+
+    from transformers import AutoTokenizer
+
+    from export.config import ExportOptions
+    from export.pipeline import export_bundle
+    from tinyrm.modernbert.heads import load_head
+    from tinyrm.spec import RUN_FILE, HeadKind
+
+    kind: HeadKind = head  # type: ignore[assignment]
+    model = load_head(kind, str(trained.base))
+    spread(model)
+    model.save_pretrained(folder / "trained")
+    AutoTokenizer.from_pretrained(trained.base).save_pretrained(folder / "trained")
+    TOY_SPEC.save(folder / "trained")
+    (folder / "trained" / RUN_FILE).write_text(json.dumps({"recipe": {"head": head}}))
+    pairs = [
+        {"prompt": f"What is {i} + 2?", "chosen": f"{i} + 2 = {i + 2}.", "rejected": SENTENCES[i % 4][: 20 + i]}
+        for i in range(12)
+    ]
+    calibration = folder / "pairs.jsonl"
+    calibration.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    export_bundle(ExportOptions(model=str(folder / "trained"), out=folder / "toy", calibration=calibration))
+
+
+@pytest.fixture(scope="session")
+def response_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
+    """Return a bundle that scores responses one by one. Tests must not write into it."""
+    return kept(pytestconfig, "response", lambda folder: export_head(trained, folder, "pointwise")) / "toy"
+
+
+@pytest.fixture(scope="session")
+def pair_cls_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
+    """Return a bundle that reads a pair at its first token. Tests must not write into it."""
+    return kept(pytestconfig, "pair-cls", lambda folder: export_head(trained, folder, "pair-cls")) / "toy"
+
+
 @pytest.fixture(scope="session")
 def weights_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
     """Return the same with the weights for the torch engine. Tests must not write into it."""

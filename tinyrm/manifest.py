@@ -1,6 +1,7 @@
 """The manifest of a bundle: everything a later stage needs to know about the model."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -89,6 +90,15 @@ class Head(Frozen):
 
 
 CLOZE_HEAD = Head(kind="cloze", read_at="mask", outputs=2)
+
+
+# Those of training that can be exported, by their names in recipes.
+TRAINED_HEADS: Final[Mapping[str, Head]] = {
+    "cloze": CLOZE_HEAD,
+    "pair-cls": Head(kind="pair", read_at="first", outputs=2),
+    "pair-mean": Head(kind="pair", read_at="mean", outputs=2),
+    "pointwise": Head(kind="score", read_at="first", outputs=1),
+}
 
 
 class ScoreScale(Frozen):

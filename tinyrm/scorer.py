@@ -102,10 +102,7 @@ class Scorer:
                 for comparison, instruction in zip(comparisons, instructions, strict=True)
                 for response in (comparison.response_a, comparison.response_b)
             ]
-            unique = list(dict.fromkeys(texts))  # a response of many comparisons is scored once
-            scores = dict(zip(unique, self.logits([self.encoder.encode_one(*text) for text in unique]), strict=True))
-            rows = np.array([scores[text] for text in texts]).reshape(-1, 2, 1)
-            return [read_out(pair, self.temperature) for pair in rows]
+            return [read_out(pair, self.temperature) for pair in self.score_texts(texts).reshape(-1, 2, 1)]
         sequences = [
             sequence
             for comparison, instruction in zip(comparisons, instructions, strict=True)
@@ -148,6 +145,17 @@ class Scorer:
             except StopIteration:
                 break
         return rank(margin_matrix(len(responses), margins))
+
+    def score_texts(self, texts: Sequence[tuple[str, str, str]]) -> NDArray[np.float32]:
+        """Return the logit [texts] of each instruction, prompt and response; equal texts are scored once.
+
+        For a model that reads responses one by one; InvalidInput for one that reads pairs.
+        """
+        unique = list(dict.fromkeys(texts))
+        rows = self.logits([self.encoder.encode_one(*text) for text in unique])
+        places = {text: place for place, text in enumerate(unique)}
+        scores: NDArray[np.float32] = rows[[places[text] for text in texts], 0]
+        return scores
 
     def score_responses(
         self,

@@ -5,13 +5,16 @@ Only `Spec.resolve` turns domain, instruction and prompt into the texts that the
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tinyrm.chat import TextOrTurns, to_messages
 from tinyrm.errors import InvalidInput, UnknownDomain, describe
 from tinyrm.template import FIGURE2, TEMPLATES, Template
+
+# How training reads the preference, as recipes name it.
+HeadKind = Literal["cloze", "pair-cls", "pair-mean", "pointwise", "tokens"]
 
 # Files that training writes beside the weights.
 SPEC_FILE = "cloze.json"
@@ -36,9 +39,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     return record
 
 
-def trained_head(folder: Path) -> str:
+def trained_head(folder: Path) -> HeadKind:
     """Return the head that the model in `folder` was trained with; `cloze` if there is no record."""
-    head: str = read_run(folder).get("recipe", {}).get("head", "cloze")
+    head: HeadKind = read_run(folder).get("recipe", {}).get("head", "cloze")
     return head
 
 

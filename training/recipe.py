@@ -9,11 +9,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tinyrm.spec import Spec
+from tinyrm.spec import HeadKind, Spec
 from tinyrm.template import FIGURE2
 from training.data.source import Source, Texts
 
-HeadKind = Literal["cloze", "pair-cls", "pair-mean", "pointwise", "tokens"]
 Revision = Annotated[
     str | None, Field(description="Branch, tag or commit of `model`, if it is a hub id. The record names the commit.")
 ]

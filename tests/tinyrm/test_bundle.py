@@ -250,7 +250,7 @@ def test_results_that_are_not_json_leave_the_manifest_unchanged(scratch_bundle: 
 
 def test_manifest_is_readable_text(bundle_folder: Path) -> None:
     text = (bundle_folder / MANIFEST_FILE).read_text()
-    assert text.startswith('{\n  "schema_version": 2,\n')
+    assert text.startswith('{\n  "schema_version": 3,\n')
     assert Manifest.model_validate_json(text) == Bundle.open(bundle_folder).manifest
 
 

@@ -33,9 +33,9 @@ from tinyrm.errors import InvalidInput, TiedWeightChanged
 from tinyrm.modernbert.adapter import load_with_adapter, merge
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.modernbert.files import checkpoint_folder, commit_of, fetch, weights_sha256
+from tinyrm.modernbert.heads import load_head
 from tinyrm.spec import RUN_FILE
 from training.model.adapter import add_dora
-from training.model.heads import load_head
 from training.model.specialists import TrainedModel
 from training.recipe import ClozeRecipe, Dora, NewModel, Specialist
 from training.stages.cloze import learning_model

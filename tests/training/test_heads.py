@@ -18,10 +18,12 @@ from tests.training.conftest import SPEC, Toy, read_log, toy_pairs
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
-from training.model.heads import RowCollator, load_head, load_trained_head, readout, swap_disagreement
+from tinyrm.modernbert.heads import load_head
+from tinyrm.spec import HeadKind
+from training.model.heads import RowCollator, load_trained_head, readout, swap_disagreement
 from training.model.marked_encoder import MarkedEncoder
 from training.output import RECIPE_FILE
-from training.recipe import ClozeRecipe, DistilRecipe, Dora, HeadKind
+from training.recipe import ClozeRecipe, DistilRecipe, Dora
 from training.stages import cloze
 from training.stages.cloze import learning_model, preference_metrics, train_cloze
 

@@ -17,11 +17,11 @@ from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.pairs import read_pairs
-from tinyrm.spec import HELD_OUT_FILE
+from tinyrm.spec import HELD_OUT_FILE, HeadKind
 from training.data.collate import PairCollator
 from training.experiments.grid import measure
 from training.model.heads import RowCollator, encoder_for, readout
-from training.recipe import ClozeRecipe, Dora, HeadKind
+from training.recipe import ClozeRecipe, Dora
 from training.stages import cloze
 from training.stages.cloze import ClozeTrainer, learning_model, preference_metrics, train_cloze
 from training.trainer import Diverged, training_arguments

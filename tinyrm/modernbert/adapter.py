@@ -13,17 +13,25 @@ from transformers import PreTrainedModel
 from tinyrm.errors import InvalidInput, TiedWeightChanged
 from tinyrm.modernbert.checkpoint import PREFIXES, load_masked_lm
 from tinyrm.modernbert.files import input_errors, listed
+from tinyrm.modernbert.heads import load_head
+from tinyrm.spec import HeadKind, read_run
 
 
-def load_with_adapter(model: str, adapter: Path | None, *, revision: str | None = None) -> PreTrainedModel | PeftModel:
-    """Load the masked LM in evaluation mode, its adapter active but not merged.
+def load_with_adapter(
+    model: str, adapter: Path | None, *, revision: str | None = None, head: HeadKind = "cloze"
+) -> PreTrainedModel | PeftModel:
+    """Load a masked LM or a classifier in evaluation mode, its adapter active but not merged.
+
+    head: how it was trained to read; all but `cloze` are classifiers.
 
     Raises InvalidInput, and TiedWeightChanged for an adapter of the embedding or the decoder.
     """
-    masked_lm = load_masked_lm(model, revision=revision)
-    if adapter is None:
-        return masked_lm.eval()
-    return apply_adapter(masked_lm, adapter).eval()
+    if head == "cloze":
+        loaded = load_masked_lm(model, revision=revision)
+    else:
+        is_new = bool(adapter and read_run(adapter).get("recipe", {}).get("new_head"))
+        loaded = load_head(head, model, revision=revision, new_head=is_new)
+    return (apply_adapter(loaded, adapter) if adapter else loaded).eval()
 
 
 def apply_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
@@ -77,7 +85,7 @@ def refuse_tied(adapted: PeftModel, folder: Path) -> None:
 
 
 def plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Return the masked LM itself; an unmerged adapter stays active in its layers."""
+    """Return the model itself; an unmerged adapter stays active in its layers."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 

@@ -38,11 +38,11 @@ from transformers import AutoModelForMaskedLM, ModernBertConfig, PreTrainedConfi
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import Geometry, executed_flops, paper_flops
 from tinyrm.modernbert.checkpoint import read_config, read_geometry
+from tinyrm.modernbert.heads import empty_head
 from training.data.mixture import load
 from training.data.source import Source, published_pairs
 from training.data.split import balanced_counts
 from training.loading import RECIPES, find_recipe, load_recipe, recipe_names
-from training.model.heads import empty_head
 from training.recipe import AnyRecipe, ClozeRecipe
 from training.stages.cloze import with_learning_parts
 from training.trainer import warmup_then_linear

@@ -4,33 +4,23 @@ Every head ends in the cloze's own shape, two logits for each row (first choice,
 choices, the consistency term and the held-out metrics are shared.
 """
 
-import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
 
 from tinyrm.batching import collate
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import apply_adapter
-from tinyrm.modernbert.checkpoint import classifier_of, load_checked, read_config
-from tinyrm.modernbert.files import checkpoint_folder, input_errors
-from tinyrm.spec import read_run, trained_head
+from tinyrm.modernbert.heads import load_head
+from tinyrm.spec import HeadKind, read_run, trained_head
 from training.data.collate import Encodes
 from training.model.marked_encoder import MarkedEncoder
-from training.recipe import ClozeRecipe, HeadKind
+from training.recipe import ClozeRecipe
 
 MARKER_WORDS = 100  # as the paper's author inserted [CLS] for token-level labels
 # Inputs of a batch -> (loss, label logits [rows, 2]).
@@ -43,47 +33,6 @@ def encoder_for(head: HeadKind, encoder: Encoder, tokenizer: Tokenizer) -> Encod
         return encoder
     alone = Encoder(tokenizer, encoder.template.of_one_response(), encoder.special, encoder.max_tokens)
     return MarkedEncoder(alone, MARKER_WORDS) if head == "tokens" else alone
-
-
-def load_head(head: HeadKind, model: str, *, revision: str | None = None, new_head: bool = False) -> PreTrainedModel:
-    """Return the body of a masked LM with a classifier, in fp32; head.dense and head.norm are the masked LM's own.
-
-    revision, new_head: as of `load_masked_lm`.
-
-    Raises InvalidInput if the model family cannot pool as this head needs, or weights do not fit.
-    """
-    folder = checkpoint_folder(model, revision)
-    saved = read_config(model, folder)
-    masked_lm: Collection[str] = ()
-    if classifier_of(saved) is None:
-        # Its names without its memory.
-        with input_errors(f"{model} has no masked LM to take a head from"), torch.device("meta"):
-            masked_lm = AutoModelForMaskedLM.from_config(saved).state_dict().keys()
-    return load_checked(
-        auto_class(head), model, folder, masked_lm=masked_lm, new_head=new_head, config=head_config(head, saved)
-    )
-
-
-def empty_head(head: HeadKind, config: PreTrainedConfig) -> PreTrainedModel:
-    """Return the same model with shapes and no weights."""
-    with torch.device("meta"):
-        model: PreTrainedModel = auto_class(head).from_config(head_config(head, config))
-    return model
-
-
-def head_config(head: HeadKind, config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the configuration of a head: `pair-*` has two logits, `pointwise` one, `tokens` one at every token."""
-    config = copy.deepcopy(config)
-    config.num_labels = 2 if head in ("pair-cls", "pair-mean") else 1
-    if hasattr(config, "classifier_pooling"):
-        config.classifier_pooling = "mean" if head == "pair-mean" else "cls"
-    elif head == "pair-mean":
-        raise InvalidInput(f"{config.model_type} models pool the first token only: head: pair-mean needs a ModernBERT")
-    return config
-
-
-def auto_class(head: HeadKind) -> Any:
-    return AutoModelForTokenClassification if head == "tokens" else AutoModelForSequenceClassification
 
 
 def load_trained_head(folder: Path) -> nn.Module:

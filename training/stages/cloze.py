@@ -15,6 +15,7 @@ from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.modernbert.files import checkpoint_folder, commit_of
+from tinyrm.modernbert.heads import load_head
 from tinyrm.spec import HELD_OUT_FILE, read_run
 from training.data.collate import PairCollator, PairDataset, PairSampling, longest_first
 from training.data.mixture import load_all
@@ -24,7 +25,6 @@ from training.model.heads import (
     Readout,
     RowCollator,
     encoder_for,
-    load_head,
     readout,
     refuse_other_head,
     swap_disagreement,
