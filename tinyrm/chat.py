@@ -69,6 +69,16 @@ class Dialogue(str):
 
     messages: tuple[Message, ...] = ()
 
+    def __eq__(self, other: object) -> bool:
+        """Differ from a plain text of the same characters, which a template with turns writes otherwise."""
+        return isinstance(other, Dialogue) and self.messages == other.messages
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((Dialogue, str(self)))
+
     @classmethod
     def of(cls, text: str, messages: Iterable[Message]) -> "Dialogue":
         dialogue = cls(text)

@@ -96,6 +96,14 @@ def test_a_dialogue_keeps_its_messages_between_processes() -> None:
     assert sent == "System: Be kind.\n\nHuman: What is 2 + 2?\n\nAssistant: It is 5.\n\nHuman: No. Again?"
 
 
+def test_a_dialogue_is_not_the_text_of_the_same_characters() -> None:
+    dialogue = CHATML.render_messages(TURNS)
+    text = str(dialogue)
+    assert dialogue == CHATML.render_messages(TURNS)
+    assert dialogue != text
+    assert len({dialogue, text, CHATML.render_messages(TURNS)}) == 2
+
+
 def test_pairs_are_joined_as_tokenizers_do(marked: Tokenizer, special: SpecialTokens) -> None:
     why, four = (marked.encode(text, add_special_tokens=False).ids for text in ("Why?", "4."))
     cls, sep = special.cls, special.sep
