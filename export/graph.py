@@ -1,4 +1,4 @@
-"""torch -> ONNX: from ids and attention mask to two label logits, for any batch and length."""
+"""torch -> ONNX: from ids and attention mask to the logits that are read, for any batch and length."""
 
 import warnings
 from pathlib import Path
@@ -8,11 +8,11 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import nn
 from torch.export import Dim
 
-from tinyrm.modernbert.blocked import BlockedModel
+from tinyrm.families.graphs import OPTIMISED
 
 MODEL_FILE = "model.onnx"
 EXAMPLE_SHAPE = (2, 250)  # longer than three blocks of a window, so that no branch is traced away
-# From 23 on, rotation and attention are operators, which the optimised model calls. For other models the exporter
+# From 23 on, rotation and attention are operators, which the optimised modules call. For other models the exporter
 # would fuse the rotations it finds, with tables that ONNX Runtime accepts for one row only.
 OPSETS = {True: 23, False: 20}
 
@@ -25,7 +25,7 @@ def weights_of(graph: Path) -> Path:
 def write_onnx(model: nn.Module, path: Path, max_tokens: int) -> None:
     """Write the graph to `path` and its weights beside it, to `path` with `.data` added.
 
-    model: maps input_ids and attention_mask, int64 [batch, tokens], to logits [batch, 2].
+    model: maps input_ids and attention_mask, int64 [batch, tokens], to logits [batch, outputs].
     """
     ids = torch.ones(EXAMPLE_SHAPE, dtype=torch.int64)
     mask = torch.ones_like(ids)
@@ -39,7 +39,7 @@ def write_onnx(model: nn.Module, path: Path, max_tokens: int) -> None:
             input_names=["input_ids", "attention_mask"],
             output_names=["logits"],
             dynamic_shapes={"input_ids": free, "attention_mask": free},
-            opset_version=OPSETS[isinstance(model, BlockedModel)],
+            opset_version=OPSETS[isinstance(model, OPTIMISED)],
             dynamo=True,
             verbose=False,
         )

@@ -21,6 +21,8 @@ CARD_FILE = "README.md"
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
 BUNDLE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LATER_PROVENANCE = ("base_commit", "base_sha256", "adapter_sha256", "training", "data_revisions")
+# Tokens whose hidden states are read; segments: several, at the start of each text of a sequence.
+ReadAt = Literal["mask", "first", "mean", "last", "segments"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -80,9 +82,7 @@ class Head(Frozen):
         description="cloze: logits of two label words. pair: logits of the first and the second choice. score: one "
         "logit of one response."
     )
-    read_at: Literal["mask", "first", "mean", "last", "segments"] = Field(
-        description="Tokens whose hidden states are read; segments: one at the start of each text."
-    )
+    read_at: ReadAt = Field(description="Tokens whose hidden states are read; segments: one at the start of each text.")
     outputs: int = Field(ge=1, le=2)
     activation: Literal["identity", "sigmoid"] = Field(
         default="identity", description="What the model's own library applies to its logit; margins are without it."

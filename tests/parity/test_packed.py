@@ -61,7 +61,7 @@ def logits_of(model: PreferenceModel, packed: Packed) -> NDArray[np.float32]:
         model,
         cu_seqlens=torch.from_numpy(packed.cu_seqlens),
         positions=torch.from_numpy(packed.positions),
-        mask_rows=torch.from_numpy(packed.mask_rows),
+        read_rows=torch.from_numpy(packed.read_rows),
         max_tokens=packed.max_tokens,
         kernel=reference_kernel,
     )

@@ -224,7 +224,7 @@ def test_packed_sequences_keep_order_positions_and_masks(encoder: Encoder) -> No
     assert packed.cu_seqlens.tolist() == [0, 4, 6, 9]
     assert packed.cu_seqlens.dtype == np.int32
     assert packed.positions.tolist() == [0, 1, 2, 3, 0, 1, 0, 1, 2]
-    assert packed.mask_rows.tolist() == [1, 5, 7]
+    assert packed.read_rows.tolist() == [1, 5, 7]
     assert packed.max_tokens == 4
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyrm.encoding import Encoding
+from tinyrm.manifest import ReadAt
 
 # A bucket has places for sequences of this length on average; more and shorter sequences need a larger bucket.
 TOKENS_PER_SEQUENCE = 64
@@ -20,19 +21,19 @@ class Packed:
 
     ids, positions: int64 [tokens].
     cu_seqlens: int32 [sequences + 1], where each sequence begins and the last one ends.
-    mask_rows: int64 [sequences], which of the tokens is each sequence's mask.
+    read_rows: int64 [sequences], which of the tokens of each sequence is read.
     max_tokens: the length of the longest sequence.
     """
 
     ids: NDArray[np.int64]
     cu_seqlens: NDArray[np.int32]
     positions: NDArray[np.int64]
-    mask_rows: NDArray[np.int64]
+    read_rows: NDArray[np.int64]
     max_tokens: int
 
     def flat(self) -> NDArray[np.int64]:
-        """Return ids, positions, mask rows and boundaries in one array, so that one copy takes them to a device."""
-        return np.concatenate([self.ids, self.positions, self.mask_rows, self.cu_seqlens], dtype=np.int64)
+        """Return ids, positions, rows to read and boundaries in one array, so that one copy takes them to a device."""
+        return np.concatenate([self.ids, self.positions, self.read_rows, self.cu_seqlens], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,10 @@ class Bucket:
         return tokens <= self.tokens and sequences <= self.max_sequences
 
 
-def pack_sequences(sequences: Sequence[Encoding], mask_id: int) -> Packed:
+def pack_sequences(sequences: Sequence[Encoding], mask_id: int, read_at: ReadAt = "mask") -> Packed:
     """Lay sequences side by side.
+
+    read_at: which token is read; for the mean of all, no row is looked up.
 
     A sequence without a mask, as a warm-up sends it, is read at its first token.
 
@@ -82,9 +85,15 @@ def pack_sequences(sequences: Sequence[Encoding], mask_id: int) -> Packed:
         ids=np.concatenate(rows, dtype=np.int64),
         cu_seqlens=cu_seqlens,
         positions=np.concatenate([np.arange(length) for length in lengths]),
-        mask_rows=cu_seqlens[:-1] + np.array([np.argmax(row == mask_id) for row in rows]),
+        read_rows=cu_seqlens[:-1] + np.array([read_index(row, mask_id, read_at) for row in rows]),
         max_tokens=max(lengths),
     )
+
+
+def read_index(ids: NDArray[np.int64], mask_id: int, read_at: ReadAt) -> int:
+    if read_at == "mask":
+        return int(np.argmax(ids == mask_id))
+    return len(ids) - 1 if read_at == "last" else 0
 
 
 def fill(packed: Packed, bucket: Bucket) -> Packed:
@@ -93,13 +102,13 @@ def fill(packed: Packed, bucket: Bucket) -> Packed:
     Attention costs the square of a sequence's length, so many short ones are cheaper than one long one; a place for
     which no token is left is a sequence of length 0.
     """
-    used, sequences = len(packed.ids), len(packed.mask_rows)
+    used, sequences = len(packed.ids), len(packed.read_rows)
     missing = bucket.tokens - used
     ends = np.linspace(used, bucket.tokens, bucket.places - sequences + 1).astype(np.int32)[1:]
     return Packed(
         ids=np.pad(packed.ids, (0, missing), constant_values=FILL_ID),
         cu_seqlens=np.concatenate([packed.cu_seqlens, ends]),
         positions=np.pad(packed.positions, (0, missing)),
-        mask_rows=np.pad(packed.mask_rows, (0, bucket.places - sequences)),
+        read_rows=np.pad(packed.read_rows, (0, bucket.places - sequences)),
         max_tokens=bucket.longest,
     )

@@ -145,7 +145,7 @@ class TorchCudaEngine:
             self._steps[bucket](host, slot.logits[: bucket.places])
             if slot.done is not None:
                 slot.done.record()
-            slot.ticket = Ticket(slot, len(packed.mask_rows))
+            slot.ticket = Ticket(slot, len(packed.read_rows))
             self._slots.reverse()
             return slot.ticket
 
@@ -165,7 +165,7 @@ class TorchCudaEngine:
 
     def _bucket(self, packed: Packed) -> Bucket:
         """Return the smallest bucket that fits. Refuse an id the table lacks: a GPU would not recover from it."""
-        tokens, sequences = len(packed.ids), len(packed.mask_rows)
+        tokens, sequences = len(packed.ids), len(packed.read_rows)
         vocabulary = len(self._model.table)
         if not 0 <= packed.ids.min() <= packed.ids.max() < vocabulary:
             raise ValueError(f"ids must be within the vocabulary of {vocabulary}")
@@ -228,12 +228,12 @@ def open_torch_cuda(weights_file: Path, manifest: Manifest, precision: str, devi
 def _logits(model: PreferenceModel, flat: Tensor, bucket: Bucket) -> Tensor:
     """Return logits [places, 2] of a filled bucket as `Packed.flat` lays it out."""
     sizes = [bucket.tokens, bucket.tokens, bucket.places, bucket.places + 1]
-    ids, positions, mask_rows, cu_seqlens = torch.split(flat, sizes)
+    ids, positions, read_rows, cu_seqlens = torch.split(flat, sizes)
     attention = PackedAttention(
         model,
         cu_seqlens=cu_seqlens.int(),
         positions=positions,
-        mask_rows=mask_rows,
+        read_rows=read_rows,
         max_tokens=bucket.longest,
         kernel=varlen_kernel if flat.is_cuda else reference_kernel,
     )

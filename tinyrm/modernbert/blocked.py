@@ -10,10 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.onnx import ops
 
+from tinyrm.manifest import ReadAt
 from tinyrm.modernbert.model import PreferenceModel
 
 # Large enough that exp() of it is 0 after any softmax in fp32, small enough for bf16 and fp16.
 NEVER = -1e4
+
+
+def read_index(read_at: ReadAt, input_ids: Tensor, attention_mask: Tensor, mask_id: int) -> Tensor:
+    """Return where each row [tokens] of a padded batch is read: int64 [batch]. The mean has no place of its own."""
+    if read_at == "mask":
+        return (input_ids == mask_id).int().argmax(dim=1)
+    ends = attention_mask.sum(dim=1) - 1
+    return ends if read_at == "last" else torch.zeros_like(ends)
 
 
 class BlockedAttention:
@@ -22,7 +31,8 @@ class BlockedAttention:
     def __init__(self, model: PreferenceModel, input_ids: Tensor, attention_mask: Tensor, mask_id: int) -> None:
         self.heads, self.hidden = model.heads, model.hidden
         self.batch, self.tokens = input_ids.shape
-        self._mask_at = (input_ids == mask_id).int().argmax(dim=1)
+        self._read_at = read_index(model.read_at, input_ids, attention_mask, mask_id)
+        self._is_text = attention_mask.to(model.table.dtype)[:, :, None]
         self._rotary = {local: model.rotary(local=local) for local in (False, True)}
         padding = (1.0 - attention_mask.to(model.table.dtype)) * NEVER
         self._key_bias = padding[:, None, None, :]
@@ -60,14 +70,17 @@ class BlockedAttention:
         attended = self._attention(q, k, v, self._local_bias)
         return attended.view(self.batch, self._blocks * self._block, self.hidden)[:, : self.tokens]
 
-    def at_mask(self, x: Tensor) -> Tensor:
-        return x[torch.arange(self.batch, device=x.device), self._mask_at][:, None]
+    def at_read(self, x: Tensor) -> Tensor:
+        return x[torch.arange(self.batch, device=x.device), self._read_at][:, None]
 
-    def rotate_at_mask(self, q: Tensor, *, heads: int) -> Tensor:
-        cos, sin = (nn.functional.embedding(self._mask_at[:, None], table) for table in self._rotary[False])
+    def mean(self, x: Tensor) -> Tensor:
+        return (x * self._is_text).sum(dim=1, keepdim=True) / self._is_text.sum(dim=1, keepdim=True)
+
+    def rotate_at_read(self, q: Tensor, *, heads: int) -> Tensor:
+        cos, sin = (nn.functional.embedding(self._read_at[:, None], table) for table in self._rotary[False])
         return ops.rotary_embedding(q, cos, sin, num_heads=heads)
 
-    def attend_from_mask(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend_from_read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return self._attention(q, k, v, self._key_bias)
 
     def _attention(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -75,7 +88,7 @@ class BlockedAttention:
 
 
 class BlockedModel(nn.Module):
-    """The module that is exported: ids and attention_mask [batch, tokens] -> label logits [batch, 2]."""
+    """The module that is exported: ids and attention_mask [batch, tokens] -> logits [batch, outputs]."""
 
     def __init__(self, model: PreferenceModel, mask_id: int) -> None:
         super().__init__()

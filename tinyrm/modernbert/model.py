@@ -1,22 +1,24 @@
-"""ModernBERT's forward pass, computing only what the two label logits need. One pass for export and for the GPU.
+"""ModernBERT's forward pass, computing only what the logits need that are read. One pass for export and for the GPU.
 
 Exact, not approximate; against the model as `transformers` runs it:
 
-* the label rows only, at the mask only, instead of a vocabulary-sized head at every token;
-* a last layer that is global computes keys and values for all tokens and everything else for the mask's row;
+* the rows that are read only (two labels of a masked LM, or a classifier's outputs), at one token of each sequence;
+* a last layer that is global computes keys and values for all tokens and everything else for the row that is read;
 * attention is a strategy: blocks for a graph (`tinyrm.modernbert.blocked`), packed tokens for a GPU (`packed`);
 * the embedding's norm is folded into the table, the attention's scale into the query weights, both once.
 
 Serves every size of the family (ModernBERT, Ettin, mmBERT). Layers, norms and biases follow the configuration.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
+
+from tinyrm.manifest import ReadAt
 
 
 class Attention(Protocol):
@@ -28,14 +30,17 @@ class Attention(Protocol):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, local: bool) -> Tensor:
         """Return the weighted sum of values for each token."""
 
-    def at_mask(self, x: Tensor) -> Tensor:
-        """Return the mask's row of each sequence: [sequences, 1, width]."""
+    def at_read(self, x: Tensor) -> Tensor:
+        """Return the row of each sequence that is read: [sequences, 1, width]."""
 
-    def rotate_at_mask(self, q: Tensor, *, heads: int) -> Tensor:
-        """Rotate the mask's queries [sequences, 1, width] by their positions in a global layer."""
+    def mean(self, x: Tensor) -> Tensor:
+        """Return the mean of each sequence's rows: [sequences, 1, width]."""
 
-    def attend_from_mask(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return the weighted sum of values of its own sequence for each mask: [sequences, 1, width]."""
+    def rotate_at_read(self, q: Tensor, *, heads: int) -> Tensor:
+        """Rotate the queries of the rows that are read [sequences, 1, width] by their positions in a global layer."""
+
+    def attend_from_read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return the weighted sum of its own sequence's values for each row that is read: [sequences, 1, width]."""
 
 
 class Projection(nn.Module):
@@ -94,14 +99,14 @@ class Layer(nn.Module):
         k = attention.rotate(k, heads=self.heads, local=self.local)
         return self._rest(x, attention.attend(q, k, v, local=self.local))
 
-    def at_mask(self, x: Tensor, attention: Attention) -> Tensor:
-        """Compute only the mask's row of a global layer: [sequences, 1, hidden]."""
+    def at_read(self, x: Tensor, attention: Attention) -> Tensor:
+        """Compute only the row of a global layer that is read: [sequences, 1, hidden]."""
         normed = self.attention_norm(x)
         k, v = self.qkv(normed, only=(1, 2))
-        (q,) = self.qkv(attention.at_mask(normed), only=(0,))
-        q = attention.rotate_at_mask(q, heads=self.heads)
+        (q,) = self.qkv(attention.at_read(normed), only=(0,))
+        q = attention.rotate_at_read(q, heads=self.heads)
         k = attention.rotate(k, heads=self.heads, local=False)
-        return self._rest(attention.at_mask(x), attention.attend_from_mask(q, k, v))
+        return self._rest(attention.at_read(x), attention.attend_from_read(q, k, v))
 
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.out(attended)[0]
@@ -111,42 +116,46 @@ class Layer(nn.Module):
 
 
 class PreferenceModel(nn.Module):
-    """From ids to the two label logits at each mask.
+    """From ids to the logits that are read, in one row of each sequence.
 
-    masked_lm: its weights are reused and changed; it must not be used afterwards.
+    source: a masked LM or a classifier; its weights are reused and changed, so it must not be used afterwards.
+    label_ids: the rows of a masked LM's decoder that are read; None reads all outputs of a classifier.
+    read_at: where they are read: not at segments.
     max_tokens: longest sequence; None for the length that the model was made for.
     fused: one product for q, k and v, and one for the gate and its input, as suits a GPU.
     """
 
     def __init__(
         self,
-        masked_lm: PreTrainedModel,
-        label_ids: tuple[int, int],
+        source: PreTrainedModel,
+        label_ids: Sequence[int] | None,
         *,
+        read_at: ReadAt = "mask",
         max_tokens: int | None = None,
         fused: bool = False,
     ) -> None:
         super().__init__()
-        config = masked_lm.config
+        config, body = source.config, source.base_model
         self.hidden, self.heads = config.hidden_size, config.num_attention_heads
         self.half_window = config.sliding_window
         self.max_tokens = max_tokens or config.max_position_embeddings
-        body = masked_lm.base_model
+        self.read_at = read_at
+        outputs = source.classifier if label_ids is None else source.decoder
         with torch.no_grad():
-            for source in body.layers:
-                for parameter in source.attn.Wqkv.parameters():  # weight, and bias if there is one
+            for layer in body.layers:
+                for parameter in layer.attn.Wqkv.parameters():  # weight, and bias if there is one
                     parameter[: self.hidden] *= (self.hidden // self.heads) ** -0.5
             table = body.embeddings.norm(body.embeddings.tok_embeddings.weight)
-            labels = list(label_ids)
-            self.label_weight = nn.Parameter(masked_lm.decoder.weight[labels].clone(), requires_grad=False)
-            bias = masked_lm.decoder.bias
-            self.label_bias = None if bias is None else nn.Parameter(bias[labels].clone(), requires_grad=False)
+            rows = list(range(len(outputs.weight)) if label_ids is None else label_ids)
+            self.label_weight = nn.Parameter(outputs.weight[rows].clone(), requires_grad=False)
+            bias = outputs.bias
+            self.label_bias = None if bias is None else nn.Parameter(bias[rows].clone(), requires_grad=False)
         self.table = nn.Parameter(table, requires_grad=False)
-        self.layers = nn.ModuleList([Layer(source, self.heads, fused=fused) for source in body.layers])
-        self.final_norm, self.head = body.final_norm, masked_lm.head
-        self.head.act = _activation(config.classifier_activation)
+        self.layers = nn.ModuleList([Layer(layer, self.heads, fused=fused) for layer in body.layers])
+        self.final_norm, self.head = body.final_norm, source.head
+        self.head.act = activation(config.classifier_activation)
         for layer in self.layers:
-            layer.activation = _activation(config.hidden_activation)
+            layer.activation = activation(config.hidden_activation)
         # The model's own module makes the tables, so that every kind of scaling is kept. Both halves rotate alike.
         positions, half = torch.arange(self.max_tokens)[None], self.hidden // self.heads // 2
         for kind in ("full_attention", "sliding_attention"):
@@ -159,15 +168,24 @@ class PreferenceModel(nn.Module):
         kind = "sliding_attention" if local else "full_attention"
         return getattr(self, f"{kind}_cos"), getattr(self, f"{kind}_sin")
 
+    @property
+    def outputs(self) -> int:
+        """The number of logits of a sequence."""
+        return len(self.label_weight)
+
     def forward(self, input_ids: Tensor, attention: Attention) -> Tensor:
-        """Return logits [sequences, 2] in fp32, whatever the precision of the layers."""
+        """Return logits [sequences, outputs] in fp32, whatever the precision of the layers."""
         x = nn.functional.embedding(input_ids, self.table)
         layers: list[Any] = list(self.layers)
         *first, last = layers
         for layer in first:
             x = layer(x, attention)
-        x = attention.at_mask(last(x, attention)) if last.local else last.at_mask(x, attention)
-        features = self.head(self.final_norm(x[:, 0])).float()
+        if self.read_at == "mean":
+            x = attention.mean(self.final_norm(last(x, attention)))
+        else:
+            x = attention.at_read(last(x, attention)) if last.local else last.at_read(x, attention)
+            x = self.final_norm(x)
+        features = self.head(x[:, 0]).float()
         # In fp32: near 10, neighbours in bf16 are 1/16 apart, and the difference of the two logits is what is read. Not
         # as a matrix product, which engines round to the precision of the other products.
         logits = (features[:, None] * self.label_weight.float()).sum(dim=-1)
@@ -185,7 +203,7 @@ class PreferenceModel(nn.Module):
             buffer.data = buffer.data.to(dtype)
 
 
-def _activation(name: str) -> nn.Module:
+def activation(name: str) -> nn.Module:
     """Return the activation of this name; a plain `GELU` module is exported as one operator."""
-    activation: nn.Module = nn.GELU() if name == "gelu" else ACT2FN[name]
-    return activation
+    module: nn.Module = nn.GELU() if name == "gelu" else ACT2FN[name]
+    return module

@@ -34,7 +34,7 @@ class PackedAttention:
 
     cu_seqlens: int32 [sequences + 1].
     positions: int64 [tokens].
-    mask_rows: int64 [sequences], the index of each sequence's mask among the tokens.
+    read_rows: int64 [sequences], the index of the token of each sequence that is read.
     max_tokens: upper bound of the length of a sequence.
     """
 
@@ -44,19 +44,19 @@ class PackedAttention:
         *,
         cu_seqlens: Tensor,
         positions: Tensor,
-        mask_rows: Tensor,
+        read_rows: Tensor,
         max_tokens: int,
         kernel: Kernel,
     ) -> None:
         self.heads, self.half_window = model.heads, model.half_window
         one_each = torch.arange(len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device)
         self._all = Bounds(cu_seqlens, cu_seqlens, max_tokens, max_tokens)
-        self._masks = Bounds(one_each, cu_seqlens, 1, max_tokens)
-        self._mask_rows = mask_rows
+        self._reads = Bounds(one_each, cu_seqlens, 1, max_tokens)
+        self._read_rows = read_rows
         self._kernel = kernel
         # [tokens, 1, head_dim / 2]: looked up once for all layers, alike for all heads.
         self._turns = {local: _look_up(model.rotary(local=local), positions) for local in (False, True)}
-        self._turns_at_mask = _look_up(model.rotary(local=False), positions[mask_rows][:, None])
+        self._turns_at_read = _look_up(model.rotary(local=False), positions[read_rows][:, None])
 
     def rotate(self, x: Tensor, *, heads: int, local: bool) -> Tensor:
         return _rotate(x, heads, *self._turns[local])
@@ -65,14 +65,19 @@ class PackedAttention:
         o = self._kernel(*self._by_head(q, k, v), self._all, self.half_window if local else None)
         return o.reshape(q.shape)
 
-    def at_mask(self, x: Tensor) -> Tensor:
-        return x[0, self._mask_rows][:, None]
+    def at_read(self, x: Tensor) -> Tensor:
+        return x[0, self._read_rows][:, None]
 
-    def rotate_at_mask(self, q: Tensor, *, heads: int) -> Tensor:
-        return _rotate(q, heads, *self._turns_at_mask)
+    def rotate_at_read(self, q: Tensor, *, heads: int) -> Tensor:
+        return _rotate(q, heads, *self._turns_at_read)
 
-    def attend_from_mask(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self._kernel(*self._by_head(q, k, v), self._masks, None).reshape(q.shape)
+    def attend_from_read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self._kernel(*self._by_head(q, k, v), self._reads, None).reshape(q.shape)
+
+    def mean(self, x: Tensor) -> Tensor:
+        # Queries of zeros weigh all keys alike. A sum by index would depend on the order of a GPU's threads.
+        nothing = torch.zeros(len(self._read_rows), 1, x.shape[-1], dtype=x.dtype, device=x.device)
+        return self.attend_from_read(nothing, x, x)
 
     def _by_head(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reshape [rows, tokens, width] to [rows * tokens, heads, head_dim]."""

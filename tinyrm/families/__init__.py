@@ -1,0 +1,1 @@
+"""Encoder families in torch, each as the module that export compiles: classifiers, cross-encoders and reward models."""
