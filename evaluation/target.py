@@ -55,7 +55,7 @@ class ResponseScorer:
     temperature: divides differences.
     """
 
-    run: Callable[[Sequence[Single]], NDArray[np.float64]]
+    run: Callable[[Sequence[Single]], NDArray[np.floating]]
     temperature: float = 1.0
 
     def at(self, temperature: float) -> Self:
@@ -67,11 +67,7 @@ def local_scorer(scorer: Scorer) -> PairScorer | ResponseScorer:
     """Return the scorer of a model in this process, as the model reads."""
     if scorer.encoder.reads == "pair":
         return scorer
-
-    def run(singles: Sequence[Single]) -> NDArray[np.float64]:
-        return scorer.logits([scorer.encoder.encode_one(*single) for single in singles])[:, 0].astype(np.float64)
-
-    return ResponseScorer(run, scorer.temperature)
+    return ResponseScorer(scorer.score_texts, scorer.temperature)
 
 
 @dataclass(slots=True)
