@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Lifespan, Scope
 
 from service import errors
-from service.api import compare, models, pages, rank
+from service.api import compare, models, pages, rank, score
 from service.api.dependencies import AppState, get_state
 from service.dialects.table import enabled_dialects
 from service.engine.backend import start_backend
@@ -131,7 +131,7 @@ def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) ->
         redoc_url=None,
         license_info={"name": "Apache-2.0"},
     )
-    for router in (compare.router, rank.router, models.router):
+    for router in (compare.router, rank.router, score.router, models.router):
         app.include_router(router)
     for dialect in enabled_dialects(settings):
         app.include_router(dialect.router)

@@ -33,7 +33,7 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 # How the gauges of several processes become one number.
 GaugeMode = Literal["livesum", "livemax"]
 
-ENDPOINTS = ("compare", "compare_batch", "rank", "rewards", "other")
+ENDPOINTS = ("compare", "compare_batch", "rank", "rewards", "score", "other")
 # A fixed set of labels, whatever paths clients request.
 ENDPOINT_BY_PATH = {f"/v1/{name.replace('_', '/')}": name for name in ENDPOINTS}
 STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 431, CLIENT_LEFT, 500, 503, 504)
@@ -41,7 +41,8 @@ STAGES = ("encode", "queue", "run", "total")
 SHED_REASONS = ("overloaded", "deadline_exceeded", "engine_restarting", "incomplete_group", "shutting_down")
 FORMULAS = ("exact", "paper")
 COHORT_ENDS = ("full", "deadline", "drain")
-TEXTS = ("prompt", "response_a", "response_b")
+PAIR_TEXTS = ("prompt", "response_a", "response_b")
+TEXTS = (*PAIR_TEXTS, "response")  # the last one of a response that was read alone
 # Of a process: `service` owns the queue; `front` is a worker, which serves HTTP if there are several.
 ROLES = ("service", "front", "engine")
 
@@ -50,6 +51,7 @@ SECONDS = tuple(milliseconds / 1000 for milliseconds in MILLISECONDS)
 ITEMS = tuple(2**i for i in range(11))
 TOKENS = tuple(2**i for i in range(5, 18))
 GFLOPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+SCORES = (-4, -3, -2, -1, -0.5, 0, 0.5, 1, 2, 3, 4)
 MARGINS = (-8, -4, -2, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2, 4, 8)
 
 
@@ -181,8 +183,12 @@ class Metrics:
             self._first_position.observe((a_first - a_second) / 2)
             self._swaps.labels(str(a_first * a_second >= 0).lower()).inc()
 
+    def observe_score(self, score: float) -> None:
+        """Count one response that was read alone, by its score on the scale of held-out responses."""
+        self._score.observe(score)
+
     def observe_truncation(self, tokens: Mapping[str, int]) -> None:
-        """Count the tokens that were truncated from each of TEXTS in one comparison."""
+        """Count the tokens that were truncated in one comparison or from one response, by some of TEXTS."""
         self._truncated_comparisons.inc(any(tokens.values()))
         for text, dropped in tokens.items():
             self._truncated.labels(text).inc(dropped)
@@ -215,16 +221,17 @@ class Metrics:
         )
         self._stage_seconds = self._histogram(
             "tinyrm_stage_duration_seconds",
-            "Stages of one comparison: encode, queue, run, total.",
+            "Stages of one comparison, or of one response read alone.",
             SECONDS,
             stage=STAGES,
         )
         self._shed = self._counter("tinyrm_shed_requests", "Comparisons refused or dropped.", reason=SHED_REASONS)
-        self._gflops = self._counter(
-            "tinyrm_gflops", "Billions of operations of completed comparisons.", formula=FORMULAS
-        )
+        self._gflops = self._counter("tinyrm_gflops", "Billions of operations of completed work.", formula=FORMULAS)
         self._request_gflops = self._histogram(
-            "tinyrm_request_gflops", "Billions of operations of one comparison.", GFLOPS, formula=FORMULAS
+            "tinyrm_request_gflops",
+            "Billions of operations of one comparison, or of one response read alone.",
+            GFLOPS,
+            formula=FORMULAS,
         )
         self._special_token_texts = self._counter(
             "tinyrm_special_token_texts",
@@ -262,8 +269,13 @@ class Metrics:
         self._first_position = self._histogram(
             "tinyrm_first_position_margin", "How much the first position adds to a response's margin.", MARGINS
         )
+        self._score = self._histogram(
+            "tinyrm_score", "Scores of single responses, in standard deviations of held-out ones.", SCORES
+        )
         self._truncated = self._counter("tinyrm_truncated_tokens", "Tokens truncated from texts.", text=TEXTS)
-        self._truncated_comparisons = self._counter("tinyrm_truncated_comparisons", "Comparisons with truncated texts.")
+        self._truncated_comparisons = self._counter(
+            "tinyrm_truncated_comparisons", "Comparisons, and responses read alone, with truncated texts."
+        )
 
     def _declare_processes(self) -> None:
         self._resident = self._gauge("tinyrm_process_resident_memory_bytes", "Resident memory.", role=ROLES)

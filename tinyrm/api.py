@@ -193,28 +193,34 @@ class Truncated(Reply):
     response_b: int
 
 
-# POST /v1/compare and /v1/compare/batch
-
-
 class PromptRequest(Request):
-    """The fields that all requests share: a prompt, and how its responses are compared."""
+    """The fields that all requests share: a prompt, and which model reads it."""
 
     prompt: Prompt = Field(
         description="The request as text, or a dialogue as a list of chat messages; roles and parts as in OpenAI's API."
     )
     domain: Name | None = Field(default=None, description="One of the model's domains; each has its own instruction.")
     instruction: NonEmpty | None = Field(default=None, description="Replaces the domain's instruction.")
-    swap: SwapMode | None = Field(
-        default=None,
-        description="on: score both orders, so that position cannot matter. off: one order, half the cost. "
-        "auto: the second order only if the first is not decisive.",
-    )
     model: Name | None = Field(
         default=None, description="Name or name@revision. A model that is not served is refused."
     )
 
 
-class CompareRequest(PromptRequest):
+# POST /v1/compare and /v1/compare/batch
+
+
+class ComparisonRequest(PromptRequest):
+    """How the responses to a prompt are compared."""
+
+    swap: SwapMode | None = Field(
+        default=None,
+        description="on: score both orders, so that position cannot matter. off: one order, half the cost. "
+        "auto: the second order only if the first is not decisive. A model that reads one response has no orders: it "
+        "accepts every value and ignores it.",
+    )
+
+
+class CompareRequest(ComparisonRequest):
     """Which of two responses to one prompt is better?"""
 
     model_config = ConfigDict(
@@ -270,7 +276,7 @@ class BatchReply(Reply):
 GROUP_EXAMPLE: JsonDict = {"prompt": "What is 2 + 2?", "responses": ["2 + 2 = 5.", "2 + 2 = 4.", "No idea."]}
 
 
-class GroupRequest(PromptRequest):
+class GroupRequest(ComparisonRequest):
     """Several responses to one prompt."""
 
     responses: Annotated[list[Response], Field(min_length=1, max_length=MAX_RESPONSES, fail_fast=True)]
@@ -278,7 +284,8 @@ class GroupRequest(PromptRequest):
         default="round_robin",
         description="Which pairs are compared. round_robin: all, n (n - 1) / 2 comparisons. swiss: neighbours in the "
         "standings, at most n / 2 in each of log2(n) + 1 rounds. knockout: winners only, n - 1. reference: each "
-        "response with `reference` only, n.",
+        "response with `reference` only, n. A model that reads one response compares nothing: it scores each response "
+        "once, whatever the strategy.",
     )
     reference: Response | None = Field(
         default=None, description="The response that each response is compared with; see `strategy`."
@@ -305,19 +312,22 @@ class RankReply(Reply):
 
     order: list[int] = Field(description="Best first.")
     strengths: list[float]
-    standard_errors: list[float] = Field(description="Of the strengths, as if each comparison were one game.")
+    standard_errors: list[float] = Field(
+        description="Of the strengths, as if each comparison, or each pair of responses that were read alone, were one "
+        "game."
+    )
     cycle_rate: float | None = Field(
         description="Share of triples that contradict themselves; null if no triple was compared completely."
     )
     win_matrix: list[list[float | None]] | None = Field(
         description="[i][j]: P(i beats j); null where i and j were not compared."
     )
-    comparisons: int
+    comparisons: int = Field(description="0 for a model that reads one response: see `usage.sequences`.")
     model: str
     usage: Usage
     truncated_tokens: int = Field(
-        description="Tokens dropped over all comparisons, each order counted once; at least this many if a text is too "
-        "long to be read to its end."
+        description="Tokens dropped over all comparisons, each order counted once, or over all responses that were "
+        "read alone; at least this many if a text is too long to be read to its end."
     )
 
 
@@ -349,7 +359,71 @@ class RewardsReply(Reply):
     usage: Usage
 
 
+# POST /v1/score
+
+
+class ScoreRequest(PromptRequest):
+    """How good is a response, read alone?"""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [GROUP_EXAMPLE]})
+
+    response: Response | None = Field(default=None, description="One response; or send `responses`.")
+    responses: Annotated[list[Response], Field(min_length=1, max_length=MAX_RESPONSES, fail_fast=True)] | None = Field(
+        default=None, description="Several responses, each scored as if it were alone."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.response is None) == (self.responses is None):
+            raise ValueError("send either a text in `response` or a list in `responses`, and not both")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        """The responses, however they were sent."""
+        return [self.response] if self.response is not None else self.responses or []
+
+
+class ResponseTruncated(Reply):
+    """Tokens dropped to fit the model's length, counted as in the reply to a comparison."""
+
+    prompt: int
+    response: int
+
+
+class ResponseScore(Reply):
+    """The score of one response, which depends on no other response.
+
+    Differences between responses to one prompt are what the model learned; scores of different prompts are comparable
+    only as far as its training data made them so.
+    """
+
+    raw: float = Field(description="The model's own output, as the library that made it returns it: see `activation`.")
+    score: float | None = Field(
+        description="Standard deviations above the mean of held-out responses, computed from the logit; null if the "
+        "bundle has no `score_scale`."
+    )
+    tokens: int
+    truncated: ResponseTruncated
+
+
+class ScoreReply(Reply):
+    """Scores in the order of the responses."""
+
+    results: list[ResponseScore]
+    model: str
+    usage: Usage
+
+
 # GET /v1/models, /healthz and /readyz
+
+
+class ScoreScale(Reply):
+    """Logits of held-out responses: `score` is (logit - mean) / std."""
+
+    mean: float
+    std: float
+    responses: int = Field(description="How many were scored.")
 
 
 class ModelCard(Reply):
@@ -358,6 +432,13 @@ class ModelCard(Reply):
     name: str
     revision: str
     default: bool
+    reads: Literal["pair", "response", "set"] = Field(
+        description="What one sequence holds. pair: the prompt and two responses. response: the prompt and one "
+        "response, so n responses cost n sequences, and /v1/score replies."
+    )
+    head: str = Field(description="What makes logits from the encoder's output: cloze, pair or score.")
+    activation: Literal["identity", "sigmoid"] = Field(description="Of `raw` in replies of /v1/score.")
+    score_scale: ScoreScale | None = Field(description="Of `score` in replies of /v1/score.")
     domains: dict[str, str]
     default_domain: str
     template: str

@@ -9,7 +9,8 @@ TinyRMError
 │   ├── InvalidText           a text is not valid Unicode
 │   ├── InstructionTooLong    the instruction leaves no room for the texts
 │   ├── UnknownDomain         the bundle has no such domain
-│   └── UnknownModel          the service has no such model
+│   ├── UnknownModel          the service has no such model
+│   └── NotPointwise          the model reads pairs and cannot score one response alone
 ├── InvalidSettings           settings contradict each other or the bundle, or do not exist
 ├── InvalidKeys               a file of API keys cannot be read
 ├── InvalidTemplate           a template cannot be read out, or does not fit the tokenizer
@@ -92,6 +93,10 @@ class UnknownDomain(InvalidInput):
 
 class UnknownModel(InvalidInput):
     type = "unknown_model"
+
+
+class NotPointwise(InvalidInput):
+    type = "not_pointwise"
 
 
 class InvalidSettings(TinyRMError):

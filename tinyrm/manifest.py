@@ -1,6 +1,7 @@
 """The manifest of a bundle: everything a later stage needs to know about the model."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -66,9 +67,7 @@ class Calibration(Frozen):
     pairs: int
     wrong: int = Field(description="Of them, those that the model judges wrongly.")
     held_out: bool = Field(description="Whether training held them out, so that it did not learn from them.")
-    chosen: tuple[str, ...] = Field(
-        description="What was chosen on them: temperature, auto_swap, score_scale, precisions."
-    )
+    chosen: tuple[str, ...] = Field(description="What was chosen on them: temperature, auto_swap, precisions.")
     log_temperature_std: float | None = Field(
         description="Standard error of the temperature's logarithm; None if the pairs determine none and it is 1."
     )
@@ -90,6 +89,13 @@ class Head(Frozen):
         default="identity", description="What the model's own library applies to its logit; margins are without it."
     )
 
+    def activate(self, logit: float) -> float:
+        """Return what the model's own library returns for a logit."""
+        if self.activation == "identity":
+            return logit
+        small = math.exp(-abs(logit))
+        return (small if logit < 0 else 1.0) / (1 + small)
+
 
 CLOZE_HEAD = Head(kind="cloze", read_at="mask", outputs=2)
 
@@ -109,6 +115,10 @@ class ScoreScale(Frozen):
     mean: float
     std: float = Field(gt=0)
     responses: int
+
+    def standardise(self, logit: float) -> float:
+        """Return how many standard deviations a logit is above the mean of the calibration responses."""
+        return (logit - self.mean) / self.std
 
 
 class Provenance(Frozen):

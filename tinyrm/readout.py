@@ -42,3 +42,11 @@ def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperatur
     winner, loser = 1 / (1 + small), small / (1 + small)
     p_a, p_b = (loser, winner) if margin < 0 else (winner, loser)
     return Preference(p_a, p_b, margin, tuple(order_margins))
+
+
+def read_score(logits: NDArray[np.float32]) -> float:
+    """Return the score of one response from logits [1, 1]. Raises EngineFailed for one that is not finite."""
+    rows = np.asarray(logits, dtype=np.float64)
+    if rows.shape != (1, 1) or not np.isfinite(rows).all():
+        raise EngineFailed(f"expected one finite logit of a response, got {rows.tolist()}")
+    return float(rows[0, 0])

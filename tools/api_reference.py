@@ -24,6 +24,10 @@ returns the same strengths or, with scale `unit`, mean probabilities. `tinyrm ev
 with the same function, so the benchmark measures what is served. [results/ranking.md](results/ranking.md) gives the
 reasons for this formula.
 
+A model that reads one response (`reads` in `/v1/models`) gives each response of a group one score, and the same routes
+return margins, strengths and rewards from their differences: n responses cost n sequences, and no pair is compared.
+Only such a model answers `/v1/score`.
+
 A prompt or a response may be a list of chat messages in the form of OpenAI's API: `role` is `system`, `developer`,
 `user`, `assistant`, `tool` or `function`, and `content` is a text or a list of parts with text. The model reads a
 `developer` as the system, a `tool` as the user, and `tool_calls` as text. A part without text, such as an image, is

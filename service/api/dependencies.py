@@ -12,7 +12,7 @@ from service.scoring.groups import Cohorts, Sample
 from service.scoring.models import ModelRegistry
 from service.scoring.pipeline import Cost, Question
 from service.settings import Settings
-from tinyrm.api import MAX_TIMEOUT_MS, ErrorReply, PromptRequest, Usage
+from tinyrm.api import MAX_TIMEOUT_MS, ComparisonRequest, ErrorReply, PromptRequest, Usage
 from tinyrm.deadline import Deadline
 
 
@@ -80,7 +80,8 @@ def get_deadline(timeout_ms: int | None) -> Deadline:
 
 
 def get_question(body: PromptRequest) -> Question:
-    return Question(body.prompt, body.domain, body.instruction, body.swap, body.model)
+    swap = body.swap if isinstance(body, ComparisonRequest) else None
+    return Question(body.prompt, body.domain, body.instruction, swap, body.model)
 
 
 def usage_of(costs: Iterable[Cost]) -> Usage:

@@ -10,7 +10,7 @@ from service.api.dependencies import ERRORS, KEY_ERRORS, get_state
 from service.errors import error_response
 from service.scoring.models import ModelRegistry
 from service.scoring.pipeline import Pipeline
-from tinyrm.api import ErrorBody, ModelCard, ModelList, Status
+from tinyrm.api import ErrorBody, ModelCard, ModelList, ScoreScale, Status
 
 router = APIRouter()
 # Included only if keys are required, because its operations need the scope `admin`.
@@ -59,10 +59,15 @@ async def reload(request: Request) -> Accepted:
 
 def model_card(pipeline: Pipeline, registry: ModelRegistry) -> ModelCard:
     manifest, spec, engine = pipeline.manifest, pipeline.manifest.spec, pipeline.backend.profile.info
+    scale = manifest.score_scale
     return ModelCard(
         name=manifest.name,
         revision=manifest.revision,
         default=pipeline is registry.default,
+        reads=manifest.reads,
+        head=manifest.head.kind,
+        activation=manifest.head.activation,
+        score_scale=ScoreScale(**scale.model_dump()) if scale else None,
         domains=spec.domains,
         default_domain=spec.default_domain,
         template=spec.template.name,

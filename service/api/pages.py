@@ -41,7 +41,7 @@ def describe_api(api: dict[str, Any], registry: ModelRegistry, max_batch_items: 
     models = {name for manifest in manifests for name in (manifest.name, manifest.identity)}
     for field, values in (("domain", domains), ("model", models)):
         choice = {"anyOf": [{"type": "string", "enum": sorted(values)}, {"type": "null"}]}
-        for body in ("CompareRequest", "RankRequest", "RewardsRequest"):
+        for body in ("CompareRequest", "RankRequest", "RewardsRequest", "ScoreRequest"):
             schemas[body]["properties"][field] |= choice
     schemas["BatchRequest"]["properties"]["items"]["maxItems"] = max_batch_items
     return described

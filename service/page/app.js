@@ -132,9 +132,12 @@ function bothOrders({ responses, ...rest }) {
 
 // What is served
 
+let served = [];
+
 async function loadModels() {
   try {
     const { models } = (await call("v1/models")).reply;
+    served = models;
     showServing(models.find((model) => model.default));
     showDomains(models);
   } catch (error) {
@@ -144,6 +147,11 @@ async function loadModels() {
 
 function showServing({ name, revision, engine, precision }) {
   $("serving").textContent = `${name}@${revision} on ${engine}, ${precision}`;
+}
+
+/** A model that reads one response at a time has no orders to compare. */
+function hasOrders({ model }) {
+  return served.find(({ name, revision }) => `${name}@${revision}` === model)?.reads !== "response";
 }
 
 function showDomains(models) {
@@ -192,13 +200,15 @@ async function run(comparison, signal) {
   const [path, body] = callOf(comparison);
   const result = await call(path, body, signal);
   const isPair = comparison.responses.length === 2;
+  const isOrdered = isPair && hasOrders(result.reply);
   $("pair").hidden = !isPair;
   $("ranking").hidden = isPair;
+  $("by-order").hidden = !isOrdered;
   (isPair ? showPair : showRanking)(result.reply, comparison.responses);
   showFacts(result);
   $("curl").textContent = curlOf(path, body);
   reveal(result.roundTripMs);
-  if (isPair) await showOrders(comparison, signal);
+  if (isOrdered) await showOrders(comparison, signal);
 }
 
 function begin() {
@@ -243,10 +253,12 @@ function setShare(bar, share) {
   bar.style.setProperty("--share", percent(share).replace(" ", ""));
 }
 
-function showPair({ preferred, probability_a, probability_b }) {
+function showPair(reply) {
+  const { preferred, probability_a, probability_b } = reply;
   const isTie = preferred === "tie";
   $("verdict").textContent = isTie ? "Neither response is better" : `Response ${preferred.toUpperCase()} is better`;
-  $("surety").textContent = `Probability ${percent(Math.max(probability_a, probability_b))}, mean of both orders.`;
+  const how = hasOrders(reply) ? "mean of both orders" : "from the score of each response by itself";
+  $("surety").textContent = `Probability ${percent(Math.max(probability_a, probability_b))}, ${how}.`;
   $("share-a").textContent = `A ${percent(probability_a)}`;
   $("share-b").textContent = `${percent(probability_b)} B`;
   setShare($("bar"), probability_a);
@@ -284,9 +296,11 @@ function orderRow(name, share) {
   return row;
 }
 
-function showRanking({ order, strengths, standard_errors }, responses) {
+function showRanking({ order, strengths, standard_errors, comparisons }, responses) {
   $("verdict").textContent = `${nameOf(order[0])} is the best of ${responses.length}`;
-  $("surety").textContent = "Each response was compared with the others, in both orders.";
+  $("surety").textContent = comparisons
+    ? "Each response was compared with the others, in both orders."
+    : "Each response was scored by itself.";
   const errors = standard_errors.map((error) => error ?? 0);
   const axis = axisOf(strengths, errors);
   const rows = order.map((index, place) => {
@@ -323,7 +337,8 @@ function showFacts({ reply, roundTripMs, serviceMs: inside }) {
   const facts = [
     ["Latency", `${roundTripMs.toFixed(1)} ms`],
     inside !== null && ["In the service", `${inside.toFixed(1)} ms`],
-    reply.comparisons !== undefined && ["Comparisons", count(reply.comparisons)],
+    reply.comparisons > 0 && ["Comparisons", count(reply.comparisons)],
+    ["Sequences", count(reply.usage.sequences)],
     ["Tokens", count(reply.usage.tokens)],
     ["Compute", `${reply.usage.gflops.toFixed(2)} GFLOPs`],
     ["Truncated", truncatedText(reply)],

@@ -211,7 +211,7 @@ def open_bundle(settings: Settings, folder: Path) -> Bundle:
             raise InvalidSettings(
                 f"{manifest.identity} has no domain {domain!r}, which {PREFIX}SPECIALISTS assigns to it"
             )
-    if settings.default_swap == "auto" and manifest.auto_swap is None:
+    if settings.default_swap == "auto" and manifest.reads == "pair" and manifest.auto_swap is None:
         raise InvalidSettings(
             f"{manifest.identity} was exported without a margin for swap auto; use {PREFIX}DEFAULT_SWAP=on"
         )

@@ -3,14 +3,15 @@
 import asyncio
 import math
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 from service.engine.backend import Backend
 from service.engine.types import NO_NEW_WORK, EngineResult, QueueLoad
-from service.metrics import TEXTS, Metrics
+from service.metrics import PAIR_TEXTS, Metrics
 from service.scoring.text_encoder import TextEncoder, Texts
 from tinyrm.chat import Prompt
 from tinyrm.comparison import Preference, SwapMode
@@ -19,7 +20,9 @@ from tinyrm.encoding import Encoder, Encoding, Truncation
 from tinyrm.errors import NOT_ACCEPTED, DeadlineExceeded, EngineFailed, InvalidInput, ShuttingDown
 from tinyrm.flops import exact_flops, paper_flops
 from tinyrm.manifest import Manifest
-from tinyrm.readout import read_out
+from tinyrm.readout import read_out, read_score
+
+T = TypeVar("T")
 
 NO_DEADLINE = Deadline()
 
@@ -71,6 +74,24 @@ class CompareResult:
     cost: Cost
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """The result of one response that was read alone.
+
+    logit: what margins are made of; see `tinyrm.readout`.
+    raw: what the model's own library returns: the logit after the head's activation.
+    standard: the logit on the scale of held-out responses; None without a scale.
+    model: name@revision.
+    """
+
+    logit: float
+    raw: float
+    standard: float | None
+    truncation: Truncation
+    model: str
+    cost: Cost
+
+
 class Pipeline:
     """Everything between a validated request and its result, for one bundle on one engine."""
 
@@ -84,7 +105,7 @@ class Pipeline:
         default_swap: SwapMode,
         max_wait_s: float = math.inf,
     ) -> None:
-        self.manifest = manifest
+        self.manifest, self.reads = manifest, encoder.reads
         self.backend = backend
         self.metrics = metrics
         self.texts = TextEncoder(encoder, metrics, max_wait_s, is_alone=lambda: self._active == 1)
@@ -178,36 +199,55 @@ class Pipeline:
         With swap auto, the second order is submitted only if the first is not decisive.
         """
         started = time.perf_counter()
-
-        async def submit(orders: tuple[Encoding, ...], *, wait_for_room: bool) -> EngineResult:
-            with self.metrics.refusals_counted():
-                return await self.backend.submit(
-                    orders, fairness_key=fairness_key, timeout_s=deadline.left_s(), wait_for_room=wait_for_room
-                )
-
         scored = sequences[:1] if swap == "auto" else sequences
-        result = await submit(scored, wait_for_room=wait_for_room)
+        result = await self._submit(scored, fairness_key, deadline, wait_for_room=wait_for_room)
         preference = self._read_out(result)
         if len(scored) < len(sequences) and abs(preference.margin) < self._decisive_margin():
-            result = result.followed_by(await submit(sequences[1:], wait_for_room=True))
-            scored, preference = sequences, self._read_out(result)
-
-        lengths, truncation = list(map(len, scored)), scored[0].truncation
-        total_s = encode_s + time.perf_counter() - started
-        stages = {"encode": encode_s, "queue": result.queue_s, "run": result.run_s, "total": total_s}
-        cost = Cost(len(lengths), sum(lengths), sum(map(self._exact_gflops, lengths)), stages)
+            second = await self._submit(sequences[1:], fairness_key, deadline, wait_for_room=True)
+            result, scored = result.followed_by(second), sequences
+            preference = self._read_out(result)
+        cost = self._cost(scored, result, encode_s, started)
+        truncation = self.texts.encoder.truncation(sequences)
 
         def observe() -> None:
-            self.metrics.observe_stages(stages)
-            self.metrics.observe_cost({"exact": cost.gflops, "paper": sum(map(self._paper_gflops, lengths))})
+            self._observe(scored, cost, {text: getattr(truncation, text) for text in PAIR_TEXTS})
             self.metrics.observe_preference(preference.preferred, preference.margin, preference.order_margins)
-            self.metrics.observe_truncation({text: getattr(truncation, text) for text in TEXTS})
 
         asyncio.get_running_loop().call_soon(observe)  # deferred: the reply goes first
         return CompareResult(preference, truncation, self.manifest.identity, cost)
 
+    async def score_response(
+        self,
+        sequence: Encoding,
+        *,
+        encode_s: float,
+        fairness_key: Hashable,
+        deadline: Deadline,
+        wait_for_room: bool,
+    ) -> ScoreResult:
+        """Return the score of one encoded response, for a model that reads responses. Parameters as in `compare`."""
+        started = time.perf_counter()
+        result = await self._submit((sequence,), fairness_key, deadline, wait_for_room=wait_for_room)
+        manifest = self.manifest
+        logit = self._checked(lambda: read_score(result.logits))
+        standard = manifest.score_scale.standardise(logit) if manifest.score_scale else None
+        cost, truncation = self._cost((sequence,), result, encode_s, started), sequence.truncation
+
+        def observe() -> None:
+            self._observe((sequence,), cost, {"prompt": truncation.prompt, "response": truncation.response_a})
+            if standard is not None:
+                self.metrics.observe_score(standard)
+
+        asyncio.get_running_loop().call_soon(observe)
+        return ScoreResult(logit, manifest.head.activate(logit), standard, truncation, manifest.identity, cost)
+
     def choose_swap(self, question: Question) -> SwapMode:
-        """Return the question's swap mode, or the default. Raises InvalidInput if the model does not support it."""
+        """Return the question's swap mode, or the default. Raises InvalidInput if the model does not support it.
+
+        A model that reads responses has no orders, whatever the question and the default are.
+        """
+        if self.reads == "response":
+            return "off"
         swap = question.swap or self._default_swap
         if swap == "auto":
             self._decisive_margin()
@@ -263,9 +303,37 @@ class Pipeline:
             raise InvalidInput(f"{self.manifest.identity} was exported without a margin for swap auto; use on or off")
         return self.manifest.auto_swap.margin
 
+    async def _submit(
+        self, sequences: tuple[Encoding, ...], fairness_key: Hashable, deadline: Deadline, *, wait_for_room: bool
+    ) -> EngineResult:
+        with self.metrics.refusals_counted():
+            return await self.backend.submit(
+                sequences, fairness_key=fairness_key, timeout_s=deadline.left_s(), wait_for_room=wait_for_room
+            )
+
     def _read_out(self, result: EngineResult) -> Preference:
+        return self._checked(lambda: read_out(result.logits, self.manifest.temperature))
+
+    def _checked(self, read: Callable[[], T]) -> T:
+        """Return what `read` makes of logits. If they are not valid, that counts as an error of the engine."""
         try:
-            return read_out(result.logits, self.manifest.temperature)
+            return read()
         except EngineFailed:
             self.metrics.observe_engine_error()
             raise
+
+    def _cost(self, sequences: Sequence[Encoding], result: EngineResult, encode_s: float, started: float) -> Cost:
+        """Return the cost of an item.
+
+        started: when it was submitted, of `time.perf_counter`.
+        """
+        total_s = encode_s + time.perf_counter() - started
+        stages = {"encode": encode_s, "queue": result.queue_s, "run": result.run_s, "total": total_s}
+        lengths = list(map(len, sequences))
+        return Cost(len(lengths), sum(lengths), sum(map(self._exact_gflops, lengths)), stages)
+
+    def _observe(self, sequences: Sequence[Encoding], cost: Cost, truncated: Mapping[str, int]) -> None:
+        paper = sum(self._paper_gflops(len(sequence)) for sequence in sequences)
+        self.metrics.observe_stages(cost.stages)
+        self.metrics.observe_cost({"exact": cost.gflops, "paper": paper})
+        self.metrics.observe_truncation(truncated)

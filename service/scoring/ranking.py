@@ -1,18 +1,19 @@
-"""Groups of responses: compare them in rounds, then compute scores and order with `tinyrm.ranking`."""
+"""Groups of responses: compare them in rounds, or score each one, and compute their order with `tinyrm.ranking`."""
 
 import asyncio
 import time
 from collections.abc import Coroutine, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from service.scoring.pipeline import NO_DEADLINE, CompareResult, Cost, Pipeline, Question
+from service.scoring.pipeline import NO_DEADLINE, CompareResult, Cost, Pipeline, Question, ScoreResult
+from service.scoring.responses import score_responses
 from tinyrm.comparison import Strategy, SwapMode
 from tinyrm.deadline import Deadline
 from tinyrm.encoding import Encoding, Tokenized
 from tinyrm.errors import InvalidInput, first_of_group
-from tinyrm.ranking import Ranking, expected_wins, mean_wins, rank, sigmoid
+from tinyrm.ranking import Ranking, expected_wins, mean_wins, rank, rank_scores, sigmoid
 from tinyrm.schedules import SCHEDULES, Pair, comparisons_needed
 
 # Pairs whose sequences are made at once: enough to keep an engine busy, few enough for the memory.
@@ -43,18 +44,25 @@ NEUTRAL = GroupScore(reward=0.0, score=0.5, partial=True)
 
 @dataclass(frozen=True, slots=True)
 class GroupResult:
-    """Scores and order of a group's responses, and the comparisons behind them.
+    """Scores and order of a group's responses, and the items of the queue behind them.
 
+    comparisons: of a model that reads pairs.
+    responses: of a model that reads responses; the reference is the last one.
     model: name@revision.
     """
 
     ranking: Ranking
-    comparisons: list[CompareResult]
+    comparisons: Sequence[CompareResult]
+    responses: Sequence[ScoreResult]
     model: str
 
     @property
+    def items(self) -> list[CompareResult | ScoreResult]:
+        return [*self.comparisons, *self.responses]
+
+    @property
     def costs(self) -> list[Cost]:
-        return [comparison.cost for comparison in self.comparisons]
+        return [item.cost for item in self.items]
 
     @property
     def tokens(self) -> int:
@@ -62,7 +70,7 @@ class GroupResult:
 
     @property
     def truncated_tokens(self) -> int:
-        return sum(result.truncation.total for result in self.comparisons)
+        return sum(item.truncation.total for item in self.items)
 
     @property
     def strengths(self) -> list[float]:
@@ -103,6 +111,7 @@ async def rank_responses(
 ) -> GroupResult:
     """Return scores and order of the responses.
 
+    strategy: which pairs a model that reads pairs compares. One that reads responses scores each of them once.
     reference: the response with which strategy `reference` compares each one.
     max_comparisons: limit of one call; None for no limit.
     fairness_key, deadline: as in `Pipeline.compare`.
@@ -112,6 +121,12 @@ async def rank_responses(
     Raises InvalidInput, Unavailable and their subclasses, EngineFailed.
     """
     texts = [*responses] if reference is None else [*responses, reference]
+    if pipeline.reads == "response":
+        scored = await score_responses(
+            pipeline, question, texts, fairness_key=fairness_key, deadline=deadline, is_accepted=is_accepted
+        )
+        ranking = rank_by_scores(scored, pipeline.manifest.temperature, len(responses))
+        return GroupResult(ranking, [], scored, pipeline.manifest.identity)
     n = len(texts)
     needed = comparisons_needed(strategy, n)
     if max_comparisons is not None and needed > max_comparisons:
@@ -152,7 +167,18 @@ async def rank_responses(
                 pairs = schedule.send(sigmoid(margins))
             except StopIteration:
                 break
-    return GroupResult(rank(margins, ranked=len(responses)), comparisons, pipeline.manifest.identity)
+    return GroupResult(rank(margins, ranked=len(responses)), comparisons, [], pipeline.manifest.identity)
+
+
+def rank_by_scores(scored: Sequence[ScoreResult], temperature: float, ranked: int) -> Ranking:
+    """Return the ranking of the first `ranked` responses; one more is a reference, with which each is compared."""
+    ranking = rank_scores(np.array([result.logit for result in scored]), temperature, ranked=ranked)
+    if ranked == len(scored):
+        return ranking
+    margins = np.full_like(ranking.margins, np.nan)
+    margins[:, ranked:], margins[ranked:, :] = ranking.margins[:, ranked:], ranking.margins[ranked:, :]
+    np.fill_diagonal(margins, np.nan)
+    return replace(ranking, margins=margins)
 
 
 async def compare_pairs(
@@ -204,7 +230,7 @@ async def score_group(
     """Return the scores of a group of any size, with a strategy for its size. Raises as `rank_responses` does."""
     n = len(responses)
     if n < 2:
-        return GroupResult(rank(np.full((n, n), np.nan)), [], pipeline.manifest.identity)
+        return GroupResult(rank(np.full((n, n), np.nan)), [], [], pipeline.manifest.identity)
     strategy: Strategy = "round_robin" if n <= ROUND_ROBIN_RESPONSES else "swiss"
     return await rank_responses(
         pipeline,

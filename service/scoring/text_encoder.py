@@ -1,6 +1,7 @@
 """Make sequences from the texts of requests, in the threads of the encode queue."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,6 +63,26 @@ class TextEncoder:
             return self.encoder.assemble(self._tokenize(texts), 0, 1, swap=swap)
 
         return await self._run(work, self._count_characters(texts), fairness_key, deadline)
+
+    async def encode_responses(
+        self, texts: Texts, *, fairness_key: Hashable, deadline: Deadline
+    ) -> AsyncIterator[tuple[list[Encoding], float]]:
+        """Yield the sequences of one step of responses after another, and the seconds that each sequence took.
+
+        The engine can read the first responses while later ones are being encoded.
+        """
+        tokenized: Tokenized | None = None
+        for step in self._steps(texts):
+            started = time.perf_counter()
+
+            def work(before: Tokenized | None = tokenized, step: Texts = step) -> tuple[Tokenized, list[Encoding]]:
+                new = self._tokenize(step)
+                read = new if before is None else before.followed_by(new)
+                added = range(len(read.responses) - len(step.responses), len(read.responses))
+                return read, [self.encoder.assemble_one(read, at) for at in added]
+
+            tokenized, sequences = await self._run(work, self._count_characters(step), fairness_key, deadline)
+            yield sequences, (time.perf_counter() - started) / len(sequences)
 
     async def tokenize(self, texts: Texts, *, fairness_key: Hashable, deadline: Deadline) -> Tokenized:
         """Return the ids of each text, for any number of pairs of the responses."""

@@ -61,8 +61,7 @@ class EngineHere:
     restarts = 0
     pid = None
 
-    def __init__(self, settings: Settings) -> None:
-        bundle = Bundle.open(settings.model)
+    def __init__(self, bundle: Bundle) -> None:
         self.engine = open_engine(bundle)
         self.profile = EngineProfile(bundle.manifest.identity, self.engine.info, 10_000, 100)
 
@@ -80,18 +79,20 @@ class EngineHere:
 
 @contextmanager
 def serve(settings: Settings) -> Iterator[Served]:
-    engine = EngineHere(settings)
+    """Run the application. `engine` and `pipeline` are those of the default bundle."""
+    engines: list[EngineHere] = []
     metrics = create_metrics(settings)
 
-    async def open_here(_: Settings, __: Bundle) -> EngineHere:
-        return engine
+    async def open_here(_: Settings, bundle: Bundle) -> EngineHere:
+        engines.append(EngineHere(bundle))
+        return engines[-1]
 
     async def start_here(bundle: Bundle) -> LocalBackend:
         return await start_backend(settings, bundle, metrics, open_here)
 
     state = create_state(settings, ModelRegistry(settings, metrics, start_here))
     with TestClient(create_app(state), raise_server_exceptions=False) as client:
-        yield Served(client, state.registry.default, engine.engine, state)
+        yield Served(client, state.registry.default, engines[0].engine, state)
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +107,25 @@ def fresh(bundle_folder: Path) -> Iterator[Served]:
     """Return an application that a test may break or stop. Its queue holds one comparison of full length."""
     with serve(Settings(model=bundle_folder, max_batch_tokens=512, max_queue_tokens=512)) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def pointwise(response_bundle_folder: Path) -> Iterator[Served]:
+    """Return an application over the bundle that reads responses, for tests that change nothing except counts."""
+    with serve(Settings(model=response_bundle_folder)) as one:
+        yield one
+
+
+@pytest.fixture
+def fresh_pointwise(response_bundle_folder: Path) -> Iterator[Served]:
+    """Return the same for tests that break or stop it."""
+    with serve(Settings(model=response_bundle_folder, max_batch_tokens=512, max_queue_tokens=512)) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def response_scorer(response_bundle_folder: Path) -> Scorer:
+    return Scorer.open(response_bundle_folder)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ def test_stored_description_is_current(name: str) -> None:
 
 def test_every_operation_has_a_chapter_and_its_errors() -> None:
     page = documents()["api.md"]
-    for operation in ("POST /v1/compare", "POST /v1/compare/batch", "POST /v1/rank", "POST /v1/rewards", "GET /readyz"):
+    routes = ("/v1/compare", "/v1/compare/batch", "/v1/rank", "/v1/rewards", "/v1/score")
+    for operation in (*(f"POST {route}" for route in routes), "GET /readyz"):
         assert f"## {operation}\n" in page
     assert "| 429 | Too much is waiting; see Retry-After. |" in page
 

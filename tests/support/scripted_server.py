@@ -34,6 +34,10 @@ RANKED = {
 MODEL_CARD = {
     "name": "toy",
     "default": True,
+    "reads": "pair",
+    "head": "cloze",
+    "activation": "identity",
+    "score_scale": None,
     "domains": {"general": "Select."},
     "default_domain": "general",
     "template": "figure2",

@@ -5,8 +5,17 @@ from typing import get_type_hints
 import pytest
 from pydantic import ValidationError
 
-from tinyrm.api import CompareReply, CompareRequest, ErrorBody, PromptRequest, RankRequest, RewardsRequest
-from tinyrm.client.calls import CompareItem, CompareOptions, RankOptions, RewardsOptions
+from tinyrm.api import (
+    CompareReply,
+    CompareRequest,
+    ComparisonRequest,
+    ErrorBody,
+    PromptRequest,
+    RankRequest,
+    RewardsRequest,
+    ScoreRequest,
+)
+from tinyrm.client.calls import CompareItem, CompareOptions, RankOptions, RewardsOptions, ScoreOptions
 
 PAIR = {"prompt": "p", "response_a": "a", "response_b": "b"}
 REPLY = {
@@ -40,10 +49,11 @@ def test_an_error_states_whether_a_later_try_may_succeed(type_: str, transient: 
 @pytest.mark.parametrize(
     ("arguments", "request_", "own"),
     [
-        (CompareOptions, PromptRequest, {"prompt"}),
+        (CompareOptions, ComparisonRequest, {"prompt"}),
         (CompareItem, CompareRequest, set()),
         (RankOptions, RankRequest, {"prompt", "responses"}),
         (RewardsOptions, RewardsRequest, {"prompt", "responses"}),
+        (ScoreOptions, ScoreRequest, {"prompt", "response", "responses"}),
     ],
 )
 def test_the_clients_arguments_are_the_fields_of_a_request(

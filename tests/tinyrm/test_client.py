@@ -392,6 +392,19 @@ def test_rank_and_rewards(ask: Ask) -> None:
     assert [received.path for received in server.received] == ["/v1/rank", "/v1/rewards"]
 
 
+def test_score(ask: Ask) -> None:
+    result = {"raw": 0.7, "score": None, "tokens": 9, "truncated": {"prompt": 0, "response": 0}}
+    scored = {"results": [result], "model": "toy@1", "usage": USAGE}
+    with scripted(answer(200, scored)) as server:
+        reply = ask(server.url, "score", "p", ["x"], domain="safety")
+        assert reply.model_dump() == scored
+        with pytest.raises(InvalidInput, match="responses: must be a list"):
+            ask(server.url, "score", "p", "x")
+    assert [(received.path, received.body) for received in server.received] == [
+        ("/v1/score", {"prompt": "p", "responses": ["x"], "domain": "safety"})
+    ]
+
+
 def test_models(ask: Ask) -> None:
     card = MODEL_CARD | {"revision": "1"}
     with scripted(answer(200, {"models": [card | {"of_a_newer_service": 1}]})) as server:

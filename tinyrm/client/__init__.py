@@ -4,7 +4,7 @@ Both repeat a call, with growing random pauses, while the service is busy or unr
 all tries together stay within `timeout_s`. They raise other errors at once, as a kind of CallFailed (tinyrm/errors.py).
 """
 
-from tinyrm.api import CompareReply, ModelCard, RankReply, RewardsReply, Truncated, Usage
+from tinyrm.api import CompareReply, ModelCard, RankReply, RewardsReply, ScoreReply, Truncated, Usage
 from tinyrm.api import ErrorBody as ItemError
 from tinyrm.chat import Message
 from tinyrm.client.async_client import AsyncClient
@@ -23,6 +23,7 @@ __all__ = [
     "RankReply",
     "Response",
     "RewardsReply",
+    "ScoreReply",
     "Truncated",
     "Usage",
 ]

@@ -9,7 +9,7 @@ from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-from tinyrm.api import CompareReply, ErrorBody, ModelCard, ModelList, RankReply, RewardsReply
+from tinyrm.api import CompareReply, ErrorBody, ModelCard, ModelList, RankReply, RewardsReply, ScoreReply
 from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY, halves, in_order, progress_bar
 from tinyrm.client.calls import (
     AnyItem,
@@ -20,6 +20,7 @@ from tinyrm.client.calls import (
     RankOptions,
     Response,
     RewardsOptions,
+    ScoreOptions,
     parse,
     post,
     texts,
@@ -124,6 +125,11 @@ class AsyncClient:
         """Return a number for each of 1 to 128 responses, compared with each other or with a reference."""
         body = {"prompt": prompt, "responses": texts(responses), **options}
         return parse(RewardsReply, await self._send(post("/v1/rewards", body)))
+
+    async def score(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[ScoreOptions]) -> ScoreReply:
+        """Return the score of each of 1 to 128 responses, each read alone, by a model that reads one response."""
+        body = {"prompt": prompt, "responses": texts(responses), **options}
+        return parse(ScoreReply, await self._send(post("/v1/score", body)))
 
     async def models(self) -> list[ModelCard]:
         """Return the models that are served."""

@@ -26,20 +26,27 @@ Response = TextOrTurns
 BUSY = (429, 502, 503, 504)
 
 
-class CompareOptions(TypedDict, total=False):
-    """Options of a comparison; the service chooses those that are missing or None.
+class ScoreOptions(TypedDict, total=False):
+    """Options of a score; the service chooses those that are missing or None.
 
     domain: one of the model's domains; each has its own instruction.
     instruction: replaces the domain's instruction.
-    swap: `on` scores both orders, so that position cannot matter; `off` one order at half the cost; `auto` the second
-        order only if the first is not decisive.
     model: name or name@revision; the service refuses one that it does not serve.
     """
 
     domain: str | None
     instruction: str | None
-    swap: SwapMode | None
     model: str | None
+
+
+class CompareOptions(ScoreOptions, total=False):
+    """Options of a comparison.
+
+    swap: `on` scores both orders, so that position cannot matter; `off` one order at half the cost; `auto` the second
+        order only if the first is not decisive. A model that reads one response has no orders.
+    """
+
+    swap: SwapMode | None
 
 
 class CompareItem(CompareOptions):

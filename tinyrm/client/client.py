@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
-from tinyrm.api import CompareReply, ErrorBody, ModelCard, RankReply, RewardsReply
+from tinyrm.api import CompareReply, ErrorBody, ModelCard, RankReply, RewardsReply, ScoreReply
 from tinyrm.client.async_client import AsyncClient
 from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY
-from tinyrm.client.calls import AnyItem, CompareOptions, Prompt, RankOptions, Response, RewardsOptions
+from tinyrm.client.calls import AnyItem, CompareOptions, Prompt, RankOptions, Response, RewardsOptions, ScoreOptions
 from tinyrm.client.transport import BlockingTransport, run
 
 
@@ -96,6 +96,10 @@ class Client:
     def rewards(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[RewardsOptions]) -> RewardsReply:
         """Return a number for each of 1 to 128 responses, compared with each other or with a reference."""
         return run(self._client.rewards(prompt, responses, **options))
+
+    def score(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[ScoreOptions]) -> ScoreReply:
+        """Return the score of each of 1 to 128 responses, each read alone, by a model that reads one response."""
+        return run(self._client.score(prompt, responses, **options))
 
     def models(self) -> list[ModelCard]:
         """Return the models that are served."""
