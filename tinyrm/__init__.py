@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinyrm.cascade import Cascade
     from tinyrm.chat import Message
     from tinyrm.client import AsyncClient, Client, CompareItem, CompareReply, ItemError, RankReply, RewardsReply
     from tinyrm.comparison import Comparison, Preference
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "CallFailed",
+    "Cascade",
     "Client",
     "CompareItem",
     "CompareReply",
@@ -45,6 +47,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "AsyncClient": "tinyrm.client",
     "CallFailed": "tinyrm.errors",
+    "Cascade": "tinyrm.cascade",
     "Client": "tinyrm.client",
     "CompareItem": "tinyrm.client",
     "CompareReply": "tinyrm.client",

@@ -6,6 +6,9 @@ from typing import Literal
 Verdict = Literal["a", "b", "tie"]
 SwapMode = Literal["on", "off", "auto"]
 Strategy = Literal["round_robin", "swiss", "knockout", "reference"]
+GroupStrategy = Literal[Strategy, "cascade"]
+# Responses that a cascade compares with each other: 12 sequences in both orders.
+CASCADE_TOP = 4
 
 
 @dataclass(frozen=True, slots=True)

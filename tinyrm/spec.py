@@ -120,3 +120,14 @@ class Spec(BaseModel):
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise InvalidInput(f"{path}: {describe(error)}") from error
+
+
+def shared_domain(domain: str | None, *specs: Spec) -> list[str | None]:
+    """Return the domain of one request in each of several models that answer it together.
+
+    A model that lacks the domain uses its default, None. Raises UnknownDomain if all lack it.
+    """
+    if domain is not None and not any(domain in spec.domains for spec in specs):
+        known = sorted({name for spec in specs for name in spec.domains})
+        raise UnknownDomain(f"no domain {domain!r} in these models; they have: {', '.join(known)}")
+    return [domain if domain in spec.domains else None for spec in specs]
