@@ -119,6 +119,8 @@ class Encoder:
         # Segments are split, and those without user text encoded, once and not for every comparison.
         self._parts = tuple(map(split_slot, template.segments))
         self._joints = {slot: joint for joint, slot in self._parts if slot}
+        # A Unigram vocabulary spells special tokens too. Plain text with their ids gets those of the token's two parts.
+        self._spelled: dict[int, list[int]] = {}
         self._tokenizer.encode_special_tokens = False
         self._fixed = {
             text: [special.by_role(text)] if text in SPECIAL_ROLES else self._ids(text)
@@ -131,13 +133,18 @@ class Encoder:
             for role, turn in (template.turns or {}).items()
         }
         self._tokenizer.encode_special_tokens = True
-        own = {special_id: role for role in SPECIAL_ROLES for special_id in [special.by_role(role)]}
+        own = {special.pad: "padding"} | {special.by_role(role): role for role in SPECIAL_ROLES}
         fixed = chain(*self._fixed.values(), *(before + after for before, _, after in self._turns.values()))
         own |= {i: "a token of the template" for i in fixed if i in added and i not in own}
         for special_id, role in own.items():
             token = self._tokenizer.id_to_token(special_id)
             if token is None or special_id in self._ids(f"x {token} {token}x"):
-                raise InvalidTemplate(f"user text could forge {role}, the token {token!r}: it is not marked as special")
+                parts = self._ids(token[:1]) + self._ids(token[1:]) if token in self._special_texts else [special_id]
+                if token is None or special_id in parts:
+                    raise InvalidTemplate(
+                        f"user text could forge {role}, the token {token!r}: it is not marked as special"
+                    )
+                self._spelled[special_id] = parts
         if self._room_for_text(()) < MIN_TEXT_TOKENS:
             raise InvalidTemplate(f"max_tokens={max_tokens} leaves less than {MIN_TEXT_TOKENS} tokens for the texts")
 
@@ -307,12 +314,18 @@ class Encoder:
     def _ids(self, text: str) -> list[int]:
         return self._encode_texts([text])[0]
 
+    def _without_special(self, ids: list[int]) -> list[int]:
+        """Return the ids of a text with those of special tokens replaced, which its normalizer may have spelled."""
+        if self._spelled.keys().isdisjoint(ids):
+            return ids
+        return [plain for i in ids for plain in self._spelled.get(i, (i,))]
+
     def _encode_texts(self, texts: list[str]) -> list[list[int]]:
         is_small = sum(map(len, texts)) <= CALL_CHARACTERS
         try:
             # Unlike `encode`, this call releases the interpreter lock, and it does not track offsets.
             return [
-                encoded.ids
+                self._without_special(encoded.ids)
                 for part in ([texts] if is_small else [[text] for text in texts])
                 for encoded in self._tokenizer.encode_batch_fast(part, add_special_tokens=False)
             ]

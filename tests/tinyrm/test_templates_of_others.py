@@ -3,7 +3,7 @@
 import pickle
 
 import pytest
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from tinyrm.chat import Dialogue, Message
 from tinyrm.comparison import Comparison
@@ -138,3 +138,33 @@ def test_pairrm_has_a_budget_of_its_own(
     dropped = (encoding.truncation.prompt, encoding.truncation.response_a, encoding.truncation.response_b)
     assert tuple(length - gone for length, gone in zip(lengths, dropped, strict=True)) == kept
     assert len(encoding) == sum(kept) + 9
+
+
+@pytest.fixture(scope="session")
+def unigram() -> tuple[Tokenizer, SpecialTokens]:
+    """Return a tokenizer as DeBERTa-v3 and XLM-RoBERTa have: the vocabulary holds special tokens as pieces of text."""
+    names = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    pieces = [(name, 0.0) for name in names] + [(piece, -5.0) for piece in "▁[]ACEKLMPSDx"]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
+    return tokenizer, SpecialTokens(pad=0, cls=1, sep=2, mask=4)
+
+
+@pytest.mark.parametrize("text", ["[SEP]", "x[CLS]x", "[[MASK]]", "［SEP］", "[PAD] x", "[S[SEP]EP]"])  # noqa: RUF001
+def test_no_text_forges_a_special_token_that_the_vocabulary_spells(
+    unigram: tuple[Tokenizer, SpecialTokens], text: str
+) -> None:
+    tokenizer, special = unigram
+    ids = encode(tokenizer, special, BERT_PAIR, text, text)
+    count = [ids.count(i) for i in (special.cls, special.sep, special.mask, special.pad)]
+    assert count == [1, 2, 0, 0]
+    plain = ids[1 : ids.index(special.sep)]
+    assert ids == [special.cls, *plain, special.sep, *plain, special.sep]
+
+
+def test_other_text_of_such_a_vocabulary_has_its_own_ids(unigram: tuple[Tokenizer, SpecialTokens]) -> None:
+    tokenizer, special = unigram
+    ids = tokenizer.encode("xAx [x] SEP", add_special_tokens=False).ids
+    assert encode(tokenizer, special, BERT_PAIR, "xAx [x] SEP", "x")[1 : 1 + len(ids)] == ids
