@@ -93,7 +93,7 @@ def test_a_dialogue_keeps_its_messages_between_processes() -> None:
     sent = pickle.loads(pickle.dumps(CHATML.render_messages(TURNS)))
     assert isinstance(sent, Dialogue)
     assert sent.messages == tuple(TURNS)
-    assert sent == "System: Be kind.\n\nHuman: What is 2 + 2?\n\nAssistant: It is 5.\n\nHuman: No. Again?"
+    assert str(sent) == "System: Be kind.\n\nHuman: What is 2 + 2?\n\nAssistant: It is 5.\n\nHuman: No. Again?"
 
 
 def test_a_dialogue_is_not_the_text_of_the_same_characters() -> None:
