@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from tinyrm.encoding import Encoding
 from tinyrm.engines import Engine, EngineInfo
 from tinyrm.flops import Geometry, exact_flops, paper_flops
 from tinyrm.readout import read_out
+from tinyrm.scorer import Scorer
 from tinyrm.spec import Spec
+from tinyrm.template import Reads
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +55,19 @@ class ResponseScorer:
     temperature: divides differences.
     """
 
-    run: Callable[[Sequence[Single]], NDArray[np.float64]]
+    run: Callable[[Sequence[Single]], NDArray[np.floating]]
     temperature: float = 1.0
 
     def at(self, temperature: float) -> Self:
         """Return the same scorer at another temperature."""
         return replace(self, temperature=temperature)
+
+
+def local_scorer(scorer: Scorer) -> PairScorer | ResponseScorer:
+    """Return the scorer of a model in this process, as the model reads."""
+    if scorer.encoder.reads == "pair":
+        return scorer
+    return ResponseScorer(scorer.score_texts, scorer.temperature)
 
 
 @dataclass(slots=True)
@@ -93,7 +102,7 @@ class Cost(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    reads: Literal["pair", "response"]
+    reads: Reads
     pairs: int
     sequences: int
     tokens_per_pair: float
@@ -149,7 +158,7 @@ class Target:
     close: Callable[[], None] = lambda: None
 
     @property
-    def reads(self) -> Literal["pair", "response"]:
+    def reads(self) -> Reads:
         """Return what one sequence holds."""
         return "response" if isinstance(self.scorer, ResponseScorer) else "pair"
 
@@ -178,8 +187,8 @@ class Target:
                 for comparison, instruction in zip(comparisons, instructions, strict=True)
                 for response in (comparison.response_a, comparison.response_b)
             ]
-            scores: list[list[float]] = self._score_distinct(self.scorer, singles).reshape(-1, 2).tolist()
-            preferences = [read_out([row], self.scorer.temperature) for row in scores]
+            scores: list[list[list[float]]] = self._score_distinct(self.scorer, singles).reshape(-1, 2, 1).tolist()
+            preferences = [read_out(rows, self.scorer.temperature) for rows in scores]
         else:
             preferences = self._score_pairs(self.scorer, comparisons, instructions)
         self.meter.pairs += len(comparisons)

@@ -17,6 +17,7 @@ from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import AutoSwap, Calibration, ScoreScale
 from tinyrm.pairs import PreferencePair, read_pairs
+from tinyrm.readout import read_out
 from tinyrm.scorer import Scorer
 from tinyrm.spec import Spec
 
@@ -84,44 +85,57 @@ def calibrate(options: ExportOptions, pairs: Sequence[PreferencePair], encoder: 
         return Calibrated()
     spec = options.spec()
     scorer = Scorer(encoder, OnnxRuntimeCpu(on_cpu(onnx_file), "fp32"), spec)
-    preferences = score_pairs(scorer, spec, pairs)
+    score_scale = None
+    if encoder.reads == "response":
+        preferences, score_scale = score_alone(scorer, spec, pairs)
+    else:
+        preferences = score_pairs(scorer, spec, pairs)
     fit = None
     try:
         fit = determine_temperature(preferences)
     except InvalidInput as error:
         log.warning("%s; the temperature stays 1, so probabilities are not calibrated", error)
     temperature = fit.temperature if fit else 1.0
-    is_pairwise = encoder.reads == "pair"
-    auto_swap = fit_auto_swap(preferences, temperature) if is_pairwise and len(pairs) >= MIN_PAIRS else None
-    if is_pairwise and auto_swap is None:
+    auto_swap = None
+    if encoder.reads == "pair" and len(pairs) >= MIN_PAIRS:
+        auto_swap = fit_auto_swap(preferences, temperature)
+    elif encoder.reads == "pair":
         log.warning("%d pairs are too few for `swap: auto`: %d are needed", len(pairs), MIN_PAIRS)
+    chosen = {"temperature": fit, "auto_swap": auto_swap, "score_scale": score_scale}
     record = Calibration(
         pairs=len(pairs),
         wrong=int(np.sum(raw_margins(preferences) <= 0)),
         held_out=options.calibration is None,
-        chosen=(*(["temperature"] if fit else []), *(["auto_swap"] if auto_swap else []), *options.lower_precisions()),
+        chosen=(*(name for name, value in chosen.items() if value), *options.lower_precisions()),
         log_temperature_std=fit.log_std if fit else None,
         temperature_one_order=fit.one_order if fit else None,
     )
-    return Calibrated(temperature, auto_swap, None if is_pairwise else score_scale(scorer, spec, pairs), record)
-
-
-def score_scale(scorer: Scorer, spec: Spec, pairs: Sequence[PreferencePair]) -> ScoreScale | None:
-    """Return mean and deviation of the scores of all different responses; None if the scores do not differ."""
-    texts = {
-        (*spec.resolve(pair.prompt, pair.domain, or_default=True), response)
-        for pair in pairs
-        for response in (pair.chosen, pair.rejected)
-    }
-    scores = scorer.score_texts(sorted(texts)).astype(np.float64)
-    mean, std = float(scores.mean()), float(scores.std())
-    return ScoreScale(mean=mean, std=std, responses=len(scores)) if std > 0 else None
+    return Calibrated(temperature, auto_swap, score_scale, record)
 
 
 def score_pairs(scorer: Scorer, spec: Spec, pairs: Sequence[PreferencePair]) -> list[Preference]:
     """Return the preferences of held-out pairs from both orders, the better response as A."""
     instructions = [spec.instruction(p.domain, or_default=True) for p in pairs]
     return scorer.score([p.comparison() for p in pairs], instructions)
+
+
+def score_alone(
+    scorer: Scorer, spec: Spec, pairs: Sequence[PreferencePair]
+) -> tuple[list[Preference], ScoreScale | None]:
+    """Return the preferences of held-out pairs from single scores, the better response as A, and the scale of these.
+
+    The scale counts each distinct response once. It is None if all scores are equal, so that there is no unit.
+    """
+    texts = [
+        (spec.instruction(pair.domain, or_default=True), pair.prompt, response)
+        for pair in pairs
+        for response in (pair.chosen, pair.rejected)
+    ]
+    logits = scorer.score_texts(texts)
+    preferences = [read_out(rows, scorer.temperature) for rows in logits.reshape(-1, 2, 1)]
+    distinct = np.array(list(dict(zip(texts, logits, strict=True)).values()), dtype=np.float64)
+    mean, std = float(distinct.mean()), float(distinct.std())
+    return preferences, ScoreScale(mean=mean, std=std, responses=len(distinct)) if std > 0 else None
 
 
 def fit_auto_swap(preferences: list[Preference], temperature: float, max_flips: float = MAX_FLIPS) -> AutoSwap:

@@ -26,13 +26,13 @@ MAX_LOG_STD = 0.5
 class TemperatureFit(NamedTuple):
     """A temperature that pairs determine.
 
-    one_order: the temperature that would fit one order alone.
+    one_order: the temperature that would fit one order alone; None for a model that reads responses alone.
     log_std: standard error of its logarithm.
     pairs: how many there were; `wrong` of them are judged wrongly.
     """
 
     temperature: float
-    one_order: float
+    one_order: float | None
     log_std: float
     pairs: int
     wrong: int
@@ -67,7 +67,7 @@ def determine_temperature(preferences: Sequence[Preference]) -> TemperatureFit:
 
     A few pairs that are all judged rightly would make every probability 0 or 1.
 
-    preferences: from both orders, the response that is known to be better as A.
+    preferences: from both orders or from single scores, the response that is known to be better as A.
 
     Raises InvalidInput with the reason.
     """
@@ -88,7 +88,8 @@ def determine_temperature(preferences: Sequence[Preference]) -> TemperatureFit:
         x = margins / fitted
         information = float(np.sum(x**2 * expit(x) * expit(-x)))  # of log T; the other term is 0 at the minimum
         log_std = 1 / math.sqrt(information)
-        one_order = fit_temperature(np.array([preference.order_margins for preference in preferences]).ravel())
+        orders = np.array([preference.order_margins for preference in preferences])
+        one_order = fit_temperature(orders.ravel()) if orders.shape[1] == 2 else None
         if log_std <= MAX_LOG_STD:
             return TemperatureFit(fitted, one_order, log_std, pairs, wrong)
         reason = f"{fitted:.2g} is uncertain by a factor of {math.exp(min(log_std, 9)):.1f}; use more pairs"

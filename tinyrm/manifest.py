@@ -67,7 +67,9 @@ class Calibration(Frozen):
     pairs: int
     wrong: int = Field(description="Of them, those that the model judges wrongly.")
     held_out: bool = Field(description="Whether training held them out, so that it did not learn from them.")
-    chosen: tuple[str, ...] = Field(description="What was chosen on them: temperature, auto_swap, precisions.")
+    chosen: tuple[str, ...] = Field(
+        description="What was chosen on them: temperature, auto_swap, score_scale, precisions."
+    )
     log_temperature_std: float | None = Field(
         description="Standard error of the temperature's logarithm; None if the pairs determine none and it is 1."
     )

@@ -13,7 +13,7 @@ from tinyrm.errors import InvalidInput
 from tinyrm.files import write_atomically
 from tinyrm.modernbert.files import checkpoint_folder, commit_of, weights_sha256
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, read_run
-from training.model.specialists import TrainedModel
+from training.model.teachers import teacher_at
 from training.processes import on_main
 from training.recipe import ClozeRecipe, DistilRecipe, PretrainRecipe, SftRecipe
 
@@ -28,7 +28,7 @@ DIFFERENCES = {
     "base_commit": "another commit of the base",
     "tokenizer_sha256": "another tokenizer",
     "data_sha256": "other data",
-    "teachers_sha256": "other teachers",
+    "teachers": "other teachers",
 }
 
 TrainingRecipe = PretrainRecipe | SftRecipe | ClozeRecipe
@@ -107,7 +107,7 @@ def pinned(recipe: Pinnable, start: Start) -> Pinnable:
 def inputs_of(recipe: TrainingRecipe) -> list[str]:
     """Return the models that a run starts from and learns from."""
     models = [recipe.model] if isinstance(recipe.model, str) else []
-    teachers = recipe.teachers.values() if isinstance(recipe, DistilRecipe) else ()
+    teachers = recipe.all_teachers() if isinstance(recipe, DistilRecipe) else ()
     return models + [teacher.path for teacher in teachers]
 
 
@@ -161,13 +161,13 @@ def identity(recipe: TrainingRecipe, data: Mapping[str, str]) -> dict[str, Any]:
         base = {"base_sha256": weights_sha256(str(folder)), "base_commit": commit_of(folder)}
     tokenizer = (Path(recipe.tokenizer) if isinstance(recipe, PretrainRecipe) else folder) / "tokenizer.json"
     found = {
-        "recipe": recipe.model_dump(mode="json", exclude={"output_dir"}),
+        "recipe": recipe.model_dump(mode="json", exclude={"output_dir", "targets"}),
         **base,
         "tokenizer_sha256": sha256(tokenizer) if tokenizer.is_file() else None,
         "data_sha256": dict(data),
     }
     if isinstance(recipe, DistilRecipe):
-        found["teachers_sha256"] = {name: TrainedModel(each).sha256() for name, each in recipe.teachers.items()}
+        found["teachers"] = {each.path: teacher_at(each).identity() for each in recipe.all_teachers()}
     return found
 
 

@@ -7,7 +7,7 @@ can move between machines. `load_recipe` in training/loading.py reads a file.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tinyrm.spec import HeadKind, Spec
 from tinyrm.template import FIGURE2
@@ -141,7 +141,7 @@ class ClozeRecipe(Section):
         le=1,
         description="Share of pairs shown with the default domain's instruction instead of their own.",
     )
-    head: HeadKind = Field(default="cloze", description="How the preference is read; all but cloze are baselines.")
+    head: HeadKind = Field(default="cloze", description="How the preference is read.")
     loss: Literal["vocabulary", "labels"] = Field(
         default="vocabulary",
         description="For the cloze: cross-entropy over the whole vocabulary (paper), or over the two labels.",
@@ -291,28 +291,66 @@ class MergeRecipe(Section):
         return [share if s.coefficient is None else s.coefficient for s in self.specialists]
 
 
-class DistilRecipe(ClozeRecipe):
-    """Distil specialists into one student, which learns each pair's probability from the specialist of its domain.
+class Teacher(Specialist):
+    path: str = Field(
+        description="A trained model as `Specialist` has it, the folder of a bundle, or a file of targets: JSON lines "
+        "of pairs, each with the `probability` that chosen is better or the `margin`, its log-odds."
+    )
 
-    `loss` is cross-entropy with that probability: over the whole vocabulary, or over the two labels. Minus the
-    teacher's entropy, which is constant, it is the KL divergence (arXiv 1503.02531).
+
+def each_or_one(value: object) -> object:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+Teachers = Annotated[tuple[Teacher, ...], Field(min_length=1)]
+
+
+class DistilRecipe(ClozeRecipe):
+    """Distil teachers into one student, which learns each pair's probability from the teachers of its domain.
+
+    Several teachers of one domain count equally: their calibrated margins are averaged. The student may have another
+    head than they: `head: pointwise` learns to read responses one by one from teachers that compare them.
+
+    The loss is cross-entropy with that probability (`training.stages.distil.soft_cross_entropy`): for the cloze over
+    the whole vocabulary or over the two labels, as `loss` says, for a head over its two choices. Minus the teachers'
+    entropy, which is constant, it is the KL divergence (arXiv 1503.02531).
     """
 
     task: Literal["distil"]  # type: ignore[assignment]
-    teachers: dict[str, Specialist] = Field(min_length=1, description="Domain -> its specialist.")
+    teachers: Teachers | dict[str, Annotated[Teachers, BeforeValidator(each_or_one)]] = Field(
+        min_length=1, description="Of every pair; or domain -> its teacher, or its teachers."
+    )
+    targets: Path | None = Field(
+        default=None,
+        description="Folder that keeps what teachers gave, so that several runs score each pair once; "
+        "by default the folder `targets` of output_dir.",
+    )
     teacher_temperature: float = Field(default=1.0, gt=0, description="Divides the teachers' margins; above 1 softens.")
     hard_rate: float = Field(
-        default=0.0, ge=0, le=1, description="Weight of the pair's own verdict beside the teacher's."
+        default=0.0, ge=0, le=1, description="Weight of the pair's own verdict beside the teachers'."
     )
 
+    def teachers_of(self, domain: str) -> tuple[Teacher, ...]:
+        """Return the teachers of a domain's pairs; none if the recipe names none."""
+        return self.teachers.get(domain, ()) if isinstance(self.teachers, dict) else self.teachers
+
+    def all_teachers(self) -> tuple[Teacher, ...]:
+        """Return each teacher once."""
+        groups = self.teachers.values() if isinstance(self.teachers, dict) else [self.teachers]
+        return tuple(dict.fromkeys(teacher for group in groups for teacher in group))
+
+    @property
+    def targets_folder(self) -> Path:
+        return self.targets or self.output_dir / "targets"
+
     @model_validator(mode="after")
-    def _both_orders_are_needed(self) -> Self:
+    def _the_loss_is_the_teachers(self) -> Self:
         if self.orders != "both":
-            raise ValueError("a teacher scores both orders; remove `orders`")
-        if self.head != "cloze" or self.consistency_weight:
-            raise ValueError(
-                "a student is a cloze model and has the teacher's loss; remove head and consistency_weight"
-            )
+            raise ValueError("a teacher's probability is of both orders; remove `orders`")
+        if self.head == "tokens":
+            raise ValueError("head: tokens labels single responses, and a teacher compares two; use head: pointwise")
+        if self.consistency_weight:
+            raise ValueError("a student has the teachers' loss; remove consistency_weight")
         return self
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evaluation.target import Meter, MeteredEngine, Target
+from evaluation.target import Meter, MeteredEngine, Target, local_scorer
 from tinyrm.bundle import Bundle
 from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.scorer import Scorer
@@ -14,4 +14,4 @@ def open_bundle(folder: Path, engine: str = "auto") -> Target:
     manifest, meter = bundle.manifest, Meter()
     metered = MeteredEngine(open_engine(bundle, EngineOptions(engine)), manifest.geometry, manifest.parameters, meter)
     scorer = Scorer(bundle.encoder(), metered, manifest.spec, manifest.temperature)
-    return Target(manifest.identity, metered.info.name, manifest.spec, scorer, meter)
+    return Target(manifest.identity, metered.info.name, manifest.spec, local_scorer(scorer), meter)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evaluation.target import Meter, MeteredEngine, Target
+from evaluation.target import Meter, MeteredEngine, Target, local_scorer
 from tinyrm.encoding import Encoder
 from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
@@ -40,4 +40,4 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Target:
     meter = Meter()
     engine = TorchEngine(masked_lm, special, encoder.label_ids, device)
     metered = MeteredEngine(engine, read_geometry(masked_lm.config), masked_lm.num_parameters(), meter)
-    return Target(folder.name, engine.info.name, spec, Scorer(encoder, metered, spec), meter)
+    return Target(folder.name, engine.info.name, spec, local_scorer(Scorer(encoder, metered, spec)), meter)

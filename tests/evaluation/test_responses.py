@@ -10,8 +10,11 @@ import pytest
 from evaluation.benchmarks import judgebench, pairs, rewardbench, rewardbench2, rm_bench
 from evaluation.report import NO_ORDERS, Report
 from evaluation.scoring import score_pairs
-from evaluation.target import Target
+from evaluation.target import Target, local_scorer
+from tests.conftest import TOY_SPEC
 from tests.evaluation.known import alone, contrarian, length, length_alone, oracle, oracle_alone, target
+from tests.support.scored_by_length import LengthEngine, response_scorer
+from tinyrm.encoding import Encoder
 from tinyrm.pairs import PreferencePair
 
 BENCHMARKS = {module.NAME: module for module in (judgebench, rewardbench, rewardbench2, rm_bench)}
@@ -87,6 +90,28 @@ def test_a_response_under_another_instruction_is_another_one() -> None:
     scored = score_pairs(judge, rows)
     assert judge.meter.sequences == 4
     assert [j.preference.preferred for j in scored] == ["tie"] * 3
+
+
+def test_a_model_in_this_process_scores_the_texts_that_it_would_be_served(encoder: Encoder) -> None:
+    engine = LengthEngine()
+    scorer = response_scorer(encoder, TOY_SPEC, engine).at(2.0)
+    judge = Target("local@1", "by-length", scorer.spec, local_scorer(scorer))
+    rows = [PreferencePair(prompt="p", chosen="yes " * n, rejected="no", domain="safety") for n in (2, 3, 4)]
+    scored = score_pairs(judge, rows)
+    assert judge.reads == "response"
+    assert len(engine.lengths) == 4
+    direct = scorer.score([row.comparison() for row in rows], domain="safety")
+    assert [j.preference for j in scored] == direct
+    (group,) = rewardbench2.compare_all(
+        judge,
+        [
+            rewardbench2.RewardBench2Row(
+                id="1", prompt="p", subset="Focus", chosen=("yes " * 4,), rejected=("no", "b b")
+            )
+        ],
+    )
+    served = scorer.rank("p", ["yes " * 4, "no", "b b"]).strengths.values
+    assert group.scores == pytest.approx(served.tolist())
 
 
 def test_long_lists_of_responses_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from export.calibration import evenly, fit_auto_swap, score_pairs
+from export.calibration import evenly, fit_auto_swap, score_alone, score_pairs
 from export.config import ExportOptions
 from export.precision import write_lower_precisions
 from tests.conftest import TOY_SPEC, Trained
-from tinyrm.calibration import fit_temperature, raw_margins
+from tests.support.scored_by_length import LengthEngine, response_scorer
+from tinyrm.calibration import determine_temperature, fit_temperature, raw_margins
 from tinyrm.comparison import Preference
 from tinyrm.encoding import Encoder
 from tinyrm.modernbert.blocked import BlockedModel
@@ -34,6 +35,42 @@ def test_the_fit_removes_the_scorers_own_temperature(bundle_folder: Path) -> Non
     assert fitted == pytest.approx(again)
     preferences = scorer.score([p.comparison() for p in pairs], [TOY_SPEC.instruction()] * len(pairs))
     assert np.ptp([p.margin for p in preferences]) > 0.1
+
+
+def test_single_scores_give_preferences_and_the_scale_of_distinct_responses(encoder: Encoder) -> None:
+    engine = LengthEngine()
+    scorer = response_scorer(encoder, TOY_SPEC, engine)
+    pairs = [
+        PreferencePair(prompt="Question", chosen="yes " * (3 + i), rejected="no", domain="safety") for i in range(4)
+    ]
+    preferences, scale = score_alone(scorer, scorer.spec, pairs)
+    instruction = TOY_SPEC.instruction("safety")
+    lengths = [
+        len(scorer.encoder.encode_one(instruction, "Question", response))
+        for response in ("no", *(pair.chosen for pair in pairs))
+    ]
+    assert sorted(engine.lengths) == sorted(lengths), "`no` stands in four pairs and is scored once"
+    expected = (np.array(lengths[1:]) - lengths[0]) / 10
+    assert [p.margin for p in preferences] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert [len(p.order_margins) for p in preferences] == [1] * 4
+    assert scale
+    assert (scale.mean, scale.std) == pytest.approx((np.mean(lengths) / 10, np.std(lengths) / 10))
+    assert scale.responses == 5
+
+
+def test_equal_scores_have_no_scale(encoder: Encoder) -> None:
+    scorer = response_scorer(encoder, TOY_SPEC, LengthEngine())
+    pairs = [PreferencePair(prompt="Question", chosen="a", rejected="b")]
+    assert score_alone(scorer, scorer.spec, pairs)[1] is None
+
+
+def test_a_model_of_single_responses_has_one_temperature(encoder: Encoder) -> None:
+    margins = np.random.default_rng(0).normal(1, 2, 200).tolist()
+    single = [Preference(sigmoid(m), sigmoid(-m), m, (m,)) for m in margins]
+    both = [orders(m, m) for m in margins]
+    fit, expected = determine_temperature(single), determine_temperature(both)
+    assert fit == expected._replace(one_order=None)
+    assert expected.one_order == pytest.approx(expected.temperature, rel=1e-3)
 
 
 def test_a_sample_has_the_domains_and_lengths_of_all_pairs() -> None:

@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 from tests.training.conftest import Toy, read_log, weights
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from training.__main__ import WORLD_SIZES, main
-from training.stages import distil
+from training.model.teachers import TrainedTeacher
 from training.stages.cloze import train_cloze
 
 # Gradients are summed in another order (within a process, then across), which Adam carries on for a few steps.
@@ -26,7 +26,8 @@ COUNTED = """
 import sys
 from accelerate import PartialState
 from training import __main__
-from training.stages import cloze, distil
+from training.model.teachers import TrainedTeacher
+from training.stages import cloze
 
 calls = {"sources": 0, "scored": 0}
 
@@ -37,7 +38,7 @@ def counted(function, what, size):
     return run
 
 cloze.load_all = counted(cloze.load_all, "sources", lambda arguments: 1)
-distil.score_pairs = counted(distil.score_pairs, "scored", lambda arguments: len(arguments[2]))
+TrainedTeacher.margins = counted(TrainedTeacher.margins, "scored", lambda arguments: len(arguments[1]))
 code = __main__.main(sys.argv[1:])
 state = PartialState()
 print(f"RANK {state.process_index} of {state.num_processes} {calls['sources']} {calls['scored']}\\n", end="")
@@ -104,8 +105,8 @@ def test_two_processes_share_the_teachers_work_and_its_result(
     assert launched.returncode == 0, launched.stderr[-3000:]
     scored = [pairs for _, pairs in ranks(launched.stdout)]
     assert sum(scored) == 64, "each pair once"
-    assert abs(scored[0] - scored[1]) <= 4, "by turns: at most one pair more in each domain of each half"
-    monkeypatch.setattr(distil, "score_pairs", None)
+    assert scored == [32, 32], "each process one half"
+    monkeypatch.setattr(TrainedTeacher, "margins", None)
     assert main([str(path), "--data", str(toy.data), "--resume"]) == 0, "a resumed run reads what was kept"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from tinyrm.modernbert.heads import load_head
 from tinyrm.spec import HeadKind, read_run, trained_head
 from training.data.collate import Encodes
 from training.model.marked_encoder import MarkedEncoder
-from training.recipe import ClozeRecipe
+from training.recipe import AnyRecipe, ClozeRecipe, Recipe
 
 MARKER_WORDS = 100  # as the paper's author inserted [CLS] for token-level labels
 # Inputs of a batch -> (loss, label logits [rows, 2]).
@@ -37,7 +38,10 @@ def encoder_for(head: HeadKind, encoder: Encoder, tokenizer: Tokenizer) -> Encod
 
 def load_trained_head(folder: Path) -> nn.Module:
     """Return the model that a run with a head wrote to its output folder, weights or adapter, ready to read pairs."""
-    recipe = ClozeRecipe.model_validate(read_run(folder)["recipe"])
+    adapter: TypeAdapter[AnyRecipe] = TypeAdapter(Recipe)
+    recipe = adapter.validate_python(read_run(folder)["recipe"])
+    if not isinstance(recipe, ClozeRecipe):
+        raise InvalidInput(f"{folder} is of task {recipe.task}, which trains no head")
     if recipe.dora is None:
         return load_head(recipe.head, str(folder)).eval()
     base = load_head(recipe.head, recipe.model, revision=recipe.revision, new_head=recipe.new_head)

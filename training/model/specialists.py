@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.adapter import load_with_adapter, merge
 from tinyrm.modernbert.files import ADAPTER_CONFIG, base_of, refuse_other_base, weights_sha256
-from tinyrm.spec import SPEC_FILE, Spec, read_run
+from tinyrm.spec import SPEC_FILE, HeadKind, Spec, read_run, trained_head
+from training.data.cleaning import digest
 from training.recipe import Specialist
 
 
@@ -46,6 +47,11 @@ class TrainedModel:
         return Spec.load(self.folder)
 
     @property
+    def head(self) -> HeadKind:
+        """How it reads a preference; a model without a record is a cloze model."""
+        return trained_head(self.folder)
+
+    @property
     def tokenizer(self) -> str:
         """Where its tokenizer is: with the weights or the adapter, else with the base."""
         return str(self.folder) if (self.folder / "tokenizer.json").is_file() else self.base or self.path
@@ -60,3 +66,9 @@ class TrainedModel:
     def sha256(self) -> str:
         """Return the hash of the weights, or of the adapter."""
         return weights_sha256(self.path)
+
+    def identity(self) -> str:
+        """Return a digest of all that it computes from: weights, those of an adapter's base, spec, head."""
+        base, revision = self._base_and_revision
+        of_base = weights_sha256(base, revision) if base else ""
+        return digest(self.sha256(), of_base, self.spec.model_dump_json(), self.head).hex()

@@ -1,52 +1,52 @@
-"""Distillation: a student learns the preferences of the specialist of each pair's domain."""
+"""Distillation: a student learns the preferences of teachers, whatever they and the student read."""
 
-import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
-from tinyrm.encoding import Encoder
-from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
-from tinyrm.files import write_atomically
-from tinyrm.modernbert.checkpoint import load_tokenizer
-from tinyrm.pairs import PreferencePair, read_jsonl
-from tinyrm.scorer import Scorer
-from training.data.cleaning import digest
-from training.data.collate import Orders, PairCollator, PairDataset
-from training.model.specialists import TrainedModel
+from tinyrm.pairs import PreferencePair
+from tinyrm.ranking import sigmoid
+from training.data.collate import Orders, PairCollator, PairDataset, characters
+from training.data.targets import pair_key, read_targets, write_targets
+from training.model.heads import RowCollator
+from training.model.teachers import GivenTargets, Teacher, teacher_at
 from training.processes import on_main, process_state
 from training.recipe import DistilRecipe
 from training.stages.cloze import ClozeTrainer, credit, preference_metrics, train_cloze
 
-PAIRS_AT_ONCE = 4096
-TARGETS_FILE = "teacher_probabilities.jsonl"
+# What an interrupted scoring loses at most, in each process.
+PAIRS_AT_ONCE = 512
+
+log = logging.getLogger(__name__)
 
 
 def train_distil(recipe: DistilRecipe, data_dir: Path, *, resume: bool, fresh: bool = False) -> dict[str, float]:
     """Train as `train_cloze` does, with the teachers' probabilities in place of the verdicts.
 
-    The teachers score each pair once: what they gave is kept in the output folder, and a resumed run reads it there.
+    The teachers score each pair once: what they gave is kept in `recipe.targets_folder`, and a resumed run, or another
+    student, reads it there.
     Raises InvalidInput if a pair's domain has no teacher.
     """
 
     def make_trainer(**arguments: Any) -> ClozeTrainer:
-        for name in ("train_dataset", "eval_dataset"):
-            pairs: PairDataset = arguments[name]
-            targets = [
-                recipe.hard_rate + (1 - recipe.hard_rate) * p for p in teacher_probabilities(pairs.pairs, recipe)
-            ]
-            arguments[name] = SoftPairs(pairs, targets)
+        datasets: list[PairDataset] = [arguments[name] for name in ("train_dataset", "eval_dataset")]
+        learn, held_out = (dataset.pairs for dataset in datasets)
+        targets = [
+            recipe.hard_rate + (1 - recipe.hard_rate) * p for p in teacher_probabilities([*learn, *held_out], recipe)
+        ]
+        arguments["train_dataset"] = SoftPairs(datasets[0], targets[: len(learn)])
+        arguments["eval_dataset"] = SoftPairs(datasets[1], targets[len(learn) :])
         arguments["data_collator"] = SoftCollator(arguments["data_collator"])
         arguments["compute_metrics"] = distil_metrics
         return DistilTrainer(**arguments)
@@ -81,9 +81,9 @@ class SoftPairs(Dataset[SoftPair]):
 
 @dataclass(frozen=True, slots=True)
 class SoftCollator:
-    """Adds `targets` [rows] to a PairCollator's batch: the probability that the first choice is the better one."""
+    """Adds `targets` [rows] to a collator's batch: the probability that the first choice is the better one."""
 
-    hard: PairCollator
+    hard: PairCollator | RowCollator
 
     def __call__(self, pairs: list[SoftPair]) -> dict[str, Tensor]:
         targets = torch.tensor([[pair.target, 1 - pair.target] for pair in pairs])
@@ -91,16 +91,21 @@ class SoftCollator:
 
 
 class DistilTrainer(ClozeTrainer):
-    """Cross-entropy with the teacher at the mask."""
+    """Cross-entropy with the teachers, at the mask or between what a head makes of the two choices."""
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
-        # With its labels the model computes its head at the masks only; the loss of these labels is not used.
-        outputs = model(**{name: value for name, value in inputs.items() if name != "targets"})
-        label_logits = outputs.logits[:, self.label_ids]
-        if self.label_loss:
+        texts = {name: value for name, value in inputs.items() if name != "targets"}
+        # The verdicts' own loss is not used. With its labels, the cloze computes its head at the masks only.
+        if self.read != self.read_mask:
+            _loss, label_logits = self.read(model, texts)
             log_probabilities = label_logits.float().log_softmax(dim=-1)
         else:
-            log_probabilities = outputs.logits.float().log_softmax(dim=-1)[:, self.label_ids]
+            logits = model(**texts).logits
+            label_logits = logits[:, self.label_ids]
+            if self.label_loss:
+                log_probabilities = label_logits.float().log_softmax(dim=-1)
+            else:
+                log_probabilities = logits.float().log_softmax(dim=-1)[:, self.label_ids]
         loss = soft_cross_entropy(log_probabilities, inputs["targets"])
         return (loss, label_logits) if return_outputs else loss
 
@@ -113,7 +118,11 @@ class DistilTrainer(ClozeTrainer):
 
 
 def soft_cross_entropy(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over rows of -(p log q_first + (1 - p) log q_second).
+    """Return the mean over rows of -(p log q_first + (1 - p) log q_second), the loss of arXiv 1503.02531.
+
+    For a head that scores responses alone, q_first = sigmoid(s_first - s_second), so this is the Bradley-Terry loss
+    with p in place of the verdict: -(p log sigmoid(d) + (1 - p) log sigmoid(-d)), d = s_first - s_second. With
+    RankNet's target probabilities it is RankNet's cost (Burges et al., ICML 2005).
 
     log_probabilities: log q, [rows, 2].
     targets: p, [rows].
@@ -131,63 +140,52 @@ def distil_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def teacher_probabilities(pairs: Sequence[PreferencePair], recipe: DistilRecipe) -> list[float]:
-    """Return P(chosen is better), both orders averaged, by the teacher of each pair's domain.
+    """Return P(chosen is better) by the teachers of each pair's domain: the sigmoid of their mean margin / temperature.
 
-    What a teacher gave is kept in a file of the output folder; only pairs that are not in it are scored. The processes
-    share the pairs, and one teacher at a time is in memory. A pair without a domain belongs to the spec's
-    default domain. Raises InvalidInput if a domain has no teacher.
+    One teacher at a time is in memory. A pair without a domain belongs to the spec's default domain.
+
+    Raises InvalidInput if a domain has no teacher, or a file of targets lacks a pair.
     """
     domains = [pair.domain or recipe.spec.default_domain for pair in pairs]
-    if orphans := sorted(set(domains) - recipe.teachers.keys()):
+    counts = np.array([len(recipe.teachers_of(domain)) for domain in domains])
+    if orphans := sorted({domain for domain, count in zip(domains, counts, strict=True) if not count}):
         raise InvalidInput(f"no teacher for pairs of {', '.join(orphans)}: add one to `teachers`, or leave them out")
-    marks = on_main(lambda: {name: teacher_mark(recipe, name) for name in recipe.teachers})
-    keys = [target_key(marks[domain], pair) for domain, pair in zip(domains, pairs, strict=True)]
-    kept = recipe.output_dir / TARGETS_FILE
-    known = on_main(lambda: read_targets(kept))
-    state = process_state()
-    for domain, teacher in recipe.teachers.items():
-        todo = {k: p for k, p, name in zip(keys, pairs, domains, strict=True) if name == domain and k not in known}
-        if not todo:
-            continue
-        share = dict(islice(todo.items(), state.process_index, None, state.num_processes))
-        scores = score_pairs(TrainedModel(teacher), domain, list(share.values()), recipe.teacher_temperature)
-        known |= dict(gather_object(list(zip(share, scores, strict=True))))
-        on_main(partial(write_targets, kept, known))
-    return [known[key] for key in keys]
-
-
-def teacher_mark(recipe: DistilRecipe, domain: str) -> str:
-    """Return what a target depends on beside the pair, as text: the teacher's weights, its spec, the temperature."""
-    teacher = TrainedModel(recipe.teachers[domain])
-    fields = (teacher.path, teacher.base, teacher.sha256(), teacher.spec.model_dump_json(), domain)
-    return json.dumps([*fields, recipe.teacher_temperature])
-
-
-def target_key(mark: str, pair: PreferencePair) -> str:
-    return digest(mark, pair.prompt, pair.chosen, pair.rejected).hex()
-
-
-def read_targets(path: Path) -> dict[str, float]:
-    """Return key -> probability; empty if there is no such file."""
-    return dict(read_jsonl(path)) if path.is_file() else {}
-
-
-def write_targets(path: Path, targets: Mapping[str, float]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(f"{json.dumps(item)}\n" for item in targets.items()))
-
-
-def score_pairs(teacher: TrainedModel, domain: str, pairs: Sequence[PreferencePair], temperature: float) -> list[float]:
-    """Return P(chosen is better) by one teacher, under its own template and its own instruction for the domain."""
-    spec = teacher.spec
-    tokenizer, special = load_tokenizer(teacher.tokenizer)
-    encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-    scorer = Scorer(encoder, TorchEngine(teacher.load(), special, encoder.label_ids), spec, temperature)
-    instruction = spec.instruction(domain, or_default=True)
-    probabilities: list[float] = []
-    # In parts: the token ids of all pairs together could be larger than the model.
-    for start in range(0, len(pairs), PAIRS_AT_ONCE):
-        comparisons = [pair.comparison() for pair in pairs[start : start + PAIRS_AT_ONCE]]
-        preferences = scorer.score(comparisons, [instruction] * len(comparisons))
-        probabilities += [preference.p_a for preference in preferences]
+    margins = np.zeros(len(pairs))
+    for described in recipe.all_teachers():
+        teacher = teacher_at(described)
+        own = [place for place, domain in enumerate(domains) if described in recipe.teachers_of(domain)]
+        learned = [pairs[place] for place in own]
+        if isinstance(teacher, GivenTargets):
+            margins[own] += teacher.margins(learned)
+        else:
+            instructions = [teacher.instruction(domains[place]) for place in own]
+            margins[own] += kept_margins(teacher, learned, instructions, recipe.targets_folder)
+    probabilities: list[float] = sigmoid(margins / (counts * recipe.teacher_temperature)).tolist()
     return probabilities
+
+
+def kept_margins(
+    teacher: Teacher, pairs: Sequence[PreferencePair], instructions: Sequence[str], folder: Path
+) -> NDArray[np.float64]:
+    """Return a teacher's margins [pairs], from `folder` where they are known; it scores the others, once.
+
+    The processes share the pairs. The longest come first: what does not fit in memory fails at once.
+    """
+    kept = folder / on_main(teacher.identity)
+    keys = [pair_key(instruction, pair) for instruction, pair in zip(instructions, pairs, strict=True)]
+    known = on_main(lambda: read_targets(kept))
+    unknown = {key: place for place, key in enumerate(keys) if key not in known}
+    todo = sorted(unknown.items(), key=lambda item: characters(pairs[item[1]]), reverse=True)
+    state = process_state()
+    share = todo[state.process_index :: state.num_processes]
+    found: dict[str, float] = {}
+    for start in range(0, len(share), PAIRS_AT_ONCE):
+        part = share[start : start + PAIRS_AT_ONCE]
+        scored = teacher.margins([pairs[place] for _, place in part], [instructions[place] for _, place in part])
+        targets = {key: float(margin) for (key, _), margin in zip(part, scored, strict=True)}
+        write_targets(kept, targets)
+        found |= targets
+        log.info("%s: %d of %d pairs scored, %d were known", kept, start + len(part), len(share), len(known))
+    if todo:
+        known |= dict(gather_object(list(found.items())))
+    return np.array([known[key] for key in keys])

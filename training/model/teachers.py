@@ -1,0 +1,181 @@
+"""Teachers of a distillation: trained models, bundles, or files of what any other model gave.
+
+A teacher states what it is without loading anything, so that pairs whose targets are known cost nothing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import nn
+
+from tinyrm.batching import pack
+from tinyrm.bundle import read_manifest, sha256
+from tinyrm.encoding import Encoder
+from tinyrm.engines.base import BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU
+from tinyrm.engines.torch_checkpoint import TorchEngine
+from tinyrm.errors import InvalidInput
+from tinyrm.manifest import MANIFEST_FILE
+from tinyrm.modernbert.checkpoint import load_tokenizer
+from tinyrm.pairs import PreferencePair, read_records
+from tinyrm.scorer import Scorer
+from training.data.cleaning import digest
+from training.data.collate import Encodes
+from training.model.heads import Readout, RowCollator, encoder_for, load_trained_head, readout
+from training.model.specialists import TrainedModel
+from training.recipe import Specialist
+
+# Probabilities of 0 and 1 have no finite margin.
+CLOSEST_TO_CERTAIN = 1e-6
+
+
+class Teacher(Protocol):
+    """A model that gives margins: the log-odds that the chosen response of a pair is the better one."""
+
+    def identity(self) -> str:
+        """Return a digest of all that the margins depend on beside the texts. Raises InvalidInput, InvalidBundle."""
+
+    def instruction(self, domain: str) -> str:
+        """Return the instruction under which it reads pairs of a domain."""
+
+    def margins(self, pairs: Sequence[PreferencePair], instructions: Sequence[str]) -> NDArray[np.float64]:
+        """Return the margin of each pair [pairs], where both orders are read their mean. The first call loads it."""
+
+
+def teacher_at(specialist: Specialist) -> "Teacher | GivenTargets":
+    """Return the teacher at a path: a file of targets, the folder of a bundle, or that of a trained model."""
+    path = Path(specialist.path)
+    if path.is_file():
+        return GivenTargets(path)
+    return BundleTeacher(path) if (path / MANIFEST_FILE).is_file() else TrainedTeacher(TrainedModel(specialist))
+
+
+class GivenTarget(PreferencePair):
+    """A pair with what some model gave: the probability that `chosen` is the better response, or its log-odds."""
+
+    probability: float | None = Field(default=None, ge=0, le=1)
+    margin: float | None = Field(default=None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.probability is None) == (self.margin is None):
+            raise ValueError("a target is either a `probability` or a `margin`")
+        return self
+
+    def log_odds(self) -> float:
+        if self.margin is not None:
+            return self.margin
+        p = min(max(self.probability or 0.0, CLOSEST_TO_CERTAIN), 1 - CLOSEST_TO_CERTAIN)
+        return math.log(p / (1 - p))
+
+
+class GivenTargets:
+    """A file of pairs with targets, such as the training pairs with one more column."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def identity(self) -> str:
+        return sha256(self.path)
+
+    @cached_property
+    def _known(self) -> Mapping[bytes, float]:
+        given = read_records(self.path, GivenTarget)
+        return {digest(target.prompt, target.chosen, target.rejected): target.log_odds() for target in given}
+
+    def margins(self, pairs: Sequence[PreferencePair]) -> NDArray[np.float64]:
+        """Return the margin of each pair [pairs]. Raises InvalidInput if the file lacks one."""
+        keys = [digest(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
+        if missing := sum(key not in self._known for key in keys):
+            raise InvalidInput(f"{self.path} has no target for {missing:,} of {len(pairs):,} pairs")
+        return np.array([self._known[key] for key in keys])
+
+
+class BundleTeacher:
+    """A bundle on the engine that suits this machine, with its own temperature."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+
+    def identity(self) -> str:
+        return self.manifest.revision
+
+    def instruction(self, domain: str) -> str:
+        return self.manifest.spec.instruction(domain, or_default=True)
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        # A launcher gives each of the processes of a machine its share of the threads.
+        return Scorer.open(self.folder, threads=torch.get_num_threads())
+
+    def margins(self, pairs: Sequence[PreferencePair], instructions: Sequence[str]) -> NDArray[np.float64]:
+        return scorer_margins(self._scorer, pairs, instructions)
+
+
+class TrainedTeacher:
+    """The output folder of a training, with any head, under its own template. Its temperature is 1: uncalibrated."""
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.model = model
+
+    def identity(self) -> str:
+        return self.model.identity()
+
+    def instruction(self, domain: str) -> str:
+        return self.model.spec.instruction(domain, or_default=True)
+
+    @cached_property
+    def _scorer(self) -> "Scorer | HeadScorer":
+        spec, head = self.model.spec, self.model.head
+        tokenizer, special = load_tokenizer(self.model.tokenizer)
+        encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
+        if head == "cloze":
+            return Scorer(encoder, TorchEngine(self.model.load(), special, encoder.label_ids), spec)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = load_trained_head(self.model.folder).to(device)
+        collator = RowCollator(special.pad, marker_id=special.cls if head == "tokens" else None)
+        return HeadScorer(model, encoder_for(head, encoder, tokenizer), collator, readout(head), device)
+
+    def margins(self, pairs: Sequence[PreferencePair], instructions: Sequence[str]) -> NDArray[np.float64]:
+        if isinstance(self._scorer, Scorer):
+            return scorer_margins(self._scorer, pairs, instructions)
+        return self._scorer.margins(pairs, instructions)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadScorer:
+    """Margins of a model with another head than the cloze, read as in training."""
+
+    model: nn.Module
+    texts: Encodes
+    collator: RowCollator
+    read: Readout
+    device: str
+
+    def margins(self, pairs: Sequence[PreferencePair], instructions: Sequence[str]) -> NDArray[np.float64]:
+        items = [
+            self.texts.encode(pair.comparison(), instruction, swap=True)
+            for pair, instruction in zip(pairs, instructions, strict=True)
+        ]
+        margins = np.empty(len(items))
+        tokens = BATCH_TOKENS_ON_CPU if self.device == "cpu" else BATCH_TOKENS_ON_GPU
+        for places in pack([sum(map(len, item)) for item in items], tokens):
+            batch = {name: tensor.to(self.device) for name, tensor in self.collator([items[i] for i in places]).items()}
+            with torch.inference_mode():
+                logits = self.read(self.model, batch)[1].double()
+            chosen_first, chosen_second = (logits[:, 0] - logits[:, 1]).view(-1, 2).cpu().numpy().T
+            margins[places] = (chosen_first - chosen_second) / 2
+        return margins
+
+
+def scorer_margins(scorer: Scorer, pairs: Sequence[PreferencePair], instructions: Sequence[str]) -> NDArray[np.float64]:
+    preferences = scorer.score([pair.comparison() for pair in pairs], list(instructions))
+    return np.array([preference.margin for preference in preferences])
