@@ -72,10 +72,11 @@ def test_a_benchmark_writes_tables_json_and_pictures(monkeypatch, capsys, tmp_pa
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("reliability.png", "compute.png"))
 
 
+@pytest.mark.parametrize("kind", ["bundle_folder", "response_bundle_folder"])
 @pytest.mark.parametrize("name", ["reward-bench", "reward-bench-2", "rm-bench", "judge-bench"])
-def test_every_benchmark_runs_on_a_model(monkeypatch, capsys, request, bundle_folder, name: str) -> None:
-    data = request.getfixturevalue(name.replace("-", "_"))
-    assert run(monkeypatch, name, "--bundle", bundle_folder, "--data", data) == 0
+def test_every_benchmark_runs_on_a_model(capsys, request, tmp_path, name: str, kind: str) -> None:
+    data, bundle = request.getfixturevalue(name.replace("-", "_")), request.getfixturevalue(kind)
+    assert main([name, "--bundle", str(bundle), "--data", str(data), "--out", str(tmp_path / "out")]) == 0
     results = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert results["benchmark"] == name
     assert 0 <= results["score"]["low"] <= results["score"]["value"] <= results["score"]["high"] <= 1.01

@@ -114,12 +114,47 @@ def test_a_folder_without_a_spec_is_not_a_checkpoint(trained: Trained) -> None:
         open_checkpoint(trained.base)
 
 
-def test_the_adapter_of_a_baseline_is_not_loaded_as_a_cloze(trained: Trained, tmp_path: Path) -> None:
-    """Refuse it by its record: it would load, because its classifier is silently omitted."""
+def test_a_head_that_has_no_weights_is_not_drawn_at_random(trained: Trained, tmp_path: Path) -> None:
+    """Use the adapter of a cloze under the record of another head."""
     folder = shutil.copytree(trained.adapter, tmp_path / "head")
     (folder / RUN_FILE).write_text(json.dumps({"recipe": {"head": "pair-cls"}}))
-    with pytest.raises(InvalidInput, match="trained with head: pair-cls"):
+    with pytest.raises(InvalidInput, match="has the classifier of a model that was trained with head: pair-cls"):
         open_checkpoint(folder)
+
+
+def test_a_head_that_is_not_served_is_refused_by_name(trained: Trained, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained.adapter, tmp_path / "head")
+    (folder / RUN_FILE).write_text(json.dumps({"recipe": {"head": "tokens"}}))
+    with pytest.raises(InvalidInput, match="trained with head: tokens; cloze, pair-cls, pair-mean, pointwise are"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("fixture", ["response_bundle_folder", "pair_cls_bundle_folder"])
+def test_a_trained_head_gives_the_results_of_its_bundle(fixture: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(fixture)
+    bundle, checkpoint = open_bundle(folder), open_checkpoint(folder.parent / "trained", device="cpu")
+    expected, found = answers(bundle), answers(checkpoint)
+    assert checkpoint.reads == bundle.reads
+    assert [j.preference.order_margins for j in found] == [
+        pytest.approx(j.preference.order_margins, abs=1e-3) for j in expected
+    ]
+    assert np.ptp([j.preference.margin for j in found]) > 0.01
+    assert (checkpoint.meter.sequences, checkpoint.meter.tokens) == (bundle.meter.sequences, bundle.meter.tokens)
+
+
+def test_each_response_is_scored_once_by_a_bundle(response_bundle_folder: Path) -> None:
+    """Two pairs of each prompt: under two instructions, so that no response of PAIRS occurs twice."""
+    target = open_bundle(response_bundle_folder)
+    score_pairs(target, [*PAIRS, *PAIRS])
+    cost, encoder, spec = target.cost, Bundle.open(response_bundle_folder).encoder(), target.spec
+    lengths = [
+        len(encoder.encode_one(spec.instruction(p.domain, or_default=True), p.prompt, response))
+        for p in PAIRS
+        for response in (p.chosen, p.rejected)
+    ]
+    assert (cost.pairs, cost.sequences) == (2 * len(PAIRS), 2 * len(PAIRS))
+    assert cost.tokens_per_pair == sum(lengths) / (2 * len(PAIRS))
+    assert cost.text_tokens == pytest.approx(2 * np.mean(lengths))
 
 
 def test_a_meter_resets_its_counts_and_keeps_unknown_costs_unknown() -> None:

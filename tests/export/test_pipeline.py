@@ -251,10 +251,10 @@ def test_a_folder_that_is_not_a_bundle_is_never_replaced(trained: Trained, tmp_p
     assert (tmp_path / "store" / "precious").read_text() == "weights"
 
 
-def test_a_head_is_not_a_cloze_model_and_is_refused(trained: Trained, tmp_path: Path) -> None:
+def test_a_head_without_weights_is_refused(trained: Trained, tmp_path: Path) -> None:
     adapter = shutil.copytree(trained.adapter, tmp_path / "adapter")
     (adapter / "training.json").write_text(json.dumps({"recipe": {"head": "pair-cls"}}))
-    with pytest.raises(InvalidInput, match="trained with head: pair-cls; only cloze models"):
+    with pytest.raises(InvalidInput, match="has the classifier of a model that was trained with head: pair-cls"):
         export_bundle(ExportOptions(model=str(trained.base), adapter=adapter, out=tmp_path / "out"))
 
 

@@ -11,8 +11,8 @@ from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
 from tinyrm.errors import InvalidInput, TiedWeightChanged
-from tinyrm.modernbert.checkpoint import PREFIXES, load_masked_lm
-from tinyrm.modernbert.files import input_errors, listed
+from tinyrm.modernbert.checkpoint import PREFIXES, classifier_of, load_masked_lm, read_config
+from tinyrm.modernbert.files import checkpoint_folder, input_errors, listed
 from tinyrm.modernbert.heads import load_head
 from tinyrm.spec import HeadKind, read_run
 
@@ -29,9 +29,22 @@ def load_with_adapter(
     if head == "cloze":
         loaded = load_masked_lm(model, revision=revision)
     else:
+        refuse_without_head(head, model, adapter, revision)
         is_new = bool(adapter and read_run(adapter).get("recipe", {}).get("new_head"))
         loaded = load_head(head, model, revision=revision, new_head=is_new)
     return (apply_adapter(loaded, adapter) if adapter else loaded).eval()
+
+
+def refuse_without_head(head: HeadKind, model: str, adapter: Path | None, revision: str | None) -> None:
+    """Raise InvalidInput if no file has the weights of a classifier, which would be drawn at random.
+
+    A classifier that training put on a masked LM is saved with the adapter.
+    """
+    with input_errors(f"the adapter in {adapter} cannot be loaded"):
+        saved = PeftConfig.from_pretrained(str(adapter)).modules_to_save if adapter else None
+    if not saved and classifier_of(read_config(model, checkpoint_folder(model, revision))) is None:
+        where = f"neither {model} nor {adapter} has" if adapter else f"{model} has not"
+        raise InvalidInput(f"{where} the classifier of a model that was trained with head: {head}")
 
 
 def apply_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
