@@ -89,18 +89,31 @@ starter-pairs: $(DEV)/installed
 
 bench: $(DEV)/installed  ## compare engines side by side, into docs/performance.md (hours; BENCH=--quick: minutes)
 	-$(MAKE) --keep-going bench-peers
+	$(DEV)/bin/python -m loadtests.bench.cross_encoders $(BENCH)
 	$(DEV)/bin/python -m loadtests.bench $(BENCH)
 
 # The engines that the benchmark compares ours with, each in its own environment. One that does not install is listed in
 # the results with the reason, and stops nothing.
-bench-peers: .venv/bench-peers/installed .venv/bench-optimum/installed .venv/bench-infinity/installed
+bench-peers: $(foreach peer,peers optimum openvino infinity,.venv/bench-$(peer)/installed)
 
-.venv/bench-peers/installed: PEER = torch==2.13.0 'transformers>=5.13,<6' 'sentence-transformers>=5' matplotlib
-.venv/bench-optimum/installed: PEER = torch==2.13.0 'optimum-onnx[onnxruntime]>=0.1'
+# optimum-onnx and infinity need transformers 4, optimum-intel an early 5; sentence-transformers 6 needs 5.
+.venv/bench-peers/installed: PEER = torch==2.13.0 transformers==5.24.0 sentence-transformers==6.2.0 matplotlib
+.venv/bench-optimum/installed: PEER = torch==2.13.0 'optimum-onnx[onnxruntime]==0.1.0' sentence-transformers==5.7.0
+.venv/bench-openvino/installed: PEER = torch==2.13.0 'optimum-intel[openvino]==2.2.0' sentence-transformers==6.2.0
 .venv/bench-infinity/installed: PEER = torch==2.13.0 'infinity_emb[torch,server]==0.0.78' click==8.1.8 typer==0.12.5
 
+.venv/bench-peers/installed: ALIVE = import sentence_transformers, matplotlib
+.venv/bench-optimum/installed: ALIVE = import sentence_transformers, optimum.onnxruntime
+.venv/bench-openvino/installed: ALIVE = import sentence_transformers, optimum.intel.openvino
+.venv/bench-infinity/installed: ALIVE = import infinity_emb.infinity_server
+
+# torchvision comes with optimum-intel, needs a torch of the same build, and has no part in reading texts.
 .venv/bench-%/installed:
 	$(call install_into,$(@D),$(PEER),an engine to compare with)
+	@$(@D)/bin/pip uninstall --disable-pip-version-check --quiet --yes torchvision
+	@$(@D)/bin/python -c "$(ALIVE)"
+
+.DELETE_ON_ERROR:
 
 load: $(LOAD)/installed  ## measure overload and MLPerf LoadGen, into docs/reliability.md (LOADTEST=--quick: seconds)
 	$(LOAD)/bin/python -m loadtests.load $(LOADTEST)

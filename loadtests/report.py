@@ -75,11 +75,16 @@ def with_section(document: str, name: str, heading: str, text: str) -> str:
     return f"{document.rstrip()}\n\n{heading}\n\n{block}\n"
 
 
+def write_record(results: Mapping[str, Any], record: Path) -> None:
+    """Write the numbers alone."""
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
 def write(results: Mapping[str, Any], name: str, heading: str, section: str, document: Path) -> Path:
     """Write the section into `document` and the numbers behind it to results/NAME.json beside it. Return the latter."""
     record = document.parent / "results" / f"{name}.json"
-    record.parent.mkdir(exist_ok=True)
-    record.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_record(results, record)
     text = document.read_text(encoding="utf-8")
     document.write_text(with_section(text, name, heading, section), encoding="utf-8")
     return record

@@ -1,6 +1,5 @@
 """python -m loadtests.bench: every engine at every length, side by side, and the limit of this machine."""
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -10,12 +9,13 @@ from typing import Any, Literal, get_args
 
 from loadtests import machine, report
 from loadtests.bench import tables
-from loadtests.bench.contenders import CONTENDERS, DEV, PEERS, Contender, environment
+from loadtests.bench.contenders import CONTENDERS, DEV, PEERS, Contender, environment, missing
 from loadtests.bench.harness import Entry, Limits, measure, parity_failures
 from loadtests.bench.prepare import Prepared, prepare, read_special
 from loadtests.bench.process import Worker, WorkerFailed
 from loadtests.bench.shapes import GEOMETRIES, TOKENS, Special, products, shapes
 from tinyrm.command_line import parse
+from tinyrm.engines import ENGINES
 from tinyrm.flops import exact_flops
 
 ROOT = Path("runs/bench")
@@ -32,8 +32,6 @@ ContenderName = Literal[
     "transformers-fp32",
     "transformers-bf16",
     "optimum-ort-fp32",
-    "infinity",
-    "cross-encoder",
 ]
 
 
@@ -99,7 +97,8 @@ def measure_geometry(name: str, options: Options, *, native_bf16: bool) -> tuple
     rates, errors = product_rates(wanted, ["fp32", "int8", *(["bf16"] if native_bf16 else [])], options.threads, logs)
     entries = [entry(one, prepared, special, options.threads, logs, native_bf16=native_bf16) for one in chosen]
     chosen_shapes = shapes(tokens, mixed=not options.quick)
-    measure(entries, chosen_shapes, special, Limits(budget_s=budget_s, cap_s=options.cap_s), print_line)
+    requests = {shape.label: shape.request(special) for shape in chosen_shapes}
+    measure(entries, requests, Limits(budget_s=budget_s, cap_s=options.cap_s), print_line)
     measured: dict[str, Any] = {
         "shapes": [
             {
@@ -113,17 +112,7 @@ def measure_geometry(name: str, options: Options, *, native_bf16: bool) -> tuple
         "limits": tables.best_rates(rates),
         "products": rates,
         "product_errors": errors,
-        "contenders": [
-            {
-                "name": entry.contender.name,
-                "title": entry.contender.title,
-                "precision": entry.contender.precision,
-                "detail": entry.detail,
-                "reason": entry.reason,
-                "cells": entry.cells,
-            }
-            for entry in entries
-        ],
+        "contenders": [entry.record() for entry in entries],
     }
     tables.add_mfu(measured)
     return measured, entries
@@ -133,10 +122,10 @@ def entry(
     contender: Contender, prepared: Prepared, special: Special, threads: int, logs: Path, *, native_bf16: bool
 ) -> Entry:
     """Return a contender with its command, and the reason if it cannot start."""
-    command = contender.command(prepared.paths[contender.artifact], special, threads)
-    reason = prepared.reasons.get(contender.artifact, "")
-    if not contender.python.exists():
-        reason = f"{contender.python.parent.parent} is not installed (`make bench-peers` makes it)"
+    command = contender.command(prepared.paths[contender.artifact], threads)
+    if contender.runner not in ENGINES:
+        command += ["--mask", str(special.mask), "--labels", *map(str, special.labels)]
+    reason = missing(contender, prepared.reasons)
     if contender.precision == "bf16" and not native_bf16:
         reason = NO_BF16
     return Entry(contender, command, logs / f"{contender.name}.log", reason, environment(threads))
@@ -166,7 +155,7 @@ def write(results: dict[str, Any], options: Options) -> None:
     print(section, flush=True)
     if options.no_write:
         record, plot = ROOT / "bench.json", ROOT / "bench.png"
-        record.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        report.write_record(results, record)
     else:
         record = report.write(results, "bench", tables.HEADING, section, options.document)
         plot = options.document.parent / "images" / "bench.png"

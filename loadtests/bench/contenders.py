@@ -1,12 +1,14 @@
 """The engines that are compared, and the command that starts each."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.bench.shapes import Special
+from tinyrm.engines import ENGINES
 
 DEV, PEERS = Path(".venv/dev/bin/python"), Path(".venv/bench-peers/bin/python")
 OPTIMUM, INFINITY = Path(".venv/bench-optimum/bin/python"), Path(".venv/bench-infinity/bin/python")
+OPTIMUM_INTEL = Path(".venv/bench-openvino/bin/python")
 OURS = "ours-ort-fp32"
 REFERENCE = "transformers-fp32"
 
@@ -18,6 +20,7 @@ class Contender:
     python: of the environment that has it.
     artifact: the folder that it reads, by its name in prepare.py.
     runner: an engine of tinyrm.engines for a bundle, otherwise a module of loadtests.bench.workers.
+    options: of that module.
     """
 
     name: str
@@ -26,13 +29,13 @@ class Contender:
     python: Path
     artifact: str
     runner: str
+    options: tuple[str, ...] = ()
 
-    def command(self, artifact: Path, special: Special, threads: int) -> list[str]:
-        if self.artifact.startswith("bundle"):
+    def command(self, artifact: Path, threads: int) -> list[str]:
+        if self.runner in ENGINES:
             words = ["tinyrm.engines", str(artifact), "--engine", self.runner]
         else:
-            words = [f"loadtests.bench.workers.{self.runner}", "--model", str(artifact)]
-            words += ["--mask", str(special.mask), "--labels", *map(str, special.labels)]
+            words = [f"loadtests.bench.workers.{self.runner}", "--model", str(artifact), *self.options]
         return [str(self.python), "-m", *words, "--precision", self.precision, "--threads", str(threads)]
 
 
@@ -46,12 +49,15 @@ _ALL = (
     Contender(REFERENCE, "transformers, full head, fp32", "fp32", PEERS, "model", MLM),
     Contender("transformers-bf16", "transformers, full head, bf16", "bf16", PEERS, "model", MLM),
     Contender("optimum-ort-fp32", "optimum-onnx export, ONNX Runtime, fp32", "fp32", OPTIMUM, "stock", "optimum_ort"),
-    Contender("infinity", "infinity_emb over HTTP, classifier, fp32", "fp32", INFINITY, "classifier", "infinity_http"),
-    Contender(
-        "cross-encoder", "sentence-transformers CrossEncoder, fp32", "fp32", PEERS, "classifier", "cross_encoder"
-    ),
 )
 CONTENDERS = {contender.name: contender for contender in _ALL}
+
+
+def missing(contender: Contender, reasons: Mapping[str, str]) -> str:
+    """Return why a contender cannot start, or an empty string. reasons: why artifacts could not be made."""
+    if not contender.python.exists():
+        return f"{contender.python.parent.parent} is not installed (`make bench-peers` makes it)"
+    return reasons.get(contender.artifact, "")
 
 
 def environment(threads: int) -> dict[str, str]:

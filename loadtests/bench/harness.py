@@ -1,7 +1,7 @@
-"""Start contenders, run each shape in turns, and record the results. A failure is a result too."""
+"""Start contenders, run each request in turns, and record the results. A failure is a result too."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,19 @@ import numpy as np
 
 from loadtests.bench.contenders import REFERENCE, Contender
 from loadtests.bench.process import Worker, WorkerFailed
-from loadtests.bench.shapes import Shape, Special
 
 TOLERANCE = 1e-4
 READY_TIMEOUT_S = 300
 MIN_SAMPLES, MAX_SAMPLES = 3, 60
 
 Logits = Sequence[Sequence[float]]
+Request = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """budget_s: for each contender and shape.
-    cap_s: a contender that needs longer for one call is not given longer shapes.
+    """budget_s: for each contender and request.
+    cap_s: a contender that needs longer for one call is not given longer requests.
     """
 
     budget_s: float = 6
@@ -37,7 +37,7 @@ class Entry:
     """One contender and its results.
 
     reason: why it was not measured, or not to the end.
-    cells: by shape label.
+    cells: by the label of the request.
     """
 
     contender: Contender
@@ -56,22 +56,26 @@ class Entry:
         except WorkerFailed as failure:
             self.drop(str(failure))
 
+    def record(self) -> dict[str, Any]:
+        contender = {name: getattr(self.contender, name) for name in ("name", "title", "precision")}
+        return {**contender, "detail": self.detail, "reason": self.reason, "cells": self.cells}
+
     def drop(self, reason: str) -> None:
         self.reason = reason
         if self.worker is not None:
             self.worker.close(timeout_s=1)
         self.worker = None
 
-    def fail(self, shape: Shape, failure: Exception) -> None:
-        """Record an error at one shape; a process that died gets no further turns."""
-        self.cells[shape.label] = {"note": f"failed: {failure}"}
+    def fail(self, label: str, failure: Exception) -> None:
+        """Record an error at one request; a process that died gets no further turns."""
+        self.cells[label] = {"note": f"failed: {failure}"}
         if self.worker is not None and not self.worker.alive:
-            self.drop(f"{failure} (at {shape.label} tokens)")
+            self.drop(f"{failure} (at {label} tokens)")
 
 
 @dataclass(slots=True)
 class _Turn:
-    """One contender at one shape. logits: those of the first call."""
+    """One contender and one request. logits: those of the first call."""
 
     entry: Entry
     logits: Logits | None
@@ -81,22 +85,30 @@ class _Turn:
 
 
 def measure(
-    entries: Sequence[Entry], shapes: Sequence[Shape], special: Special, limits: Limits, log: Callable[[str], None]
+    entries: Sequence[Entry],
+    requests: Mapping[str, Request],
+    limits: Limits,
+    log: Callable[[str], None],
+    reference: str = REFERENCE,
 ) -> None:
-    """Measure all contenders at all shapes. They start one after the other, so that their memory peaks do not meet."""
+    """Measure all contenders at all requests. They start one after the other, so that their memory peaks do not meet.
+
+    requests: by label, short ones first.
+    reference: the contender that the logits of all are compared with.
+    """
     try:
         for entry in entries:
             if not entry.reason:
                 entry.start()
             log(f"  {entry.contender.name}: {entry.reason or 'ready, ' + entry.detail}")
-        for shape in shapes:
-            _measure_shape(entries, shape, special, limits)
+        for label, request in requests.items():
+            _measure_request(entries, label, request, limits, reference)
             medians = (
-                f"{e.contender.name} {e.cells[shape.label]['median_s'] * 1e3:.1f}"
+                f"{e.contender.name} {e.cells[label]['median_s'] * 1e3:.1f}"
                 for e in entries
-                if "median_s" in e.cells.get(shape.label, {})
+                if "median_s" in e.cells.get(label, {})
             )
-            log(f"  {shape.label} tokens, ms: {', '.join(medians)}")
+            log(f"  {label} tokens, ms: {', '.join(medians)}")
     finally:
         for entry in entries:
             if entry.worker is not None:
@@ -113,47 +125,55 @@ def parity_failures(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _measure_shape(entries: Sequence[Entry], shape: Shape, special: Special, limits: Limits) -> None:
-    request = shape.request(special)
-    turns = [turn for entry in entries if (turn := _first_call(entry, shape, request, limits)) is not None]
+def discard_wrong(entries: Sequence[Entry], tolerance: float) -> None:
+    """Replace the time of every cell whose logits are further than `tolerance` from the reference by a note."""
+    for entry in entries:
+        for label, cell in entry.cells.items():
+            found = cell.get("difference")
+            if found is not None and not found <= tolerance:
+                entry.cells[label] = {"note": f"wrong: {found:.1e} from the reference", "difference": found}
+
+
+def _measure_request(entries: Sequence[Entry], label: str, request: Request, limits: Limits, reference: str) -> None:
+    turns = [turn for entry in entries if (turn := _first_call(entry, label, request, limits)) is not None]
     for round_number in range(limits.rounds):
         for turn in turns:
             if round_number < len(turn.repeats) and turn.entry.worker is not None:
                 time.sleep(limits.rest_s)
                 try:
-                    call = request | {"warmup": turn.warmup, "repeat": turn.repeats[round_number]}
+                    call = {**request, "warmup": turn.warmup, "repeat": turn.repeats[round_number]}
                     turn.seconds += turn.entry.worker.send(call, limits.response_timeout_s)["seconds"]
                 except (WorkerFailed, KeyError) as failure:
                     turn.seconds.clear()
-                    turn.entry.fail(shape, failure)
-    reference = next((turn.logits for turn in turns if turn.entry.contender.name == REFERENCE), None)
+                    turn.entry.fail(label, failure)
+    expected = next((turn.logits for turn in turns if turn.entry.contender.name == reference), None)
     for turn in turns:
         if turn.seconds:
             p10_s, median_s, p90_s = map(float, np.percentile(turn.seconds, [10, 50, 90]))
-            turn.entry.cells[shape.label] = {
+            turn.entry.cells[label] = {
                 "median_s": median_s,
                 "p10_s": p10_s,
                 "p90_s": p90_s,
                 "samples": len(turn.seconds),
                 "seconds": turn.seconds,
                 "logits": turn.logits,
-                "difference": None if turn.logits is None or reference is None else difference(turn.logits, reference),
+                "difference": None if turn.logits is None or expected is None else difference(turn.logits, expected),
             }
 
 
-def _first_call(entry: Entry, shape: Shape, request: dict[str, Any], limits: Limits) -> _Turn | None:
+def _first_call(entry: Entry, label: str, request: Request, limits: Limits) -> _Turn | None:
     """Warm up, plan the turns by the time of one call, and keep the logits to compare."""
     if entry.worker is None:
         return None
-    slow = next((label for label, cell in entry.cells.items() if cell.get("median_s", 0) > limits.cap_s), None)
+    slow = next((shorter for shorter, cell in entry.cells.items() if cell.get("median_s", 0) > limits.cap_s), None)
     if slow is not None:
-        entry.cells[shape.label] = {"note": f"skipped: above {limits.cap_s:g} s at {slow}"}
+        entry.cells[label] = {"note": f"skipped: above {limits.cap_s:g} s at {slow}"}
         return None
     try:
-        reply = entry.worker.send(request | {"warmup": 1, "repeat": 1}, limits.response_timeout_s)
+        reply = entry.worker.send({**request, "warmup": 1, "repeat": 1}, limits.response_timeout_s)
         (seconds,) = reply["seconds"]
     except (WorkerFailed, KeyError, ValueError) as failure:
-        entry.fail(shape, failure)
+        entry.fail(label, failure)
         return None
     # A warm-up before each turn undoes what the others did to the caches; a long call does not need it.
     warmup = 1 if seconds < limits.budget_s / 50 else 0

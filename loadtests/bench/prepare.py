@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from loadtests.bench.contenders import DEV, OPTIMUM
 from loadtests.bench.shapes import GEOMETRIES, Special
 from loadtests.payloads import WORDS
 from loadtests.service_process import STARTER
+from tinyrm.flops import Geometry
 
 CALIBRATION_PAIRS = 16
 TIMEOUT_S = 3600
+MODEL_SOURCE = "loadtests/bench/make_models.py"
 
 
 @dataclass(slots=True)
@@ -47,34 +49,40 @@ def read_special(bundle: Path = STARTER) -> Special:
 
 
 def prepare(name: str, root: Path, *, wanted: set[str], max_tokens: int, log: Callable[[str], None]) -> Prepared:
-    """Make the `wanted` artifacts (model, classifier, bundle, bundle-int8, ...) and what they need."""
+    """Make the `wanted` artifacts (model, bundle, bundle-int8, ...) and what they need."""
     calibration = root / "calibration.jsonl"
     write_calibration(calibration)
+    return make_all(steps(name, root, max_tokens, calibration), root, wanted, log)
+
+
+def make_all(steps: Sequence[Step], root: Path, wanted: set[str], log: Callable[[str], None]) -> Prepared:
+    """Make the `wanted` artifacts and the model that they are made from."""
     prepared = Prepared()
-    for step in steps(name, root, max_tokens, calibration):
+    for step in steps:
         prepared.paths[step.artifact] = step.out
         if step.artifact in wanted | {"model"}:
             reason = prepared.reasons.get("model") or make(step, root / "logs", log)
             if reason:
                 prepared.reasons[step.artifact] = reason
-    prepared.paths["classifier"] = root / "classifiers" / name
-    if "model" in prepared.reasons:
-        prepared.reasons["classifier"] = prepared.reasons["model"]
     return prepared
 
 
+def make_model(kind: str, geometry: Geometry, out: Path) -> Step:
+    """Return the step that writes random weights. kind: of make_models."""
+    command = [str(DEV), "-m", "loadtests.bench.make_models", "--kind", kind]
+    command += ["--geometry", geometry.model_dump_json(), "--bundle", str(STARTER), "--out", str(out)]
+    return Step("model", out, command, (MODEL_SOURCE,))
+
+
 def steps(name: str, root: Path, max_tokens: int, calibration: Path) -> list[Step]:
-    model, classifier = root / "models" / name, root / "classifiers" / name
-    weights = [str(DEV), "-m", "loadtests.bench.make_models", "--geometry", GEOMETRIES[name].model_dump_json()]
-    weights += ["--bundle", str(STARTER), "--masked-lm", str(model), "--classifier", str(classifier)]
+    model = root / "models" / name
     export = [str(DEV), "-m", "export", "--model", str(model), "--max-tokens", str(max_tokens)]
     # The weights are random: the verdicts that a lower precision flips mean nothing, only its speed is wanted.
     lower = ["--calibration", str(calibration), "--max-flips", "1", "--precision"]
     variants = {"": [], "-plain": ["--graph", "plain"], "-int8": [*lower, "int8"], "-bf16": [*lower, "bf16"]}
-    sources = ("loadtests/bench/make_models.py",)
     # A bundle for each variant: one that its gate refuses takes no other with it.
     bundles = [
-        Step(f"bundle{suffix}", out, [*export, *options, "--out", str(out)], (*sources, "export", "tinyrm"))
+        Step(f"bundle{suffix}", out, [*export, *options, "--out", str(out)], (MODEL_SOURCE, "export", "tinyrm"))
         for suffix, options in variants.items()
         for out in [root / "bundles" / f"{name}{suffix}"]
     ]
@@ -82,9 +90,9 @@ def steps(name: str, root: Path, max_tokens: int, calibration: Path) -> list[Ste
     worker = "loadtests.bench.workers.optimum_ort"
     stock_export = [str(OPTIMUM), "-m", worker, "--model", str(model), "--export-to", str(stock)]
     return [
-        Step("model", model, weights, sources),
+        make_model("masked-lm", GEOMETRIES[name], model),
         *bundles,
-        Step("stock", stock, stock_export, (*sources, "loadtests/bench/workers/optimum_ort.py")),
+        Step("stock", stock, stock_export, (MODEL_SOURCE, "loadtests/bench/workers/optimum_ort.py")),
     ]
 
 

@@ -25,15 +25,16 @@ def section(results: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def table(geometry: Mapping[str, Any]) -> str:
+def table(geometry: Mapping[str, Any], baseline: str = OURS) -> str:
+    """Return a row for each contender that was measured, and for each limit. baseline: what ratios are relative to."""
     labels = [shape["label"] for shape in geometry["shapes"]]
-    ours: Mapping[str, Any] = next((c["cells"] for c in geometry["contenders"] if c["name"] == OURS), {})
+    ours: Mapping[str, Any] = next((c["cells"] for c in geometry["contenders"] if c["name"] == baseline), {})
     rows = [
         [contender["title"], *(cell_text(contender["cells"].get(label), ours.get(label)) for label in labels)]
         for contender in geometry["contenders"]
         if any("median_s" in cell for cell in contender["cells"].values())
     ]
-    for limit in geometry["limits"]:
+    for limit in geometry.get("limits", []):
         title = f"the limit, {limit['precision']} ({limit['flops_per_s'] / 1e9:.0f} GFLOP/s, {limit['runtime']})"
         rows.append(
             [title, *(f"{shape['useful_flops'] / limit['flops_per_s'] * 1e3:.2f}" for shape in geometry["shapes"])]
@@ -50,8 +51,8 @@ def cell_text(cell: Mapping[str, Any] | None, ours: Mapping[str, Any] | None) ->
     return f"{milliseconds(cell['median_s'])} ± {milliseconds(spread)}{ratio}"
 
 
-def notes(geometry: Mapping[str, Any]) -> str:
-    """Return which contenders are missing and why, and how far their logits are from the full head's."""
+def notes(geometry: Mapping[str, Any], reference: str = "transformers' full head") -> str:
+    """Return which contenders are missing and why, and how far their logits are from those of `reference`."""
     lines = []
     for contender in geometry["contenders"]:
         title, cells = contender["title"], contender["cells"]
@@ -63,7 +64,7 @@ def notes(geometry: Mapping[str, Any]) -> str:
             lines.append(f"* {title}: logits not compared at {', '.join(unchecked)}, no reference there")
         found = [cell["difference"] for cell in cells.values() if cell.get("difference") is not None]
         if found:
-            lines.append(f"* {title}: logits at most {max(found):.1e} from transformers' full head")
+            lines.append(f"* {title}: logits at most {max(found):.1e} from {reference}")
     return "\n".join(lines)
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import psutil
 
 from loadtests.bench.contenders import INFINITY
-from loadtests.bench.workers.infinity_http import Server
+from loadtests.bench.workers.infinity_http import start
+from loadtests.bench.workers.serving import Server
 from loadtests.chaos.case import CLIENT_TIMEOUT_S, Context, Outcome, Skipped
 from loadtests.chaos.clients import SHARE_OF_CAPACITY, leave_in_masses
 from loadtests.chaos.overload import TIMES_CAPACITY
 from loadtests.traffic import background, open_loop, peak_rate
 from loadtests.wire import Client, request
 
-CLASSIFIER = Path("runs/bench/classifiers/starter")
+CROSS_ENCODER = Path("runs/bench/cross-encoders/starter")
 PEAK_S = 3
 
 
@@ -52,12 +53,15 @@ async def infinity(context: Context) -> AsyncIterator[tuple[Server, Client, list
     """Run its server. Its input is the text of a whole comparison, so that it reads as much as ours."""
     if not context.extent.with_peers:
         raise Skipped("other servers are left out")
-    for needed in (INFINITY, CLASSIFIER):
+    for needed in (INFINITY, CROSS_ENCODER):
         if not await asyncio.to_thread(needed.exists):
             raise Skipped(f"{needed} does not exist (`make bench` makes it)")
-    texts = ["\n".join(map(str, comparison.values())) for comparison in context.payloads.comparisons]
-    requests = [request("/classify", json.dumps({"model": "bench", "input": [text]}).encode()) for text in texts]
-    server = Server(CLASSIFIER, INFINITY)
+    requests = []
+    for comparison in context.payloads.comparisons:
+        prompt, *responses = map(str, comparison.values())
+        body = {"model": "bench", "query": prompt, "documents": ["\n".join(responses)]}
+        requests.append(request("/rerank", json.dumps(body).encode()))
+    server = start(CROSS_ENCODER, INFINITY)
     try:
         await asyncio.to_thread(server.wait)
         yield server, Client(server.port, timeout_s=CLIENT_TIMEOUT_S), requests, Outcome()

@@ -12,7 +12,7 @@ from loadtests import machine
 from loadtests.bench import __main__ as bench
 from loadtests.bench import tables
 from loadtests.bench.contenders import CONTENDERS, Contender
-from loadtests.bench.harness import Entry, Limits, difference, measure, parity_failures, plan
+from loadtests.bench.harness import Entry, Limits, difference, discard_wrong, measure, parity_failures, plan
 from loadtests.bench.prepare import Prepared
 from loadtests.bench.process import Worker, WorkerFailed
 from loadtests.bench.shapes import GEOMETRIES, MIXED, Special, shapes
@@ -29,9 +29,13 @@ def stand_in(folder: Path, behaviour: str, name: str = "", reason: str = "", pre
     return Entry(contender, command, folder / f"{contender.name}.log", reason)
 
 
+def requests(tokens: tuple[int, ...], *, mixed: bool = False) -> dict[str, dict]:
+    return {shape.label: shape.request(SPECIAL) for shape in shapes(tokens, mixed=mixed)}
+
+
 def run(folder: Path, *behaviours: str, limits: Limits = LIMITS) -> dict[str, Entry]:
     entries = [stand_in(folder, "works", "transformers-fp32"), *(stand_in(folder, one) for one in behaviours)]
-    measure(entries, shapes((64, 128), mixed=False), SPECIAL, limits, lambda _: None)
+    measure(entries, requests((64, 128)), limits, lambda _: None)
     return {entry.contender.name: entry for entry in entries}
 
 
@@ -68,7 +72,7 @@ def test_a_command_that_does_not_exist_is_a_reason(tmp_path: Path) -> None:
 
 def test_a_contender_that_was_not_prepared_is_not_started(tmp_path: Path) -> None:
     entry = stand_in(tmp_path, "works", reason="no bf16")
-    measure([entry], [], SPECIAL, LIMITS, lambda _: None)
+    measure([entry], {}, LIMITS, lambda _: None)
     assert (entry.reason, entry.worker) == ("no bf16", None)
 
 
@@ -103,9 +107,16 @@ def test_parity_is_required_of_fp32_only(tmp_path: Path) -> None:
         stand_in(tmp_path, "differs", "exact"),
         stand_in(tmp_path, "differs", "rough", precision="int8"),
     ]
-    measure(chosen, shapes((64,), mixed=True), SPECIAL, LIMITS, lambda _: None)
+    measure(chosen, requests((64,), mixed=True), LIMITS, lambda _: None)
     assert chosen[2].cells["64"]["difference"] == 0.25
     assert parity_failures(chosen) == ["exact at 64: 2.5e-01", "exact at 8 mixed: 2.5e-01"]
+
+
+def test_the_time_of_a_wrong_answer_is_not_kept(tmp_path: Path) -> None:
+    entries = run(tmp_path, "differs", "works")
+    discard_wrong(list(entries.values()), 1e-3)
+    assert entries["differs"].cells["64"] == {"note": "wrong: 2.5e-01 from the reference", "difference": 0.25}
+    assert entries["works"].cells["64"]["median_s"] == 0.01
 
 
 @pytest.mark.parametrize(("behaviour", "code"), [("works", 0), ("differs", 1)])

@@ -4,7 +4,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from loadtests.bench.workers.protocol import Call, Prepare, arguments, mask_positions, serve
+from loadtests.bench.workers.protocol import Call, Prepare, Request, arguments, mask_positions, serve
 
 
 def export(model: Path, out: Path) -> None:
@@ -22,8 +22,9 @@ def load() -> tuple[Prepare, str]:
     settings.intra_op_num_threads = options.threads
     session = ort.InferenceSession(options.model / "model.onnx", settings, providers=["CPUExecutionProvider"])
 
-    def prepare(ids: list[list[int]], mask: list[list[int]]) -> Call:
-        inputs = {"input_ids": np.array(ids, np.int64), "attention_mask": np.array(mask, np.int64)}
+    def prepare(request: Request) -> Call:
+        ids = request["input_ids"]
+        inputs = {name: np.array(request[name], np.int64) for name in ("input_ids", "attention_mask")}
         rows, positions = np.arange(len(ids)), np.array(mask_positions(ids, options.mask))
 
         def call() -> list[list[float]]:

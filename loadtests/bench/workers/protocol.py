@@ -2,23 +2,23 @@
 
 First line out: {"ready": true, "name": ..., "detail": ...} or {"ready": false, "reason": ...}. Then, for each line
 {"input_ids": [[...]], "attention_mask": [[...]], "warmup": n, "repeat": n}, one line
-{"seconds": [...], "logits": [[z0, z1], ...] or null} or {"error": ...}.
+{"seconds": [...], "logits": [[...], ...] or null} or {"error": ...}. Contenders that read texts get "prompt": ... and
+"responses": [...] in place of ids and mask.
 """
 
 import argparse
 import json
 import os
-import random
-import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-# The timed part: returns the label logits, or None if the contender has none.
+Request = dict[str, Any]
+# The timed part: returns the logits of each sequence, or None if the contender has none.
 Call = Callable[[], list[list[float]] | None]
-Prepare = Callable[[list[list[int]], list[list[int]]], Call]
+Prepare = Callable[[Request], Call]
 
 
 def serve(name: str, load: Callable[[], tuple[Prepare, str]]) -> int:
@@ -38,9 +38,9 @@ def serve(name: str, load: Callable[[], tuple[Prepare, str]]) -> int:
     return 0
 
 
-def run(prepare: Prepare, request: dict[str, Any]) -> dict[str, Any]:
+def run(prepare: Prepare, request: Request) -> dict[str, Any]:
     """Run one request. Preparing the inputs is not timed: every contender needs another form."""
-    call = prepare(request["input_ids"], request["attention_mask"])
+    call = prepare(request)
     logits = None
     for _ in range(request["warmup"]):
         logits = call()
@@ -75,47 +75,15 @@ def arguments(doc: str | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--mask", type=int, default=4)
     parser.add_argument("--labels", type=int, nargs=2, default=(0, 1))
-    parser.add_argument("--export-to", type=Path, help="optimum_ort alone: write the stock export there, and exit")
+    parser.add_argument("--backend", default="torch", help="of cross_encoder: torch, onnx or openvino")
+    parser.add_argument("--engine", default="auto", help="of ours and ours_http: an engine of tinyrm.engines")
+    parser.add_argument("--call", default="score", help="of ours and ours_http: what is timed")
+    parser.add_argument(
+        "--export-to", type=Path, help="of optimum_ort and cross_encoder: write their export there, and exit"
+    )
     return parser.parse_args()
 
 
 def mask_positions(ids: list[list[int]], mask: int) -> list[int]:
     """Return the position of [MASK] in each row."""
     return [row.index(mask) for row in ids]
-
-
-class Texts:
-    """Make texts of an exact number of tokens, for contenders that accept text and not ids.
-
-    tokenizer: of transformers. The words are those that it encodes as one token each.
-    """
-
-    # The byte-level alphabet's sign for a space, then a word.
-    WORD = re.compile("\u0120[a-z]{3,}")
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._words = sorted(token[1:] for token in tokenizer.get_vocab() if self.WORD.fullmatch(token))
-        self._random = random.Random(17)
-
-    def single(self, tokens: int) -> str:
-        """Return a text of exactly `tokens` tokens, special ones included."""
-        text = "".join(self._draw(tokens, pair=False))
-        self._check(tokens, text)
-        return text
-
-    def pair(self, tokens: int) -> tuple[str, str]:
-        """Return two texts that together make exactly `tokens` tokens."""
-        words = self._draw(tokens, pair=True)
-        pair = "".join(words[: len(words) // 2]), "".join(words[len(words) // 2 :])
-        self._check(tokens, *pair)
-        return pair
-
-    def _draw(self, tokens: int, *, pair: bool) -> list[str]:
-        count = tokens - self._tokenizer.num_special_tokens_to_add(pair=pair)
-        return [" " + word for word in self._random.choices(self._words, k=count)]
-
-    def _check(self, tokens: int, *texts: str) -> None:
-        found = len(self._tokenizer(*texts)["input_ids"])
-        if found != tokens:
-            raise ValueError(f"the tokenizer made {found} tokens of a text for {tokens}")

@@ -2,7 +2,7 @@
 
 import sys
 
-from loadtests.bench.workers.protocol import Call, Prepare, arguments, mask_positions, serve
+from loadtests.bench.workers.protocol import Call, Prepare, Request, arguments, mask_positions, serve
 
 
 def load() -> tuple[Prepare, str]:
@@ -17,8 +17,9 @@ def load() -> tuple[Prepare, str]:
     ).eval()
     labels = torch.tensor(options.labels)
 
-    def prepare(ids: list[list[int]], mask: list[list[int]]) -> Call:
-        inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+    def prepare(request: Request) -> Call:
+        ids = request["input_ids"]
+        inputs = {name: torch.tensor(request[name]) for name in ("input_ids", "attention_mask")}
         rows, positions = torch.arange(len(ids)), torch.tensor(mask_positions(ids, options.mask))
 
         def call() -> list[list[float]]:

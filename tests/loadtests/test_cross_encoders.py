@@ -1,0 +1,121 @@
+"""Requests have the tokens they claim, tables the promised ratios, and a wrong score of ours is an error."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+from loadtests.bench import cross_encoders, score_tables
+from loadtests.bench.texts import LONGEST, MIXED, MIXED_ROWS, SHORTEST, Texts, mixed_lengths
+
+GEOMETRY_LABELS = ("64", MIXED)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    words = ["[UNK]", "[CLS]", "[SEP]", "river", "stone", "walk", "##ing", "at"]
+    tokenizer = Tokenizer(WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return tokenizer
+
+
+def test_a_response_makes_exactly_its_tokens_with_the_prompt(tokenizer: Tokenizer) -> None:
+    request = Texts(tokenizer).request("a label", [64, 100])
+    assert [len(tokenizer.encode(request["prompt"], text)) for text in request["responses"]] == [64, 100]
+    assert request == Texts(tokenizer).request("a label", [64, 100])
+
+
+def test_a_tokenizer_that_counts_otherwise_is_refused(tokenizer: Tokenizer) -> None:
+    splitting = Tokenizer.from_str(tokenizer.to_str())
+    texts = Texts(splitting)
+    splitting.enable_truncation(50)
+    with pytest.raises(ValueError, match=r"made \[50\] tokens"):
+        texts.request("a label", [64])
+
+
+def test_mixed_lengths_are_spread_and_in_no_order() -> None:
+    lengths = mixed_lengths()
+    assert (len(lengths), min(lengths), max(lengths)) == (MIXED_ROWS, SHORTEST, LONGEST)
+    assert lengths != sorted(lengths)
+    assert sum(length < 256 for length in lengths) == MIXED_ROWS // 2
+
+
+def results(times: dict[str, dict[str, float]], **notes: str) -> dict[str, Any]:
+    """Return results of one cross-encoder. times: seconds by contender and label. notes: by contender, at 64."""
+    contenders = []
+    for name, contender in cross_encoders.CONTENDERS.items():
+        cells: dict[str, dict[str, Any]] = {
+            label: {"median_s": t, "p10_s": t, "p90_s": t} for label, t in times.get(name, {}).items()
+        }
+        if name in notes:
+            cells["64"] = {"note": notes[name]}
+        contenders.append({"name": name, "title": contender.title, "reason": "", "cells": cells})
+    shapes = [{"label": label} for label in GEOMETRY_LABELS]
+    machine = {"cpu": "a CPU", "family": 6, "model": 1, "cores": 2}
+    return {"machine": machine, "threads": 2, "geometries": {"minilm": {"shapes": shapes, "contenders": contenders}}}
+
+
+def test_the_faster_of_our_engines_stands_against_the_fastest_other() -> None:
+    found = results(
+        {
+            "ours-ort": {"64": 0.010, MIXED: 1.0},
+            "ours-openvino": {"64": 0.008, MIXED: 1.2},
+            "sentence-torch": {"64": 0.020, MIXED: 2.0},
+            "sentence-onnx": {"64": 0.012, MIXED: 1.4},
+            "ours-http": {"64": 0.012},
+            "infinity": {"64": 0.018},
+        }
+    )
+    targets = {target["what"]: target for target in score_tables.targets(found["geometries"]["minilm"])}
+    library = targets["64 tokens, the fastest other library over ours"]
+    assert (library["value"], library["met"]) == (pytest.approx(1.5), True)
+    mixed = targets[f"{MIXED} tokens, the fastest other library over ours"]
+    assert (mixed["value"], mixed["limit"], mixed["met"]) == (pytest.approx(1.4), 1.5, False)
+    assert targets["64 tokens, the fastest other server over ours"]["value"] == pytest.approx(1.5)
+    assert targets[f"{MIXED} tokens, the fastest other server over ours"]["met"] is False  # not measured
+    text = score_tables.section(found)
+    assert "sentence-transformers, torch" in text
+    assert "20.0 ± 0.00 (2.00x)" in text  # over ours in a process
+    assert "18.0 ± 0.00 (1.50x)" in text  # over ours over HTTP
+
+
+def test_a_wrong_score_of_another_is_a_note_and_of_ours_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "performance.md"
+    measured = results({}, infinity="wrong: 2.0e-01 from the reference")
+
+    def main() -> int:
+        document.write_text("# Notes\n")
+        monkeypatch.setattr(cross_encoders, "measure_model", lambda *_: measured["geometries"]["minilm"])
+        return cross_encoders.main(["--model", "minilm", "--no-groups", "--document", str(document)])
+
+    assert main() == 0
+    assert "wrong: 2.0e-01" in document.read_text()
+    measured = results({}, **{"ours-ort": "wrong: 2.0e-01 from the reference"})
+    assert main() == 1
+    assert "minilm: ours-ort at 64: wrong" in capsys.readouterr().err
+    record = json.loads((tmp_path / "results" / "cross-encoders.json").read_text())
+    assert record["geometries"]["minilm"]["contenders"][0]["name"] == "ours-ort"
+
+
+def test_a_group_states_the_ratio_of_both_ways_to_read() -> None:
+    def row(name: str, seconds: float) -> dict[str, Any]:
+        cell = {"median_s": seconds, "p10_s": seconds, "p90_s": seconds}
+        return {"name": name, "title": name, "reason": "", "cells": {"16 x 200": cell}}
+
+    group = [row("pair-engine", 3.0), row("response-engine", 0.2), row("pair-http", 2.0), row("response-http", 0.5)]
+    found = {"group": group, "sample": [row("score", 0.010), row("openrlhf", 0.0105)]}
+    values = {target["what"]: (target["value"], target["met"]) for target in score_tables.group_targets(found)}
+    assert values["engine time, pairs over responses"] == (pytest.approx(15), True)
+    assert values["ranking over HTTP, pairs over responses"] == (pytest.approx(4), False)
+    assert values["OpenRLHF's sample over `/v1/score`"] == (pytest.approx(1.05), True)
+    assert "| the engine alone" in "\n".join(score_tables.group_parts(found))
