@@ -38,7 +38,7 @@ class ExportOptions:
     max_tokens: int | None = None
     """For a model trained elsewhere; default: 2048."""
     graph: Literal["auto", "plain", "optimised"] = "auto"
-    """auto: optimised for the ModernBERT family, else plain, as transformers computes it."""
+    """auto: optimised for ModernBERT, BERT, RoBERTa and ELECTRA, else plain, as transformers computes it."""
     max_calibration_pairs: int = 1000
     """Calibrate on at most this many pairs, spread over domains and lengths; 0 for all."""
     precisions: Annotated[tuple[Precision, ...], arg(name="precision"), UseAppendAction] = ()

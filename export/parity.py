@@ -12,7 +12,7 @@ from tinyrm.encoding import Encoding, SpecialTokens, Truncation
 from tinyrm.errors import ParityFailed
 from tinyrm.manifest import Parity
 
-# Logits [sequences, 2]; `Engine.run` is one.
+# Logits [sequences, outputs]; `Engine.run` is one.
 Run = Callable[[Sequence[Encoding]], NDArray[np.float32]]
 
 # fp32 through some twenty layers, summed in another order, differs in the 6th digit; a wrong mask, window or
@@ -23,21 +23,31 @@ USUAL_SIZE = 5.0
 LENGTHS = (8, 63, 64, 65, 66, 127, 128, 129, 130, 191, 192, 193, 512, 1024)
 
 
-def probes(special: SpecialTokens, vocab: int, max_tokens: int, seed: int = 0) -> list[Encoding]:
-    """Return random ids at every length that matters, each with its mask where templates put it."""
+def probes(
+    special: SpecialTokens, vocab: int, max_tokens: int, markers: Sequence[int] = (), seed: int = 0
+) -> list[Encoding]:
+    """Return random ids at every length that matters, each with its mask where templates put it.
+
+    Its first half ends in a [SEP], as the first text of a pair does.
+
+    markers: ids that are read besides, each once.
+    """
     rng = np.random.default_rng(seed)
-    ordinary = np.setdiff1d(np.arange(vocab), [special.cls, special.sep, special.mask, special.pad])
+    ordinary = np.setdiff1d(np.arange(vocab), [special.cls, special.sep, special.mask, special.pad, *markers])
     sequences = []
     for length in (*LENGTHS, max_tokens):
         if length <= max_tokens:
             ids = rng.choice(ordinary, length)
-            ids[0], ids[-2], ids[-1] = special.cls, special.mask, special.sep
+            half = length // 2
+            ids[0], ids[half], ids[-2], ids[-1] = special.cls, special.sep, special.mask, special.sep
+            for place, marker in zip((1, half - 1, half + 1), markers, strict=False):
+                ids[place] = marker
             sequences.append(Encoding(ids, Truncation()))
     return sequences
 
 
 def run_alone(run: Run, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
-    """Return logits [sequences, 2], each sequence in a batch of its own."""
+    """Return logits [sequences, outputs], each sequence in a batch of its own."""
     return np.concatenate([run([sequence]) for sequence in sequences])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import ModernBertConfig, ModernBertForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers import ModernBertConfig, PreTrainedConfig, PreTrainedModel
 
 from export.calibration import calibrate, read_calibration
 from export.config import ExportOptions
@@ -20,13 +20,14 @@ from tinyrm.bundle import refuse_foreign, write_bundle
 from tinyrm.encoding import Encoder
 from tinyrm.engines.onnx_runtime import open_session
 from tinyrm.errors import InvalidInput
+from tinyrm.families.graphs import OPTIMISED, graph_module, has_optimised
+from tinyrm.families.pairrm import PairRM, marker_ids
+from tinyrm.families.plain import plain_module
 from tinyrm.manifest import TOKENIZER_FILE, Calibration, Manifest, Parity, Provenance
 from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
 from tinyrm.modernbert.blocked import BlockedModel
-from tinyrm.modernbert.checkpoint import LabelLogits, load_tokenizer, read_config, read_geometry, refuse_misfit
+from tinyrm.modernbert.checkpoint import load_tokenizer, read_config, read_geometry, refuse_misfit
 from tinyrm.modernbert.files import checkpoint_folder, commit_of, input_errors, weights_sha256
-from tinyrm.modernbert.heads import ClassifierLogits
-from tinyrm.modernbert.model import PreferenceModel
 from tinyrm.modernbert.weights import save_weights
 from tinyrm.spec import trained_head
 
@@ -75,7 +76,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "label_ids": encoder.label_ids if head.kind == "cloze" else None,
                 "geometry": read_geometry(loaded.config),
                 "parameters": loaded.num_parameters(),
-                "graph": "optimised" if isinstance(graph, BlockedModel) else "plain",
+                "graph": "optimised" if isinstance(graph, OPTIMISED) else "plain",
                 "precisions": precisions,
                 "specialised": {ENGINE: {p: name for p, name in own.items() if name != precisions[p]}},
                 "gates": lower,
@@ -102,16 +103,10 @@ def held_out(options: ExportOptions, calibration: Calibration | None) -> dict[st
 
 
 def refuse_family(options: ExportOptions, config: PreTrainedConfig) -> None:
-    """Raise InvalidInput for what only the ModernBERT family has, if the model is of another one."""
-    if options.head().kind != "cloze":
-        if options.graph == "optimised" or options.weights or options.lower_precisions():
-            raise InvalidInput("--graph optimised, --weights and lower precisions are for cloze models")
-        return
-    if isinstance(config, ModernBertConfig):
-        return
-    if options.graph == "optimised":
+    """Raise InvalidInput for what only some families have, if the model is of another one."""
+    if options.graph == "optimised" and not has_optimised(config):
         raise InvalidInput(f"{options.model} is a {config.model_type} and has no optimised graph; use --graph plain")
-    if options.weights or options.lower_precisions():
+    if not isinstance(config, ModernBertConfig) and (options.weights or options.lower_precisions()):
         raise InvalidInput(
             f"{options.model} is a {config.model_type}: --weights and lower precisions are for the ModernBERT family"
         )
@@ -121,25 +116,28 @@ def compile_checked(
     options: ExportOptions, encoder: Encoder, onnx_file: Path
 ) -> tuple[PreTrainedModel, nn.Module, tuple[Parity, ...]]:
     """Write the merged model's graph to `onnx_file`. Return the merged model, the graph, and every passed check."""
-    special = encoder.special
+    special, head = encoder.special, options.head()
+    label_ids = encoder.label_ids if head.kind == "cloze" else None
 
-    def run_label_logits(loaded: PreTrainedModel) -> Run:
-        return torch_run(plain_module(options, loaded, encoder), special.pad)
+    def run_plain(loaded: PreTrainedModel) -> Run:
+        return torch_run(plain_module(loaded, head, special, label_ids), special.pad)
 
-    head = trained_head(options.trained)
-    model = load_with_adapter(options.model, options.adapter, revision=options.revision, head=head)
-    inputs = probes(special, plain(model).config.vocab_size, encoder.max_tokens)
+    trained = trained_head(options.trained)
+    model = load_with_adapter(options.model, options.adapter, revision=options.revision, head=trained)
+    markers = marker_ids(model.config) if isinstance(model, PairRM) else ()
+    inputs = probes(special, plain(model).config.vocab_size, encoder.max_tokens, markers)
     with input_errors(f"{options.model} cannot run these sequences"):
-        adapted = run_alone(run_label_logits(plain(model)), inputs)
+        adapted = run_alone(run_plain(plain(model)), inputs)
     merged = merge(model)
-    reference = run_alone(run_label_logits(merged), inputs)
+    reference = run_alone(run_plain(merged), inputs)
     log.info("compiling the graph")
     # The spec's budget, or what the checks need if the model allows it.
     max_tokens = min(merged.config.max_position_embeddings, max(encoder.max_tokens, LENGTHS[-1]))
-    graph = choose_graph(options, merged, encoder, max_tokens)
+    optimised = options.graph != "plain"
+    graph = graph_module(merged, head, special, label_ids, max_tokens=max_tokens, optimised=optimised)
     with input_errors(f"a {type(merged).__name__} cannot be compiled"):
         write_onnx(graph, onnx_file, max_tokens)
-    if isinstance(graph, BlockedModel):
+    if isinstance(graph, OPTIMISED):
         branch_on_padding(onnx_file)
     run = pad_rows(open_session(on_cpu(onnx_file)), special.pad)
     alone = run_alone(run, inputs)
@@ -151,21 +149,6 @@ def compile_checked(
         check("alone, in a batch", alone[: len(mixed)], run(mixed)),
     )
     return merged, graph, checks
-
-
-def choose_graph(options: ExportOptions, masked_lm: PreTrainedModel, encoder: Encoder, max_tokens: int) -> nn.Module:
-    """Return the module to compile, in evaluation mode. An optimised one takes over the weights."""
-    if options.graph == "plain" or not isinstance(masked_lm, ModernBertForMaskedLM):
-        return plain_module(options, masked_lm, encoder)
-    model = PreferenceModel(masked_lm, encoder.label_ids, max_tokens=max_tokens)
-    return BlockedModel(model, encoder.special.mask).eval()
-
-
-def plain_module(options: ExportOptions, model: PreTrainedModel, encoder: Encoder) -> nn.Module:
-    """Return the module of ids and mask that computes logits as `transformers` does, in evaluation mode."""
-    if options.head().kind == "cloze":
-        return LabelLogits(model, encoder.special.mask, encoder.label_ids).eval()
-    return ClassifierLogits(model).eval()
 
 
 def provenance(options: ExportOptions) -> Provenance:

@@ -25,7 +25,9 @@ from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
 from tinyrm.errors import PrecisionRefused
 from tinyrm.manifest import Gate
 from tinyrm.modernbert.blocked import BlockedModel
+from tinyrm.modernbert.model import PreferenceModel
 from tinyrm.pairs import PreferencePair
+from tinyrm.readout import read_out
 
 # Ranges settle within a few dozen pairs in both orders; the gate uses the others.
 RANGE_PAIRS = 64
@@ -98,7 +100,7 @@ def write_int8(model: BlockedModel, sequences: Sequence[Encoding], pad_id: int, 
     """Write static int8: 8-bit activations with one calibrated scale per tensor, weights with one per column.
 
     Static, because a scale taken from the current batch would make a score depend on its batch-mates. Attention, norms
-    and everything computed for the mask alone stay in fp32. Changes `model`.
+    and everything computed for one row of a text stay in fp32. Changes `model`.
     """
     maxima, hooks = channel_maxima(model.model)
     run_alone(torch_run(model, pad_id), sequences)
@@ -116,7 +118,7 @@ def write_int8(model: BlockedModel, sequences: Sequence[Encoding], pad_id: int, 
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=products_at_mask(equalised, len(model.model.layers) - 1),
+        nodes_to_exclude=products_of_one_row(equalised, model.model),
         use_external_data_format=True,
         extra_options={"MatMulConstBOnly": True},
     )
@@ -125,17 +127,21 @@ def write_int8(model: BlockedModel, sequences: Sequence[Encoding], pad_id: int, 
     branch_on_padding(path)
 
 
-def products_at_mask(graph: Path, last_layer: int) -> list[str]:
-    """Return the matrix products that only the mask's row passes, where rounding would save nothing.
+def products_of_one_row(graph: Path, model: PreferenceModel) -> list[str]:
+    """Return the matrix products that only the row passes that is read, where rounding would save nothing.
 
-    They are those of the head and, in a last layer that is global, all but its keys and values.
+    They are those of the head and, in a last layer that is global, all but its keys and values; with a mean of all
+    rows, only those of the head.
     """
     nodes = onnx.load(graph, load_external_data=False).graph.node
     products = {name: node.name for node in nodes if node.op_type == "MatMul" for name in node.input}
-    layer = f"layers.{last_layer}."
+    layer = f"layers.{len(model.layers) - 1}."
     keys_and_values = (f"{layer}qkv.weights.1", f"{layer}qkv.weights.2")
-    few = [n for n in products if "head." in n or (layer in n and not n.endswith(keys_and_values))]
-    return [products[name] for name in few]
+
+    def is_of_one_row(name: str) -> bool:
+        return model.read_at != "mean" and layer in name and not name.endswith(keys_and_values)
+
+    return [product for name, product in products.items() if "head." in name or is_of_one_row(name)]
 
 
 def gate(
@@ -149,15 +155,14 @@ def gate(
 ) -> Gate:
     """Return how far `run` is from `reference` in its preferences. Raises PrecisionRefused.
 
-    sequences: pairs in both orders: A first, B first, A first, ...
+    sequences: pairs, two by two: A first, B first, A first, ...; or A, B, A, ... if responses are read alone.
     """
-    margins = []
-    for logits in (run_alone(reference, sequences), run_alone(run, sequences)):
-        orders = (logits[:, 0] - logits[:, 1]).astype(np.float64).reshape(-1, 2)
-        margins.append((orders[:, 0] - orders[:, 1]) / 2)
-    exact, lower = margins
-    if not np.isfinite(lower).all():
+    results = [run_alone(some, sequences) for some in (reference, run)]
+    if not np.isfinite(results[1]).all():
         raise PrecisionRefused(f"{precision} returns logits that are not finite; no bundle was written")
+    exact, lower = (
+        np.array([read_out(pair, 1.0).margin for pair in logits.reshape(-1, 2, logits.shape[1])]) for logits in results
+    )
     shift = np.abs(expit(exact / temperature) - expit(lower / temperature))
     mates = list(sequences[:8])
     moved = np.abs(run(mates) - run_alone(run, mates))

@@ -49,12 +49,16 @@ def test_large_logits_may_differ_by_what_rounding_makes_of_them() -> None:
             check("this, that", LOGITS * broken, LOGITS * broken)
 
 
-def test_probes_have_every_length_and_one_mask_each(special: SpecialTokens) -> None:
-    encodings = probes(special, vocab=420, max_tokens=200)
+def test_probes_have_every_length_two_texts_and_one_mask_each(special: SpecialTokens) -> None:
+    encodings = probes(special, 420, 200, markers=(7, 8, 9))
     assert [len(e) for e in encodings] == [*(n for n in LENGTHS if n <= 200), 200]
     for encoding in encodings:
         assert np.flatnonzero(encoding.input_ids == special.mask).tolist() == [len(encoding) - 2]
-        assert not np.isin(encoding.input_ids[1:-2], [special.cls, special.sep, special.pad]).any()
+        half = len(encoding) // 2
+        assert np.flatnonzero(encoding.input_ids == special.sep).tolist() == [half, len(encoding) - 1]
+        assert not np.isin(encoding.input_ids[1:-2], [special.cls, special.pad]).any()
+        for marker, place in {7: 1, 8: half - 1, 9: half + 1}.items():
+            assert np.flatnonzero(encoding.input_ids == marker).tolist() == [place]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Compare the optimised ModernBERT with `transformers` for every head: where it reads, and how many outputs it has."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tests.conftest import spread
 from tests.parity.test_geometries import MASK, PAD, SPECIAL, assert_equal_alone_and_together, texts
 from tinyrm.encoding import Encoding, SpecialTokens
 from tinyrm.engines.packing import pack_sequences
+from tinyrm.engines.torch_gpu import TorchCudaEngine
 from tinyrm.errors import InvalidInput
 from tinyrm.families.graphs import graph_module
 from tinyrm.families.plain import plain_module
@@ -21,6 +23,7 @@ from tinyrm.manifest import Head
 from tinyrm.modernbert.blocked import BlockedModel
 from tinyrm.modernbert.model import PreferenceModel
 from tinyrm.modernbert.packed import PackedAttention, reference_kernel
+from tinyrm.modernbert.weights import load_weights, save_weights
 
 TOKENS = SpecialTokens(cls=2, sep=3, mask=MASK, pad=PAD)
 LENGTHS = (3, 63, 64, 65, 127, 128, 129, 191, 192, 193, 300)
@@ -93,6 +96,18 @@ def test_every_bias_of_a_classifier() -> None:
                 parameter.normal_(std=0.3)
     reference = torch_run(plain_module(copy.deepcopy(model), head, TOKENS, None), PAD)
     assert_equal_alone_and_together(torch_run(optimised(model, head), PAD), reference, texts((64, 65, 200)))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_saved_weights_run_in_the_torch_engine(name: str, tmp_path: Path) -> None:
+    head = HEADS[name]
+    model = classifier(head)
+    expected = run_alone(torch_run(plain_module(copy.deepcopy(model), head, TOKENS, None), PAD), texts(LENGTHS))
+    save_weights(optimised(model, head).model, model.config, tmp_path / "weights.safetensors")
+    loaded = load_weights(tmp_path / "weights.safetensors", max_tokens=320)
+    assert not [key for key, tensor in (*loaded.named_parameters(), *loaded.named_buffers()) if tensor.is_meta]
+    engine = TorchCudaEngine(loaded, mask_id=MASK, precision="fp32", device="cpu", buckets=(512, 1024))
+    np.testing.assert_allclose(engine.run(texts(LENGTHS)), expected, atol=TOLERANCE, rtol=0)
 
 
 class AtTheEnd(nn.Module):

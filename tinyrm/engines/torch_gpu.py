@@ -54,7 +54,7 @@ class Ticket:
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """Host buffers of one step: `Packed.flat` in, logits [places, 2] out.
+    """Host buffers of one step: `Packed.flat` in, logits [places, outputs] out.
 
     ticket: the step that uses them, until its logits are read.
     """
@@ -110,12 +110,12 @@ class TorchCudaEngine:
         self._slots = []
         for _ in range(SLOTS):
             flat = torch.zeros(self._buckets[-1].flat_size, dtype=torch.int64, pin_memory=on_gpu)
-            logits = torch.zeros(self._buckets[-1].places, 2, dtype=torch.float32, pin_memory=on_gpu)
+            logits = torch.zeros(self._buckets[-1].places, model.outputs, dtype=torch.float32, pin_memory=on_gpu)
             self._slots.append(Slot(flat, logits, torch.cuda.Event() if on_gpu else None))  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
 
     def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
-        """Return label logits [sequences, 2]. Several steps run what exceeds the largest bucket."""
+        """Return logits [sequences, outputs]. Several steps run what exceeds the largest bucket."""
         try:
             tickets = [self._submit(part) for part in self._split(sequences)]
             return np.concatenate([self._result(ticket) for ticket in tickets])
@@ -131,7 +131,7 @@ class TorchCudaEngine:
 
     def _submit(self, sequences: Sequence[Encoding]) -> Ticket:
         """Queue one step. Returns at once, unless both slots are taken; then it waits for the older step."""
-        packed = pack_sequences(sequences, self._mask_id)
+        packed = pack_sequences(sequences, self._mask_id, self._model.read_at)
         bucket = self._bucket(packed)
         flat = torch.from_numpy(fill(packed, bucket).flat())
         with self._lock, torch.inference_mode(), self._cuda.queue() if self._cuda else nullcontext():
@@ -226,7 +226,7 @@ def open_torch_cuda(weights_file: Path, manifest: Manifest, precision: str, devi
 
 
 def _logits(model: PreferenceModel, flat: Tensor, bucket: Bucket) -> Tensor:
-    """Return logits [places, 2] of a filled bucket as `Packed.flat` lays it out."""
+    """Return logits [places, outputs] of a filled bucket as `Packed.flat` lays it out."""
     sizes = [bucket.tokens, bucket.tokens, bucket.places, bucket.places + 1]
     ids, positions, read_rows, cu_seqlens = torch.split(flat, sizes)
     attention = PackedAttention(

@@ -1,4 +1,4 @@
-"""The forward pass of BERT, RoBERTa and ELECTRA, computing only what the logits need that are read.
+"""The forward pass of BERT, RoBERTa, XLM-RoBERTa and ELECTRA, computing only what the logits need that are read.
 
 Exact, not approximate; against the model as `transformers` runs it:
 
@@ -21,6 +21,8 @@ from transformers import (
     PreTrainedModel,
     RobertaForMaskedLM,
     RobertaForSequenceClassification,
+    XLMRobertaForMaskedLM,
+    XLMRobertaForSequenceClassification,
 )
 
 from tinyrm.encoding import SpecialTokens
@@ -30,8 +32,13 @@ from tinyrm.modernbert.blocked import NEVER, read_index
 from tinyrm.modernbert.checkpoint import LabelLogits
 from tinyrm.modernbert.model import Projection, activation
 
-CLASSIFIERS = (BertForSequenceClassification, RobertaForSequenceClassification, ElectraForSequenceClassification)
-MASKED_LMS = (BertForMaskedLM, RobertaForMaskedLM, ElectraForMaskedLM)
+CLASSIFIERS = (
+    BertForSequenceClassification,
+    RobertaForSequenceClassification,
+    XLMRobertaForSequenceClassification,
+    ElectraForSequenceClassification,
+)
+MASKED_LMS = (BertForMaskedLM, RobertaForMaskedLM, XLMRobertaForMaskedLM, ElectraForMaskedLM)
 
 
 class Embeddings(nn.Module):

@@ -1,7 +1,7 @@
 """The module that export compiles for a model: one that computes only what is read, where a family has one."""
 
 from torch import nn
-from transformers import ModernBertForMaskedLM, ModernBertForSequenceClassification, PreTrainedModel
+from transformers import ModernBertForMaskedLM, ModernBertForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from tinyrm.encoding import SpecialTokens
 from tinyrm.families import bert
@@ -15,9 +15,10 @@ MODERNBERT = (ModernBertForMaskedLM, ModernBertForSequenceClassification)
 OPTIMISED = (BlockedModel, bert.BertGraph)
 
 
-def has_optimised(model: PreTrainedModel) -> bool:
-    """Return whether there is an optimised module for this class."""
-    return isinstance(model, (*MODERNBERT, *bert.CLASSIFIERS, *bert.MASKED_LMS))
+def has_optimised(config: PreTrainedConfig) -> bool:
+    """Return whether there is an optimised module for a model of this configuration."""
+    classes = (*MODERNBERT, *bert.CLASSIFIERS, *bert.MASKED_LMS)
+    return config.model_type in {kind.config_class.model_type for kind in classes}
 
 
 def graph_module(
@@ -38,7 +39,7 @@ def graph_module(
 
     Raises InvalidInput if the model does not read what the head says.
     """
-    if not optimised or not has_optimised(model):
+    if not optimised or not has_optimised(model.config):
         return plain_module(model, head, special, label_ids)
     refuse_other_head(model, head)
     if isinstance(model, MODERNBERT):

@@ -5,7 +5,6 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -18,18 +17,6 @@ from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import classifier_of, load_checked, read_config
 from tinyrm.modernbert.files import checkpoint_folder, input_errors
 from tinyrm.spec import HeadKind
-
-
-class ClassifierLogits(nn.Module):
-    """A classifier of `transformers` as a graph has it: ids and mask [batch, tokens] -> logits [batch, outputs]."""
-
-    def __init__(self, classifier: PreTrainedModel) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(input_ids=input_ids, attention_mask=attention_mask).logits
-        return logits
 
 
 def load_head(head: HeadKind, model: str, *, revision: str | None = None, new_head: bool = False) -> PreTrainedModel:

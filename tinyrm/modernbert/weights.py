@@ -5,6 +5,7 @@ Always in the fused form, which suits a GPU; attention's scale and the embedding
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +26,11 @@ def save_weights(model: PreferenceModel, config: PreTrainedConfig, path: Path) -
                 tensors = [state.pop(f"{name}.{kind}.{i}") for i in range(len(parts))]
                 if tensors:
                     state[f"{name}.{kind}.0"] = torch.cat(tensors, dim=dim).contiguous()
-    metadata = {"format": "pt", "config": json.dumps(config.to_dict(), sort_keys=True)}
+    metadata = {
+        "format": "pt",
+        "config": json.dumps(config.to_dict(), sort_keys=True),
+        "read_at": model.read_at,
+    }
     save_file(state, path, metadata=metadata)
 
 
@@ -33,13 +38,18 @@ def load_weights(path: Path, *, max_tokens: int | None = None) -> PreferenceMode
     """Load the fused model in its saved precision, for sequences of up to `max_tokens`. Raises InvalidBundle."""
     try:
         with safe_open(path, framework="pt") as file:
-            config = ModernBertConfig.from_dict(json.loads(file.metadata()["config"]))
+            metadata = file.metadata()
+            config = ModernBertConfig.from_dict(json.loads(metadata["config"]))
+            read_at: Any = metadata.get("read_at", "mask")  # older files were all read there
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping, it has only keys()
+        # A classifier is loaded like a masked LM, of which it has all but the vocabulary-sized rows.
+        config.decoder_bias = "label_bias" in state
         with torch.device("meta"):  # shapes without memory
             masked_lm = ModernBertForMaskedLM(config)
         # No file holds the rotary tables: they are computed.
         masked_lm.model.rotary_emb = type(masked_lm.model.rotary_emb)(config)
-        model = PreferenceModel(masked_lm, (0, 1), max_tokens=max_tokens, fused=True)
+        rows = range(len(state["label_weight"]))
+        model = PreferenceModel(masked_lm, rows, read_at=read_at, max_tokens=max_tokens, fused=True)
         model.load_state_dict(state, assign=True)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidBundle(
