@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Lifespan, Scope
 from service import errors
 from service.api import compare, models, pages, rank, score
 from service.api.dependencies import AppState, get_state
-from service.dialects.table import enabled_dialects
+from service.dialects.table import enabled_dialects, refuse_scattered_cohorts
 from service.engine.backend import start_backend
 from service.engine.supervisor import run_in_background
 from service.http.auth import OPEN_PATHS, declare_security
@@ -31,8 +31,11 @@ log = structlog.get_logger("tinyrm")
 
 
 def check_settings(settings: Settings) -> None:
-    """Check what `create_app` needs before workers start and call it. Raises InvalidKeys, InvalidSettings."""
-    enabled_dialects(settings)
+    """Check what `create_app` needs before workers start and call it.
+
+    Raises InvalidKeys, InvalidSettings, InvalidBundle.
+    """
+    refuse_scattered_cohorts(settings)
     allow_open_files(settings.max_connections)
     if settings.api_keys_file:
         ApiKeys.read(settings.api_keys_file)
@@ -51,14 +54,22 @@ def create_registry(settings: Settings) -> ModelRegistry:
 
 
 def create_state(
-    settings: Settings, registry: ModelRegistry | None = None, request_reload: Callable[[], None] | None = None
+    settings: Settings,
+    registry: ModelRegistry | None = None,
+    request_reload: Callable[[], None] | None = None,
+    *,
+    gets_all_requests: bool = True,
 ) -> AppState:
     """Return the state of an application. Raises InvalidSettings.
 
     registry: default: the configured models, with engines that this process starts.
     request_reload: default: reload the models in this process.
+    gets_all_requests: False for one of several replicas.
     """
     registry = registry or create_registry(settings)
+    request_reload = request_reload or Reload(registry.reload).request
+    if settings.workers > 1 or not gets_all_requests:
+        return AppState(settings, registry, None, request_reload)
     limits = CohortLimits(
         settings.cohort_timeout_s,
         settings.max_open_cohorts,
@@ -67,7 +78,7 @@ def create_state(
         scores_partial=settings.partial_cohorts == "score",
     )
     cohorts = Cohorts(partial(score_cohort, registry), limits, registry.metrics)
-    return AppState(settings, registry, cohorts, request_reload or Reload(registry.reload).request)
+    return AppState(settings, registry, cohorts, request_reload)
 
 
 def create_app(state: AppState, *, has_connections: bool = True) -> ASGIApp:

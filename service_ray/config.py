@@ -62,14 +62,9 @@ def make_settings(given: dict[str, Any], **more: Any) -> Settings:
         )
     try:
         settings = Settings(**given, **more)
-        grouping = [dialect.name for dialect in enabled_dialects(settings) if dialect.has_cohorts]
+        enabled_dialects(settings)
     except ValidationError as error:
         raise ValueError(f"settings: {describe_settings(error)}") from error
     except InvalidSettings as error:
         raise ValueError(f"settings: {error}") from error
-    if grouping:
-        raise ValueError(
-            f"settings: dialects {', '.join(grouping)} need one process, because samples of one cohort would reach "
-            "different replicas; run `python -m service` for them"
-        )
     return settings

@@ -6,6 +6,7 @@ import ray
 from ray import serve
 
 from service.app import create_app, create_state
+from service.dialects.table import refuse_scattered_cohorts
 from service.logs import configure
 from service.settings import Settings
 from service_ray.asgi import AsgiRunner, RawReply, RawRequest
@@ -25,7 +26,8 @@ class Replica:
         folder = fetch_bundle(config.bundle, config.store, config.revision)
         settings = make_settings(config.settings, model=folder)
         configure(settings.log_level, settings.log_format)
-        state = create_state(limit_threads(settings))
+        refuse_scattered_cohorts(settings)
+        state = create_state(limit_threads(settings), gets_all_requests=False)
         self._registry = state.registry
         # Before the lifespan, which would hide the reason if the models do not start.
         await self._registry.start()

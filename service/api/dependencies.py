@@ -20,12 +20,13 @@ from tinyrm.deadline import Deadline
 class AppState:
     """Everything that lives as long as the application.
 
+    cohorts: None in one of several processes, where the samples of a cohort would not meet.
     request_reload: starts a reload of the bundles, in the process that owns the engines.
     """
 
     settings: Settings
     registry: ModelRegistry
-    cohorts: Cohorts[Sample]
+    cohorts: Cohorts[Sample] | None
     request_reload: Callable[[], None]
     _drain: "asyncio.Task[None] | None" = field(default=None, init=False)
 
@@ -35,7 +36,8 @@ class AppState:
         async def drain() -> None:
             deadline = Deadline.after(self.settings.drain_timeout_s)
             self.registry.refuse_new_work()
-            await self.cohorts.drain(self.settings.drain_timeout_s)  # first, because the models score their samples
+            if self.cohorts:  # first, because the models score their samples
+                await self.cohorts.drain(self.settings.drain_timeout_s)
             await self.registry.drain(deadline.left_s() or 0.0)
 
         if self._drain is None:
@@ -44,7 +46,8 @@ class AppState:
 
     async def cut(self) -> None:
         """Refuse new work, and make accepted work fail with ShuttingDown."""
-        await self.cohorts.drain(0)
+        if self.cohorts:
+            await self.cohorts.drain(0)
         await self.registry.drain(0)
 
 

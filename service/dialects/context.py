@@ -1,4 +1,4 @@
-"""Shared by the dialects: options in the URL, and scores of responses in a group, a cohort or a pair."""
+"""Shared by the dialects: options in the URL, and scores of responses alone, in a group, a cohort or a pair."""
 
 import asyncio
 import hashlib
@@ -25,12 +25,13 @@ from service.http.context import RequestContext, get_context
 from service.scoring.batch import WINDOW_ITEMS
 from service.scoring.groups import Sample
 from service.scoring.pipeline import Pipeline, Question
-from service.scoring.ranking import GroupResult, GroupScore, score_group
+from service.scoring.ranking import GroupResult, GroupScore, score_alone, score_group
+from service.scoring.responses import score_responses
 from tinyrm import api, chat
 from tinyrm.api import MAX_RESPONSES, Name, NonEmpty, refuse_unknown_keys
 from tinyrm.chat import BLANK
 from tinyrm.deadline import Deadline
-from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText, first_of_group, from_validation
+from tinyrm.errors import DeadlineExceeded, InvalidInput, InvalidText, NotPointwise, first_of_group, from_validation
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ class Options(BaseModel):
 
 
 class CohortOptions(Options):
-    """Options that define the cohort of a sample."""
+    """Options that define the cohort of a sample, if its model reads pairs."""
 
     group_size: int | None = Field(
         default=None, ge=2, le=MAX_RESPONSES, description="Number of samples of one prompt. Default: TINYRM_GROUP_SIZE."
@@ -151,12 +152,10 @@ class DialectContext:
             self.pipelines[model] = self.state.registry.resolve(model)
         return self.pipelines[model]
 
-    async def score_responses(self, options: Options, prompt: chat.Prompt, responses: Sequence[str]) -> GroupResult:
-        """Compare the responses with each other, and return the result."""
+    async def score_whole_group(self, options: Options, prompt: chat.Prompt, responses: Sequence[str]) -> GroupResult:
+        """Compare the responses with each other, or score each alone, as the model reads them."""
         question = make_question(options, prompt)
-        texts = [replace_surrogates(response) or BLANK for response in responses]
-        if len(texts) > 1:
-            texts = validate(RESPONSES, texts, "responses")
+        texts = validate(RESPONSES, [replace_surrogates(response) or BLANK for response in responses], "responses")
         result = await score_group(
             self.resolve(options),
             question,
@@ -170,12 +169,12 @@ class DialectContext:
     async def score_sample(
         self, options: LabelOptions, prompt: chat.Prompt, response: str, label: Label, *, wait_for_room: bool = False
     ) -> GroupScore:
-        """Compare with the label if it is used as a reference, or else within the cohort, and return the score.
+        """Compare with the label if it is used as a reference, or else score as `score_unlabelled` does.
 
-        wait_for_room: as in `compare_with_reference`.
+        wait_for_room: as in `Pipeline.compare`.
         """
         if options.labels == "ignore" or label is None or label == "":
-            return await self.join_cohort(options, prompt, response)
+            return await self.score_unlabelled(options, prompt, response, wait_for_room=wait_for_room)
         if isinstance(label, bool) or not isinstance(label, str | int | float):
             raise InvalidInput(
                 f"label: a response cannot be compared with {type(label).__name__}; send the text of a reference, or "
@@ -183,19 +182,53 @@ class DialectContext:
             )
         return await self.compare_with_reference(options, prompt, response, str(label), wait_for_room=wait_for_room)
 
-    async def join_cohort(
-        self, options: CohortOptions, prompt: chat.Prompt, response: str, group: Hashable = None
+    async def score_unlabelled(
+        self,
+        options: CohortOptions,
+        prompt: chat.Prompt,
+        response: str,
+        group: Hashable = None,
+        *,
+        wait_for_room: bool = False,
     ) -> GroupScore:
-        """Wait for the other samples of the cohort, and return this one's score.
+        """Score alone, at once, with a model that reads responses, or else among the samples of the cohort.
 
         group: like options.group_id, for dialects that have it in the body.
-
-        An invalid sample is refused before it joins the cohort, so that the others do not fail.
+        wait_for_room: as in `Pipeline.compare`; a cohort waits in any case.
         """
         question = make_question(options, prompt)
         pipeline = self.resolve(options)
-        pipeline.manifest.spec.instruction(question.domain)
         text = validate(RESPONSE, response or BLANK, "response")
+        if pipeline.reads == "pair":
+            return await self._join_cohort(pipeline, options, question, text, group)
+        async with self.window:
+            (result,) = await score_responses(
+                pipeline,
+                question,
+                [text],
+                fairness_key=self.fairness_key,
+                deadline=self.deadline,
+                is_accepted=wait_for_room,
+            )
+        self.request.stats.items += 1
+        self.request.stats.add(result.cost.tokens, result.cost.stages)
+        return score_alone(result)
+
+    async def _join_cohort(
+        self, pipeline: Pipeline, options: CohortOptions, question: Question, text: str, group: Hashable
+    ) -> GroupScore:
+        """Wait for the other samples of the cohort, and return this one's score.
+
+        An invalid sample is refused before it joins the cohort, so that the others do not fail.
+        """
+        if self.state.cohorts is None:
+            raise NotPointwise(
+                f"{pipeline.manifest.identity} compares the samples of a prompt with each other, and in a service of "
+                "several processes they do not meet; select a model that reads responses, with ?domain= or ?model=, or "
+                "serve this one in one process"
+            )
+        pipeline.manifest.spec.instruction(question.domain)
+        prompt = question.prompt
         plain = prompt if isinstance(prompt, str) else [(message["role"], message["content"]) for message in prompt]
         digest = hashlib.sha256(json.dumps(plain).encode()).digest()
         waiting = self.state.cohorts.join(

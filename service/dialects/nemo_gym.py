@@ -1,6 +1,6 @@
 """NeMo-Gym's comparing resources server: `/compare` for a whole group, `/verify` for one rollout of it.
 
-Numbers are on its scale: 1 to 5, where 3 is neither good nor bad.
+Numbers are on its scale: 1 to 5, where 3 is neither good nor bad. A model that reads responses scores each one alone.
 """
 
 import json
@@ -101,7 +101,7 @@ class VerifyReply(VerifyRequest):
     """The rollout as it was sent, with its reward.
 
     reward: from 1 to 5.
-    partial: whether the cohort was not full.
+    partial: whether there was a cohort that was not full.
     """
 
     reward: float
@@ -110,10 +110,10 @@ class VerifyReply(VerifyRequest):
 
 @router.post("/compare", responses={**ERRORS})
 async def compare(body: GroupCompareRequest, options: QueryOptions, context: Context) -> GroupCompareReply:
-    """Rewards of a group's responses, from comparisons between them."""
+    """Rewards of a group's responses, from comparisons between them or from the score of each."""
     options = with_principle(options, body.principle)
     texts = [response.text for response in body.response_objs]
-    result = await context.score_responses(options, parse_prompt(body.conversation_history), texts)
+    result = await context.score_whole_group(options, parse_prompt(body.conversation_history), texts)
     rewards = [grade(score.score) for score in result.scores]
     metrics = {
         "mean_individual_score": statistics.fmean(rewards) if rewards else 0.0,
@@ -125,10 +125,10 @@ async def compare(body: GroupCompareRequest, options: QueryOptions, context: Con
 
 @router.post("/verify", responses={**ERRORS}, response_model=VerifyReply)
 async def verify(body: VerifyRequest, request: Request, options: QueryCohortOptions, context: Context) -> Response:
-    """The reward of one rollout, as soon as its cohort is complete."""
+    """The reward of one rollout: at once, or with a model that reads pairs as soon as its cohort is complete."""
     group = body.task_index, body.prompt_id
     prompt = parse_prompt(body.responses_create_params.input)
-    score = await context.join_cohort(with_principle(options, body.principle), prompt, body.response.text, group)
+    score = await context.score_unlabelled(with_principle(options, body.principle), prompt, body.response.text, group)
     reward = {"reward": grade(score.score), "partial": score.partial}
     # The whole body as it was sent, with the fields that are not used here.
     return Response(json.dumps(await request.json() | reward), media_type="application/json")

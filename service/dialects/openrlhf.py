@@ -27,9 +27,10 @@ class RewardRequest(DialectBody):
 class RewardReply(BaseModel):
     """The rewards of all samples, in the order of the request.
 
-    rewards: log-odds, with mean 0 in a cohort; equal to `scores` for comparisons with a label.
+    rewards: log-odds, with mean 0 in a cohort; `score` of /v1/score from a model that reads responses; equal to
+        `scores` for comparisons with a label.
     scores: probabilities from 0 to 1.
-    extra_logs: `p_win` is equal to `scores`; `partial` is 1 if the cohort was not full.
+    extra_logs: `p_win` is equal to `scores`; `partial` is 1 if there was a cohort that was not full.
     """
 
     rewards: list[float]
@@ -39,7 +40,7 @@ class RewardReply(BaseModel):
 
 @router.post("/get_reward", responses={**ERRORS})
 async def get_reward(body: RewardRequest, options: QueryLabelOptions, context: Context) -> RewardReply:
-    """Rewards of whole texts, compared with their labels or within their cohorts."""
+    """Rewards of whole texts, compared with their labels, alone, or within their cohorts."""
     labels = body.labels or [None] * len(body.query)
     if not len(body.query) == len(body.prompts) == len(labels):
         raise InvalidInput("query, prompts, labels: the lists must have the same length")

@@ -1,6 +1,7 @@
 """Reranking: `/rerank` of text-embeddings-inference and infinity, `/v1/rerank` and `/v2/rerank` of Cohere and Jina.
 
-A document is scored as a response to the query: by the mean probability to beat another document.
+A document is scored as a response to the query: by the mean probability to beat another document, or with a model
+that reads responses by its own score, whatever the other documents are.
 """
 
 import json
@@ -32,7 +33,7 @@ TEI_ERRORS = {429: "Overloaded", 503: "Overloaded", 500: "Backend", 504: "Backen
 class TeiRequest(DialectBody):
     """The request of text-embeddings-inference. Texts are always truncated to fit.
 
-    raw_scores: log-odds instead of probabilities.
+    raw_scores: rewards, which are log-odds or the score of /v1/score, instead of probabilities.
     """
 
     query: NonEmpty
@@ -121,7 +122,7 @@ async def rerank_either(body: EitherRequest, options: QueryOptions, context: Con
     """With `texts`: a list, as text-embeddings-inference returns it. With `documents`: the reply of infinity."""
     if isinstance(body, RerankRequest):
         return await rerank_documents(body, options, context, lambda text: text)
-    result = await context.score_responses(options, body.query, body.texts)
+    result = await context.score_whole_group(options, body.query, body.texts)
     return [
         TeiRank(index=i, score=score, text=body.texts[i] if body.return_text else None)
         for i, score in sort_scores(result.scores, raw=body.raw_scores)
@@ -151,7 +152,7 @@ async def rerank_documents(
 ) -> RerankReply:
     if body.model:
         options = options.model_copy(update={"model": body.model})
-    result = await context.score_responses(options, body.query, body.texts)
+    result = await context.score_whole_group(options, body.query, body.texts)
     best = sort_scores(result.scores, raw=body.raw_scores)[: body.top_n]
     results = [
         Relevance(

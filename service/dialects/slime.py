@@ -22,6 +22,6 @@ class SampleRequest(DialectBody):
 
 @router.post("/rm", responses={**ERRORS})
 async def rm(body: SampleRequest, options: QueryLabelOptions, context: Context) -> float:
-    """The reward as a plain number, compared with the label or within the sample's cohort."""
+    """The reward as a plain number, compared with the label, alone, or within the sample's cohort."""
     prompt, response = parse_prompt(body.prompt), strip_special(body.response)
     return (await context.score_sample(options, prompt, response, body.label)).reward

@@ -6,7 +6,9 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from service.dialects import nemo_gym, openrlhf, rerank, slime, verl
+from service.scoring.models import bundle_folders
 from service.settings import PREFIX, Settings, split_list
+from tinyrm.bundle import read_manifest
 from tinyrm.errors import InvalidSettings
 
 
@@ -14,7 +16,7 @@ from tinyrm.errors import InvalidSettings
 class Dialect:
     """The API of one trainer or reranker.
 
-    has_cohorts: whether samples arrive one by one.
+    has_cohorts: whether samples arrive one by one, so that a model that reads pairs needs cohorts of them.
     retries_5xx_only: whether overload must be a 503.
     """
 
@@ -44,11 +46,24 @@ def enabled_dialects(settings: Settings) -> list[Dialect]:
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise InvalidSettings(f"{PREFIX}DIALECTS: no dialect {', '.join(unknown)}; available: {', '.join(known)}")
-    enabled = [known[name] for name in dict.fromkeys(names)]
-    with_cohorts = [dialect.name for dialect in enabled if dialect.has_cohorts]
-    if with_cohorts and settings.workers > 1:
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def refuse_scattered_cohorts(settings: Settings) -> None:
+    """Refuse cohorts in several processes, unless a model needs none; before any model is started.
+
+    If only some of the models read pairs, requests for these are refused one by one.
+
+    Raises InvalidSettings, InvalidBundle.
+    """
+    names = [dialect.name for dialect in enabled_dialects(settings) if dialect.has_cohorts]
+    if not names:
+        return
+    manifests = [read_manifest(folder) for folder in bundle_folders(settings)]
+    if all(manifest.reads == "pair" for manifest in manifests):
         raise InvalidSettings(
-            f"{PREFIX}DIALECTS={','.join(with_cohorts)} needs {PREFIX}WORKERS=1: samples of one cohort would arrive in "
-            "different processes and never meet"
+            f"{PREFIX}DIALECTS={','.join(names)} needs {PREFIX}WORKERS=1, and no replicas on Ray, with "
+            f"{' and '.join(manifest.identity for manifest in manifests)}: a model that reads pairs compares the "
+            "samples of a cohort, and they would arrive in different processes and never meet; a model that reads "
+            "responses scores each sample alone"
         )
-    return enabled

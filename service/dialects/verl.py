@@ -62,7 +62,7 @@ class Classified(BaseModel):
     """The reward of one dialogue.
 
     probs: one number, the reward.
-    partial: whether the cohort was not full.
+    partial: whether there was a cohort that was not full.
     """
 
     index: int
@@ -102,7 +102,7 @@ class EmbeddingReply(BaseModel):
 
 @router.post("/classify", responses={**ERRORS})
 async def classify(body: ClassifyRequest, options: QueryCohortOptions, context: Context) -> ClassifyReply:
-    """Rewards of whole dialogues within their cohorts."""
+    """Rewards of whole dialogues, alone or within their cohorts."""
     scores = await score_inputs(body, options, context)
     return ClassifyReply(
         id=f"classify-{uuid.uuid4().hex}",
@@ -128,7 +128,13 @@ async def score_inputs(body: EmbeddingRequest, options: CohortOptions, context: 
     if len(body.inputs) > context.max_items:
         raise InvalidInput(f"input: {len(body.inputs)} texts in one call, at most {context.max_items} are accepted")
     turns = [split_dialogue(text) for text in body.inputs]
-    return await gather_scores([context.join_cohort(options, prompt, response) for prompt, response in turns])
+    pipeline, is_list = context.resolve(options), len(turns) > 1
+    if is_list and pipeline.reads == "response":  # cohorts are accepted or refused one by one
+        pipeline.refuse_if_busy(context.deadline, context.fairness_key)
+    with pipeline.held():
+        return await gather_scores(
+            [context.score_unlabelled(options, prompt, response, wait_for_room=is_list) for prompt, response in turns]
+        )
 
 
 def usage(scores: list[GroupScore]) -> PromptUsage:

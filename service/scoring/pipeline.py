@@ -81,12 +81,14 @@ class ScoreResult:
     logit: what margins are made of; see `tinyrm.readout`.
     raw: what the model's own library returns: the logit after the head's activation.
     standard: the logit on the scale of held-out responses; None without a scale.
+    log_odds: to beat a response whose logit is the mean of that scale, or 0 without one.
     model: name@revision.
     """
 
     logit: float
     raw: float
     standard: float | None
+    log_odds: float
     truncation: Truncation
     model: str
     cost: Cost
@@ -230,7 +232,9 @@ class Pipeline:
         result = await self._submit((sequence,), fairness_key, deadline, wait_for_room=wait_for_room)
         manifest = self.manifest
         logit = self._checked(lambda: read_score(result.logits))
-        standard = manifest.score_scale.standardise(logit) if manifest.score_scale else None
+        scale = manifest.score_scale
+        standard = scale.standardise(logit) if scale else None
+        log_odds = (logit - (scale.mean if scale else 0.0)) / manifest.temperature
         cost, truncation = self._cost((sequence,), result, encode_s, started), sequence.truncation
 
         def observe() -> None:
@@ -239,7 +243,8 @@ class Pipeline:
                 self.metrics.observe_score(standard)
 
         asyncio.get_running_loop().call_soon(observe)
-        return ScoreResult(logit, manifest.head.activate(logit), standard, truncation, manifest.identity, cost)
+        raw = manifest.head.activate(logit)
+        return ScoreResult(logit, raw, standard, log_odds, truncation, manifest.identity, cost)
 
     def choose_swap(self, question: Question) -> SwapMode:
         """Return the question's swap mode, or the default. Raises InvalidInput if the model does not support it.

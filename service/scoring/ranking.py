@@ -24,10 +24,10 @@ ROUND_ROBIN_RESPONSES = 32
 
 @dataclass(frozen=True, slots=True)
 class GroupScore:
-    """The score of one response among the others of its group.
+    """The score of one response: among the others of its group, or alone if its model reads responses.
 
-    reward: log-odds, with mean 0 over the group.
-    score: mean probability to beat another response of the group.
+    reward: log-odds, with mean 0 over the group. Alone: `score` of /v1/score, or the logit if the bundle has no scale.
+    score: mean probability to beat another response of the group. Alone: probability to beat the mean held-out one.
     tokens: the response's share of the group's cost.
     partial: whether a member of the group was missing.
     """
@@ -40,6 +40,12 @@ class GroupScore:
 
 # The score of a response without comparisons.
 NEUTRAL = GroupScore(reward=0.0, score=0.5, partial=True)
+
+
+def score_alone(result: ScoreResult) -> GroupScore:
+    """Return the score of a response that was read alone; it depends on no other response."""
+    reward = result.logit if result.standard is None else result.standard
+    return GroupScore(reward, float(sigmoid(np.array(result.log_odds))), result.cost.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,8 @@ class GroupResult:
     @property
     def scores(self) -> list[GroupScore]:
         """The score of each response; for groups without a reference."""
+        if self.responses:
+            return [score_alone(result) for result in self.responses]
         strengths, margins = self.strengths, self.ranking.margins
         if len(strengths) < 2:
             return [NEUTRAL] * len(strengths)
@@ -229,7 +237,7 @@ async def score_group(
 ) -> GroupResult:
     """Return the scores of a group of any size, with a strategy for its size. Raises as `rank_responses` does."""
     n = len(responses)
-    if n < 2:
+    if n < 2 and (not n or pipeline.reads == "pair"):
         return GroupResult(rank(np.full((n, n), np.nan)), [], [], pipeline.manifest.identity)
     strategy: Strategy = "round_robin" if n <= ROUND_ROBIN_RESPONSES else "swiss"
     return await rank_responses(
