@@ -24,10 +24,11 @@ from service_ray.asgi import AsgiRunner, RawRequest
 from service_ray.config import RayConfig
 from service_ray.limits import WaitLimits
 from service_ray.metrics import Refusals, label_page, merge_pages
+from service_ray.replica import Replica
 from service_ray.store import fetch_bundle
 from tests.conftest import REPOSITORY
 from tinyrm.bundle import Bundle
-from tinyrm.errors import DeadlineExceeded, InvalidBundle, TamperedBundle, Unavailable
+from tinyrm.errors import DeadlineExceeded, InvalidBundle, InvalidSettings, TamperedBundle, Unavailable
 
 FOLDER = REPOSITORY / "deploy" / "ray"
 
@@ -39,7 +40,6 @@ FOLDER = REPOSITORY / "deploy" / "ray"
         ({"settings": {"port": 80}}, "Serve has its own"),
         ({"settings": {"max_wait": 1}}, "max_wait"),
         ({"settings": {"max_wait_s": "soon"}}, "max_wait_s"),
-        ({"settings": {"dialects": "verl"}}, "one process"),
         ({"settings": {"dialects": "klingon"}}, "klingon"),
         ({"max_tries": 0}, "max_tries"),
     ],
@@ -49,8 +49,12 @@ def test_wrong_arguments_are_refused_by_name(args: dict[str, Any], message: str)
         RayConfig.model_validate(args)
 
 
-def test_rerank_needs_no_cohort_and_is_allowed() -> None:
-    assert RayConfig(settings={"dialects": "rerank"}).settings == {"dialects": "rerank"}
+def test_a_replica_refuses_cohorts_before_it_starts_an_engine(bundle_folder: Path, tmp_path: Path) -> None:
+    """Make a replica without Ray. The configuration alone cannot tell what a bundle at an address reads."""
+    config = RayConfig(bundle=f"file://{bundle_folder}", store=tmp_path, settings={"dialects": "rerank,verl"})
+    replica: Any = object.__new__(Replica)
+    with pytest.raises(InvalidSettings, match=r"DIALECTS=verl needs .*, and no replicas on Ray, with toy@"):
+        asyncio.run(replica.__init__(config))
 
 
 def test_pages_of_metrics_become_one(capsys: pytest.CaptureFixture[str]) -> None:
