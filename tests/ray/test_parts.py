@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kubernetes_validate
@@ -50,11 +51,11 @@ def test_wrong_arguments_are_refused_by_name(args: dict[str, Any], message: str)
 
 
 def test_a_replica_refuses_cohorts_before_it_starts_an_engine(bundle_folder: Path, tmp_path: Path) -> None:
-    """Make a replica without Ray. The configuration alone cannot tell what a bundle at an address reads."""
+    """Run the start of a replica without Ray. Only a replica has the bundle, and knows what it reads."""
+    start: Any = Replica.__init__
     config = RayConfig(bundle=f"file://{bundle_folder}", store=tmp_path, settings={"dialects": "rerank,verl"})
-    replica: Any = object.__new__(Replica)
     with pytest.raises(InvalidSettings, match=r"DIALECTS=verl needs .*, and no replicas on Ray, with toy@"):
-        asyncio.run(replica.__init__(config))
+        asyncio.run(start(SimpleNamespace(), config))
 
 
 def test_pages_of_metrics_become_one(capsys: pytest.CaptureFixture[str]) -> None:
