@@ -158,6 +158,8 @@ def read_score_layers(
         layers.append(layer)
     if layers[-1].outputs != 1:
         raise InvalidInput(f"{found} and has {layers[-1].outputs} outputs; a score has one")
+    if layers[-1].activation != "Identity":
+        raise InvalidInput(f"{found} and applies {layers[-1].activation} in its last layer; supported is Identity")
     return POOLING[chosen[0]], tuple(layers)
 
 

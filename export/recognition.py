@@ -108,6 +108,11 @@ def recognise(name: str, folder: Path) -> Recognised | None:
     if is_of_modules:
         hidden = int(config.get("hidden_size", 0))
         read_at, layers = read_score_layers(name, folder, read_modules(name, folder), hidden)
+        poolings = ("first", "mean") if config["model_type"] == "modernbert" else ("first",)
+        if read_at not in poolings:
+            raise InvalidInput(
+                f"{name} is a cross-encoder on a {architecture}, read at {read_at}; supported is {' and '.join(poolings)}"
+            )
     else:
         refuse_labels(name, config, architecture)
         refuse_modules(name, folder)

@@ -100,7 +100,6 @@ def test_the_activation_is_that_of_the_library(changed: Callable[..., Path], cas
     ("pooling", "read_at"),
     [
         ({"pooling_mode": "mean"}, "mean"),
-        ({"pooling_mode": "lasttoken"}, "last"),
         ({"pooling_mode": None, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "first"),
         ({"pooling_mode": None, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
     ],
@@ -170,6 +169,10 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "embedding model .Transformer, Pooling, Dense, LayerNorm, Dense. on a ModernBertModel: nothing in it scores",
     ),
     "a pooling of modules": ("modular", "1_Pooling/config.json", {"pooling_mode": "max"}, "pools by max; supported"),
+    "the last token": (
+        *("modular", "1_Pooling/config.json", {"pooling_mode": "lasttoken"}),
+        "on a ModernBertModel, read at last; supported is first and mean",
+    ),
     "two poolings": ("modular", "1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, "pools by cls, mean"),
     "a sum past a layer": ("modular", "2_Dense/config.json", {"use_residual": True}, "use_residual"),
     "another activation of a layer": (
@@ -177,6 +180,10 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "2_Dense of some/model applies mine.Swish; supported are GELU",
     ),
     "widths that do not fit": ("modular", "2_Dense/config.json", {"in_features": 7}, "reads 7 numbers and gets 32"),
+    "an activation in the last layer": (
+        *("modular", "4_Dense/config.json", {"activation_function": "torch.nn.modules.activation.Tanh"}),
+        "applies Tanh in its last layer; supported is Identity",
+    ),
     "two scores": ("modular", "4_Dense/config.json", {"out_features": 2}, "has 2 outputs; a score has one"),
     "a PairRM without its tokens": (
         *("bert", "config.json", {"architectures": ["DebertaV2PairRM"], "model_type": "deberta-v2"}),
