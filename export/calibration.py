@@ -78,12 +78,13 @@ def evenly(pairs: Sequence[PreferencePair], count: int, seed: int = 17) -> list[
     return [pairs[i] for i in sorted(ordered[int((n + start) * len(pairs) / count)] for n in range(count))]
 
 
-def calibrate(options: ExportOptions, pairs: Sequence[PreferencePair], encoder: Encoder, onnx_file: Path) -> Calibrated:
+def calibrate(
+    options: ExportOptions, spec: Spec, pairs: Sequence[PreferencePair], encoder: Encoder, onnx_file: Path
+) -> Calibrated:
     """Return what the pairs determine; the temperature stays 1 if they do not determine it."""
     if not pairs:
         log.warning("no calibration pairs: the temperature stays 1, so probabilities are not calibrated")
         return Calibrated()
-    spec = options.spec()
     scorer = Scorer(encoder, OnnxRuntimeCpu(on_cpu(onnx_file), "fp32"), spec)
     score_scale = None
     if encoder.reads == "response":

@@ -11,10 +11,14 @@ from tyro.conf import UseAppendAction, arg
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import BUNDLE_NAME, TRAINED_HEADS, Head
 from tinyrm.modernbert.files import checkpoint_folder, refuse_other_base
-from tinyrm.spec import HELD_OUT_FILE, SPEC_FILE, Spec, read_run, trained_head
+from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, Spec, read_run, trained_head
 from tinyrm.template import TEMPLATES
 
 Precision = Literal["fp32", "bf16", "int8"]
+# The names of tinyrm.template.TEMPLATES.
+TemplateName = Literal[
+    "figure2", "answer-colon", "bert-pair", "roberta-pair", "pairrm", "chatml", "llama-3", "human-assistant"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class ExportOptions:
     """Turn a trained model into a bundle: merge, compile, check, calibrate, write. A failing check writes nothing."""
 
     model: str
-    """Folder or hub id of a masked LM."""
+    """Folder or hub id: a masked LM, a reward model or a cross-encoder."""
     out: Path
     """Bundle folder to write, such as models/mine."""
     revision: str | None = None
@@ -33,10 +37,10 @@ class ExportOptions:
     """Pairs that fit the temperature; default: those that training held out."""
     card: Path | None = None
     """Model card; becomes the bundle's README.md."""
-    template: Literal["figure2", "answer-colon"] | None = None
-    """For a model trained elsewhere; default: figure2."""
+    template: TemplateName | None = None
+    """For a model trained elsewhere; default: figure2 for a masked LM, for others what their tokenizer writes."""
     max_tokens: int | None = None
-    """For a model trained elsewhere; default: 2048."""
+    """For a model trained elsewhere; default: 2048, or what it was made for if that is less."""
     graph: Literal["auto", "plain", "optimised"] = "auto"
     """auto: optimised for ModernBERT, BERT, RoBERTa and ELECTRA, else plain, as transformers computes it."""
     max_calibration_pairs: int = 1000
@@ -68,9 +72,20 @@ class ExportOptions:
             if self.head().kind == "score":
                 return spec.model_copy(update={"template": spec.template.of_one_response()})
             return spec
+        template = TEMPLATES[self.template or "figure2"]
+        if template.label_words is None:
+            raise InvalidInput(f"{self.model} fills a mask, and the template {template.name} has none; use figure2")
+        return Spec(template=template, max_tokens=self.token_budget(default=2048))
+
+    def token_budget(self, *, default: int) -> int:
+        """Return the tokens of a sequence for a model trained elsewhere. Raises InvalidInput."""
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidInput(f"--max-tokens {self.max_tokens} must be at least 1")
-        return Spec(template=TEMPLATES[self.template or "figure2"], max_tokens=self.max_tokens or 2048)
+        return self.max_tokens or default
+
+    def is_trained_here(self) -> bool:
+        """Return whether the folder has a record of our own training."""
+        return self.adapter is not None or any((self.trained / file).is_file() for file in (SPEC_FILE, RUN_FILE))
 
     def run(self) -> dict[str, Any]:
         """Return the record of the training run; empty for a model trained elsewhere."""

@@ -16,6 +16,7 @@ from export.cpu_graph import ENGINE, branch_on_padding, on_cpu
 from export.graph import MODEL_FILE, write_onnx
 from export.parity import LENGTHS, Run, check, pad_rows, probes, run_alone, torch_run
 from export.precision import graph_file, write_lower_precisions
+from export.source import Source, find_source
 from tinyrm.bundle import refuse_foreign, write_bundle
 from tinyrm.encoding import Encoder
 from tinyrm.engines.onnx_runtime import open_session
@@ -24,12 +25,11 @@ from tinyrm.families.graphs import OPTIMISED, graph_module, has_optimised
 from tinyrm.families.pairrm import PairRM, marker_ids
 from tinyrm.families.plain import plain_module
 from tinyrm.manifest import TOKENIZER_FILE, Calibration, Manifest, Parity, Provenance
-from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
+from tinyrm.modernbert.adapter import merge, plain
 from tinyrm.modernbert.blocked import BlockedModel
-from tinyrm.modernbert.checkpoint import load_tokenizer, read_config, read_geometry, refuse_misfit
+from tinyrm.modernbert.checkpoint import load_tokenizer, positions_of, read_geometry, refuse_misfit
 from tinyrm.modernbert.files import checkpoint_folder, commit_of, input_errors, weights_sha256
 from tinyrm.modernbert.weights import save_weights
-from tinyrm.spec import trained_head
 
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -43,20 +43,22 @@ def export_bundle(options: ExportOptions) -> Manifest:
     """
     options.check()
     refuse_foreign(options.out)
-    head = options.head()
+    source = find_source(options)
+    head, spec = source.head, source.spec
     options.refuse_other_base()
-    origin, pairs, spec = provenance(options), read_calibration(options), options.spec()
-    config = read_config(options.model, checkpoint_folder(options.model, options.revision))
-    refuse_family(options, config)
+    origin, pairs = provenance(options), read_calibration(options)
+    refuse_family(options, source.config)
     tokenizer, special = load_tokenizer(options.tokenizer)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-    refuse_misfit(tokenizer, spec.max_tokens, config)
+    refuse_misfit(tokenizer, spec.max_tokens, source.config)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder)
         onnx_file = written / MODEL_FILE
-        loaded, graph, parity = compile_checked(options, encoder, onnx_file)
-        calibrated = calibrate(options, pairs, encoder, onnx_file)
-        lower = write_lower_precisions(options, pairs, encoder, graph, onnx_file, temperature=calibrated.temperature)
+        loaded, graph, parity = compile_checked(options, source, encoder, onnx_file)
+        calibrated = calibrate(options, spec, pairs, encoder, onnx_file)
+        lower = write_lower_precisions(
+            options, pairs, encoder, graph, onnx_file, spec=spec, temperature=calibrated.temperature
+        )
         tokenizer.save(str(written / TOKENIZER_FILE))
         if options.weights:
             assert isinstance(graph, BlockedModel)  # noqa: S101 - refused above
@@ -70,7 +72,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "name": options.out.name,
                 "reads": encoder.reads,
                 "head": head,
-                "architecture": type(loaded).__name__,
+                "architecture": source.recognised.architecture if source.recognised else type(loaded).__name__,
                 "spec": spec,
                 "special_tokens": special,
                 "label_ids": encoder.label_ids if head.kind == "cloze" else None,
@@ -113,17 +115,16 @@ def refuse_family(options: ExportOptions, config: PreTrainedConfig) -> None:
 
 
 def compile_checked(
-    options: ExportOptions, encoder: Encoder, onnx_file: Path
+    options: ExportOptions, source: Source, encoder: Encoder, onnx_file: Path
 ) -> tuple[PreTrainedModel, nn.Module, tuple[Parity, ...]]:
     """Write the merged model's graph to `onnx_file`. Return the merged model, the graph, and every passed check."""
-    special, head = encoder.special, options.head()
+    special, head = encoder.special, source.head
     label_ids = encoder.label_ids if head.kind == "cloze" else None
 
     def run_plain(loaded: PreTrainedModel) -> Run:
         return torch_run(plain_module(loaded, head, special, label_ids), special.pad)
 
-    trained = trained_head(options.trained)
-    model = load_with_adapter(options.model, options.adapter, revision=options.revision, head=trained)
+    model = source.load(options)
     markers = marker_ids(model.config) if isinstance(model, PairRM) else ()
     inputs = probes(special, plain(model).config.vocab_size, encoder.max_tokens, markers)
     with input_errors(f"{options.model} cannot run these sequences"):
@@ -132,7 +133,8 @@ def compile_checked(
     reference = run_alone(run_plain(merged), inputs)
     log.info("compiling the graph")
     # The spec's budget, or what the checks need if the model allows it.
-    max_tokens = min(merged.config.max_position_embeddings, max(encoder.max_tokens, LENGTHS[-1]))
+    longest = max(encoder.max_tokens, LENGTHS[-1])
+    max_tokens = min(positions_of(merged.config) or longest, longest)
     optimised = options.graph != "plain"
     graph = graph_module(merged, head, special, label_ids, max_tokens=max_tokens, optimised=optimised)
     with input_errors(f"a {type(merged).__name__} cannot be compiled"):

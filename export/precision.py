@@ -28,6 +28,7 @@ from tinyrm.modernbert.blocked import BlockedModel
 from tinyrm.modernbert.model import PreferenceModel
 from tinyrm.pairs import PreferencePair
 from tinyrm.readout import read_out
+from tinyrm.spec import Spec
 
 # Ranges settle within a few dozen pairs in both orders; the gate uses the others.
 RANGE_PAIRS = 64
@@ -58,6 +59,7 @@ def write_lower_precisions(
     graph: nn.Module,
     onnx_file: Path,
     *,
+    spec: Spec,
     temperature: float,
 ) -> dict[str, Gate]:
     """Write each precision below fp32 beside the fp32 graph `onnx_file`. Return how far each is from that graph.
@@ -69,7 +71,7 @@ def write_lower_precisions(
     wanted = options.lower_precisions()
     if not wanted or not isinstance(graph, BlockedModel):
         return {}
-    spec, pad_id = options.spec(), encoder.special.pad
+    pad_id = encoder.special.pad
 
     def encoded(some: Iterable[PreferencePair]) -> list[Encoding]:
         return [

@@ -97,26 +97,13 @@ def recognise(name: str, folder: Path) -> Recognised | None:
     is_of_modules = architecture not in CLASSIFIERS
     if is_of_modules:
         refuse_body(name, folder, config, architecture)
-    elif config.get("model_type") != CLASSIFIERS[architecture]:
-        raise InvalidInput(f"{name} is a {architecture} of the type {config.get('model_type')!r}; {SUPPORTED}")
-    by_library = is_cross_encoder(name, folder, config)
+        read_at, layers = read_modular(name, folder, config)
+    else:
+        read_at, layers = read_classifier(name, folder, config, architecture), ()
     activation: Literal["identity", "sigmoid"] = "identity"
-    if by_library:
+    if by_library := is_cross_encoder(name, folder, config):
         refuse_inputs(name, folder)
         activation = read_activation(name, folder, config)
-    layers: tuple[Layer, ...] = ()
-    if is_of_modules:
-        hidden = int(config.get("hidden_size", 0))
-        read_at, layers = read_score_layers(name, folder, read_modules(name, folder), hidden)
-        poolings = ("first", "mean") if config["model_type"] == "modernbert" else ("first",)
-        if read_at not in poolings:
-            raise InvalidInput(
-                f"{name} is a cross-encoder on a {architecture}, read at {read_at}; supported is {' and '.join(poolings)}"
-            )
-    else:
-        refuse_labels(name, config, architecture)
-        refuse_modules(name, folder)
-        read_at = read_pooling(name, config)
     return Recognised(
         architecture=architecture,
         library="sentence-transformers" if by_library else "transformers",
@@ -126,6 +113,27 @@ def recognise(name: str, folder: Path) -> Recognised | None:
         max_tokens=token_limit(name, folder),
         layers=layers,
     )
+
+
+def read_modular(
+    name: str, folder: Path, config: Mapping[str, Any]
+) -> tuple[Literal["first", "mean"], tuple[Layer, ...]]:
+    """Return where a cross-encoder made of modules reads, and its layers. Raises InvalidInput."""
+    read_at, layers = read_score_layers(name, folder, read_modules(name, folder), int(config.get("hidden_size", 0)))
+    if read_at == "first" or (read_at == "mean" and config["model_type"] == "modernbert"):
+        return read_at, layers
+    raise InvalidInput(
+        f"{name} is a cross-encoder that reads its {read_at} token: supported are cls, and mean on a ModernBERT"
+    )
+
+
+def read_classifier(name: str, folder: Path, config: Mapping[str, Any], architecture: str) -> Literal["first", "mean"]:
+    """Return where a classifier reads. Raises InvalidInput if its output is no score, or if it has more parts."""
+    if config.get("model_type") != CLASSIFIERS[architecture]:
+        raise InvalidInput(f"{name} is a {architecture} of the type {config.get('model_type')!r}; {SUPPORTED}")
+    refuse_labels(name, config, architecture)
+    refuse_modules(name, folder)
+    return read_pooling(name, config)
 
 
 def read_architecture(name: str, config: Mapping[str, Any]) -> str:
@@ -168,7 +176,7 @@ def recognise_pairrm(name: str, config: Mapping[str, Any]) -> Recognised:
         raise InvalidInput(f"{name} is a {PAIRRM} without {listed(lacking)} in its config.json")
     head = Head(kind="pair", read_at="segments", outputs=2, activation="identity")
     markers = {marker: int(config[key]) for key, marker in PAIRRM_TOKENS.items()}
-    return Recognised(PAIRRM, "llm-blender", head, reads_pair=False, max_tokens=None, markers=markers)
+    return Recognised(PAIRRM, "llm-blender", head, reads_pair=False, max_tokens=DEFAULT_MAX_TOKENS, markers=markers)
 
 
 def refuse_labels(name: str, config: Mapping[str, Any], architecture: str) -> None:

@@ -8,11 +8,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from export.config import ExportOptions
 from export.loading import load_recognised
-from export.recognition import DEFAULT_MAX_TOKENS, PAIRRM, Recognised, recognise
+from export.recognition import DEFAULT_MAX_TOKENS, Recognised, recognise
 from export.rendering import find_template
 from tinyrm.manifest import Head
 from tinyrm.modernbert.adapter import load_with_adapter
-from tinyrm.modernbert.checkpoint import read_config
+from tinyrm.modernbert.checkpoint import positions_of, read_config
 from tinyrm.modernbert.files import checkpoint_folder
 from tinyrm.spec import Spec, trained_head
 
@@ -50,10 +50,10 @@ def find_source(options: ExportOptions) -> Source:
         return Source(options.head(), options.spec(), read_config(options.model, folder))
     config = read_config(options.model, folder)
     template = find_template(options.model, str(folder), recognised, options.template)
-    limits = [DEFAULT_MAX_TOKENS, recognised.max_tokens or DEFAULT_MAX_TOKENS]
-    if recognised.architecture != PAIRRM:  # its positions are relative, and it was trained beyond them
-        limits.append(config.max_position_embeddings - reserved_positions(config))
-    max_tokens = options.token_budget(default=min(limits))
+    # Relative positions have no end, but a model is not known to be good beyond those that it was made for.
+    positions = positions_of(config) or config.max_position_embeddings
+    default = recognised.max_tokens or min(DEFAULT_MAX_TOKENS, positions)
+    max_tokens = options.token_budget(default=min(default, DEFAULT_MAX_TOKENS))
     log.info("%s: %s, template %s, %d tokens", options.model, recognised.describe(), template.name, max_tokens)
     # The instruction of the one domain is empty: these models read none.
     spec = Spec(template=template, max_tokens=max_tokens, domains={"general": ""})

@@ -103,7 +103,9 @@ def test_int8_takes_its_ranges_from_all_domains(
     model = BlockedModel.__new__(BlockedModel)
     torch.nn.Module.__init__(model)
     options = ExportOptions(model="", adapter=trained.adapter, out=tmp_path, precisions=("int8",))
-    write_lower_precisions(options, pairs, encoder, model, tmp_path / "model.onnx", temperature=1.0)
+    write_lower_precisions(
+        options, pairs, encoder, model, tmp_path / "model.onnx", spec=options.spec(), temperature=1.0
+    )
     assert Counter(seen) == {safety: 64, general: 64, -(800 - 128): 1}
 
 

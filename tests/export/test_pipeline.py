@@ -114,7 +114,7 @@ REFUSED_AT_ONCE = {
 def test_what_cannot_be_exported_is_refused_before_the_work(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    monkeypatch.setattr("export.pipeline.load_with_adapter", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("export.source.load_with_adapter", lambda *_, **__: pytest.fail("the model was loaded"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     (tmp_path / "wrong.jsonl").write_text("{}\n")

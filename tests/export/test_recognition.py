@@ -171,7 +171,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "a pooling of modules": ("modular", "1_Pooling/config.json", {"pooling_mode": "max"}, "pools by max; supported"),
     "the last token": (
         *("modular", "1_Pooling/config.json", {"pooling_mode": "lasttoken"}),
-        "on a ModernBertModel, read at last; supported is first and mean",
+        "reads its last token: supported are cls, and mean on a ModernBERT",
     ),
     "two poolings": ("modular", "1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, "pools by cls, mean"),
     "a sum past a layer": ("modular", "2_Dense/config.json", {"use_residual": True}, "use_residual"),

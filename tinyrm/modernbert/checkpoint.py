@@ -209,13 +209,20 @@ def refuse_misfit(tokenizer: Tokenizer, max_tokens: int, config: PreTrainedConfi
             f"the tokenizer has ids up to {largest}, but the model's embedding has {config.vocab_size} rows; use the "
             "model's own tokenizer"
         )
-    # The RoBERTa family numbers positions from behind its padding id.
-    reserved = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    positions = config.max_position_embeddings - reserved
-    if max_tokens > positions:
+    positions = positions_of(config)
+    if positions is not None and max_tokens > positions:
         raise InvalidInput(
             f"max_tokens={max_tokens} exceeds the model, which has {positions} positions; set a smaller one"
         )
+
+
+def positions_of(config: PreTrainedConfig) -> int | None:
+    """Return how many tokens a model has positions for; None if its positions are relative and have no end."""
+    if getattr(config, "relative_attention", False) and not config.position_biased_input:
+        return None
+    # The RoBERTa family numbers positions from behind its padding id.
+    reserved = config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    return int(config.max_position_embeddings - reserved)
 
 
 def read_geometry(config: PreTrainedConfig) -> Geometry:
