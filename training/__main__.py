@@ -107,12 +107,17 @@ def run(recipe_path: Path, data_dir: Path, *, resume: bool, fresh: bool = False)
 
 
 def dry_run(recipe_path: Path, data_dir: Path) -> int:
-    """Print the plan of a cloze recipe; of any other, the recipe with its defaults."""
+    """Print the plan of a recipe for rewards; of any other, the recipe with its defaults."""
     recipe = load_recipe(recipe_path)
     if isinstance(recipe, ClozeRecipe):
         from training.experiments.plan import plan, render
 
-        print(render(plan(recipe, data_dir), recipe_path))
+        planned = plan(recipe, data_dir)
+        print(render(planned, recipe_path))
+        if isinstance(recipe, DistilRecipe):
+            from training.experiments.scoring_cost import render_teachers
+
+            print(f"\n{render_teachers(planned, recipe)}")
     else:
         print(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), end="")
     return 0

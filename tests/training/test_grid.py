@@ -29,7 +29,9 @@ from training.experiments.grid import (
     varied,
 )
 from training.loading import recipe_names
-from training.recipe import ClozeRecipe, MergeRecipe
+from training.model.teachers import TrainedTeacher
+from training.recipe import ClozeRecipe, DistilRecipe, MergeRecipe
+from training.stages.cloze import train_cloze
 from training.trainer import JsonLog
 
 EXPERIMENTS = [Path(name).name for name in recipe_names() if name.startswith("experiments/")]
@@ -99,6 +101,23 @@ def test_every_recipe_runs_with_every_seed_once(
     assert run_all(planned(recipes, copied, (1, 3)), toy.data, copied) == 0
     assert trained == ["cloze/seed-3", "pair/seed-3"]
     assert all(set(result["seeds"]) == {"1", "2", "3"} for result in results(copied).values())
+
+
+def test_a_student_is_compared_with_other_recipes_and_seeds_share_its_targets(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_cloze(toy.recipe(tmp_path / "teacher"), toy.data, resume=False)
+    path = tmp_path / "student.yaml"
+    fields = yaml.safe_load(Path(write(toy, path, head="pointwise")).read_text())
+    teachers = [{"path": str(tmp_path / "teacher")}]
+    path.write_text(
+        yaml.safe_dump(fields | {"task": "distil", "teachers": teachers, "targets": str(tmp_path / "kept")})
+    )
+    student, out = load_all([str(path)]), tmp_path / "out"
+    assert run_all(planned(student, out, [1]), toy.data, out) == 0
+    monkeypatch.setattr(TrainedTeacher, "margins", None)
+    assert run_all(planned(student, out, [1, 2]), toy.data, out) == 0, "one is finished, the other needs no teacher"
+    assert "teacher_agreement" in results(out)["student"]["seeds"]["2"]
 
 
 def test_results_are_what_the_runs_measured(finished: Path) -> None:
@@ -172,7 +191,7 @@ def test_other_data_and_other_recipes_do_not_mix_with_what_is_there(
 def test_a_grid_refuses_two_of_a_name_and_other_tasks() -> None:
     with pytest.raises(InvalidInput, match="two recipes are called cloze"):
         load_all(["experiments/cloze", "experiments/cloze"])
-    with pytest.raises(InvalidInput, match="task tokenizer; a grid compares recipes of task cloze and merge"):
+    with pytest.raises(InvalidInput, match="task tokenizer; a grid compares recipes of task cloze, distil and merge"):
         load_all(["starter/1-tokenizer"])
 
 
@@ -253,7 +272,7 @@ def changes(name: str) -> dict[str, Any]:
     base, other = (
         load_all([f"experiments/{each}"])[each].model_dump(exclude={"output_dir"}) for each in ("cloze", name)
     )
-    flat = {key: value for key, value in other.items() if value != base[key] and key != "optimization"}
+    flat = {key: value for key, value in other.items() if value != base.get(key) and key != "optimization"}
     optimization = other["optimization"].items()
     return flat | {key: value for key, value in optimization if value != base["optimization"][key]}
 
@@ -268,6 +287,14 @@ def test_each_experiment_changes_its_own_field_and_nothing_else() -> None:
     assert {name: changes(name) for name in EXPERIMENTS if name not in MERGES} == {
         "cloze": {},
         **{head: {"head": head} for head in ("pair-cls", "pair-mean", "pointwise", "tokens")},
+        "distilled": {
+            "head": "pointwise",
+            "task": "distil",
+            "teachers": ({"path": "models/starter", "base": None},),
+            "targets": Path("runs/experiments/targets"),
+            "teacher_temperature": 1.0,
+            "hard_rate": 0.0,
+        },
         "dora": {"dora": adapter | {"magnitude": True}, "peak_lr": 2e-3},
         "lora": {"dora": adapter | {"magnitude": False}, "peak_lr": 2e-3},
         **{f"frozen-{layers}": {"frozen_layers": layers} for layers in (2, 4, 6)},
@@ -290,6 +317,7 @@ def toy_experiments(toy: Toy, out: Path, names: list[str]) -> dict[str, Compared
         if isinstance(recipe, MergeRecipe)
         else recipe.model_copy(
             update={**fields, "frozen_layers": min(recipe.frozen_layers, 3), "train_max_tokens": None}
+            | ({"targets": out / "kept"} if isinstance(recipe, DistilRecipe) else {})
         )
         for name, recipe in recipes.items()
     }

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.training.conftest import PAIRS, SPEC, Toy, read_log
+from tinyrm.bundle import read_manifest
+from tinyrm.flops import executed_flops
 from tinyrm.modernbert.checkpoint import load_masked_lm, read_geometry
 from tinyrm.pairs import read_pairs
 from tinyrm.spec import HELD_OUT_FILE
@@ -26,8 +29,9 @@ from training.experiments.plan import (
     training_flops,
 )
 from training.loading import find_recipe
-from training.recipe import ClozeRecipe, Dora
+from training.recipe import ClozeRecipe, DistilRecipe, Dora
 from training.stages.cloze import train_cloze, with_learning_parts
+from training.stages.distil import teacher_probabilities
 
 DORA = Dora(rank=4, alpha=4)
 LORA = Dora(rank=4, alpha=4, magnitude=False)
@@ -248,3 +252,28 @@ def test_gflop_of_a_plan_follow_its_parameters(toy: Toy, tmp_path: Path) -> None
 )
 def test_operations_have_a_unit_that_fits(flops: float, text: str) -> None:
     assert operations(flops) == text
+
+
+def test_a_dry_run_shows_what_the_teachers_have_to_score(
+    toy: Toy, tmp_path: Path, bundle_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = read_pairs(toy.data / "pairs.jsonl")
+    given = tmp_path / "given.jsonl"
+    given.write_text("".join(json.dumps(pair.model_dump() | {"margin": 1.0}) + "\n" for pair in pairs))
+    teachers = {"general": [{"path": str(bundle_folder)}, {"path": str(given)}], "safety": {"path": str(given)}}
+    fields = toy.recipe(tmp_path / "out").model_dump(mode="json") | {"task": "distil", "teachers": teachers}
+    (tmp_path / "student.yaml").write_text(yaml.safe_dump(fields))
+    assert main(["plan", str(tmp_path / "student.yaml"), "--data", str(toy.data)]) == 0
+    shown = capsys.readouterr().out
+    assert f"{bundle_folder}: 32 pairs" in shown, "those of its domain"
+    assert "; 0 of its targets are kept" in shown
+    assert f"{given}: 64 pairs\n    a file of targets: nothing to score" in shown
+    teacher = read_manifest(bundle_folder)
+    once = 2 * executed_flops(teacher.geometry, teacher.spec.max_tokens, teacher.graph)
+    assert f"{operations(32 * once)} for the other 32 pairs" in shown
+    recipe = DistilRecipe.model_validate(fields)
+    teacher_probabilities(pairs[:5], recipe)
+    main(["plan", str(tmp_path / "student.yaml"), "--data", str(toy.data)])
+    shown = capsys.readouterr().out
+    assert "; 3 of its targets are kept" in shown
+    assert f"{operations(29 * once)} for the other 29 pairs" in shown

@@ -29,8 +29,9 @@ from training.data.mixture import load_all as load_pairs
 from training.data.source import Source
 from training.loading import find_recipe, load_recipe
 from training.output import identity, write_run
-from training.recipe import ClozeRecipe, MergeRecipe, Optimization
+from training.recipe import ClozeRecipe, DistilRecipe, MergeRecipe, Optimization
 from training.stages.cloze import preference_metrics, train_cloze
+from training.stages.distil import train_distil
 from training.stages.merge import merge_specialists
 
 RESULTS_FILE = "results.json"
@@ -49,8 +50,10 @@ def load_all(names: Iterable[str]) -> dict[str, Compared]:
     recipes: dict[str, Compared] = {}
     for path in map(find_recipe, names):
         recipe = load_recipe(path)
-        if not isinstance(recipe, ClozeRecipe | MergeRecipe) or recipe.task not in ("cloze", "merge"):
-            raise InvalidInput(f"{path} is of task {recipe.task}; a grid compares recipes of task cloze and merge")
+        if not isinstance(recipe, ClozeRecipe | MergeRecipe):
+            raise InvalidInput(
+                f"{path} is of task {recipe.task}; a grid compares recipes of task cloze, distil and merge"
+            )
         if path.stem in recipes:
             raise InvalidInput(f"two recipes are called {path.stem}; rename one, because results go by the name")
         recipes[path.stem] = recipe
@@ -115,7 +118,10 @@ def run_all(runs: Sequence[Compared], data_dir: Path, out: Path) -> int:
             if isinstance(recipe, MergeRecipe):
                 merge_and_measure(recipe)
             elif todo:
-                train_cloze(recipe, data_dir, resume=True)
+                if isinstance(recipe, DistilRecipe):
+                    train_distil(recipe, data_dir, resume=True)
+                else:
+                    train_cloze(recipe, data_dir, resume=True)
                 # A finished run is not continued, and the checkpoints of a grid would fill a disk.
                 for checkpoint in recipe.output_dir.glob("checkpoint-*"):
                     shutil.rmtree(checkpoint)
@@ -137,7 +143,8 @@ def is_finished(recipe: ClozeRecipe, hash_data: Callable[[tuple[Source, ...]], d
     record = read_run(recipe.output_dir)
     if not record:
         return False
-    record["recipe"].pop("output_dir")
+    for elsewhere in ("output_dir", "targets"):
+        record["recipe"].pop(elsewhere, None)
     if any(record.get(key) != value for key, value in identity(recipe, hash_data(recipe.sources)).items()):
         raise InvalidInput(
             "the folder holds a run of another recipe, from another base or on other data; remove it, or choose "
