@@ -1,14 +1,25 @@
 """A running service, evaluated through its client, as its callers use it."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Final
 
-from evaluation.target import Meter, Target
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logit
+
+from evaluation.target import Meter, ResponseScorer, Single, Target
+from tinyrm.api import MAX_RESPONSES, ModelCard, ScoreReply
 from tinyrm.client import Client, CompareItem, ItemError
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.readout import read_out
 from tinyrm.spec import Spec
+
+# Enough that the service has whole batches to run.
+CALLS_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,7 @@ class ServiceScorer:
         for reply in self.client.compare_many(items):
             if isinstance(reply, ItemError):
                 raise InvalidInput(f"the service refused a pair: {reply.type}: {reply.message}")
+            self.meter.sequences += reply.usage.sequences
             self.meter.tokens += reply.usage.tokens
             self.meter.exact_flops += reply.usage.gflops * 1e9
             margins.append(reply.margin * self.served)
@@ -62,6 +74,40 @@ class ServiceScorer:
         return replace(self, temperature=temperature)
 
 
+@dataclass(frozen=True, slots=True)
+class ServedScores:
+    """Score responses one by one at /v1/score, those to one prompt in one call."""
+
+    client: Client
+    card: ModelCard
+    meter: Meter
+
+    def run(self, singles: Sequence[Single]) -> NDArray[np.float64]:
+        """Return the logit of each response [n]. Raises CallFailed, also for a text that the service refuses."""
+        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for place, single in enumerate(singles):
+            groups[single.instruction, single.prompt].append(place)
+        calls = [
+            places[i : i + MAX_RESPONSES] for places in groups.values() for i in range(0, len(places), MAX_RESPONSES)
+        ]
+        with ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="evaluation") as pool:
+            replies = pool.map(lambda places: self._score([singles[place] for place in places]), calls)
+            raw = np.empty(len(singles))
+            for places, reply in zip(calls, replies, strict=True):
+                raw[places] = [result.raw for result in reply.results]
+                self.meter.sequences += reply.usage.sequences
+                self.meter.tokens += reply.usage.tokens
+                self.meter.exact_flops += reply.usage.gflops * 1e9
+        return raw if self.card.activation == "identity" else logit(raw)
+
+    def _score(self, group: Sequence[Single]) -> ScoreReply:
+        instruction, prompt, _ = group[0]
+        # A model whose template has no place for an instruction has empty ones, and refuses any that is sent.
+        own = {"instruction": instruction} if any(self.card.domains.values()) else {}
+        model = f"{self.card.name}@{self.card.revision}"
+        return self.client.score(prompt, [single.response for single in group], model=model, **own)
+
+
 def open_service(url: str, api_key: str | None = None) -> Target:
     """Open the default model of a running service. Raises CallFailed."""
     client = Client(url, api_key, timeout_s=600.0)
@@ -70,5 +116,9 @@ def open_service(url: str, api_key: str | None = None) -> Target:
     # The service does not publish its template; only instructions are used of this spec.
     spec = Spec(domains=card.domains, default_domain=card.default_domain, max_tokens=card.max_tokens)
     meter = Meter(paper_flops=None)
-    scorer = ServiceScorer(client, identity, card.temperature, card.temperature, meter)
+    scorer: ServiceScorer | ResponseScorer
+    if card.reads == "response":
+        scorer = ResponseScorer(ServedScores(client, card, meter).run, card.temperature)
+    else:
+        scorer = ServiceScorer(client, identity, card.temperature, card.temperature, meter)
     return Target(identity, f"{card.engine} at {url}", spec, scorer, meter, client.close)

@@ -79,9 +79,23 @@ def test_a_service_gives_the_results_of_its_bundle(warm: Path, remote: Target) -
     local = open_bundle(warm)
     assert remote.identity == local.identity
     assert margins(answers(remote)) == pytest.approx(margins(answers(local)), abs=1e-4)
-    assert remote.meter.tokens == local.meter.tokens
+    assert (remote.meter.sequences, remote.meter.tokens) == (local.meter.sequences, local.meter.tokens)
     assert remote.meter.exact_flops == pytest.approx(local.meter.exact_flops, rel=1e-3)
     assert remote.cost.paper_gflops_per_pair is None
+
+
+def test_a_service_scores_responses_as_its_bundle_does(response_bundle_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(response_bundle_folder, tmp_path / "toy")
+    record_temperature(folder, 2.5)
+    pairs = [*PAIRS, PAIRS[0].model_copy(update={"rejected": "another one"})]
+    with started(folder) as running, closing(open_service(f"http://127.0.0.1:{running.port}")) as remote:
+        local = open_bundle(folder)
+        found, expected = score_pairs(remote, pairs), score_pairs(local, pairs)
+    assert remote.reads == "response"
+    assert margins(found) == pytest.approx(margins(expected), abs=1e-4)
+    assert (remote.meter.sequences, remote.meter.tokens) == (local.meter.sequences, local.meter.tokens)
+    assert remote.meter.sequences == 2 * len(PAIRS) + 1, "the first pair's right response stands in two pairs"
+    assert remote.meter.exact_flops == pytest.approx(local.meter.exact_flops, rel=1e-3)
 
 
 def test_another_temperature_divides_margins(warm: Path, remote: Target) -> None:

@@ -1,14 +1,18 @@
-"""RewardBench: a "Custom Classifier", for the harness's `REWARD_MODEL_CONFIG`."""
+"""RewardBench: entries for the harness's `REWARD_MODEL_CONFIG`, one for comparisons and one for single scores."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from tinyrm.chat import Turns
+from tinyrm.chat import BLANK, Prompt, Turns
 from tinyrm.client import Client, ItemError
+from tinyrm.client.batches import CONCURRENCY
 from tinyrm.errors import InvalidInput
 from tinyrm.integrations import preference_item
+from tinyrm.markup import split_dialogue
 from tinyrm.preferences import read_preference
 
 if TYPE_CHECKING:
@@ -62,21 +66,75 @@ class Pipeline:
         return torch.tensor(a_wins, dtype=torch.bool)
 
 
+class ScorePipeline:
+    """A pipeline of the harness, which scores conversations one by one with a service whose model reads responses.
+
+    tokenizer: its chat template, if it has one, makes the harness's texts; its ids are not used.
+    """
+
+    def __init__(self, task: str, model: ServedModel, tokenizer: object = None) -> None:
+        self.task, self.model, self.tokenizer = task, model, tokenizer
+
+    def __call__(self, samples: Sequence[str], **_: object) -> "torch.Tensor":
+        """Return the raw score of each conversation, a tensor of floats [samples].
+
+        samples: conversations in a chat template that docs/dialects.md names; they end in the response.
+
+        Ignores the settings of a local pipeline (batch_size, truncation, max_length, ...).
+
+        Raises CallFailed, among others for a model that reads pairs; InvalidInput for a text in another template.
+        """
+        import torch  # noqa: PLC0415  # the harness needs it, the rest of this package does not
+
+        dialogues = [split_dialogue(text) for text in samples]
+
+        def score(dialogue: tuple[Prompt, str]) -> float:
+            prompt, response = dialogue
+            (result,) = self.model.client.score(prompt, [response or BLANK], **self.model.options).results
+            return result.raw
+
+        with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="rewardbench") as pool:
+            return torch.tensor(list(pool.map(score, dialogues)), dtype=torch.float32)
+
+
 def model_config(
     base_url: str = "http://127.0.0.1:8000", *, api_key: str | None = None, timeout_s: float = 30.0, **options: Any
 ) -> dict[str, Any]:
     """Return the entry for the harness: `REWARD_MODEL_CONFIG["tinyrm"] = model_config()`, then `--model tinyrm`.
 
+    The service may have a model of any kind. The harness gets the winner of each pair and no scores.
+
     options: of `Client.compare`: domain, instruction, swap, model.
     """
-
-    def build(*_: object, **__: object) -> ServedModel:
-        return ServedModel(Client(base_url, api_key, timeout_s=timeout_s), options)
-
     return {
-        "model_builder": build,
+        "model_builder": partial(_build, base_url, api_key, timeout_s, options),
         "pipeline_builder": Pipeline,
         "quantized": False,
         "custom_dialogue": True,
         "model_type": "Custom Classifier",
     }
+
+
+def classifier_config(
+    base_url: str = "http://127.0.0.1:8000", *, api_key: str | None = None, timeout_s: float = 30.0, **options: Any
+) -> dict[str, Any]:
+    """Return the entry for a service whose model reads responses, which the harness treats as its own classifiers.
+
+    Each response is scored alone. The harness saves the scores, and its script for RewardBench 2 accepts the entry.
+
+    options: of `Client.score`: domain, instruction, model.
+    """
+    return {
+        "model_builder": partial(_build, base_url, api_key, timeout_s, options),
+        "pipeline_builder": ScorePipeline,
+        "quantized": False,
+        "custom_dialogue": False,
+        "model_type": "Seq. Classifier",
+    }
+
+
+def _build(
+    base_url: str, api_key: str | None, timeout_s: float, options: dict[str, Any], *_: object, **__: object
+) -> ServedModel:
+    """Return the model of an entry. The harness adds its name and the settings of a local model."""
+    return ServedModel(Client(base_url, api_key, timeout_s=timeout_s), options)
