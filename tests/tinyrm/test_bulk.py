@@ -55,6 +55,25 @@ def test_scores_are_those_of_the_scorer(
     assert f"{gflop:.1f} GFLOP" in second
 
 
+def test_a_bundle_that_reads_one_response_scores_both_of_a_row(response_bundle_folder: Path, tmp_path: Path) -> None:
+    rows = [*(pair(n) for n in range(5)), {"prompt": "What is 1? " * 300, "chosen": "yes", "rejected": "no " * 300}]
+    assert main(words_of(response_bundle_folder, tmp_path / "out", write(tmp_path / "pairs.jsonl", *rows))) == 0
+    found, scorer = table(tmp_path / "out"), Scorer.open(response_bundle_folder, "onnxruntime-cpu")
+    expected = [scorer.score_responses(row["prompt"], [row["chosen"], row["rejected"]]) for row in rows]
+    assert found["logit_a"].tolist() == pytest.approx([a for a, _ in expected], abs=TOLERANCE)
+    assert found["logit_b"].tolist() == pytest.approx([b for _, b in expected], abs=TOLERANCE)
+    margins = [(a - b) / scorer.temperature for a, b in expected]
+    assert found["margin"].tolist() == pytest.approx(margins, abs=10 * TOLERANCE)
+    assert found["logit_a_reading_a_first"].isna().all()
+    with_a, with_b = (
+        scorer.encoder.encode_one(TOY_SPEC.instruction(), rows[-1]["prompt"], rows[-1][name])
+        for name in ("chosen", "rejected")
+    )
+    truncated = found[["truncated_prompt", "truncated_response_a", "truncated_response_b"]].iloc[-1].tolist()
+    assert truncated == [with_b.truncation.prompt, 0, with_b.truncation.response_a]
+    assert with_b.truncation.prompt > with_a.truncation.prompt
+
+
 def test_truncated_tokens_are_counted(score: Score, tmp_path: Path) -> None:
     long = {"prompt": "What is 1? " * 300, "response_a": "yes 1", "response_b": "no 0 " * 300}
     assert score(write(tmp_path / "a.jsonl", long)) == 0

@@ -25,7 +25,7 @@ from tinyrm.spec import Spec
 
 @dataclass(frozen=True, slots=True)
 class RowEncoder:
-    """Encodes rows, each in both orders.
+    """Encodes rows: each as two sequences, which are both orders of a pair, or both responses.
 
     domain: of rows that do not set one; None for the model's default.
     instruction: of rows that do not set one; None for that of the domain.
@@ -40,7 +40,7 @@ class RowEncoder:
 
     def __post_init__(self) -> None:
         instruction, _ = self.spec.resolve("", self.domain, self.instruction)
-        if not instruction:
+        if self.instruction == "":
             raise InvalidInput("the instruction is empty; leave it out to use the domain's own")
         self.encoder.encode(Comparison("prompt", "a", "b"), instruction)
 
@@ -63,9 +63,10 @@ class RowEncoder:
                 self.instruction if pair.instruction is None else pair.instruction,
             )
             comparison = Comparison(text, pair.response_a, pair.response_b)
-            return Row(number, name, self.encoder.encode(comparison, instruction, swap=True))
+            sequences = self.encoder.encode(comparison, instruction, swap=True)
+            return Row(number, name, sequences, self.encoder.truncation(sequences))
         except InvalidInput as error:
-            return Row(number, name, (), error.type, _printable(str(error)))
+            return Row(number, name, error=error.type, error_message=_printable(str(error)))
 
 
 def _printable(text: str) -> str:
@@ -136,7 +137,8 @@ class ShardScorer:
         on_batch: called with the number of sequences after each batch.
         """
         sequences = [sequence for row in rows for sequence in row.sequences]
-        logits = self._scorer.logits(sequences, on_batch).reshape(-1, 2, 2)
+        rows_of_logits = self._scorer.logits(sequences, on_batch)
+        logits = rows_of_logits.reshape(-1, 2, rows_of_logits.shape[1])
         try:
             scored = iter([(both, read_out(both, self._scorer.temperature)) for both in logits])
         except EngineFailed as error:

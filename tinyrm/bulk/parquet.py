@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ SCHEMA = pa.schema(
         ("logit_b_reading_a_first", pa.float32()),
         ("logit_a_reading_b_first", pa.float32()),
         ("logit_b_reading_b_first", pa.float32()),
+        # Of a model that reads one response, which has no orders.
+        ("logit_a", pa.float32()),
+        ("logit_b", pa.float32()),
         ("probability_a", pa.float64()),
         ("margin", pa.float64()),
         ("tokens", pa.int32()),
@@ -61,7 +64,8 @@ class Row:
     """A row that was read.
 
     number: in its source, from 0.
-    sequences: A first, B first; none if there is an error.
+    sequences: A first, B first; or A, B of a model that reads one response; none if there is an error.
+    truncation: tokens dropped from the texts.
     error: type of the error.
     error_message: text of the error.
     """
@@ -69,6 +73,7 @@ class Row:
     number: int
     id: str | None
     sequences: tuple[Encoding, ...] = ()
+    truncation: Truncation = field(default_factory=Truncation)
     error: str | None = None
     error_message: str | None = None
 
@@ -87,7 +92,7 @@ def make_table(shard: Shard, model: str, rows: Sequence[Row], scores: Sequence[S
     """Return the table of a shard, in the order of its rows. A row with an error has no logits and no score."""
     records = []
     for row, score in zip(rows, scores, strict=True):
-        truncation = row.sequences[0].truncation if row.sequences else Truncation()
+        truncation = row.truncation
         record = {
             "source": shard.source,
             "row": row.number,
@@ -102,17 +107,22 @@ def make_table(shard: Shard, model: str, rows: Sequence[Row], scores: Sequence[S
         }
         if score is not None:
             logits, preference = score
-            (a_first, b_second), (b_first, a_second) = logits.tolist()
-            record |= {
-                "logit_a_reading_a_first": a_first,
-                "logit_b_reading_a_first": b_second,
-                "logit_a_reading_b_first": a_second,
-                "logit_b_reading_b_first": b_first,
-                "probability_a": preference.p_a,
-                "margin": preference.margin,
-            }
+            record |= name_logits(logits) | {"probability_a": preference.p_a, "margin": preference.margin}
         records.append(record)
     return pa.Table.from_pylist(records, schema=SCHEMA)
+
+
+def name_logits(logits: NDArray[np.float32]) -> dict[str, float]:
+    """Return the columns of one row's logits: [2 orders, 2], or [2 responses, 1]."""
+    if logits.shape[1] == 1:
+        return dict(zip(("logit_a", "logit_b"), logits[:, 0].tolist(), strict=True))
+    (a_first, b_second), (b_first, a_second) = logits.tolist()
+    return {
+        "logit_a_reading_a_first": a_first,
+        "logit_b_reading_a_first": b_second,
+        "logit_a_reading_b_first": a_second,
+        "logit_b_reading_b_first": b_first,
+    }
 
 
 def shard_file(folder: Path, shard: Shard) -> Path:

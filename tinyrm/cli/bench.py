@@ -22,7 +22,7 @@ from tinyrm.flops import exact_flops
 class Bench(EngineOptions):
     """Measure the latency of a bundle on this machine: the median time of one sequence.
 
-    A comparison is one sequence, or two with both orders.
+    A comparison is one sequence, or two with both orders; two of a bundle that reads one response.
     """
 
     bundle: Positional[Path] = starter.STARTER

@@ -81,7 +81,8 @@ class Score:
     model. Blank lines at the end are left out.
 
     With --bundle no service is needed: any number of files, JSON lines or Parquet, are scored on this machine or on a
-    Ray cluster, always in both orders, into a folder of Parquet files.
+    Ray cluster, into a folder of Parquet files: always in both orders, or each response by itself if the bundle reads
+    one response.
     """
 
     pairs: Annotated[Positional[tuple[str, ...]], arg(metavar="PAIRS ...")]
