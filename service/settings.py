@@ -39,6 +39,11 @@ class Settings(BaseSettings):
         default="",
         description="Further bundles, as domain=folder separated by commas; each serves the requests of its domain.",
     )
+    more_models: str = Field(
+        default="",
+        description="Folders of further bundles, separated by commas; a request selects one by `model`, or uses one in "
+        "a cascade.",
+    )
     engine: str = Field(
         default="auto",
         description="onnxruntime-cpu, openvino-cpu, onnxruntime-cuda, onnxruntime-tensorrt or torch-cuda; "

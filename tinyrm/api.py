@@ -24,7 +24,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tinyrm import chat
 from tinyrm.chat import LIST, TEXT, ChatMessage, Message, text_branch
-from tinyrm.comparison import Strategy, SwapMode, Verdict
+from tinyrm.comparison import GroupStrategy, SwapMode, Verdict
 from tinyrm.errors import InvalidInput, TinyRMError, from_validation
 
 # The largest value of the setting max_batch_items. It is checked while a list is parsed: validating a million invalid
@@ -280,12 +280,18 @@ class GroupRequest(ComparisonRequest):
     """Several responses to one prompt."""
 
     responses: Annotated[list[Response], Field(min_length=1, max_length=MAX_RESPONSES, fail_fast=True)]
-    strategy: Strategy = Field(
+    strategy: GroupStrategy = Field(
         default="round_robin",
         description="Which pairs are compared. round_robin: all, n (n - 1) / 2 comparisons. swiss: neighbours in the "
         "standings, at most n / 2 in each of log2(n) + 1 rounds. knockout: winners only, n - 1. reference: each "
         "response with `reference` only, n. A model that reads one response compares nothing: it scores each response "
-        "once, whatever the strategy.",
+        "once, whatever the strategy. cascade: needs a model of each kind; the one that reads responses scores all, n "
+        "sequences, and the one that reads pairs compares the best `top` with each other.",
+    )
+    top: Annotated[int, Field(ge=2, le=MAX_RESPONSES)] | None = Field(
+        default=None,
+        description="How many of the best responses strategy cascade compares, 2 to all; 4 by default, or all if there "
+        "are fewer.",
     )
     reference: Response | None = Field(
         default=None, description="The response that each response is compared with; see `strategy`."
@@ -295,6 +301,14 @@ class GroupRequest(ComparisonRequest):
     def _reference_and_strategy_agree(self) -> Self:
         if (self.reference is None) == (self.strategy == "reference"):
             raise ValueError("strategy reference needs a text in `reference`, and no other strategy takes one")
+        return self
+
+    @model_validator(mode="after")
+    def _top_and_strategy_agree(self) -> Self:
+        if self.top is not None and self.strategy != "cascade":
+            raise ValueError("top: only strategy cascade takes it")
+        if self.top is not None and self.top > len(self.responses):
+            raise ValueError(f"top: {self.top} is more than the {len(self.responses)} responses")
         return self
 
 
@@ -323,7 +337,9 @@ class RankReply(Reply):
         description="[i][j]: P(i beats j); null where i and j were not compared."
     )
     comparisons: int = Field(description="0 for a model that reads one response: see `usage.sequences`.")
-    model: str
+    model: str = Field(
+        description="name@revision; of a cascade those of both models, the one that reads responses first, joined by +."
+    )
     usage: Usage
     truncated_tokens: int = Field(
         description="Tokens dropped over all comparisons, each order counted once, or over all responses that were "
@@ -339,7 +355,7 @@ class RewardsRequest(GroupRequest):
     scale: Scale = Field(
         default="zero_mean",
         description="zero_mean: strengths, log-odds that add up to 0. unit: mean probability to beat the responses "
-        "it was compared with.",
+        "it was compared with; of strategy cascade, to beat another response by these strengths.",
     )
 
     @model_validator(mode="after")
@@ -355,7 +371,7 @@ class RewardsReply(Reply):
     """A reward for each response, in the order of the request."""
 
     rewards: list[float]
-    model: str
+    model: str = Field(description="As in the reply of /v1/rank.")
     usage: Usage
 
 

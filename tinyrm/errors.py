@@ -10,7 +10,8 @@ TinyRMError
 │   ├── InstructionTooLong    the instruction leaves no room for the texts
 │   ├── UnknownDomain         the bundle has no such domain
 │   ├── UnknownModel          the service has no such model
-│   └── NotPointwise          the model reads pairs and cannot score one response alone
+│   ├── NotPointwise          the model reads pairs and cannot score one response alone
+│   └── NoCascade             the service does not have the two models of a cascade
 ├── InvalidSettings           settings contradict each other or the bundle, or do not exist
 ├── InvalidKeys               a file of API keys cannot be read
 ├── InvalidTemplate           a template cannot be read out, or does not fit the tokenizer
@@ -97,6 +98,10 @@ class UnknownModel(InvalidInput):
 
 class NotPointwise(InvalidInput):
     type = "not_pointwise"
+
+
+class NoCascade(InvalidInput):
+    type = "no_cascade"
 
 
 class InvalidSettings(TinyRMError):

@@ -28,6 +28,11 @@ A model that reads one response (`reads` in `/v1/models`) gives each response of
 return margins, strengths and rewards from their differences: n responses cost n sequences, and no pair is compared.
 Only such a model answers `/v1/score`.
 
+With strategy `cascade` a model of each kind ranks: the one that reads responses scores all n, and the one that reads
+pairs compares the best `top` (4) in both orders: 16 + 12 sequences for 16 responses instead of 240. The best `top` are
+in the order of the pairs, the others follow in that of the scores (formula: `settle` in `tinyrm/ranking.py`; measured:
+[results/cascade.md](results/cascade.md)). [settings.md](settings.md) states how the two models are served and found.
+
 A prompt or a response may be a list of chat messages in the form of OpenAI's API: `role` is `system`, `developer`,
 `user`, `assistant`, `tool` or `function`, and `content` is a text or a list of parts with text. The model reads a
 `developer` as the system, a `tool` as the user, and `tool_calls` as text. A part without text, such as an image, is

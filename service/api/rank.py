@@ -14,8 +14,10 @@ from service.api.dependencies import (
     get_stats,
     usage_of,
 )
+from service.scoring.cascade import rank_cascade
 from service.scoring.ranking import GroupResult, rank_responses
 from tinyrm.api import GroupRequest, RankReply, RankRequest, RewardsReply, RewardsRequest
+from tinyrm.comparison import CASCADE_TOP
 
 router = APIRouter(tags=["score"])
 
@@ -48,17 +50,30 @@ async def rewards(body: RewardsRequest, request: Request, timeout_ms: TimeoutMs 
 
 async def rank_group(body: GroupRequest, request: Request, timeout_ms: int | None) -> GroupResult:
     state, stats, question = get_state(request), get_stats(request), get_question(body)
-    result = await rank_responses(
-        state.registry.resolve(question),
-        question,
-        body.responses,
-        strategy=body.strategy,
-        reference=body.reference,
-        max_comparisons=state.settings.max_batch_items,
-        fairness_key=get_fairness_key(request),
-        deadline=get_deadline(timeout_ms),
-    )
-    stats.items = len(result.comparisons)
+    max_comparisons = state.settings.max_batch_items
+    fairness_key, deadline = get_fairness_key(request), get_deadline(timeout_ms)
+    if body.strategy == "cascade":
+        result = await rank_cascade(
+            state.registry.resolve_cascade(question),
+            question,
+            body.responses,
+            top=body.top or min(CASCADE_TOP, len(body.responses)),
+            max_comparisons=max_comparisons,
+            fairness_key=fairness_key,
+            deadline=deadline,
+        )
+    else:
+        result = await rank_responses(
+            state.registry.resolve(question),
+            question,
+            body.responses,
+            strategy=body.strategy,
+            reference=body.reference,
+            max_comparisons=max_comparisons,
+            fairness_key=fairness_key,
+            deadline=deadline,
+        )
+    stats.items = len(result.costs)
     for cost in result.costs:
         stats.add(cost.tokens, cost.stages)
     return result

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -14,13 +15,24 @@ from service.engine.supervisor import run_in_background
 from service.logs import describe_failure
 from service.metrics import Metrics, ServedModel
 from service.scoring.pipeline import Pipeline, Question
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, split_list
 from tinyrm.bundle import Bundle
-from tinyrm.errors import EngineUnavailable, InvalidSettings, UnknownModel
+from tinyrm.errors import EngineUnavailable, InvalidSettings, NoCascade, UnknownModel
 
 log = structlog.get_logger("tinyrm")
 
 StartBackend = Callable[[Bundle], Awaitable[Backend]]
+
+
+class CascadePipelines(NamedTuple):
+    """The two models of a cascade.
+
+    alone: reads a response.
+    pairs: reads a pair.
+    """
+
+    alone: Pipeline
+    pairs: Pipeline
 
 
 class ModelRegistry:
@@ -75,6 +87,26 @@ class ModelRegistry:
                 return pipeline
         served = ", ".join(pipeline.manifest.identity for pipeline in self.pipelines.values())
         raise UnknownModel(f"no model {question.model!r} is served here; available: {served}")
+
+    def resolve_cascade(self, question: Question) -> CascadePipelines:
+        """Return the two pipelines of a cascade: that of `resolve`, and the one of the other kind.
+
+        Of several, the one whose model has the question's domain.
+
+        Raises UnknownModel; NoCascade if there is no such pipeline, or more than one.
+        """
+        own = self.resolve(question)
+        others = [one for one in self.pipelines.values() if {one.reads, own.reads} == {"pair", "response"}]
+        if len(others) > 1:
+            others = [one for one in others if question.domain in one.manifest.spec.domains]
+        if len(others) != 1:
+            served = ", ".join(f"{one.manifest.identity} reads a {one.reads}" for one in self.pipelines.values())
+            raise NoCascade(
+                f"a cascade with {own.manifest.identity}, which reads a {own.reads}, needs one model that reads the "
+                f"other of pair and response, or exactly one of several with the request's domain; served: {served}"
+            )
+        (other,) = others
+        return CascadePipelines(own, other) if own.reads == "response" else CascadePipelines(other, own)
 
     def unhealthy_reason(self) -> str | None:
         """Return why a model is not ready; None if all are."""
@@ -229,4 +261,5 @@ def parse_specialists(settings: Settings) -> dict[str, Path]:
 
 def bundle_folders(settings: Settings) -> list[Path]:
     """Return the folder of each bundle once, the default first."""
-    return list(dict.fromkeys([settings.model, *parse_specialists(settings).values()]))
+    more = map(Path, split_list(settings.more_models))
+    return list(dict.fromkeys([settings.model, *parse_specialists(settings).values(), *more]))

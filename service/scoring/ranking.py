@@ -54,7 +54,7 @@ class GroupResult:
 
     comparisons: of a model that reads pairs.
     responses: of a model that reads responses; the reference is the last one.
-    model: name@revision.
+    model: name@revision; of a cascade both, joined by +.
     """
 
     ranking: Ranking
@@ -86,7 +86,13 @@ class GroupResult:
 
     @property
     def win_rates(self) -> list[float]:
-        """The mean probability of each response to beat those that it was compared with."""
+        """The mean probability of each response to beat those that it was compared with.
+
+        In a cascade, where two models give the margins, to beat any other one by its strength: in the order of these.
+        """
+        if self.comparisons and self.responses:
+            rates: list[float] = expected_wins(self.ranking.strengths.values).tolist()
+            return rates
         means: list[float] = mean_wins(self.ranking.margins)[: len(self.strengths)].tolist()
         return means
 
@@ -137,11 +143,7 @@ async def rank_responses(
         return GroupResult(ranking, [], scored, pipeline.manifest.identity)
     n = len(texts)
     needed = comparisons_needed(strategy, n)
-    if max_comparisons is not None and needed > max_comparisons:
-        raise InvalidInput(
-            f"{strategy} of {n} responses takes {needed} comparisons, at most {max_comparisons} are allowed in "
-            "one call; send fewer responses or use strategy swiss"
-        )
+    refuse_too_many(strategy, n, max_comparisons)
     if not is_accepted:
         pipeline.refuse_if_busy(deadline, fairness_key)
     swap = pipeline.choose_swap(question)
@@ -176,6 +178,16 @@ async def rank_responses(
             except StopIteration:
                 break
     return GroupResult(rank(margins, ranked=len(responses)), comparisons, [], pipeline.manifest.identity)
+
+
+def refuse_too_many(strategy: Strategy, n: int, max_comparisons: int | None) -> None:
+    """Raise InvalidInput if one call may not compare n responses by this strategy."""
+    needed = comparisons_needed(strategy, n)
+    if max_comparisons is not None and needed > max_comparisons:
+        raise InvalidInput(
+            f"{strategy} of {n} responses takes {needed} comparisons, at most {max_comparisons} are allowed in "
+            "one call; send fewer responses or use strategy swiss"
+        )
 
 
 def rank_by_scores(scored: Sequence[ScoreResult], temperature: float, ranked: int) -> Ranking:

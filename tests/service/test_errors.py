@@ -50,6 +50,7 @@ EXPECTED = {
     "InvalidSettings": (500, "invalid_settings"),
     "InvalidTemplate": (500, "invalid_template"),
     "InvalidText": (422, "invalid_text"),
+    "NoCascade": (422, "no_cascade"),
     "NotPointwise": (422, "not_pointwise"),
     "Overloaded": (429, "overloaded"),
     "ParityFailed": (500, "parity_failed"),

@@ -383,13 +383,15 @@ def test_rank_and_rewards(ask: Ask) -> None:
         "truncated_tokens": 0,
     }
     rewarded = {"rewards": [0.3, 0.7], "model": "toy@1", "usage": USAGE}
-    with scripted(answer(200, ranked), answer(200, rewarded)) as server:
+    with scripted(answer(200, ranked), answer(200, rewarded), answer(200, rewarded)) as server:
         reply = ask(server.url, "rank", "p", ["x", "y"], strategy="swiss", win_matrix=True)
         assert reply.model_dump() == ranked
         assert ask(server.url, "rewards", "p", ("x", "y"), scale="unit", swap="auto").rewards == [0.3, 0.7]
+        ask(server.url, "rewards", "p", ["x", "y"], strategy="cascade", top=2)
     assert server.received[0].body == {"prompt": "p", "responses": ["x", "y"], "strategy": "swiss", "win_matrix": True}
     assert server.received[1].body == {"prompt": "p", "responses": ["x", "y"], "scale": "unit", "swap": "auto"}
-    assert [received.path for received in server.received] == ["/v1/rank", "/v1/rewards"]
+    assert server.received[2].body == {"prompt": "p", "responses": ["x", "y"], "strategy": "cascade", "top": 2}
+    assert [received.path for received in server.received] == ["/v1/rank", "/v1/rewards", "/v1/rewards"]
 
 
 def test_score(ask: Ask) -> None:

@@ -90,6 +90,13 @@ def test_rank_prints_the_best_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert server.received[0].body["strategy"] == "swiss"
 
 
+def test_rank_passes_on_what_a_cascade_compares() -> None:
+    with scripted(answer(200, RANKED)) as server:
+        words = ["rank", "q", "first", "second", "--url", server.url, "--strategy", "cascade", "--top", "2"]
+        assert main(words) == 0
+    assert (server.received[0].body["strategy"], server.received[0].body["top"]) == ("cascade", 2)
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -15,7 +15,7 @@ from tinyrm.cli.texts import read_file, read_texts
 from tinyrm.client import Client, RankReply
 from tinyrm.client.calls import CompareOptions
 from tinyrm.command_line import Seconds, parse
-from tinyrm.comparison import Strategy, SwapMode
+from tinyrm.comparison import GroupStrategy, SwapMode
 
 SHOWN_CHARACTERS = 60
 TEXT_HELP = "Text. @FILE reads it from a file, - from standard input; @@ stands for an @ at the beginning."
@@ -80,8 +80,10 @@ class Rank(ComparisonOptions, Service):
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT", help=TEXT_HELP)]
     responses: Annotated[Positional[tuple[str, ...]], arg(metavar="RESPONSE ...", help="2 to 128 texts, as PROMPT.")]
-    strategy: Strategy | None = None
-    """Which pairs are compared; all by default."""
+    strategy: GroupStrategy | None = None
+    """Which pairs are compared; all by default. cascade: the best by the scores of a second model."""
+    top: int | None = None
+    """How many of the best `--strategy cascade` compares; 4 by default."""
     reference: str | None = None
     """The response that `--strategy reference` compares with."""
     json: bool = False
@@ -118,7 +120,14 @@ def rank(words: Sequence[str]) -> int:
     prompt, *responses = read_texts([options.prompt, *options.responses])
     reference = None if options.reference is None else read_texts([options.reference])[0]
     with options.client() as client:
-        reply = client.rank(prompt, responses, strategy=options.strategy, reference=reference, **options.options())
+        reply = client.rank(
+            prompt,
+            responses,
+            strategy=options.strategy,
+            top=options.top,
+            reference=reference,
+            **options.options(),
+        )
     if options.json:
         print_json(reply)
     else:

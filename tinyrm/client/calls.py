@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tinyrm.api import BatchReply, CompareReply, ErrorBody, ErrorReply, Reply, Scale
 from tinyrm.chat import TextOrTurns
-from tinyrm.comparison import Strategy, SwapMode
+from tinyrm.comparison import GroupStrategy, SwapMode
 from tinyrm.errors import CallFailed, CallRefused, CallTimedOut, InvalidInput, ServiceBusy, ServiceFailed
 
 AnyReply = TypeVar("AnyReply", bound=Reply)
@@ -64,11 +64,14 @@ AnyItem = CompareItem | Mapping[str, object]
 class GroupOptions(CompareOptions, total=False):
     """Options of a ranking; domain, instruction, swap and model apply to every comparison.
 
-    strategy: which pairs are compared; all by default.
+    strategy: which pairs are compared; all by default. `cascade` orders all by the scores of a model that reads
+        responses, and then compares the best.
+    top: how many of the best `strategy="cascade"` compares; 4 by default.
     reference: the response that `strategy="reference"` compares with.
     """
 
-    strategy: Strategy | None
+    strategy: GroupStrategy | None
+    top: int | None
     reference: Response | None
 
 
