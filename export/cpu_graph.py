@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto, helper
 ENGINE = "onnxruntime-cpu"
 RUNTIME_DOMAIN = "com.microsoft"
 # The scores of shorter texts fit into the cache, and the operator by blocks costs more to start.
-LONG = 512
+LONG = 256
 BY_BLOCKS = "by_blocks"
 
 
