@@ -153,6 +153,14 @@ def test_a_teacher_may_have_any_head(toy: Toy, tmp_path: Path, head: HeadKind) -
     assert again == pytest.approx([1 - p for p in found], abs=1e-5)
 
 
+def test_a_head_that_is_not_exported_does_not_teach(toy: Toy, tmp_path: Path) -> None:
+    train_cloze(toy.recipe(tmp_path / "teacher", head="tokens"), toy.data, resume=False)
+    with pytest.raises(
+        InvalidInput, match="trained with head: tokens; cloze, pair-cls, pair-mean, pointwise can teach"
+    ):
+        teacher_probabilities(toy_pairs(2), recipe(toy, tmp_path, [{"path": str(tmp_path / "teacher")}]))
+
+
 def test_a_bundle_teaches_with_its_own_temperature(toy: Toy, tmp_path: Path, bundle_folder: Path) -> None:
     pairs = toy_pairs(6)
     found = teacher_probabilities(pairs, recipe(toy, tmp_path, [{"path": str(bundle_folder)}]))

@@ -17,10 +17,11 @@ from tests.conftest import Trained
 from tests.training.conftest import SPEC, Toy, read_log, toy_pairs
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
+from tinyrm.modernbert.adapter import load_with_adapter
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.modernbert.heads import load_head
 from tinyrm.spec import HeadKind
-from training.model.heads import RowCollator, load_trained_head, readout, swap_disagreement
+from training.model.heads import RowCollator, readout, swap_disagreement
 from training.model.marked_encoder import MarkedEncoder
 from training.output import RECIPE_FILE
 from training.recipe import ClozeRecipe, DistilRecipe, Dora
@@ -143,7 +144,8 @@ def test_a_saved_head_loads_with_the_same_logits_and_an_interrupted_one_ends_whe
     model = train(toy.recipe(at_once, TWO_EPOCHS, **parts)).eval()
     batch = batch_for(parts["head"], toy_encoder)
     torch.manual_seed(4)  # a classifier that is drawn anew would be another
-    loaded = read(parts["head"], load_trained_head(at_once), batch)[1]
+    base, adapter = (str(toy.base), at_once) if "dora" in parts else (str(at_once), None)
+    loaded = read(parts["head"], load_with_adapter(base, adapter, head=parts["head"]), batch)[1]
     torch.testing.assert_close(loaded, read(parts["head"], model, batch)[1], atol=1e-6, rtol=0)
 
     in_two.mkdir()

@@ -210,6 +210,16 @@ def test_models_of_other_vocabularies_are_refused(specialists: dict[str, Path], 
         merge_specialists(merge_recipe(specialists, tmp_path / "out", "mean", specialists=both))
 
 
+@pytest.mark.parametrize("dora", [None, Dora(rank=2, alpha=2)], ids=["weights", "adapter"])
+def test_a_model_with_a_head_is_not_merged(
+    specialists: dict[str, Path], toy: Toy, tmp_path: Path, dora: Dora | None
+) -> None:
+    train_cloze(toy.recipe(tmp_path / "scores", head="pointwise", dora=dora), toy.data, resume=False)
+    both = [{"path": str(specialists["chat"])}, {"path": str(tmp_path / "scores")}]
+    with pytest.raises(InvalidInput, match="trained with head: pointwise; only cloze models are merged"):
+        merge_specialists(merge_recipe(specialists, tmp_path / "out", "mean", specialists=both))
+
+
 def test_domains_are_united_unless_they_contradict() -> None:
     assert unite_specs([CHAT, SAFETY], None).default_domain == "general"
     assert unite_specs([CHAT, SAFETY], "safety").domains == SPEC.domains

@@ -9,19 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from tinyrm.batching import collate
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import InvalidInput
-from tinyrm.modernbert.adapter import apply_adapter
-from tinyrm.modernbert.heads import load_head
-from tinyrm.spec import HeadKind, read_run, trained_head
+from tinyrm.spec import HeadKind, trained_head
 from training.data.collate import Encodes
 from training.model.marked_encoder import MarkedEncoder
-from training.recipe import AnyRecipe, ClozeRecipe, Recipe
+from training.recipe import ClozeRecipe
 
 MARKER_WORDS = 100  # as the paper's author inserted [CLS] for token-level labels
 # Inputs of a batch -> (loss, label logits [rows, 2]).
@@ -34,18 +31,6 @@ def encoder_for(head: HeadKind, encoder: Encoder, tokenizer: Tokenizer) -> Encod
         return encoder
     alone = Encoder(tokenizer, encoder.template.of_one_response(), encoder.special, encoder.max_tokens)
     return MarkedEncoder(alone, MARKER_WORDS) if head == "tokens" else alone
-
-
-def load_trained_head(folder: Path) -> nn.Module:
-    """Return the model that a run with a head wrote to its output folder, weights or adapter, ready to read pairs."""
-    adapter: TypeAdapter[AnyRecipe] = TypeAdapter(Recipe)
-    recipe = adapter.validate_python(read_run(folder)["recipe"])
-    if not isinstance(recipe, ClozeRecipe):
-        raise InvalidInput(f"{folder} is of task {recipe.task}, which trains no head")
-    if recipe.dora is None:
-        return load_head(recipe.head, str(folder)).eval()
-    base = load_head(recipe.head, recipe.model, revision=recipe.revision, new_head=recipe.new_head)
-    return apply_adapter(base, folder).eval()
 
 
 def refuse_other_head(recipe: ClozeRecipe) -> None:

@@ -57,11 +57,10 @@ class TrainedModel:
         return str(self.folder) if (self.folder / "tokenizer.json").is_file() else self.base or self.path
 
     def load(self) -> PreTrainedModel:
-        """Return the masked LM, its adapter folded in, on the CPU in fp32."""
+        """Return the masked LM, or the classifier that its head is, its adapter folded in, on the CPU in fp32."""
         base, revision = self._base_and_revision
-        if base is None:
-            return load_with_adapter(self.path, None)
-        return merge(load_with_adapter(base, self.folder, revision=revision))
+        adapter = self.folder if base else None
+        return merge(load_with_adapter(base or self.path, adapter, revision=revision, head=self.head))
 
     def sha256(self) -> str:
         """Return the hash of the weights, or of the adapter."""

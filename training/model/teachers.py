@@ -5,7 +5,6 @@ A teacher states what it is without loading anything, so that pairs whose target
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, Self
@@ -14,21 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import nn
 
-from tinyrm.batching import pack
 from tinyrm.bundle import read_manifest, sha256
 from tinyrm.encoding import Encoder
-from tinyrm.engines.base import BATCH_TOKENS_ON_CPU, BATCH_TOKENS_ON_GPU
 from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
-from tinyrm.manifest import MANIFEST_FILE
+from tinyrm.manifest import MANIFEST_FILE, TRAINED_HEADS
 from tinyrm.modernbert.checkpoint import load_tokenizer
 from tinyrm.pairs import PreferencePair, read_records
 from tinyrm.scorer import Scorer
 from training.data.cleaning import digest
-from training.data.collate import Encodes
-from training.model.heads import Readout, RowCollator, encoder_for, load_trained_head, readout
 from training.model.specialists import TrainedModel
 from training.recipe import Specialist
 
@@ -46,7 +40,7 @@ class Teacher(Protocol):
         """Return the instruction under which it reads pairs of a domain."""
 
     def margins(self, pairs: Sequence[PreferencePair], instructions: Sequence[str]) -> NDArray[np.float64]:
-        """Return the margin of each pair [pairs], where both orders are read their mean. The first call loads it."""
+        """Return the margin of each pair [pairs], of both orders where it reads pairs. The first call loads it."""
 
 
 def teacher_at(specialist: Specialist) -> "Teacher | GivenTargets":
@@ -121,7 +115,7 @@ class BundleTeacher:
 
 
 class TrainedTeacher:
-    """The output folder of a training, with any head, under its own template. Its temperature is 1: uncalibrated."""
+    """The output folder of a training, with any head that is exported. Its temperature is 1: uncalibrated."""
 
     def __init__(self, model: TrainedModel) -> None:
         self.model = model
@@ -133,47 +127,21 @@ class TrainedTeacher:
         return self.model.spec.instruction(domain, or_default=True)
 
     @cached_property
-    def _scorer(self) -> "Scorer | HeadScorer":
-        spec, head = self.model.spec, self.model.head
-        tokenizer, special = load_tokenizer(self.model.tokenizer)
-        encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-        if head == "cloze":
-            return Scorer(encoder, TorchEngine(self.model.load(), special, encoder.label_ids), spec)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_trained_head(self.model.folder).to(device)
-        collator = RowCollator(special.pad, marker_id=special.cls if head == "tokens" else None)
-        return HeadScorer(model, encoder_for(head, encoder, tokenizer), collator, readout(head), device)
+    def _scorer(self) -> Scorer:
+        model, spec = self.model, self.model.spec
+        if model.head not in TRAINED_HEADS:
+            raise InvalidInput(
+                f"{model.path} was trained with head: {model.head}; {', '.join(TRAINED_HEADS)} can teach"
+            )
+        head = TRAINED_HEADS[model.head]
+        template = spec.template.of_one_response() if head.kind == "score" else spec.template
+        tokenizer, special = load_tokenizer(model.tokenizer)
+        encoder = Encoder(tokenizer, template, special, spec.max_tokens)
+        label_ids = encoder.label_ids if head.kind == "cloze" else None
+        return Scorer(encoder, TorchEngine(model.load(), special, label_ids, head=head), spec)
 
     def margins(self, pairs: Sequence[PreferencePair], instructions: Sequence[str]) -> NDArray[np.float64]:
-        if isinstance(self._scorer, Scorer):
-            return scorer_margins(self._scorer, pairs, instructions)
-        return self._scorer.margins(pairs, instructions)
-
-
-@dataclass(frozen=True, slots=True)
-class HeadScorer:
-    """Margins of a model with another head than the cloze, read as in training."""
-
-    model: nn.Module
-    texts: Encodes
-    collator: RowCollator
-    read: Readout
-    device: str
-
-    def margins(self, pairs: Sequence[PreferencePair], instructions: Sequence[str]) -> NDArray[np.float64]:
-        items = [
-            self.texts.encode(pair.comparison(), instruction, swap=True)
-            for pair, instruction in zip(pairs, instructions, strict=True)
-        ]
-        margins = np.empty(len(items))
-        tokens = BATCH_TOKENS_ON_CPU if self.device == "cpu" else BATCH_TOKENS_ON_GPU
-        for places in pack([sum(map(len, item)) for item in items], tokens):
-            batch = {name: tensor.to(self.device) for name, tensor in self.collator([items[i] for i in places]).items()}
-            with torch.inference_mode():
-                logits = self.read(self.model, batch)[1].double()
-            chosen_first, chosen_second = (logits[:, 0] - logits[:, 1]).view(-1, 2).cpu().numpy().T
-            margins[places] = (chosen_first - chosen_second) / 2
-        return margins
+        return scorer_margins(self._scorer, pairs, instructions)
 
 
 def scorer_margins(scorer: Scorer, pairs: Sequence[PreferencePair], instructions: Sequence[str]) -> NDArray[np.float64]:

@@ -35,6 +35,8 @@ def merge_specialists(recipe: MergeRecipe, *, fresh: bool = False) -> None:
     if not fresh:
         refuse_weights(recipe.output_dir, recipe.task)
     specialists = [TrainedModel(each) for each in recipe.specialists]
+    if other := next((each for each in specialists if each.head != "cloze"), None):
+        raise InvalidInput(f"{other.path} was trained with head: {other.head}; only cloze models are merged")
     spec = unite_specs([each.spec for each in specialists], recipe.default_domain)
     refuse_other_tokenizers([each.tokenizer for each in specialists] + ([recipe.base] if recipe.base else []))
     model = specialists[0].load()
