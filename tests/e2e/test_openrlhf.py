@@ -1,4 +1,6 @@
-"""Send the requests of trainers to the real process on the starter, byte for byte as their HTTP clients do.
+"""Send the requests of trainers to the real process, byte for byte as their HTTP clients do.
+
+The starter reads pairs and compares the samples of a group. A toy reads responses: each is scored alone.
 
 OpenRLHF's is its own function, from its wheel: 200 kB of Python that is read and not installed, since what it depends
 on (ray, deepspeed) is not needed to send a request.
@@ -34,12 +36,25 @@ Sample = tuple[int, str, str]
 Ask = Callable[[aiohttp.ClientSession, str, str], Awaitable[float]]
 
 
+DIALECTS = "openrlhf,slime,verl"
+
+
 @pytest.fixture(scope="module")
-def trainers() -> Iterator[Process]:
-    with started(
-        STARTER, dialects="openrlhf,slime,verl", group_size=GROUP_SIZE, cohort_timeout_s=PATIENCE_S
-    ) as process:
+def of_pairs() -> Iterator[Process]:
+    with started(STARTER, dialects=DIALECTS, group_size=GROUP_SIZE, cohort_timeout_s=PATIENCE_S) as process:
         yield process
+
+
+@pytest.fixture(scope="module")
+def of_responses(response_bundle_folder: Path) -> Iterator[Process]:
+    with started(response_bundle_folder, dialects=DIALECTS, workers=2) as process:
+        yield process
+
+
+@pytest.fixture(scope="module", params=["of_pairs", "of_responses"])
+def trainers(request: pytest.FixtureRequest) -> Process:
+    process: Process = request.getfixturevalue(request.param)
+    return process
 
 
 def rollouts() -> list[Sample]:
@@ -67,24 +82,26 @@ def by_group(rewards: list[float]) -> list[list[float]]:
 
 
 def check(rewards: list[float], expected: list[list[float]]) -> None:
-    """Check that rewards have mean zero in each group, are not all equal, and are those of /v1/rewards."""
+    """Check that rewards are not all equal in a group, and are those of /v1/rewards or /v1/score."""
     for group, others in zip(by_group(rewards), expected, strict=True):
         assert len(group) == GROUP_SIZE
-        assert sum(group) == pytest.approx(0, abs=1e-6)
         assert max(group) - min(group) > 1e-3
         assert group == pytest.approx(others, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
 def expected(trainers: Process) -> list[list[float]]:
-    """Return the rewards of /v1/rewards for the samples of each group, in the order of `rollouts`."""
+    """Return the rewards that the service's endpoints give the samples of each group, in the order of `rollouts`."""
     groups: list[list[str]] = [[] for _ in range(GROUPS)]
     for group, _, response in rollouts():
         groups[group].append(response)
-    return [
-        trainers.post("/v1/rewards", {"prompt": f"What is {n} + {n}?", "responses": responses}).json()["rewards"]
-        for n, responses in enumerate(groups)
-    ]
+    bodies = [{"prompt": f"What is {n} + {n}?", "responses": responses} for n, responses in enumerate(groups)]
+    (card,) = trainers.get("/v1/models").json()["models"]
+    if card["reads"] == "response":
+        return [[one["score"] for one in trainers.post("/v1/score", body).json()["results"]] for body in bodies]
+    rewards = [trainers.post("/v1/rewards", body).json()["rewards"] for body in bodies]
+    assert [sum(group) for group in rewards] == pytest.approx([0] * GROUPS, abs=1e-6)
+    return rewards
 
 
 async def posted(session: aiohttp.ClientSession, url: str, body: Any) -> Any:
@@ -171,9 +188,7 @@ def imported(source: bytes, folder: Path) -> ModuleType:
 
 
 @pytest.mark.slow
-def test_openrlhf_itself_gets_rewards_of_mean_zero_in_each_group(
-    trainers: Process, expected: list[list[float]], agent: ModuleType
-) -> None:
+def test_openrlhf_itself_gets_the_rewards(trainers: Process, expected: list[list[float]], agent: ModuleType) -> None:
     executor = agent.SingleTurnAgentExecutor(f"http://127.0.0.1:{trainers.port}/get_reward")
 
     async def ask(_: aiohttp.ClientSession, prompt: str, response: str) -> float:
@@ -197,13 +212,13 @@ def wait_for_samples(process: Process, count: int) -> None:
         time.sleep(0.02)
 
 
-def test_a_client_that_disconnects_leaves_its_cohort(trainers: Process) -> None:
+def test_a_client_that_disconnects_leaves_its_cohort(of_pairs: Process) -> None:
     body = json.dumps({"prompt": "Will you wait?", "response": "No.", "label": None}).encode()
     head = b"POST /rm HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with closing(socket.create_connection(("127.0.0.1", trainers.port))) as connection:
+    with closing(socket.create_connection(("127.0.0.1", of_pairs.port))) as connection:
         connection.sendall(head + body)
-        wait_for_samples(trainers, 1)
-    wait_for_samples(trainers, 0)
+        wait_for_samples(of_pairs, 1)
+    wait_for_samples(of_pairs, 0)
 
 
 def test_a_service_that_stops_lets_waiting_samples_be_sent_again() -> None:
