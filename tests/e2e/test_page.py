@@ -73,6 +73,19 @@ def test_two_responses_get_the_verdict_of_the_api(page: Page, service: Process) 
         expect(facts).to_contain_text(fact)
 
 
+def test_a_model_that_reads_one_response_has_no_orders(browser: Browser, response_bundle_folder: Path) -> None:
+    with started(response_bundle_folder) as one, opened(browser, one) as page:
+        fill(page, PROMPT, PAIR)
+        compare(page)
+        expect(page.locator("#surety")).to_contain_text("from the score of each response by itself")
+        expect(page.locator("#by-order")).to_be_hidden()
+        expect(page.locator("#facts")).to_contain_text("Sequences")
+        fill(page, PROMPT, THREE)
+        compare(page)
+        expect(page.locator("#surety")).to_have_text("Each response was scored by itself.")
+        expect(page.locator("#facts")).not_to_contain_text("Comparisons")
+
+
 def test_the_bar_is_as_long_as_the_probability(page: Page, service: Process) -> None:
     fill(page, PROMPT, PAIR)
     compare(page)

@@ -1,5 +1,6 @@
 """Test the service over a bundle that reads one response: /v1/score, and comparisons and groups without schedules."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 
 from service.metrics import STAGES
+from service.scoring.pipeline import Question
+from service.scoring.responses import score_responses
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 from tests.service.test_metrics import key, moved
 from tests.service.test_ranking import GROUP, PROMPT, RESPONSES
+from tests.support.waiting import PATIENCE_S, wait_until
 from tinyrm.flops import exact_flops
 from tinyrm.ranking import rank_scores, sigmoid
 from tinyrm.scorer import Scorer
@@ -89,7 +93,7 @@ def test_a_comparison_is_the_difference_of_two_scores_whatever_swap_is(
         assert reply["probability_a"] == pytest.approx(preference.p_a, abs=TOLERANCE)
         assert reply["usage"]["sequences"] == 2
     backward = pointwise.compare(response_a=PAIR["response_b"], response_b=PAIR["response_a"])
-    assert backward["margin"] == pytest.approx(-replies[0]["margin"], abs=1e-6)
+    assert backward["margin"] == -replies[0]["margin"]
     assert pointwise.compare(response_a="same", response_b="same")["preferred"] == "tie"
 
 
@@ -253,6 +257,45 @@ def test_a_deadline_that_passes_is_a_504_and_leaves_nothing_behind(pointwise: Se
     assert (reply.status_code, reply.json()["error"]["type"]) == (504, "deadline_exceeded")
     assert score(pointwise)["usage"]["sequences"] == len(RESPONSES)
     assert pointwise.metric("tinyrm_queue_items") == 0
+
+
+def test_the_responses_of_a_client_that_has_left_are_never_run(
+    fresh_pointwise: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, run = threading.Event(), type(fresh_pointwise.engine).run
+    ran: list[int] = []
+
+    def wait(engine: Any, sequences: Any) -> Any:
+        assert gate.wait(PATIENCE_S)
+        ran.append(len(sequences))
+        return run(engine, sequences)
+
+    async def ask() -> None:
+        await score_responses(fresh_pointwise.pipeline, Question(PROMPT), ["long " * 200] * 100)
+
+    monkeypatch.setattr(type(fresh_pointwise.engine), "run", wait)
+    assert fresh_pointwise.client.portal is not None
+    waiting = fresh_pointwise.client.portal.start_task_soon(ask)
+    wait_until(lambda: fresh_pointwise.metric("tinyrm_queue_items") > 0)
+    waiting.cancel()
+    wait_until(lambda: fresh_pointwise.metric("tinyrm_queue_items") == 0)
+    gate.set()
+    assert score(fresh_pointwise)["usage"]["sequences"] == len(RESPONSES)
+    assert sum(ran) < 20
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/rank", "/v1/compare"])
+def test_an_instruction_that_the_template_has_no_place_for_is_refused(fresh_pointwise: Served, path: str) -> None:
+    pipeline = fresh_pointwise.pipeline
+    spec = pipeline.manifest.spec
+    segments = tuple(segment for segment in spec.template.segments if "{instruction}" not in segment)
+    bare = spec.template.model_copy(update={"segments": segments})
+    without = spec.model_copy(update={"template": bare})
+    pipeline.manifest = pipeline.manifest.model_copy(update={"spec": without})
+    body = PAIR if path == "/v1/compare" else GROUP
+    reply = fresh_pointwise.client.post(path, json=body | {"instruction": "Which one rhymes?"})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (422, "invalid_input")
+    assert "instruction" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/score", "/v1/rank", "/v1/compare"])

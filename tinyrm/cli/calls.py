@@ -143,7 +143,8 @@ def models(words: Sequence[str]) -> int:
         print_json(ModelList(models=cards))
         return 0
     for card in cards:
-        print(f"{card.name}@{card.revision}  {card.engine} {card.precision}  domains: {', '.join(card.domains)}")
+        engine, domains = f"{card.engine} {card.precision}", ", ".join(card.domains)
+        print(f"{card.name}@{card.revision}  {engine}  reads: {card.reads}  domains: {domains}")
     return 0
 
 
