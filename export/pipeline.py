@@ -76,7 +76,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "spec": spec,
                 "special_tokens": special,
                 "label_ids": encoder.label_ids if head.kind == "cloze" else None,
-                "geometry": read_geometry(loaded.config),
+                "geometry": read_geometry(loaded.config, head.read_at),
                 "parameters": loaded.num_parameters(),
                 "graph": "optimised" if isinstance(graph, OPTIMISED) else "plain",
                 "precisions": precisions,

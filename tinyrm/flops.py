@@ -6,13 +6,17 @@ metrics). With h hidden, i intermediate, L layers, w = window / 2, matrix produc
     linear      per token and layer: Wqkv 3h*h, Wo h*h, Wi h*2i (GeGLU has two halves; h*i without a gate), mlp Wo i*h
                 = 4h^2 + 3hi multiply-adds
     attention   per pair (query, key) and layer: h for the score, h for the weighted sum = 2h multiply-adds
-    head        at the mask only: dense h*h, then the two label rows 2h
+    head        at the row that is read only: dense h*h, then the rows of the outputs, at most 2h
+    distances   DeBERTa adds two terms to each score, from embeddings of d distances between query and key: each token's
+                query and key meet those of all distances, 2*d*h multiply-adds per token and layer
 
 Embedding look-ups, norms, softmax, rotary turns and activations are left out: they are below 1 % of the total in the
 published sizes.
 
-`exact_flops` counts what the two logits need and nothing else: a global layer sees S^2 pairs, a local one those with
-|q - k| <= w, and a last layer that is global needs keys and values of all tokens but everything else at the mask only.
+`exact_flops` counts what the logits need and nothing else: a global layer sees S^2 pairs, a local one those with
+|q - k| <= w, and a last layer that is global needs keys and values of all tokens but everything else only at the row
+that is read, unless the mean of all rows is read. Of the distances those count that a sequence has, at most 2S - 1, and
+their own projections do not count, because they are constants.
 Every engine's speed is reported for this count. `executed_flops` counts what a graph computes, including scores that it
 masks; tests compare it with torch's own counter on both graphs, which proves the terms that the two counts share.
 
@@ -41,22 +45,34 @@ class Geometry(BaseModel):
     global_layers: tuple[int, ...]
     vocab: int = Field(gt=0)
     gated: bool = Field(default=True, description="Whether the MLP is a GLU, with two products on its way in.")
+    distances: int = Field(default=0, ge=0, description="Embeddings of distances that attention uses, as in DeBERTa.")
+    embedding: int = Field(default=0, ge=0, description="Width of the embedding, if a product widens it as in ELECTRA.")
+    reads_mean: bool = Field(default=False, description="Whether the head reads the mean of all rows.")
 
     @property
     def last_is_global(self) -> bool:
         return self.layers - 1 in self.global_layers
 
+    @property
+    def last_is_pruned(self) -> bool:
+        """Whether the last layer needs only one row's queries."""
+        return self.last_is_global and not self.reads_mean
+
 
 def exact_flops(geometry: Geometry, tokens: int) -> int:
-    """Return the operations that the two logits of a sequence of `tokens` tokens need."""
-    return _flops(geometry, tokens, window_pairs(tokens, geometry.window // 2), pruned=geometry.last_is_global)
+    """Return the operations that the logits of a sequence of `tokens` tokens need."""
+    return _flops(geometry, tokens, window_pairs(tokens, geometry.window // 2), pruned=geometry.last_is_pruned)
 
 
 def executed_flops(geometry: Geometry, tokens: int, graph: GraphKind) -> int:
     """Return the operations that a graph runs for a sequence of `tokens` tokens."""
     if graph == "plain":
-        return _flops(geometry, tokens, tokens * tokens, pruned=False)
-    return _flops(geometry, tokens, block_pairs(tokens, geometry.window // 2), pruned=geometry.last_is_global)
+        # It projects the embeddings of all distances in each layer, for queries and for keys.
+        unused = geometry.distances - min(geometry.distances, 2 * tokens - 1)
+        hidden = geometry.hidden
+        distances = 4 * geometry.layers * hidden * (geometry.distances * hidden + unused * tokens)
+        return distances + _flops(geometry, tokens, tokens * tokens, pruned=False)
+    return _flops(geometry, tokens, block_pairs(tokens, geometry.window // 2), pruned=geometry.last_is_pruned)
 
 
 def paper_flops(parameters: int, geometry: Geometry, tokens: int) -> float:
@@ -80,15 +96,18 @@ def _flops(geometry: Geometry, tokens: int, local_pairs: int, *, pruned: bool) -
     """Return the operations of a sequence.
 
     local_pairs: pairs (query, key) of one local layer.
-    pruned: whether the last layer computes only the mask's row.
+    pruned: whether the last layer computes only the row that is read.
     """
     h, i = geometry.hidden, geometry.intermediate
     mlp = (3 if geometry.gated else 2) * h * i
     whole = geometry.layers - pruned
     n_global = len(geometry.global_layers) - pruned
-    linear = whole * tokens * (4 * h * h + mlp)
+    linear = tokens * geometry.embedding * h + whole * tokens * (4 * h * h + mlp)
     pairs = n_global * tokens * tokens + (whole - n_global) * local_pairs
     if pruned:
         linear += tokens * 2 * h * h + 2 * h * h + mlp
         pairs += tokens
+    distances = min(geometry.distances, 2 * tokens - 1)
+    # The one row of a pruned layer meets each distance once as a query; the keys meet those to it.
+    linear += 2 * whole * tokens * distances * h + pruned * (distances + tokens * bool(distances)) * h
     return 2 * (linear + 2 * h * pairs + h * h + 2 * h)

@@ -24,6 +24,7 @@ BUNDLE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 LATER_PROVENANCE = ("base_commit", "base_sha256", "adapter_sha256", "training", "data_revisions")
 # Tokens whose hidden states are read; segments: several, at the start of each text of a sequence.
 ReadAt = Literal["mask", "first", "mean", "last", "segments"]
+LATER_GEOMETRY = ("distances", "embedding", "reads_mean")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -208,7 +209,10 @@ class Manifest(Frozen):
         if self.schema_version == 2:
             later |= dict.fromkeys(("reads", "head", "architecture", "score_scale"), True)
         origin = {name for name in LATER_PROVENANCE if not getattr(self.provenance, name)}
-        content = self.model_dump_json(exclude={"revision": True, "evaluation": True, "provenance": origin, **later})
+        sizes = {name for name in LATER_GEOMETRY if not getattr(self.geometry, name)}
+        content = self.model_dump_json(
+            exclude={"revision": True, "evaluation": True, "provenance": origin, "geometry": sizes, **later}
+        )
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def to_json(self) -> str:

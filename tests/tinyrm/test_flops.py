@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import ModernBertForMaskedLM, PreTrainedTokenizerFast
+from transformers import ModernBertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from tests.parity.test_classifiers import make
+from tests.parity.test_other_heads import HEADS, classifier
 from tinyrm.encoding import SpecialTokens
+from tinyrm.families.bert import Attention
+from tinyrm.families.graphs import graph_module
+from tinyrm.families.plain import ClassifierLogits, plain_module
 from tinyrm.flops import Geometry, block_pairs, exact_flops, executed_flops, paper_flops, window_pairs
 from tinyrm.modernbert.blocked import BlockedAttention, BlockedModel
 from tinyrm.modernbert.checkpoint import LabelLogits, read_geometry
@@ -19,6 +24,7 @@ from tinyrm.modernbert.model import PreferenceModel
 from training.recipe import NewModel
 from training.stages.pretrain import initial_model
 
+PAIR_MEAN = HEADS["pair-mean"]
 BASE = Geometry(
     layers=22,
     hidden=768,
@@ -94,6 +100,46 @@ def test_each_graph_runs_what_torch_counts(
     optimised = BlockedModel(PreferenceModel(copy.deepcopy(small_model), (7, 8)), special.mask).eval()
     assert executed_flops(geometry, tokens, "plain") == counted(plain, tokens, special.mask)
     assert executed_flops(geometry, tokens, "optimised") == counted(optimised, tokens, special.mask)
+
+
+@pytest.mark.usefixtures("visible_attention")
+def test_a_mean_of_all_rows_needs_the_whole_last_layer(special: SpecialTokens) -> None:
+    case = classifier(PAIR_MEAN)
+    geometry = read_geometry(case.config, PAIR_MEAN.read_at)
+    assert executed_flops(geometry, 200, "plain") == counted(ClassifierLogits(eager(case), None), 200, special.mask)
+    read = graph_module(case, PAIR_MEAN, special, None, max_tokens=200)
+    assert executed_flops(geometry, 200, "optimised") == counted(read, 200, special.mask)
+
+
+@pytest.mark.parametrize("tokens", [8, 33, 200])
+@pytest.mark.parametrize("name", ["bert pair", "bert", "roberta", "electra", "deberta"])
+def test_other_families_run_what_torch_counts(
+    name: str, tokens: int, monkeypatch: pytest.MonkeyPatch, special: SpecialTokens
+) -> None:
+    """Leave out at most 1 %: one output is counted like two."""
+
+    def visible(self: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        return (torch.softmax(q @ k.transpose(2, 3) + self.bias, dim=-1) @ v).transpose(1, 2).flatten(2)
+
+    monkeypatch.setattr(Attention, "attend", visible)
+    monkeypatch.setattr(Attention, "attend_from_read", visible)
+    case = make(name)
+    geometry = read_geometry(case.model.config, case.head.read_at)
+    plain = plain_module(eager(copy.deepcopy(case.model)), case.head, special, None)
+    stated = executed_flops(geometry, tokens, "plain")
+    assert stated == pytest.approx(counted(plain, tokens, special.mask), rel=0.01)
+    assert exact_flops(geometry, tokens) < stated
+    if name != "deberta":
+        optimised = counted(case.optimised(), tokens, special.mask)
+        assert executed_flops(geometry, tokens, "optimised") == pytest.approx(optimised, rel=0.01)
+        assert exact_flops(geometry, tokens) == executed_flops(geometry, tokens, "optimised")
+
+
+def eager(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model with attention in products that the counter sees."""
+    model.set_attn_implementation("eager")
+    return model
 
 
 @pytest.mark.usefixtures("visible_attention")

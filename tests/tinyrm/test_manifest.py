@@ -94,6 +94,14 @@ def test_the_revision_covers_each_field(manifest: Manifest, change: dict[str, An
     assert changed(manifest, **change).expected_revision() != manifest.revision
 
 
+@pytest.mark.parametrize("size", [{"distances": 512}, {"embedding": 128}, {"reads_mean": True}], ids=str)
+def test_the_revision_covers_sizes_that_older_manifests_lack(manifest: Manifest, size: dict[str, Any]) -> None:
+    older = manifest.model_dump(exclude={"geometry": {"distances", "embedding", "reads_mean"}})
+    assert Manifest.model_validate(older).expected_revision() == manifest.revision
+    sizes = manifest.geometry.model_dump() | size
+    assert changed(manifest, geometry=sizes).expected_revision() != manifest.revision
+
+
 def test_evaluation_results_do_not_change_the_revision(manifest: Manifest) -> None:
     assert changed(manifest, evaluation={"accuracy": 0.9}).expected_revision() == manifest.revision
 

@@ -20,6 +20,7 @@ from transformers.utils import logging
 from tinyrm.encoding import SpecialTokens
 from tinyrm.errors import InvalidInput, InvalidTemplate
 from tinyrm.flops import Geometry
+from tinyrm.manifest import ReadAt
 from tinyrm.modernbert.files import ADAPTER_CONFIG, checkpoint_folder, input_errors, listed, weight_files
 
 # What older checkpoints hold beside a masked LM: the parts of other tasks, and tables that are computed.
@@ -225,9 +226,10 @@ def positions_of(config: PreTrainedConfig) -> int | None:
     return int(config.max_position_embeddings - reserved)
 
 
-def read_geometry(config: PreTrainedConfig) -> Geometry:
-    """Return the sizes of a masked LM. One without layer types has global layers only and an MLP without a gate."""
+def read_geometry(config: PreTrainedConfig, read_at: ReadAt = "mask") -> Geometry:
+    """Return the sizes of a model. One without layer types has global layers only and an MLP without a gate."""
     layers = config.num_hidden_layers
+    embedding = getattr(config, "embedding_size", config.hidden_size)
     kinds = getattr(config, "layer_types", None)
     return Geometry(
         layers=layers,
@@ -238,4 +240,15 @@ def read_geometry(config: PreTrainedConfig) -> Geometry:
         global_layers=tuple(i for i in range(layers) if not kinds or kinds[i] == "full_attention"),
         vocab=config.vocab_size,
         gated=kinds is not None,
+        distances=count_distances(config),
+        embedding=0 if embedding == config.hidden_size else embedding,
+        reads_mean=read_at == "mean",
     )
+
+
+def count_distances(config: PreTrainedConfig) -> int:
+    """Return the embeddings of distances that DeBERTa's attention uses; 0 for other models."""
+    if not getattr(config, "relative_attention", False):
+        return 0
+    buckets, largest = getattr(config, "position_buckets", -1), getattr(config, "max_relative_positions", -1)
+    return 2 * (buckets if buckets > 0 else largest if largest > 0 else config.max_position_embeddings)
