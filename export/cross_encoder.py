@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tinyrm.errors import InvalidInput
-from tinyrm.modernbert.files import input_errors
+from tinyrm.modernbert.files import MODULES_FILE, input_errors
 
-MODULES_FILE = "modules.json"
 LIBRARY_FILE = "config_sentence_transformers.json"
 TRANSFORMER_FILE = "sentence_bert_config.json"
 CROSS_ENCODER = "CrossEncoder"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.conftest import Trained
 from tests.support.checkpoints import CHATML, PUBLISHED, change_json, chatml_tokenizer, modernbert_tokenizer
 from tinyrm.errors import InvalidInput, TinyRMError
 from tinyrm.manifest import Head
+from tinyrm.modernbert.files import fetch
 
 
 @pytest.fixture(scope="session")
@@ -342,3 +344,27 @@ def test_a_tokenizer_without_a_separator_is_refused(changed: Callable[..., Path]
     folder = changed("gte", "tokenizer_config.json", sep_token=None)
     with pytest.raises(TinyRMError, match=r"lacks .*SEP"):
         template_of(folder)
+
+
+def test_the_folders_of_a_cross_encoders_modules_are_fetched(
+    published: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def snapshot_download(model: str, *, allow_patterns: list[str], **_: Any) -> str:
+        """Copy what the patterns name, as the hub's client does: `*` stands for slashes too."""
+        source = published("modular")
+        for file in source.rglob("*"):
+            name = file.relative_to(source).as_posix()
+            if file.is_file() and any(fnmatch(name, pattern) for pattern in allow_patterns):
+                ignored = _.get("ignore_patterns", [])
+                if not any(fnmatch(name, pattern) for pattern in ignored):
+                    (tmp_path / name).parent.mkdir(exist_ok=True)
+                    shutil.copy(file, tmp_path / name)
+                    asked.append(name)
+        return str(tmp_path)
+
+    monkeypatch.setattr("tinyrm.modernbert.files.snapshot_download", snapshot_download)
+    folder = fetch.__wrapped__("some/model", None)
+    assert {"modules.json", "model.safetensors", "2_Dense/model.safetensors", "1_Pooling/config.json"} <= set(asked)
+    assert known(folder).layers

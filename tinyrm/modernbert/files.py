@@ -21,6 +21,7 @@ from tinyrm.errors import InvalidInput, TinyRMError
 # In the order in which `transformers` chooses; an index names the files of its shards.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 LONGEST_REASON = 300  # characters; some libraries list everything that they would have understood
+MODULES_FILE = "modules.json"  # of sentence-transformers
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -59,11 +60,19 @@ def checkpoint_folder(model: str, revision: str | None = None) -> Path:
 
 @cache  # a branch may move while a process works: all that it loads is of one commit
 def fetch(model: str, revision: str | None) -> Path:
-    """Return the folder of a hub id, with the files of the repository's own folder; those in it hold other formats."""
-    for patterns in (["*.json", "*.txt", "*.model", "*.safetensors"], ["pytorch_model*.bin"]):
+    """Return the folder of a hub id, with the files of the repository's own folder; those in it hold other formats.
+
+    The folders that a cross-encoder's list of modules names are fetched too.
+    """
+    for patterns in (["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"], ["pytorch_model*.bin"]):
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
         if any(folder.glob("*.safetensors")):
             break
+    if (folder / MODULES_FILE).is_file():
+        paths = [entry["path"] for entry in json.loads((folder / MODULES_FILE).read_text(encoding="utf-8"))]
+        names = ("config.json", "model.safetensors", "pytorch_model.bin")
+        patterns = [f"{path}/{name}" for path in paths if path for name in names]
+        snapshot_download(model, revision=folder.name, allow_patterns=patterns)
     return folder
 
 
