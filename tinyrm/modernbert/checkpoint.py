@@ -194,12 +194,13 @@ def load_tokenizer(model: str, revision: str | None = None) -> tuple[Tokenizer, 
     folder = checkpoint_folder(model, revision)
     with input_errors(f"the tokenizer of {model} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        backend: Tokenizer = tokenizer.backend_tokenizer
-    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    mask, pad = tokenizer.mask_token_id, tokenizer.pad_token_id
-    if None in (cls, sep, mask, pad):
-        raise InvalidTemplate(f"the tokenizer of {model} lacks one of the CLS, SEP, MASK and PAD tokens")
-    return backend, SpecialTokens(cls=cls, sep=sep, mask=mask, pad=pad)
+    if not tokenizer.is_fast:
+        raise InvalidInput(f"{model} has a {type(tokenizer).__name__}, which has no fast form")
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    ids = {role: getattr(tokenizer, f"{role}_token_id") for role in ("cls", "sep", "mask", "pad")}
+    if lacking := [role.upper() for role, i in ids.items() if i is None]:
+        raise InvalidTemplate(f"the tokenizer of {model} lacks its {' and '.join(lacking)} token")
+    return backend, SpecialTokens(**ids)
 
 
 def refuse_misfit(tokenizer: Tokenizer, max_tokens: int, config: PreTrainedConfig) -> None:
