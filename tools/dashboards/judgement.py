@@ -88,6 +88,12 @@ def margins() -> list[Panel]:
             "none",
             Query(increase(f"{MARGIN}_bucket", "le"), "{{le}}"),
         ),
+        panels.heat(
+            "Scores of single responses, distribution",
+            "Standard deviations above the mean of held-out responses, from a model that reads one response.",
+            "none",
+            Query(increase("score_bucket", "le"), "{{le}}"),
+        ),
         panels.lines(
             "Margins",
             "Log-odds that A is better. The quantiles are centred at 0 if the order of responses is random.",
