@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import ModernBertConfig, PreTrainedConfig, PreTrainedModel
+from transformers import ModernBertConfig, PreTrainedModel
 
 from export.calibration import calibrate, read_calibration
 from export.config import ExportOptions
@@ -47,7 +47,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
     head, spec = source.head, source.spec
     options.refuse_other_base()
     origin, pairs = provenance(options), read_calibration(options)
-    refuse_family(options, source.config)
+    refuse_family(options, source)
     tokenizer, special = load_tokenizer(options.tokenizer)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
     refuse_misfit(tokenizer, spec.max_tokens, source.config)
@@ -104,14 +104,17 @@ def held_out(options: ExportOptions, calibration: Calibration | None) -> dict[st
     return {"held_out": {**measured, "chosen_on": chosen} if chosen else measured}
 
 
-def refuse_family(options: ExportOptions, config: PreTrainedConfig) -> None:
+def refuse_family(options: ExportOptions, source: Source) -> None:
     """Raise InvalidInput for what only some families have, if the model is of another one."""
+    config = source.config
     if options.graph == "optimised" and not has_optimised(config):
         raise InvalidInput(f"{options.model} is a {config.model_type} and has no optimised graph; use --graph plain")
     if not isinstance(config, ModernBertConfig) and (options.weights or options.lower_precisions()):
         raise InvalidInput(
             f"{options.model} is a {config.model_type}: --weights and lower precisions are for the ModernBERT family"
         )
+    if options.weights and source.recognised and source.recognised.layers:
+        raise InvalidInput(f"{options.model} has layers of its own before its score, so leave out --weights")
 
 
 def compile_checked(

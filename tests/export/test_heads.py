@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from export.config import ExportOptions
 from export.parity import TOLERANCE, probes, run_alone, torch_run
 from export.pipeline import export_bundle
+from tests.support.checkpoints import PUBLISHED
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoding
 from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.engines.torch_gpu import open_torch_cuda
+from tinyrm.errors import InvalidInput
 from tinyrm.families.plain import plain_module
 from tinyrm.modernbert.heads import load_head
 
@@ -67,3 +70,20 @@ def test_scores_in_every_precision_and_on_the_torch_engine(response_bundle_folde
     assert np.array_equal(rounded(texts), alone)
     assert 0 < np.abs(alone - expected).max() < np.ptp(expected)
     assert {name: gate.pairs for name, gate in manifest.gates.items()} == {"int8": 30, "bf16": 30}
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "reason"),
+    [
+        ("modular", {"weights": True}, "has layers of its own before its score, so leave out --weights"),
+        ("bert", {"weights": True}, "is a bert: --weights and lower precisions are for the ModernBERT family"),
+        ("deberta", {"graph": "optimised"}, "is a deberta-v2 and has no optimised graph; use --graph plain"),
+    ],
+)
+def test_what_a_family_does_not_have_is_refused_before_any_work(
+    kind: str, option: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.pipeline.compile_checked", None)
+    model = PUBLISHED[kind].write(tmp_path / kind)
+    with pytest.raises(InvalidInput, match=reason):
+        export_bundle(ExportOptions(model=str(model), out=tmp_path / "out", **option))

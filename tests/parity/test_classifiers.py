@@ -24,6 +24,8 @@ from transformers import (
     RobertaConfig,
     RobertaForMaskedLM,
     RobertaForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
 )
 
 from export.cpu_graph import branch_on_padding, on_cpu
@@ -94,6 +96,9 @@ def make(name: str) -> Case:
         "bert cloze": lambda: Case(BertForMaskedLM(BertConfig(**SIZES)), CLOZE_HEAD),
         "roberta": lambda: Case(RobertaForSequenceClassification(RobertaConfig(**score, type_vocab_size=1)), SCORE),
         "roberta cloze": lambda: Case(RobertaForMaskedLM(RobertaConfig(**SIZES)), CLOZE_HEAD),
+        "xlm-roberta": lambda: Case(
+            XLMRobertaForSequenceClassification(XLMRobertaConfig(**score, type_vocab_size=1)), SCORE
+        ),
         "electra": lambda: Case(ElectraForSequenceClassification(ElectraConfig(**score, embedding_size=24)), SCORE),
         "electra cloze": lambda: Case(ElectraForMaskedLM(ElectraConfig(**SIZES, embedding_size=24)), CLOZE_HEAD),
         "deberta": lambda: Case(
@@ -146,7 +151,7 @@ def test_other_models_know_no_segments(name: str) -> None:
         np.testing.assert_allclose(case.plain()([text]), own_logits(case.model, text.input_ids), atol=TOLERANCE, rtol=0)
 
 
-OPTIMISED = ("bert", "bert pair", "bert cloze", "roberta", "roberta cloze", "electra", "electra cloze")
+OPTIMISED = ("bert", "bert pair", "bert cloze", "roberta", "roberta cloze", "xlm-roberta", "electra", "electra cloze")
 
 
 @pytest.mark.parametrize("name", OPTIMISED)
