@@ -131,7 +131,8 @@ def test_results_are_what_the_runs_measured(finished: Path) -> None:
         assert result["std"]["loss"] == pytest.approx(statistics.stdev(losses))
         lines = (finished / name / "seed-1" / "held_out.jsonl").read_text().splitlines()
         assert result["seeds"]["1"]["pairs"] == len(lines)
-        measured = {"pairs", "loss", "accuracy", "accuracy_one_order", "swap_consistency", "first_position_margin"}
+        measured = {"pairs", "loss", "nll", "accuracy", "accuracy_one_order"}
+        measured |= {"swap_consistency", "first_position_margin"}
         assert set(result["mean"]) == measured
 
 

@@ -103,6 +103,8 @@ def test_metrics_of_hand_made_margins() -> None:
     assert metrics == {
         "accuracy": 0.5,
         "accuracy_one_order": 4 / 8,
+        # Margins of both orders together: 1.5, 1, -1.5, -1.5.
+        "nll": pytest.approx(sum(math.log1p(math.exp(-m)) for m in (1.5, 1, -1.5, -1.5)) / 4),
         "swap_consistency": 0.5,
         "first_position_margin": pytest.approx((0.5 + 2 + 0.5 - 2.5) / 4),
     }
@@ -113,6 +115,7 @@ def test_a_model_that_always_takes_the_first_is_at_chance_and_not_consistent() -
     assert metrics == {
         "accuracy": 0.5,
         "accuracy_one_order": 0.5,
+        "nll": pytest.approx(math.log(2)),
         "swap_consistency": 0.0,
         "first_position_margin": 1.0,
     }

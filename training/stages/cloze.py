@@ -196,11 +196,13 @@ def preference_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Compute metrics from z = logit(first) - logit(second), [pairs, 2].
 
     Right is z > 0 with the chosen response first, and z < 0 with it second. A tie is half right, as in evaluation.
+    `nll` is the mean of -log P(chosen is better), both orders averaged, at temperature 1.
     """
     chosen_first, chosen_second = np.asarray(prediction.predictions).T
     return {
         "accuracy": float(np.mean(credit(chosen_first - chosen_second))),
         "accuracy_one_order": float(np.mean(credit(np.array([chosen_first, -chosen_second])))),
+        "nll": float(np.mean(np.logaddexp(0, (chosen_second - chosen_first) / 2))),
         "swap_consistency": float(np.mean(chosen_first * chosen_second <= 0)),
         "first_position_margin": float(np.mean((chosen_first + chosen_second) / 2)),
     }
