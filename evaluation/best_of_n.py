@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.card import BEGIN, END, update_card
 from evaluation.groups import Group, groups_of, pair_accuracy, simulate
 from evaluation.report import table
 from evaluation.statistics import Estimate, Share
@@ -63,7 +64,7 @@ class Options:
     engine: str = "auto"
     """Engine of both bundles."""
     out: Path | None = None
-    """Folder for cascade.md and cascade.json."""
+    """Folder for cascade.json, and cascade.md, where the tables replace what is between the markers of results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +278,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text, content = run(options)
         print(text, flush=True)
         if options.out:
+            card = options.out / "cascade.md"
             options.out.mkdir(parents=True, exist_ok=True)
-            (options.out / "cascade.md").write_text(text + "\n", encoding="utf-8")
+            if not card.exists():
+                card.write_text(f"# The best of n: cost against accuracy\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+            update_card(card, text)
             (options.out / "cascade.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except (TinyRMError, OSError) as error:
         print(f"evaluation: {error}", file=sys.stderr)

@@ -16,7 +16,9 @@ from tests.e2e.test_process import PAIR, keys, refused_start, total
 from tests.support.processes import Process, new_client, started
 from tests.support.waiting import wait_until
 from tinyrm.bundle import Bundle, write_bundle
+from tinyrm.cascade import Cascade
 from tinyrm.manifest import MANIFEST_FILE
+from tinyrm.scorer import Scorer
 
 
 def changed_copy(source: Path, folder: Path, **changes: Any) -> str:
@@ -133,6 +135,28 @@ def test_the_domain_selects_the_specialist(bundle_folder: Path, tmp_path: Path, 
         items = [PAIR, PAIR | {"domain": "safety"}, PAIR | {"model": "unheard"}]
         results = service.post("/v1/compare/batch", {"items": items}).json()["results"]
         assert [result.get("model", "none") for result in results] == [default, specialist, "none"]
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_cascade_uses_a_bundle_of_each_kind(
+    bundle_folder: Path, response_bundle_folder: Path, tmp_path: Path, workers: int
+) -> None:
+    alone = changed_copy(response_bundle_folder, tmp_path / "alone", name="alone")
+    group: Any = {
+        "prompt": "2 + 2?",
+        "responses": ["4", "5", "No.", "Four.", "2 + 2 = 4."],
+        "strategy": "cascade",
+        "top": 3,
+    }
+    with started(bundle_folder, more_models=tmp_path / "alone", workers=workers) as service:
+        pairs = Bundle.open(bundle_folder).manifest.identity
+        assert served(service) == [pairs, alone]
+        reply = service.post("/v1/rank", group).json()
+        ranking = Cascade(Scorer.open(tmp_path / "alone"), Scorer.open(bundle_folder), top=3)
+        expected = ranking.rank(group["prompt"], group["responses"])
+        assert reply["strengths"] == pytest.approx(expected.strengths.values.tolist(), abs=1e-3)
+        assert (reply["model"], reply["usage"]["sequences"]) == (f"{alone}+{pairs}", 5 + 6)
+        assert service.post("/v1/compare", PAIR | {"model": "alone"}).json()["model"] == alone
 
 
 def test_a_specialist_of_an_unknown_domain_is_refused(bundle_folder: Path) -> None:

@@ -21,8 +21,9 @@ from ray.serve.schema import ServeDeploySchema
 from starlette.types import Receive, Scope, Send
 
 from service.metrics import Metrics
+from service.scoring.models import bundle_folders
 from service_ray.asgi import AsgiRunner, RawRequest
-from service_ray.config import RayConfig
+from service_ray.config import RayConfig, make_settings
 from service_ray.limits import WaitLimits
 from service_ray.metrics import Refusals, label_page, merge_pages
 from service_ray.replica import Replica
@@ -48,6 +49,12 @@ FOLDER = REPOSITORY / "deploy" / "ray"
 def test_wrong_arguments_are_refused_by_name(args: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RayConfig.model_validate(args)
+
+
+def test_replicas_serve_further_bundles_for_cascades() -> None:
+    config = RayConfig.model_validate({"settings": {"more_models": "models/alone, models/other"}})
+    folders = bundle_folders(make_settings(config.settings, model=Path(config.bundle)))
+    assert folders == [Path("models/starter"), Path("models/alone"), Path("models/other")]
 
 
 def test_a_replica_refuses_cohorts_before_it_starts_an_engine(bundle_folder: Path, tmp_path: Path) -> None:
