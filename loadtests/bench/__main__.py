@@ -1,6 +1,5 @@
 """python -m loadtests.bench: every engine at every length, side by side, and the limit of this machine."""
 
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from loadtests import machine, report
 from loadtests.bench import tables
-from loadtests.bench.contenders import CONTENDERS, DEV, PEERS, Contender, environment, missing
+from loadtests.bench.contenders import CONTENDERS, DEV, Contender, draw, environment, missing
 from loadtests.bench.harness import Entry, Limits, measure, parity_failures
 from loadtests.bench.prepare import Prepared, prepare, read_special
 from loadtests.bench.process import Worker, WorkerFailed
@@ -159,10 +158,7 @@ def write(results: dict[str, Any], options: Options) -> None:
     else:
         record = report.write(results, "bench", tables.HEADING, section, options.document)
         plot = options.document.parent / "images" / "bench.png"
-    try:
-        subprocess.run([PEERS, "-m", "loadtests.bench.plot", record, plot], check=True)  # noqa: S603
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"no plot: {error}", file=sys.stderr)
+    draw(record, plot)
 
 
 def print_line(line: str) -> None:

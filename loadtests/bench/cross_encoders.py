@@ -14,7 +14,17 @@ from tokenizers import Tokenizer
 
 from loadtests import machine, report
 from loadtests.bench import groups, score_tables
-from loadtests.bench.contenders import DEV, INFINITY, OPTIMUM, OPTIMUM_INTEL, PEERS, Contender, environment, missing
+from loadtests.bench.contenders import (
+    DEV,
+    INFINITY,
+    OPTIMUM,
+    OPTIMUM_INTEL,
+    PEERS,
+    Contender,
+    draw,
+    environment,
+    missing,
+)
 from loadtests.bench.harness import Entry, Limits, discard_wrong, measure
 from loadtests.bench.prepare import MODEL_SOURCE, Prepared, Step, make_all, make_model
 from loadtests.bench.shapes import GEOMETRIES
@@ -94,9 +104,9 @@ class Options:
     quick: bool = False
     """64 and 256 tokens, a budget of at most half a second, no batch of mixed lengths."""
     no_write: bool = False
-    """Print the tables, and leave the document as it is; the numbers go to runs/bench/cross-encoders.json."""
+    """Print the tables, and leave the document as it is; numbers and plot go to runs/bench/cross-encoders.*."""
     document: Path = Path("docs/performance.md")
-    """Markdown file to write the section into; the numbers go to results/ beside it."""
+    """Markdown file to write the section into; numbers and plot go to results/ and images/ beside it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -182,13 +192,16 @@ def entry(contender: Contender, prepared: Prepared, threads: int, logs: Path) ->
 
 
 def write(results: Mapping[str, Any], options: Options) -> None:
-    """Print the tables; write them and the numbers."""
+    """Print the tables; write them, the numbers and the plot."""
     section = score_tables.section(results)
     print(section, flush=True)
     if options.no_write:
-        report.write_record(results, ROOT / "cross-encoders.json")
+        record, plot = ROOT / "cross-encoders.json", ROOT / "cross-encoders.png"
+        report.write_record(results, record)
     else:
-        report.write(results, "cross-encoders", score_tables.HEADING, section, options.document)
+        record = report.write(results, "cross-encoders", score_tables.HEADING, section, options.document)
+        plot = options.document.parent / "images" / "cross-encoders.png"
+    draw(record, plot)
 
 
 def print_line(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Draw docs/images/bench.png from docs/results/bench.json. Runs in .venv/bench-peers, which has matplotlib."""
+"""Draw a benchmark in docs/results, such as bench.json. Runs in .venv/bench-peers, which has matplotlib."""
 
 import json
 import sys
@@ -52,11 +52,11 @@ def draw_panel(panel: Any, name: str, geometry: dict[str, Any], colours: dict[st
             panel.plot(
                 *zip(*points, strict=True), style, lw=width, marker="o", ms=4, color=colour, label=contender["title"]
             )
-    for limit in geometry["limits"]:
+    for limit in geometry.get("limits", []):
         times = [shape["useful_flops"] / limit["flops_per_s"] * 1e3 for shape in single]
         dashes, label = LIMIT_DASHES[limit["precision"]], f"the machine's limit, {limit['precision']}"
         panel.plot(tokens.values(), times, color="0.35", lw=1.4, dashes=dashes, label=label)
-    panel.set(xscale="log", yscale="log", xlabel="tokens", ylabel="ms per pair, one order", title=f"geometry {name}")
+    panel.set(xscale="log", yscale="log", xlabel="tokens", ylabel="ms", title=f"geometry {name}")
     panel.set_xticks(list(tokens.values()), [str(n) for n in tokens.values()])
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

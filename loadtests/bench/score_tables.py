@@ -75,18 +75,20 @@ def group_parts(groups: Mapping[str, Any]) -> Iterator[str]:
         yield f"Not measured: {groups['reason']}"
         return
     cells = group_cells(groups)
-    rows = [
+    ratios = [
         [what, *(tables.cell_text(cells.get(f"{reads}-{name}"), None) for reads in ("pair", "response")), times(ratio)]
         for name, (what, *_) in RANKINGS.items()
         for ratio in [over(cells, f"pair-{name}", f"response-{name}")]
     ]
-    yield report.table(["ranking of the group", "pair by pair", "response by response", "ratio"], rows)
+    yield report.table(["ranking of the group", "pair by pair", "response by response", "ratio"], ratios)
     yield report.table(
         ["one sample", "time"],
         [[what, tables.cell_text(cells.get(name), None)] for name, (what, *_) in SAMPLES.items()],
     )
     yield "\n".join(map(report.sentence, group_targets(groups)))
-    yield tables.notes({"contenders": [*groups["group"], *groups["sample"]]})
+    rows = [*groups["group"], *groups["sample"]]
+    reasons = {row["title"]: row["reason"] or cells.get(row["name"], {}).get("note") for row in rows}
+    yield "\n".join(f"* {title}: {reason}" for title, reason in reasons.items() if reason)
 
 
 def group_targets(groups: Mapping[str, Any]) -> list[dict[str, Any]]:

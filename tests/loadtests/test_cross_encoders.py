@@ -10,7 +10,7 @@ from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from loadtests.bench import cross_encoders, score_tables
+from loadtests.bench import contenders, cross_encoders, score_tables
 from loadtests.bench.texts import LONGEST, MIXED, MIXED_ROWS, SHORTEST, Texts, mixed_lengths
 
 GEOMETRY_LABELS = ("64", MIXED)
@@ -95,6 +95,7 @@ def test_a_wrong_score_of_another_is_a_note_and_of_ours_an_error(
 
     def main() -> int:
         document.write_text("# Notes\n")
+        monkeypatch.setattr(contenders, "PEERS", tmp_path / "absent")
         monkeypatch.setattr(cross_encoders, "measure_model", lambda *_: measured["geometries"]["minilm"])
         return cross_encoders.main(["--model", "minilm", "--no-groups", "--document", str(document)])
 
@@ -118,4 +119,7 @@ def test_a_group_states_the_ratio_of_both_ways_to_read() -> None:
     assert values["engine time, pairs over responses"] == (pytest.approx(15), True)
     assert values["ranking over HTTP, pairs over responses"] == (pytest.approx(4), False)
     assert values["OpenRLHF's sample over `/v1/score`"] == (pytest.approx(1.05), True)
-    assert "| the engine alone" in "\n".join(score_tables.group_parts(found))
+    found["sample"][1] |= {"reason": "no such route", "cells": {}}
+    text = "\n".join(score_tables.group_parts(found))
+    assert "| the engine alone" in text
+    assert "* openrlhf: no such route" in text

@@ -10,7 +10,7 @@ import pytest
 
 from loadtests import machine
 from loadtests.bench import __main__ as bench
-from loadtests.bench import tables
+from loadtests.bench import contenders, tables
 from loadtests.bench.contenders import CONTENDERS, Contender
 from loadtests.bench.harness import Entry, Limits, difference, discard_wrong, measure, parity_failures, plan
 from loadtests.bench.prepare import Prepared
@@ -131,7 +131,7 @@ def test_a_parity_failure_is_exit_1_after_writing(
         return stand_in(tmp_path, behaviours[contender.name], contender.name)
 
     monkeypatch.setattr(bench, "ROOT", tmp_path / "runs")
-    monkeypatch.setattr(bench, "PEERS", tmp_path / "absent")
+    monkeypatch.setattr(contenders, "PEERS", tmp_path / "absent")
     monkeypatch.setattr(bench, "read_special", lambda: SPECIAL)
     monkeypatch.setattr(bench, "prepare", lambda *_, **__: Prepared())
     monkeypatch.setattr(bench, "product_rates", lambda *_: ([], []))

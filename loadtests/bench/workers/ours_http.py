@@ -31,6 +31,7 @@ def main() -> int:
             "precision": options.precision,
             "threads": options.threads,
             "port": port,
+            "dialects": "openrlhf",
             # A group of 16 is 240 sequences for a model that reads pairs.
             "max_wait_s": 600,
             "log_level": "warning",
