@@ -87,6 +87,13 @@ class Dialogue(str):
 
 
 Prompt = str | list[Message]
+
+
+def unrendered(text: str) -> Prompt:
+    """Return a prompt as it is sent: the messages of a Dialogue, or the text."""
+    return list(text.messages) if isinstance(text, Dialogue) else text
+
+
 # A prompt or a completion in the form of trainers and data sets; `read_turn` lists the forms of a turn.
 Turns = Sequence[Mapping[str, Any]]
 TextOrTurns = str | Turns

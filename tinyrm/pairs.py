@@ -7,8 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
+from tinyrm.chat import Dialogue
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidInput, describe
 from tinyrm.files import READ_ERRORS, open_compressed
@@ -30,12 +31,21 @@ NonEmpty = Annotated[str, Field(min_length=1)]
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 
 
+def keep_dialogue(value: object, validate: ValidatorFunctionWrapHandler) -> str:
+    """Return a text; a Dialogue stays one, with its messages."""
+    text: str = validate(value)
+    return value if isinstance(value, Dialogue) else text
+
+
 class PreferencePair(BaseModel):
-    """A prompt with its preferred and its rejected response. Other fields of a record are ignored."""
+    """A prompt with its preferred and its rejected response. Other fields of a record are ignored.
+
+    prompt: a Dialogue if it was messages, for templates that write their own tokens between turns.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    prompt: NonEmpty
+    prompt: Annotated[NonEmpty, WrapValidator(keep_dialogue)]
     chosen: NonEmpty
     rejected: NonEmpty
     domain: str | None = None
@@ -52,7 +62,9 @@ def read_pairs(path: Path) -> list[PreferencePair]:
 
 
 def to_pair(record: object, place: str) -> PreferencePair:
-    """Return a record in any form of `tinyrm.preferences` as a pair; chat messages become one text, as in training.
+    """Return a record in any form of `tinyrm.preferences` as a pair.
+
+    Chat messages become one text, as in training, which keeps them.
 
     Raises InvalidInput, which names the place, and the columns or keys of a record in another form.
     """
@@ -62,7 +74,10 @@ def to_pair(record: object, place: str) -> PreferencePair:
         texts = read_preference(record)
     except InvalidInput as error:
         raise InvalidInput(f"{place}: {error}") from error
-    prompt = texts.prompt if isinstance(texts.prompt, str) else FIGURE2.render_messages(texts.prompt)
+    prompt = texts.prompt
+    if not isinstance(prompt, str):
+        text = FIGURE2.render_messages(prompt)
+        prompt = Dialogue.of(text, prompt) if len(prompt) > 1 else text
     fields = {"prompt": prompt, "chosen": texts.chosen, "rejected": texts.rejected}
     return validate(PreferencePair, record | fields, place)
 

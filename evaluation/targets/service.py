@@ -12,6 +12,7 @@ from scipy.special import logit
 
 from evaluation.target import Meter, ResponseScorer, Single, Target
 from tinyrm.api import MAX_RESPONSES, ModelCard, ScoreReply
+from tinyrm.chat import unrendered
 from tinyrm.client import Client, CompareItem, ItemError
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.errors import InvalidInput
@@ -46,7 +47,7 @@ class ServiceScorer:
         orders = 2 if swap else 1
         items: list[CompareItem] = [
             {
-                "prompt": order.prompt,
+                "prompt": unrendered(order.prompt),
                 "response_a": order.response_a,
                 "response_b": order.response_b,
                 "instruction": instruction,
@@ -105,7 +106,7 @@ class ServedScores:
         # A model whose template has no place for an instruction has empty ones, and refuses any that is sent.
         own = {"instruction": instruction} if any(self.card.domains.values()) else {}
         model = f"{self.card.name}@{self.card.revision}"
-        return self.client.score(prompt, [single.response for single in group], model=model, **own)
+        return self.client.score(unrendered(prompt), [single.response for single in group], model=model, **own)
 
 
 def open_service(url: str, api_key: str | None = None) -> Target:

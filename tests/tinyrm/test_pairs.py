@@ -11,6 +11,7 @@ import pytest
 
 from evaluation.benchmarks import pairs as pairs_benchmark
 from tinyrm.bundle import sha256
+from tinyrm.chat import Dialogue
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair, read_jsonl, read_pairs
@@ -51,7 +52,10 @@ def test_conversations_become_the_texts_of_training(tmp_path: Path) -> None:
     expected = PreferencePair(
         prompt="System: Be brief.\n\nHuman: Why?", chosen="Because.", rejected="No.", domain="chat"
     )
-    assert pair == expected
+    assert pair.model_dump_json() == expected.model_dump_json()
+    assert isinstance(pair.prompt, Dialogue)
+    assert list(pair.prompt.messages) == asked
+    assert pair.comparison().prompt is pair.prompt
 
 
 @pytest.mark.parametrize(

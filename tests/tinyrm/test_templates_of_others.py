@@ -1,6 +1,8 @@
 """Test the templates of other projects' models: turns of a chat, and PairRM's budget."""
 
+import json
 import pickle
+from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
@@ -9,6 +11,7 @@ from tinyrm.chat import Dialogue, Message
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoder, SpecialTokens
 from tinyrm.errors import InvalidTemplate
+from tinyrm.pairs import read_pairs
 from tinyrm.template import BERT_PAIR, CHATML, HUMAN_ASSISTANT, PAIRRM, ROBERTA_PAIR, Template
 
 MARKERS = ("<|im_start|>", "<|im_end|>", "<|source|>", "<|candidate1|>", "<|candidate2|>")
@@ -53,6 +56,17 @@ def test_a_dialogue_of_plain_names_has_the_ids_of_the_running_text(marked: Token
     ids = marked.encode(f"{text}\n\nAssistant: 4.", add_special_tokens=False).ids
     prompt = HUMAN_ASSISTANT.render_messages(TURNS)
     assert encode(marked, special, HUMAN_ASSISTANT, prompt, "4.") == [special.cls, *ids, special.sep]
+
+
+def test_pairs_of_messages_have_the_turns_of_the_template(
+    marked: Tokenizer, special: SpecialTokens, tmp_path: Path
+) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"prompt": TURNS, "chosen": "4.", "rejected": "5."}) + "\n")
+    (pair,) = read_pairs(file)
+    ids = encode(marked, special, CHATML, CHATML.render_messages(TURNS), "4.")
+    assert encode(marked, special, CHATML, pair.comparison().prompt, "4.") == ids
+    assert encode(marked, special, CHATML, str(pair.prompt), "4.") != ids
 
 
 def test_no_text_forges_a_turn(marked: Tokenizer, special: SpecialTokens) -> None:
