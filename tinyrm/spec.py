@@ -67,10 +67,14 @@ class Spec(BaseModel):
     @field_validator("template", mode="before")
     @classmethod
     def _template_by_name(cls, value: Any) -> Any:
-        """Accept the name of a built-in template, as recipes use it; saved specs hold the whole template."""
-        if isinstance(value, str) and value not in TEMPLATES:
-            raise ValueError(f"no template {value!r}; available: {', '.join(sorted(TEMPLATES))}")
-        return TEMPLATES[value] if isinstance(value, str) else value
+        """Accept the name of a built-in template, as recipes use it; saved specs hold the whole template.
+
+        Those of other people's models have no label words, and are not trained with.
+        """
+        own = {name: template for name, template in TEMPLATES.items() if template.label_words}
+        if isinstance(value, str) and value not in own:
+            raise ValueError(f"no template {value!r}; available: {', '.join(sorted(own))}")
+        return own[value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _default_exists(self) -> Self:
