@@ -170,6 +170,7 @@ def export_head(trained: Trained, folder: Path, head: str) -> None:
     """Export the base with a random classifier, as training writes one, with the scale of the scores of toy pairs."""
     import json
 
+    import torch
     from transformers import AutoTokenizer
 
     from export.config import ExportOptions
@@ -178,6 +179,7 @@ def export_head(trained: Trained, folder: Path, head: str) -> None:
     from tinyrm.spec import RUN_FILE, HeadKind
 
     kind: HeadKind = head  # type: ignore[assignment]
+    torch.manual_seed(0)
     model = load_head(kind, str(trained.base))
     spread(model)
     model.save_pretrained(folder / "trained")

@@ -16,7 +16,8 @@ ABSENT = {
     "torch": {
         "engines.torch_checkpoint",
         "engines.torch_gpu",
-        *(f"modernbert.{name}" for name in ("blocked", "checkpoint", "model", "packed", "weights")),
+        *(f"families.{name}" for name in ("bert", "graphs", "modular", "pairrm", "plain")),
+        *(f"modernbert.{name}" for name in ("blocked", "checkpoint", "heads", "model", "packed", "weights")),
     },
     "peft": {"modernbert.adapter"},
     "scipy": {"calibration"},

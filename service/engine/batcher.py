@@ -304,8 +304,8 @@ class Batcher:
         self._progress[run] = started, sum(lengths)
         try:
             output = await self.run_engine(sequences)
-            if (shape := np.shape(output.logits))[:1] != (len(sequences),) or len(shape) != 2:
-                raise EngineFailed(f"the engine returned {shape} for {len(sequences)} sequences")
+            if (shape := np.shape(output.logits)) not in ((len(sequences), 2), (len(sequences), 1)):
+                raise EngineFailed(f"the engine returned {shape} for {len(sequences)} sequences of one or two logits")
         except Unavailable as error:
             for item in batch:
                 item.fail(error)

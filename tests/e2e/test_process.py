@@ -199,8 +199,10 @@ def test_a_later_signal_ends_the_process_at_once_and_what_is_left_gets_an_error(
         assert process.popen.poll() is None, "nothing was left to do, so leaving at once proves nothing"
         assert process.stop() == 0
         replies = [single.result() for single in singles]
-        errors = Counter(result["error"]["type"] for result in batch.result().json()["results"] if "error" in result)
-    assert set(errors) == {"shutting_down"}
+        # A machine that is busy may not have written the reply of each item when the connection must be closed.
+        body = batch.result().json()
+        errors = {result["error"]["type"] for result in body.get("results", [body]) if "error" in result}
+    assert errors == {"shutting_down"}
     assert {reply.status_code for reply in replies} <= {200, 503}
     refused = [reply for reply in replies if reply.status_code == 503]
     assert all(reply.json()["error"]["type"] == "shutting_down" for reply in refused)

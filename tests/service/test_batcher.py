@@ -323,7 +323,7 @@ def test_work_beyond_its_deadline_fails_at_once_and_never_runs() -> None:
             first = submit(batcher, 0)
             await until(lambda: engine.ran == [[0]])
             late, patient = submit(batcher, 1, timeout_s=0.05), submit(batcher, 2)
-            with pytest.raises(DeadlineExceeded, match=r"0\.050 s"):
+            with pytest.raises(DeadlineExceeded, match=r"0\.05\d s"):
                 await late
             assert not engine.gate.is_set()
             engine.gate.set()

@@ -70,7 +70,7 @@ def test_engines_are_offered_fastest_first(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class SessionOnGpu:
-    def __init__(self, *_: object, providers: list[tuple[str, dict[str, str]]]) -> None:
+    def __init__(self, *_: object, providers: list[tuple[str, dict[str, str]]], **__: object) -> None:
         self.providers = [*(name for name, _ in providers), "CPUExecutionProvider"]
 
     def get_providers(self) -> list[str]:
@@ -168,7 +168,7 @@ class SessionOnTensorRt:
     opened: ClassVar[list[tuple[str, dict[str, str]]]] = []
     shapes: ClassVar[list[tuple[int, ...]]] = []
 
-    def __init__(self, *_: object, providers: list[tuple[str, dict[str, str]]]) -> None:
+    def __init__(self, *_: object, providers: list[tuple[str, dict[str, str]]], **__: object) -> None:
         self.opened[:] = providers
 
     def get_providers(self) -> list[str]:
