@@ -17,6 +17,8 @@ from tests.e2e.test_workers import WORKER, processes
 from tests.support.processes import Process, new_client, started
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "What is 2 + 2?"
 CHATML = f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
 # Two of one length, which the engine may run together, and others.

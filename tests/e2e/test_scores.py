@@ -6,11 +6,14 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from tests.e2e.test_process import total
 from tests.e2e.test_workers import ENGINE, is_ready, processes
 from tests.support.processes import PATIENCE_S, started
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 COUNT = 60
 BODIES = [{"prompt": "What is the answer? " * 100, "response": f"It is {n}."} for n in range(COUNT)]

@@ -36,14 +36,15 @@ TURNS = [
     Message(role="assistant", content="101 is one."),
     Message(role="user", content=PROMPT),
 ]
-# In the order of docs/models.md; the graphs of the slow ones take longest, or are those of a neighbour.
+SLOW = pytest.mark.slow
+# The graphs of the slow ones take longest, or are those of a neighbour.
 SCORERS = [
-    *("gte", "chatml", "modular", "bert", "roberta"),
-    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("xlm-roberta", "electra", "deberta")),
+    *("modular", "bert"),
+    *(pytest.param(kind, marks=SLOW) for kind in ("gte", "chatml", "roberta", "xlm-roberta", "electra", "deberta")),
 ]
 CROSS_ENCODERS = [
-    *("bert", "roberta", "gte", "modular"),
-    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("xlm-roberta", "electra", "deberta")),
+    *("bert", "modular"),
+    *(pytest.param(kind, marks=SLOW) for kind in ("roberta", "gte", "xlm-roberta", "electra", "deberta")),
 ]
 Exported = Callable[[str], tuple[Path, Path]]
 
