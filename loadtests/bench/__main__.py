@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from loadtests import machine, report
+from loadtests import machine
 from loadtests.bench import tables
-from loadtests.bench.contenders import CONTENDERS, DEV, Contender, draw, environment, missing
+from loadtests.bench.contenders import CONTENDERS, DEV, Contender, environment, missing
 from loadtests.bench.harness import Entry, Limits, measure, parity_failures
+from loadtests.bench.output import ROOT, print_line, write
 from loadtests.bench.prepare import Prepared, prepare, read_special
 from loadtests.bench.process import Worker, WorkerFailed
 from loadtests.bench.shapes import GEOMETRIES, TOKENS, Special, products, shapes
@@ -17,7 +18,6 @@ from tinyrm.command_line import parse
 from tinyrm.engines import ENGINES
 from tinyrm.flops import exact_flops
 
-ROOT = Path("runs/bench")
 LARGE_PRODUCT = (2048, 2048, 2048)
 NO_BF16 = "not measured: no bf16 (this CPU has neither avx512_bf16 nor amx_bf16)"
 
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         failures += [f"{name}: {failure}" for failure in parity_failures(entries)]
         results["parity_failures"] = failures
         # After each geometry: a run takes hours, and an interrupted one has results too.
-        write(results, options)
+        write(results, "bench", tables.HEADING, tables.section(results), None if options.no_write else options.document)
     for failure in failures:
         print(f"parity failed, {failure} from the full head", file=sys.stderr)
     return 1 if failures else 0
@@ -146,23 +146,6 @@ def product_rates(
     except WorkerFailed as failure:
         return [], [str(failure)]
     return reply["rates"], reply["errors"]
-
-
-def write(results: dict[str, Any], options: Options) -> None:
-    """Print the tables; write them, the numbers and the plot."""
-    section = tables.section(results)
-    print(section, flush=True)
-    if options.no_write:
-        record, plot = ROOT / "bench.json", ROOT / "bench.png"
-        report.write_record(results, record)
-    else:
-        record = report.write(results, "bench", tables.HEADING, section, options.document)
-        plot = options.document.parent / "images" / "bench.png"
-    draw(record, plot)
-
-
-def print_line(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The engines that are compared, and the command that starts each."""
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +71,3 @@ def environment(threads: int) -> dict[str, str]:
     }
     counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return {**offline, **counts, "TOKENIZERS_PARALLELISM": "false", "NO_COLOR": "1"}
-
-
-def draw(record: Path, out: Path) -> None:
-    """Draw the numbers in `record`, in the environment that has matplotlib; print why if that fails."""
-    try:
-        subprocess.run([PEERS, "-m", "loadtests.bench.plot", record, out], check=True)  # noqa: S603
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"no plot: {error}", file=sys.stderr)

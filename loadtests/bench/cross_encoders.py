@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from tokenizers import Tokenizer
 
-from loadtests import machine, report
+from loadtests import machine
 from loadtests.bench import groups, score_tables
 from loadtests.bench.contenders import (
     DEV,
@@ -21,18 +21,17 @@ from loadtests.bench.contenders import (
     OPTIMUM_INTEL,
     PEERS,
     Contender,
-    draw,
     environment,
     missing,
 )
 from loadtests.bench.harness import Entry, Limits, discard_wrong, measure
+from loadtests.bench.output import ROOT, print_line, write
 from loadtests.bench.prepare import MODEL_SOURCE, Prepared, Step, make_all, make_model
 from loadtests.bench.shapes import GEOMETRIES
 from loadtests.bench.texts import LONGEST, MIXED, Texts, mixed_lengths
 from tinyrm.command_line import parse
 from tinyrm.flops import Geometry
 
-ROOT = Path("runs/bench")
 TOKENS = (64, 128, 256, 512, 1024)
 TOLERANCE = 1e-3  # between implementations, of logits that differ by 0.1 from text to text
 REFERENCE = "sentence-torch"
@@ -118,14 +117,20 @@ def main(arguments: list[str] | None = None) -> int:
         "quick": options.quick,
         "geometries": {},
     }
+    document = None if options.no_write else options.document
+
+    def save() -> None:
+        """Write what was measured so far: an interrupted run has results too."""
+        write(results, "cross-encoders", score_tables.HEADING, score_tables.section(results), document)
+
     for name in options.model:
         print(f"cross-encoder {name}", flush=True)
         results["geometries"][name] = measure_model(name, options)
-        write(results, options)
+        save()
     if options.groups:
         print("groups", flush=True)
         results["groups"] = measure_groups(options)
-        write(results, options)
+        save()
     wrong = score_tables.wrong(results)
     for line in wrong:
         print(line, file=sys.stderr)
@@ -189,23 +194,6 @@ def entry(contender: Contender, prepared: Prepared, threads: int, logs: Path) ->
     # A library's default, which matters for a batch.
     variables = environment(threads) | {"TOKENIZERS_PARALLELISM": "true"}
     return Entry(contender, command, logs / f"{contender.name}.log", reason, variables)
-
-
-def write(results: Mapping[str, Any], options: Options) -> None:
-    """Print the tables; write them, the numbers and the plot."""
-    section = score_tables.section(results)
-    print(section, flush=True)
-    if options.no_write:
-        record, plot = ROOT / "cross-encoders.json", ROOT / "cross-encoders.png"
-        report.write_record(results, record)
-    else:
-        record = report.write(results, "cross-encoders", score_tables.HEADING, section, options.document)
-        plot = options.document.parent / "images" / "cross-encoders.png"
-    draw(record, plot)
-
-
-def print_line(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":
