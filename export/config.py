@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import UseAppendAction, arg
 
 from tinyrm.errors import InvalidInput
-from tinyrm.manifest import BUNDLE_NAME, TRAINED_HEADS, Head
+from tinyrm.manifest import BUNDLE_NAME, Head, head_of_training
 from tinyrm.modernbert.files import checkpoint_folder, refuse_other_base
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, Spec, read_run, trained_head
 from tinyrm.template import TEMPLATES
@@ -68,10 +68,7 @@ class ExportOptions:
         if (self.trained / SPEC_FILE).is_file():
             if self.template or self.max_tokens is not None:
                 raise InvalidInput(f"{self.trained / SPEC_FILE} sets template and token budget; leave both options out")
-            spec = Spec.load(self.trained)
-            if self.head().kind == "score":
-                return spec.model_copy(update={"template": spec.template.of_one_response()})
-            return spec
+            return Spec.load(self.trained).of_head(trained_head(self.trained))
         template = TEMPLATES[self.template or "figure2"]
         if template.label_words is None:
             raise InvalidInput(f"{self.model} fills a mask, and the template {template.name} has none; use figure2")
@@ -93,12 +90,7 @@ class ExportOptions:
 
     def head(self) -> Head:
         """Return where the model reads. Raises InvalidInput for a head that is not served."""
-        name = trained_head(self.trained)
-        if name not in TRAINED_HEADS:
-            raise InvalidInput(
-                f"{self.trained} was trained with head: {name}; only {', '.join(TRAINED_HEADS)} become bundles"
-            )
-        return TRAINED_HEADS[name]
+        return head_of_training(self.trained)
 
     def refuse_other_base(self) -> None:
         """Raise InvalidInput if the adapter was trained on other weights than those of `model`."""

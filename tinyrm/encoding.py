@@ -21,6 +21,10 @@ MIN_TEXT_TOKENS = 48
 # kept, and would only cost time and memory. The second bound is for a text that has too few tokens within the first
 # one, such as one of blanks.
 READ_CHARACTERS, MAX_READ_CHARACTERS = 16, 128
+# The longest sequence of a set, in sequences of `max_tokens`: so many tokens more than its prompt and longest response.
+SET_FACTOR = 8
+# The largest part of the room for texts that the prompt of a set takes, whatever its responses need.
+SET_PROMPT_SHARE = 2 / 3
 # Texts are tokenized together up to this size: together they need fewer calls, but memory for all of them at once.
 CALL_CHARACTERS = 65_536
 
@@ -43,6 +47,8 @@ class SpecialTokens(BaseModel):
 class Truncation:
     """Tokens dropped from each text. In a sequence of one response, that is response_a.
 
+    others: of the third and later responses of a set.
+
     Exact for texts of up to READ_CHARACTERS for each token of a sequence. A longer text is not read to its end, so at
     least this many were dropped.
     """
@@ -50,10 +56,11 @@ class Truncation:
     prompt: int = 0
     response_a: int = 0
     response_b: int = 0
+    others: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:
-        return self.prompt + self.response_a + self.response_b
+        return self.prompt + self.response_a + self.response_b + sum(self.others)
 
     def swapped(self) -> "Truncation":
         return Truncation(self.prompt, self.response_b, self.response_a)
@@ -61,7 +68,7 @@ class Truncation:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """Ids of one sequence, int64 [tokens]: of a comparison in one order, or of one response."""
+    """Ids of one sequence, int64 [tokens]: of a comparison in one order, of one response, or of a set."""
 
     input_ids: NDArray[np.int64]
     truncation: Truncation
@@ -103,7 +110,9 @@ def plain_text_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
 class Encoder:
     """Encodes comparisons for one tokenizer, one template and one length.
 
-    reads: whether a sequence holds a pair of responses, or one response.
+    reads: whether a sequence holds a pair of responses, one response, or a set of them.
+    max_tokens: of a sequence; of a set, those of its prompt together with any one response.
+    max_set_tokens: of a sequence that holds a set.
 
     Raises InvalidTemplate if special tokens written in user text would become special, or if the template does not fit
     into `max_tokens`.
@@ -113,7 +122,7 @@ class Encoder:
         self._tokenizer = plain_text_tokenizer(tokenizer)
         self.template, self.reads = template, template.reads
         self.special = special
-        self.max_tokens = max_tokens
+        self.max_tokens, self.max_set_tokens = max_tokens, SET_FACTOR * max_tokens
         added = self._tokenizer.get_added_tokens_decoder()
         self._special_texts = tuple(token.content for token in added.values() if token.special)
         # Segments are split, and those without user text encoded, once and not for every comparison.
@@ -164,7 +173,7 @@ class Encoder:
         """Return the ids of one order (A first), or with `swap` of both (A first, B first).
 
         Both orders keep the same tokens of each text. An encoder that reads responses returns one sequence of A and one
-        of B, whatever `swap` is. Raises InvalidText, InstructionTooLong.
+        of B, and one that reads sets one sequence of both, whatever `swap` is. Raises InvalidText, InstructionTooLong.
         """
         texts = self.tokenize(instruction, comparison.prompt, (comparison.response_a, comparison.response_b))
         return self.assemble(texts, 0, 1, swap=swap)
@@ -176,7 +185,7 @@ class Encoder:
     def truncation(self, sequences: Sequence[Encoding]) -> Truncation:
         """Return the tokens dropped in a comparison with these sequences, as `assemble` returns them."""
         first = sequences[0].truncation
-        if self.reads == "pair":
+        if self.reads != "response":
             return first
         second = sequences[1].truncation
         return Truncation(max(first.prompt, second.prompt), first.response_a, second.response_a)
@@ -234,6 +243,8 @@ class Encoder:
         """
         if self.reads == "response":
             return self.assemble_one(texts, a), self.assemble_one(texts, b)
+        if self.reads == "set":
+            return (self.assemble_set(texts, (a, b)),)
         prompt, response_a, response_b = texts.prompt, texts.responses[a], texts.responses[b]
         room = self._room_for_text(texts.instruction)
         keep_prompt, keep_a, keep_b = self._shares(len(prompt), len(response_a), len(response_b), room)
@@ -251,13 +262,42 @@ class Encoder:
 
     def assemble_one(self, texts: Tokenized, i: int) -> Encoding:
         """Return the ids of response number `i` alone, as `encode_one` does. Raises InstructionTooLong."""
-        if self.reads != "response":
+        if self.reads == "pair":
             raise InvalidInput(f"template {self.template.name!r} holds two responses, so none is read alone")
+        if self.reads == "set":
+            return self.assemble_set(texts, (i,))
         prompt, response = texts.prompt, texts.responses[i]
         keep_prompt, keep, _ = fair_shares(len(prompt), len(response), 0, self._room_for_text(texts.instruction))
         truncation = Truncation(len(prompt) - keep_prompt + texts.unread[0], len(response) - keep + texts.unread[1 + i])
         prompt = prompt[len(prompt) - keep_prompt :]
         return Encoding(self._join(texts.instruction, prompt, response[:keep]), truncation)
+
+    def assemble_set(self, texts: Tokenized, indices: Sequence[int]) -> Encoding:
+        """Return the ids of several responses beside each other, for an encoder that reads sets.
+
+        What a text loses depends on the prompt and on itself alone: neither the order of the responses nor the others
+        change what the model reads of each. Raises InstructionTooLong; InvalidInput for a sequence of more than
+        `max_set_tokens`.
+        """
+        if self.reads != "set":
+            raise InvalidInput(f"template {self.template.name!r} holds a {self.reads}, not a set of responses")
+        room = self._room_for_text(texts.instruction)
+        keep_prompt = min(len(texts.prompt), round(SET_PROMPT_SHARE * room))
+        keep = room - keep_prompt
+        prompt, responses = texts.prompt[len(texts.prompt) - keep_prompt :], [texts.responses[i] for i in indices]
+        ids = [self._join(texts.instruction, prompt, responses[0][:keep])]
+        end = [self.special.mask, self.special.sep]
+        ids += [np.array(response[:keep] + end, dtype=np.int64) for response in responses[1:]]
+        whole = np.concatenate(ids)
+        if len(whole) > self.max_set_tokens:
+            raise InvalidInput(f"a set of {len(whole):,} tokens is longer than {self.max_set_tokens:,}; split it")
+        dropped = [max(0, len(r) - keep) + texts.unread[1 + i] for i, r in zip(indices, responses, strict=True)]
+        first, second, others = dropped[0], sum(dropped[1:2]), tuple(dropped[2:])
+        return Encoding(whole, Truncation(len(texts.prompt) - keep_prompt + texts.unread[0], first, second, others))
+
+    def count_scores(self, sequence: Encoding) -> int:
+        """Return the number of responses in a sequence of a set: each has a mask, which no text can produce."""
+        return int(np.count_nonzero(sequence.input_ids == self.special.mask))
 
     def count_special_texts(self, instruction: str, prompt: str, responses: Sequence[str]) -> int:
         """Return how many of the texts contain a special token. It is encoded as plain text; metrics count it.

@@ -3,13 +3,15 @@
 import hashlib
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tinyrm.encoding import SpecialTokens
+from tinyrm.errors import InvalidInput
 from tinyrm.flops import Geometry, GraphKind
-from tinyrm.spec import Spec
+from tinyrm.spec import Spec, read_run
 
 SCHEMA_VERSION: Final = 3
 # Older versions that still open.
@@ -79,6 +81,23 @@ class Calibration(Frozen):
     )
 
 
+class SetReading(Frozen):
+    """What the responses of a set see of each other. Each sees the prompt and itself; the prompt sees itself only."""
+
+    others: Literal["none", "masks", "tokens"] = Field(
+        description="none: nothing, so that a score is that of the response alone. masks: each other's mask (as the "
+        "interaction tokens of Set-Encoder, arXiv 2404.06912). tokens: all of each other."
+    )
+    layers: int | None = Field(
+        default=None, ge=1, description="The number of upper global layers in which they do; None for all global ones."
+    )
+
+    @property
+    def scores_alone(self) -> bool:
+        """Whether a score does not depend on the other responses."""
+        return self.others == "none"
+
+
 class Head(Frozen):
     """What a model reads at the end, and where. A graph's `logits` have `outputs` columns."""
 
@@ -91,6 +110,12 @@ class Head(Frozen):
     activation: Literal["identity", "sigmoid"] = Field(
         default="identity", description="What the model's own library applies to its logit; margins are without it."
     )
+    sets: SetReading | None = Field(default=None, description="Of a model that reads sets; None for any other.")
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the heads of older bundles as they were written then: their hash must not change."""
+        return {name: value for name, value in handler(self).items() if name != "sets" or value is not None}
 
     def activate(self, logit: float) -> float:
         """Return what the model's own library returns for a logit."""
@@ -109,7 +134,24 @@ TRAINED_HEADS: Final[Mapping[str, Head]] = {
     "pair-cls": Head(kind="pair", read_at="first", outputs=2),
     "pair-mean": Head(kind="pair", read_at="mean", outputs=2),
     "pointwise": Head(kind="score", read_at="first", outputs=1),
+    # What its responses see of each other, the recipe says.
+    "set": Head(kind="score", read_at="mask", outputs=1),
 }
+
+
+def head_of_training(folder: Path, run: Mapping[str, Any] | None = None) -> Head:
+    """Return where the model reads that a training wrote into `folder`, with this record of its run.
+
+    run: None for the record in the folder.
+
+    Raises InvalidInput for a head that is not served.
+    """
+    recipe = (read_run(folder) if run is None else run).get("recipe", {})
+    name = recipe.get("head", "cloze")
+    if name not in TRAINED_HEADS:
+        raise InvalidInput(f"{folder} was trained with head: {name}; {', '.join(TRAINED_HEADS)} are read")
+    head = TRAINED_HEADS[name]
+    return head.model_copy(update={"sets": SetReading(**recipe["sets"])}) if name == "set" else head
 
 
 class ScoreScale(Frozen):
@@ -149,7 +191,7 @@ class Manifest(Frozen):
     name: Annotated[str, Field(pattern=BUNDLE_NAME)]
     revision: str = ""
     reads: Literal["pair", "response", "set"] = Field(
-        default="pair", description="What one sequence holds: a pair of responses, one response, or all of a group."
+        default="pair", description="What one sequence holds: a pair of responses, one response, or all of a set."
     )
     head: Head = CLOZE_HEAD
     architecture: str | None = Field(default=None, description="The model's class in transformers.")
@@ -190,10 +232,12 @@ class Manifest(Frozen):
             raise ValueError(
                 f"reads {self.reads}, but template {self.spec.template.name!r} is of a {self.spec.template.reads}"
             )
-        if self.head.outputs != (2 if self.reads == "pair" else 1) or (self.head.kind == "score") != (
-            self.reads == "response"
+        if self.head.outputs != (2 if self.reads == "pair" else 1) or (self.head.kind == "score") == (
+            self.reads == "pair"
         ):
             raise ValueError(f"a {self.head.kind} head with {self.head.outputs} outputs does not read a {self.reads}")
+        if (self.head.sets is not None) != (self.reads == "set"):
+            raise ValueError("a head says what responses see of each other if it reads a set, and only then")
         if (self.label_ids is not None) != (self.head.kind == "cloze"):
             raise ValueError("a cloze has label_ids, and no other head has")
         return self

@@ -108,6 +108,8 @@ class Scorer:
             for comparison, instruction in zip(comparisons, instructions, strict=True)
             for sequence in self.encoder.encode(comparison, instruction, swap=swap)
         ]
+        if self.encoder.reads == "set":
+            return [read_out(pair, self.temperature) for pair in self.logits(sequences).reshape(-1, 2, 1)]
         orders = 2 if swap else 1
         return [read_out(rows, self.temperature) for rows in self.logits(sequences).reshape(-1, orders, 2)]
 
@@ -183,11 +185,14 @@ class Scorer:
     def logits(
         self, sequences: Sequence[Encoding], on_batch: Callable[[int], None] | None = None
     ) -> NDArray[np.float32]:
-        """Return logits, in order: [sequences, 2], or [sequences, 1] of a model that reads responses one by one.
+        """Return logits, in order: [sequences, 2], [sequences, 1] of a model that reads responses one by one.
+
+        Of a model that reads sets: [sequences, responses], with zeros behind those of a smaller set.
 
         on_batch: called with the number of sequences after each batch.
         """
-        logits = np.empty((len(sequences), 1 if self.encoder.reads == "response" else 2), dtype=np.float32)
+        width = {"pair": 2, "response": 1}.get(self.encoder.reads) or max(map(self.encoder.count_scores, sequences))
+        logits = np.zeros((len(sequences), width), dtype=np.float32)
         lengths = [len(sequence) for sequence in sequences]
         batches = pack(lengths, self.max_batch_tokens or self.engine.info.max_batch_tokens)
 
@@ -196,7 +201,7 @@ class Scorer:
 
         with ThreadPoolExecutor(self.engine.info.runs_in_flight, thread_name_prefix="engine") as pool:
             for indices, rows in zip(batches, pool.map(run, batches), strict=True):
-                logits[indices] = rows
+                logits[indices, : rows.shape[1]] = rows
                 if on_batch:
                     on_batch(len(indices))
         return logits

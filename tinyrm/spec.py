@@ -14,7 +14,7 @@ from tinyrm.errors import InvalidInput, UnknownDomain, describe
 from tinyrm.template import FIGURE2, TEMPLATES, Template
 
 # How training reads the preference, as recipes name it.
-HeadKind = Literal["cloze", "pair-cls", "pair-mean", "pointwise", "tokens"]
+HeadKind = Literal["cloze", "pair-cls", "pair-mean", "pointwise", "set", "tokens"]
 
 # Files that training writes beside the weights.
 SPEC_FILE = "cloze.json"
@@ -112,6 +112,12 @@ class Spec(BaseModel):
     def instruction(self, domain: str | None = None, *, or_default: bool = False) -> str:
         """Return the instruction of a domain, as `resolve` does."""
         return self.resolve("", domain, or_default=or_default).instruction
+
+    def of_head(self, head: HeadKind) -> Self:
+        """Return the spec with the template that a head reads, from that of a pair. Raises InvalidTemplate."""
+        if head in ("pointwise", "tokens"):
+            return self.model_copy(update={"template": self.template.of_one_response()})
+        return self.model_copy(update={"template": self.template.of_a_set()}) if head == "set" else self
 
     def save(self, folder: Path) -> None:
         (folder / SPEC_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -24,12 +24,18 @@ from tinyrm.chat import Dialogue, Message, Role
 from tinyrm.errors import InvalidTemplate
 
 Slot = Literal["instruction", "prompt", "response_a", "response_b", "response"]
-# What one sequence holds: both responses of a comparison, or one response.
-Reads = Literal["pair", "response"]
+# What one sequence holds: both responses of a comparison, one response, or all responses of a group.
+Reads = Literal["pair", "response", "set"]
 ROLES: tuple[Role, ...] = get_args(Role)
 SPECIAL_ROLES = ("[CLS]", "[SEP]", "[MASK]")
 
-RESPONSE_SLOTS: dict[Reads, tuple[Slot, ...]] = {"pair": ("response_a", "response_b"), "response": ("response",)}
+RESPONSE_SLOTS: dict[Reads, tuple[Slot, ...]] = {
+    "pair": ("response_a", "response_b"),
+    "response": ("response",),
+    "set": ("response",),
+}
+# How a template of a set ends: this part is repeated for each response, and each is read at its own mask.
+READ_AT_ITS_MASK = ("[MASK]", "[SEP]")
 
 _SLOTS = get_args(Slot)
 _SLOT = re.compile(rf"(?P<joint>[^{{}}]*)\{{(?P<slot>{'|'.join(_SLOTS)})\}}")
@@ -52,6 +58,9 @@ class Turn(BaseModel):
 
 class Template(BaseModel):
     """Segments in order, with the slots of a comparison or of one response; `{instruction}` may be missing.
+
+    A template of a set ends in `[SEP]`, `{response}`, `[MASK]`, `[SEP]`, of which the last three are repeated for each
+    response. It has no other `[MASK]` or `[SEP]`: they are the boundaries that the model finds in the ids.
 
     label_words: the words at the mask, for the first choice and the second; None without a mask.
     turns: how each speaker's messages are written in the prompt; a prompt of one text is a message of the user. None:
@@ -79,7 +88,7 @@ class Template(BaseModel):
 
     @model_validator(mode="after")
     def _each_part_exactly_once(self) -> Self:
-        if self.segments.count("[MASK]") != (self.label_words is not None):
+        if self.reads != "set" and self.segments.count("[MASK]") != (self.label_words is not None):
             raise ValueError("a template needs exactly one [MASK] segment, or neither a mask nor label words")
         if wrong := [text for text, slot in map(split_slot, self.segments) if slot is None and _BRACES.search(text)]:
             raise ValueError(f"a slot is one of {', '.join(_SLOTS)}, and ends its segment; got {wrong}")
@@ -95,11 +104,24 @@ class Template(BaseModel):
             raise ValueError("a template of one response has no [MASK]: nothing is chosen there")
         if self.turns is not None and set(self.turns) != set(ROLES):
             raise ValueError(f"turns need each of {', '.join(ROLES)}")
-        if self.prompt_share and self.reads == "response":
+        if self.prompt_share and self.reads != "pair":
             raise ValueError("prompt_share is for a template of two responses")
         # Swapping the order swaps ids, which include the joining text.
         if len({joint for joint, slot in map(split_slot, self.segments) if slot in ("response_a", "response_b")}) > 1:
             raise ValueError("both responses need the same joining text; put the rest into separate segments")
+        return self
+
+    @model_validator(mode="after")
+    def _set_has_its_boundaries(self) -> Self:
+        if self.reads != "set":
+            return self
+        counts = self.segments.count("[MASK]"), self.segments.count("[SEP]")
+        if counts != (1, 2) or self.segments[-4:-3] != ("[SEP]",):
+            raise ValueError(
+                "a template of a set ends in [SEP], {response}, [MASK], [SEP], and has no other [MASK] or [SEP]"
+            )
+        if self.label_words:
+            raise ValueError("a template of a set has no label words: each response has one score")
         return self
 
     @property
@@ -108,17 +130,34 @@ class Template(BaseModel):
 
     @property
     def reads(self) -> Reads:
-        return "response" if "response" in self.slots else "pair"
+        if "response" not in self.slots:
+            return "pair"
+        return "set" if self.segments[-2:] == READ_AT_ITS_MASK else "response"
 
     def of_one_response(self) -> Self:
         """Return the template of one response with the same wording: up to the first response, then [SEP].
 
         Raises InvalidTemplate if another part comes after the first response.
         """
+        before, joint = self._before_response()
+        return self._changed("response", (*before, f"{joint}{{response}}", "[SEP]"))
+
+    def of_a_set(self) -> Self:
+        """Return the template of a set with the same wording before the responses, without the number of a choice.
+
+        Raises InvalidTemplate if another part comes after the first response.
+        """
+        before, joint = self._before_response()
+        while before and split_slot(before[-1])[1] is None:  # " Choice 0:"
+            before = before[:-1]
+        return self._changed("set", (*before, "[SEP]", f"{joint}{{response}}", *READ_AT_ITS_MASK))
+
+    def _before_response(self) -> tuple[tuple[str, ...], str]:
+        """Return the segments before the first response of a pair, and the text that joins it."""
         slots = self.slots
         at = next((i for i, segment in enumerate(self.segments) if split_slot(segment)[1] == "response_a"), 0)
         if (
-            self.reads == "response"
+            self.reads != "pair"
             or sorted(slots[:-2]) not in (["instruction", "prompt"], ["prompt"])
             or (slots[-2:] != ["response_a", "response_b"])
         ):
@@ -126,12 +165,10 @@ class Template(BaseModel):
                 f"template {self.name!r} lacks instruction or prompt before its first response, so it cannot show one "
                 "response alone; use figure2 or answer-colon"
             )
-        before, (joint, _) = self.segments[:at], split_slot(self.segments[at])
-        changed = {
-            "name": f"{self.name}-response",
-            "segments": (*before, f"{joint}{{response}}", "[SEP]"),
-            "label_words": None,
-        }
+        return self.segments[:at], split_slot(self.segments[at])[0]
+
+    def _changed(self, kind: str, segments: tuple[str, ...]) -> Self:
+        changed = {"name": f"{self.name}-{kind}", "segments": segments, "label_words": None}
         return type(self).model_validate(self.model_dump() | changed)
 
     def render_messages(self, messages: Sequence[Message]) -> str:

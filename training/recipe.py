@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from tinyrm.manifest import SetReading
 from tinyrm.spec import HeadKind, Spec
 from tinyrm.template import FIGURE2
 from training.data.source import Source, Texts
@@ -142,6 +143,15 @@ class ClozeRecipe(Section):
         description="Share of pairs shown with the default domain's instruction instead of their own.",
     )
     head: HeadKind = Field(default="cloze", description="How the preference is read.")
+    sets: SetReading | None = Field(
+        default=None, description="For head: set: what responses see of each other; other heads have none."
+    )
+    max_responses: int = Field(
+        default=2,
+        ge=2,
+        description="For head: set: largest number of responses to one prompt that are learnt from together. 2 takes "
+        "the pairs as they are; more joins the pairs of a prompt into groups.",
+    )
     loss: Literal["vocabulary", "labels"] = Field(
         default="vocabulary",
         description="For the cloze: cross-entropy over the whole vocabulary (paper), or over the two labels.",
@@ -161,7 +171,7 @@ class ClozeRecipe(Section):
     @property
     def rows_per_pair(self) -> int:
         """Sequences per pair in training."""
-        return 2 if self.orders == "both" else 1
+        return 2 if self.orders == "both" and self.head != "set" else 1
 
     @model_validator(mode="after")
     def _both_orders_fit(self) -> Self:
@@ -173,12 +183,16 @@ class ClozeRecipe(Section):
 
     @model_validator(mode="after")
     def _orders_suit_the_head(self) -> Self:
-        one_by_one = self.head in ("pointwise", "tokens")
+        if (self.head == "set") != (self.sets is not None):
+            raise ValueError("head: set needs `sets`, such as {others: none}, and no other head has it")
+        if self.max_responses > 2 and self.head != "set":
+            raise ValueError(f"head: {self.head} learns from pairs; remove max_responses")
+        one_by_one = self.head in ("pointwise", "set", "tokens")
         if one_by_one and self.orders != "both":
-            raise ValueError(f"head: {self.head} scores responses one by one and has no order; remove `orders`")
+            raise ValueError(f"head: {self.head} gives each response a score and has no order; remove `orders`")
         if one_by_one and self.consistency_weight:
             raise ValueError(
-                f"head: {self.head} scores responses one by one and is consistent; remove consistency_weight"
+                f"head: {self.head} gives each response a score and is consistent; remove consistency_weight"
             )
         if self.consistency_weight and self.orders != "both":
             raise ValueError("consistency_weight compares both orders of a pair and needs orders: both")
@@ -347,6 +361,8 @@ class DistilRecipe(ClozeRecipe):
     def _the_loss_is_the_teachers(self) -> Self:
         if self.orders != "both":
             raise ValueError("a teacher's probability is of both orders; remove `orders`")
+        if self.head == "set":
+            raise ValueError("head: set does not learn from teachers yet; use head: pointwise")
         if self.head == "tokens":
             raise ValueError("head: tokens labels single responses, and a teacher compares two; use head: pointwise")
         if self.consistency_weight:

@@ -6,7 +6,7 @@ from evaluation.target import Meter, MeteredEngine, Target, local_scorer
 from tinyrm.encoding import Encoder
 from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
-from tinyrm.manifest import TRAINED_HEADS
+from tinyrm.manifest import head_of_training
 from tinyrm.modernbert.adapter import load_with_adapter, merge
 from tinyrm.modernbert.checkpoint import load_tokenizer, read_geometry, refuse_misfit
 from tinyrm.modernbert.files import ADAPTER_CONFIG, base_of, refuse_other_base
@@ -23,12 +23,8 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Target:
     """
     if not (folder / SPEC_FILE).is_file():
         raise InvalidInput(f"{folder} has no {SPEC_FILE}; name the output folder of a training on pairs")
-    name = trained_head(folder)
-    if name not in TRAINED_HEADS:
-        raise InvalidInput(f"{folder} was trained with head: {name}; {', '.join(TRAINED_HEADS)} are evaluated")
-    spec, head = Spec.load(folder), TRAINED_HEADS[name]
-    if head.kind == "score":
-        spec = spec.model_copy(update={"template": spec.template.of_one_response()})
+    name, head = trained_head(folder), head_of_training(folder)
+    spec = Spec.load(folder).of_head(name)
     tokenizer, special = load_tokenizer(str(folder))
     if (folder / ADAPTER_CONFIG).is_file():
         base, revision = base_of(folder)

@@ -156,7 +156,7 @@ def test_a_teacher_may_have_any_head(toy: Toy, tmp_path: Path, head: HeadKind) -
 def test_a_head_that_is_not_exported_does_not_teach(toy: Toy, tmp_path: Path) -> None:
     train_cloze(toy.recipe(tmp_path / "teacher", head="tokens"), toy.data, resume=False)
     with pytest.raises(
-        InvalidInput, match="trained with head: tokens; cloze, pair-cls, pair-mean, pointwise can teach"
+        InvalidInput, match="trained with head: tokens; cloze, pair-cls, pair-mean, pointwise, set are read"
     ):
         teacher_probabilities(toy_pairs(2), recipe(toy, tmp_path, [{"path": str(tmp_path / "teacher")}]))
 

@@ -11,6 +11,7 @@ from tinyrm.errors import InvalidInput
 from tinyrm.families.pairrm import PairRM
 from tinyrm.manifest import Head
 from tinyrm.modernbert.checkpoint import LabelLogits
+from tinyrm.modernbert.sets import SetModel
 
 
 class ClassifierLogits(nn.Module):
@@ -41,6 +42,8 @@ def segment_sep(model: PreTrainedModel, head: Head, special: SpecialTokens) -> i
     A score of a prompt and a response is that of a pair of texts. Cloze and pair heads are trained without segments,
     although their templates hold more than one [SEP].
     """
+    if isinstance(model, SetModel):
+        return None  # it finds its boundaries itself
     kinds = getattr(model.config, "type_vocab_size", 0)
     return special.sep if head.kind == "score" and kinds > 1 else None
 
@@ -50,7 +53,7 @@ def plain_module(
 ) -> nn.Module:
     """Return the model as `transformers` computes it: input_ids, attention_mask -> logits [batch, outputs].
 
-    model: a masked LM, of which the label rows are read at the mask, a classifier, or a PairRM.
+    model: a masked LM, of which the label rows are read at the mask, a classifier, a model of sets, or a PairRM.
     label_ids: of a cloze; None for any other head.
 
     Raises InvalidInput if the model does not read what the head says.
@@ -69,6 +72,8 @@ def refuse_other_head(model: PreTrainedModel, head: Head) -> None:
         return
     if isinstance(model, PairRM):
         found = ("segments", 2)
+    elif isinstance(model, SetModel):
+        found = ("mask", model.config.num_labels)
     else:
         pooling = getattr(model.config, "classifier_pooling", "cls")
         found = ("first" if pooling == "cls" else pooling, model.config.num_labels)

@@ -89,7 +89,7 @@ def load_masked_lm(
 
 def classifier_of(config: PreTrainedConfig) -> str | None:
     """Return the class of a checkpoint that was saved as a classifier; None for any other."""
-    return next((name for name in config.architectures or [] if name.endswith("Classification")), None)
+    return next((name for name in config.architectures or [] if name.endswith(("Classification", "ForSets"))), None)
 
 
 def read_config(model: str, folder: Path) -> PreTrainedConfig:

@@ -26,11 +26,18 @@ Readout = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
 
 def encoder_for(head: HeadKind, encoder: Encoder, tokenizer: Tokenizer) -> Encodes:
-    """Return the encoder that turns a pair into the two texts that the head reads."""
+    """Return the encoder that turns a pair into the texts that the head reads: two, or one of a set."""
+    if head == "set":
+        return set_encoder(encoder, tokenizer)
     if head in ("cloze", "pair-cls", "pair-mean"):
         return encoder
     alone = Encoder(tokenizer, encoder.template.of_one_response(), encoder.special, encoder.max_tokens)
     return MarkedEncoder(alone, MARKER_WORDS) if head == "tokens" else alone
+
+
+def set_encoder(encoder: Encoder, tokenizer: Tokenizer) -> Encoder:
+    """Return the encoder of sets with the wording of an encoder of pairs."""
+    return Encoder(tokenizer, encoder.template.of_a_set(), encoder.special, encoder.max_tokens)
 
 
 def refuse_other_head(recipe: ClozeRecipe) -> None:
@@ -71,7 +78,7 @@ class RowCollator:
 
 def readout(head: HeadKind) -> Readout:
     """Return how a head other than the cloze reads a batch of RowCollator."""
-    return {"pointwise": read_pointwise, "tokens": read_tokens}.get(head, read_pair)
+    return {"pointwise": read_pointwise, "set": read_sets, "tokens": read_tokens}.get(head, read_pair)
 
 
 def read_pair(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -87,6 +94,32 @@ def read_pointwise(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tens
     """
     logits = side_by_side(run_model(model, inputs).squeeze(-1))
     return two_way_loss(logits, inputs["is_second"]), logits
+
+
+def read_sets(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Read all responses of a group in one text, one score each: the loss of Plackett and Luce.
+
+    Returns the loss and the scores of the first two responses, once for each order: [2 * groups, 2].
+    """
+    scores = run_model(model, inputs).float()
+    return plackett_luce(scores, inputs["is_worse"]), side_by_side(scores[:, :2].flatten())
+
+
+def plackett_luce(scores: Tensor, is_worse: Tensor) -> Tensor:
+    """Return the mean over groups of the negative log-likelihood of what is known of their order.
+
+    Each response that is better than some others is chosen before them: -log(e^s_i / (e^s_i + sum of their e^s_j)).
+    For a complete ranking that is the Plackett-Luce likelihood (Plackett 1975), for a pair that of Bradley and Terry.
+    A group counts once, however many responses it has: its terms are averaged.
+
+    scores: [groups, responses].
+    is_worse: bool [groups, responses, responses], whether response j is known to be worse than response i.
+    """
+    among = is_worse | torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
+    rivals = scores[:, None, :].expand(among.shape).masked_fill(~among, -torch.inf)
+    terms = rivals.logsumexp(dim=2) - scores
+    counts = is_worse.any(dim=2)
+    return ((terms * counts).sum(dim=1) / counts.sum(dim=1)).mean()
 
 
 def read_tokens(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from tinyrm.bundle import read_manifest, sha256
 from tinyrm.encoding import Encoder
 from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
-from tinyrm.manifest import MANIFEST_FILE, TRAINED_HEADS
+from tinyrm.manifest import MANIFEST_FILE, head_of_training
 from tinyrm.modernbert.checkpoint import load_tokenizer
 from tinyrm.pairs import PreferencePair, read_records
 from tinyrm.scorer import Scorer
@@ -129,14 +129,9 @@ class TrainedTeacher:
     @cached_property
     def _scorer(self) -> Scorer:
         model, spec = self.model, self.model.spec
-        if model.head not in TRAINED_HEADS:
-            raise InvalidInput(
-                f"{model.path} was trained with head: {model.head}; {', '.join(TRAINED_HEADS)} can teach"
-            )
-        head = TRAINED_HEADS[model.head]
-        template = spec.template.of_one_response() if head.kind == "score" else spec.template
+        head = head_of_training(model.folder)
         tokenizer, special = load_tokenizer(model.tokenizer)
-        encoder = Encoder(tokenizer, template, special, spec.max_tokens)
+        encoder = Encoder(tokenizer, spec.of_head(model.head).template, special, spec.max_tokens)
         label_ids = encoder.label_ids if head.kind == "cloze" else None
         return Scorer(encoder, TorchEngine(model.load(), special, label_ids, head=head), spec)
 

@@ -16,8 +16,10 @@ from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.modernbert.files import checkpoint_folder, commit_of
 from tinyrm.modernbert.heads import load_head
+from tinyrm.modernbert.sets import set_config
 from tinyrm.spec import HELD_OUT_FILE, read_run
 from training.data.collate import PairCollator, PairDataset, PairSampling, longest_first
+from training.data.groups import Group, GroupCollator, GroupDataset, groups_of
 from training.data.mixture import load_all
 from training.data.split import balanced, split_by_prompt
 from training.model.adapter import add_dora, freeze_lowest
@@ -27,10 +29,12 @@ from training.model.heads import (
     encoder_for,
     readout,
     refuse_other_head,
+    set_encoder,
     swap_disagreement,
     two_way_loss,
 )
 from training.model.precision import read_in_fp32
+from training.model.sparse import predict_at_labels
 from training.output import begin, pinned, prepare_output, write_run
 from training.processes import on_main
 from training.recipe import ClozeRecipe
@@ -68,9 +72,17 @@ def train_cloze(
         raise InvalidInput(f"{len(pairs)} pairs are too few: {len(learn)} to learn from, {len(held_out)} held out")
     # Balanced after the split, so that the held-out pairs do not depend on it.
     learn = balanced(learn, recipe.balance, seed)
-    collator: PairCollator | RowCollator = PairCollator(special.pad, special.mask, encoder.label_ids)
+    collator: PairCollator | RowCollator | GroupCollator = PairCollator(special.pad, special.mask, encoder.label_ids)
     if recipe.head != "cloze":
         collator = RowCollator(special.pad, marker_id=special.cls if recipe.head == "tokens" else None)
+    # The spec's instruction and both orders, however training samples; by length, so that little is padding.
+    held_out_as = PairSampling(recipe.spec, seed)
+    learnt: PairDataset | GroupDataset = PairDataset(learn, texts, sampling(recipe))
+    evaluated: PairDataset | GroupDataset = PairDataset(longest_first(held_out), texts, held_out_as)
+    if recipe.head == "set":
+        collator, of_sets = GroupCollator(special.pad), set_encoder(encoder, tokenizer)
+        learnt = GroupDataset(groups_of(learn, recipe.max_responses, seed), of_sets, sampling(recipe))
+        evaluated = GroupDataset([Group.of_pair(pair) for pair in longest_first(held_out)], of_sets, held_out_as)
     trainer = (make_trainer or ClozeTrainer)(
         label_ids=encoder.label_ids,
         label_loss=recipe.loss == "labels",
@@ -79,9 +91,8 @@ def train_cloze(
         optimization=recipe.optimization,
         model=learning_model(fixed),
         args=training_arguments(recipe.output_dir, recipe.optimization, recipe.rows_per_pair),
-        train_dataset=PairDataset(learn, texts, sampling(recipe)),
-        # The spec's instruction and both orders, however training samples; by length, so that little is padding.
-        eval_dataset=PairDataset(longest_first(held_out), texts, PairSampling(recipe.spec, seed)),
+        train_dataset=learnt,
+        eval_dataset=evaluated,
         data_collator=collator,
         compute_metrics=preference_metrics,
         callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
@@ -112,12 +123,16 @@ def train_cloze(
 def learning_model(recipe: ClozeRecipe) -> PreTrainedModel | PeftModel:
     """Return the masked LM, or its body with a head, with frozen layers or with DoRA above them, read in fp32."""
     if recipe.head != "cloze":
-        loaded = load_head(recipe.head, recipe.model, revision=recipe.revision, new_head=recipe.new_head)
+        _, special = load_tokenizer(recipe.model, recipe.revision)
+        sets = set_config(recipe.sets, special) if recipe.sets else None
+        loaded = load_head(recipe.head, recipe.model, revision=recipe.revision, new_head=recipe.new_head, sets=sets)
     else:
         # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only: here, the masks.
         loaded = load_masked_lm(
             recipe.model, revision=recipe.revision, sparse_prediction=True, new_head=recipe.new_head
         )
+        if not hasattr(loaded, "sparse_prediction"):
+            loaded = predict_at_labels(loaded)
     model = with_learning_parts(loaded, recipe)
     if isinstance(model, PeftModel):
         # An adapter names its base; with the commit, whoever loads it gets the base that it was trained on.

@@ -1,0 +1,114 @@
+"""Preference pairs -> groups of responses to one prompt, and the batches of a model that reads them together."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tinyrm.batching import collate
+from tinyrm.encoding import Encoder, Encoding
+from tinyrm.pairs import PreferencePair
+from training.data.collate import PairSampling
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Responses to one prompt.
+
+    worse: for each response the numbers of those that are known to be worse.
+    """
+
+    prompt: str
+    domain: str | None
+    responses: tuple[str, ...]
+    worse: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of_pair(cls, pair: PreferencePair) -> "Group":
+        return cls(pair.prompt, pair.domain, (pair.chosen, pair.rejected), ((1,), ()))
+
+    @property
+    def characters(self) -> int:
+        return len(self.prompt) + sum(map(len, self.responses))
+
+
+def groups_of(pairs: Iterable[PreferencePair], max_responses: int, seed: int) -> list[Group]:
+    """Return groups that hold every pair exactly once, with at most `max_responses` different responses each.
+
+    Pairs of one prompt and domain are joined in an order that follows from `seed`.
+    """
+    if max_responses == 2:
+        return [Group.of_pair(pair) for pair in pairs]
+    of_prompt: dict[tuple[str, str | None], list[PreferencePair]] = {}
+    for pair in pairs:
+        of_prompt.setdefault((pair.prompt, pair.domain), []).append(pair)
+    groups: list[Group] = []
+    for (prompt, domain), own in of_prompt.items():
+        random.Random(f"{seed}:{prompt}").shuffle(own)
+        left = own
+        while left:
+            texts: dict[str, int] = {}
+            worse: dict[int, list[int]] = {}
+            rest = []
+            for pair in left:
+                new = {pair.chosen, pair.rejected} - texts.keys()
+                if len(texts) + len(new) > max_responses:
+                    rest.append(pair)
+                    continue
+                better, other = (texts.setdefault(text, len(texts)) for text in (pair.chosen, pair.rejected))
+                worse.setdefault(better, []).append(other)
+            known = tuple(tuple(worse.get(i, ())) for i in range(len(texts)))
+            groups.append(Group(prompt, domain, tuple(texts), known))
+            left = rest
+    return groups
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedGroup:
+    """One sequence of a group's responses, and which of them are worse than which."""
+
+    encoding: Encoding
+    worse: tuple[tuple[int, ...], ...]
+
+
+class GroupDataset(Dataset[EncodedGroup]):
+    """Group i -> its sequence, with the instruction that training draws for it."""
+
+    def __init__(self, groups: Sequence[Group], encoder: Encoder, sampling: PairSampling) -> None:
+        self.groups, self._encoder, self._sampling = groups, encoder, sampling
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> EncodedGroup:
+        group = self.groups[index]
+        instruction = self._sampling.instruction(index, group.domain)
+        texts = self._encoder.tokenize(instruction, group.prompt, group.responses)
+        return EncodedGroup(self._encoder.assemble_set(texts, range(len(group.responses))), group.worse)
+
+    def lengths(self) -> list[int]:
+        """Return the number of characters of each group: close enough to tokens for grouping, and cheap."""
+        return [group.characters for group in self.groups]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCollator:
+    """Groups -> ids and attention_mask [groups, tokens], and `is_worse`, bool [groups, responses, responses].
+
+    is_worse[g, i, j]: whether response j of group g is known to be worse than response i.
+    """
+
+    pad_id: int
+
+    def __call__(self, groups: Sequence[EncodedGroup]) -> dict[str, Tensor]:
+        batch = collate([group.encoding for group in groups], self.pad_id)
+        most = max(len(group.worse) for group in groups)
+        is_worse = torch.zeros(len(groups), most, most, dtype=torch.bool)
+        for g, group in enumerate(groups):
+            for i, others in enumerate(group.worse):
+                is_worse[g, i, list(others)] = True
+        ids, mask = map(torch.from_numpy, batch)
+        return {"input_ids": ids, "attention_mask": mask, "is_worse": is_worse}
