@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyrm.errors import InvalidInput
+from tinyrm.negatives.pool import reachable
 from tinyrm.pairs import PreferencePair
 from tinyrm.ranking import EQUAL
 
@@ -68,17 +69,6 @@ def groups_of(pairs: Iterable[PreferencePair], size: int, seed: int = 0) -> list
     if not groups:
         raise InvalidInput(f"no response of these pairs is known to be better than {size - 1} others")
     return groups
-
-
-def reachable(edges: dict[str, set[str]], start: str) -> set[str]:
-    """Return all nodes that a path leads to from `start`."""
-    seen: set[str] = set()
-    left = [start]
-    while left:
-        new = edges.get(left.pop(), set()) - seen
-        seen |= new
-        left += new
-    return seen
 
 
 @dataclass(frozen=True, slots=True)
