@@ -11,9 +11,11 @@ from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from transformers import PreTrainedModel
 
 from tinyrm.errors import InvalidInput, TiedWeightChanged
-from tinyrm.modernbert.checkpoint import PREFIXES, classifier_of, load_masked_lm, read_config
+from tinyrm.manifest import SetReading
+from tinyrm.modernbert.checkpoint import PREFIXES, classifier_of, load_masked_lm, load_tokenizer, read_config
 from tinyrm.modernbert.files import checkpoint_folder, input_errors, listed
 from tinyrm.modernbert.heads import load_head
+from tinyrm.modernbert.sets import set_config
 from tinyrm.spec import HeadKind, read_run
 
 
@@ -30,8 +32,13 @@ def load_with_adapter(
         loaded = load_masked_lm(model, revision=revision)
     else:
         refuse_without_head(head, model, adapter, revision)
-        is_new = bool(adapter and read_run(adapter).get("recipe", {}).get("new_head"))
-        loaded = load_head(head, model, revision=revision, new_head=is_new)
+        recipe = read_run(adapter).get("recipe", {}) if adapter else {}
+        sets = None
+        if adapter and recipe.get("sets"):
+            # The base of the adapter does not know what its responses see.
+            _, special = load_tokenizer(str(adapter))
+            sets = set_config(SetReading(**recipe["sets"]), special)
+        loaded = load_head(head, model, revision=revision, new_head=bool(recipe.get("new_head")), sets=sets)
     return (apply_adapter(loaded, adapter) if adapter else loaded).eval()
 
 
