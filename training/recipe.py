@@ -152,6 +152,12 @@ class ClozeRecipe(Section):
         description="For head: set: largest number of responses to one prompt that are learnt from together. 2 takes "
         "the pairs as they are; more joins the pairs of a prompt into groups.",
     )
+    distractors: int = Field(
+        default=0,
+        ge=0,
+        description="For head: set: worse responses that are added to each group: off-topic ones, damaged ones, and "
+        "others to the same prompt.",
+    )
     loss: Literal["vocabulary", "labels"] = Field(
         default="vocabulary",
         description="For the cloze: cross-entropy over the whole vocabulary (paper), or over the two labels.",
@@ -185,8 +191,8 @@ class ClozeRecipe(Section):
     def _orders_suit_the_head(self) -> Self:
         if (self.head == "set") != (self.sets is not None):
             raise ValueError("head: set needs `sets`, such as {others: none}, and no other head has it")
-        if self.max_responses > 2 and self.head != "set":
-            raise ValueError(f"head: {self.head} learns from pairs; remove max_responses")
+        if (self.max_responses > 2 or self.distractors) and self.head != "set":
+            raise ValueError(f"head: {self.head} learns from pairs; remove max_responses and distractors")
         one_by_one = self.head in ("pointwise", "set", "tokens")
         if one_by_one and self.orders != "both":
             raise ValueError(f"head: {self.head} gives each response a score and has no order; remove `orders`")

@@ -20,8 +20,9 @@ from tinyrm.errors import InvalidInput
 from tinyrm.manifest import SetReading, head_of_training
 from tinyrm.modernbert.heads import load_head
 from tinyrm.modernbert.sets import ModernBertForSets
+from tinyrm.negatives import Pool
 from tinyrm.pairs import PreferencePair
-from training.data.groups import Group, groups_of
+from training.data.groups import Group, groups_of, with_distractors
 from training.model.heads import plackett_luce
 from training.model.specialists import TrainedModel
 from training.model.teachers import TrainedTeacher
@@ -74,7 +75,7 @@ def test_a_bert_learns_the_cloze_with_its_head_at_the_mask_only(
     rows: list[int] = []
     recipe = toy.recipe(tmp_path / "run", model=str(tmp_path / "base"), frozen_layers=1)
     model = train(recipe).eval()
-    model.cls.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].ndim))  # type: ignore[union-attr, operator]
+    model.cls.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].ndim))  # type: ignore[union-attr]
     ids = torch.tensor([[1, 9, 4, 2], [1, 4, 9, 2]])
     outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.where(ids == 4, 7, -100))
     assert (outputs.logits.shape, rows) == ((2, 600), [2])
@@ -99,7 +100,7 @@ def test_the_loss_is_that_of_plackett_and_luce() -> None:
     expected = (sum(chosen_in_turn) / 3 + bradley_terry) / 2
     assert float(plackett_luce(scores, is_worse)) == pytest.approx(expected, abs=1e-6)
     scores.requires_grad_()
-    plackett_luce(scores, is_worse).backward()
+    plackett_luce(scores, is_worse).backward()  # type: ignore[no-untyped-call]
     assert scores.grad is not None
     assert scores.grad[1, 2:].tolist() == [0, 0], "padding learns nothing"
 
@@ -139,6 +140,29 @@ def test_a_model_learns_from_groups(toy: Toy, tmp_path: Path) -> None:
     assert read_log(tmp_path / "run")[-1]["eval_accuracy"] > 0.95
 
 
+def test_distractors_are_worse_than_a_better_response_and_than_no_other() -> None:
+    pairs = [
+        PreferencePair(prompt=f"What is {i} and {i}?", chosen=f"It is {2 * i}, as a sum.", rejected=f"It is {i}.")
+        for i in range(20)
+    ]
+    pairs.append(PreferencePair(prompt=pairs[0].prompt, chosen=pairs[0].chosen, rejected="Who knows such a sum?"))
+    groups = with_distractors(groups_of(pairs, 2, seed=1), Pool(pairs), 3, seed=1)
+    assert {len(group.responses) for group in groups} == {5}
+    assert all(group.worse == ((1, 2, 3, 4), (), (), (), ()) for group in groups)
+    assert all(len({*group.responses}) == 5 for group in groups)
+    assert "Who knows such a sum?" in groups[0].responses, "another response to the same prompt"
+    assert groups == with_distractors(groups_of(pairs, 2, seed=1), Pool(pairs), 3, seed=1)
+
+
+def test_a_model_learns_that_distractors_are_worse(toy: Toy, tmp_path: Path) -> None:
+    recipe = toy.recipe(tmp_path, LEARNS, head="set", sets=LAST, distractors=2)
+    train_cloze(recipe, toy.data, resume=False)
+    teacher = TrainedTeacher(TrainedModel(Specialist(path=str(tmp_path))))
+    empty = [Comparison(pair.prompt, pair.chosen, "") for pair in toy_pairs(64)]
+    margins = np.array([preference.margin for preference in teacher._scorer.score(empty, domain="general")])
+    assert np.mean(margins > 0) > 0.95
+
+
 def test_a_pair_is_a_group_of_two() -> None:
     (pair,) = toy_pairs(1)
     assert groups_of([pair], 2, 0) == [Group.of_pair(pair)]
@@ -150,7 +174,8 @@ def test_a_pair_is_a_group_of_two() -> None:
     [
         ({"head": "set"}, "head: set needs `sets`"),
         ({"sets": LAST}, "no other head has it"),
-        ({"head": "pointwise", "max_responses": 4}, "remove max_responses"),
+        ({"distractors": 2}, "remove max_responses and distractors"),
+        ({"head": "pointwise", "max_responses": 4}, "remove max_responses and distractors"),
         ({"head": "set", "sets": LAST, "orders": "coin"}, "has no order"),
         ({"head": "set", "sets": LAST, "consistency_weight": 0.1}, "is consistent"),
         ({"head": "set", "sets": {"others": "some"}}, "tokens"),

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from tinyrm.batching import collate
 from tinyrm.encoding import Encoder, Encoding
+from tinyrm.negatives import Pool, negatives_for
 from tinyrm.pairs import PreferencePair
 from training.data.collate import PairSampling
 
@@ -64,6 +65,28 @@ def groups_of(pairs: Iterable[PreferencePair], max_responses: int, seed: int) ->
             groups.append(Group(prompt, domain, tuple(texts), known))
             left = rest
     return groups
+
+
+def with_distractors(groups: Iterable[Group], pool: Pool, count: int, seed: int) -> list[Group]:
+    """Return the groups with `count` more responses each, worse than one that is better than another.
+
+    They are what `tinyrm.negatives` makes, among it other responses to the same prompt. What else they are worse than
+    is not known.
+    """
+    larger: list[Group] = []
+    for group in groups:
+        best = next(i for i, others in enumerate(group.worse) if others)
+        pair = PreferencePair(
+            prompt=group.prompt,
+            chosen=group.responses[best],
+            rejected=group.responses[group.worse[best][0]],
+            domain=group.domain,
+        )
+        made = [each.text for each in negatives_for(pair, pool, count, seed) if each.text not in group.responses]
+        places = range(len(group.responses), len(group.responses) + len(made))
+        worse = [(*others, *places) if i == best else others for i, others in enumerate(group.worse)]
+        larger.append(replace(group, responses=(*group.responses, *made), worse=(*worse, *[()] * len(made))))
+    return larger
 
 
 @dataclass(frozen=True, slots=True)

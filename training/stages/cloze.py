@@ -17,9 +17,10 @@ from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.modernbert.files import checkpoint_folder, commit_of
 from tinyrm.modernbert.heads import load_head
 from tinyrm.modernbert.sets import set_config
+from tinyrm.negatives import Pool
 from tinyrm.spec import HELD_OUT_FILE, read_run
 from training.data.collate import PairCollator, PairDataset, PairSampling, longest_first
-from training.data.groups import Group, GroupCollator, GroupDataset, groups_of
+from training.data.groups import Group, GroupCollator, GroupDataset, groups_of, with_distractors
 from training.data.mixture import load_all
 from training.data.split import balanced, split_by_prompt
 from training.model.adapter import add_dora, freeze_lowest
@@ -81,7 +82,10 @@ def train_cloze(
     evaluated: PairDataset | GroupDataset = PairDataset(longest_first(held_out), texts, held_out_as)
     if recipe.head == "set":
         collator, of_sets = GroupCollator(special.pad), set_encoder(encoder, tokenizer)
-        learnt = GroupDataset(groups_of(learn, recipe.max_responses, seed), of_sets, sampling(recipe))
+        groups = groups_of(learn, recipe.max_responses, seed)
+        if recipe.distractors:
+            groups = with_distractors(groups, Pool(learn), recipe.distractors, seed)
+        learnt = GroupDataset(groups, of_sets, sampling(recipe))
         evaluated = GroupDataset([Group.of_pair(pair) for pair in longest_first(held_out)], of_sets, held_out_as)
     trainer = (make_trainer or ClozeTrainer)(
         label_ids=encoder.label_ids,
