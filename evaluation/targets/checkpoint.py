@@ -1,6 +1,9 @@
 """A trained checkpoint, before export, computed by torch as `transformers` does."""
 
+from dataclasses import replace
 from pathlib import Path
+
+from transformers import PreTrainedModel
 
 from evaluation.target import Meter, MeteredEngine, Target, local_scorer
 from tinyrm.encoding import Encoder
@@ -21,6 +24,15 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Target:
 
     Probabilities are uncalibrated (temperature 1). Raises InvalidInput.
     """
+    scorer, model = checkpoint_scorer(folder, device)
+    meter = Meter()
+    metered = MeteredEngine(scorer.engine, read_geometry(model.config), model.num_parameters(), meter)
+    local = local_scorer(replace(scorer, engine=metered))
+    return Target(folder.name, scorer.engine.info.name, scorer.spec, local, meter)
+
+
+def checkpoint_scorer(folder: Path, device: str | None = None) -> tuple[Scorer, PreTrainedModel]:
+    """Return the scorer of `open_checkpoint` and the model that it runs. Raises InvalidInput."""
     if not (folder / SPEC_FILE).is_file():
         raise InvalidInput(f"{folder} has no {SPEC_FILE}; name the output folder of a training on pairs")
     name, head = trained_head(folder), head_of_training(folder)
@@ -34,8 +46,5 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Target:
         model = merge(load_with_adapter(str(folder), None, head=name))
     refuse_misfit(tokenizer, spec.max_tokens, model.config)
     encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
-    meter = Meter()
     label_ids = encoder.label_ids if head.kind == "cloze" else None
-    engine = TorchEngine(model, special, label_ids, device, head=head)
-    metered = MeteredEngine(engine, read_geometry(model.config), model.num_parameters(), meter)
-    return Target(folder.name, engine.info.name, spec, local_scorer(Scorer(encoder, metered, spec)), meter)
+    return Scorer(encoder, TorchEngine(model, special, label_ids, device, head=head), spec), model
