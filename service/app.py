@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Scope
 
 from service import errors
@@ -15,7 +16,7 @@ from service.api.dependencies import AppState, get_state
 from service.dialects.table import enabled_dialects, refuse_scattered_cohorts
 from service.engine.backend import start_backend
 from service.engine.supervisor import run_in_background
-from service.http.auth import OPEN_PATHS, declare_security
+from service.http.auth import declare_security
 from service.http.connections import allow_open_files
 from service.http.stack import build_stack
 from service.http.tracing import Tracing, require_opentelemetry
@@ -116,11 +117,10 @@ def create_app(state: AppState, *, has_connections: bool = True) -> ASGIApp:
     def observe(scope: Scope, status: int, seconds: float) -> None:
         state.registry.metrics.observe_request(endpoints.get(scope["path"], "other"), status, seconds)
 
-    api = create_api(settings, lifespan)
     return build_stack(
-        api,
+        create_api(settings, lifespan),
         settings,
-        paths=frozenset(api.openapi()["paths"]) | OPEN_PATHS,
+        paths=paths_of(settings),
         observe=observe,
         overload_status=overload_status(settings),
         is_logged=settings.access_log == "on",
@@ -142,16 +142,34 @@ def create_api(settings: Settings, lifespan: Lifespan[FastAPI] | None = None) ->
         redoc_url=None,
         license_info={"name": "Apache-2.0"},
     )
-    for router in (compare.router, rank.router, score.router, models.router):
+    for router in enabled_routers(settings):
         app.include_router(router)
-    for dialect in enabled_dialects(settings):
-        app.include_router(dialect.router)
-    app.include_router(pages.router)
-    if settings.api_keys_file:
-        app.include_router(models.admin_router)
     errors.install(app, lambda request: get_state(request).registry.retry_after_s(), overload_status(settings))
-    declare_security(app.openapi(), required=settings.api_keys_file is not None)
+    describe = app.openapi
+
+    # When it is first asked for: it takes a third of a second, which a start has no use for.
+    @cache
+    def described() -> dict[str, Any]:
+        api = describe()
+        declare_security(api, required=settings.api_keys_file is not None)
+        return api
+
+    app.openapi = described  # type: ignore[method-assign]  # as FastAPI's documentation has it
     return app
+
+
+def enabled_routers(settings: Settings) -> list[APIRouter]:
+    """Return the routers in the order in which their operations are described."""
+    routers = [compare.router, rank.router, score.router, models.router]
+    routers += [dialect.router for dialect in enabled_dialects(settings)]
+    return [*routers, pages.router, *([models.admin_router] if settings.api_keys_file else [])]
+
+
+def paths_of(settings: Settings) -> frozenset[str]:
+    """Return the path templates of all routes."""
+    return frozenset(
+        route.path for router in enabled_routers(settings) for route in router.routes if isinstance(route, Route)
+    )
 
 
 def overload_status(settings: Settings) -> errors.OverloadStatus:
