@@ -45,8 +45,9 @@ serve: $(SERVE)/installed  ## serve BUNDLE on PORT
 	@TINYRM_MODEL=$(BUNDLE) TINYRM_PORT=$(PORT) exec $(SERVE)/bin/python -m service
 
 # One process for each core; each takes whole files of tests (tests/conftest.py). One thread for torch in each: threads
-# of several processes on one core would spend most of it waiting for each other.
-PYTEST = OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest --numprocesses logical --maxprocesses 8
+# of several processes on one core would spend most of it waiting for each other. Compiled files are kept, as Python
+# does unless it is told not to: the tests start hundreds of processes, and each would compile the sources anew.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest --numprocesses logical --maxprocesses 8
 
 test: $(DEV)/installed $(SERVE)/installed  ## run the fast tests (minutes)
 	$(PYTEST) -m "not slow"

@@ -7,7 +7,6 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
 
 from tests.deploy.manifests import FOLDER, KEYS, Manifest, applied, container_of, read
 from tinyrm import __version__
@@ -27,6 +26,9 @@ def test_manifests_are_valid(kind: str, version: str) -> None:
 @pytest.mark.parametrize("folder", [FOLDER, KEYS], ids=["plain", "with keys"])
 def test_monitors_are_valid(folder: Path) -> None:
     """The operator would drop an unknown key without an error, so the model must return what it was given."""
+    # Here: every process of tests would spend seconds on it.
+    from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+
     monitor = applied()["ServiceMonitor"]
     monitor["spec"]["endpoints"] = read(folder / "servicemonitor.yaml")["spec"]["endpoints"]
     understood = ServiceMonitor.model_validate(monitor)
