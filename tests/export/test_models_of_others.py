@@ -107,6 +107,7 @@ def test_scores_are_those_of_sentence_transformers(exported: Exported, kind: str
     assert Scorer.open(bundle).score_responses(PROMPT, RESPONSES) == pytest.approx(expected, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_chat_of_several_turns_is_read_as_its_own_template_writes_it(exported: Exported) -> None:
     checkpoint, bundle = exported("chatml")
     scores = Scorer.open(bundle).score_responses(TURNS, RESPONSES)

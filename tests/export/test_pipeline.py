@@ -188,6 +188,7 @@ def test_command_runs_as_a_module() -> None:
     assert all(option in done.stdout for option in ("--model", "--adapter", "--out", "--calibration", "--template"))
 
 
+@pytest.mark.slow
 def test_command_exports_a_model_trained_elsewhere(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,7 +235,8 @@ def test_spec_and_tokenizer_come_from_the_last_training(trained: Trained, tmp_pa
     options = ExportOptions(model=str(trained.base), adapter=tmp_path / "adapter", out=tmp_path / "out")
     assert options.spec() == TOY_SPEC
     assert options.tokenizer == str(tmp_path / "adapter")
-    assert ExportOptions(model=str(trained.base), out=tmp_path / "out", max_tokens=99).spec().max_tokens == 99
+    given = ExportOptions(model=str(trained.base), out=tmp_path / "out", template="answer-colon", max_tokens=140).spec()
+    assert (given.template, given.max_tokens) == (ANSWER_COLON, 140)
 
 
 def test_options_that_contradict_the_training_are_refused(trained: Trained, tmp_path: Path) -> None:

@@ -181,11 +181,9 @@ def test_roberta_gives_a_padding_id_within_a_text_no_number() -> None:
     assert np.abs(run([text]) - run([Encoding(ids, Truncation())])).max() > 100 * TOLERANCE
 
 
-# Each graph takes several seconds to compile; one of each kind is enough for every day.
-@pytest.mark.parametrize(
-    "name",
-    ["bert", *(pytest.param(n, marks=pytest.mark.slow) for n in (*OPTIMISED[1:], "deberta", "pairrm"))],
-)
+# Each graph takes several seconds to compile; every day tests/export/test_models_of_others.py compiles one.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*OPTIMISED, "deberta", "pairrm"])
 def test_the_graph_gives_the_same_logits(name: str, tmp_path: Path) -> None:
     case = make(name)
     path = tmp_path / "model.onnx"

@@ -176,6 +176,7 @@ def test_missing_extra_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> No
         Tracing("http://127.0.0.1:4318")
 
 
+@pytest.mark.slow
 def test_a_missing_extra_is_exit_code_3(bundle_folder: Path, tmp_path: Path) -> None:
     """Hide the installed package by another one, as in an environment without it."""
     hiding = tmp_path / "opentelemetry" / "exporter"
