@@ -28,7 +28,7 @@ import pytest
 
 from tests.support.processes import PATIENCE_S, STARTER, Process, started
 
-GROUPS, GROUP_SIZE = 8, 8
+GROUPS, GROUP_SIZE = 4, 6
 WHEEL = "openrlhf-0.11.2-cp311-cp311-manylinux1_x86_64.whl"
 WHEEL_SHA256 = "c969d70db03a70724c3d8a5a01186c6e0728bce624fb3dff95e39b5396acefa6"
 

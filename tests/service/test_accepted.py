@@ -19,13 +19,19 @@ from tests.support.waiting import PATIENCE_S, wait_until
 from tinyrm.bundle import Bundle
 
 MAX_WAIT_S = 0.05
+WINDOW_ITEMS = 16
 LONG_TEXT = "What do you think of it? " * 2000
 LONG = {"prompt": LONG_TEXT, "response_a": LONG_TEXT, "response_b": LONG_TEXT}
 
 
 @pytest.fixture
 def slow(bundle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """Return an application whose engine takes a tenth of the wait that is allowed for each run of one comparison."""
+    """Return an application whose engine takes a tenth of the wait that is allowed for each run of one comparison.
+
+    It queues and encodes few items of a list at once.
+    """
+    monkeypatch.setattr(batch, "WINDOW_ITEMS", WINDOW_ITEMS)
+    monkeypatch.setattr(context, "WINDOW_ITEMS", WINDOW_ITEMS)
     settings = Settings(
         model=bundle_folder,
         max_batch_tokens=512,
@@ -78,7 +84,7 @@ def test_cohorts_that_are_complete_are_scored_however_long_it_takes(slow: Served
     ("path", "body"),
     [
         # More items than are queued or encoded at once.
-        ("/v1/compare/batch", {"items": [long_pair(n) for n in range(batch.WINDOW_ITEMS + 20)]}),
+        ("/v1/compare/batch", {"items": [long_pair(n) for n in range(WINDOW_ITEMS + 40)]}),
         *(
             ("/v1/rank", {"prompt": "?", "responses": [f"{n} " * 200 for n in range(8)], "strategy": strategy})
             for strategy in ("round_robin", "swiss", "knockout")

@@ -17,7 +17,7 @@ from tinyrm import api
 from tinyrm.api import MAX_MESSAGES
 
 # Of each kind, at each place of a body.
-MANY = 3000
+MANY = 300
 WRONG: list[Any] = [0, None, "x", {}, [], True]
 Path_ = tuple[str | int, ...]
 
