@@ -13,10 +13,12 @@ from transformers import (
     PreTrainedModel,
 )
 
+from tinyrm.encoding import SpecialTokens
 from tinyrm.errors import InvalidInput
+from tinyrm.manifest import SetReading
 from tinyrm.modernbert.checkpoint import classifier_of, load_checked, read_config
 from tinyrm.modernbert.files import checkpoint_folder, input_errors
-from tinyrm.modernbert.sets import set_class
+from tinyrm.modernbert.sets import set_class, set_config
 from tinyrm.spec import HeadKind
 
 
@@ -52,9 +54,11 @@ def load_head(
     return load_checked(kind, model, folder, masked_lm=masked_lm, new_head=new_head, config=config)
 
 
-def empty_head(head: HeadKind, config: PreTrainedConfig) -> PreTrainedModel:
-    """Return the same model with shapes and no weights."""
+def empty_head(head: HeadKind, config: PreTrainedConfig, sets: SetReading | None = None) -> PreTrainedModel:
+    """Return the same model with shapes and no weights. sets: what responses see of each other, for head `set`."""
     own = head_config(head, config)
+    if sets is not None:
+        own.set_reading = set_config(sets, SpecialTokens(cls=0, sep=0, mask=0, pad=0))
     with torch.device("meta"):
         model: PreTrainedModel = set_class(own)(own) if head == "set" else auto_class(head).from_config(own)
     return model

@@ -33,7 +33,7 @@ import torch
 import yaml
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import AutoModelForMaskedLM, ModernBertConfig, PreTrainedConfig
+from transformers import AutoModelForMaskedLM, BertConfig, ModernBertConfig, PreTrainedConfig
 
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import Geometry, executed_flops, paper_flops
@@ -61,6 +61,10 @@ PUBLISHED = {
     "jhu-clsp/ettin-encoder-150m": (22, 768, 1152, 12),
     "jhu-clsp/ettin-encoder-400m": (28, 1024, 2624, 16),
     "jhu-clsp/ettin-encoder-1b": (28, 1792, 3840, 28),
+}
+# The same of BERTs.
+PUBLISHED_BERTS: Mapping[str, tuple[int, int, int, int]] = {
+    "sentence-transformers/all-MiniLM-L6-v2": (6, 384, 1536, 12)
 }
 
 
@@ -152,7 +156,7 @@ def plan(recipe: ClozeRecipe, data_dir: Path) -> Plan:
         with torch.device("meta"):
             empty = AutoModelForMaskedLM.from_config(config)
     else:
-        empty = empty_head(recipe.head, config)
+        empty = empty_head(recipe.head, config, recipe.sets)
     parts = learning_parts(with_learning_parts(empty, recipe))
     return Plan(
         recipe, tuple(count_domains(source, data_dir) for source in recipe.sources), read_geometry(config), parts
@@ -173,6 +177,11 @@ def find_config(model: str) -> PreTrainedConfig:
             intermediate_size=intermediate,
             num_attention_heads=heads,
         )
+    if model in PUBLISHED_BERTS:
+        layers, hidden, intermediate, heads = PUBLISHED_BERTS[model]
+        return BertConfig(
+            num_hidden_layers=layers, hidden_size=hidden, intermediate_size=intermediate, num_attention_heads=heads
+        )
     if (Path(model) / "config.json").is_file():
         return read_config(model, Path(model))
     for recipe in map(load_recipe, map(find_recipe, recipe_names())):
@@ -180,7 +189,7 @@ def find_config(model: str) -> PreTrainedConfig:
             return find_config(made_from)
     raise InvalidInput(
         f"the sizes of {model!r} are not known: it is not a folder with a config.json (has the run that makes it "
-        f"ended?) and none of {', '.join(PUBLISHED)}"
+        f"ended?) and none of {', '.join((*PUBLISHED, *PUBLISHED_BERTS))}"
     )
 
 
