@@ -89,7 +89,12 @@ class SetReading(Frozen):
         "interaction tokens of Set-Encoder, arXiv 2404.06912). tokens: all of each other."
     )
     layers: int | None = Field(
-        default=None, ge=1, description="The number of upper global layers in which they do; None for all global ones."
+        default=None, ge=1, description="The number of upper global layers in which they do; None for all of these."
+    )
+    read_at: Literal["mask", "mean"] = Field(
+        default="mask",
+        description="Where a response is read: at its mask, as suits a masked LM, or the mean of its tokens, as suits a "
+        "base that was made for embeddings.",
     )
 
     @property
@@ -151,7 +156,10 @@ def head_of_training(folder: Path, run: Mapping[str, Any] | None = None) -> Head
     if name not in TRAINED_HEADS:
         raise InvalidInput(f"{folder} was trained with head: {name}; {', '.join(TRAINED_HEADS)} are read")
     head = TRAINED_HEADS[name]
-    return head.model_copy(update={"sets": SetReading(**recipe["sets"])}) if name == "set" else head
+    if name != "set":
+        return head
+    reading = SetReading(**recipe["sets"])
+    return head.model_copy(update={"sets": reading, "read_at": reading.read_at})
 
 
 class ScoreScale(Frozen):

@@ -25,6 +25,8 @@ READINGS = [
     SetReading(others="masks"),
     SetReading(others="tokens", layers=1),
     SetReading(others="tokens"),
+    SetReading(others="none", read_at="mean"),
+    SetReading(others="tokens", layers=1, read_at="mean"),
 ]
 LENGTHS = (3, 40, 17, 25, 60)
 

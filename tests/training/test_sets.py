@@ -38,7 +38,7 @@ SLOW = pytest.mark.slow
     "parts",
     [
         {"sets": LAST},
-        pytest.param({"sets": {"others": "none"}}, marks=SLOW),
+        pytest.param({"sets": {"others": "none", "read_at": "mean"}}, marks=SLOW),
         pytest.param({"sets": {"others": "masks"}, "dora": {"rank": 2, "alpha": 2}}, marks=SLOW),
     ],
     ids=str,
@@ -50,7 +50,8 @@ def test_a_model_of_sets_learns_the_toy_preference_and_scores_as_it_was_trained(
     last = read_log(tmp_path)[-1]
     assert last["eval_accuracy"] > 0.95
     assert (last["eval_swap_consistency"], last["eval_first_position_margin"]) == (1.0, 0.0)
-    assert head_of_training(tmp_path).sets == SetReading(**parts["sets"])
+    reading = SetReading(**parts["sets"])
+    assert (head_of_training(tmp_path).sets, head_of_training(tmp_path).read_at) == (reading, reading.read_at)
     teacher = TrainedTeacher(TrainedModel(Specialist(path=str(tmp_path))))
     pairs = toy_pairs(64)
     margins = teacher.margins(pairs, [teacher.instruction(pair.domain or "") for pair in pairs])

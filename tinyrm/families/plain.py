@@ -73,7 +73,7 @@ def refuse_other_head(model: PreTrainedModel, head: Head) -> None:
     if isinstance(model, PairRM):
         found = ("segments", 2)
     elif isinstance(model, SetModel):
-        found = ("mask", model.config.num_labels)
+        found = (model.reading.read_at, model.config.num_labels)
     else:
         pooling = getattr(model.config, "classifier_pooling", "cls")
         found = ("first" if pooling == "cls" else pooling, model.config.num_labels)

@@ -69,6 +69,13 @@ class Places:
         """The number of responses of each sequence, [batch]."""
         return self.is_mask.sum(dim=1)
 
+    def means(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the means of the states [batch, tokens, hidden] of responses, each with its mask: [batch, most, hidden]."""
+        numbers = torch.arange(1, int(self.responses.max()) + 1, device=states.device)
+        belongs = (self.part[:, None] == numbers[:, None]) & attention_mask.bool()[:, None]
+        sums = belongs.to(states.dtype) @ states
+        return sums / belongs.sum(dim=2, keepdim=True).clamp(min=1)
+
 
 class OtherBias(nn.Module):
     """What is added to the scores of other responses, for each crossing layer and head; 0 at first."""
@@ -129,7 +136,7 @@ class SetModel(PreTrainedModel):
     @property
     def reading(self) -> SetReading:
         saved = self.config.set_reading
-        return SetReading(others=saved["others"], layers=saved["layers"])
+        return SetReading(**{name: saved[name] for name in SetReading.model_fields})
 
     def crossing_layers(self) -> list[int]:
         """Return the numbers of the layers in which responses see each other, the lowest first."""
@@ -146,7 +153,7 @@ class SetModel(PreTrainedModel):
             super()._init_weights(module)
 
     def read(self, states: Tensor) -> Tensor:
-        """Return the logits [masks] of the states at the masks, [masks, hidden]."""
+        """Return the logits [responses] of the states that responses are read at, [responses, hidden]."""
         raise NotImplementedError
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> SequenceClassifierOutput:
@@ -155,13 +162,14 @@ class SetModel(PreTrainedModel):
         states = run_body(self, input_ids, attention_mask, places)
         row, column = places.is_mask.nonzero(as_tuple=True)
         number = places.is_mask.long().cumsum(dim=1)[row, column] - 1
-        scores = self.read(states[row, column])
+        at_masks = self.reading.read_at == "mask"
+        scores = self.read(states[row, column] if at_masks else places.means(states, attention_mask)[row, number])
         logits = scores.new_zeros(len(input_ids), int(places.responses.max()))
         return SequenceClassifierOutput(logits=logits.index_put((row, number), scores))
 
 
 class BertForSets(SetModel, BertForSequenceClassification):
-    """BERT with its pooler and classifier at each response's mask."""
+    """BERT with its pooler and classifier for each response."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
@@ -174,7 +182,7 @@ class BertForSets(SetModel, BertForSequenceClassification):
 
 
 class ModernBertForSets(SetModel, ModernBertForSequenceClassification):
-    """ModernBERT with the masked LM's head and a classifier at each response's mask."""
+    """ModernBERT with the masked LM's head and a classifier for each response."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
