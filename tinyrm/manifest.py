@@ -89,12 +89,12 @@ class SetReading(Frozen):
         "interaction tokens of Set-Encoder, arXiv 2404.06912). tokens: all of each other."
     )
     layers: int | None = Field(
-        default=None, ge=1, description="The number of upper global layers in which they do; None for all of these."
+        default=None, ge=1, description="The number of upper global layers in which they do; None for all."
     )
     read_at: Literal["mask", "mean"] = Field(
         default="mask",
-        description="Where a response is read: at its mask, as suits a masked LM, or the mean of its tokens, as suits a "
-        "base that was made for embeddings.",
+        description="Where a response is read: at its mask, as suits a masked LM, or the mean of its tokens, as suits "
+        "a base that was made for embeddings.",
     )
 
     @property

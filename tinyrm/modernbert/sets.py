@@ -70,7 +70,7 @@ class Places:
         return self.is_mask.sum(dim=1)
 
     def means(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the means of the states [batch, tokens, hidden] of responses, each with its mask: [batch, most, hidden]."""
+        """Return the mean of the states of each response and its mask: [batch, most responses, hidden]."""
         numbers = torch.arange(1, int(self.responses.max()) + 1, device=states.device)
         belongs = (self.part[:, None] == numbers[:, None]) & attention_mask.bool()[:, None]
         sums = belongs.to(states.dtype) @ states
