@@ -116,9 +116,13 @@ def test_a_crash_fails_the_run_and_the_engine_is_replaced(bundle_folder: Path) -
     asyncio.run(scenario())
 
 
-def test_a_run_that_never_returns_is_reported_and_then_ended(bundle_folder: Path) -> None:
+def test_a_run_that_never_returns_is_reported_and_then_ended(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_process, "LATE_S", 0.25)
+
     async def scenario() -> None:
-        async with running(bundle_folder, timeout_s=4.0) as engine:
+        async with running(bundle_folder, timeout_s=2.0) as engine:
             (process,) = engine_processes()
             stuck = asyncio.create_task(engine.run([sequence(fault.HANGS)]))
             await until(lambda: engine.unhealthy_reason() is not None)
