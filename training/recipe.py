@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tinyrm.manifest import SetReading
+from tinyrm.negatives import KINDS, WEIGHTS, Kind
 from tinyrm.spec import HeadKind, Spec
 from tinyrm.template import FIGURE2
 from training.data.source import Source, Texts
@@ -99,6 +100,27 @@ class Dora(Section):
     magnitude: bool = Field(default=True, description="Without it this is plain LoRA.")
 
 
+class Negatives(Section):
+    """Made-up bad responses beside the data's own: `tinyrm.negatives`."""
+
+    share: float = Field(gt=0, lt=1, description="Share of the pairs shown whose rejected response is made up.")
+    kinds: dict[Kind, Annotated[float, Field(ge=0)]] = Field(
+        default=dict(WEIGHTS),
+        description="Kind -> how often it is drawn, relative to the others that apply to a pair. A kind that is not "
+        "listed is not made.",
+    )
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> Self:
+        if not any(self.kinds.values()):
+            raise ValueError(f"no kind of negatives has a weight above 0; kinds: {', '.join(KINDS)}")
+        return self
+
+    def beside(self, pairs: int) -> int:
+        """Return how many made-up pairs stand beside this many of the data, so that they have their share."""
+        return round(pairs * self.share / (1 - self.share))
+
+
 class ClozeRecipe(Section):
     """The reward objective: cross-entropy at the mask of a text that shows both responses."""
 
@@ -115,6 +137,10 @@ class ClozeRecipe(Section):
         le=1,
         description="The share of a domain is proportional to (its pairs)^balance, by leaving pairs out: 1 takes all, "
         "0 as many of each domain as the smallest has.",
+    )
+    negatives: Negatives | None = Field(
+        default=None,
+        description="Made-up bad responses to add to the pairs that are learned from, never to those held out.",
     )
     orders: Literal["both", "coin"] = Field(
         default="both", description="Each pair once in each order, or once in an order by a seeded coin."

@@ -107,8 +107,10 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """Sequences of one epoch."""
-        return sum(self.learned_pairs.values()) * self.recipe.rows_per_pair
+        """Sequences of one epoch, made-up pairs included."""
+        pairs = sum(self.learned_pairs.values())
+        made = self.recipe.negatives.beside(pairs) if self.recipe.negatives else 0
+        return (pairs + made) * self.recipe.rows_per_pair
 
     @property
     def published_rows(self) -> int:
@@ -300,6 +302,9 @@ def describe_data(plan: Plan) -> list[str]:
     if plan.learned_pairs:
         learn = ", ".join(f"{domain} {count:,}" for domain, count in plan.learned_pairs.items())
         lines.append(f"to learn from, without {plan.recipe.held_out_fraction:.0%} held out: {learn}")
+        if negatives := plan.recipe.negatives:
+            made = negatives.beside(sum(plan.learned_pairs.values()))
+            lines.append(f"made-up bad responses beside them: {made:,} pairs, {negatives.share:.0%} of all")
     return lines
 
 

@@ -22,6 +22,7 @@ from tinyrm.spec import HELD_OUT_FILE, read_run
 from training.data.collate import PairCollator, PairDataset, PairSampling, longest_first
 from training.data.groups import Group, GroupCollator, GroupDataset, groups_of, with_distractors
 from training.data.mixture import load_all
+from training.data.negatives import kinds_of, made_pairs
 from training.data.split import balanced, split_by_prompt
 from training.model.adapter import add_dora, freeze_lowest
 from training.model.heads import (
@@ -73,6 +74,8 @@ def train_cloze(
         raise InvalidInput(f"{len(pairs)} pairs are too few: {len(learn)} to learn from, {len(held_out)} held out")
     # Balanced after the split, so that the held-out pairs do not depend on it.
     learn = balanced(learn, recipe.balance, seed)
+    if recipe.negatives:
+        learn += made_pairs(learn, recipe.negatives.beside(len(learn)), recipe.negatives.kinds, seed)
     collator: PairCollator | RowCollator | GroupCollator = PairCollator(special.pad, special.mask, encoder.label_ids)
     if recipe.head != "cloze":
         collator = RowCollator(special.pad, marker_id=special.cls if recipe.head == "tokens" else None)
@@ -114,6 +117,7 @@ def train_cloze(
             "data_revisions": mixture.commits,
             "data": {name: {"pairs": len(part.pairs), "dropped": part.dropped} for name, part in mixture.parts.items()},
             "dropped": mixture.loaded.dropped,
+            "negatives": kinds_of(learn),
             "held_out": metrics,
             "base": read_run(Path(recipe.model)) or None,
         }

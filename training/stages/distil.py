@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
 from tinyrm.errors import InvalidInput
+from tinyrm.negatives import MadePair
 from tinyrm.pairs import PreferencePair
 from tinyrm.ranking import sigmoid
 from training.data.collate import Orders, PairCollator, PairDataset, characters
@@ -42,9 +43,12 @@ def train_distil(recipe: DistilRecipe, data_dir: Path, *, resume: bool, fresh: b
     def make_trainer(**arguments: Any) -> ClozeTrainer:
         datasets: list[PairDataset] = [arguments[name] for name in ("train_dataset", "eval_dataset")]
         learn, held_out = (dataset.pairs for dataset in datasets)
+        # Made-up pairs stand last, and are certain: a teacher may fall for what its student must not fall for.
+        of_data = [pair for pair in learn if not isinstance(pair, MadePair)]
         targets = [
-            recipe.hard_rate + (1 - recipe.hard_rate) * p for p in teacher_probabilities([*learn, *held_out], recipe)
+            recipe.hard_rate + (1 - recipe.hard_rate) * p for p in teacher_probabilities([*of_data, *held_out], recipe)
         ]
+        targets[len(of_data) : len(of_data)] = [1.0] * (len(learn) - len(of_data))
         arguments["train_dataset"] = SoftPairs(datasets[0], targets[: len(learn)])
         arguments["eval_dataset"] = SoftPairs(datasets[1], targets[len(learn) :])
         arguments["data_collator"] = SoftCollator(arguments["data_collator"])
