@@ -8,20 +8,21 @@ from tyro.conf import Positional
 
 from evaluation.card import refuse_without_markers
 from tinyrm.bundle import sha256
+from tinyrm.command_line import Positive
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import CARD_FILE, MANIFEST_FILE
 
-PAIRS, JUDGE_BENCH = "pairs", "judge-bench"
+PAIRS, SANITY, JUDGE_BENCH = "pairs", "sanity", "judge-bench"
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """Evaluate a bundle, a checkpoint or a running service on a benchmark, or on your own preference pairs."""
 
-    benchmark: Annotated[Literal["pairs", "reward-bench", "reward-bench-2", "rm-bench", "judge-bench"], Positional] = (
-        "pairs"
-    )
-    """`pairs` is a file of your own, see --pairs."""
+    benchmark: Annotated[
+        Literal["pairs", "sanity", "reward-bench", "reward-bench-2", "rm-bench", "judge-bench"], Positional
+    ] = "pairs"
+    """`pairs` is a file of your own, see --pairs; `sanity` sets its better responses against made-up bad ones."""
     bundle: Path | None = None
     """Bundle folder."""
     checkpoint: Path | None = None
@@ -29,7 +30,11 @@ class Options:
     service: str | None = None
     """URL of a running service; its key, if any, in TINYRM_API_KEY."""
     pairs: Path | None = None
-    """Preference pairs: .jsonl, .jsonl.gz or .jsonl.xz."""
+    """Preference pairs: .jsonl, .jsonl.gz or .jsonl.xz; for `sanity`, of held-out prompts."""
+    pairs_per_kind: Positive = 100
+    """sanity: made-up pairs of each kind, at most."""
+    seed: int = 0
+    """sanity: seed of what is drawn and made."""
     data: str | None = None
     """Hub id, folder or file of a benchmark in its published schema; default: its hub id."""
     revision: str | None = None
@@ -67,7 +72,7 @@ class Options:
 
     def check(self) -> None:
         """Raise InvalidInput for options that do not go together, or would give misleading figures."""
-        own = self.benchmark == PAIRS
+        own = self.benchmark in (PAIRS, SANITY)
         into_bundle = self.record or self.card or self.write_temperature
         rules: tuple[tuple[object, str], ...] = (
             (
@@ -96,7 +101,14 @@ class Options:
                 into_bundle and not self.bundle,
                 "--record, --card and --write-temperature write into a bundle; name it with --bundle",
             ),
-            (self.card and not own, "the card's table is for preference pairs; use --record or --out for benchmarks"),
+            (
+                (self.pairs_per_kind, self.seed) != (100, 0) and self.benchmark != SANITY,
+                f"--pairs-per-kind and --seed are for {SANITY}",
+            ),
+            (
+                self.card and self.benchmark != PAIRS,
+                "the card's table is for preference pairs; use --record or --out for benchmarks",
+            ),
             (self.out and self.out.exists() and not self.out.is_dir(), f"--out {self.out} is a file, not a folder"),
             # Figures that would mislead.
             (

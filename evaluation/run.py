@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.card import update_card
-from evaluation.options import JUDGE_BENCH, PAIRS, Options
+from evaluation.options import JUDGE_BENCH, PAIRS, SANITY, Options
 from evaluation.report import Report, calibration_table, cost_table
 from evaluation.scoring import digest, score_pairs
 from evaluation.statistics import Calibration, calibration_at
@@ -115,6 +115,10 @@ def run_benchmark(target: Target, options: Options) -> tuple[Report, str | None]
         from evaluation.benchmarks import pairs
 
         return pairs.run(target, options.pairs), None
+    if options.benchmark == SANITY and options.pairs:
+        from evaluation.benchmarks import sanity
+
+        return sanity.run(target, options.pairs, options.pairs_per_kind, options.seed), None
     from evaluation.benchmarks import judgebench, rewardbench, rewardbench2, rm_bench
 
     modules = (judgebench, rewardbench, rewardbench2, rm_bench)

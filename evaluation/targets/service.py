@@ -12,7 +12,7 @@ from scipy.special import logit
 
 from evaluation.target import Meter, ResponseScorer, Single, Target
 from tinyrm.api import MAX_RESPONSES, ModelCard, ScoreReply
-from tinyrm.chat import unrendered
+from tinyrm.chat import BLANK, unrendered
 from tinyrm.client import Client, CompareItem, ItemError
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.errors import InvalidInput
@@ -48,8 +48,9 @@ class ServiceScorer:
         items: list[CompareItem] = [
             {
                 "prompt": unrendered(order.prompt),
-                "response_a": order.response_a,
-                "response_b": order.response_b,
+                # As the integrations send an empty response, which the routes refuse.
+                "response_a": order.response_a or BLANK,
+                "response_b": order.response_b or BLANK,
                 "instruction": instruction,
                 "swap": "off",
                 "model": self.model,
@@ -106,7 +107,7 @@ class ServedScores:
         # A model whose template has no place for an instruction has empty ones, and refuses any that is sent.
         own = {"instruction": instruction} if any(self.card.domains.values()) else {}
         model = f"{self.card.name}@{self.card.revision}"
-        return self.client.score(unrendered(prompt), [single.response for single in group], model=model, **own)
+        return self.client.score(unrendered(prompt), [single.response or BLANK for single in group], model=model, **own)
 
 
 def open_service(url: str, api_key: str | None = None) -> Target:

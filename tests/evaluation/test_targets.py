@@ -17,8 +17,10 @@ from evaluation.targets.service import open_service
 from tests.conftest import TOY_SPEC, Trained
 from tests.support.processes import Process, started
 from tinyrm.bundle import Bundle, record_temperature
+from tinyrm.chat import BLANK
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import exact_flops, paper_flops
+from tinyrm.negatives import made_pair
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import RUN_FILE
 
@@ -82,6 +84,13 @@ def test_a_service_gives_the_results_of_its_bundle(warm: Path, remote: Target) -
     assert (remote.meter.sequences, remote.meter.tokens) == (local.meter.sequences, local.meter.tokens)
     assert remote.meter.exact_flops == pytest.approx(local.meter.exact_flops, rel=1e-3)
     assert remote.cost.paper_gflops_per_pair is None
+
+
+def test_an_empty_response_reaches_a_service_as_a_blank(warm: Path, remote: Target) -> None:
+    """The routes refuse an empty one; made-up pairs have some."""
+    made = [made_pair(pair, "empty", "") for pair in PAIRS]
+    blank = score_pairs(open_bundle(warm), [made_pair(pair, "blank", BLANK) for pair in PAIRS])
+    np.testing.assert_allclose(margins(score_pairs(remote, made)), margins(blank), atol=1e-4)
 
 
 def test_a_service_scores_responses_as_its_bundle_does(response_bundle_folder: Path, tmp_path: Path) -> None:
