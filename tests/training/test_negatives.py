@@ -11,7 +11,7 @@ from torch import nn
 from tests.support.preference_data import chat_pairs, preference_pairs, safety_pairs
 from tests.training.conftest import Toy, toy_pairs
 from tinyrm.errors import InvalidInput
-from tinyrm.negatives import WEIGHTS, MadePair
+from tinyrm.negatives import WEIGHTS, MadePair, Pool
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, HeadKind
 from training.data.negatives import kinds_of, made_pairs
@@ -38,9 +38,9 @@ def test_a_share_or_kinds_that_cannot_be_are_refused(negatives: dict[str, object
 
 def test_made_pairs_follow_from_the_seed_and_repeat_no_text() -> None:
     pairs = preference_pairs()
-    made = made_pairs(pairs, 3 * len(pairs), WEIGHTS, seed=4)
-    assert made == made_pairs(pairs, 3 * len(pairs), WEIGHTS, seed=4)
-    assert made != made_pairs(pairs, 3 * len(pairs), WEIGHTS, seed=5)
+    made = made_pairs(Pool(pairs), 3 * len(pairs), WEIGHTS, seed=4)
+    assert made == made_pairs(Pool(pairs), 3 * len(pairs), WEIGHTS, seed=4)
+    assert made != made_pairs(Pool(pairs), 3 * len(pairs), WEIGHTS, seed=5)
     assert len(made) == 3 * len(pairs)
     assert sum(kinds_of(made).values()) == len(made)
     originals = {(pair.prompt, pair.chosen, pair.domain, pair.subset) for pair in pairs}
@@ -54,10 +54,10 @@ def test_made_pairs_follow_from_the_seed_and_repeat_no_text() -> None:
 
 def test_a_kind_that_applies_to_few_pairs_is_made_of_these_and_one_that_applies_to_none_is_refused() -> None:
     pairs = [*chat_pairs(), safety_pairs()[0]]
-    made = made_pairs(pairs, 5, {"compliance": 1}, seed=0)
+    made = made_pairs(Pool(pairs), 5, {"compliance": 1}, seed=0)
     assert [pair.prompt for pair in made] == [pairs[-1].prompt] * 5
     with pytest.raises(InvalidInput, match="none of the kinds compliance applies"):
-        made_pairs(chat_pairs(), 5, {"compliance": 1}, seed=0)
+        made_pairs(Pool(chat_pairs()), 5, {"compliance": 1}, seed=0)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def datasets(monkeypatch: pytest.MonkeyPatch) -> list[list[PreferencePair]]:
     return seen
 
 
-HEADS: tuple[HeadKind, ...] = ("cloze", "pointwise", "tokens")
+HEADS: tuple[HeadKind, ...] = ("cloze", "pointwise", "tokens", "set")
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -84,7 +84,8 @@ def test_a_run_shows_made_pairs_beside_its_own_and_holds_none_out(
     pairs = preference_pairs()
     (tmp_path / "pairs.jsonl").write_text("".join(pair.model_dump_json() + "\n" for pair in pairs), encoding="utf-8")
     out, kinds = tmp_path / "out", {"empty": 1, "off_topic": 2}
-    recipe = toy.recipe(out, head=head, negatives={"share": 0.25, "kinds": kinds}, new_head=head != "cloze")
+    own = {"sets": {"others": "none"}} if head == "set" else {}
+    recipe = toy.recipe(out, head=head, negatives={"share": 0.25, "kinds": kinds}, new_head=head != "cloze", **own)
     train_cloze(recipe, tmp_path, resume=False)
     learn, held_out = split_by_prompt(pairs, recipe.held_out_fraction, recipe.optimization.seed)
     shown, measured = datasets

@@ -23,7 +23,7 @@ class Pool:
     """
 
     def __init__(self, pairs: Sequence[PreferencePair]) -> None:
-        self.pairs = pairs
+        self.pairs = tuple(pairs)
         self._places: dict[str | None, list[int]] = defaultdict(list)
         self._worse: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         for place, pair in enumerate(pairs):

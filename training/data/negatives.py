@@ -10,17 +10,15 @@ from tinyrm.negatives import Kind, MadePair, Pool, draw
 from tinyrm.pairs import PreferencePair
 
 
-def made_pairs(
-    pairs: Sequence[PreferencePair], number: int, weights: Mapping[Kind, float], seed: int
-) -> list[MadePair]:
-    """Return `number` of the pairs, drawn at random, with made-up responses in place of the rejected ones.
+def made_pairs(pool: Pool, number: int, weights: Mapping[Kind, float], seed: int) -> list[MadePair]:
+    """Return `number` of the pool's pairs, drawn at random, with made-up responses in place of the rejected ones.
 
     No pair is drawn twice before all are drawn once, and then it gets another kind or another text. Responses that are
     off-topic come from these pairs only, and wordings from the half that evaluation does not use.
 
     Raises InvalidInput if no kind with a weight applies to any pair.
     """
-    pool, turn, made = Pool(pairs), 0, list[MadePair]()
+    pairs, turn, made = pool.pairs, 0, list[MadePair]()
     while len(made) < number:
         for place in np.random.default_rng([seed, turn]).permutation(len(pairs)):
             if len(made) < number and (pair := draw(pairs[place], weights, pool, seed + turn)):

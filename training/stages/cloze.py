@@ -18,6 +18,7 @@ from tinyrm.modernbert.files import checkpoint_folder, commit_of
 from tinyrm.modernbert.heads import load_head
 from tinyrm.modernbert.sets import set_config
 from tinyrm.negatives import Pool
+from tinyrm.pairs import PreferencePair
 from tinyrm.spec import HELD_OUT_FILE, read_run
 from training.data.collate import PairCollator, PairDataset, PairSampling, longest_first
 from training.data.groups import Group, GroupCollator, GroupDataset, groups_of, with_distractors
@@ -68,14 +69,7 @@ def train_cloze(
     tokenizer, special = load_tokenizer(fixed.model, fixed.revision)
     encoder = Encoder(tokenizer, recipe.spec.template, special, recipe.train_max_tokens or recipe.spec.max_tokens)
     texts = encoder_for(recipe.head, encoder, tokenizer)
-    pairs = mixture.loaded.pairs
-    learn, held_out = split_by_prompt(pairs, recipe.held_out_fraction, seed)
-    if not learn or not held_out:
-        raise InvalidInput(f"{len(pairs)} pairs are too few: {len(learn)} to learn from, {len(held_out)} held out")
-    # Balanced after the split, so that the held-out pairs do not depend on it.
-    learn = balanced(learn, recipe.balance, seed)
-    if recipe.negatives:
-        learn += made_pairs(learn, recipe.negatives.beside(len(learn)), recipe.negatives.kinds, seed)
+    learn, held_out, pool = divided(recipe, mixture.loaded.pairs)
     collator: PairCollator | RowCollator | GroupCollator = PairCollator(special.pad, special.mask, encoder.label_ids)
     if recipe.head != "cloze":
         collator = RowCollator(special.pad, marker_id=special.cls if recipe.head == "tokens" else None)
@@ -87,7 +81,7 @@ def train_cloze(
         collator, of_sets = GroupCollator(special.pad), set_encoder(encoder, tokenizer)
         groups = groups_of(learn, recipe.max_responses, seed)
         if recipe.distractors:
-            groups = with_distractors(groups, Pool(learn), recipe.distractors, seed)
+            groups = with_distractors(groups, pool, recipe.distractors, seed)
         learnt = GroupDataset(groups, of_sets, sampling(recipe))
         evaluated = GroupDataset([Group.of_pair(pair) for pair in longest_first(held_out)], of_sets, held_out_as)
     trainer = (make_trainer or ClozeTrainer)(
@@ -126,6 +120,25 @@ def train_cloze(
         AutoTokenizer.from_pretrained(checkpoint_folder(fixed.model, fixed.revision)).save_pretrained(recipe.output_dir)
         write_run(recipe.output_dir, run)  # last: with it the run has ended
     return metrics
+
+
+def divided(
+    recipe: ClozeRecipe, pairs: list[PreferencePair]
+) -> tuple[list[PreferencePair], list[PreferencePair], Pool]:
+    """Return pairs to learn from, made-up ones last; pairs held out; and what made-up responses are taken from.
+
+    Raises InvalidInput if either side is empty.
+    """
+    seed = recipe.optimization.seed
+    learn, held_out = split_by_prompt(pairs, recipe.held_out_fraction, seed)
+    if not learn or not held_out:
+        raise InvalidInput(f"{len(pairs)} pairs are too few: {len(learn)} to learn from, {len(held_out)} held out")
+    # Balanced after the split, so that the held-out pairs do not depend on it.
+    learn = balanced(learn, recipe.balance, seed)
+    pool = Pool(learn)
+    if recipe.negatives:
+        learn += made_pairs(pool, recipe.negatives.beside(len(learn)), recipe.negatives.kinds, seed)
+    return learn, held_out, pool
 
 
 def learning_model(recipe: ClozeRecipe) -> PreTrainedModel | PeftModel:
