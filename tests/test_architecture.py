@@ -17,7 +17,7 @@ ABSENT = {
         "engines.torch_checkpoint",
         "engines.torch_gpu",
         *(f"families.{name}" for name in ("bert", "graphs", "modular", "pairrm", "plain")),
-        *(f"modernbert.{name}" for name in ("blocked", "checkpoint", "heads", "model", "packed", "weights")),
+        *(f"modernbert.{name}" for name in ("blocked", "checkpoint", "heads", "model", "packed", "sets", "weights")),
     },
     "peft": {"modernbert.adapter"},
     "scipy": {"calibration"},
