@@ -236,6 +236,11 @@ class Settings(BaseSettings):
             raise ValueError("max_buffered_bytes must be at least max_body_bytes, or a full body could not be read")
         return self
 
+    @property
+    def max_sequence_tokens(self) -> int:
+        """The longest sequence that fits into a batch and into the queue."""
+        return min(self.max_batch_tokens or self.max_queue_tokens, self.max_queue_tokens)
+
     def check_against(self, max_tokens: int) -> None:
         """Raise InvalidSettings if a comparison of the model's full length could never run."""
         if self.max_batch_tokens and self.max_batch_tokens < 2 * max_tokens:

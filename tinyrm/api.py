@@ -175,7 +175,7 @@ class Usage(Reply):
 
     sequences: int = Field(
         description="Texts that the model read: one or two for a comparison of a model that reads pairs, one for each "
-        "response of a model that reads one response."
+        "response of a model that reads one response, one for all responses of a model that reads sets."
     )
     tokens: int = Field(description="Of these sequences, without padding.")
     gflops: float = Field(description="Operations that the model needs (tinyrm/flops.py), without padding.")
@@ -215,7 +215,7 @@ class ComparisonRequest(PromptRequest):
     swap: SwapMode | None = Field(
         default=None,
         description="on: score both orders, so that position cannot matter. off: one order, half the cost. "
-        "auto: the second order only if the first is not decisive. A model that reads one response has no orders: it "
+        "auto: the second order only if the first is not decisive. Only a model that reads pairs has orders: any other "
         "accepts every value and ignores it.",
     )
 
@@ -273,6 +273,11 @@ class BatchReply(Reply):
 
 # POST /v1/rank and /v1/rewards
 
+SETS = (
+    "Of a model that reads sets: 1 if one sequence held all responses. If they were too long for that, the number of "
+    "sequences that held them; where scores depend on the other responses, these share some, by which they are joined. "
+    "null for any other model."
+)
 GROUP_EXAMPLE: JsonDict = {"prompt": "What is 2 + 2?", "responses": ["2 + 2 = 5.", "2 + 2 = 4.", "No idea."]}
 
 
@@ -284,9 +289,9 @@ class GroupRequest(ComparisonRequest):
         default="round_robin",
         description="Which pairs are compared. round_robin: all, n (n - 1) / 2 comparisons. swiss: neighbours in the "
         "standings, at most n / 2 in each of log2(n) + 1 rounds. knockout: winners only, n - 1. reference: each "
-        "response with `reference` only, n. A model that reads one response compares nothing: it scores each response "
-        "once, whatever the strategy. cascade: needs a model of each kind; the one that reads responses scores all, n "
-        "sequences, and the one that reads pairs compares the best `top` with each other.",
+        "response with `reference` only, n. A model that does not read pairs compares nothing: it reads each response "
+        "once, whatever the strategy, in n sequences or in one. cascade: needs two models; one that scores responses "
+        "alone scores all, and one that reads pairs compares the best `top` with each other.",
     )
     top: Annotated[int, Field(ge=2, le=MAX_RESPONSES)] | None = Field(
         default=None,
@@ -327,8 +332,8 @@ class RankReply(Reply):
     order: list[int] = Field(description="Best first.")
     strengths: list[float]
     standard_errors: list[float] = Field(
-        description="Of the strengths, as if each comparison, or each pair of responses that were read alone, were one "
-        "game."
+        description="Of the strengths, as if each comparison, or each pair of responses where none is compared, were "
+        "one game."
     )
     cycle_rate: float | None = Field(
         description="Share of triples that contradict themselves; null if no triple was compared completely."
@@ -336,14 +341,15 @@ class RankReply(Reply):
     win_matrix: list[list[float | None]] | None = Field(
         description="[i][j]: P(i beats j); null where i and j were not compared."
     )
-    comparisons: int = Field(description="0 for a model that reads one response: see `usage.sequences`.")
+    comparisons: int = Field(description="0 for a model that does not read pairs: see `usage.sequences`.")
+    sets: int | None = Field(description=SETS)
     model: str = Field(
-        description="name@revision; of a cascade those of both models, the one that reads responses first, joined by +."
+        description="name@revision; of a cascade those of both models, joined by +, the one that scores all first."
     )
     usage: Usage
     truncated_tokens: int = Field(
-        description="Tokens dropped over all comparisons, each order counted once, or over all responses that were "
-        "read alone; at least this many if a text is too long to be read to its end."
+        description="Tokens dropped over all comparisons, each order counted once, or over all sequences of a model "
+        "that compares none; at least this many if a text is too long to be read to its end."
     )
 
 
@@ -371,6 +377,7 @@ class RewardsReply(Reply):
     """A reward for each response, in the order of the request."""
 
     rewards: list[float]
+    sets: int | None = Field(description=SETS)
     model: str = Field(description="As in the reply of /v1/rank.")
     usage: Usage
 
@@ -379,7 +386,7 @@ class RewardsReply(Reply):
 
 
 class ScoreRequest(PromptRequest):
-    """How good is a response, read alone?"""
+    """How good is a response, whatever others are like?"""
 
     model_config = ConfigDict(json_schema_extra={"examples": [GROUP_EXAMPLE]})
 
@@ -419,7 +426,7 @@ class ResponseScore(Reply):
         description="Standard deviations above the mean of held-out responses, computed from the logit; null if the "
         "bundle has no `score_scale`."
     )
-    tokens: int
+    tokens: int = Field(description="Of prompt and response; `usage` counts a prompt that is read once only once.")
     truncated: ResponseTruncated
 
 
@@ -450,7 +457,11 @@ class ModelCard(Reply):
     default: bool
     reads: Literal["pair", "response", "set"] = Field(
         description="What one sequence holds. pair: the prompt and two responses. response: the prompt and one "
-        "response, so n responses cost n sequences, and /v1/score replies."
+        "response, so n responses cost n sequences. set: the prompt and any number of responses."
+    )
+    scores_alone: bool = Field(
+        description="Whether the score of a response depends on no other one, so that /v1/score replies: always if "
+        "`reads` is response, and for some models that read sets."
     )
     head: str = Field(description="What makes logits from the encoder's output: cloze, pair or score.")
     activation: Literal["identity", "sigmoid"] = Field(description="Of `raw` in replies of /v1/score.")

@@ -61,7 +61,13 @@ class Bundle:
             tokenizer = Tokenizer.from_file(str(self.path(TOKENIZER_FILE)))
         except Exception as error:  # the library raises Exception itself
             raise InvalidBundle(f"{self.folder / TOKENIZER_FILE} cannot be read: {error}") from error
-        encoder = Encoder(tokenizer, manifest.spec.template, manifest.special_tokens, manifest.spec.max_tokens)
+        encoder = Encoder(
+            tokenizer,
+            manifest.spec.template,
+            manifest.special_tokens,
+            manifest.spec.max_tokens,
+            scores_alone=manifest.head.scores_alone,
+        )
         if manifest.label_ids and encoder.label_ids != manifest.label_ids:
             raise InvalidBundle(f"the label words have ids {encoder.label_ids}; the manifest has {manifest.label_ids}")
         return encoder

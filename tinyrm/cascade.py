@@ -18,7 +18,7 @@ class Cascade:
         cascade = Cascade(Scorer.open("models/pointwise"), Scorer.open("models/starter"))
         cascade.rank("What is 2 + 2?", ["4", "5", "Four.", "No idea.", "22"]).order
 
-    pointwise: reads responses alone; n sequences.
+    pointwise: scores responses alone; n sequences, or one of all responses.
     pairwise: reads two responses at once; top (top - 1) sequences in both orders.
     top: how many of the best responses are compared with each other, at least 2; of fewer responses, all.
 
@@ -30,10 +30,12 @@ class Cascade:
     top: int = CASCADE_TOP
 
     def __post_init__(self) -> None:
-        reads = (self.pointwise.encoder.reads, self.pairwise.encoder.reads)
-        if reads != ("response", "pair"):
+        first, second = self.pointwise.encoder, self.pairwise.encoder
+        if not first.scores_alone or second.reads != "pair":
+            related = " whose scores depend on each other" if first.reads == "set" and not first.scores_alone else ""
             raise InvalidInput(
-                f"a cascade needs a model that reads a response and one that reads a pair, in this order, not {reads}"
+                "a cascade needs a model that scores responses alone and one that reads a pair, in this order; the "
+                f"first reads a {first.reads}{related}, the second a {second.reads}"
             )
         if self.top < 2:
             raise InvalidInput(f"top must be at least 2, not {self.top}")

@@ -1,7 +1,7 @@
 """Texts -> token ids under a budget. Only texts are truncated, never the template, and dropped tokens are counted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 
@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from tinyrm.chat import Dialogue, Message, Role
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InstructionTooLong, InvalidInput, InvalidTemplate, InvalidText
+from tinyrm.sets import split
 from tinyrm.template import RESPONSE_SLOTS, SPECIAL_ROLES, Slot, Template, split_slot
 
 # With fewer tokens for prompt and responses together, every verdict would be a guess.
@@ -42,6 +43,15 @@ class SpecialTokens(BaseModel):
     def by_role(self, role: str) -> int:
         return {"[CLS]": self.cls, "[SEP]": self.sep, "[MASK]": self.mask}[role]
 
+    def count_masks(self, ids: NDArray[np.int64]) -> int:
+        """Return the number of masks in a sequence, which no text can produce: one for each response of a set."""
+        return int(np.count_nonzero(ids == self.mask))
+
+    def part_lengths(self, ids: NDArray[np.int64]) -> list[int]:
+        """Return the tokens of a set's prompt and of each of its responses; each part ends in [SEP]."""
+        lengths: list[int] = np.diff(np.flatnonzero(ids == self.sep), prepend=-1).tolist()
+        return lengths
+
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
@@ -59,6 +69,11 @@ class Truncation:
     others: tuple[int, ...] = ()
 
     @property
+    def responses(self) -> tuple[int, ...]:
+        """The tokens dropped from each response of a set; a set of one has a second number, which is 0."""
+        return (self.response_a, self.response_b, *self.others)
+
+    @property
     def total(self) -> int:
         return self.prompt + self.response_a + self.response_b + sum(self.others)
 
@@ -68,10 +83,15 @@ class Truncation:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """Ids of one sequence, int64 [tokens]: of a comparison in one order, of one response, or of a set."""
+    """Ids of one sequence, int64 [tokens]: of a comparison in one order, of one response, or of a set.
+
+    columns: of a set that `Encoder.assemble_sets` made, for each response that it was given the column of its logit.
+        Equal responses share one; -1 for a response in another set.
+    """
 
     input_ids: NDArray[np.int64]
     truncation: Truncation
+    columns: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -113,14 +133,25 @@ class Encoder:
     reads: whether a sequence holds a pair of responses, one response, or a set of them.
     max_tokens: of a sequence; of a set, those of its prompt together with any one response.
     max_set_tokens: of a sequence that holds a set.
+    scores_alone: whether the logit of a response depends on no other response: always if a sequence holds one. Of a
+        model that reads sets, its head says so.
 
     Raises InvalidTemplate if special tokens written in user text would become special, or if the template does not fit
     into `max_tokens`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: Template, special: SpecialTokens, max_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: Template,
+        special: SpecialTokens,
+        max_tokens: int,
+        *,
+        scores_alone: bool = False,
+    ) -> None:
         self._tokenizer = plain_text_tokenizer(tokenizer)
         self.template, self.reads = template, template.reads
+        self.scores_alone = self.reads == "response" or (self.reads == "set" and scores_alone)
         self.special = special
         self.max_tokens, self.max_set_tokens = max_tokens, SET_FACTOR * max_tokens
         added = self._tokenizer.get_added_tokens_decoder()
@@ -244,7 +275,7 @@ class Encoder:
         if self.reads == "response":
             return self.assemble_one(texts, a), self.assemble_one(texts, b)
         if self.reads == "set":
-            return (self.assemble_set(texts, (a, b)),)
+            return self.assemble_sets(texts, (a, b))
         prompt, response_a, response_b = texts.prompt, texts.responses[a], texts.responses[b]
         room = self._room_for_text(texts.instruction)
         keep_prompt, keep_a, keep_b = self._shares(len(prompt), len(response_a), len(response_b), room)
@@ -265,25 +296,48 @@ class Encoder:
         if self.reads == "pair":
             raise InvalidInput(f"template {self.template.name!r} holds two responses, so none is read alone")
         if self.reads == "set":
-            return self.assemble_set(texts, (i,))
+            return self.assemble_sets(texts, (i,))[0]
         prompt, response = texts.prompt, texts.responses[i]
         keep_prompt, keep, _ = fair_shares(len(prompt), len(response), 0, self._room_for_text(texts.instruction))
         truncation = Truncation(len(prompt) - keep_prompt + texts.unread[0], len(response) - keep + texts.unread[1 + i])
         prompt = prompt[len(prompt) - keep_prompt :]
         return Encoding(self._join(texts.instruction, prompt, response[:keep]), truncation)
 
+    def assemble_sets(
+        self, texts: Tokenized, indices: Sequence[int], max_tokens: int | None = None
+    ) -> tuple[Encoding, ...]:
+        """Return the ids of responses beside each other: one sequence, or several if they would be too long together.
+
+        Equal responses are read once, and the order in a sequence follows from the ids: no logit depends, not even in
+        its last bit, on the order of `indices`. `columns` of each sequence finds them again; see `tinyrm.sets`.
+
+        max_tokens: of a sequence, if less than `max_set_tokens`; at least 2 * max_tokens of this encoder.
+
+        Raises InstructionTooLong.
+        """
+        distinct = {tuple(texts.responses[i]): i for i in reversed(indices)}
+        members = [distinct[ids] for ids in sorted(distinct)]
+        keep_prompt, keep = self._shares_of_set(texts)
+        sizes = [min(len(texts.responses[i]), keep) + 2 for i in members]
+        room = min(self.max_set_tokens, max_tokens or self.max_set_tokens)
+        room -= self.max_tokens - self._room_for_text(texts.instruction) + keep_prompt - 2
+        sequences = []
+        for part in split(sizes, room, overlapping=not self.scores_alone):
+            columns = {tuple(texts.responses[members[at]]): column for column, at in enumerate(part)}
+            own = tuple(columns.get(tuple(texts.responses[i]), -1) for i in indices)
+            held = [i for i, column in zip(indices, own, strict=True) if column >= 0]
+            sequence = self.assemble_set(texts, [members[at] for at in part])
+            sequences.append(replace(sequence, truncation=self._truncation_of_set(texts, held), columns=own))
+        return tuple(sequences)
+
     def assemble_set(self, texts: Tokenized, indices: Sequence[int]) -> Encoding:
-        """Return the ids of several responses beside each other, for an encoder that reads sets.
+        """Return the ids of several responses beside each other, in this order, for an encoder that reads sets.
 
         What a text loses depends on the prompt and on itself alone: neither the order of the responses nor the others
         change what the model reads of each. Raises InstructionTooLong; InvalidInput for a sequence of more than
         `max_set_tokens`.
         """
-        if self.reads != "set":
-            raise InvalidInput(f"template {self.template.name!r} holds a {self.reads}, not a set of responses")
-        room = self._room_for_text(texts.instruction)
-        keep_prompt = min(len(texts.prompt), round(SET_PROMPT_SHARE * room))
-        keep = room - keep_prompt
+        keep_prompt, keep = self._shares_of_set(texts)
         prompt, responses = texts.prompt[len(texts.prompt) - keep_prompt :], [texts.responses[i] for i in indices]
         ids = [self._join(texts.instruction, prompt, responses[0][:keep])]
         end = [self.special.mask, self.special.sep]
@@ -291,13 +345,25 @@ class Encoder:
         whole = np.concatenate(ids)
         if len(whole) > self.max_set_tokens:
             raise InvalidInput(f"a set of {len(whole):,} tokens is longer than {self.max_set_tokens:,}; split it")
-        dropped = [max(0, len(r) - keep) + texts.unread[1 + i] for i, r in zip(indices, responses, strict=True)]
+        return Encoding(whole, self._truncation_of_set(texts, indices))
+
+    def _shares_of_set(self, texts: Tokenized) -> tuple[int, int]:
+        """Return how many tokens of the prompt and at most of each response to keep. Raises InvalidInput."""
+        if self.reads != "set":
+            raise InvalidInput(f"template {self.template.name!r} holds a {self.reads}, not a set of responses")
+        room = self._room_for_text(texts.instruction)
+        keep_prompt = min(len(texts.prompt), round(SET_PROMPT_SHARE * room))
+        return keep_prompt, room - keep_prompt
+
+    def _truncation_of_set(self, texts: Tokenized, indices: Sequence[int]) -> Truncation:
+        keep_prompt, keep = self._shares_of_set(texts)
+        dropped = [max(0, len(texts.responses[i]) - keep) + texts.unread[1 + i] for i in indices]
         first, second, others = dropped[0], sum(dropped[1:2]), tuple(dropped[2:])
-        return Encoding(whole, Truncation(len(texts.prompt) - keep_prompt + texts.unread[0], first, second, others))
+        return Truncation(len(texts.prompt) - keep_prompt + texts.unread[0], first, second, others)
 
     def count_scores(self, sequence: Encoding) -> int:
-        """Return the number of responses in a sequence of a set: each has a mask, which no text can produce."""
-        return int(np.count_nonzero(sequence.input_ids == self.special.mask))
+        """Return the number of responses in a sequence of a set."""
+        return self.special.count_masks(sequence.input_ids)
 
     def count_special_texts(self, instruction: str, prompt: str, responses: Sequence[str]) -> int:
         """Return how many of the texts contain a special token. It is encoded as plain text; metrics count it.

@@ -2,13 +2,13 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from tinyrm.encoding import SpecialTokens
+from tinyrm.encoding import Encoding, SpecialTokens
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import Geometry, GraphKind
 from tinyrm.spec import Spec, read_run
@@ -121,6 +121,11 @@ class Head(Frozen):
     def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Write the heads of older bundles as they were written then: their hash must not change."""
         return {name: value for name, value in handler(self).items() if name != "sets" or value is not None}
+
+    @property
+    def scores_alone(self) -> bool:
+        """Whether it gives a response a score that does not depend on other responses."""
+        return self.kind == "score" and (self.sets is None or self.sets.scores_alone)
 
     def activate(self, logit: float) -> float:
         """Return what the model's own library returns for a logit."""
@@ -249,6 +254,12 @@ class Manifest(Frozen):
         if (self.label_ids is not None) != (self.head.kind == "cloze"):
             raise ValueError("a cloze has label_ids, and no other head has")
         return self
+
+    def count_logits(self, sequences: Sequence[Encoding]) -> int:
+        """Return how many logits an engine returns in each row for these sequences: of sets, the most of one set."""
+        if self.reads != "set":
+            return self.head.outputs
+        return max(self.special_tokens.count_masks(sequence.input_ids) for sequence in sequences)
 
     @property
     def identity(self) -> str:

@@ -21,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyrm.comparison import Preference
+from tinyrm.encoding import Encoding
 from tinyrm.errors import EngineFailed
+from tinyrm.sets import read_set
 
 
 def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperature: float) -> Preference:
@@ -42,6 +44,20 @@ def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperatur
     winner, loser = 1 / (1 + small), small / (1 + small)
     p_a, p_b = (loser, winner) if margin < 0 else (winner, loser)
     return Preference(p_a, p_b, margin, tuple(order_margins))
+
+
+def read_pair(
+    sequences: Sequence[Encoding], logits: NDArray[np.float32] | Sequence[Sequence[float]], temperature: float
+) -> Preference:
+    """Return the preference of a comparison whose sequences `Encoder.assemble` made, from logits [sequences, outputs].
+
+    Those of a set are the scores of A and B in one row, in an order of its own. Raises EngineFailed.
+    """
+    columns = sequences[0].columns
+    if not columns:
+        return read_out(logits, temperature)
+    scores = read_set(np.asarray(logits, dtype=np.float32)[0], columns)
+    return read_out(scores[:, None].tolist(), temperature)
 
 
 def read_score(logits: NDArray[np.float32]) -> float:

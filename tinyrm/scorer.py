@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,12 +15,13 @@ from tinyrm.batching import pack
 from tinyrm.bundle import Bundle
 from tinyrm.chat import TextOrTurns, to_response
 from tinyrm.comparison import Comparison, Preference
-from tinyrm.encoding import Encoder, Encoding
+from tinyrm.encoding import Encoder, Encoding, Tokenized
 from tinyrm.engines import Engine, EngineOptions, open_engine
-from tinyrm.errors import EngineFailed
+from tinyrm.errors import NotPointwise
 from tinyrm.ranking import Ranking, margin_matrix, rank, rank_scores, sigmoid
-from tinyrm.readout import read_out
+from tinyrm.readout import read_out, read_pair, read_score
 from tinyrm.schedules import SCHEDULES, Pair
+from tinyrm.sets import join, read_set
 from tinyrm.spec import Spec
 
 
@@ -70,8 +72,8 @@ class Scorer:
         prompt: a text, or chat messages; the responses, too.
         domain: selects the instruction; None selects the model's default domain.
         instruction: replaces the domain's instruction.
-        swap: whether to score both orders and average them, so that the first position has no advantage. A model that
-            reads responses one by one has no orders.
+        swap: whether to score both orders and average them, so that the first position has no advantage. Only a model
+            that reads pairs has orders.
 
         Raises UnknownDomain, InstructionTooLong, InvalidText, InvalidRequest, EngineFailed.
         """
@@ -103,15 +105,12 @@ class Scorer:
                 for response in (comparison.response_a, comparison.response_b)
             ]
             return [read_out(pair, self.temperature) for pair in self.score_texts(texts).reshape(-1, 2, 1)]
-        sequences = [
-            sequence
+        encoded = [
+            self.encoder.encode(comparison, instruction, swap=swap)
             for comparison, instruction in zip(comparisons, instructions, strict=True)
-            for sequence in self.encoder.encode(comparison, instruction, swap=swap)
         ]
-        if self.encoder.reads == "set":
-            return [read_out(pair, self.temperature) for pair in self.logits(sequences).reshape(-1, 2, 1)]
-        orders = 2 if swap else 1
-        return [read_out(rows, self.temperature) for rows in self.logits(sequences).reshape(-1, orders, 2)]
+        rows = iter(self.logits([sequence for sequences in encoded for sequence in sequences]))
+        return [read_pair(sequences, list(islice(rows, len(sequences))), self.temperature) for sequences in encoded]
 
     def rank(
         self,
@@ -125,16 +124,15 @@ class Scorer:
     ) -> Ranking:
         """Return the strengths and the order of several responses, as `/v1/rank` does.
 
-        strategy: which pairs are compared; see `tinyrm.schedules`. A model that reads responses one by one scores each
-            once, and compares none.
+        strategy: which pairs are compared; see `tinyrm.schedules`. A model that reads responses one by one, or all of
+            them at once, scores each once, and compares none.
 
         The other arguments and the errors are those of `compare`.
         """
-        if self.encoder.reads == "response":
-            scores = self.score_responses(prompt, responses, domain=domain, instruction=instruction)
-            return rank_scores(scores, self.temperature)
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
         texts = [_text(response) for response in responses]
+        if self.encoder.reads != "pair":
+            return rank_scores(self._score_each(self.encoder.tokenize(instruction, prompt, texts)), self.temperature)
         margins: dict[Pair, float] = {}
         schedule = SCHEDULES[strategy](len(responses))
         pairs = next(schedule, [])
@@ -151,13 +149,23 @@ class Scorer:
     def score_texts(self, texts: Sequence[tuple[str, str, str]]) -> NDArray[np.float32]:
         """Return the logit [texts] of each instruction, prompt and response; equal texts are scored once.
 
-        For a model that reads responses one by one; InvalidInput for one that reads pairs.
+        Raises NotPointwise for a model whose scores depend on other responses.
         """
-        unique = list(dict.fromkeys(texts))
-        rows = self.logits([self.encoder.encode_one(*text) for text in unique])
-        places = {text: place for place, text in enumerate(unique)}
-        scores: NDArray[np.float32] = rows[[places[text] for text in texts], 0]
-        return scores
+        self._refuse_alone()
+        groups: dict[tuple[str, str], dict[str, None]] = {}
+        for instruction, prompt, response in texts:
+            groups.setdefault((instruction, prompt), {})[response] = None
+        sequences: list[tuple[Encoding, ...]] = []
+        for (instruction, prompt), responses in groups.items():
+            tokenized = self.encoder.tokenize(instruction, prompt, list(responses))
+            sequences.append(self._encode_each(tokenized))
+        rows = iter(self.logits([sequence for own in sequences for sequence in own]))
+        scores = {
+            (*group, response): score
+            for (group, responses), own in zip(groups.items(), sequences, strict=True)
+            for response, score in zip(responses, self._read_each(own, list(islice(rows, len(own)))), strict=True)
+        }
+        return np.array([scores[text] for text in texts], dtype=np.float32)
 
     def score_responses(
         self,
@@ -167,16 +175,39 @@ class Scorer:
         domain: str | None = None,
         instruction: str | None = None,
     ) -> NDArray[np.float64]:
-        """Return the logit of each response [responses], for a model that reads responses one by one.
+        """Return the logit of each response [responses], which depends on no other one.
 
-        The arguments and the errors are those of `compare`; InvalidInput for a model that reads pairs.
+        The arguments and the errors are those of `compare`; NotPointwise for a model whose scores depend on others.
         """
+        self._refuse_alone()
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
-        texts = self.encoder.tokenize(instruction, prompt, [_text(response) for response in responses])
-        rows = self.logits([self.encoder.assemble_one(texts, i) for i in range(len(responses))])
-        if not np.isfinite(rows).all():
-            raise EngineFailed(f"expected finite scores, got {rows.tolist()}")
-        return rows[:, 0].astype(np.float64)
+        return self._score_each(self.encoder.tokenize(instruction, prompt, [_text(response) for response in responses]))
+
+    def _refuse_alone(self) -> None:
+        """Raise NotPointwise for a model whose scores depend on other responses."""
+        if not self.encoder.scores_alone:
+            raise NotPointwise(f"this model reads a {self.encoder.reads} of responses, so none is read alone")
+
+    def _score_each(self, texts: Tokenized) -> NDArray[np.float64]:
+        """Return the score of each response [responses], in one sequence or each in its own."""
+        sequences = self._encode_each(texts)
+        return self._read_each(sequences, self.logits(sequences))
+
+    def _encode_each(self, texts: Tokenized) -> tuple[Encoding, ...]:
+        """Return the sequences in which a model that does not read pairs finds each response."""
+        indices = range(len(texts.responses))
+        if self.encoder.reads == "set":
+            return self.encoder.assemble_sets(texts, indices)
+        return tuple(self.encoder.assemble_one(texts, i) for i in indices)
+
+    def _read_each(
+        self, sequences: Sequence[Encoding], rows: Sequence[NDArray[np.float32]] | NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Return the score of each response from the logits of these sequences. Raises EngineFailed."""
+        if self.encoder.reads == "set":
+            sets = [read_set(row, sequence.columns) for sequence, row in zip(sequences, rows, strict=True)]
+            return join(sets, overlapping=not self.encoder.scores_alone)
+        return np.array([read_score(row[None]) for row in rows])
 
     def at(self, temperature: float) -> Self:
         """Return this scorer with another temperature."""
@@ -191,7 +222,9 @@ class Scorer:
 
         on_batch: called with the number of sequences after each batch.
         """
-        width = {"pair": 2, "response": 1}.get(self.encoder.reads) or max(map(self.encoder.count_scores, sequences))
+        width = {"pair": 2, "response": 1}.get(self.encoder.reads) or max(
+            map(self.encoder.count_scores, sequences), default=1
+        )
         logits = np.zeros((len(sequences), width), dtype=np.float32)
         lengths = [len(sequence) for sequence in sequences]
         batches = pack(lengths, self.max_batch_tokens or self.engine.info.max_batch_tokens)

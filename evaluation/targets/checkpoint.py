@@ -45,6 +45,6 @@ def checkpoint_scorer(folder: Path, device: str | None = None) -> tuple[Scorer, 
     else:
         model = merge(load_with_adapter(str(folder), None, head=name))
     refuse_misfit(tokenizer, spec.max_tokens, model.config)
-    encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
+    encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens, scores_alone=head.scores_alone)
     label_ids = encoder.label_ids if head.kind == "cloze" else None
     return Scorer(encoder, TorchEngine(model, special, label_ids, device, head=head), spec), model

@@ -65,6 +65,7 @@ def model_card(pipeline: Pipeline, registry: ModelRegistry) -> ModelCard:
         revision=manifest.revision,
         default=pipeline is registry.default,
         reads=manifest.reads,
+        scores_alone=manifest.head.scores_alone,
         head=manifest.head.kind,
         activation=manifest.head.activation,
         score_scale=ScoreScale(**scale.model_dump()) if scale else None,

@@ -33,7 +33,8 @@ async def rank(body: RankRequest, request: Request, timeout_ms: TimeoutMs = None
         standard_errors=result.ranking.strengths.standard_errors.tolist(),
         cycle_rate=result.ranking.cycle_rate,
         win_matrix=matrix if body.win_matrix else None,
-        comparisons=len(result.comparisons),
+        comparisons=result.comparisons,
+        sets=result.sets,
         model=result.model,
         usage=usage_of(result.costs),
         truncated_tokens=result.truncated_tokens,
@@ -45,7 +46,7 @@ async def rewards(body: RewardsRequest, request: Request, timeout_ms: TimeoutMs 
     """A reward for each of several responses, from comparisons between them."""
     result = await rank_group(body, request, timeout_ms)
     values = result.strengths if body.scale == "zero_mean" else result.win_rates
-    return RewardsReply(rewards=values, model=result.model, usage=usage_of(result.costs))
+    return RewardsReply(rewards=values, sets=result.sets, model=result.model, usage=usage_of(result.costs))
 
 
 async def rank_group(body: GroupRequest, request: Request, timeout_ms: int | None) -> GroupResult:

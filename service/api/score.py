@@ -1,4 +1,4 @@
-"""`/v1/score`: responses that are read alone."""
+"""`/v1/score`: responses whose scores depend on no other response."""
 
 from fastapi import APIRouter, Request
 
@@ -21,7 +21,7 @@ router = APIRouter(tags=["score"])
 
 @router.post("/v1/score", responses={**ERRORS})
 async def score(body: ScoreRequest, request: Request, timeout_ms: TimeoutMs = None) -> ScoreReply:
-    """How good one response is, or each of several, read alone. For a model that reads one response."""
+    """How good one response is, or each of several, whatever the others are. For a model that `scores_alone`."""
     stats, question = get_stats(request), get_question(body)
     pipeline = get_state(request).registry.resolve(question)
     scored = await score_responses(
@@ -31,12 +31,11 @@ async def score(body: ScoreRequest, request: Request, timeout_ms: TimeoutMs = No
         fairness_key=get_fairness_key(request),
         deadline=get_deadline(timeout_ms),
     )
-    costs = [result.cost for result in scored]
-    stats.items = len(scored)
-    for cost in costs:
+    stats.items = len(scored.scores)
+    for cost in scored.costs:
         stats.add(cost.tokens, cost.stages)
-    results = [response_score(result) for result in scored]
-    return ScoreReply(results=results, model=pipeline.manifest.identity, usage=usage_of(costs))
+    results = [response_score(result) for result in scored.scores]
+    return ScoreReply(results=results, model=pipeline.manifest.identity, usage=usage_of(scored.costs))
 
 
 def response_score(result: ScoreResult) -> ResponseScore:
@@ -44,6 +43,6 @@ def response_score(result: ScoreResult) -> ResponseScore:
     return ResponseScore(
         raw=result.raw,
         score=result.standard,
-        tokens=result.cost.tokens,
+        tokens=result.tokens,
         truncated=ResponseTruncated(prompt=truncation.prompt, response=truncation.response_a),
     )

@@ -107,7 +107,7 @@ class Options(BaseModel):
 
 
 class CohortOptions(Options):
-    """Options that define the cohort of a sample, if its model reads pairs."""
+    """Options that define the cohort of a sample, if its model does not score responses alone."""
 
     group_size: int | None = Field(
         default=None, ge=2, le=MAX_RESPONSES, description="Number of samples of one prompt. Default: TINYRM_GROUP_SIZE."
@@ -153,7 +153,7 @@ class DialectContext:
         return self.pipelines[model]
 
     async def score_whole_group(self, options: Options, prompt: chat.Prompt, responses: Sequence[str]) -> GroupResult:
-        """Compare the responses with each other, or score each alone, as the model reads them."""
+        """Compare the responses with each other, or score each alone, as the model can."""
         question = make_question(options, prompt)
         texts = validate(RESPONSES, [replace_surrogates(response) or BLANK for response in responses], "responses")
         result = await score_group(
@@ -191,7 +191,7 @@ class DialectContext:
         *,
         wait_for_room: bool = False,
     ) -> GroupScore:
-        """Score alone, at once, with a model that reads responses, or else among the samples of the cohort.
+        """Score alone, at once, with a model that scores responses alone, or else among the samples of the cohort.
 
         group: like options.group_id, for dialects that have it in the body.
         wait_for_room: as in `Pipeline.compare`; a cohort waits in any case.
@@ -199,10 +199,10 @@ class DialectContext:
         question = make_question(options, prompt)
         pipeline = self.resolve(options)
         text = validate(RESPONSE, response or BLANK, "response")
-        if pipeline.reads == "pair":
+        if not pipeline.scores_alone:
             return await self._join_cohort(pipeline, options, question, text, group)
         async with self.window:
-            (result,) = await score_responses(
+            scored = await score_responses(
                 pipeline,
                 question,
                 [text],
@@ -211,8 +211,9 @@ class DialectContext:
                 is_accepted=wait_for_room,
             )
         self.request.stats.items += 1
-        self.request.stats.add(result.cost.tokens, result.cost.stages)
-        return score_alone(result)
+        for cost in scored.costs:
+            self.request.stats.add(cost.tokens, cost.stages)
+        return score_alone(scored.scores[0])
 
     async def _join_cohort(
         self, pipeline: Pipeline, options: CohortOptions, question: Question, text: str, group: Hashable
@@ -224,8 +225,8 @@ class DialectContext:
         if self.state.cohorts is None:
             raise NotPointwise(
                 f"{pipeline.manifest.identity} compares the samples of a prompt with each other, and in a service of "
-                "several processes they do not meet; select a model that reads responses, with ?domain= or ?model=, or "
-                "serve this one in one process"
+                "several processes they do not meet; select a model that scores responses alone, with ?domain= or "
+                "?model=, or serve this one in one process"
             )
         pipeline.manifest.spec.instruction(question.domain)
         prompt = question.prompt

@@ -16,7 +16,7 @@ from tinyrm.errors import InvalidSettings
 class Dialect:
     """The API of one trainer or reranker.
 
-    has_cohorts: whether samples arrive one by one, so that a model that reads pairs needs cohorts of them.
+    has_cohorts: whether samples arrive one by one, so that a model that does not score them alone needs cohorts.
     retries_5xx_only: whether overload must be a 503.
     """
 
@@ -52,7 +52,7 @@ def enabled_dialects(settings: Settings) -> list[Dialect]:
 def refuse_scattered_cohorts(settings: Settings) -> None:
     """Refuse cohorts in several processes, unless a model needs none; before any model is started.
 
-    If only some of the models read pairs, requests for these are refused one by one.
+    If only some of the models need cohorts, requests for these are refused one by one.
 
     Raises InvalidSettings, InvalidBundle.
     """
@@ -60,10 +60,9 @@ def refuse_scattered_cohorts(settings: Settings) -> None:
     if not names:
         return
     manifests = [read_manifest(folder) for folder in bundle_folders(settings)]
-    if all(manifest.reads == "pair" for manifest in manifests):
+    if not any(manifest.head.scores_alone for manifest in manifests):
         raise InvalidSettings(
             f"{PREFIX}DIALECTS={','.join(names)} needs {PREFIX}WORKERS=1, and no replicas on Ray, with "
-            f"{' and '.join(manifest.identity for manifest in manifests)}: a model that reads pairs compares the "
-            "samples of a cohort, and they would arrive in different processes and never meet; a model that reads "
-            "responses scores each sample alone"
+            f"{' and '.join(manifest.identity for manifest in manifests)}: a model that does not score responses "
+            "alone compares the samples of a cohort, and they would arrive in different processes and never meet"
         )

@@ -129,7 +129,7 @@ async def score_inputs(body: EmbeddingRequest, options: CohortOptions, context: 
         raise InvalidInput(f"input: {len(body.inputs)} texts in one call, at most {context.max_items} are accepted")
     turns = [split_dialogue(text) for text in body.inputs]
     pipeline, is_list = context.resolve(options), len(turns) > 1
-    if is_list and pipeline.reads == "response":  # cohorts are accepted or refused one by one
+    if is_list and pipeline.scores_alone:  # cohorts are accepted or refused one by one
         pipeline.refuse_if_busy(context.deadline, context.fairness_key)
     with pipeline.held():
         return await gather_scores(

@@ -85,6 +85,7 @@ class LocalBackend(Backend):
             self._observe,
             max_batch_tokens=settings.max_batch_tokens,
             tokens_per_s=self.profile.tokens_per_s,
+            count_logits=manifest.count_logits,
         )
         self._metrics = metrics
         # Cached: each is a sum over all layers, and lengths repeat.

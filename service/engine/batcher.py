@@ -57,6 +57,7 @@ class Batcher:
     max_batch_tokens: 0 takes the engine's own.
     tokens_per_s: initial rate of one run; each run updates it.
     clock: returns the seconds since some point in time.
+    count_logits: returns how many logits each row of a batch has.
     """
 
     run_engine: RunEngine
@@ -67,6 +68,7 @@ class Batcher:
     max_batch_tokens: int = 0
     tokens_per_s: float = 0.0
     clock: Callable[[], float] = time.perf_counter
+    count_logits: Callable[[Sequence[Encoding]], int] = lambda _: 2
     _queue: FairQueue[QueueItem] = field(init=False)
     # Items of lists that wait their turn before the queue: fairness key -> items in the order of arrival.
     _lists: dict[Hashable, deque[QueueItem]] = field(default_factory=dict)
@@ -304,8 +306,9 @@ class Batcher:
         self._progress[run] = started, sum(lengths)
         try:
             output = await self.run_engine(sequences)
-            if (shape := np.shape(output.logits)) not in ((len(sequences), 2), (len(sequences), 1)):
-                raise EngineFailed(f"the engine returned {shape} for {len(sequences)} sequences of one or two logits")
+            expected = (len(sequences), self.count_logits(sequences))
+            if (shape := np.shape(output.logits)) != expected:
+                raise EngineFailed(f"the engine returned logits {shape} instead of {expected}")
         except Unavailable as error:
             for item in batch:
                 item.fail(error)

@@ -189,7 +189,7 @@ def dump_sequences(sequences: Sequence[Encoding]) -> tuple[list[int], bytes]:
 
 
 def load_sequences(lengths: Sequence[int], body: bytes) -> tuple[Encoding, ...]:
-    """Return the sequences of `dump_sequences`, without their truncation, which only the encoding process needs."""
+    """Return the sequences of `dump_sequences`: their ids. The encoding process keeps what else is known of them."""
     ids = np.frombuffer(body, np.int32).astype(np.int64)
     return tuple(Encoding(row, Truncation()) for row in np.split(ids, np.cumsum(lengths)[:-1]))
 

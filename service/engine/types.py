@@ -34,7 +34,10 @@ class EngineProfile:
 
 @dataclass(frozen=True, slots=True)
 class BatchOutput:
-    """Logits [sequences, outputs] of one run, and the seconds that it took in the engine."""
+    """Logits [sequences, outputs] of one run, and the seconds that it took in the engine.
+
+    Rows of sets are as wide as the largest of them, with zeros behind the logits of smaller ones.
+    """
 
     logits: NDArray[np.float32]
     seconds: float

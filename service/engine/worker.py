@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,7 +54,7 @@ class EngineServer:
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
-        self._outputs = 0
+        self._count_logits: Callable[[Sequence[Encoding]], int] = len
         self._pool: ThreadPoolExecutor | None = None
 
     def handle(self, _: Connection, head: dict[str, Any], body: bytes) -> Message | Awaitable[Message]:
@@ -86,7 +86,7 @@ class EngineServer:
         tokens_per_s = (tokens + min(64, tokens)) / (time.perf_counter() - started)
         if engine.info.runs_in_flight > 1:
             self._pool = ThreadPoolExecutor(engine.info.runs_in_flight, thread_name_prefix="engine")
-        self._engine, self._outputs = engine, bundle.manifest.head.outputs
+        self._engine, self._count_logits = engine, bundle.manifest.count_logits
         peak = options.peak_gflops_per_s or matrix_product_gflops_per_s()
         return EngineProfile(bundle.manifest.identity, engine.info, tokens_per_s, peak)
 
@@ -97,7 +97,7 @@ class EngineServer:
         try:
             logits = self._engine.run(sequences)
             seconds = time.perf_counter() - started
-            rows = np.asarray(logits, dtype=np.float32).reshape(len(sequences), self._outputs)
+            rows = np.asarray(logits, dtype=np.float32).reshape(len(sequences), self._count_logits(sequences))
             return {"seconds": seconds}, rows.tobytes()
         except Exception as error:
             raise EngineFailed(f"{self._engine.info.name}: {type(error).__name__}: {error}") from error

@@ -54,4 +54,12 @@ async def rank_cascade(
             is_accepted=True,
         )
     ranking = settle(first.ranking, second.ranking.margins)
-    return GroupResult(ranking, second.comparisons, first.responses, f"{first.model}+{second.model}")
+    return GroupResult(
+        ranking,
+        f"{first.model}+{second.model}",
+        comparisons=second.comparisons,
+        responses=first.responses,
+        costs=[*first.costs, *second.costs],
+        truncated_tokens=first.truncated_tokens + second.truncated_tokens,
+        sets=first.sets,
+    )

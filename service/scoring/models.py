@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 
@@ -27,7 +27,7 @@ StartBackend = Callable[[Bundle], Awaitable[Backend]]
 class CascadePipelines(NamedTuple):
     """The two models of a cascade.
 
-    alone: reads a response.
+    alone: scores responses alone.
     pairs: reads a pair.
     """
 
@@ -96,17 +96,22 @@ class ModelRegistry:
         Raises UnknownModel; NoCascade if there is no such pipeline, or more than one.
         """
         own = self.resolve(question)
-        others = [one for one in self.pipelines.values() if {one.reads, own.reads} == {"pair", "response"}]
+        others = [one for one in self.pipelines.values() if {stage_of(one), stage_of(own)} == {"alone", "pairs"}]
         if len(others) > 1:
             others = [one for one in others if question.domain in one.manifest.spec.domains]
         if len(others) != 1:
-            served = ", ".join(f"{one.manifest.identity} reads a {one.reads}" for one in self.pipelines.values())
+            served = ", ".join(
+                f"{one.manifest.identity} reads a {one.reads}"
+                + (" whose scores depend on each other" if stage_of(one) is None else "")
+                for one in self.pipelines.values()
+            )
             raise NoCascade(
-                f"a cascade with {own.manifest.identity}, which reads a {own.reads}, needs one model that reads the "
-                f"other of pair and response, or exactly one of several with the request's domain; served: {served}"
+                "a cascade needs one model that scores responses alone and one that reads a pair: "
+                f"{own.manifest.identity} and one of the other kind, or exactly one of several with the request's "
+                f"domain; served: {served}"
             )
         (other,) = others
-        return CascadePipelines(own, other) if own.reads == "response" else CascadePipelines(other, own)
+        return CascadePipelines(own, other) if own.scores_alone else CascadePipelines(other, own)
 
     def unhealthy_reason(self) -> str | None:
         """Return why a model is not ready; None if all are."""
@@ -189,6 +194,7 @@ class ModelRegistry:
             self.metrics,
             default_swap=self._settings.default_swap,
             max_wait_s=self._settings.max_wait_s,
+            max_set_tokens=self._settings.max_sequence_tokens,
         )
 
     def _describe(self) -> None:
@@ -205,6 +211,13 @@ class ModelRegistry:
             for pipeline in pipelines
         ]
         self.metrics.present.update(served, lambda: [pipeline.load() for pipeline in pipelines])
+
+
+def stage_of(pipeline: Pipeline) -> Literal["alone", "pairs"] | None:
+    """Return what a model can be in a cascade."""
+    if pipeline.reads == "pair":
+        return "pairs"
+    return "alone" if pipeline.scores_alone else None
 
 
 class Reload:

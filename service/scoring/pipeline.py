@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.engine.backend import Backend
 from service.engine.types import NO_NEW_WORK, EngineResult, QueueLoad
 from service.metrics import PAIR_TEXTS, Metrics
@@ -20,7 +23,8 @@ from tinyrm.encoding import Encoder, Encoding, Truncation
 from tinyrm.errors import NOT_ACCEPTED, DeadlineExceeded, EngineFailed, InvalidInput, ShuttingDown
 from tinyrm.flops import exact_flops, paper_flops
 from tinyrm.manifest import Manifest
-from tinyrm.readout import read_out, read_score
+from tinyrm.readout import read_pair, read_score
+from tinyrm.sets import read_set
 
 T = TypeVar("T")
 
@@ -76,13 +80,13 @@ class CompareResult:
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
-    """The result of one response that was read alone.
+    """The result of one response whose score depends on no other.
 
     logit: what margins are made of; see `tinyrm.readout`.
     raw: what the model's own library returns: the logit after the head's activation.
     standard: the logit on the scale of held-out responses; None without a scale.
     log_odds: to beat a response whose logit is the mean of that scale, or 0 without one.
-    model: name@revision.
+    tokens: of prompt and response, also if several responses share the prompt.
     """
 
     logit: float
@@ -90,7 +94,18 @@ class ScoreResult:
     standard: float | None
     log_odds: float
     truncation: Truncation
-    model: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceResult:
+    """The result of one sequence that holds one response or a set.
+
+    logits: of each response of the request; NaN for those that other sequences hold.
+    """
+
+    sequence: Encoding
+    logits: NDArray[np.float64]
     cost: Cost
 
 
@@ -106,11 +121,15 @@ class Pipeline:
         *,
         default_swap: SwapMode,
         max_wait_s: float = math.inf,
+        max_set_tokens: int | None = None,
     ) -> None:
         self.manifest, self.reads = manifest, encoder.reads
+        self.scores_alone = encoder.scores_alone
         self.backend = backend
         self.metrics = metrics
-        self.texts = TextEncoder(encoder, metrics, max_wait_s, is_alone=lambda: self._active == 1)
+        self.texts = TextEncoder(
+            encoder, metrics, max_wait_s, is_alone=lambda: self._active == 1, max_set_tokens=max_set_tokens
+        )
         self._active = self._held = 0
         self._is_draining = False
         self._default_swap: SwapMode = default_swap
@@ -203,11 +222,11 @@ class Pipeline:
         started = time.perf_counter()
         scored = sequences[:1] if swap == "auto" else sequences
         result = await self._submit(scored, fairness_key, deadline, wait_for_room=wait_for_room)
-        preference = self._read_out(result)
+        preference = self._read_pair(scored, result)
         if len(scored) < len(sequences) and abs(preference.margin) < self._decisive_margin():
             second = await self._submit(sequences[1:], fairness_key, deadline, wait_for_room=True)
             result, scored = result.followed_by(second), sequences
-            preference = self._read_out(result)
+            preference = self._read_pair(scored, result)
         cost = self._cost(scored, result, encode_s, started)
         truncation = self.texts.encoder.truncation(sequences)
 
@@ -218,7 +237,7 @@ class Pipeline:
         asyncio.get_running_loop().call_soon(observe)  # deferred: the reply goes first
         return CompareResult(preference, truncation, self.manifest.identity, cost)
 
-    async def score_response(
+    async def score_sequence(
         self,
         sequence: Encoding,
         *,
@@ -226,32 +245,41 @@ class Pipeline:
         fairness_key: Hashable,
         deadline: Deadline,
         wait_for_room: bool,
-    ) -> ScoreResult:
-        """Return the score of one encoded response, for a model that reads responses. Parameters as in `compare`."""
+    ) -> SequenceResult:
+        """Return the logits of one encoded response, or of one set of them. Parameters as in `compare`."""
         started = time.perf_counter()
         result = await self._submit((sequence,), fairness_key, deadline, wait_for_room=wait_for_room)
-        manifest = self.manifest
-        logit = self._checked(lambda: read_score(result.logits))
-        scale = manifest.score_scale
-        standard = scale.standardise(logit) if scale else None
-        log_odds = (logit - (scale.mean if scale else 0.0)) / manifest.temperature
-        cost, truncation = self._cost((sequence,), result, encode_s, started), sequence.truncation
+
+        def read() -> NDArray[np.float64]:
+            if sequence.columns:
+                return read_set(result.logits[0], sequence.columns)
+            return np.array([read_score(result.logits)])
+
+        logits, truncation, scale = self._checked(read), sequence.truncation, self.manifest.score_scale
+        cost = self._cost((sequence,), result, encode_s, started)
 
         def observe() -> None:
-            self._observe((sequence,), cost, {"prompt": truncation.prompt, "response": truncation.response_a})
-            if standard is not None:
-                self.metrics.observe_score(standard)
+            self._observe((sequence,), cost, {"prompt": truncation.prompt, "response": sum(truncation.responses)})
+            if scale and self.scores_alone:
+                for logit in logits[np.isfinite(logits)].tolist():
+                    self.metrics.observe_score(scale.standardise(logit))
 
         asyncio.get_running_loop().call_soon(observe)
-        raw = manifest.head.activate(logit)
-        return ScoreResult(logit, raw, standard, log_odds, truncation, manifest.identity, cost)
+        return SequenceResult(sequence, logits, cost)
+
+    def make_score(self, logit: float, truncation: Truncation, tokens: int) -> ScoreResult:
+        """Return what a logit says about a response that was scored alone."""
+        manifest, scale = self.manifest, self.manifest.score_scale
+        standard = scale.standardise(logit) if scale else None
+        log_odds = (logit - (scale.mean if scale else 0.0)) / manifest.temperature
+        return ScoreResult(logit, manifest.head.activate(logit), standard, log_odds, truncation, tokens)
 
     def choose_swap(self, question: Question) -> SwapMode:
         """Return the question's swap mode, or the default. Raises InvalidInput if the model does not support it.
 
-        A model that reads responses has no orders, whatever the question and the default are.
+        A model that does not read pairs has no orders, whatever the question and the default are.
         """
-        if self.reads == "response":
+        if self.reads != "pair":
             return "off"
         swap = question.swap or self._default_swap
         if swap == "auto":
@@ -316,8 +344,8 @@ class Pipeline:
                 sequences, fairness_key=fairness_key, timeout_s=deadline.left_s(), wait_for_room=wait_for_room
             )
 
-    def _read_out(self, result: EngineResult) -> Preference:
-        return self._checked(lambda: read_out(result.logits, self.manifest.temperature))
+    def _read_pair(self, sequences: Sequence[Encoding], result: EngineResult) -> Preference:
+        return self._checked(lambda: read_pair(sequences, result.logits, self.manifest.temperature))
 
     def _checked(self, read: Callable[[], T]) -> T:
         """Return what `read` makes of logits. If they are not valid, that counts as an error of the engine."""

@@ -1,4 +1,4 @@
-"""Groups of responses: compare them in rounds, or score each one, and compute their order with `tinyrm.ranking`."""
+"""Groups of responses: compare them in rounds, or read each once, and compute their order with `tinyrm.ranking`."""
 
 import asyncio
 import time
@@ -6,9 +6,10 @@ from collections.abc import Coroutine, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.scoring.pipeline import NO_DEADLINE, CompareResult, Cost, Pipeline, Question, ScoreResult
-from service.scoring.responses import score_responses
+from service.scoring.responses import read_responses
 from tinyrm.comparison import Strategy, SwapMode
 from tinyrm.deadline import Deadline
 from tinyrm.encoding import Encoding, Tokenized
@@ -24,7 +25,7 @@ ROUND_ROBIN_RESPONSES = 32
 
 @dataclass(frozen=True, slots=True)
 class GroupScore:
-    """The score of one response: among the others of its group, or alone if its model reads responses.
+    """The score of one response: among the others of its group, or alone if its model scores it alone.
 
     reward: log-odds, with mean 0 over the group. Alone: `score` of /v1/score, or the logit if the bundle has no scale.
     score: mean probability to beat another response of the group. Alone: probability to beat the mean held-out one.
@@ -45,38 +46,31 @@ NEUTRAL = GroupScore(reward=0.0, score=0.5, partial=True)
 def score_alone(result: ScoreResult) -> GroupScore:
     """Return the score of a response that was read alone; it depends on no other response."""
     reward = result.logit if result.standard is None else result.standard
-    return GroupScore(reward, float(sigmoid(np.array(result.log_odds))), result.cost.tokens)
+    return GroupScore(reward, float(sigmoid(np.array(result.log_odds))), result.tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class GroupResult:
-    """Scores and order of a group's responses, and the items of the queue behind them.
+    """Scores and order of a group's responses, and what they cost.
 
-    comparisons: of a model that reads pairs.
-    responses: of a model that reads responses; the reference is the last one.
     model: name@revision; of a cascade both, joined by +.
+    comparisons: of a model that reads pairs.
+    responses: of a model whose scores depend on no other response; the reference is the last one.
+    costs: of each item of the queue.
+    sets: sequences that held the responses of a model that reads sets; otherwise None.
     """
 
     ranking: Ranking
-    comparisons: Sequence[CompareResult]
-    responses: Sequence[ScoreResult]
     model: str
-
-    @property
-    def items(self) -> list[CompareResult | ScoreResult]:
-        return [*self.comparisons, *self.responses]
-
-    @property
-    def costs(self) -> list[Cost]:
-        return [item.cost for item in self.items]
+    comparisons: int = 0
+    responses: Sequence[ScoreResult] = ()
+    costs: Sequence[Cost] = ()
+    truncated_tokens: int = 0
+    sets: int | None = None
 
     @property
     def tokens(self) -> int:
         return sum(cost.tokens for cost in self.costs)
-
-    @property
-    def truncated_tokens(self) -> int:
-        return sum(item.truncation.total for item in self.items)
 
     @property
     def strengths(self) -> list[float]:
@@ -125,7 +119,7 @@ async def rank_responses(
 ) -> GroupResult:
     """Return scores and order of the responses.
 
-    strategy: which pairs a model that reads pairs compares. One that reads responses scores each of them once.
+    strategy: which pairs a model that reads pairs compares. Any other model reads each response once.
     reference: the response with which strategy `reference` compares each one.
     max_comparisons: limit of one call; None for no limit.
     fairness_key, deadline: as in `Pipeline.compare`.
@@ -135,12 +129,19 @@ async def rank_responses(
     Raises InvalidInput, Unavailable and their subclasses, EngineFailed.
     """
     texts = [*responses] if reference is None else [*responses, reference]
-    if pipeline.reads == "response":
-        scored = await score_responses(
+    if pipeline.reads != "pair":
+        read = await read_responses(
             pipeline, question, texts, fairness_key=fairness_key, deadline=deadline, is_accepted=is_accepted
         )
-        ranking = rank_by_scores(scored, pipeline.manifest.temperature, len(responses))
-        return GroupResult(ranking, [], scored, pipeline.manifest.identity)
+        ranking = rank_by_scores(read.logits, pipeline.manifest.temperature, len(responses))
+        return GroupResult(
+            ranking,
+            pipeline.manifest.identity,
+            responses=read.scores,
+            costs=read.costs,
+            truncated_tokens=read.truncated_tokens,
+            sets=read.sets,
+        )
     n = len(texts)
     needed = comparisons_needed(strategy, n)
     refuse_too_many(strategy, n, max_comparisons)
@@ -177,7 +178,13 @@ async def rank_responses(
                 pairs = schedule.send(sigmoid(margins))
             except StopIteration:
                 break
-    return GroupResult(rank(margins, ranked=len(responses)), comparisons, [], pipeline.manifest.identity)
+    return GroupResult(
+        rank(margins, ranked=len(responses)),
+        pipeline.manifest.identity,
+        comparisons=len(comparisons),
+        costs=[comparison.cost for comparison in comparisons],
+        truncated_tokens=sum(comparison.truncation.total for comparison in comparisons),
+    )
 
 
 def refuse_too_many(strategy: Strategy, n: int, max_comparisons: int | None) -> None:
@@ -190,10 +197,10 @@ def refuse_too_many(strategy: Strategy, n: int, max_comparisons: int | None) -> 
         )
 
 
-def rank_by_scores(scored: Sequence[ScoreResult], temperature: float, ranked: int) -> Ranking:
+def rank_by_scores(logits: NDArray[np.float64], temperature: float, ranked: int) -> Ranking:
     """Return the ranking of the first `ranked` responses; one more is a reference, with which each is compared."""
-    ranking = rank_scores(np.array([result.logit for result in scored]), temperature, ranked=ranked)
-    if ranked == len(scored):
+    ranking = rank_scores(logits, temperature, ranked=ranked)
+    if ranked == len(logits):
         return ranking
     margins = np.full_like(ranking.margins, np.nan)
     margins[:, ranked:], margins[ranked:, :] = ranking.margins[:, ranked:], ranking.margins[ranked:, :]
@@ -249,8 +256,8 @@ async def score_group(
 ) -> GroupResult:
     """Return the scores of a group of any size, with a strategy for its size. Raises as `rank_responses` does."""
     n = len(responses)
-    if n < 2 and (not n or pipeline.reads == "pair"):
-        return GroupResult(rank(np.full((n, n), np.nan)), [], [], pipeline.manifest.identity)
+    if n < 2 and (not n or not pipeline.scores_alone):
+        return GroupResult(rank(np.full((n, n), np.nan)), pipeline.manifest.identity)
     strategy: Strategy = "round_robin" if n <= ROUND_ROBIN_RESPONSES else "swiss"
     return await rank_responses(
         pipeline,

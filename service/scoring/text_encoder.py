@@ -35,12 +35,21 @@ class TextEncoder:
     """The encoder of one bundle, behind a queue of its own.
 
     is_alone: returns whether no other request is active.
+    max_set_tokens: of a sequence that holds a set; None for the most that the encoder allows.
 
     Methods raise InvalidInput, DeadlineExceeded, ShuttingDown; fairness_key and deadline as in `Pipeline.compare`.
     """
 
-    def __init__(self, encoder: Encoder, metrics: Metrics, max_wait_s: float, is_alone: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        metrics: Metrics,
+        max_wait_s: float,
+        is_alone: Callable[[], bool],
+        max_set_tokens: int | None = None,
+    ) -> None:
         self.encoder = encoder
+        self._max_set_tokens = max_set_tokens
         self.queue = EncodeQueue(usable_cpus(), max_wait_s)
         self._metrics = metrics
         self._is_alone = is_alone
@@ -69,8 +78,19 @@ class TextEncoder:
     ) -> AsyncIterator[tuple[list[Encoding], float]]:
         """Yield the sequences of one step of responses after another, and the seconds that each sequence took.
 
-        The engine can read the first responses while later ones are being encoded.
+        The engine can read the first responses while later ones are being encoded. Sets are known when all are.
         """
+        if self.encoder.reads == "set":
+            started = time.perf_counter()
+            read = await self.tokenize(texts, fairness_key=fairness_key, deadline=deadline)
+            sets = await self._run(
+                lambda: list(self.encoder.assemble_sets(read, range(len(texts.responses)), self._max_set_tokens)),
+                PAIR_CHARACTERS * len(texts.responses),
+                fairness_key,
+                deadline,
+            )
+            yield sets, (time.perf_counter() - started) / len(sets)
+            return
         tokenized: Tokenized | None = None
         for step in self._steps(texts):
             started = time.perf_counter()
