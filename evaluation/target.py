@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -13,8 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.encoding import Encoding
 from tinyrm.engines import Engine, EngineInfo
-from tinyrm.flops import Geometry, exact_flops, paper_flops
+from tinyrm.flops import Geometry, paper_flops
 from tinyrm.readout import read_out
+from tinyrm.schedules import Pair
 from tinyrm.scorer import Scorer
 from tinyrm.spec import Spec
 from tinyrm.template import Reads
@@ -39,8 +41,12 @@ class PairScorer(Protocol):
         """Return the same scorer at another temperature."""
 
 
+# Instruction, prompt and responses.
+GroupTexts = tuple[str, str, Sequence[str]]
+
+
 class Single(NamedTuple):
-    """One response, as a model that reads responses alone sees it."""
+    """One response, as a model that scores responses alone sees it."""
 
     instruction: str
     prompt: str
@@ -53,9 +59,27 @@ class ResponseScorer:
 
     run: returns raw scores [n], in order.
     temperature: divides differences.
+    reads: what a sequence holds: one response, or all those of a prompt.
     """
 
     run: Callable[[Sequence[Single]], NDArray[np.floating]]
+    temperature: float = 1.0
+    reads: Reads = "response"
+
+    def at(self, temperature: float) -> Self:
+        """Return the same scorer at another temperature."""
+        return replace(self, temperature=temperature)
+
+
+@dataclass(frozen=True, slots=True)
+class SetScorer:
+    """A scorer of responses that are read beside each other. Preferences are differences of scores in one set.
+
+    run: returns the raw scores [responses] of each group, in order.
+    temperature: divides differences.
+    """
+
+    run: Callable[[Sequence[GroupTexts]], Sequence[NDArray[np.float64]]]
     temperature: float = 1.0
 
     def at(self, temperature: float) -> Self:
@@ -63,11 +87,14 @@ class ResponseScorer:
         return replace(self, temperature=temperature)
 
 
-def local_scorer(scorer: Scorer) -> PairScorer | ResponseScorer:
+AnyScorer = PairScorer | ResponseScorer | SetScorer
+
+
+def local_scorer(scorer: Scorer) -> AnyScorer:
     """Return the scorer of a model in this process, as the model reads."""
-    if scorer.encoder.reads == "pair":
-        return scorer
-    return ResponseScorer(scorer.score_texts, scorer.temperature)
+    if scorer.encoder.scores_alone:
+        return ResponseScorer(scorer.score_texts, scorer.temperature, scorer.encoder.reads)
+    return SetScorer(scorer.score_groups, scorer.temperature) if scorer.encoder.reads == "set" else scorer
 
 
 @dataclass(slots=True)
@@ -96,6 +123,7 @@ class Cost(BaseModel):
 
     A model that reads pairs runs two sequences for each, one for each order. One that reads responses runs one for each
     distinct response, in however many pairs it occurs: two for a pair alone, four for the six pairs of four responses.
+    One that reads sets runs one for a pair, or for a group of responses.
 
     paper_gflops_per_pair: by the paper's formula.
     """
@@ -113,7 +141,7 @@ class Cost(BaseModel):
     @property
     def text_tokens(self) -> float:
         """Return the tokens of the text of a pair, read once: a sequence holds both of its responses, or one."""
-        sequences_per_text = 1 if self.reads == "pair" else 2
+        sequences_per_text = 2 if self.reads == "response" else 1
         return sequences_per_text * self.tokens_per_pair * self.pairs / max(self.sequences, 1)
 
 
@@ -124,6 +152,7 @@ class MeteredEngine:
     engine: Engine
     geometry: Geometry
     parameters: int
+    count_flops: Callable[[Encoding], int]
     meter: Meter
 
     @property
@@ -132,10 +161,10 @@ class MeteredEngine:
 
     def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
         self.meter.sequences += len(sequences)
-        for tokens in map(len, sequences):
-            self.meter.tokens += tokens
-            self.meter.exact_flops += exact_flops(self.geometry, tokens)
-            spent = paper_flops(self.parameters, self.geometry, tokens)
+        for sequence in sequences:
+            self.meter.tokens += len(sequence)
+            self.meter.exact_flops += self.count_flops(sequence)
+            spent = paper_flops(self.parameters, self.geometry, len(sequence))
             self.meter.paper_flops = (self.meter.paper_flops or 0.0) + spent
         return self.engine.run(sequences)
 
@@ -153,14 +182,16 @@ class Target:
     identity: str
     engine: str
     spec: Spec
-    scorer: PairScorer | ResponseScorer
+    scorer: AnyScorer
     meter: Meter = field(default_factory=Meter)
     close: Callable[[], None] = lambda: None
 
     @property
     def reads(self) -> Reads:
         """Return what one sequence holds."""
-        return "response" if isinstance(self.scorer, ResponseScorer) else "pair"
+        if isinstance(self.scorer, ResponseScorer):
+            return self.scorer.reads
+        return "set" if isinstance(self.scorer, SetScorer) else "pair"
 
     @property
     def cost(self) -> Cost:
@@ -179,8 +210,14 @@ class Target:
     def score(self, comparisons: Sequence[Comparison], instructions: Sequence[str]) -> list[Preference]:
         """Return a preference for each comparison, and add to the meter.
 
-        Pairs are scored in both orders. Where responses are read alone, each distinct one is scored once.
+        Pairs are scored in both orders. Where responses are scored alone, each distinct one is scored once.
         """
+        if isinstance(self.scorer, SetScorer):
+            groups = [
+                (instruction, comparison.prompt, (comparison.response_a, comparison.response_b))
+                for comparison, instruction in zip(comparisons, instructions, strict=True)
+            ]
+            return [preferences[0, 1] for preferences in self._score_sets(self.scorer, groups)]
         if isinstance(self.scorer, ResponseScorer):
             singles = [
                 Single(instruction, comparison.prompt, response)
@@ -194,6 +231,21 @@ class Target:
         self.meter.pairs += len(comparisons)
         return preferences
 
+    def score_groups(self, groups: Sequence[GroupTexts]) -> list[dict[Pair, Preference]]:
+        """Return the preference of each pair (i, j), i < j, of each group's responses, and add to the meter.
+
+        A model that reads sets reads each group at once; any other scores the pairs as `score` does.
+        """
+        if isinstance(self.scorer, SetScorer):
+            return self._score_sets(self.scorer, groups)
+        pairs = [
+            (instruction, Comparison(prompt, responses[i], responses[j]))
+            for instruction, prompt, responses in groups
+            for i, j in combinations(range(len(responses)), 2)
+        ]
+        scored = iter(self.score([comparison for _, comparison in pairs], [instruction for instruction, _ in pairs]))
+        return [{pair: next(scored) for pair in combinations(range(len(responses)), 2)} for _, _, responses in groups]
+
     def at(self, temperature: float) -> "Target":
         """Return the same target at another temperature."""
         return replace(self, scorer=self.scorer.at(temperature))
@@ -205,6 +257,15 @@ class Target:
         for part in self._parts(len(comparisons), "pairs"):
             preferences += scorer.score(comparisons[part], instructions[part])
         return preferences
+
+    def _score_sets(self, scorer: SetScorer, groups: Sequence[GroupTexts]) -> list[dict[Pair, Preference]]:
+        found: list[dict[Pair, Preference]] = []
+        for part in self._parts(len(groups), "groups"):
+            for scores in scorer.run(groups[part]):
+                pairs = combinations(range(len(scores)), 2)
+                found.append({(i, j): read_out([[scores[i]], [scores[j]]], scorer.temperature) for i, j in pairs})
+                self.meter.pairs += len(found[-1])
+        return found
 
     def _score_distinct(self, scorer: ResponseScorer, singles: Sequence[Single]) -> NDArray[np.float64]:
         """Return the raw score of each [n]; equal ones are scored once."""

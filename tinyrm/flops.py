@@ -25,11 +25,14 @@ parameters, embeddings too. Its second term does not depend on the context lengt
 figures do, and use the exact count for everything else.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 GraphKind = Literal["plain", "optimised"]
+# What the responses of a set see of each other.
+Others = Literal["none", "masks", "tokens"]
 
 
 class Geometry(BaseModel):
@@ -62,6 +65,44 @@ class Geometry(BaseModel):
 def exact_flops(geometry: Geometry, tokens: int) -> int:
     """Return the operations that the logits of a sequence of `tokens` tokens need."""
     return _flops(geometry, tokens, window_pairs(tokens, geometry.window // 2), pruned=geometry.last_is_pruned)
+
+
+def set_flops(
+    geometry: Geometry, prompt: int, responses: Sequence[int], *, others: Others = "none", crossing_layers: int = 0
+) -> int:
+    """Return the operations that the logits of a set need.
+
+    The prompt sees itself, a response the prompt and itself, in local layers as far as the window of its positions
+    reaches, which restart where the prompt ends. In crossing layers responses see more of each other.
+
+    prompt: tokens of the prompt.
+    responses: tokens of each response, with its mask, which is the row that is read.
+    others, crossing_layers: what responses see of each other, and in how many of the upper global layers.
+    """
+    h, half, n, pruned = geometry.hidden, geometry.window // 2, len(responses), geometry.last_is_pruned
+    tokens, of_responses = prompt + sum(responses), sum(responses)
+    seen = prompt * prompt + sum(length * (prompt + length) for length in responses)
+    near = window_pairs(prompt, half) + sum(
+        # As many pairs have a query in the response and a key in the prompt as the other way round.
+        (window_pairs(prompt + length, half) - window_pairs(prompt, half) + window_pairs(length, half)) // 2
+        for length in responses
+    )
+    of_others = {
+        "none": 0,
+        "masks": n * (n - 1),
+        "tokens": of_responses**2 - sum(length * length for length in responses),
+    }[others]
+    mlp = (3 if geometry.gated else 2) * h * geometry.intermediate
+    whole, n_global = geometry.layers - pruned, len(geometry.global_layers) - pruned
+    linear = tokens * geometry.embedding * h + whole * tokens * (4 * h * h + mlp)
+    crossing = crossing_layers - (pruned and crossing_layers > 0)
+    pairs = n_global * seen + crossing * of_others + (whole - n_global) * near
+    if pruned:
+        linear += tokens * 2 * h * h + n * (2 * h * h + mlp)
+        pairs += n * prompt + of_responses
+        if crossing_layers:
+            pairs += (n - 1) * (of_responses if others == "tokens" else n)
+    return 2 * (linear + 2 * h * pairs + n * (h * h + 2 * h))
 
 
 def executed_flops(geometry: Geometry, tokens: int, graph: GraphKind) -> int:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from tinyrm.encoding import Encoding, SpecialTokens
 from tinyrm.errors import InvalidInput
-from tinyrm.flops import Geometry, GraphKind
+from tinyrm.flops import Geometry, GraphKind, Others
 from tinyrm.spec import Spec, read_run
 
 SCHEMA_VERSION: Final = 3
@@ -84,7 +84,7 @@ class Calibration(Frozen):
 class SetReading(Frozen):
     """What the responses of a set see of each other. Each sees the prompt and itself; the prompt sees itself only."""
 
-    others: Literal["none", "masks", "tokens"] = Field(
+    others: Others = Field(
         description="none: nothing, so that a score is that of the response alone. masks: each other's mask (as the "
         "interaction tokens of Set-Encoder, arXiv 2404.06912). tokens: all of each other."
     )

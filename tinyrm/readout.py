@@ -46,18 +46,13 @@ def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperatur
     return Preference(p_a, p_b, margin, tuple(order_margins))
 
 
-def read_pair(
-    sequences: Sequence[Encoding], logits: NDArray[np.float32] | Sequence[Sequence[float]], temperature: float
-) -> Preference:
-    """Return the preference of a comparison whose sequences `Encoder.assemble` made, from logits [sequences, outputs].
+def read_columns(sequences: Sequence[Encoding], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what `read_out` takes, from logits [sequences, outputs] of a comparison that `Encoder.assemble` made.
 
-    Those of a set are the scores of A and B in one row, in an order of its own. Raises EngineFailed.
+    Of a set they are the scores of A and B [2, 1], which one row holds in an order of its own. Raises EngineFailed.
     """
     columns = sequences[0].columns
-    if not columns:
-        return read_out(logits, temperature)
-    scores = read_set(np.asarray(logits, dtype=np.float32)[0], columns)
-    return read_out(scores[:, None].tolist(), temperature)
+    return read_set(logits[0], columns).astype(np.float32)[:, None] if columns else logits
 
 
 def read_score(logits: NDArray[np.float32]) -> float:

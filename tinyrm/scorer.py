@@ -19,7 +19,7 @@ from tinyrm.encoding import Encoder, Encoding, Tokenized
 from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.errors import NotPointwise
 from tinyrm.ranking import Ranking, margin_matrix, rank, rank_scores, sigmoid
-from tinyrm.readout import read_out, read_pair, read_score
+from tinyrm.readout import read_columns, read_out, read_score
 from tinyrm.schedules import SCHEDULES, Pair
 from tinyrm.sets import join, read_set
 from tinyrm.spec import Spec
@@ -110,7 +110,10 @@ class Scorer:
             for comparison, instruction in zip(comparisons, instructions, strict=True)
         ]
         rows = iter(self.logits([sequence for sequences in encoded for sequence in sequences]))
-        return [read_pair(sequences, list(islice(rows, len(sequences))), self.temperature) for sequences in encoded]
+        return [
+            read_out(read_columns(sequences, np.stack([next(rows) for _ in sequences])), self.temperature)
+            for sequences in encoded
+        ]
 
     def rank(
         self,
@@ -132,7 +135,8 @@ class Scorer:
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
         texts = [_text(response) for response in responses]
         if self.encoder.reads != "pair":
-            return rank_scores(self._score_each(self.encoder.tokenize(instruction, prompt, texts)), self.temperature)
+            (scores,) = self.score_groups([(instruction, prompt, texts)])
+            return rank_scores(scores, self.temperature)
         margins: dict[Pair, float] = {}
         schedule = SCHEDULES[strategy](len(responses))
         pairs = next(schedule, [])
@@ -151,21 +155,29 @@ class Scorer:
 
         Raises NotPointwise for a model whose scores depend on other responses.
         """
-        self._refuse_alone()
+        if not self.encoder.scores_alone:
+            raise NotPointwise(f"this model reads a {self.encoder.reads} of responses, so none is read alone")
         groups: dict[tuple[str, str], dict[str, None]] = {}
         for instruction, prompt, response in texts:
             groups.setdefault((instruction, prompt), {})[response] = None
-        sequences: list[tuple[Encoding, ...]] = []
-        for (instruction, prompt), responses in groups.items():
-            tokenized = self.encoder.tokenize(instruction, prompt, list(responses))
-            sequences.append(self._encode_each(tokenized))
-        rows = iter(self.logits([sequence for own in sequences for sequence in own]))
+        scored = self.score_groups([(*group, list(responses)) for group, responses in groups.items()])
         scores = {
             (*group, response): score
-            for (group, responses), own in zip(groups.items(), sequences, strict=True)
-            for response, score in zip(responses, self._read_each(own, list(islice(rows, len(own)))), strict=True)
+            for (group, responses), own in zip(groups.items(), scored, strict=True)
+            for response, score in zip(responses, own.tolist(), strict=True)
         }
         return np.array([scores[text] for text in texts], dtype=np.float32)
+
+    def score_groups(self, groups: Sequence[tuple[str, str, Sequence[str]]]) -> list[NDArray[np.float64]]:
+        """Return the logits [responses] of each instruction, prompt and group of responses, for any batches of groups.
+
+        Raises NotPointwise for a model that reads pairs.
+        """
+        if self.encoder.reads == "pair":
+            raise NotPointwise("this model reads a pair of responses, so none is read alone; use rank")
+        encoded = [self._encode_each(self.encoder.tokenize(*group)) for group in groups]
+        rows = iter(self.logits([sequence for sequences in encoded for sequence in sequences]))
+        return [self._read_each(sequences, list(islice(rows, len(sequences)))) for sequences in encoded]
 
     def score_responses(
         self,
@@ -175,23 +187,13 @@ class Scorer:
         domain: str | None = None,
         instruction: str | None = None,
     ) -> NDArray[np.float64]:
-        """Return the logit of each response [responses], which depends on no other one.
+        """Return the logit of each response [responses]: alone, or among these responses if the model reads sets.
 
-        The arguments and the errors are those of `compare`; NotPointwise for a model whose scores depend on others.
+        The arguments and the errors are those of `compare`; NotPointwise for a model that reads pairs.
         """
-        self._refuse_alone()
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
-        return self._score_each(self.encoder.tokenize(instruction, prompt, [_text(response) for response in responses]))
-
-    def _refuse_alone(self) -> None:
-        """Raise NotPointwise for a model whose scores depend on other responses."""
-        if not self.encoder.scores_alone:
-            raise NotPointwise(f"this model reads a {self.encoder.reads} of responses, so none is read alone")
-
-    def _score_each(self, texts: Tokenized) -> NDArray[np.float64]:
-        """Return the score of each response [responses], in one sequence or each in its own."""
-        sequences = self._encode_each(texts)
-        return self._read_each(sequences, self.logits(sequences))
+        (scores,) = self.score_groups([(instruction, prompt, [_text(response) for response in responses])])
+        return scores
 
     def _encode_each(self, texts: Tokenized) -> tuple[Encoding, ...]:
         """Return the sequences in which a model that does not read pairs finds each response."""
@@ -200,9 +202,7 @@ class Scorer:
             return self.encoder.assemble_sets(texts, indices)
         return tuple(self.encoder.assemble_one(texts, i) for i in indices)
 
-    def _read_each(
-        self, sequences: Sequence[Encoding], rows: Sequence[NDArray[np.float32]] | NDArray[np.float32]
-    ) -> NDArray[np.float64]:
+    def _read_each(self, sequences: Sequence[Encoding], rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
         """Return the score of each response from the logits of these sequences. Raises EngineFailed."""
         if self.encoder.reads == "set":
             sets = [read_set(row, sequence.columns) for sequence, row in zip(sequences, rows, strict=True)]

@@ -3,13 +3,12 @@
 Five subsets count a prompt as won if its one right response has the highest score; responses that share the highest
 score share the win. `Ties` has prompts with many right answers, each with a twin that has one ("ref"), and is scored as
 60 % accuracy and 40 % margin (formula at `ties_score`). The benchmark scores responses alone, and so does a target that
-reads responses: four sequences for the best of four. A model that reads two at once compares each pair in both orders,
-12 sequences, and `tinyrm.ranking` makes scores of that, as it does for `/v1/rank`.
+reads responses: four sequences for the best of four, or one if it reads sets. A model that reads two at once compares
+each pair in both orders, 12 sequences, and `tinyrm.ranking` makes scores of that, as it does for `/v1/rank`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +19,7 @@ from evaluation.report import Report, orders_and_length, table
 from evaluation.scoring import ScoredPair
 from evaluation.statistics import Estimate, Share, mean
 from evaluation.target import Target
-from tinyrm.comparison import Comparison, Preference
+from tinyrm.comparison import Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
 from tinyrm.ranking import EQUAL, Method, margin_matrix, score
@@ -93,17 +92,17 @@ def run(target: Target, source: str = SOURCE, revision: str | None = None) -> Re
 
 def compare_all(target: Target, rows: Sequence[RewardBench2Row]) -> list[ComparedGroup]:
     """Compare every pair of every row's responses, and score the responses."""
-    pairs = [(row, i, j) for row in rows for i, j in combinations(range(len(row.responses)), 2)]
-    comparisons = [Comparison(row.prompt, row.responses[i], row.responses[j]) for row, i, j in pairs]
-    instructions = [target.spec.instruction(DOMAINS.get(row.subset, "chat"), or_default=True) for row, _, _ in pairs]
-    preferences = iter(target.score(comparisons, instructions))
-    # Margins that are differences of single scores fit exactly: least squares returns these scores, with mean 0.
-    method: Method = "margins" if target.reads == "response" else "strengths"
+    scored = target.score_groups(
+        [
+            (target.spec.instruction(DOMAINS.get(row.subset, "chat"), or_default=True), row.prompt, row.responses)
+            for row in rows
+        ]
+    )
+    # Margins that are differences of scores fit exactly: least squares returns these scores, with mean 0.
+    method: Method = "strengths" if target.reads == "pair" else "margins"
     groups = []
-    for row in rows:
-        n = len(row.responses)
-        own = {pair: next(preferences) for pair in combinations(range(n), 2)}
-        margins = margin_matrix(n, {pair: preference.margin for pair, preference in own.items()})
+    for row, own in zip(rows, scored, strict=True):
+        margins = margin_matrix(len(row.responses), {pair: preference.margin for pair, preference in own.items()})
         groups.append(ComparedGroup(score(margins, method).tolist(), own))
     return groups
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from evaluation.target import Meter, MeteredEngine, Target, local_scorer
+from tinyrm.counting import flop_counter
 from tinyrm.encoding import Encoder
 from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
@@ -26,7 +27,9 @@ def open_checkpoint(folder: Path, device: str | None = None) -> Target:
     """
     scorer, model = checkpoint_scorer(folder, device)
     meter = Meter()
-    metered = MeteredEngine(scorer.engine, read_geometry(model.config), model.num_parameters(), meter)
+    geometry = read_geometry(model.config)
+    count_flops = flop_counter(geometry, head_of_training(folder), scorer.encoder.special)
+    metered = MeteredEngine(scorer.engine, geometry, model.num_parameters(), count_flops, meter)
     local = local_scorer(replace(scorer, engine=metered))
     return Target(folder.name, scorer.engine.info.name, scorer.spec, local, meter)
 

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from evaluation.target import Meter, ResponseScorer, Single, Target
-from tinyrm.api import MAX_RESPONSES, ModelCard, ScoreReply
+from evaluation.target import AnyScorer, GroupTexts, Meter, ResponseScorer, SetScorer, Single, Target
+from tinyrm.api import MAX_RESPONSES, ModelCard, RankReply, ScoreReply
 from tinyrm.chat import BLANK, unrendered
 from tinyrm.client import Client, CompareItem, ItemError
+from tinyrm.client.calls import ScoreOptions
 from tinyrm.comparison import Comparison, Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.readout import read_out
@@ -78,7 +79,7 @@ class ServiceScorer:
 
 @dataclass(frozen=True, slots=True)
 class ServedScores:
-    """Score responses one by one at /v1/score, those to one prompt in one call."""
+    """Score responses at /v1/score, those to one prompt in one call."""
 
     client: Client
     card: ModelCard
@@ -104,10 +105,42 @@ class ServedScores:
 
     def _score(self, group: Sequence[Single]) -> ScoreReply:
         instruction, prompt, _ = group[0]
-        # A model whose template has no place for an instruction has empty ones, and refuses any that is sent.
-        own = {"instruction": instruction} if any(self.card.domains.values()) else {}
-        model = f"{self.card.name}@{self.card.revision}"
-        return self.client.score(unrendered(prompt), [single.response or BLANK for single in group], model=model, **own)
+        responses = [single.response or BLANK for single in group]
+        return self.client.score(unrendered(prompt), responses, **selection(self.card, instruction))
+
+
+@dataclass(frozen=True, slots=True)
+class ServedSets:
+    """Read each group at /v1/rank, in one call."""
+
+    client: Client
+    card: ModelCard
+    meter: Meter
+
+    def run(self, groups: Sequence[GroupTexts]) -> list[NDArray[np.float64]]:
+        """Return the scores of each group's responses [n], with mean 0. Raises CallFailed."""
+        with ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="evaluation") as pool:
+            replies = list(pool.map(self._rank, groups))
+        for reply in replies:
+            self.meter.sequences += reply.usage.sequences
+            self.meter.tokens += reply.usage.tokens
+            self.meter.exact_flops += reply.usage.gflops * 1e9
+        return [np.array(reply.strengths) * self.card.temperature for reply in replies]
+
+    def _rank(self, group: GroupTexts) -> RankReply:
+        instruction, prompt, responses = group
+        return self.client.rank(
+            unrendered(prompt), [text or BLANK for text in responses], **selection(self.card, instruction)
+        )
+
+
+def selection(card: ModelCard, instruction: str) -> ScoreOptions:
+    """Return the options of a call that select a model, and its instruction if it reads one.
+
+    A model whose template has no place for an instruction has empty ones, and refuses any that is sent.
+    """
+    model = f"{card.name}@{card.revision}"
+    return {"model": model, "instruction": instruction} if any(card.domains.values()) else {"model": model}
 
 
 def open_service(url: str, api_key: str | None = None) -> Target:
@@ -118,9 +151,11 @@ def open_service(url: str, api_key: str | None = None) -> Target:
     # The service does not publish its template; only instructions are used of this spec.
     spec = Spec(domains=card.domains, default_domain=card.default_domain, max_tokens=card.max_tokens)
     meter = Meter(paper_flops=None)
-    scorer: ServiceScorer | ResponseScorer
-    if card.reads == "response":
-        scorer = ResponseScorer(ServedScores(client, card, meter).run, card.temperature)
+    scorer: AnyScorer
+    if card.scores_alone:
+        scorer = ResponseScorer(ServedScores(client, card, meter).run, card.temperature, card.reads)
+    elif card.reads == "set":
+        scorer = SetScorer(ServedSets(client, card, meter).run, card.temperature)
     else:
         scorer = ServiceScorer(client, identity, card.temperature, card.temperature, meter)
     return Target(identity, f"{card.engine} at {url}", spec, scorer, meter, client.close)

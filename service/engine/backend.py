@@ -1,7 +1,6 @@
 """A queue with its engine, which returns the logits of sequences: in this process or in another one."""
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from functools import lru_cache, partial
 from typing import Protocol
 
 from service.engine.batcher import Batcher
@@ -12,10 +11,10 @@ from service.metrics import Metrics
 from service.settings import Settings
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
+from tinyrm.counting import flop_counter
 from tinyrm.encoding import Encoding
 from tinyrm.engines import EngineOptions
 from tinyrm.errors import EngineRestarting
-from tinyrm.flops import exact_flops
 from tinyrm.manifest import Manifest
 
 # A fairness key that has nothing in a queue.
@@ -88,8 +87,7 @@ class LocalBackend(Backend):
             count_logits=manifest.count_logits,
         )
         self._metrics = metrics
-        # Cached: each is a sum over all layers, and lengths repeat.
-        self._flops = lru_cache(maxsize=16384)(partial(exact_flops, manifest.geometry))
+        self._flops = flop_counter(manifest.geometry, manifest.head, manifest.special_tokens)
 
     @property
     def engine_pid(self) -> int | None:
@@ -134,11 +132,11 @@ class LocalBackend(Backend):
         await self.engine.stop()
 
     def _observe(self, report: BatchReport) -> None:
-        self._metrics.observe_batch(len(report.lengths), report.real_tokens, report.padded_tokens, report.run_s)
+        self._metrics.observe_batch(len(report.sequences), report.real_tokens, report.padded_tokens, report.run_s)
         if report.failed:
             self._metrics.observe_engine_error()
         else:
-            gflops_per_s = sum(map(self._flops, report.lengths)) / 1e9 / max(report.run_s, 1e-6)
+            gflops_per_s = sum(map(self._flops, report.sequences)) / 1e9 / max(report.run_s, 1e-6)
             self._metrics.observe_mfu(gflops_per_s / self.profile.peak_gflops_per_s)
 
 

@@ -318,7 +318,7 @@ class Batcher:
             if isinstance(error, EngineError):
                 failure = error
             log.error("engine run failed", items=len(batch), reason=str(failure))
-            self.on_batch(BatchReport(lengths, padded, self.clock() - started, failed=True))
+            self.on_batch(BatchReport(sequences, padded, self.clock() - started, failed=True))
             if len(batch) > 1:
                 return False
             batch[0].fail(failure)
@@ -333,5 +333,5 @@ class Batcher:
             row += len(item.sequences)
             item.complete(EngineResult(logits, started - item.arrived_s, output.seconds))
         # Deferred: callers with a result continue first.
-        asyncio.get_running_loop().call_soon(self.on_batch, BatchReport(lengths, padded, output.seconds))
+        asyncio.get_running_loop().call_soon(self.on_batch, BatchReport(sequences, padded, output.seconds))
         return True

@@ -1,11 +1,13 @@
 """The values that queue, engine and their callers exchange."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyrm.encoding import Encoding
 from tinyrm.engines.base import EngineInfo
 
 # Why a queue or a pipeline that drains is not healthy.
@@ -82,15 +84,14 @@ class QueueLoad:
 class BatchReport:
     """Figures of one engine run, for metrics.
 
-    lengths: tokens of each sequence.
     padded_tokens: tokens computed, padding included.
     """
 
-    lengths: list[int]
+    sequences: Sequence[Encoding]
     padded_tokens: int
     run_s: float
     failed: bool = False
 
     @property
     def real_tokens(self) -> int:
-        return sum(self.lengths)
+        return sum(map(len, self.sequences))

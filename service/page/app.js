@@ -149,9 +149,14 @@ function showServing({ name, revision, engine, precision }) {
   $("serving").textContent = `${name}@${revision} on ${engine}, ${precision}`;
 }
 
-/** A model that reads one response at a time has no orders to compare. */
-function hasOrders({ model }) {
-  return served.find(({ name, revision }) => `${name}@${revision}` === model)?.reads !== "response";
+/** Return the card of a reply's model; of a cascade there is none. */
+function cardOf({ model }) {
+  return served.find(({ name, revision }) => `${name}@${revision}` === model);
+}
+
+/** Only a model that reads pairs has orders to compare. */
+function hasOrders(reply) {
+  return (cardOf(reply)?.reads ?? "pair") === "pair";
 }
 
 function showDomains(models) {
@@ -257,7 +262,11 @@ function showPair(reply) {
   const { preferred, probability_a, probability_b } = reply;
   const isTie = preferred === "tie";
   $("verdict").textContent = isTie ? "Neither response is better" : `Response ${preferred.toUpperCase()} is better`;
-  const how = hasOrders(reply) ? "mean of both orders" : "from the score of each response by itself";
+  const how = hasOrders(reply)
+    ? "mean of both orders"
+    : cardOf(reply).scores_alone
+      ? "from the score of each response by itself"
+      : "from both responses beside each other";
   $("surety").textContent = `Probability ${percent(Math.max(probability_a, probability_b))}, ${how}.`;
   $("share-a").textContent = `A ${percent(probability_a)}`;
   $("share-b").textContent = `${percent(probability_b)} B`;
@@ -296,11 +305,14 @@ function orderRow(name, share) {
   return row;
 }
 
-function showRanking({ order, strengths, standard_errors, comparisons }, responses) {
+function showRanking(reply, responses) {
+  const { order, strengths, standard_errors, comparisons } = reply;
   $("verdict").textContent = `${nameOf(order[0])} is the best of ${responses.length}`;
   $("surety").textContent = comparisons
     ? "Each response was compared with the others, in both orders."
-    : "Each response was scored by itself.";
+    : cardOf(reply)?.scores_alone
+      ? "Each response was scored by itself."
+      : "All responses were read beside each other.";
   const errors = standard_errors.map((error) => error ?? 0);
   const axis = axisOf(strengths, errors);
   const rows = order.map((index, place) => {

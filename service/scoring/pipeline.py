@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -18,12 +17,13 @@ from service.metrics import PAIR_TEXTS, Metrics
 from service.scoring.text_encoder import TextEncoder, Texts
 from tinyrm.chat import Prompt
 from tinyrm.comparison import Preference, SwapMode
+from tinyrm.counting import flop_counter
 from tinyrm.deadline import Deadline
 from tinyrm.encoding import Encoder, Encoding, Truncation
 from tinyrm.errors import NOT_ACCEPTED, DeadlineExceeded, EngineFailed, InvalidInput, ShuttingDown
-from tinyrm.flops import exact_flops, paper_flops
+from tinyrm.flops import paper_flops
 from tinyrm.manifest import Manifest
-from tinyrm.readout import read_pair, read_score
+from tinyrm.readout import read_columns, read_out, read_score
 from tinyrm.sets import read_set
 
 T = TypeVar("T")
@@ -133,11 +133,7 @@ class Pipeline:
         self._active = self._held = 0
         self._is_draining = False
         self._default_swap: SwapMode = default_swap
-        # Cached: each is a sum over all layers, and lengths repeat.
-        self._exact_gflops = lru_cache(maxsize=16384)(lambda tokens: exact_flops(manifest.geometry, tokens) / 1e9)
-        self._paper_gflops = lru_cache(maxsize=16384)(
-            lambda tokens: paper_flops(manifest.parameters, manifest.geometry, tokens) / 1e9
-        )
+        self._flops = flop_counter(manifest.geometry, manifest.head, manifest.special_tokens)
 
     def refuse_if_busy(self, deadline: Deadline = NO_DEADLINE, fairness_key: Hashable = None) -> None:
         """Raise a subclass of Unavailable if the request would be refused, before any work on it."""
@@ -231,7 +227,7 @@ class Pipeline:
         truncation = self.texts.encoder.truncation(sequences)
 
         def observe() -> None:
-            self._observe(scored, cost, {text: getattr(truncation, text) for text in PAIR_TEXTS})
+            self._observe(cost, {text: getattr(truncation, text) for text in PAIR_TEXTS})
             self.metrics.observe_preference(preference.preferred, preference.margin, preference.order_margins)
 
         asyncio.get_running_loop().call_soon(observe)  # deferred: the reply goes first
@@ -259,7 +255,7 @@ class Pipeline:
         cost = self._cost((sequence,), result, encode_s, started)
 
         def observe() -> None:
-            self._observe((sequence,), cost, {"prompt": truncation.prompt, "response": sum(truncation.responses)})
+            self._observe(cost, {"prompt": truncation.prompt, "response": sum(truncation.responses)})
             if scale and self.scores_alone:
                 for logit in logits[np.isfinite(logits)].tolist():
                     self.metrics.observe_score(scale.standardise(logit))
@@ -345,7 +341,8 @@ class Pipeline:
             )
 
     def _read_pair(self, sequences: Sequence[Encoding], result: EngineResult) -> Preference:
-        return self._checked(lambda: read_pair(sequences, result.logits, self.manifest.temperature))
+        temperature = self.manifest.temperature
+        return self._checked(lambda: read_out(read_columns(sequences, result.logits), temperature))
 
     def _checked(self, read: Callable[[], T]) -> T:
         """Return what `read` makes of logits. If they are not valid, that counts as an error of the engine."""
@@ -362,11 +359,10 @@ class Pipeline:
         """
         total_s = encode_s + time.perf_counter() - started
         stages = {"encode": encode_s, "queue": result.queue_s, "run": result.run_s, "total": total_s}
-        lengths = list(map(len, sequences))
-        return Cost(len(lengths), sum(lengths), sum(map(self._exact_gflops, lengths)), stages)
+        return Cost(len(sequences), sum(map(len, sequences)), sum(map(self._flops, sequences)) / 1e9, stages)
 
-    def _observe(self, sequences: Sequence[Encoding], cost: Cost, truncated: Mapping[str, int]) -> None:
-        paper = sum(self._paper_gflops(len(sequence)) for sequence in sequences)
+    def _observe(self, cost: Cost, truncated: Mapping[str, int]) -> None:
+        paper = paper_flops(self.manifest.parameters, self.manifest.geometry, cost.tokens) / 1e9
         self.metrics.observe_stages(cost.stages)
         self.metrics.observe_cost({"exact": cost.gflops, "paper": paper})
         self.metrics.observe_truncation(truncated)

@@ -154,7 +154,7 @@ def test_a_set_holds_its_prompt_once(set_encoder: Encoder) -> None:
     prompt, *parts = [list(part) for part in _split(ids, special.sep)][:-1]
     assert parts == [[*response, special.mask] for response in texts.responses]
     assert prompt[-len(texts.prompt) :] == texts.prompt
-    assert set_encoder.assemble(texts, 2, 0, swap=True)[0].input_ids.tolist() == _joined(
+    assert set_encoder.assemble_set(texts, (2, 0)).input_ids.tolist() == _joined(
         prompt, [parts[2], parts[0]], special.sep
     )
 

@@ -12,7 +12,7 @@ from tests.conftest import TOY_SPEC
 from tinyrm.comparison import Comparison
 from tinyrm.encoding import Encoder, Encoding
 from tinyrm.errors import EngineFailed, InvalidInput
-from tinyrm.readout import read_pair
+from tinyrm.readout import read_columns, read_out
 from tinyrm.sets import MAX_ANCHORS, find_anchors, join, read_set, split
 
 TEMPLATE = TOY_SPEC.template.of_a_set()
@@ -165,11 +165,11 @@ def test_a_pair_is_read_whatever_place_its_responses_have(sets: Encoder) -> None
     forward, backward = (
         sets.assemble(sets.tokenize("", "?", pair), 0, 1, swap=True) for pair in (["b", "a"], ["a", "b"])
     )
-    one, other = (read_pair(sequences, row, temperature=0.5) for sequences in (forward, backward))
+    one, other = (read_out(read_columns(sequences, row), 0.5) for sequences in (forward, backward))
     assert one.margin == -other.margin
     assert abs(one.margin) == 3
     equal = sets.encode(Comparison("?", "a", "a"), "")
-    assert (read_pair(equal, row, 1.0).preferred, sets.count_scores(equal[0])) == ("tie", 1)
+    assert (read_out(read_columns(equal, row), 1.0).preferred, sets.count_scores(equal[0])) == ("tie", 1)
 
 
 def test_only_an_encoder_of_sets_makes_them(encoder: Encoder, sets: Encoder) -> None:

@@ -3,29 +3,29 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from tinyrm.bulk.parquet import Row, ShardStats, make_table
+from tinyrm.bulk.parquet import Row, Score, ShardStats, make_table
 from tinyrm.bulk.rows import parse_fields, parse_pair
 from tinyrm.bulk.sources import Reader, Shard
 from tinyrm.bundle import Bundle
 from tinyrm.comparison import Comparison
+from tinyrm.counting import flop_counter
 from tinyrm.encoding import Encoder
 from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.errors import EngineFailed, InvalidBundle, InvalidInput, InvalidRequest
-from tinyrm.flops import exact_flops
-from tinyrm.readout import read_out
+from tinyrm.readout import read_columns, read_out
 from tinyrm.scorer import Scorer
 from tinyrm.spec import Spec
 
 
 @dataclass(frozen=True, slots=True)
 class RowEncoder:
-    """Encodes rows: each as two sequences, which are both orders of a pair, or both responses.
+    """Encodes rows: each as two sequences, which are both orders of a pair, or both responses, or as a set of both.
 
     domain: of rows that do not set one; None for the model's default.
     instruction: of rows that do not set one; None for that of the domain.
@@ -118,8 +118,7 @@ class ShardScorer:
         self._rows = job.row_encoder(self.bundle)
         engine = open_engine(self.bundle, EngineOptions(job.engine, job.precision, job.threads))
         self._scorer = Scorer(self._rows.encoder, engine, manifest.spec, manifest.temperature)
-        # Cached: it is a sum over all layers, and lengths repeat.
-        self._flops = lru_cache(maxsize=16_384)(lambda tokens: exact_flops(manifest.geometry, tokens))
+        self._flops = flop_counter(manifest.geometry, manifest.head, manifest.special_tokens)
 
     @property
     def engine(self) -> str:
@@ -137,17 +136,20 @@ class ShardScorer:
         on_batch: called with the number of sequences after each batch.
         """
         sequences = [sequence for row in rows for sequence in row.sequences]
-        rows_of_logits = self._scorer.logits(sequences, on_batch)
-        logits = rows_of_logits.reshape(-1, 2, rows_of_logits.shape[1])
+        logits = iter(self._scorer.logits(sequences, on_batch))
+
+        def read(row: Row) -> Score:
+            own = read_columns(row.sequences, np.stack([next(logits) for _ in row.sequences]))
+            return own, read_out(own, self._scorer.temperature)
+
         try:
-            scored = iter([(both, read_out(both, self._scorer.temperature)) for both in logits])
+            scores = [read(row) if row.sequences else None for row in rows]
         except EngineFailed as error:
             raise EngineFailed(f"{self.engine}: {error}; these rows were not written") from error
         stats = ShardStats(
             rows=len(rows),
             errors=sum(row.error is not None for row in rows),
             tokens=sum(map(len, sequences)),
-            flops=sum(self._flops(len(sequence)) for sequence in sequences),
+            flops=sum(map(self._flops, sequences)),
         )
-        scores = [next(scored) if row.sequences else None for row in rows]
         return make_table(shard, self.bundle.manifest.identity, rows, scores), stats

@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
         ("logit_b_reading_a_first", pa.float32()),
         ("logit_a_reading_b_first", pa.float32()),
         ("logit_b_reading_b_first", pa.float32()),
-        # Of a model that reads one response, which has no orders.
+        # Of a model that reads one response or a set, which has no orders.
         ("logit_a", pa.float32()),
         ("logit_b", pa.float32()),
         ("probability_a", pa.float64()),
@@ -64,7 +64,8 @@ class Row:
     """A row that was read.
 
     number: in its source, from 0.
-    sequences: A first, B first; or A, B of a model that reads one response; none if there is an error.
+    sequences: A first, B first; A, B of a model that reads one response; one of a model that reads sets; none if
+        there is an error.
     truncation: tokens dropped from the texts.
     error: type of the error.
     error_message: text of the error.
@@ -80,7 +81,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ShardStats:
-    """Counts of a shard; tokens and FLOPs are of both sequences of each row, without padding."""
+    """Counts of a shard; tokens and FLOPs are of all sequences of each row, without padding."""
 
     rows: int
     errors: int

@@ -127,7 +127,7 @@ class AsyncClient:
         return parse(RewardsReply, await self._send(post("/v1/rewards", body)))
 
     async def score(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[ScoreOptions]) -> ScoreReply:
-        """Return the score of each of 1 to 128 responses, each read alone, by a model that reads one response."""
+        """Return the score of each of 1 to 128 responses, which depends on no other: see `scores_alone` of a model."""
         body = {"prompt": prompt, "responses": texts(responses), **options}
         return parse(ScoreReply, await self._send(post("/v1/score", body)))
 

@@ -43,7 +43,7 @@ class CompareOptions(ScoreOptions, total=False):
     """Options of a comparison.
 
     swap: `on` scores both orders, so that position cannot matter; `off` one order at half the cost; `auto` the second
-        order only if the first is not decisive. A model that reads one response has no orders.
+        order only if the first is not decisive. Only a model that reads pairs has orders.
     """
 
     swap: SwapMode | None
@@ -64,8 +64,8 @@ AnyItem = CompareItem | Mapping[str, object]
 class GroupOptions(CompareOptions, total=False):
     """Options of a ranking; domain, instruction, swap and model apply to every comparison.
 
-    strategy: which pairs are compared; all by default. `cascade` orders all by the scores of a model that reads
-        responses, and then compares the best.
+    strategy: which pairs are compared; all by default. `cascade` orders all by the scores of a model that scores
+        responses alone, and then compares the best.
     top: how many of the best `strategy="cascade"` compares; 4 by default.
     reference: the response that `strategy="reference"` compares with.
     """

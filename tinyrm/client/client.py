@@ -98,7 +98,7 @@ class Client:
         return run(self._client.rewards(prompt, responses, **options))
 
     def score(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[ScoreOptions]) -> ScoreReply:
-        """Return the score of each of 1 to 128 responses, each read alone, by a model that reads one response."""
+        """Return the score of each of 1 to 128 responses, which depends on no other: see `scores_alone` of a model."""
         return run(self._client.score(prompt, responses, **options))
 
     def models(self) -> list[ModelCard]:

@@ -32,9 +32,11 @@ def load() -> tuple[Prepare, str]:
 
 
 def encode(scorer: Scorer, prompt: str, responses: list[str]) -> list[Encoding]:
-    """Return the sequences that rank the responses: all pairs in both orders, or one of each response."""
+    """Return the sequences that rank the responses: all pairs in both orders, one of each response, or one of all."""
     encoder = scorer.encoder
     texts = encoder.tokenize(*scorer.spec.resolve(prompt, None, None), responses)
+    if encoder.reads == "set":
+        return list(encoder.assemble_sets(texts, range(len(responses))))
     if encoder.reads == "response":
         return [encoder.assemble_one(texts, i) for i in range(len(responses))]
     pairs = itertools.combinations(range(len(responses)), 2)
