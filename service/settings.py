@@ -155,8 +155,8 @@ class Settings(BaseSettings):
         default=8,
         ge=2,
         le=MAX_RESPONSES,
-        description="Samples of one prompt that are scored together (a cohort) if a trainer sends them one by one and "
-        "the model reads pairs. A model that reads responses needs no cohorts.",
+        description="Samples of one prompt that are scored together (a cohort) if a trainer sends them one by one. A "
+        "model that scores responses alone needs no cohorts.",
     )
     cohort_timeout_s: float = Field(
         default=30.0,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation.benchmarks import rewardbench2
 from evaluation.scoring import ScoredPair, score_pairs
 from evaluation.target import Meter, Target
 from evaluation.targets.bundle import open_bundle
@@ -22,6 +23,7 @@ from tinyrm.errors import InvalidInput
 from tinyrm.flops import exact_flops, paper_flops
 from tinyrm.negatives import made_pair
 from tinyrm.pairs import PreferencePair
+from tinyrm.scorer import Scorer
 from tinyrm.spec import RUN_FILE
 
 PAIRS = [
@@ -178,6 +180,56 @@ def test_each_response_is_scored_once_by_a_bundle(response_bundle_folder: Path) 
     assert (cost.pairs, cost.sequences) == (2 * len(PAIRS), 2 * len(PAIRS))
     assert cost.tokens_per_pair == sum(lengths) / (2 * len(PAIRS))
     assert cost.text_tokens == pytest.approx(2 * np.mean(lengths))
+
+
+def test_a_bundle_that_reads_sets_reads_a_pair_or_a_group_once(set_bundle_folder: Path) -> None:
+    target, scorer = open_bundle(set_bundle_folder), Scorer.open(set_bundle_folder)
+    scored = score_pairs(target, PAIRS)
+    assert (target.reads, target.cost.pairs, target.cost.sequences) == ("set", len(PAIRS), len(PAIRS))
+    instructions = [target.spec.instruction(pair.domain, or_default=True) for pair in PAIRS]
+    direct = scorer.score([pair.comparison() for pair in PAIRS], instructions)
+    assert [j.preference.margin for j in scored] == pytest.approx([one.margin for one in direct], abs=1e-4)
+    assert {len(j.preference.order_margins) for j in scored} == {1}
+    assert target.cost.text_tokens == pytest.approx(target.cost.tokens_per_pair)
+    target.meter.reset()
+    responses = ["2 + 2 = 4.", "no", "four, I think", "5"]
+    (group,) = target.score_groups([("Which is best?", "2 + 2?", responses)])
+    assert (target.cost.pairs, target.cost.sequences) == (6, 1)
+    (scores,) = scorer.score_groups([("Which is best?", "2 + 2?", responses)])
+    for (i, j), preference in group.items():
+        assert preference.margin == pytest.approx((scores[i] - scores[j]) / scorer.temperature, abs=1e-4)
+    row = rewardbench2.RewardBench2Row(
+        id="1", prompt="p", subset="Focus", chosen=("yes " * 4,), rejected=("no", "b b", "c")
+    )
+    target.meter.reset()
+    (ranked,) = rewardbench2.compare_all(target, [row])
+    assert target.meter.sequences == 1
+    (scores,) = scorer.score_groups([(target.spec.instruction(None), "p", row.responses)])
+    np.testing.assert_allclose(ranked.scores, (scores - scores.mean()) / scorer.temperature, atol=1e-4)
+
+
+def test_responses_that_share_a_prompt_are_read_with_it_once(shared_prompt_bundle_folder: Path) -> None:
+    target, scorer = open_bundle(shared_prompt_bundle_folder), Scorer.open(shared_prompt_bundle_folder)
+    same = [PAIRS[0], PAIRS[0].model_copy(update={"rejected": "another one"})]
+    scored = score_pairs(target, same)
+    assert (target.reads, target.meter.sequences) == ("set", 1), "three responses of one prompt"
+    direct = [scorer.compare(pair.prompt, pair.chosen, pair.rejected, domain=pair.domain).margin for pair in same]
+    assert [j.preference.margin for j in scored] == pytest.approx(direct, abs=1e-4)
+
+
+@pytest.mark.parametrize("fixture", ["set_bundle_folder", "shared_prompt_bundle_folder"])
+def test_a_service_reads_sets_as_its_bundle_does(fixture: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(fixture)
+    groups = [("Which is best?", "2 + 2?", ["2 + 2 = 4.", "no", "four, I think"])]
+    with started(folder) as running, closing(open_service(f"http://127.0.0.1:{running.port}")) as remote:
+        local = open_bundle(folder)
+        assert remote.reads == local.reads == "set"
+        assert margins(answers(remote)) == pytest.approx(margins(answers(local)), abs=1e-4)
+        (found,), (expected,) = remote.score_groups(groups), local.score_groups(groups)
+        for pair, preference in expected.items():
+            assert found[pair].margin == pytest.approx(preference.margin, abs=1e-4)
+    assert (remote.meter.sequences, remote.meter.tokens) == (local.meter.sequences, local.meter.tokens)
+    assert remote.meter.exact_flops == pytest.approx(local.meter.exact_flops, rel=1e-3)
 
 
 def test_a_meter_resets_its_counts_and_keeps_unknown_costs_unknown() -> None:

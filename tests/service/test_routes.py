@@ -232,6 +232,7 @@ def test_models_lists_served_models_and_their_engines(served: Served) -> None:
         "revision": manifest.revision,
         "default": True,
         "reads": "pair",
+        "scores_alone": False,
         "head": "cloze",
         "activation": "identity",
         "score_scale": None,

@@ -74,6 +74,24 @@ def test_a_bundle_that_reads_one_response_scores_both_of_a_row(response_bundle_f
     assert with_b.truncation.prompt > with_a.truncation.prompt
 
 
+def test_a_bundle_that_reads_sets_reads_a_row_once(set_bundle_folder: Path, tmp_path: Path) -> None:
+    rows = [*(pair(n) for n in range(5)), {"prompt": "What is 1?", "chosen": "yes", "rejected": "yes"}, {"prompt": "?"}]
+    rows += [{"prompt": "What is 1?", "chosen": "no " * 300, "rejected": "yes"}]
+    assert main(words_of(set_bundle_folder, tmp_path / "out", write(tmp_path / "pairs.jsonl", *rows))) == 0
+    found, scorer = table(tmp_path / "out"), Scorer.open(set_bundle_folder)
+    assert found["error"].tolist() == [None] * 6 + ["invalid_request", None]
+    compared = [row for row in rows if len(row) > 1]
+    margins = [scorer.compare(row["prompt"], row["chosen"], row["rejected"]).margin for row in compared]
+    kept = found[found["error"].isna()]
+    assert kept["margin"].tolist() == pytest.approx(margins, abs=10 * TOLERANCE)
+    assert ((kept["logit_a"] - kept["logit_b"]) / scorer.temperature).tolist() == pytest.approx(margins, abs=1e-4)
+    assert kept["margin"].tolist()[5] == 0
+    assert min(map(abs, margins[:5])) > 1e-3
+    encoded = scorer.encoder.encode(Comparison("What is 1?", "no " * 300, "yes"), TOY_SPEC.instruction())
+    assert kept["tokens"].tolist()[-1] == sum(map(len, encoded))
+    assert kept["truncated_response_a"].tolist()[-1] == encoded[0].truncation.response_a > 0
+
+
 def test_truncated_tokens_are_counted(score: Score, tmp_path: Path) -> None:
     long = {"prompt": "What is 1? " * 300, "response_a": "yes 1", "response_b": "no 0 " * 300}
     assert score(write(tmp_path / "a.jsonl", long)) == 0

@@ -379,11 +379,12 @@ def test_rank_and_rewards(ask: Ask) -> None:
         "cycle_rate": None,
         "win_matrix": [[None, 0.3], [0.7, None]],
         "comparisons": 1,
+        "sets": None,
         "model": "toy@1",
         "usage": USAGE,
         "truncated_tokens": 0,
     }
-    rewarded = {"rewards": [0.3, 0.7], "model": "toy@1", "usage": USAGE}
+    rewarded = {"rewards": [0.3, 0.7], "sets": None, "model": "toy@1", "usage": USAGE}
     with scripted(answer(200, ranked), answer(200, rewarded), answer(200, rewarded)) as server:
         reply = ask(server.url, "rank", "p", ["x", "y"], strategy="swiss", win_matrix=True)
         assert reply.model_dump() == ranked

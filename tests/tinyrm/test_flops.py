@@ -1,6 +1,7 @@
 """Compare the stated cost with brute force, with torch's own counter on a real model, and with published numbers."""
 
 import copy
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -17,7 +18,16 @@ from tinyrm.encoding import SpecialTokens
 from tinyrm.families.bert import Attention
 from tinyrm.families.graphs import graph_module
 from tinyrm.families.plain import ClassifierLogits, plain_module
-from tinyrm.flops import Geometry, block_pairs, exact_flops, executed_flops, paper_flops, window_pairs
+from tinyrm.flops import (
+    Geometry,
+    Others,
+    block_pairs,
+    exact_flops,
+    executed_flops,
+    paper_flops,
+    set_flops,
+    window_pairs,
+)
 from tinyrm.modernbert.blocked import BlockedAttention, BlockedModel
 from tinyrm.modernbert.checkpoint import LabelLogits, read_geometry
 from tinyrm.modernbert.model import PreferenceModel
@@ -49,6 +59,46 @@ LARGE = Geometry(
 def test_window_pairs_are_those_one_would_count(tokens: int, half_window: int) -> None:
     counted = sum(abs(query - key) <= half_window for query in range(tokens) for key in range(tokens))
     assert window_pairs(tokens, half_window) == counted
+
+
+PARTS = st.lists(st.integers(1, 90), min_size=1, max_size=6)
+SMALL = BASE.model_copy(update={"layers": 4, "hidden": 8, "intermediate": 12, "window": 20, "global_layers": (0, 2, 3)})
+
+
+@given(prompt=st.integers(1, 90), responses=PARTS, others=st.sampled_from(["none", "masks", "tokens"]))
+def test_the_pairs_of_a_set_are_those_one_would_count(prompt: int, responses: list[int], others: Others) -> None:
+    """Count query by query in a model without matrix products, so that attention and rows are what is left."""
+    places = [(0, position) for position in range(prompt)]
+    places += [(part, prompt + i) for part, length in enumerate(responses, start=1) for i in range(length)]
+    masks = {(part, prompt + length - 1) for part, length in enumerate(responses, start=1)}
+
+    def seen(queries: Iterable[tuple[int, int]], *, window: int, crossing: bool) -> int:
+        return sum(
+            (key[0] in (0, query[0]) and abs(query[1] - key[1]) <= window)
+            or (crossing and 0 not in (query[0], key[0]) and (others == "tokens" or {query, key} <= masks))
+            for query in queries
+            for key in places
+        )
+
+    crossing = 0 if others == "none" else 2
+    local = seen(places, window=SMALL.window // 2, crossing=False)
+    whole, crossed = (seen(places, window=1000, crossing=is_crossing) for is_crossing in (False, crossing > 0))
+    last = seen(masks, window=1000, crossing=crossing > 0)
+    h, mlp = SMALL.hidden, 3 * SMALL.hidden * SMALL.intermediate
+    # Layer 0 is global, 1 local, 2 global and crossing, 3 the same for the masks only.
+    pairs = whole + local + crossed + last
+    linear = 3 * len(places) * (4 * h * h + mlp) + len(places) * 2 * h * h + len(responses) * (2 * h * h + mlp)
+    head = len(responses) * (h * h + 2 * h)
+    counted = set_flops(SMALL, prompt, responses, others=others, crossing_layers=crossing)
+    assert counted == 2 * (linear + 2 * h * pairs + head)
+
+
+@given(prompt=st.integers(1, 400), responses=PARTS)
+def test_a_shared_prompt_costs_once_what_it_costs_each_response_alone(prompt: int, responses: list[int]) -> None:
+    alone = [set_flops(BASE, prompt, [length]) for length in responses]
+    (twice,) = {set_flops(BASE, prompt, [n, n]) - 2 * set_flops(BASE, prompt, [n]) for n in responses[:1]}
+    assert set_flops(BASE, prompt, responses) == sum(alone) + (len(responses) - 1) * twice
+    assert set_flops(BASE, 0, responses[:1]) == exact_flops(BASE, responses[0])
 
 
 @pytest.mark.parametrize("tokens", [129, 512, 8192])
