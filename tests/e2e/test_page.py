@@ -86,6 +86,18 @@ def test_a_model_that_reads_one_response_has_no_orders(browser: Browser, respons
         expect(page.locator("#facts")).not_to_contain_text("Comparisons")
 
 
+def test_a_model_that_reads_sets_has_no_orders(browser: Browser, set_bundle_folder: Path) -> None:
+    with started(set_bundle_folder) as one, opened(browser, one) as page:
+        fill(page, PROMPT, PAIR)
+        compare(page)
+        expect(page.locator("#surety")).to_contain_text("from both responses beside each other")
+        expect(page.locator("#by-order")).to_be_hidden()
+        fill(page, PROMPT, THREE)
+        compare(page)
+        expect(page.locator("#surety")).to_have_text("All responses were read beside each other.")
+        expect(page.locator("#facts")).not_to_contain_text("Comparisons")
+
+
 def test_the_bar_is_as_long_as_the_probability(page: Page, service: Process) -> None:
     fill(page, PROMPT, PAIR)
     compare(page)

@@ -12,17 +12,21 @@ from tyro.conf import Positional
 from tinyrm import starter
 from tinyrm.bundle import Bundle
 from tinyrm.command_line import Positive, parse
+from tinyrm.counting import flop_counter
 from tinyrm.encoding import Encoding, Truncation
 from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.errors import InvalidInput
-from tinyrm.flops import exact_flops
+
+# Of a set: one token of the prompt, and a response that is a mask.
+MIN_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench(EngineOptions):
     """Measure the latency of a bundle on this machine: the median time of one sequence.
 
-    A comparison is one sequence, or two with both orders; two of a bundle that reads one response.
+    A comparison is one sequence, or two with both orders; two of a bundle that reads one response; one of a bundle that
+    reads sets, here with one response that is as long as the prompt.
     """
 
     bundle: Positional[Path] = starter.STARTER
@@ -37,22 +41,27 @@ def main(words: Sequence[str]) -> int:
     """Print a line for each length. Raises InvalidBundle, EngineUnavailable, InvalidInput."""
     options = parse(Bench, words, prog="tinyrm bench")
     bundle = Bundle.open(starter.resolve(options.bundle))
-    max_tokens = bundle.manifest.spec.max_tokens
-    if wrong := [length for length in options.tokens if not 2 <= length <= max_tokens]:
-        raise InvalidInput(f"--tokens {wrong[0]}: the model takes 2 to {max_tokens} tokens")
+    manifest = bundle.manifest
+    max_tokens, special = manifest.spec.max_tokens, manifest.special_tokens
+    if wrong := [length for length in options.tokens if not MIN_TOKENS <= length <= max_tokens]:
+        raise InvalidInput(f"--tokens {wrong[0]}: the model takes {MIN_TOKENS} to {max_tokens} tokens")
     engine = open_engine(bundle, options)
-    mask = bundle.encoder().special.mask
-    print(f"{bundle.manifest.identity}  {engine.info.name} {engine.info.precision}")
+    count_flops = flop_counter(manifest.geometry, manifest.head, special)
+    print(f"{manifest.identity}  {engine.info.name} {engine.info.precision}")
     print(f"{'tokens':>7} {'ms':>9} {'sequences/s':>12} {'GFLOP/s':>9}")
     for length in options.tokens:
-        # All ids cost the same; the logits are read at the mask.
-        sequence = Encoding(np.array([5] * (length - 1) + [mask], dtype=np.int64), Truncation())
+        # All ids cost the same; the logits are read at the mask, and a set has a [SEP] behind each part.
+        ids = np.full(length, 5)
+        ids[-1] = special.mask
+        if manifest.reads == "set":
+            ids[[length // 2 - 1, -2, -1]] = special.sep, special.mask, special.sep
+        sequence = Encoding(ids, Truncation())
         runs_s = []
         for _ in range(1 + options.repeat):
             began = time.perf_counter()
             engine.run([sequence])
             runs_s.append(time.perf_counter() - began)
         seconds = statistics.median(runs_s[1:])  # the first run of a length may compile or allocate
-        gflop = exact_flops(bundle.manifest.geometry, length) / 1e9
+        gflop = count_flops(sequence) / 1e9
         print(f"{length:>7} {1e3 * seconds:>9.2f} {1 / seconds:>12.1f} {gflop / seconds:>9.1f}")
     return 0
