@@ -42,7 +42,7 @@ SHED_REASONS = ("overloaded", "deadline_exceeded", "engine_restarting", "incompl
 FORMULAS = ("exact", "paper")
 COHORT_ENDS = ("full", "deadline", "drain")
 PAIR_TEXTS = ("prompt", "response_a", "response_b")
-TEXTS = (*PAIR_TEXTS, "response")  # the last one of a response that was read alone
+TEXTS = (*PAIR_TEXTS, "response")  # the last one of a response that was read alone or in a set
 # Of a process: `service` owns the queue; `front` is a worker, which serves HTTP if there are several.
 ROLES = ("service", "front", "engine")
 
@@ -221,7 +221,7 @@ class Metrics:
         )
         self._stage_seconds = self._histogram(
             "tinyrm_stage_duration_seconds",
-            "Stages of one comparison, or of one response read alone.",
+            "Stages of one comparison, of one response read alone, or of one set.",
             SECONDS,
             stage=STAGES,
         )
@@ -229,7 +229,7 @@ class Metrics:
         self._gflops = self._counter("tinyrm_gflops", "Billions of operations of completed work.", formula=FORMULAS)
         self._request_gflops = self._histogram(
             "tinyrm_request_gflops",
-            "Billions of operations of one comparison, or of one response read alone.",
+            "Billions of operations of one comparison, of one response read alone, or of one set.",
             GFLOPS,
             formula=FORMULAS,
         )
@@ -274,7 +274,7 @@ class Metrics:
         )
         self._truncated = self._counter("tinyrm_truncated_tokens", "Tokens truncated from texts.", text=TEXTS)
         self._truncated_comparisons = self._counter(
-            "tinyrm_truncated_comparisons", "Comparisons, and responses read alone, with truncated texts."
+            "tinyrm_truncated_comparisons", "Comparisons, responses read alone, and sets, with truncated texts."
         )
 
     def _declare_processes(self) -> None:
