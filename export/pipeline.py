@@ -49,7 +49,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
     origin, pairs = provenance(options), read_calibration(options)
     refuse_family(options, source)
     tokenizer, special = load_tokenizer(options.tokenizer)
-    encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens)
+    encoder = Encoder(tokenizer, spec.template, special, spec.max_tokens, scores_alone=head.scores_alone)
     refuse_misfit(tokenizer, spec.max_tokens, source.config)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder)
