@@ -14,13 +14,14 @@ from evaluation.statistics import Estimate, Share
 from evaluation.target import Target
 from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
-from tinyrm.negatives import KINDS, MadePair, Pool, made_pair, make
+from tinyrm.negatives import HARD, KINDS, MadePair, Pool, made_pair, make
 from tinyrm.pairs import PreferencePair, read_pairs
 
 NAME = "sanity"
 NOTE = (
     "Each pair is the better response to a prompt of the file and a made-up bad one. The prompts must be held out: on "
-    "those that a model was trained on, the figures are too good. Margins are log-odds; a tie counts one half."
+    "those that a model was trained on, the figures are too good. `hard` is changed_number and planted_bug, `all` is "
+    "every other kind. Margins are log-odds; a tie counts one half."
 )
 
 
@@ -32,13 +33,17 @@ def run(target: Target, path: Path, pairs_per_kind: int, seed: int) -> Report:
         raise InvalidInput(f"{path} holds no pair of which a bad response can be made")
     scored = score_pairs(target, made)
     by_kind = {kind: [j for j, pair in zip(scored, made, strict=True) if pair.kind == kind] for kind in KINDS}
-    parts: dict[str, list[ScoredPair]] = {kind: part for kind, part in by_kind.items() if part} | {"all": scored}
+    together = {
+        "hard": [j for kind in HARD for j in by_kind[kind]],
+        "all": [j for kind in KINDS if kind not in HARD for j in by_kind[kind]],
+    }
+    parts: dict[str, list[ScoredPair]] = {name: part for name, part in (by_kind | together).items() if part}
     estimates = {
         name: Estimate.of([j.credit for j in part], [j.pair.prompt for j in part]) for name, part in parts.items()
     }
     rows = {name: describe(part, estimates[name]) for name, part in parts.items()}
     missing = [kind for kind, part in by_kind.items() if not part]
-    orders, lengths = orders_and_length(scored)
+    orders, lengths = orders_and_length(together["all"])
     figures = {
         "pairs": path.name,
         "pairs_sha256": file_hash,

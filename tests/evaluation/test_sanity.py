@@ -78,9 +78,12 @@ def test_accuracy_and_margin_are_counted_by_kind(pairs: Path) -> None:
     assert kinds["rude"]["mean_margin"] == 1
     assert kinds["one_character"]["bad_longer"] == 0
     assert 0.8 < accuracy.pop("all") < 1
+    assert list(kinds)[-1] == "all"
     assert set(accuracy.values()) == {1.0}
     assert report.headline.value == kinds["all"]["accuracy"]["value"]
-    assert kinds["all"]["pairs"] == sum(row["pairs"] for kind, row in kinds.items() if kind != "all") == 71
+    assert kinds["hard"]["pairs"] == kinds["changed_number"]["pairs"] + kinds["planted_bug"]["pairs"] == 6
+    apart = {"all", "hard", "changed_number", "planted_bug"}
+    assert kinds["all"]["pairs"] == sum(row["pairs"] for kind, row in kinds.items() if kind not in apart) == 65
     assert "must be held out" in report.markdown
 
 
@@ -104,7 +107,7 @@ def test_the_command_tests_the_starter(pairs: Path, tmp_path: Path, capsys: pyte
     results = json.loads(lines[-1])
     assert any(line.startswith("| off_topic ") for line in lines)
     assert results["benchmark"] == "sanity"
-    assert results["kinds"]["all"]["pairs"] == 29
+    assert results["kinds"]["all"]["pairs"] == 26
     assert (results["pairs_per_kind"], results["seed"]) == (2, 0)
     assert json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8")) == results
 

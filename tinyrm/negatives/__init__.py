@@ -1,6 +1,7 @@
 """Made-up bad responses: what training adds to its pairs, and what the sanity suite tests a model with."""
 
 from tinyrm.negatives.kinds import (
+    HARD,
     KINDS,
     SAME_PROMPT,
     WEIGHTS,
@@ -15,6 +16,7 @@ from tinyrm.negatives.kinds import (
 from tinyrm.negatives.pool import Pool
 
 __all__ = [
+    "HARD",
     "KINDS",
     "SAME_PROMPT",
     "WEIGHTS",

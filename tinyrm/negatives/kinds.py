@@ -42,6 +42,8 @@ Kind = Literal[
     "planted_bug",
 ]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+# Nearly the good response itself: to see what is wrong, one must reckon or run it. All others are bad at a glance.
+HARD: Final[tuple[Kind, ...]] = ("changed_number", "planted_bug")
 # How often a kind is drawn, relative to the others that apply to the pair. Compliance applies to few.
 WEIGHTS: Final[Mapping[Kind, float]] = dict.fromkeys(KINDS, 1.0) | {
     "empty": 0.5,
