@@ -33,7 +33,7 @@ class Calibrated(NamedTuple):
     """What calibration pairs determine.
 
     auto_swap: the margin at which one order is enough; None if there are too few pairs, or no orders.
-    score_scale: mean and deviation of the scores of single responses; None for a model that reads pairs.
+    score_scale: mean and deviation of the scores of single responses; None if a score depends on other responses.
     record: None without pairs.
     """
 
@@ -87,7 +87,7 @@ def calibrate(
         return Calibrated()
     scorer = Scorer(encoder, OnnxRuntimeCpu(on_cpu(onnx_file), "fp32"), spec)
     score_scale = None
-    if encoder.reads == "response":
+    if encoder.scores_alone:
         preferences, score_scale = score_alone(scorer, spec, pairs)
     else:
         preferences = score_pairs(scorer, spec, pairs)

@@ -1,5 +1,6 @@
 """The parity gate: the same logits whichever way they are computed, or no bundle is written."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyrm.batching import RunRectangle, collate
+from tinyrm.batching import RunRectangle, collate, concatenate
 from tinyrm.encoding import Encoding, SpecialTokens, Truncation
 from tinyrm.errors import ParityFailed
 from tinyrm.manifest import Parity
@@ -21,6 +22,9 @@ TOLERANCE = 1e-4
 USUAL_SIZE = 5.0
 # Around the window (64 to each side, so 65 and 129 are its edges), around a block of three windows, and long.
 LENGTHS = (8, 63, 64, 65, 66, 127, 128, 129, 130, 191, 192, 193, 512, 1024)
+# The same for the texts of sets, in the order in which prompts take them; numbers of responses.
+SET_LENGTHS = (66, 3, 129, 64, 8, 65, 192, 63, 127, 200, 128, 193)
+SET_SIZES = (1, 2, 2, 3, 3, 8, 8, 16, 32)
 
 
 def probes(
@@ -46,9 +50,33 @@ def probes(
     return sequences
 
 
+def set_probes(special: SpecialTokens, vocab: int, max_tokens: int, seed: int = 0) -> list[Encoding]:
+    """Return random sets of 1 to 32 responses, with prompts and responses around the edges of a window.
+
+    The last one has the longest prompt and response that fit into `max_tokens` together.
+    """
+    rng = np.random.default_rng(seed)
+    ordinary = np.setdiff1d(np.arange(vocab), [special.cls, special.sep, special.mask, special.pad])
+
+    def probe(prompt: int, responses: Sequence[int]) -> Encoding:
+        ids = [special.cls, *rng.choice(ordinary, prompt - 2), special.sep]
+        for tokens in responses:
+            ids += [*rng.choice(ordinary, tokens - 2), special.mask, special.sep]
+        return Encoding(np.array(ids, dtype=np.int64), Truncation())
+
+    half = max_tokens // 2
+    edges = [tokens for tokens in SET_LENGTHS if tokens <= half]
+    sets: list[Encoding] = []
+    for prompt, count in zip(itertools.cycle(edges), SET_SIZES, strict=False):
+        # Each begins at another length, so that its responses are unequal and sets of equal sizes are not alike.
+        lengths = [edges[(len(sets) * 5 + i) % len(edges)] for i in range(count)]
+        sets.append(probe(prompt, lengths if count <= 8 else [min(tokens, 66) for tokens in lengths]))
+    return [*sets, probe(half, (max_tokens - half, 3))]
+
+
 def run_alone(run: Run, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
     """Return logits [sequences, outputs], each sequence in a batch of its own."""
-    return np.concatenate([run([sequence]) for sequence in sequences])
+    return concatenate([run([sequence]) for sequence in sequences])
 
 
 def pad_rows(run: RunRectangle, pad_id: int) -> Run:

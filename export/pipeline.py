@@ -14,7 +14,7 @@ from export.calibration import calibrate, read_calibration
 from export.config import ExportOptions
 from export.cpu_graph import ENGINE, branch_on_padding, on_cpu
 from export.graph import MODEL_FILE, write_onnx
-from export.parity import LENGTHS, Run, check, pad_rows, probes, run_alone, torch_run
+from export.parity import LENGTHS, Run, check, pad_rows, probes, run_alone, set_probes, torch_run
 from export.precision import graph_file, write_lower_precisions
 from export.source import Source, find_source
 from tinyrm.bundle import refuse_foreign, write_bundle
@@ -29,6 +29,7 @@ from tinyrm.modernbert.adapter import merge, plain
 from tinyrm.modernbert.blocked import BlockedModel
 from tinyrm.modernbert.checkpoint import load_tokenizer, positions_of, read_geometry, refuse_misfit
 from tinyrm.modernbert.files import checkpoint_folder, commit_of, input_errors, weights_sha256
+from tinyrm.modernbert.sets import SetModel
 from tinyrm.modernbert.weights import save_weights
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -113,6 +114,11 @@ def refuse_family(options: ExportOptions, source: Source) -> None:
         raise InvalidInput(
             f"{options.model} is a {config.model_type}: --weights and lower precisions are for the ModernBERT family"
         )
+    if source.head.sets and (options.graph == "plain" or options.weights or options.lower_precisions()):
+        raise InvalidInput(
+            f"{options.model} reads sets, which have one graph, in fp32: leave out --graph plain, --weights and lower "
+            "precisions"
+        )
     if options.weights and source.recognised and source.recognised.layers:
         raise InvalidInput(f"{options.model} has layers of its own before its score, so leave out --weights")
 
@@ -129,7 +135,12 @@ def compile_checked(
 
     model = source.load(options)
     markers = marker_ids(model.config) if isinstance(model, PairRM) else ()
-    inputs = probes(special, plain(model).config.vocab_size, encoder.max_tokens, markers)
+    of_sets = isinstance(plain(model), SetModel)
+    vocab = plain(model).config.vocab_size
+    if of_sets:
+        inputs = set_probes(special, vocab, encoder.max_tokens)
+    else:
+        inputs = probes(special, vocab, encoder.max_tokens, markers)
     with input_errors(f"{options.model} cannot run these sequences"):
         adapted = run_alone(run_plain(plain(model)), inputs)
     merged = merge(model)
@@ -141,17 +152,18 @@ def compile_checked(
     optimised = options.graph != "plain"
     graph = graph_module(merged, head, special, label_ids, max_tokens=max_tokens, optimised=optimised)
     with input_errors(f"a {type(merged).__name__} cannot be compiled"):
-        write_onnx(graph, onnx_file, max_tokens)
-    if isinstance(graph, OPTIMISED):
+        write_onnx(graph, onnx_file, encoder.max_set_tokens if of_sets else max_tokens)
+    if isinstance(graph, OPTIMISED) and not of_sets:
         branch_on_padding(onnx_file)
     run = pad_rows(open_session(on_cpu(onnx_file)), special.pad)
     alone = run_alone(run, inputs)
     # Without the longest: a dozen rows of 8,192 tokens would not fit into memory.
-    mixed = [sequence for sequence in inputs if len(sequence) <= LENGTHS[-1]]
+    mixed = [i for i, sequence in enumerate(inputs) if len(sequence) <= LENGTHS[-1]]
+    together = run([inputs[i] for i in mixed])
     checks = (
         check("adapter unmerged, merged", adapted, reference),
         check("torch, onnx", reference, alone),
-        check("alone, in a batch", alone[: len(mixed)], run(mixed)),
+        check("alone, in a batch", alone[mixed, : together.shape[1]], together),
     )
     return merged, graph, checks
 

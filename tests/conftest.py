@@ -46,6 +46,9 @@ TOY_SPEC = Spec(
     domains={"general": "Select the best response.", "safety": "Which response is safer?"},
 )
 
+# As training/stages/tokenizer.py numbers them.
+TOY_SPECIAL = SpecialTokens(cls=1, sep=2, pad=3, mask=4)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -111,8 +114,7 @@ def fast_tokenizer(tokenizer_folder: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def special() -> SpecialTokens:
-    """Return the special tokens as training/stages/tokenizer.py numbers them."""
-    return SpecialTokens(cls=1, sep=2, pad=3, mask=4)
+    return TOY_SPECIAL
 
 
 @pytest.fixture(scope="session")
@@ -174,8 +176,11 @@ def bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
     return kept(pytestconfig, "bundle", lambda folder: export_toy(trained, folder / "toy")) / "toy"
 
 
-def export_head(trained: Trained, folder: Path, head: str) -> None:
-    """Export the base with a random classifier, as training writes one, with the scale of the scores of toy pairs."""
+def export_head(trained: Trained, folder: Path, head: str, sets: dict[str, Any] | None = None) -> None:
+    """Export the base with a random classifier, as training writes one, calibrated on toy pairs.
+
+    sets: what responses see of each other, for a head that reads sets.
+    """
     import json
 
     import torch
@@ -183,17 +188,21 @@ def export_head(trained: Trained, folder: Path, head: str) -> None:
 
     from export.config import ExportOptions
     from export.pipeline import export_bundle
+    from tinyrm.manifest import SetReading
     from tinyrm.modernbert.heads import load_head
+    from tinyrm.modernbert.sets import set_config
     from tinyrm.spec import RUN_FILE, HeadKind
 
     kind: HeadKind = head  # type: ignore[assignment]
     torch.manual_seed(0)
-    model = load_head(kind, str(trained.base))
+    reading = None if sets is None else set_config(SetReading(**sets), TOY_SPECIAL)
+    model = load_head(kind, str(trained.base), sets=reading)
     spread(model)
     model.save_pretrained(folder / "trained")
     AutoTokenizer.from_pretrained(trained.base).save_pretrained(folder / "trained")
     TOY_SPEC.save(folder / "trained")
-    (folder / "trained" / RUN_FILE).write_text(json.dumps({"recipe": {"head": head}}))
+    recipe = {"head": head} if sets is None else {"head": head, "sets": sets}
+    (folder / "trained" / RUN_FILE).write_text(json.dumps({"recipe": recipe}))
     pairs = [
         {"prompt": f"What is {i} + 2?", "chosen": f"{i} + 2 = {i + 2}.", "rejected": SENTENCES[i % 4][: 20 + i]}
         for i in range(12)
@@ -207,6 +216,26 @@ def export_head(trained: Trained, folder: Path, head: str) -> None:
 def response_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
     """Return a bundle that scores responses one by one. Tests must not write into it."""
     return kept(pytestconfig, "response", lambda folder: export_head(trained, folder, "pointwise")) / "toy"
+
+
+@pytest.fixture(scope="session")
+def set_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
+    """Return a bundle that reads sets, in which responses see each other in the last layer.
+
+    Tests must not write into it.
+    """
+    sets = {"others": "tokens", "layers": 1}
+    return kept(pytestconfig, "set", lambda folder: export_head(trained, folder, "set", sets)) / "toy"
+
+
+@pytest.fixture(scope="session")
+def shared_prompt_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
+    """Return a bundle that reads sets, in which each response is scored as if it were alone.
+
+    Tests must not write into it.
+    """
+    sets = {"others": "none"}
+    return kept(pytestconfig, "shared-prompt", lambda folder: export_head(trained, folder, "set", sets)) / "toy"
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     attention_mask: NDArray[np.int64]
 
 
-# A graph as a function: ids and mask [batch, tokens] -> logits [batch, outputs].
+# A graph as a function: ids and mask [batch, tokens] -> logits [batch, outputs], of sets [batch, most responses].
 RunRectangle = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 
 
@@ -43,6 +43,8 @@ def collate(sequences: Sequence[Encoding], pad_id: int, *, length: int = 0) -> B
 def run_by_length(run: RunRectangle, sequences: Sequence[Encoding], *, length_multiple: int = 1) -> NDArray[np.float32]:
     """Return logits [sequences, outputs] in order, from runs of sequences of one length.
 
+    Of sets [sequences, most responses], with zeros behind the logits of a smaller set.
+
     One sequence keeps a CPU busy: a batch gains little there, and padding only costs. Without padding, a score also
     does not depend on the other sequences of the batch.
 
@@ -51,7 +53,8 @@ def run_by_length(run: RunRectangle, sequences: Sequence[Encoding], *, length_mu
     Raises EngineFailed, also for ids that are not a row of integers.
     """
     lengths = np.array([-(-len(sequence) // length_multiple) * length_multiple for sequence in sequences], dtype=int)
-    logits: NDArray[np.float32] | None = None
+    places_run: list[NDArray[np.int64]] = []
+    runs: list[NDArray[np.float32]] = []
     for length in np.unique(lengths):
         places = np.flatnonzero(lengths == length)
         group = max(1, MAX_GROUP_TOKENS // max(1, int(length)))
@@ -60,13 +63,18 @@ def run_by_length(run: RunRectangle, sequences: Sequence[Encoding], *, length_mu
                 batch = collate([sequences[i] for i in chunk], HIDDEN_ID, length=int(length))
             except (TypeError, ValueError) as error:
                 raise EngineFailed(f"the ids of a sequence must be integers in one row: {error}") from error
-            rows = run(*batch)
-            if logits is None:
-                logits = np.empty((len(sequences), rows.shape[1]), dtype=np.float32)
-            logits[chunk] = rows
-    if logits is None:
+            places_run.append(chunk)
+            runs.append(run(*batch))
+    if not runs:
         raise EngineFailed("there are no sequences to run")
-    return logits
+    rows = concatenate(runs)
+    return rows[np.argsort(np.concatenate(places_run))]
+
+
+def concatenate(runs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the rows of several runs, [rows, outputs], with zeros behind those of runs with fewer outputs."""
+    most = max(rows.shape[1] for rows in runs)
+    return np.concatenate([np.pad(rows, ((0, 0), (0, most - rows.shape[1]))) for rows in runs])
 
 
 def padded_cost(lengths: Sequence[int], *, pads: bool = True, length_multiple: int = 1) -> int:

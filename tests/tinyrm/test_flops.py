@@ -15,7 +15,7 @@ from transformers import ModernBertForMaskedLM, PreTrainedModel, PreTrainedToken
 from tests.parity.test_classifiers import make
 from tests.parity.test_other_heads import HEADS, classifier
 from tinyrm.encoding import SpecialTokens
-from tinyrm.families.bert import Attention
+from tinyrm.families.bert import PaddedAttention
 from tinyrm.families.graphs import graph_module
 from tinyrm.families.plain import ClassifierLogits, plain_module
 from tinyrm.flops import (
@@ -168,12 +168,12 @@ def test_other_families_run_what_torch_counts(
 ) -> None:
     """Leave out at most 1 %: one output is counted like two."""
 
-    def visible(self: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def visible(self: PaddedAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         return (torch.softmax(q @ k.transpose(2, 3) + self.bias, dim=-1) @ v).transpose(1, 2).flatten(2)
 
-    monkeypatch.setattr(Attention, "attend", visible)
-    monkeypatch.setattr(Attention, "attend_from_read", visible)
+    monkeypatch.setattr(PaddedAttention, "attend", visible)
+    monkeypatch.setattr(PaddedAttention, "attend_from_read", visible)
     case = make(name)
     geometry = read_geometry(case.model.config, case.head.read_at)
     plain = plain_module(eager(copy.deepcopy(case.model)), case.head, special, None)

@@ -68,7 +68,10 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
 
     def run(self, sequences: Sequence[Encoding], /) -> NDArray[np.float32]:
-        """Return logits [sequences, outputs], as the bundle's head has them. Raises EngineFailed."""
+        """Return logits [sequences, outputs], as the bundle's head has them. Raises EngineFailed.
+
+        Of sets: [sequences, responses of the largest], with zeros behind the logits of a smaller set.
+        """
 
 
 class RunnerPool(Generic[R]):

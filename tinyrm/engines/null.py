@@ -10,11 +10,17 @@ from tinyrm.engines.base import cpu_info
 
 
 class NullEngine:
-    """Returns a tie for every comparison. `auto` never chooses it."""
+    """Returns a tie for every comparison. `auto` never chooses it.
 
-    def __init__(self, precision: str, outputs: int = 2) -> None:
-        self._outputs = outputs
+    mask_id: of a model that reads sets, which has a logit at every mask; None for any other.
+    """
+
+    def __init__(self, precision: str, outputs: int = 2, *, mask_id: int | None = None) -> None:
+        self._outputs, self._mask_id = outputs, mask_id
         self.info = cpu_info("null", precision)
 
     def run(self, sequences: Sequence[Encoding]) -> NDArray[np.float32]:
-        return np.zeros((len(sequences), self._outputs), dtype=np.float32)
+        outputs = self._outputs
+        if self._mask_id is not None:
+            outputs = max(int(np.count_nonzero(sequence.input_ids == self._mask_id)) for sequence in sequences)
+        return np.zeros((len(sequences), outputs), dtype=np.float32)

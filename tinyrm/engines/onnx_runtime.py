@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from tinyrm.batching import RunRectangle, collate, run_by_length
+from tinyrm.batching import RunRectangle, collate, concatenate, run_by_length
 from tinyrm.encoding import Encoding
 from tinyrm.engines.base import RunnerPool, cpu_info, gpu_info, usable_cpus
 from tinyrm.errors import EngineFailed, EngineUnavailable
@@ -79,7 +79,7 @@ class OnnxRuntimeGpu:
         tokens = max(len(sequence) for sequence in sequences)
         bucket = next((b for b in TOKEN_BUCKETS if b >= tokens), tokens)
         chunks = [sequences[i : i + MAX_ROWS] for i in range(0, len(sequences), MAX_ROWS)]
-        return np.concatenate([self._run(*collate(chunk, self._pad_id, length=bucket)) for chunk in chunks])
+        return concatenate([self._run(*collate(chunk, self._pad_id, length=bucket)) for chunk in chunks])
 
 
 def open_session(

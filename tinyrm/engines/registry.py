@@ -26,10 +26,13 @@ from tinyrm.errors import EngineUnavailable, InvalidBundle
 
 if TYPE_CHECKING:
     from tinyrm.bundle import Bundle
+    from tinyrm.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
 ENGINES = ("torch-cuda", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino-cpu", "onnxruntime-cpu", "null")
+# They run shapes that are fixed beforehand.
+WITHOUT_SETS = ("torch-cuda", "onnxruntime-tensorrt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ def warm_up(engine: Engine, tokens: int, pad_id: int) -> None:
 def _open(bundle: "Bundle", options: EngineOptions) -> Engine:
     """Open one engine by its name. What it needs is imported here, since most programs use a single engine."""
     manifest, precision = bundle.manifest, options.precision
+    _refuse_sets(manifest, options.engine)
     match options.engine:
         case "onnxruntime-cpu":
             from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
@@ -110,7 +114,16 @@ def _open(bundle: "Bundle", options: EngineOptions) -> Engine:
                 raise EngineUnavailable(f"torch-cuda needs torch and transformers: {error}") from error
             return open_torch_cuda(bundle.path(bundle.weights_file().name), manifest, precision)
         case _:
-            return NullEngine(precision, manifest.head.outputs)
+            of_sets = manifest.special_tokens.mask if manifest.reads == "set" else None
+            return NullEngine(precision, manifest.head.outputs, mask_id=of_sets)
+
+
+def _refuse_sets(manifest: "Manifest", engine: str) -> None:
+    """Raise EngineUnavailable if the bundle reads sets and the engine does not."""
+    if manifest.reads == "set" and engine in WITHOUT_SETS:
+        raise EngineUnavailable(
+            f"{engine} does not read sets, whose sizes only their ids tell; use onnxruntime-cpu or onnxruntime-cuda"
+        )
 
 
 @contextmanager

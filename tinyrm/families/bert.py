@@ -8,7 +8,9 @@ Exact, not approximate; against the model as `transformers` runs it:
 * one table holds the sums of position and segment embeddings. Their sum with the word's is normed, so no norm folds.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,8 @@ from tinyrm.manifest import Head, ReadAt
 from tinyrm.modernbert.blocked import NEVER, read_index
 from tinyrm.modernbert.checkpoint import LabelLogits
 from tinyrm.modernbert.model import Projection, activation
+from tinyrm.modernbert.set_attention import Ranges, SetAttention, SetGraph, SetLayout
+from tinyrm.modernbert.sets import SetModel
 
 CLASSIFIERS = (
     BertForSequenceClassification,
@@ -61,8 +65,11 @@ class Embeddings(nn.Module):
         self.norm = source.LayerNorm
         self.project = getattr(body, "embeddings_project", nn.Identity())
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        if self.pad_id is None:
+    def forward(self, input_ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Return the embeddings. positions: of each token, [batch, tokens]; None for the order of the tokens."""
+        if positions is not None:
+            places = positions
+        elif self.pad_id is None:
             places = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         else:
             is_text = (input_ids != self.pad_id).long()
@@ -74,25 +81,38 @@ class Embeddings(nn.Module):
         return states
 
 
-class Attention:
-    """Which tokens of a padded batch see each other, and which row of each text is read."""
+class Attention(Protocol):
+    """Which tokens see each other, and which rows of each text are read. Tensors are [batch, rows, hidden]."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return the weighted sum of values for each token."""
+
+    def attend_from_read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return the same for the rows that are read."""
+
+    def at_read(self, x: Tensor) -> Tensor:
+        """Return the rows that are read."""
+
+
+class PaddedAttention:
+    """Attention of a padded batch in which each token sees its whole text."""
 
     def __init__(self, heads: int, bias: Tensor, read_at: Tensor) -> None:
         self.heads, self.bias, self.read_at = heads, bias, read_at
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return the weighted sums of values, for queries of all rows or of one; tensors are [batch, rows, hidden]."""
         # Written out: the operator takes no mask of one row for many queries.
         bias = self.bias.expand(k.shape[0], 1, q.shape[1], k.shape[1])
         return ops.attention(q, k, v, bias, q_num_heads=self.heads, kv_num_heads=self.heads, scale=1.0)[0]
 
     def attend_from_read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return the same for the row of each text that is read: [batch, 1, hidden]."""
         return ops.attention(q, k, v, self.bias, q_num_heads=self.heads, kv_num_heads=self.heads, scale=1.0)[0]
 
     def at_read(self, x: Tensor) -> Tensor:
-        """Return the row of each text that is read: [batch, 1, hidden]."""
         return x[torch.arange(x.shape[0], device=x.device), self.read_at][:, None]
+
+
+NO_OTHERS: Mapping[int, Attention] = MappingProxyType({})
 
 
 class Layer(nn.Module):
@@ -128,6 +148,45 @@ class Layer(nn.Module):
         return normed
 
 
+class Encoder(nn.Module):
+    """From ids to the logits that are read, in some rows of each text.
+
+    sep_id: the token after which the second segment begins; None if all tokens are of the first.
+    head: makes logits of rows [rows, hidden].
+    """
+
+    def __init__(self, source: PreTrainedModel, sep_id: int | None, head: nn.Module) -> None:
+        super().__init__()
+        config, body = source.config, source.base_model
+        self.heads, self.head = config.num_attention_heads, head
+        self.embeddings = Embeddings(body, sep_id)
+        scale = (config.hidden_size // config.num_attention_heads) ** -0.5
+        self.layers = nn.ModuleList([Layer(layer, scale) for layer in body.encoder.layer])
+        for layer in self.layers:
+            layer.activation = activation(config.hidden_act)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention: Attention,
+        by_layer: Mapping[int, Attention] = NO_OTHERS,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Return logits [rows that are read, outputs].
+
+        by_layer: another attention for some layers, by their numbers.
+        positions: as of Embeddings.
+        """
+        x = self.embeddings(input_ids, positions)
+        layers: list[Any] = list(self.layers)
+        *first, last = layers
+        for number, layer in enumerate(first):
+            x = layer(x, by_layer.get(number, attention))
+        read = last.at_read(x, by_layer.get(len(first), attention))
+        logits: Tensor = self.head(read.flatten(0, 1))
+        return logits
+
+
 class BertGraph(nn.Module):
     """The module that is exported: ids and attention_mask [batch, tokens] -> logits [batch, outputs].
 
@@ -139,27 +198,29 @@ class BertGraph(nn.Module):
         self, source: PreTrainedModel, head: Head, special: SpecialTokens, label_ids: tuple[int, int] | None
     ) -> None:
         super().__init__()
-        config, body = source.config, source.base_model
-        self.heads, self.mask_id = config.num_attention_heads, special.mask
+        self.mask_id = special.mask
         self.read_at: ReadAt = "first" if label_ids is None else "mask"
         # Before the body changes: a masked LM's decoder is its table of words.
-        self.head = classifier_head(source) if label_ids is None else LabelLogits(source, special.mask, label_ids).head
-        self.embeddings = Embeddings(body, segment_sep(source, head, special))
-        scale = (config.hidden_size // config.num_attention_heads) ** -0.5
-        self.layers = nn.ModuleList([Layer(layer, scale) for layer in body.encoder.layer])
-        for layer in self.layers:
-            layer.activation = activation(config.hidden_act)
+        top = classifier_head(source) if label_ids is None else LabelLogits(source, special.mask, label_ids).head
+        self.encoder = Encoder(source, segment_sep(source, head, special), top)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        x = self.embeddings(input_ids)
-        bias = ((1.0 - attention_mask.to(x.dtype)) * NEVER)[:, None, None, :]
+        bias = ((1.0 - attention_mask.float()) * NEVER)[:, None, None, :]
         read_at = read_index(self.read_at, input_ids, attention_mask, self.mask_id)
-        attention = Attention(self.heads, bias, read_at)
-        layers: list[Any] = list(self.layers)
-        *first, last = layers
-        for layer in first:
-            x = layer(x, attention)
-        logits: Tensor = self.head(last.at_read(x, attention)[:, 0])
+        return self.encoder(input_ids, PaddedAttention(self.encoder.heads, bias, read_at))
+
+
+class BertSetGraph(SetGraph):
+    """Of a BERT. As in training, the prompt is the first kind of segment and each response the second."""
+
+    def __init__(self, source: SetModel) -> None:
+        super().__init__(source)
+        sep_id = self.sep_id if source.config.type_vocab_size > 1 else None
+        self.encoder = Encoder(source, sep_id, classifier_head(source))
+
+    def read(self, input_ids: Tensor, layout: SetLayout, ranges: Ranges) -> Tensor:
+        attention = SetAttention(layout, ranges, self.encoder.heads)
+        logits: Tensor = self.encoder(input_ids, attention, self.crossing(attention), layout.position)
         return logits
 
 

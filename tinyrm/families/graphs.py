@@ -9,10 +9,12 @@ from tinyrm.families.plain import plain_module, refuse_other_head
 from tinyrm.manifest import Head
 from tinyrm.modernbert.blocked import BlockedModel
 from tinyrm.modernbert.model import PreferenceModel
+from tinyrm.modernbert.set_attention import ModernBertSetGraph, SetGraph
+from tinyrm.modernbert.sets import ModernBertForSets, SetModel
 
 MODERNBERT = (ModernBertForMaskedLM, ModernBertForSequenceClassification)
 # Modules that compute only what is read. They call attention as one operator.
-OPTIMISED = (BlockedModel, bert.BertGraph)
+OPTIMISED = (BlockedModel, bert.BertGraph, SetGraph)
 
 
 def has_optimised(config: PreTrainedConfig) -> bool:
@@ -32,9 +34,10 @@ def graph_module(
 ) -> nn.Module:
     """Return the module to compile: input_ids, attention_mask [batch, tokens] -> logits [batch, outputs].
 
-    model: a masked LM, a classifier or a PairRM. An optimised module takes over its weights and changes them.
+    model: a masked LM, a classifier, a model of sets or a PairRM. An optimised module takes over its weights and
+        changes them.
     label_ids: of a cloze; None for any other head.
-    max_tokens: the longest sequence.
+    max_tokens: the longest sequence; of sets, the longest prompt and response together.
     optimised: whether to compute only what is read, where the family allows it.
 
     Raises InvalidInput if the model does not read what the head says.
@@ -42,6 +45,9 @@ def graph_module(
     if not optimised or not has_optimised(model.config):
         return plain_module(model, head, special, label_ids)
     refuse_other_head(model, head)
+    if isinstance(model, SetModel):
+        is_modernbert = isinstance(model, ModernBertForSets)
+        return (ModernBertSetGraph(model, max_tokens) if is_modernbert else bert.BertSetGraph(model)).eval()
     if isinstance(model, MODERNBERT):
         read = PreferenceModel(model, label_ids, read_at=head.read_at, max_tokens=max_tokens)
         return BlockedModel(read, special.mask).eval()

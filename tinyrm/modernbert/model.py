@@ -10,7 +10,8 @@ Exact, not approximate; against the model as `transformers` runs it:
 Serves every size of the family (ModernBERT, Ettin, mmBERT). Layers, norms and biases follow the configuration.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -31,7 +32,7 @@ class Attention(Protocol):
         """Return the weighted sum of values for each token."""
 
     def at_read(self, x: Tensor) -> Tensor:
-        """Return the row of each sequence that is read: [sequences, 1, width]."""
+        """Return the rows that are read: [sequences, 1, width], or as many of each sequence as responses of a set."""
 
     def mean(self, x: Tensor) -> Tensor:
         """Return the mean of each sequence's rows: [sequences, 1, width]."""
@@ -41,6 +42,9 @@ class Attention(Protocol):
 
     def attend_from_read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the weighted sum of its own sequence's values for each row that is read: [sequences, 1, width]."""
+
+
+NO_OTHERS: Mapping[int, Attention] = MappingProxyType({})
 
 
 class Projection(nn.Module):
@@ -173,19 +177,23 @@ class PreferenceModel(nn.Module):
         """The number of logits of a sequence."""
         return len(self.label_weight)
 
-    def forward(self, input_ids: Tensor, attention: Attention) -> Tensor:
-        """Return logits [sequences, outputs] in fp32, whatever the precision of the layers."""
+    def forward(self, input_ids: Tensor, attention: Attention, by_layer: Mapping[int, Attention] = NO_OTHERS) -> Tensor:
+        """Return logits [rows that are read, outputs] in fp32, whatever the precision of the layers.
+
+        by_layer: another strategy for some layers, by their numbers.
+        """
         x = nn.functional.embedding(input_ids, self.table)
         layers: list[Any] = list(self.layers)
         *first, last = layers
-        for layer in first:
-            x = layer(x, attention)
+        for number, layer in enumerate(first):
+            x = layer(x, by_layer.get(number, attention))
+        attention = by_layer.get(len(first), attention)
         if self.read_at == "mean":
             x = attention.mean(self.final_norm(last(x, attention)))
         else:
             x = attention.at_read(last(x, attention)) if last.local else last.at_read(x, attention)
             x = self.final_norm(x)
-        features = self.head(x[:, 0]).float()
+        features = self.head(x.flatten(0, 1)).float()
         # In fp32: near 10, neighbours in bf16 are 1/16 apart, and the difference of the two logits is what is read. Not
         # as a matrix product, which engines round to the precision of the other products.
         logits = (features[:, None] * self.label_weight.float()).sum(dim=-1)
