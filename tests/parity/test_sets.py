@@ -37,6 +37,8 @@ READINGS = {
     "masks in the last": SetReading(others="masks", layers=1),
     "tokens": SetReading(others="tokens"),
     "tokens in the last": SetReading(others="tokens", layers=1),
+    "none, read at the mean": SetReading(others="none", read_at="mean"),
+    "tokens in the last, read at the mean": SetReading(others="tokens", layers=1, read_at="mean"),
 }
 # A family and its number of layers. Of ModernBERT's, the first and the fourth are global.
 MODELS = {"bert": 2, "modernbert": 4, "modernbert, last layer local": 3}
@@ -58,7 +60,7 @@ def model(name: str, reading: SetReading) -> SetModel:
 
 def both(name: str, reading: SetReading) -> tuple[Run, SetGraph]:
     made = model(name, reading)
-    head = Head(kind="score", read_at="mask", outputs=1, sets=reading)
+    head = Head(kind="score", read_at=reading.read_at, outputs=1, sets=reading)
     graph = graph_module(copy.deepcopy(made), head, TOKENS, None, max_tokens=512)
     assert isinstance(graph, SetGraph)
     return torch_run(plain_module(made, head, TOKENS, None), PAD), graph

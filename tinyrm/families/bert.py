@@ -8,7 +8,7 @@ Exact, not approximate; against the model as `transformers` runs it:
 * one table holds the sums of position and segment embeddings. Their sum with the word's is normed, so no norm folds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -171,18 +171,21 @@ class Encoder(nn.Module):
         attention: Attention,
         by_layer: Mapping[int, Attention] = NO_OTHERS,
         positions: Tensor | None = None,
+        mean: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Return logits [rows that are read, outputs].
 
         by_layer: another attention for some layers, by their numbers.
         positions: as of Embeddings.
+        mean: makes what is read of all rows, [batch, tokens, hidden]; None for the rows of the attention.
         """
         x = self.embeddings(input_ids, positions)
         layers: list[Any] = list(self.layers)
         *first, last = layers
         for number, layer in enumerate(first):
             x = layer(x, by_layer.get(number, attention))
-        read = last.at_read(x, by_layer.get(len(first), attention))
+        attention = by_layer.get(len(first), attention)
+        read = mean(last(x, attention)) if mean else last.at_read(x, attention)
         logits: Tensor = self.head(read.flatten(0, 1))
         return logits
 
@@ -220,7 +223,8 @@ class BertSetGraph(SetGraph):
 
     def read(self, input_ids: Tensor, layout: SetLayout, ranges: Ranges) -> Tensor:
         attention = SetAttention(layout, ranges, self.encoder.heads)
-        logits: Tensor = self.encoder(input_ids, attention, self.crossing(attention), layout.position)
+        mean = attention.mean if self.reading.read_at == "mean" else None
+        logits: Tensor = self.encoder(input_ids, attention, self.crossing(attention), layout.position, mean)
         return logits
 
 

@@ -142,9 +142,10 @@ class SetAttention:
         number = (layout.text - 1).clamp(min=0)
         behind_prompt = self._prompt + number * self._longest + layout.position - lengths[:, :1]
         self._back_at = torch.where((layout.text == 0) | ~layout.is_token, layout.position, behind_prompt)
-        # What each mask sees of all tokens, [sequences, responses, tokens].
-        of_response = layout.text[:, None, :] == 1 + ranges.responses[:, None]
-        self._seen_by_mask = (of_response | (layout.text == 0)[:, None, :]) & layout.is_token[:, None, :]
+        # Which tokens are of each response, and which its mask sees, [sequences, responses, tokens].
+        is_token = layout.is_token[:, None, :]
+        self._of_response = (layout.text[:, None, :] == 1 + ranges.responses[:, None]) & is_token
+        self._seen_by_mask = self._of_response | ((layout.text == 0)[:, None, :] & is_token)
         self._reading: SetReading | None = None
         self._added: Tensor | None = None
 
@@ -178,6 +179,11 @@ class SetAttention:
     def attend_from_read(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the weighted sum of values for each response's mask: [sequences, responses, width]."""
         return self._attention(q, k, v, self._bias_of(self._seen_by_mask))
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return the mean of each response's rows: [sequences, responses, width]."""
+        belongs = self._of_response.to(x.dtype)
+        return (belongs @ x) / belongs.sum(dim=2, keepdim=True).clamp(min=1)
 
     def _by_text(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the sums of the prompt, then of all responses: [sequences, prompt + responses * longest, width]."""
@@ -273,9 +279,6 @@ class LocalSetAttention(SetAttention):
         attended = self._attention(queries, keys, values, self._block_bias)
         return self._rows(attended.view(self.sequences, -1, q.shape[2]), self._from_block_at)
 
-    def mean(self, x: Tensor) -> Tensor:
-        raise NotImplementedError("a set is read at its masks")
-
 
 def as_bias(seen: Tensor) -> Tensor:
     """Return 0 for what is seen [rows, ..., keys] and NEVER for the rest, [rows, 1, ..., keys]."""
@@ -315,7 +318,7 @@ class SetGraph(nn.Module):
         return torch.where(ranges.responses < layout.responses[:, None], scores, 0.0)
 
     def read(self, input_ids: Tensor, layout: SetLayout, ranges: Ranges) -> Tensor:
-        """Return the logits at all masks, one sequence after the other: [sequences * most responses, 1]."""
+        """Return the logits of all responses, one sequence after the other: [sequences * most responses, 1]."""
         raise NotImplementedError
 
     def crossing(self, attention: Own) -> dict[int, Own]:
@@ -331,7 +334,7 @@ class ModernBertSetGraph(SetGraph):
 
     def __init__(self, source: SetModel, max_tokens: int) -> None:
         super().__init__(source)
-        self.model = PreferenceModel(source, None, max_tokens=max_tokens)
+        self.model = PreferenceModel(source, None, read_at=self.reading.read_at, max_tokens=max_tokens)
 
     def read(self, input_ids: Tensor, layout: SetLayout, ranges: Ranges) -> Tensor:
         model = self.model
