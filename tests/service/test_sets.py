@@ -93,7 +93,7 @@ def test_a_comparison_is_one_sequence_and_mirrored_to_the_bit(either: Served) ->
 
 @pytest.mark.parametrize("strategy", ["round_robin", "swiss", "knockout"])
 def test_a_ranking_is_that_of_the_library_whatever_the_strategy(either: Served, strategy: str) -> None:
-    scorer = Scorer.open(either.pipeline.manifest and folder_of(either))
+    scorer = Scorer.open(folder_of(either))
     ranking = scorer.rank(PROMPT, RESPONSES)
     logits = scorer.score_responses(PROMPT, RESPONSES)
     reply = rank(either, strategy=strategy)
