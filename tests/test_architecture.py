@@ -17,7 +17,10 @@ ABSENT = {
         "engines.torch_checkpoint",
         "engines.torch_gpu",
         *(f"families.{name}" for name in ("bert", "graphs", "modular", "pairrm", "plain")),
-        *(f"modernbert.{name}" for name in ("blocked", "checkpoint", "heads", "model", "packed", "sets", "weights")),
+        *(
+            f"modernbert.{name}"
+            for name in ("blocked", "checkpoint", "heads", "model", "packed", "set_attention", "sets", "weights")
+        ),
     },
     "peft": {"modernbert.adapter"},
     "scipy": {"calibration"},

@@ -150,7 +150,7 @@ def test_a_head_that_has_no_weights_is_not_drawn_at_random(trained: Trained, tmp
 def test_a_head_that_is_not_served_is_refused_by_name(trained: Trained, tmp_path: Path) -> None:
     folder = shutil.copytree(trained.adapter, tmp_path / "head")
     (folder / RUN_FILE).write_text(json.dumps({"recipe": {"head": "tokens"}}))
-    with pytest.raises(InvalidInput, match="trained with head: tokens; cloze, pair-cls, pair-mean, pointwise are"):
+    with pytest.raises(InvalidInput, match="trained with head: tokens; cloze, pair-cls, pair-mean, pointwise, set are"):
         open_checkpoint(folder)
 
 

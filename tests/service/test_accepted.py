@@ -199,11 +199,11 @@ def test_one_reply_names_one_revision_whatever_is_reloaded_meanwhile(
         bundle = Bundle.open(bundle_folder)
         other = replace(bundle, manifest=bundle.manifest.model_copy(update={"revision": "other"}))
         scored: list[str] = []
-        read_out = type(old)._read_out
+        read_pair = type(old)._read_pair
 
-        def record(pipeline: Any, result: Any) -> Any:
+        def record(pipeline: Any, sequences: Any, result: Any) -> Any:
             scored.append(pipeline.manifest.identity)
-            return read_out(pipeline, result)
+            return read_pair(pipeline, sequences, result)
 
         def replace_at_first(sequences: Any) -> Any:
             if registry.default is old:
@@ -211,7 +211,7 @@ def test_one_reply_names_one_revision_whatever_is_reloaded_meanwhile(
                 served.client.portal.call(registry.replace, bundle_folder, other, old.backend)
             return run(sequences)
 
-        monkeypatch.setattr(type(old), "_read_out", record)
+        monkeypatch.setattr(type(old), "_read_pair", record)
         monkeypatch.setattr(served.engine, "run", replace_at_first)
         lists = {
             "/v1/compare/batch": {"items": [PAIR] * 8},

@@ -28,13 +28,13 @@ from training.experiments.grid import (
     run_all,
     varied,
 )
-from training.loading import recipe_names
+from training.loading import find_recipe, load_recipe, recipe_names
 from training.model.teachers import TrainedTeacher
 from training.recipe import ClozeRecipe, DistilRecipe, MergeRecipe
 from training.stages.cloze import train_cloze
 from training.trainer import JsonLog
 
-EXPERIMENTS = [Path(name).name for name in recipe_names() if name.startswith("experiments/")]
+EXPERIMENTS = [Path(name).name for name in recipe_names() if Path(name).parent == Path("experiments")]
 MERGES = [name for name in EXPERIMENTS if name.startswith("merged-")]
 
 
@@ -350,3 +350,12 @@ def test_a_merge_uses_the_specialists_of_its_seed_and_their_held_out_pairs(
         assert {name: mean[name] for name in steady} == pytest.approx({name: chat[name] for name in steady}, abs=1e-4)
     assert run_all(planned({"merged-mean": recipes["merged-mean"]}, tmp_path / "empty", (1,)), toy.data, tmp_path) == 1
     assert "cloze.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("base", ["", "starter-"])
+def test_the_ways_to_read_learn_from_as_many_pairs_in_each_step(base: str) -> None:
+    names = [f"experiments/ways/{base}{way}" for way in ("cloze", "pointwise", "set-none", "set-last")]
+    recipes = [recipe for recipe in map(load_recipe, map(find_recipe, names)) if isinstance(recipe, ClozeRecipe)]
+    assert [recipe.optimization.batch_size // recipe.rows_per_pair for recipe in recipes] == [16] * 4
+    differ = [recipe.model_dump(exclude={"output_dir", "head", "sets", "optimization"}) for recipe in recipes]
+    assert all(other == differ[0] for other in differ), "nothing else differs"

@@ -144,8 +144,10 @@ def divided(
 def learning_model(recipe: ClozeRecipe) -> PreTrainedModel | PeftModel:
     """Return the masked LM, or its body with a head, with frozen layers or with DoRA above them, read in fp32."""
     if recipe.head != "cloze":
-        _, special = load_tokenizer(recipe.model, recipe.revision)
-        sets = set_config(recipe.sets, special) if recipe.sets else None
+        sets = None
+        if recipe.sets:
+            _, special = load_tokenizer(recipe.model, recipe.revision)
+            sets = set_config(recipe.sets, special)
         loaded = load_head(recipe.head, recipe.model, revision=recipe.revision, new_head=recipe.new_head, sets=sets)
     else:
         # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only: here, the masks.
