@@ -48,11 +48,11 @@ def test_cases_have_the_others_of_the_largest_set_and_follow_from_the_seed() -> 
 
 
 def test_the_command_judges_bundles(
-    response_bundle_folder: Path, set_bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    response_bundle_folder: Path, shared_prompt_bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = tmp_path / "pairs.jsonl", tmp_path / "results" / "among.json"
     file.write_text("".join(pair.model_dump_json() + "\n" for pair in pairs(12)))
-    models = [str(response_bundle_folder), str(set_bundle_folder)]
+    models = [str(response_bundle_folder), str(shared_prompt_bundle_folder)]
     assert main([*models, "--pairs", str(file), "--others", "2", "6", "--max-pairs", "8", "--out", str(out)]) == 0
     alone, seen = json.loads(out.read_text())["models"]
     assert [row["others"] for row in alone["rows"]] == [0, 2, 6]

@@ -182,6 +182,7 @@ def test_each_response_is_scored_once_by_a_bundle(response_bundle_folder: Path) 
     assert cost.text_tokens == pytest.approx(2 * np.mean(lengths))
 
 
+@pytest.mark.slow
 def test_a_bundle_that_reads_sets_reads_a_pair_or_a_group_once(set_bundle_folder: Path) -> None:
     target, scorer = open_bundle(set_bundle_folder), Scorer.open(set_bundle_folder)
     scored = score_pairs(target, PAIRS)
@@ -217,7 +218,9 @@ def test_responses_that_share_a_prompt_are_read_with_it_once(shared_prompt_bundl
     assert [j.preference.margin for j in scored] == pytest.approx(direct, abs=1e-4)
 
 
-@pytest.mark.parametrize("fixture", ["set_bundle_folder", "shared_prompt_bundle_folder"])
+@pytest.mark.parametrize(
+    "fixture", [pytest.param("set_bundle_folder", marks=pytest.mark.slow), "shared_prompt_bundle_folder"]
+)
 def test_a_service_reads_sets_as_its_bundle_does(fixture: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(fixture)
     groups = [("Which is best?", "2 + 2?", ["2 + 2 = 4.", "no", "four, I think"])]

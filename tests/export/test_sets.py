@@ -15,7 +15,7 @@ from tinyrm.encoding import Encoding, SpecialTokens, Truncation
 from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.errors import EngineUnavailable, InvalidInput
 
-FIXTURES = ("set_bundle_folder", "shared_prompt_bundle_folder")
+FIXTURES = (pytest.param("set_bundle_folder", marks=pytest.mark.slow), "shared_prompt_bundle_folder")
 
 
 @pytest.fixture(params=FIXTURES)
@@ -107,25 +107,25 @@ def test_a_sequence_without_a_mask_runs_as_a_warm_up_sends_it(bundle: Bundle, en
         assert engine.run([Encoding(np.full(tokens, pad), Truncation())]).tolist() == [[0.0]]
 
 
-def test_the_null_engine_has_a_tie_for_each_response(set_bundle_folder: Path) -> None:
-    bundle = Bundle.open(set_bundle_folder)
+def test_the_null_engine_has_a_tie_for_each_response(shared_prompt_bundle_folder: Path) -> None:
+    bundle = Bundle.open(shared_prompt_bundle_folder)
     special = bundle.manifest.special_tokens
     sets = [as_set(special, *texts(lengths(count))) for count in (2, 5)]
     assert open_engine(bundle, EngineOptions("null")).run(sets).tolist() == [[0.0] * 5] * 2
 
 
 @pytest.mark.parametrize("name", ["torch-cuda", "onnxruntime-tensorrt"])
-def test_an_engine_of_fixed_shapes_names_those_that_read_sets(name: str, set_bundle_folder: Path) -> None:
+def test_an_engine_of_fixed_shapes_names_those_that_read_sets(name: str, shared_prompt_bundle_folder: Path) -> None:
     with pytest.raises(EngineUnavailable, match=f"{name} does not read sets.* use onnxruntime-cpu or onnxruntime-cuda"):
-        open_engine(Bundle.open(set_bundle_folder), EngineOptions(name))
+        open_engine(Bundle.open(shared_prompt_bundle_folder), EngineOptions(name))
 
 
 @pytest.mark.parametrize("option", [{"weights": True}, {"precisions": ("int8",)}, {"graph": "plain"}])
 def test_what_sets_do_not_have_is_refused_before_any_work(
-    option: dict[str, Any], set_bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    option: dict[str, Any], shared_prompt_bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("export.pipeline.compile_checked", None)
-    folder = set_bundle_folder.parent
+    folder = shared_prompt_bundle_folder.parent
     options = ExportOptions(
         model=str(folder / "trained"), out=tmp_path / "o", calibration=folder / "pairs.jsonl", **option
     )

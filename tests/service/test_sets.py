@@ -24,6 +24,8 @@ from tinyrm.flops import set_flops
 from tinyrm.ranking import rank_scores, sigmoid
 from tinyrm.scorer import Scorer
 
+# A bundle of its own takes half a minute to export.
+SLOW = pytest.mark.slow
 WORDS = ["two", "four", "five", "apples", "and", "pears", "I", "cannot", "help"]
 # Another sequence adds floats in another order, no more than that.
 TOLERANCE = 1e-4
@@ -46,7 +48,7 @@ def shared(shared_prompt_bundle_folder: Path) -> Iterator[Served]:
         yield one
 
 
-@pytest.fixture(scope="module", params=["tied", "shared"])
+@pytest.fixture(scope="module", params=[pytest.param("tied", marks=SLOW), "shared"])
 def either(request: pytest.FixtureRequest) -> Served:
     served: Served = request.getfixturevalue(request.param)
     return served
@@ -120,6 +122,7 @@ def test_equal_responses_are_read_once(either: Served) -> None:
     )
 
 
+@SLOW
 def test_what_responses_see_of_each_other_moves_their_scores(tied: Served, shared: Served) -> None:
     def moved_by_others(served: Served) -> float:
         margin = served.compare()["margin"]
@@ -167,6 +170,7 @@ def test_the_cost_is_that_of_a_prompt_that_is_read_once(either: Served) -> None:
     assert "tinyrm_preferences_total" not in {name for name, _ in change}
 
 
+@SLOW
 def test_models_say_what_they_read(tied: Served, shared: Served) -> None:
     cards = [served.client.get("/v1/models").json()["models"][0] for served in (tied, shared)]
     assert [(card["reads"], card["scores_alone"]) for card in cards] == [("set", False), ("set", True)]
@@ -203,6 +207,7 @@ def test_nothing_is_lost_by_a_split_where_scores_are_those_of_each_response(shar
         assert strengths[i] - strengths[j] == pytest.approx(margin, abs=TOLERANCE)
 
 
+@SLOW
 def test_a_sequence_is_no_longer_than_a_batch_or_the_queue(set_bundle_folder: Path) -> None:
     for limits in ({"max_batch_tokens": 600}, {"max_queue_tokens": 600}):
         with serve(Settings(model=set_bundle_folder, **limits)) as small:  # type: ignore[arg-type]
@@ -231,6 +236,7 @@ def test_a_score_is_that_of_the_response_whatever_the_others_are(shared: Served)
     assert [result["truncated"]["response"] > 0 for result in dropped] == [False, True]
 
 
+@SLOW
 def test_scores_that_depend_on_the_others_are_refused_with_the_reason(tied: Served, set_bundle_folder: Path) -> None:
     reply = tied.client.post("/v1/score", json=GROUP)
     assert (reply.status_code, reply.json()["error"]["type"]) == (422, "not_pointwise")
@@ -253,6 +259,7 @@ def test_a_batch_of_mixed_sizes_has_the_results_of_single_comparisons(either: Se
     assert reply["usage"]["sequences"] == 8
 
 
+@SLOW
 def test_logits_that_are_missing_are_an_error_of_the_engine(
     set_bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +288,7 @@ def test_a_set_whose_scores_stand_alone_is_the_first_stage_of_a_cascade(
     assert (reply["usage"]["sequences"], reply["comparisons"], reply["sets"]) == (1 + 6, 3, 1)
 
 
+@SLOW
 def test_a_set_whose_scores_depend_on_each_other_is_no_stage(set_bundle_folder: Path, bundle_folder: Path) -> None:
     with serve(Settings(model=bundle_folder, more_models=str(set_bundle_folder))) as both:
         reply = both.client.post("/v1/rank", json=GROUP | {"strategy": "cascade"})
@@ -301,6 +309,7 @@ def test_samples_are_scored_at_once_if_scores_stand_alone(shared: Served) -> Non
         assert reward["extra_logs"]["partial"] == [0.0]
 
 
+@SLOW
 def test_samples_gather_in_cohorts_if_scores_depend_on_each_other(tied: Served) -> None:
     own = texts(4)
     before = tied.metric("tinyrm_batch_items_sum")
@@ -310,6 +319,7 @@ def test_samples_gather_in_cohorts_if_scores_depend_on_each_other(tied: Served) 
     assert [reply.json()["rewards"][0] for reply in replies] == pytest.approx(expected, abs=1e-9)
 
 
+@SLOW
 def test_cohorts_of_several_processes_are_refused_at_the_start(
     set_bundle_folder: Path, shared_prompt_bundle_folder: Path
 ) -> None:

@@ -74,12 +74,12 @@ def test_a_bundle_that_reads_one_response_scores_both_of_a_row(response_bundle_f
     assert with_b.truncation.prompt > with_a.truncation.prompt
 
 
-def test_a_bundle_that_reads_sets_reads_a_row_once(set_bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_bundle_that_reads_sets_reads_a_row_once(shared_prompt_bundle_folder: Path, tmp_path: Path) -> None:
     rows = [*(pair(n) for n in range(5)), {"prompt": "What is 1?", "chosen": "yes", "rejected": "yes"}, {"prompt": "?"}]
     rows += [{"prompt": "What is 1?", "chosen": "no " * 300, "rejected": "yes"}]
-    words = words_of(set_bundle_folder, tmp_path / "out", write(tmp_path / "pairs.jsonl", *rows))
+    words = words_of(shared_prompt_bundle_folder, tmp_path / "out", write(tmp_path / "pairs.jsonl", *rows))
     assert main(words) == 1, "a row has an error"
-    found, scorer = table(tmp_path / "out"), Scorer.open(set_bundle_folder)
+    found, scorer = table(tmp_path / "out"), Scorer.open(shared_prompt_bundle_folder)
     assert found["error"].isna().tolist() == [True] * 6 + [False, True]
     compared = [row for row in rows if len(row) > 1]
     margins = [scorer.compare(row["prompt"], row["chosen"], row["rejected"]).margin for row in compared]
