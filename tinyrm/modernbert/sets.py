@@ -1,4 +1,4 @@
-"""A prompt and any number of responses in one sequence, each read at its own mask, as `transformers` computes it.
+"""A prompt and any number of responses in one sequence, each with a score, as `transformers` computes it.
 
     [CLS] prompt [SEP] response [MASK] [SEP] response [MASK] [SEP] ...
 
@@ -8,7 +8,8 @@ Nothing tells the first response from the second, so that exchanging responses e
 * the prompt sees itself only, and a response the prompt and itself;
 * in some global layers the responses also see each other (`SetReading`), where a learnt bias weighs other responses
   against one's own text, minus the logarithm of their number;
-* a local layer counts positions, not places in the sequence, so that a response sees the end of the prompt.
+* a local layer counts positions, not places in the sequence, so that a response sees the end of the prompt;
+* each response is read at its own mask, or at the mean of its tokens.
 
 Related: Set-Encoder (arXiv 2404.06912), in which documents see each other at one token each.
 """
