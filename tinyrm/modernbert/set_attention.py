@@ -12,6 +12,7 @@ Exact, not approximate; `tinyrm.modernbert.sets` computes the same with a mask f
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self, TypeVar
@@ -293,7 +294,7 @@ def written_out(bias: Tensor, queries: int) -> Tensor:
     return bias[:, :, None, :].expand(bias.shape[0], 1, queries, bias.shape[2])
 
 
-class SetGraph(nn.Module):
+class SetGraph(nn.Module, ABC):
     """The module that is exported: ids and attention_mask [batch, tokens] -> logits [batch, most responses].
 
     Sequences with fewer responses than others have zeros behind their logits.
@@ -317,9 +318,9 @@ class SetGraph(nn.Module):
         scores = self.read(input_ids, layout, ranges).view(input_ids.shape[0], -1)
         return torch.where(ranges.responses < layout.responses[:, None], scores, 0.0)
 
+    @abstractmethod
     def read(self, input_ids: Tensor, layout: SetLayout, ranges: Ranges) -> Tensor:
         """Return the logits of all responses, one sequence after the other: [sequences * most responses, 1]."""
-        raise NotImplementedError
 
     def crossing(self, attention: Own) -> dict[int, Own]:
         """Return the attention of each layer in which responses see each other, by the layer's number."""

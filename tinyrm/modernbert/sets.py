@@ -14,6 +14,7 @@ Nothing tells the first response from the second, so that exchanging responses e
 Related: Set-Encoder (arXiv 2404.06912), in which documents see each other at one token each.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -91,16 +92,6 @@ class OtherBias(nn.Module):
         return self.weight - (responses - 1).clamp(min=1).to(self.weight.dtype).log()[:, None, None]
 
 
-@dataclass(frozen=True, slots=True)
-class Visibility:
-    """Biases of attention, [batch, 1 or heads, queries, keys].
-
-    crossing: number of the layer -> bias, for layers in which responses see each other.
-    """
-
-    crossing: Mapping[int, Tensor]
-
-
 def attend(  # noqa: PLR0917 - the order is that of `transformers`
     module: Any,
     query: Tensor,
@@ -110,18 +101,21 @@ def attend(  # noqa: PLR0917 - the order is that of `transformers`
     scaling: float | None = None,
     dropout: float = 0.0,
     *,
-    visibility: Visibility,
+    crossing: Mapping[int, Tensor],
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Compute attention for `transformers`, with the layer's own bias where responses see each other."""
-    bias = visibility.crossing.get(module.layer_idx, attention_mask)
+    """Compute attention for `transformers`, with the layer's own bias where responses see each other.
+
+    crossing: number of such a layer -> bias, [batch, heads, queries, keys].
+    """
+    bias = crossing.get(module.layer_idx, attention_mask)
     attended = nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout, scale=scaling
     )
     return attended.transpose(1, 2).contiguous(), None
 
 
-class SetModel(PreTrainedModel):
+class SetModel(PreTrainedModel, ABC):
     """What the classes below share: ids and attention_mask [batch, tokens] -> logits [batch, responses].
 
     Sequences with fewer responses than others have zeros behind their logits. `config.set_reading` holds the fields of
@@ -130,7 +124,10 @@ class SetModel(PreTrainedModel):
 
     others: OtherBias | None
 
-    def _add_others(self) -> None:
+    def _prepare(self) -> None:
+        """Let the layers call `attend`, and add what weighs other responses, before weights are made or loaded."""
+        AttentionInterface.register(ATTENTION, attend)
+        self.set_attn_implementation(ATTENTION)
         layers = self.crossing_layers()
         self.others = OtherBias(len(layers), self.config.num_attention_heads) if layers else None
 
@@ -153,9 +150,9 @@ class SetModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @abstractmethod
     def read(self, states: Tensor) -> Tensor:
         """Return the logits [responses] of the states that responses are read at, [responses, hidden]."""
-        raise NotImplementedError
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> SequenceClassifierOutput:
         ids = self.config.set_reading
@@ -174,7 +171,7 @@ class BertForSets(SetModel, BertForSequenceClassification):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
-        self._add_others()
+        self._prepare()
         self.post_init()
 
     def read(self, states: Tensor) -> Tensor:
@@ -187,7 +184,7 @@ class ModernBertForSets(SetModel, ModernBertForSequenceClassification):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
-        self._add_others()
+        self._prepare()
         self.post_init()
 
     def read(self, states: Tensor) -> Tensor:
@@ -230,9 +227,7 @@ def run_body(model: SetModel, input_ids: Tensor, attention_mask: Tensor, places:
         added = model.others(places.responses).to(bias.dtype)
         for i, layer in enumerate(model.crossing_layers()):
             crossing[layer] = torch.where(other[:, None], added[:, i, :, None, None], bias)
-    AttentionInterface.register(ATTENTION, attend)
-    model.set_attn_implementation(ATTENTION)
-    options: dict[str, Any] = {"position_ids": position, "visibility": Visibility(crossing)}
+    options: dict[str, Any] = {"position_ids": position, "crossing": crossing}
     if model.config.model_type == "modernbert":
         far = (position[:, None, :] - position[:, :, None]).abs() > model.config.sliding_window
         masks: Any = {"full_attention": bias, "sliding_attention": as_bias(own & ~far)}

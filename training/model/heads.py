@@ -26,9 +26,7 @@ Readout = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
 
 def encoder_for(head: HeadKind, encoder: Encoder, tokenizer: Tokenizer) -> Encodes:
-    """Return the encoder that turns a pair into the texts that the head reads: two, or one of a set."""
-    if head == "set":
-        return set_encoder(encoder, tokenizer)
+    """Return the encoder that turns a pair into the two texts that the head reads; for sets, see `set_encoder`."""
     if head in ("cloze", "pair-cls", "pair-mean"):
         return encoder
     alone = Encoder(tokenizer, encoder.template.of_one_response(), encoder.special, encoder.max_tokens)

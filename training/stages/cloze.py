@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, EvalPrediction, PreTrainedModel, set_seed
 
@@ -63,27 +64,12 @@ def train_cloze(
     mixture = on_main(lambda: load_all(recipe.sources, data_dir))
     start = prepare_output(recipe, mixture.sha256, resume=resume, fresh=fresh)
     fixed = pinned(recipe, start)
-    seed = recipe.optimization.seed
-    set_seed(seed)
+    set_seed(recipe.optimization.seed)
     refuse_other_head(recipe)
     tokenizer, special = load_tokenizer(fixed.model, fixed.revision)
     encoder = Encoder(tokenizer, recipe.spec.template, special, recipe.train_max_tokens or recipe.spec.max_tokens)
-    texts = encoder_for(recipe.head, encoder, tokenizer)
     learn, held_out, pool = divided(recipe, mixture.loaded.pairs)
-    collator: PairCollator | RowCollator | GroupCollator = PairCollator(special.pad, special.mask, encoder.label_ids)
-    if recipe.head != "cloze":
-        collator = RowCollator(special.pad, marker_id=special.cls if recipe.head == "tokens" else None)
-    # The spec's instruction and both orders, however training samples; by length, so that little is padding.
-    held_out_as = PairSampling(recipe.spec, seed)
-    learnt: PairDataset | GroupDataset = PairDataset(learn, texts, sampling(recipe))
-    evaluated: PairDataset | GroupDataset = PairDataset(longest_first(held_out), texts, held_out_as)
-    if recipe.head == "set":
-        collator, of_sets = GroupCollator(special.pad), set_encoder(encoder, tokenizer)
-        groups = groups_of(learn, recipe.max_responses, seed)
-        if recipe.distractors:
-            groups = with_distractors(groups, pool, recipe.distractors, seed)
-        learnt = GroupDataset(groups, of_sets, sampling(recipe))
-        evaluated = GroupDataset([Group.of_pair(pair) for pair in longest_first(held_out)], of_sets, held_out_as)
+    shown = show(recipe, learn, held_out, pool, encoder=encoder, tokenizer=tokenizer)
     trainer = (make_trainer or ClozeTrainer)(
         label_ids=encoder.label_ids,
         label_loss=recipe.loss == "labels",
@@ -92,9 +78,9 @@ def train_cloze(
         optimization=recipe.optimization,
         model=learning_model(fixed),
         args=training_arguments(recipe.output_dir, recipe.optimization, recipe.rows_per_pair),
-        train_dataset=learnt,
-        eval_dataset=evaluated,
-        data_collator=collator,
+        train_dataset=shown.learn,
+        eval_dataset=shown.held_out,
+        data_collator=shown.collator,
         compute_metrics=preference_metrics,
         callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
     )
@@ -120,6 +106,46 @@ def train_cloze(
         AutoTokenizer.from_pretrained(checkpoint_folder(fixed.model, fixed.revision)).save_pretrained(recipe.output_dir)
         write_run(recipe.output_dir, run)  # last: with it the run has ended
     return metrics
+
+
+class Shown(NamedTuple):
+    """Pairs as a head reads them, and what makes batches of them."""
+
+    learn: PairDataset | GroupDataset
+    held_out: PairDataset | GroupDataset
+    collator: PairCollator | RowCollator | GroupCollator
+
+
+def show(
+    recipe: ClozeRecipe,
+    learn: list[PreferencePair],
+    held_out: list[PreferencePair],
+    pool: Pool,
+    *,
+    encoder: Encoder,
+    tokenizer: Tokenizer,
+) -> Shown:
+    """Return the pairs as the recipe's head reads them. pool: what distractors are taken from."""
+    seed, special = recipe.optimization.seed, encoder.special
+    # The spec's instruction and both orders, however training samples; by length, so that little is padding.
+    by_length, as_spec = longest_first(held_out), PairSampling(recipe.spec, seed)
+    if recipe.head == "set":
+        of_sets = set_encoder(encoder, tokenizer)
+        groups = groups_of(learn, recipe.max_responses, seed)
+        if recipe.distractors:
+            groups = with_distractors(groups, pool, recipe.distractors, seed)
+        pairs = [Group.of_pair(pair) for pair in by_length]
+        return Shown(
+            GroupDataset(groups, of_sets, sampling(recipe)),
+            GroupDataset(pairs, of_sets, as_spec),
+            GroupCollator(special.pad),
+        )
+    texts = encoder_for(recipe.head, encoder, tokenizer)
+    if recipe.head == "cloze":
+        collator: PairCollator | RowCollator = PairCollator(special.pad, special.mask, encoder.label_ids)
+    else:
+        collator = RowCollator(special.pad, marker_id=special.cls if recipe.head == "tokens" else None)
+    return Shown(PairDataset(learn, texts, sampling(recipe)), PairDataset(by_length, texts, as_spec), collator)
 
 
 def divided(
