@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from tokenizers import Tokenizer
 from torch import nn
 
 from tests.support.preference_data import chat_pairs, preference_pairs, safety_pairs
 from tests.training.conftest import Toy, toy_pairs
+from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.negatives import WEIGHTS, MadePair, Pool
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, HeadKind
+from training.data.collate import PairDataset
 from training.data.negatives import kinds_of, made_pairs
 from training.data.split import split_by_prompt
 from training.experiments.plan import plan, render
@@ -61,16 +64,27 @@ def test_a_kind_that_applies_to_few_pairs_is_made_of_these_and_one_that_applies_
 
 
 @pytest.fixture
-def datasets(monkeypatch: pytest.MonkeyPatch) -> list[list[PreferencePair]]:
-    """Note the pairs of each dataset that a run makes: to learn from, and held out."""
-    seen: list[list[PreferencePair]] = []
+def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[PreferencePair]]:
+    """Note the pairs that a run shows: those to learn from, and those held out."""
+    seen: dict[str, list[PreferencePair]] = {}
+    show = cloze.show
 
-    class Seen(cloze.PairDataset):
-        def __init__(self, pairs: list[PreferencePair], *arguments: object) -> None:
-            seen.append(pairs)
-            super().__init__(pairs, *arguments)  # type: ignore[arg-type]
+    def note(
+        recipe: ClozeRecipe,
+        learn: list[PreferencePair],
+        held_out: list[PreferencePair],
+        pool: Pool,
+        *,
+        encoder: Encoder,
+        tokenizer: Tokenizer,
+    ) -> cloze.Shown:
+        seen.update(learn=learn, held_out=held_out)
+        datasets = show(recipe, learn, held_out, pool, encoder=encoder, tokenizer=tokenizer)
+        assert len(datasets.learn) == len(learn)
+        assert len(datasets.held_out) == len(held_out)
+        return datasets
 
-    monkeypatch.setattr(cloze, "PairDataset", Seen)
+    monkeypatch.setattr(cloze, "show", note)
     return seen
 
 
@@ -79,7 +93,7 @@ HEADS: tuple[HeadKind, ...] = ("cloze", "pointwise", "tokens", "set")
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_run_shows_made_pairs_beside_its_own_and_holds_none_out(
-    toy: Toy, tmp_path: Path, datasets: list[list[PreferencePair]], head: HeadKind
+    toy: Toy, tmp_path: Path, shown: dict[str, list[PreferencePair]], head: HeadKind
 ) -> None:
     pairs = preference_pairs()
     (tmp_path / "pairs.jsonl").write_text("".join(pair.model_dump_json() + "\n" for pair in pairs), encoding="utf-8")
@@ -88,13 +102,12 @@ def test_a_run_shows_made_pairs_beside_its_own_and_holds_none_out(
     recipe = toy.recipe(out, head=head, negatives={"share": 0.25, "kinds": kinds}, new_head=head != "cloze", **own)
     train_cloze(recipe, tmp_path, resume=False)
     learn, held_out = split_by_prompt(pairs, recipe.held_out_fraction, recipe.optimization.seed)
-    shown, measured = datasets
-    assert shown[: len(learn)] == learn
-    made = shown[len(learn) :]
+    assert shown["learn"][: len(learn)] == learn
+    made = shown["learn"][len(learn) :]
     assert len(made) == round(len(learn) / 3)
     assert {pair.kind for pair in made if isinstance(pair, MadePair)} == kinds.keys()
-    assert sorted(pair.prompt for pair in measured) == sorted(pair.prompt for pair in held_out)
-    assert not any(isinstance(pair, MadePair) for pair in measured)
+    assert shown["held_out"] == held_out
+    assert not any(isinstance(pair, MadePair) for pair in held_out)
     # Nothing of a held-out pair is learned from.
     assert {pair.prompt for pair in made} <= {pair.prompt for pair in learn}
     off_topic = {pair.rejected for pair in made if isinstance(pair, MadePair) and pair.kind == "off_topic"}
@@ -119,7 +132,7 @@ def test_teachers_are_not_asked_about_made_pairs(
     targets: list[list[float]] = []
 
     class Seen(distil.SoftPairs):
-        def __init__(self, pairs: cloze.PairDataset, own: list[float]) -> None:
+        def __init__(self, pairs: PairDataset, own: list[float]) -> None:
             targets.append(own)
             super().__init__(pairs, own)
 
