@@ -26,6 +26,15 @@ def freeze_lowest(model: PreTrainedModel, layers: int, *, embeddings: bool = Tru
         module.requires_grad_(False)
 
 
+def set_attention_dropout(model: PreTrainedModel, rate: float) -> None:
+    """Set the dropout of attention weights in every layer, as ModernBERT and the BERT family name it."""
+    for layer in encoder_layers(model):
+        if hasattr(layer, "attn"):
+            layer.attn.attention_dropout = rate
+        else:
+            layer.attention.self.dropout.p = rate
+
+
 def encoder_layers(model: PreTrainedModel) -> Any:
     """Return the layers of a model's body, the lowest first, as ModernBERT and the BERT family name them."""
     body: Any = model.base_model

@@ -26,7 +26,7 @@ from training.data.groups import Group, GroupCollator, GroupDataset, groups_of, 
 from training.data.mixture import load_all
 from training.data.negatives import kinds_of, made_pairs
 from training.data.split import balanced, split_by_prompt
-from training.model.adapter import add_dora, freeze_lowest
+from training.model.adapter import add_dora, freeze_lowest, set_attention_dropout
 from training.model.heads import (
     Readout,
     RowCollator,
@@ -182,6 +182,8 @@ def learning_model(recipe: ClozeRecipe) -> PreTrainedModel | PeftModel:
         )
         if not hasattr(loaded, "sparse_prediction"):
             loaded = predict_at_labels(loaded)
+    if recipe.attention_dropout is not None:
+        set_attention_dropout(loaded, recipe.attention_dropout)
     model = with_learning_parts(loaded, recipe)
     if isinstance(model, PeftModel):
         # An adapter names its base; with the commit, whoever loads it gets the base that it was trained on.
