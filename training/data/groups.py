@@ -31,10 +31,6 @@ class Group:
     def of_pair(cls, pair: PreferencePair) -> "Group":
         return cls(pair.prompt, pair.domain, (pair.chosen, pair.rejected), ((1,), ()))
 
-    @property
-    def characters(self) -> int:
-        return len(self.prompt) + sum(map(len, self.responses))
-
 
 def groups_of(pairs: Iterable[PreferencePair], max_responses: int, seed: int) -> list[Group]:
     """Return groups that hold every pair exactly once, with at most `max_responses` different responses each.
@@ -113,8 +109,8 @@ class GroupDataset(Dataset[EncodedGroup]):
         return EncodedGroup(self._encoder.assemble_set(texts, range(len(group.responses))), group.worse)
 
     def lengths(self) -> list[int]:
-        """Return the number of characters of each group: close enough to tokens for grouping, and cheap."""
-        return [group.characters for group in self.groups]
+        """Return the tokens of each group's sequence."""
+        return [len(self[i].encoding.input_ids) for i in range(len(self))]
 
 
 @dataclass(frozen=True, slots=True)
