@@ -5,13 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers import AutoConfig, AutoModel
 
 from tests.training.conftest import Toy, weights
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
-from training.model.adapter import dora_targets, freeze_lowest
+from training.model.adapter import dora_targets, freeze_lowest, set_attention_dropout
 from training.recipe import ClozeRecipe, Dora
 from training.stages.cloze import learning_model
 
@@ -84,3 +86,26 @@ def test_the_target_pattern_separates_layer_1_from_layers_10_and_above() -> None
     assert hit == set(range(11, 22))
     assert re.fullmatch(pattern, "head.dense")
     assert not any(re.fullmatch(pattern, name) for name in ("decoder", "head_dense", "model.layers.11.attn_norm"))
+
+
+@pytest.mark.parametrize("family", ["modernbert", "bert", "roberta", "electra", "deberta-v2"])
+def test_attention_dropout_is_set_and_nothing_else_draws(family: str) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    others = {} if family == "modernbert" else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.1}
+    model = AutoModel.from_config(AutoConfig.for_model(family, vocab_size=50, pad_token_id=0, **sizes, **others))
+    model.train()
+    ids = torch.arange(1, 33).view(1, -1)
+
+    def states() -> torch.Tensor:
+        found: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        return found
+
+    set_attention_dropout(model, 0.5)
+    assert not states().equal(states())
+    set_attention_dropout(model, 0.0)
+    assert states().equal(states())
+
+
+def test_a_recipe_sets_the_attention_dropout(toy: Toy, tmp_path: Path) -> None:
+    model = learning_model(toy.recipe(tmp_path, attention_dropout=0.25))
+    assert [layer.attn.attention_dropout for layer in model.base_model.layers] == [0.25] * 4
