@@ -25,6 +25,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from tinyrm import chat
 from tinyrm.chat import LIST, TEXT, ChatMessage, Message, text_branch
 from tinyrm.comparison import GroupStrategy, SwapMode, Verdict
+from tinyrm.confidence import Confidence
 from tinyrm.errors import InvalidInput, TinyRMError, from_validation
 
 # The largest value of the setting max_batch_items. It is checked while a list is parsed: validating a million invalid
@@ -240,6 +241,11 @@ class CompareReply(Reply):
     probability_a: float
     probability_b: float
     margin: float
+    confidence: Confidence = Field(
+        description="How sure the preference is. p is the least probability of the preferred response that the "
+        "standard error of the calibration leaves. close: too close to call, p below 0.55, or the two orders prefer "
+        "different responses. leaning: p below 0.75. clear: any other."
+    )
     model: str
     usage: Usage
     truncated: Truncated

@@ -13,14 +13,13 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from tinyrm.comparison import Preference
+from tinyrm.confidence import MAX_LOG_STD
 from tinyrm.errors import InvalidInput
 
 LOG_TEMPERATURE_BOUNDS = (-4.0, 4.0)
 # With fewer pairs, or fewer that are judged wrongly, the error of log T is so large that T = 1 is the better guess.
 MIN_PAIRS = 50
 MIN_WRONG = 5
-# Of log T: beyond it, T is uncertain by more than a factor of 1.6.
-MAX_LOG_STD = 0.5
 
 
 class TemperatureFit(NamedTuple):

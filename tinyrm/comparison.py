@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tinyrm.confidence import UNCALIBRATED, Confidence, Temperature
+
 Verdict = Literal["a", "b", "tie"]
 SwapMode = Literal["on", "off", "auto"]
 Strategy = Literal["round_robin", "swiss", "knockout", "reference"]
@@ -32,18 +34,25 @@ class Preference:
     margin: calibrated log-odds that A is better.
     order_margins: the uncalibrated margin for A in each scored order: (A first,) or (A first, B first). Their
         difference is the model's position bias on this comparison. One margin if responses are scored one by one.
+    temperature: what divided these.
     """
 
     p_a: float
     p_b: float
     margin: float
     order_margins: tuple[float, ...]
+    temperature: Temperature = UNCALIBRATED
 
     @property
     def preferred(self) -> Verdict:
         if self.margin == 0:
             return "tie"
         return "a" if self.margin > 0 else "b"
+
+    @property
+    def confidence(self) -> Confidence:
+        """How sure the preference is; `tinyrm.confidence` has the formula."""
+        return self.temperature.confidence(self.order_margins)
 
     @property
     def orders_disagree(self) -> bool:

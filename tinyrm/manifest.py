@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from tinyrm.confidence import Temperature
 from tinyrm.encoding import Encoding, SpecialTokens
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import Geometry, GraphKind, Others
@@ -260,6 +261,13 @@ class Manifest(Frozen):
         if self.reads != "set":
             return self.head.outputs
         return max(self.special_tokens.count_masks(sequence.input_ids) for sequence in sequences)
+
+    @property
+    def calibrated(self) -> Temperature:
+        """The temperature, and how well calibration pairs determined it."""
+        known = self.calibration
+        log_std, one_order = (known.log_temperature_std, known.temperature_one_order) if known else (None, None)
+        return Temperature(self.temperature, log_std, one_order)
 
     @property
     def identity(self) -> str:

@@ -21,16 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyrm.comparison import Preference
+from tinyrm.confidence import Temperature
 from tinyrm.encoding import Encoding
 from tinyrm.errors import EngineFailed
 from tinyrm.sets import read_set
 
 
-def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperature: float) -> Preference:
+def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperature: Temperature | float) -> Preference:
     """Return the preference from logits [orders, 2] or from the scores of A and B [2, 1].
 
-    The orders are one (A first) or two (A first, B first). Raises EngineFailed for logits that are not finite.
+    The orders are one (A first) or two (A first, B first).
+
+    temperature: a number stands for one that no pairs determined.
+
+    Raises EngineFailed for logits that are not finite.
     """
+    calibrated = temperature if isinstance(temperature, Temperature) else Temperature(temperature)
     rows = np.asarray(logits, dtype=np.float64)
     if rows.shape not in ((1, 2), (2, 2), (2, 1)) or not np.isfinite(rows).all():
         raise EngineFailed(f"expected two finite logits for each order or response, got {rows.tolist()}")
@@ -38,12 +44,12 @@ def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperatur
         rows = rows.T  # from here on, like one order
     first_minus_second = rows[:, 0] - rows[:, 1]
     order_margins = (first_minus_second * (1, -1)[: len(rows)]).tolist()
-    margin = sum(order_margins) / (len(order_margins) * temperature)
+    margin = sum(order_margins) / (len(order_margins) * calibrated.value)
     # `ranking.sigmoid` of both signs, without the cost of an array for each comparison.
     small = math.exp(-abs(margin))
     winner, loser = 1 / (1 + small), small / (1 + small)
     p_a, p_b = (loser, winner) if margin < 0 else (winner, loser)
-    return Preference(p_a, p_b, margin, tuple(order_margins))
+    return Preference(p_a, p_b, margin, tuple(order_margins), calibrated)
 
 
 def read_columns(sequences: Sequence[Encoding], logits: NDArray[np.float32]) -> NDArray[np.float32]:

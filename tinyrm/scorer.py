@@ -15,6 +15,7 @@ from tinyrm.batching import pack
 from tinyrm.bundle import Bundle
 from tinyrm.chat import TextOrTurns, to_response
 from tinyrm.comparison import Comparison, Preference
+from tinyrm.confidence import UNCALIBRATED, Temperature
 from tinyrm.encoding import Encoder, Encoding, Tokenized
 from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.errors import NotPointwise
@@ -32,14 +33,14 @@ class Scorer:
         scorer = Scorer.open("models/starter")
         scorer.compare("What is 2 + 2?", "4", "5").preferred
 
-    temperature: divides margins; that of the bundle unless it was calibrated again.
+    calibrated: divides margins; that of the bundle unless it was calibrated again.
     max_batch_tokens: tokens of one batch; 0 for the number that suits the engine.
     """
 
     encoder: Encoder
     engine: Engine
     spec: Spec
-    temperature: float = 1.0
+    calibrated: Temperature = UNCALIBRATED
     max_batch_tokens: int = 0
 
     @classmethod
@@ -55,7 +56,11 @@ class Scorer:
         bundle = Bundle.open(starter.resolve(folder))
         options = EngineOptions(engine, precision, threads)
         manifest = bundle.manifest
-        return cls(bundle.encoder(), open_engine(bundle, options), manifest.spec, manifest.temperature)
+        return cls(bundle.encoder(), open_engine(bundle, options), manifest.spec, manifest.calibrated)
+
+    @property
+    def temperature(self) -> float:
+        return self.calibrated.value
 
     def compare(
         self,
@@ -104,14 +109,14 @@ class Scorer:
                 for comparison, instruction in zip(comparisons, instructions, strict=True)
                 for response in (comparison.response_a, comparison.response_b)
             ]
-            return [read_out(pair, self.temperature) for pair in self.score_texts(texts).reshape(-1, 2, 1)]
+            return [read_out(pair, self.calibrated) for pair in self.score_texts(texts).reshape(-1, 2, 1)]
         encoded = [
             self.encoder.encode(comparison, instruction, swap=swap)
             for comparison, instruction in zip(comparisons, instructions, strict=True)
         ]
         rows = iter(self.logits([sequence for sequences in encoded for sequence in sequences]))
         return [
-            read_out(read_columns(sequences, np.stack([next(rows) for _ in sequences])), self.temperature)
+            read_out(read_columns(sequences, np.stack([next(rows) for _ in sequences])), self.calibrated)
             for sequences in encoded
         ]
 
@@ -211,7 +216,7 @@ class Scorer:
 
     def at(self, temperature: float) -> Self:
         """Return this scorer with another temperature."""
-        return replace(self, temperature=temperature)
+        return replace(self, calibrated=Temperature(temperature))
 
     def logits(
         self, sequences: Sequence[Encoding], on_batch: Callable[[int], None] | None = None

@@ -16,5 +16,5 @@ def open_bundle(folder: Path, engine: str = "auto") -> Target:
     count_flops = flop_counter(manifest.geometry, manifest.head, manifest.special_tokens)
     opened = open_engine(bundle, EngineOptions(engine))
     metered = MeteredEngine(opened, manifest.geometry, manifest.parameters, count_flops, meter)
-    scorer = Scorer(bundle.encoder(), metered, manifest.spec, manifest.temperature)
+    scorer = Scorer(bundle.encoder(), metered, manifest.spec, manifest.calibrated)
     return Target(manifest.identity, metered.info.name, manifest.spec, local_scorer(scorer), meter)

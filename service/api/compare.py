@@ -91,6 +91,7 @@ def compare_reply(result: CompareResult) -> CompareReply:
         probability_a=preference.p_a,
         probability_b=preference.p_b,
         margin=preference.margin,
+        confidence=preference.confidence,
         model=result.model,
         usage=usage_of([result.cost]),
         truncated=Truncated(

@@ -258,16 +258,22 @@ function setShare(bar, share) {
   bar.style.setProperty("--share", percent(share).replace(" ", ""));
 }
 
+/** Say how sure the verdict is: a probability near one half is no verdict. */
+function verdictText({ preferred, confidence }) {
+  const better = preferred.toUpperCase();
+  return { close: "Too close to call", leaning: `Leans ${better}`, clear: `Clearly ${better}` }[confidence];
+}
+
 function showPair(reply) {
   const { preferred, probability_a, probability_b } = reply;
-  const isTie = preferred === "tie";
-  $("verdict").textContent = isTie ? "Neither response is better" : `Response ${preferred.toUpperCase()} is better`;
+  $("verdict").textContent = verdictText(reply);
   const how = hasOrders(reply)
     ? "mean of both orders"
     : cardOf(reply).scores_alone
       ? "from the score of each response by itself"
       : "from both responses beside each other";
-  $("surety").textContent = `Probability ${percent(Math.max(probability_a, probability_b))}, ${how}.`;
+  const chosen = preferred === "tie" ? "either response" : `response ${preferred.toUpperCase()}`;
+  $("surety").textContent = `Probability ${percent(Math.max(probability_a, probability_b))} for ${chosen}, ${how}.`;
   $("share-a").textContent = `A ${percent(probability_a)}`;
   $("share-b").textContent = `${percent(probability_b)} B`;
   setShare($("bar"), probability_a);

@@ -124,6 +124,7 @@ class Pipeline:
         max_set_tokens: int | None = None,
     ) -> None:
         self.manifest, self.reads = manifest, encoder.reads
+        self._calibrated = manifest.calibrated
         self.scores_alone = encoder.scores_alone
         self.backend = backend
         self.metrics = metrics
@@ -341,8 +342,7 @@ class Pipeline:
             )
 
     def _read_pair(self, sequences: Sequence[Encoding], result: EngineResult) -> Preference:
-        temperature = self.manifest.temperature
-        return self._checked(lambda: read_out(read_columns(sequences, result.logits), temperature))
+        return self._checked(lambda: read_out(read_columns(sequences, result.logits), self._calibrated))
 
     def _checked(self, read: Callable[[], T]) -> T:
         """Return what `read` makes of logits. If they are not valid, that counts as an error of the engine."""

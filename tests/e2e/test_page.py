@@ -1,15 +1,17 @@
 """Test the page in a real Chromium with the starter model: by mouse, by keyboard, for screen readers."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from service.keys import ApiKey, ApiKeys, hash_token
 from tests.e2e.browser import DESKTOP, PHONE, Example, chromium, compare, fill
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 PROMPT, THREE = Example.prompt, list(Example.responses)
 PAIR = THREE[:2]
+ANY_VERDICT = re.compile("^(Too close to call|Leans [AB]|Clearly [AB])$")
 HOSTILE = """<img src=x onerror="window.pwned=1"><script>window.pwned=1</script> it's `id` $HOME \\ "ü" 😀\n&lt;b&gt;"""
 
 
@@ -57,17 +60,26 @@ def page(browser: Browser, service: Process) -> Iterator[Page]:
         yield one
 
 
+def verdict(reply: dict[str, Any]) -> str:
+    """Return the heading of a reply to a comparison."""
+    better = reply["preferred"].upper()
+    return {"close": "Too close to call", "leaning": f"Leans {better}", "clear": f"Clearly {better}"}[
+        reply["confidence"]
+    ]
+
+
 def test_two_responses_get_the_verdict_of_the_api(page: Page, service: Process) -> None:
     fill(page, PROMPT, PAIR)
     page.get_by_label("Domain").select_option(Example.domain)
     compare(page)
     body = {"prompt": PROMPT, "response_a": PAIR[0], "response_b": PAIR[1], "domain": Example.domain}
     reply = service.post("/v1/compare", body).json()
-    result = page.get_by_role("region", name="Response")
-    expect(result.get_by_role("heading", level=2)).to_have_text(f"Response {reply['preferred'].upper()} is better")
+    result = page.locator("#result")
+    expect(result.get_by_role("heading", level=2)).to_have_text(verdict(reply))
+    expect(page.locator("#surety")).to_contain_text(f"for response {reply['preferred'].upper()}")
     expect(page.locator("#share-a")).to_have_text(f"A {reply['probability_a']:.1%}".replace("%", " %"))
     expect(page.locator("#share-b")).to_have_text(f"{reply['probability_b']:.1%} B".replace("%", " %"))
-    expect(page.get_by_role("status")).to_contain_text("is better. The reply took")
+    expect(page.get_by_role("status")).to_contain_text(f"{verdict(reply)}. The reply took")
     facts = page.locator("#facts")
     for fact in (reply["model"], f"{reply['usage']['gflops']:.2f} GFLOPs", "Truncated"):
         expect(facts).to_contain_text(fact)
@@ -98,6 +110,22 @@ def test_a_model_that_reads_sets_has_no_orders(browser: Browser, set_bundle_fold
         expect(page.locator("#facts")).not_to_contain_text("Comparisons")
 
 
+@pytest.mark.parametrize(
+    ("confidence", "preferred", "heading"),
+    [("close", "a", "Too close to call"), ("leaning", "b", "Leans B"), ("clear", "a", "Clearly A")],
+)
+def test_the_heading_says_how_sure_the_verdict_is(page: Page, confidence: str, preferred: str, heading: str) -> None:
+    def reworded(route: Route) -> None:
+        reply = route.fetch()
+        route.fulfill(response=reply, json=reply.json() | {"confidence": confidence, "preferred": preferred})
+
+    page.route("**/v1/compare", reworded)
+    fill(page, PROMPT, PAIR)
+    compare(page)
+    expect(page.get_by_role("heading", level=2)).to_have_text(heading)
+    expect(page.get_by_role("status")).to_contain_text(f"{heading}. The reply took")
+
+
 def test_the_bar_is_as_long_as_the_probability(page: Page, service: Process) -> None:
     fill(page, PROMPT, PAIR)
     compare(page)
@@ -124,7 +152,7 @@ def test_the_keyboard_alone_is_enough(page: Page) -> None:
             page.keyboard.press("Tab")
         page.keyboard.type(text)
     page.keyboard.press("Control+Enter")
-    expect(page.get_by_role("heading", level=2)).to_contain_text("is better")
+    expect(page.get_by_role("heading", level=2)).to_have_text(ANY_VERDICT)
     reached = set()
     for _ in range(20):
         page.keyboard.press("Tab")
@@ -183,8 +211,8 @@ def test_the_curl_command_works(page: Page, responses: list[str]) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=30)
     reply = json.loads(done.stdout)
     heading = page.get_by_role("heading", level=2)
-    best = reply["preferred"].upper() if "preferred" in reply else "ABC"[reply["order"][0]]
-    expect(heading).to_contain_text(f"Response {best} is")
+    best = f"Response {'ABC'[reply['order'][0]]} is the best of 3" if "order" in reply else verdict(reply)
+    expect(heading).to_have_text(best)
 
 
 def test_copy_puts_the_curl_command_on_the_clipboard(browser: Browser, service: Process) -> None:
@@ -232,7 +260,7 @@ def test_an_error_of_the_service_is_shown_and_a_key_resolves_it(browser: Browser
         expect(page.get_by_label("API key")).to_be_focused()
         page.keyboard.type("sesame")
         page.keyboard.press("Control+Enter")
-        expect(page.get_by_role("heading", level=2)).to_contain_text("is better")
+        expect(page.get_by_role("heading", level=2)).to_have_text(ANY_VERDICT)
         expect(page.get_by_role("alert")).to_be_hidden()
         expect(page.locator("#curl")).to_contain_text("$TINYRM_API_KEY")
         expect(page.locator("#curl")).not_to_contain_text("sesame")

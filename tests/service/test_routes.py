@@ -13,6 +13,7 @@ from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 from tinyrm import __version__
 from tinyrm.comparison import Comparison
+from tinyrm.confidence import Confidence
 from tinyrm.flops import exact_flops
 from tinyrm.scorer import Scorer
 
@@ -29,12 +30,12 @@ PAIRS: list[dict[str, Any]] = [
 ]
 
 
-def offline(scorer: Scorer, pair: dict[str, Any], *, swap: bool = True) -> float:
-    """Return P(A better), computed without the service."""
+def offline(scorer: Scorer, pair: dict[str, Any], *, swap: bool = True) -> tuple[float, Confidence]:
+    """Return P(A better) and how sure that is, computed without the service."""
     comparison = Comparison(pair["prompt"], pair["response_a"], pair["response_b"])
     instruction = SAFETY if pair.get("domain") == "safety" else GENERAL
     (preference,) = scorer.score([comparison], [pair.get("instruction", instruction)], swap=swap)
-    return preference.p_a
+    return preference.p_a, preference.confidence
 
 
 def test_reply_has_exactly_this_shape(served: Served) -> None:
@@ -46,6 +47,7 @@ def test_reply_has_exactly_this_shape(served: Served) -> None:
         "probability_a": pytest.approx(1 - reply["probability_b"]),
         "probability_b": reply["probability_b"],
         "margin": reply["margin"],
+        "confidence": reply["confidence"],
         "model": f"toy@{manifest.revision}",
         "usage": {
             "sequences": 2,
@@ -60,14 +62,16 @@ def test_reply_has_exactly_this_shape(served: Served) -> None:
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair["prompt"][:8])
 def test_a_result_is_the_offline_result(served: Served, scorer: Scorer, pair: dict[str, Any], swap: str) -> None:
     reply = served.compare(**pair, swap=swap)
-    assert reply["probability_a"] == pytest.approx(offline(scorer, pair, swap=swap == "on"), abs=TOLERANCE)
+    p_a, confidence = offline(scorer, pair, swap=swap == "on")
+    assert reply["probability_a"] == pytest.approx(p_a, abs=TOLERANCE)
+    assert reply["confidence"] == confidence
 
 
 def test_a_result_in_a_mixed_batch_is_the_offline_result(served: Served, scorer: Scorer) -> None:
     items = PAIRS * 3
     results = served.client.post("/v1/compare/batch", json={"items": items}).json()["results"]
     got = [result["probability_a"] for result in results]
-    assert got == pytest.approx([offline(scorer, pair) for pair in items], abs=TOLERANCE)
+    assert got == pytest.approx([offline(scorer, pair)[0] for pair in items], abs=TOLERANCE)
     assert max(got) - min(got) > 100 * TOLERANCE, "answers all alike would be in any order"
 
 

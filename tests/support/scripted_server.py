@@ -13,6 +13,7 @@ COMPARED = {
     "preferred": "a",
     "probability_a": 0.75,
     "probability_b": 0.25,
+    "confidence": "leaning",
     "margin": 1.0986,
     "model": "toy@1",
     "usage": {"sequences": 2, "tokens": 10, "gflops": 0.1},

@@ -38,6 +38,7 @@ def test_scores_are_those_of_the_scorer(
     expected = scorer.score(comparisons, [instruction] * len(rows))
     assert found["margin"].tolist() == pytest.approx([one.margin for one in expected], abs=TOLERANCE)
     assert found["probability_a"].tolist() == pytest.approx([one.p_a for one in expected], abs=TOLERANCE)
+    assert found["confidence"].tolist() == [one.confidence for one in expected]
     for at, order in enumerate(("a_first", "b_first")):
         margins = found[f"logit_a_reading_{order}"] - found[f"logit_b_reading_{order}"]
         assert margins.tolist() == pytest.approx([one.order_margins[at] for one in expected], abs=TOLERANCE)

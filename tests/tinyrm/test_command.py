@@ -51,7 +51,7 @@ def score(url: str, pairs: Path, out: Path, *options: str) -> int:
 def test_compare_prints_the_better_response(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted(compared()) as server:
         assert main(["compare", "q", "x", "y", "--url", server.url, "--domain", "math", "--swap", "off"]) == 0
-    assert capsys.readouterr().out == "A is better: P(A) 0.750, P(B) 0.250, toy@1\n"
+    assert capsys.readouterr().out == "A is better (leaning): P(A) 0.750, P(B) 0.250, toy@1\n"
     texts = {"prompt": "q", "response_a": "x", "response_b": "y"}
     assert server.received[0].body == texts | {"domain": "math", "swap": "off"}
 

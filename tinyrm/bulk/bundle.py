@@ -117,7 +117,7 @@ class ShardScorer:
         manifest = self.bundle.manifest
         self._rows = job.row_encoder(self.bundle)
         engine = open_engine(self.bundle, EngineOptions(job.engine, job.precision, job.threads))
-        self._scorer = Scorer(self._rows.encoder, engine, manifest.spec, manifest.temperature)
+        self._scorer = Scorer(self._rows.encoder, engine, manifest.spec, manifest.calibrated)
         self._flops = flop_counter(manifest.geometry, manifest.head, manifest.special_tokens)
 
     @property
@@ -140,7 +140,7 @@ class ShardScorer:
 
         def read(row: Row) -> Score:
             own = read_columns(row.sequences, np.stack([next(logits) for _ in row.sequences]))
-            return own, read_out(own, self._scorer.temperature)
+            return own, read_out(own, self._scorer.calibrated)
 
         try:
             scores = [read(row) if row.sequences else None for row in rows]

@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
         ("logit_b", pa.float32()),
         ("probability_a", pa.float64()),
         ("margin", pa.float64()),
+        ("confidence", pa.string()),
         ("tokens", pa.int32()),
         ("truncated_prompt", pa.int32()),
         ("truncated_response_a", pa.int32()),
@@ -108,7 +109,11 @@ def make_table(shard: Shard, model: str, rows: Sequence[Row], scores: Sequence[S
         }
         if score is not None:
             logits, preference = score
-            record |= name_logits(logits) | {"probability_a": preference.p_a, "margin": preference.margin}
+            record |= name_logits(logits) | {
+                "probability_a": preference.p_a,
+                "margin": preference.margin,
+                "confidence": preference.confidence,
+            }
         records.append(record)
     return pa.Table.from_pylist(records, schema=SCHEMA)
 

@@ -107,7 +107,8 @@ def compare(words: Sequence[str]) -> int:
         print_json(reply)
         return 0
     better = {"a": "A is better", "b": "B is better", "tie": "neither is better"}[reply.preferred]
-    print(f"{better}: P(A) {reply.probability_a:.3f}, P(B) {reply.probability_b:.3f}, {reply.model}")
+    sure = {"close": "too close to call", "leaning": "leaning", "clear": "clear"}[reply.confidence]
+    print(f"{better} ({sure}): P(A) {reply.probability_a:.3f}, P(B) {reply.probability_b:.3f}, {reply.model}")
     lost = reply.truncated
     if lost.prompt + lost.response_a + lost.response_b:
         tokens = f"prompt {lost.prompt}, A {lost.response_a}, B {lost.response_b}"
