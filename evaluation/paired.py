@@ -83,7 +83,7 @@ def model_table(paired: Paired) -> str:
 
 
 def model_row(evaluation: Evaluation) -> list[str]:
-    summary: Summary = summarise(evaluation.report.scored, length_bar=0.5)
+    summary: Summary = summarise(evaluation.report.scored)
     cost = evaluation.cost
     return [
         evaluation.target.identity,

@@ -7,11 +7,12 @@ from typing import Any
 from tabulate import tabulate
 
 from evaluation.scoring import ScoredPair
-from evaluation.statistics import Calibration, Estimate, Share, Summary, by_length
+from evaluation.statistics import LENGTH_TOLERANCE, Calibration, Estimate, Share, Summary, by_length
 from evaluation.target import Cost
 
-# What stands below a table of a model that reads responses alone, in place of the columns about orders.
-NO_ORDERS = "Each response is scored once, alone: no order exists, and swap consistency is 100 % by construction."
+# What stands below a table of a model that scores responses, in place of the columns about orders.
+NO_ORDERS = "Each response has one score: no order exists, and swap consistency is 100 % by construction."
+MATCHED = f"Length-matched: the responses differ by at most {LENGTH_TOLERANCE:.0%} of the longer one's characters."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ def domain_table(summaries: Mapping[str, Summary]) -> str:
                 {"one order": str(summary.accuracy_one_order), "swap consistency": str(summary.swap_consistency)},
             ),
             "length heuristic": f"{summary.length_heuristic:.1%}",
+            "points above it": str(summary.over_length_heuristic),
             "NLL": f"{summary.negative_log_likelihood:.3f}",
             "Brier": f"{summary.brier:.3f}",
             "ECE": f"{summary.expected_calibration_error:.3f}",
@@ -56,10 +58,11 @@ def domain_table(summaries: Mapping[str, Summary]) -> str:
 
 
 def order_table(summaries: Mapping[str, Summary]) -> str:
-    """Return a table of the accuracy of each order alone, and of the effect of the first place."""
+    """Return a table of the accuracy, of each order alone, and of the effect of the first place."""
     rows = {
         name: {
-            "accuracy": f"{summary.accuracy.value:.1%}",
+            "pairs": str(summary.pairs),
+            "accuracy": str(summary.accuracy),
             **of_orders(
                 summary.orders,
                 {
@@ -73,8 +76,8 @@ def order_table(summaries: Mapping[str, Summary]) -> str:
         }
         for name, summary in summaries.items()
     }
-    has_orders = summaries["all"].orders == 2
-    return named_table("pairs of", rows) + ("" if has_orders else f"\n\n{NO_ORDERS}")
+    notes = [*([MATCHED] if "length-matched" in rows else []), *([NO_ORDERS] if summaries["all"].orders == 1 else [])]
+    return "\n\n".join([named_table("pairs", rows), *([" ".join(notes)] if notes else [])])
 
 
 def of_orders(orders: int, cells: dict[str, str]) -> dict[str, str]:

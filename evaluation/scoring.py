@@ -54,6 +54,12 @@ class ScoredPair:
         chosen, rejected = len(self.pair.chosen), len(self.pair.rejected)
         return 0.5 if chosen == rejected else float(chosen > rejected)
 
+    @property
+    def length_difference(self) -> float:
+        """Return by how many characters the responses differ, as a share of the longer one: 0 if equally long."""
+        chosen, rejected = len(self.pair.chosen), len(self.pair.rejected)
+        return abs(chosen - rejected) / max(chosen, rejected, 1)
+
 
 def digest(scored: Sequence[ScoredPair]) -> str:
     """Return a hash of the pairs that were scored, in any order."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,7 @@ class Summary(BaseModel):
     position_size: mean of their absolute value on each pair; 0 only if no preference depends on the order.
     length_heuristic: accuracy of "longer is better", or of "shorter is better" in the domains where that is right more
         often. The better of the two is chosen in hindsight; a model must beat it.
+    over_length_heuristic: accuracy minus it, on the same draws of prompts.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -115,6 +116,7 @@ class Summary(BaseModel):
     position_size: float
     swap_consistency: Share
     length_heuristic: float
+    over_length_heuristic: Difference
     negative_log_likelihood: float
     brier: float
     expected_calibration_error: float
@@ -122,57 +124,78 @@ class Summary(BaseModel):
 
 def by_domain(scored: Sequence[ScoredPair]) -> dict[str, Summary]:
     """Return a summary of all pairs, then of each domain by name."""
-    parts = split_domains(scored)
-    bars = {domain: length_heuristic(part) for domain, part in parts.items()}
-    overall = sum(bars[domain] * len(part) for domain, part in parts.items()) / len(scored)
-    return {"all": summarise(scored, overall)} | {d: summarise(part, bars[d]) for d, part in parts.items()}
+    return {"all": summarise(scored)} | {domain: summarise(part) for domain, part in split_domains(scored).items()}
 
 
 def split_domains(scored: Sequence[ScoredPair]) -> dict[str, list[ScoredPair]]:
     """Return the pairs of each domain, by name."""
-    domains = sorted({j.pair.domain or "none" for j in scored})
-    return {domain: [j for j in scored if (j.pair.domain or "none") == domain] for domain in domains}
+    domains = sorted({domain_of(j) for j in scored})
+    return {domain: [j for j in scored if domain_of(j) == domain] for domain in domains}
 
 
-def length_heuristic(scored: Sequence[ScoredPair]) -> float:
-    longer = float(np.mean([j.longer_is_better for j in scored]))
-    return max(longer, 1 - longer)
+def domain_of(scored: ScoredPair) -> str:
+    return scored.pair.domain or "none"
 
 
-def summarise(scored: Sequence[ScoredPair], length_bar: float) -> Summary:
+def length_heuristic(scored: Sequence[ScoredPair]) -> list[float]:
+    """Return the credit of "longer is better" on each pair, or of "shorter is better" where that is right more often.
+
+    Which of the two is decided for each domain.
+    """
+    longer = np.array([j.longer_is_better for j in scored])
+    domains = np.array([domain_of(j) for j in scored])
+    for domain in np.unique(domains):
+        own = domains == domain
+        if longer[own].mean() < 0.5:
+            longer[own] = 1 - longer[own]
+    credits_: list[float] = longer.tolist()
+    return credits_
+
+
+def summarise(scored: Sequence[ScoredPair]) -> Summary:
     prompts = [j.pair.prompt for j in scored]
+    accuracy = Estimate.of([j.credit for j in scored], prompts)
+    by_length_alone = Estimate.of(length_heuristic(scored), prompts)
     p_right = np.array([j.preference.p_a for j in scored])
     return Summary(
         pairs=len(scored),
         prompts=len(set(prompts)),
         orders=scored[0].orders,
-        accuracy=Share.of([j.credit for j in scored], prompts),
+        accuracy=Share.from_estimate(accuracy),
         accuracy_one_order=Share.of([j.credit_one_order for j in scored], prompts),
         accuracy_chosen_first=float(np.mean([j.preference.order_margins[0] > 0 for j in scored])),
         accuracy_chosen_second=float(np.mean([j.preference.order_margins[-1] > 0 for j in scored])),
         position_margin=float(np.mean([j.position_margin for j in scored])),
         position_size=float(np.mean([abs(j.position_margin) for j in scored])),
         swap_consistency=Share.of([j.is_consistent for j in scored], prompts),
-        length_heuristic=length_bar,
+        length_heuristic=by_length_alone.value,
+        over_length_heuristic=Difference.between(accuracy, by_length_alone),
         negative_log_likelihood=float(-np.log(np.maximum(p_right, 1e-12)).mean()),
         brier=float(((1 - p_right) ** 2).mean()),
         expected_calibration_error=calibration_error(p_right),
     )
 
 
-LENGTHS: dict[str, Callable[[ScoredPair], bool]] = {
+# Response lengths within this share of the longer one match: no reader sees at a glance which has more to say.
+LENGTH_TOLERANCE: Final = 0.1
+# The last kind overlaps with the others.
+LENGTHS: Final[Mapping[str, Callable[[ScoredPair], bool]]] = {
     "chosen longer": lambda j: j.longer_is_better > 0.5,
     "chosen shorter": lambda j: j.longer_is_better < 0.5,
     "equally long": lambda j: j.longer_is_better == 0.5,
+    "length-matched": lambda j: j.length_difference <= LENGTH_TOLERANCE,
 }
 
 
-def by_length(scored: Sequence[ScoredPair]) -> dict[str, Summary]:
-    """Return summaries by which response has more characters, all pairs first; empty kinds are left out."""
+def split_lengths(scored: Sequence[ScoredPair]) -> dict[str, list[ScoredPair]]:
+    """Return the pairs of each kind by length, in characters; empty kinds are left out."""
     parts = {name: [j for j in scored if belongs(j)] for name, belongs in LENGTHS.items()}
-    return {"all": summarise(scored, length_heuristic(scored))} | {
-        name: summarise(part, length_heuristic(part)) for name, part in parts.items() if part
-    }
+    return {name: part for name, part in parts.items() if part}
+
+
+def by_length(scored: Sequence[ScoredPair]) -> dict[str, Summary]:
+    """Return a summary of all pairs, then of each kind by length."""
+    return {"all": summarise(scored)} | {name: summarise(part) for name, part in split_lengths(scored).items()}
 
 
 class Bin(BaseModel):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from evaluation.report import Report, domain_table, orders_and_length
 from evaluation.scoring import ScoredPair, score_pairs
-from evaluation.statistics import Estimate, by_domain, split_domains
+from evaluation.statistics import Estimate, by_domain, split_domains, split_lengths
 from evaluation.target import Target
 from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
@@ -30,7 +30,8 @@ def run(target: Target, path: Path) -> Report:
         "domains": {name: summary.model_dump() for name, summary in summaries.items()},
         "length": lengths,
     }
-    estimates = {name: estimate(part) for name, part in (split_domains(scored) | {"all": scored}).items()}
+    parts = split_domains(scored) | split_lengths(scored) | {"all": scored}
+    estimates = {name: estimate(part) for name, part in parts.items()}
     tables = f"{domain_table(summaries)}\n\n{orders}"
     return Report(NAME, tables, figures, summaries["all"].accuracy, estimates, scored)
 

@@ -11,10 +11,10 @@ from tinyrm.pairs import PreferencePair
 from tinyrm.ranking import sigmoid
 
 
-def judged(z: float, temperature: float = 1.0, chosen: str = "yes") -> ScoredPair:
+def judged(z: float, temperature: float = 1.0, chosen: str = "yes", rejected: str = "no!") -> ScoredPair:
     margin = z / temperature
     preference = Preference(sigmoid(margin), sigmoid(-margin), margin, (z, z))
-    return ScoredPair(PreferencePair(prompt="p", chosen=chosen, rejected="no!"), preference)
+    return ScoredPair(PreferencePair(prompt="p", chosen=chosen, rejected=rejected), preference)
 
 
 def overconfident(temperature: float) -> list[ScoredPair]:
@@ -56,10 +56,12 @@ def test_bins_contain_every_result_once() -> None:
 
 def test_pairs_are_split_by_which_response_is_longer() -> None:
     pairs = [judged(1, chosen="longer"), judged(-1, chosen="n"), judged(1, chosen="yes")]
+    pairs += [judged(-1, chosen="a" * n, rejected="b" * 100) for n in (89, 90)]
     summaries = by_length(pairs)
     assert {name: (s.pairs, s.accuracy.value) for name, s in summaries.items()} == {
-        "all": (3, pytest.approx(2 / 3)),
+        "all": (5, 0.4),
         "chosen longer": (1, 1),
-        "chosen shorter": (1, 0),
+        "chosen shorter": (3, 0),
         "equally long": (1, 1),
+        "length-matched": (2, 0.5),
     }

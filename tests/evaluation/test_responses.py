@@ -142,6 +142,6 @@ def test_pairs_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"prompt": "p", "chosen": "good", "rejected": "bad", "domain": "chat"}\n' * 3)
     report = pairs.run(alone(oracle_alone), path)
-    assert "| chat | 3 | 1 | 100.0% (100.0% to 100.0%) | 100.0% | 0.127 |" in report.markdown
+    assert "| chat | 3 | 1 | 100.0% (100.0% to 100.0%) | 100.0% | +0.0 (+0.0 to +0.0) | 0.127 |" in report.markdown
     assert report.figures["domains"]["chat"]["orders"] == 1
     assert pairs.run(target(contrarian), path).figures["domains"]["chat"]["orders"] == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.scoring import ScoredPair
-from evaluation.statistics import Share, by_domain, calibration_error, summarise
+from evaluation.statistics import Difference, Share, by_domain, calibration_error, summarise
 from tinyrm.comparison import Preference
 from tinyrm.pairs import PreferencePair
 
@@ -21,14 +21,14 @@ def judged(
 
 
 def test_both_orders_decide_accuracy_and_each_order_counts_alone() -> None:
-    summary = summarise([judged((3, -1)), judged((-3, 1)), judged((1, 1)), judged((1, 2))], 0.5)
+    summary = summarise([judged((3, -1)), judged((-3, 1)), judged((1, 1)), judged((1, 2))])
     assert summary.accuracy.value == 0.75
     assert summary.swap_consistency.value == 0.5
     assert summary.accuracy_one_order.value == 0.75
 
 
 def test_a_tie_is_half_right() -> None:
-    assert summarise([judged((1, -1))], 0.5).accuracy.value == 0.5
+    assert summarise([judged((1, -1))]).accuracy.value == 0.5
 
 
 def test_the_length_heuristic_uses_the_better_direction_in_each_domain() -> None:
@@ -37,6 +37,19 @@ def test_the_length_heuristic_uses_the_better_direction_in_each_domain() -> None
     assert summaries["chat"].length_heuristic == summaries["safety"].length_heuristic == 1
     assert summaries["all"].length_heuristic == 1
     assert list(summaries) == ["all", "chat", "safety"]
+
+
+def test_what_a_model_adds_to_the_length_heuristic_is_drawn_together_with_it() -> None:
+    shorter = [i % 3 == 0 for i in range(120)]
+    follows = [
+        judged((-1, -1) if wrong else (1, 1), prompt=str(i), chosen="ab" if wrong else "longer")
+        for i, wrong in enumerate(shorter)
+    ]
+    assert summarise(follows).over_length_heuristic == Difference(value=0, low=0, high=0)
+    right = [judged((1, 1), prompt=j.pair.prompt, chosen=j.pair.chosen) for j in follows]
+    over = summarise(right).over_length_heuristic
+    assert over.value == pytest.approx(1 / 3)
+    assert 0.2 < over.low < over.value < over.high < 0.5
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_its_level() -> None:
@@ -63,6 +76,6 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
 
 
 def test_likelihood_and_brier_are_of_the_right_answer() -> None:
-    summary = summarise([judged((0, 0)), judged((math.log(3), math.log(3)))], 0.5)
+    summary = summarise([judged((0, 0)), judged((math.log(3), math.log(3)))])
     assert summary.negative_log_likelihood == pytest.approx(-(math.log(0.5) + math.log(0.75)) / 2)
     assert summary.brier == pytest.approx((0.25 + 0.0625) / 2)
