@@ -14,7 +14,7 @@ DEV := .venv/dev
 LOAD := .venv/load
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all lint format train starter starter-pairs export evaluate bench bench-peers load chaos audit lock clean
+.PHONY: help install serve test test-all lint format train starter starter-pairs export evaluate card bench bench-peers load chaos audit lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -70,6 +70,13 @@ train: $(DEV)/installed  ## run RECIPE on DATA, from where it stopped (FRESH=1: 
 
 export: $(DEV)/installed  ## export MODEL (and ADAPTER) to BUNDLE
 	$(DEV)/bin/python -m export --model $(MODEL) $(if $(ADAPTER),--adapter $(ADAPTER)) --out $(BUNDLE)
+
+card: VERSUS = $(if $(AGAINST),--against $(AGAINST))
+card: $(DEV)/installed  ## measure BUNDLE on the validation pairs of DATA, and AGAINST another one, into its manifest and card
+	$(DEV)/bin/python -m evaluation --bundle $(BUNDLE) --pairs $(DATA)/validation.jsonl.gz $(VERSUS) --record --card
+	$(DEV)/bin/python -m evaluation sanity --bundle $(BUNDLE) --pairs $(DATA)/validation.jsonl.gz $(VERSUS) --record --card
+	$(DEV)/bin/python -m evaluation obvious --bundle $(BUNDLE) $(VERSUS) --record --card
+	$(DEV)/bin/python -m evaluation.latency $(BUNDLE) --pairs $(DATA)/validation.jsonl.gz $(VERSUS) --record --card
 
 evaluate: $(DEV)/installed  ## evaluate BUNDLE on the validation pairs of DATA
 	$(DEV)/bin/python -m evaluation --bundle $(BUNDLE) --pairs $(DATA)/validation.jsonl.gz

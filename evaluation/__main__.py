@@ -1,7 +1,7 @@
 """python -m evaluation: measure how good a model is, with intervals.
 
 Prints Markdown tables; the last line is JSON. `--out` writes tables, JSON and two pictures, `--record` writes the
-results into the bundle's manifest, and `--card` writes the table between the markers of the bundle's README.md.
+results into the bundle's manifest, and `--card` writes the tables between the markers of the bundle's README.md.
 `--against` evaluates another model on the same items and shows the differences.
 """
 

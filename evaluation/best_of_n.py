@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.card import BEGIN, END, update_card
+from evaluation.card import update_card
 from evaluation.groups import Group, groups_of, pair_accuracy, simulate
 from evaluation.report import table
 from evaluation.statistics import Estimate, Share
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             card = options.out / "cascade.md"
             options.out.mkdir(parents=True, exist_ok=True)
             if not card.exists():
-                card.write_text(f"# The best of n: cost against accuracy\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+                card.write_text("# The best of n: cost against accuracy\n", encoding="utf-8")
             update_card(card, text)
             (options.out / "cascade.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except (TinyRMError, OSError) as error:

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from evaluation.card import refuse_without_markers
+from evaluation.card import RESULTS, refuse_half_a_section
 from tinyrm.bundle import sha256
 from tinyrm.command_line import Positive
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import CARD_FILE, MANIFEST_FILE
 
-PAIRS, SANITY, JUDGE_BENCH = "pairs", "sanity", "judge-bench"
+PAIRS, SANITY, OBVIOUS, JUDGE_BENCH = "pairs", "sanity", "obvious", "judge-bench"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,10 @@ class Options:
     """Evaluate a bundle, a checkpoint or a running service on a benchmark, or on your own preference pairs."""
 
     benchmark: Annotated[
-        Literal["pairs", "sanity", "reward-bench", "reward-bench-2", "rm-bench", "judge-bench"], Positional
+        Literal["pairs", "sanity", "obvious", "reward-bench", "reward-bench-2", "rm-bench", "judge-bench"], Positional
     ] = "pairs"
-    """`pairs` is a file of your own, see --pairs; `sanity` sets its better responses against made-up bad ones."""
+    """`pairs` is a file of your own, see --pairs; `sanity` sets its better responses against made-up bad ones;
+    `obvious` is ten pairs that come with TinyRM."""
     bundle: Path | None = None
     """Bundle folder."""
     checkpoint: Path | None = None
@@ -52,12 +53,18 @@ class Options:
     record: bool = False
     """Write the results into the bundle's manifest."""
     card: bool = False
-    """Write the table of pairs into the bundle's README.md."""
+    """Write the tables into the bundle's README.md, in a section of this benchmark."""
     against: str | None = None
     """Evaluate another model on the same items, and show the differences of the two with paired intervals: a bundle
-    folder, the output folder of a training, or the URL of a service."""
+    folder, the output folder of a training, or the URL of a service. --record and --card write the differences
+    too."""
     out: Path | None = None
     """Folder for report.md, results.json, reliability.png and compute.png; with --against, no pictures."""
+
+    @property
+    def section(self) -> str:
+        """Return the section of the card."""
+        return RESULTS if self.benchmark == PAIRS else self.benchmark
 
     def of_other(self) -> "Options":
         """Return the same options for the model of --against."""
@@ -68,7 +75,7 @@ class Options:
         else:
             kinds["bundle" if (Path(against) / MANIFEST_FILE).is_file() else "checkpoint"] = Path(against)
         engine = self.engine if kinds["bundle"] else "auto"
-        return replace(self, **kinds, engine=engine, against=None)
+        return replace(self, **kinds, engine=engine, against=None, record=False, card=False)
 
     def check(self) -> None:
         """Raise InvalidInput for options that do not go together, or would give misleading figures."""
@@ -85,12 +92,12 @@ class Options:
             (not own and self.pairs, f"{self.benchmark} has its own data; --data says where, not --pairs"),
             (self.split and self.benchmark != JUDGE_BENCH, f"--split is for {JUDGE_BENCH}"),
             (
-                self.revision and (own or (self.data and Path(self.data).exists())),
+                self.revision and (own or self.benchmark == OBVIOUS or (self.data and Path(self.data).exists())),
                 "--revision is for a benchmark on the hub",
             ),
             (
-                self.against and into_bundle,
-                "--against compares two models; use --record, --card and --write-temperature on one",
+                self.against and self.write_temperature,
+                "--against compares two models; fit and write the temperature of one before",
             ),
             (
                 self.against and not is_url(self.against) and not Path(self.against).is_dir(),
@@ -104,10 +111,6 @@ class Options:
             (
                 (self.pairs_per_kind, self.seed) != (100, 0) and self.benchmark != SANITY,
                 f"--pairs-per-kind and --seed are for {SANITY}",
-            ),
-            (
-                self.card and self.benchmark != PAIRS,
-                "the card's table is for preference pairs; use --record or --out for benchmarks",
             ),
             (self.out and self.out.exists() and not self.out.is_dir(), f"--out {self.out} is a file, not a folder"),
             # Figures that would mislead.
@@ -128,7 +131,7 @@ class Options:
             if is_wrong:
                 raise InvalidInput(instead)
         if self.bundle and self.card:
-            refuse_without_markers(self.bundle / CARD_FILE)
+            refuse_half_a_section(self.bundle / CARD_FILE, self.section)
 
 
 def is_url(text: str) -> bool:

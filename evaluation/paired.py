@@ -6,7 +6,7 @@ from typing import Any
 
 from evaluation.options import Options
 from evaluation.report import table
-from evaluation.run import Evaluation, evaluate
+from evaluation.run import Evaluation, evaluate, write_into_bundle
 from evaluation.statistics import Difference, Share, Summary, summarise
 
 
@@ -53,7 +53,16 @@ def evaluate_both(options: Options) -> Paired:
 
 
 def write_both(options: Options, paired: Paired) -> None:
-    """Write the comparison into the folder that the options name. Raises OSError."""
+    """Write the comparison into the bundle and the folder that the options name. Raises InvalidInput, OSError."""
+    other = paired.other
+    against = {
+        "model": other.target.identity,
+        "accuracy": {name: Share.from_estimate(part).model_dump() for name, part in other.report.estimates.items()},
+        "differences": paired.content["differences"],
+        "cost": other.results["cost"],
+    }
+    tables = [f"Against `{other.target.identity}` on the same pairs:", difference_table(paired), model_table(paired)]
+    write_into_bundle(options, paired.one, against, "\n\n".join(tables))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "report.md").write_text(f"# {paired.title}\n\n{paired.markdown}\n", encoding="utf-8")

@@ -2,20 +2,22 @@
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from evaluation.card import update_card
-from evaluation.options import JUDGE_BENCH, PAIRS, SANITY, Options
+from evaluation.options import JUDGE_BENCH, OBVIOUS, PAIRS, SANITY, Options
 from evaluation.report import Report, calibration_table, cost_table
 from evaluation.scoring import digest, score_pairs
 from evaluation.statistics import Calibration, calibration_at
 from evaluation.target import Cost, Target
 from evaluation.targets.bundle import open_bundle
 from tinyrm import manifest
-from tinyrm.bundle import record_evaluation, record_temperature
+from tinyrm.bundle import read_manifest, record_evaluation, record_temperature
 from tinyrm.calibration import TemperatureFit, determine_temperature
 from tinyrm.errors import InvalidInput
 from tinyrm.hub import dataset_commit
@@ -119,6 +121,10 @@ def run_benchmark(target: Target, options: Options) -> tuple[Report, str | None]
         from evaluation.benchmarks import sanity
 
         return sanity.run(target, options.pairs, options.pairs_per_kind, options.seed), None
+    if options.benchmark == OBVIOUS:
+        from evaluation.benchmarks import obvious
+
+        return obvious.run(target, Path(options.data) if options.data else obvious.SOURCE), None
     from evaluation.benchmarks import judgebench, rewardbench, rewardbench2, rm_bench
 
     modules = (judgebench, rewardbench, rewardbench2, rm_bench)
@@ -161,15 +167,32 @@ def write_temperature(options: Options, evaluation: Evaluation) -> Evaluation:
     return replace(evaluation, target=replace(evaluation.target, identity=identity))
 
 
+def write_into_bundle(
+    options: Options, evaluation: Evaluation, against: Mapping[str, Any] = MappingProxyType({}), tables: str = ""
+) -> None:
+    """Write into the manifest and the card if the options say so. Raises InvalidInput, OSError.
+
+    against: the results of another model on the same items.
+    tables: the same for the card.
+    """
+    if options.bundle and options.record:
+        # Present even if nothing was compared: recorded results are replaced key by key.
+        results = evaluation.results | {"against": dict(against)}
+        own = evaluation.report.benchmark == PAIRS
+        record_evaluation(options.bundle, results if own else {evaluation.report.benchmark: results})
+    if options.bundle and options.card:
+        known = read_manifest(options.bundle).calibration
+        fitted = f", fitted on {known.pairs} pairs of which {known.wrong} are judged wrongly" if known else ""
+        temperature = f"calibration temperature {evaluation.target.scorer.temperature:.3f}{fitted}"
+        head = f"`{evaluation.target.identity}`, {temperature}:"
+        parts = [head, evaluation.report.markdown, *([tables] if tables else [])]
+        update_card(options.bundle / CARD_FILE, "\n\n".join(parts), options.section)
+
+
 def write(options: Options, evaluation: Evaluation) -> None:
     """Write into the bundle and the folder that the options name. Raises InvalidInput, OSError."""
     report = evaluation.report
-    if options.bundle and options.record:
-        own = report.benchmark == PAIRS
-        record_evaluation(options.bundle, evaluation.results if own else {report.benchmark: evaluation.results})
-    if options.bundle and options.card:
-        head = f"`{evaluation.target.identity}`, calibration temperature {evaluation.target.scorer.temperature:.3f}:"
-        update_card(options.bundle / CARD_FILE, f"{head}\n\n{report.markdown}")
+    write_into_bundle(options, evaluation)
     if options.out:
         from evaluation.plots import plot_compute, plot_reliability
 

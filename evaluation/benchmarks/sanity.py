@@ -35,6 +35,7 @@ def run(target: Target, path: Path, pairs_per_kind: int, seed: int) -> Report:
     by_kind = {kind: [j for j, pair in zip(scored, made, strict=True) if pair.kind == kind] for kind in KINDS}
     together = {
         "hard": [j for kind in HARD for j in by_kind[kind]],
+        "all and hard": scored,
         "all": [j for kind in KINDS if kind not in HARD for j in by_kind[kind]],
     }
     parts: dict[str, list[ScoredPair]] = {name: part for name, part in (by_kind | together).items() if part}

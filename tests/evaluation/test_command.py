@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evaluation.__main__ import main
-from evaluation.card import BEGIN, END
+from evaluation.card import markers
 from tinyrm.bundle import Bundle
 from tinyrm.hub import load_table
 
@@ -39,7 +39,8 @@ def test_the_command_prints_a_table_and_json_as_the_last_line(
 
 def test_results_go_into_manifest_and_card(monkeypatch, tmp_path: Path, bundle_folder: Path, pairs: Path) -> None:
     bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
-    (bundle / "README.md").write_text(f"# Toy\n{BEGIN}\nold\n{END}\nLimits.\n")
+    begin, end = markers()
+    (bundle / "README.md").write_text(f"# Toy\n{begin}\nold\n{end}\nLimits.\n")
     assert run(monkeypatch, "--bundle", bundle, "--pairs", pairs, "--record", "--card") == 0
     manifest = Bundle.open(bundle).manifest
     assert manifest.evaluation["domains"]["safety"]["pairs"] == 5
@@ -50,12 +51,48 @@ def test_results_go_into_manifest_and_card(monkeypatch, tmp_path: Path, bundle_f
     assert card.endswith("Limits.\n")
 
 
-def test_a_card_without_markers_and_a_bad_line_are_clear_errors(
+def test_each_benchmark_has_a_section_in_the_card_of_any_bundle(
+    monkeypatch, tmp_path: Path, bundle_folder: Path, pairs: Path
+) -> None:
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    for words in (("--pairs", pairs), ("obvious",), ("obvious",)):
+        assert run(monkeypatch, *words, "--bundle", bundle, "--record", "--card") == 0
+    card = (bundle / "README.md").read_text()
+    assert [line for line in card.splitlines() if line.startswith("#")] == ["## Results", "## Obvious"]
+    assert card.count("| a capital |") == 1
+    assert card.index("| safety | 5 |") < card.index(markers()[1]) < card.index("| a capital |")
+    assert set(Bundle.open(bundle).manifest.evaluation["obvious"]["probabilities"]) > {"a capital", "mash"}
+
+
+def test_differences_from_another_model_go_into_manifest_and_card(
+    monkeypatch, tmp_path: Path, bundle_folder: Path, response_bundle_folder: Path, pairs: Path
+) -> None:
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    words = ("--bundle", bundle, "--pairs", pairs, "--record", "--card")
+    assert run(monkeypatch, *words, "--against", response_bundle_folder) == 0
+    other = Bundle.open(response_bundle_folder).manifest.identity
+    recorded = Bundle.open(bundle).manifest.evaluation
+    against, domains = recorded["against"], recorded["domains"]
+    assert against["model"] == other
+    assert list(against["differences"]) == ["safety", "chosen longer", "all"]
+    expected = domains["all"]["accuracy"]["value"] - against["accuracy"]["all"]["value"]
+    assert against["differences"]["all"]["value"] == pytest.approx(expected)
+    assert f"| {other} | response | " in (bundle / "README.md").read_text()
+    assert "against" not in Bundle.open(response_bundle_folder).manifest.evaluation
+    assert run(monkeypatch, *words) == 0
+    assert Bundle.open(bundle).manifest.evaluation["against"] == {}, "an earlier comparison is none of these figures"
+    assert other not in (bundle / "README.md").read_text()
+
+
+def test_half_a_section_of_a_card_and_a_bad_line_are_clear_errors(
     monkeypatch, capsys, tmp_path, bundle_folder, pairs
 ) -> None:
     bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
-    assert run(monkeypatch, "--bundle", bundle, "--pairs", pairs, "--card") == 1
-    assert BEGIN in capsys.readouterr().err
+    begin, end = markers()
+    for half in (begin, end, f"{end}\n{begin}"):
+        (bundle / "README.md").write_text(f"# Toy\n{half}\n")
+        assert run(monkeypatch, "--bundle", bundle, "--pairs", pairs, "--card") == 1
+        assert f"{begin} and {end}" in capsys.readouterr().err
     pairs.write_text('{"prompt": "q", "chosen": ""}\n')
     assert run(monkeypatch, "--bundle", bundle_folder, "--pairs", pairs) == 1
     assert "line 1" in capsys.readouterr().err
@@ -145,7 +182,8 @@ def test_a_checkpoint_is_judged_under_one_instruction(monkeypatch, capsys, train
         ((), "--pairs"),
         (("--pairs", "x", "--write-temperature"), "--fit-temperature"),
         (("--pairs", "x", "--fit-temperature", "y", "--record"), "--write-temperature"),
-        (("rm-bench", "--card"), "--record or --out"),
+        (("obvious", "--pairs", "x"), "has its own data"),
+        (("obvious", "--revision", "v1"), "on the hub"),
         (("rm-bench", "--split", "gpt"), "judge-bench"),
         (("rm-bench", "--data", "absent.json"), "absent.json"),
         (("rm-bench", "--pairs", "x"), "--data says where"),
@@ -153,7 +191,7 @@ def test_a_checkpoint_is_judged_under_one_instruction(monkeypatch, capsys, train
         (("--pairs", "x", "--out", __file__), "is a file"),
         (("--pairs", __file__, "--fit-temperature", __file__), "other pairs"),
         (("--pairs", "x", "--domain", "poetry"), "poetry"),
-        (("--pairs", "x", "--against", "y", "--record"), "on one"),
+        (("--pairs", "x", "--against", "y", "--fit-temperature", "z", "--write-temperature"), "of one before"),
         (("--pairs", __file__, "--against", "absent"), "absent"),
     ],
 )
