@@ -77,7 +77,7 @@ def order_table(summaries: Mapping[str, Summary]) -> str:
         for name, summary in summaries.items()
     }
     notes = [*([MATCHED] if "length-matched" in rows else []), *([NO_ORDERS] if summaries["all"].orders == 1 else [])]
-    return "\n\n".join([named_table("pairs", rows), *([" ".join(notes)] if notes else [])])
+    return "\n\n".join([named_table("pairs of", rows), *([" ".join(notes)] if notes else [])])
 
 
 def of_orders(orders: int, cells: dict[str, str]) -> dict[str, str]:
