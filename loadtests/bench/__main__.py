@@ -11,7 +11,7 @@ from loadtests.bench import tables
 from loadtests.bench.contenders import CONTENDERS, DEV, Contender, environment, missing
 from loadtests.bench.harness import Entry, Limits, measure, parity_failures
 from loadtests.bench.output import ROOT, print_line, write
-from loadtests.bench.prepare import Prepared, prepare, read_special
+from loadtests.bench.prepare import Prepared, prepare
 from loadtests.bench.process import Worker, WorkerFailed
 from loadtests.bench.shapes import GEOMETRIES, TOKENS, Special, products, shapes
 from tinyrm.command_line import parse
@@ -21,7 +21,7 @@ from tinyrm.flops import exact_flops
 LARGE_PRODUCT = (2048, 2048, 2048)
 NO_BF16 = "not measured: no bf16 (this CPU has neither avx512_bf16 nor amx_bf16)"
 
-GeometryName = Literal["starter", "base", "large"]
+GeometryName = Literal["small", "base", "large"]
 ContenderName = Literal[
     "ours-ort-fp32",
     "ours-ort-int8",
@@ -51,7 +51,7 @@ class Options:
     cap_s: float = 20
     """A contender that needs longer for one call skips longer shapes."""
     quick: bool = False
-    """The starter geometry, 64 and 256 tokens, a budget of at most 1 s."""
+    """The small geometry, 64 and 256 tokens, a budget of at most 1 s."""
     no_write: bool = False
     """Print the tables, and leave the document as it is; the numbers go to runs/bench/bench.json."""
     document: Path = Path("docs/performance.md")
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         "geometries": {},
     }
     failures: list[str] = []
-    geometries: tuple[GeometryName, ...] = ("starter",) if options.quick else options.geometry
+    geometries: tuple[GeometryName, ...] = ("small",) if options.quick else options.geometry
     for name in geometries:
         print(f"geometry {name}", flush=True)
         measured, entries = measure_geometry(name, options, native_bf16=machine.has_native_bf16(cpuinfo))
@@ -88,7 +88,7 @@ def measure_geometry(name: str, options: Options, *, native_bf16: bool) -> tuple
     geometry = GEOMETRIES[name]
     tokens = options.tokens or ((64, 256) if options.quick else TOKENS[name])
     budget_s = min(options.budget_s, 1) if options.quick else options.budget_s
-    special, logs = read_special(), ROOT / "logs" / name
+    special, logs = Special.of(geometry.vocab), ROOT / "logs" / name
     chosen = [CONTENDERS[one] for one in CONTENDERS if one in options.contenders]
     needs = {one.artifact for one in chosen if native_bf16 or one.precision != "bf16"}
     prepared = prepare(name, ROOT, wanted=needs, max_tokens=max((*TOKENS[name], *tokens)), log=print_line)

@@ -26,7 +26,7 @@ from loadtests.bench.contenders import (
 )
 from loadtests.bench.harness import Entry, Limits, discard_wrong, measure
 from loadtests.bench.output import ROOT, print_line, write
-from loadtests.bench.prepare import MODEL_SOURCE, Prepared, Step, make_all, make_model
+from loadtests.bench.prepare import MODEL_SOURCES, Prepared, Step, make_all, make_model, prepare
 from loadtests.bench.shapes import GEOMETRIES
 from loadtests.bench.texts import LONGEST, MIXED, Texts, mixed_lengths
 from tinyrm.command_line import parse
@@ -36,7 +36,7 @@ TOKENS = (64, 128, 256, 512, 1024)
 TOLERANCE = 1e-3  # between implementations, of logits that differ by 0.1 from text to text
 REFERENCE = "sentence-torch"
 
-ModelName = Literal["minilm", "starter"]
+ModelName = Literal["minilm", "modernbert"]
 
 # all-MiniLM-L6 and ms-marco-MiniLM-L6 have these sizes.
 MINILM = Geometry(
@@ -52,7 +52,7 @@ MINILM = Geometry(
 # By name: the kind of make_models, and the sizes.
 MODELS: Mapping[ModelName, tuple[str, Geometry]] = {
     "minilm": ("bert-cross-encoder", MINILM),
-    "starter": ("modernbert-cross-encoder", GEOMETRIES["starter"]),
+    "modernbert": ("modernbert-cross-encoder", GEOMETRIES["small"]),
 }
 
 OURS, OVER_HTTP = ("--engine", "onnxruntime-cpu"), "over HTTP"
@@ -89,7 +89,7 @@ class Options:
     """Time the same cross-encoder in other libraries and servers, and in TinyRM, side by side."""
 
     model: tuple[ModelName, ...] = get_args(ModelName)
-    """Cross-encoders to measure: MiniLM-L6's sizes on BERT, the starter's on ModernBERT."""
+    """Cross-encoders to measure: MiniLM-L6's sizes on BERT, and a small ModernBERT."""
     tokens: tuple[int, ...] = TOKENS
     """Lengths of a single sequence, at most 1,024."""
     contenders: tuple[str, ...] = tuple(CONTENDERS)
@@ -162,14 +162,15 @@ def measure_model(name: ModelName, options: Options) -> dict[str, Any]:
 
 
 def measure_groups(options: Options) -> dict[str, Any]:
-    """Make a model of the starter's sizes that reads one response, then measure both. Empty if it cannot be made."""
-    prepared = make_all(steps("starter"), ROOT, {"bundle"}, print_line)
-    for reason in prepared.reasons.values():
+    """Make two small models that read pairs, and one response, then measure both. A reason if one cannot be made."""
+    pairwise = prepare("small", ROOT, wanted={"bundle"}, max_tokens=LONGEST, log=print_line)
+    pointwise = make_all(steps("modernbert"), ROOT, {"bundle"}, print_line)
+    for reason in (*pairwise.reasons.values(), *pointwise.reasons.values()):
         print(f"no groups: {reason}", file=sys.stderr)
         return {"reason": reason}
-    bundle, tokenizer = prepared.paths["bundle"], prepared.paths["model"] / "tokenizer.json"
-    logs = ROOT / "logs" / "groups"
-    return groups.measure_groups(bundle, tokenizer, options.threads, logs, quick=options.quick, log=print_line)
+    bundles = (pairwise.paths["bundle"], pointwise.paths["bundle"])
+    tokenizer, logs = pointwise.paths["model"] / "tokenizer.json", ROOT / "logs" / "groups"
+    return groups.measure_groups(*bundles, tokenizer, options.threads, logs, quick=options.quick, log=print_line)
 
 
 def steps(name: ModelName) -> Sequence[Step]:
@@ -177,13 +178,13 @@ def steps(name: ModelName) -> Sequence[Step]:
     kind, geometry = MODELS[name]
     model, bundle = ROOT / "cross-encoders" / name, ROOT / "bundles" / f"{name}-cross-encoder"
     export = [str(DEV), "-m", "export", "--model", str(model), "--max-tokens", str(LONGEST), "--out", str(bundle)]
-    made = [make_model(kind, geometry, model), Step("bundle", bundle, export, (MODEL_SOURCE, "export", "tinyrm"))]
+    made = [make_model(kind, geometry, model), Step("bundle", bundle, export, (*MODEL_SOURCES, "export", "tinyrm"))]
     for backend, python in (("onnx", OPTIMUM), ("openvino", OPTIMUM_INTEL)):
         out = ROOT / "cross-encoders" / f"{name}-{backend}"
         worker = "loadtests.bench.workers.cross_encoder"
         command = [str(python), "-m", worker, "--model", str(model), "--backend", backend, "--export-to", str(out)]
         made.append(
-            Step(f"sentence-{backend}", out, command, (MODEL_SOURCE, "loadtests/bench/workers/cross_encoder.py"))
+            Step(f"sentence-{backend}", out, command, (*MODEL_SOURCES, "loadtests/bench/workers/cross_encoder.py"))
         )
     return made
 

@@ -1,4 +1,4 @@
-"""A group of 16 responses to one prompt: read in pairs by the starter, and one by one by a model of its sizes.
+"""A group of 16 responses to one prompt: read in pairs by one model, and one by one by another of the same sizes.
 
 Also one sample of a group, as a trainer sends it, against one call of `/v1/score`.
 """
@@ -12,7 +12,6 @@ from tokenizers import Tokenizer
 from loadtests.bench.contenders import DEV, Contender, environment
 from loadtests.bench.harness import Entry, Limits, measure
 from loadtests.bench.texts import PROMPT_WORDS, Texts
-from loadtests.service_process import STARTER
 
 RESPONSES, RESPONSE_TOKENS = 16, 200
 SPECIAL_TOKENS = 3
@@ -29,11 +28,18 @@ SAMPLES = {
 
 
 def measure_groups(
-    pointwise: Path, tokenizer: Path, threads: int, logs: Path, *, quick: bool, log: Callable[[str], None]
+    pairwise: Path,
+    pointwise: Path,
+    tokenizer: Path,
+    threads: int,
+    logs: Path,
+    *,
+    quick: bool,
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return the times of a ranking and of one sample, the former for both ways to read.
 
-    pointwise: a bundle that reads one response, with the sizes of the starter, which reads pairs.
+    pairwise, pointwise: bundles of the same sizes that read pairs, and one response.
     tokenizer: of both, with the special tokens of a pair.
     """
 
@@ -54,7 +60,7 @@ def measure_groups(
     rankings = [
         entry(f"{reads}-{name}", f"{what}, {reads} by {reads}", bundle, worker, call)
         for name, (what, worker, call) in RANKINGS.items()
-        for reads, bundle in (("pair", STARTER), ("response", pointwise))
+        for reads, bundle in (("pair", pairwise), ("response", pointwise))
     ]
     samples = [entry(name, what, pointwise, worker, call) for name, (what, worker, call) in SAMPLES.items()]
     return {"group": measured(rankings, RESPONSES, 6), "sample": measured(samples, 1, 4)}

@@ -3,7 +3,6 @@
 Transformers 4 and 5 read the same model from the configuration, since some contenders bring transformers 4.
 """
 
-import itertools
 import json
 import sys
 from dataclasses import dataclass
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -21,15 +18,13 @@ from transformers import (
     ModernBertForMaskedLM,
     ModernBertForSequenceClassification,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
+from loadtests.bench.shapes import Special, wordpieces
 from tinyrm.command_line import parse
 from tinyrm.flops import Geometry
 
 STD = 0.04  # spread enough that the logits of different texts differ by far more than the tolerance
-FIRST_WORD = 999  # in BERT's vocabulary, after special tokens, unused ones and letters
 # BERT's learnt positions end at 512. Twice as many change no operation, and let every contender run every length.
 BERT_POSITIONS = 1024
 
@@ -42,8 +37,6 @@ class Options:
     """What to write."""
     geometry: str
     """JSON of a tinyrm.flops.Geometry."""
-    bundle: Path
-    """Bundle to take ModernBERT's tokenizer and special tokens from."""
     out: Path
     """Folder to write into."""
 
@@ -52,55 +45,41 @@ def main() -> int:
     options = parse(Options, prog="python -m loadtests.bench.make_models")
     geometry = Geometry.model_validate_json(options.geometry)
     torch.manual_seed(17)
-    if options.kind == "bert-cross-encoder":
-        model, tokenizer = bert(geometry)
-    else:
-        model, tokenizer = modernbert(geometry, options.bundle, cross_encoder=options.kind != "masked-lm")
+    cross_encoder = options.kind != "masked-lm"
+    is_bert = options.kind == "bert-cross-encoder"
+    model = bert(geometry) if is_bert else modernbert(geometry, cross_encoder=cross_encoder)
+    tokenizer = BertTokenizer(vocab=wordpieces(geometry.vocab), model_max_length=BERT_POSITIONS if is_bert else 8192)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.normal_(std=STD)
     model.eval().save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
-    complete(options.out, cross_encoder=options.kind != "masked-lm")
+    complete(options.out, cross_encoder=cross_encoder)
     return 0
 
 
-def modernbert(
-    geometry: Geometry, bundle: Path, *, cross_encoder: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    special: dict[str, int] = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["special_tokens"]
+def modernbert(geometry: Geometry, *, cross_encoder: bool) -> PreTrainedModel:
+    special = Special.of(geometry.vocab)
     config = ModernBertConfig(
         vocab_size=geometry.vocab,
         hidden_size=geometry.hidden,
         intermediate_size=geometry.intermediate,
         num_hidden_layers=geometry.layers,
         num_attention_heads=geometry.heads,
-        bos_token_id=special["cls"],
-        eos_token_id=special["sep"],
-        **{f"{role}_token_id": special[role] for role in ("cls", "sep", "pad")},
-    )
-    fast = Tokenizer.from_file(str(bundle / "tokenizer.json"))
-    names = {role: fast.id_to_token(number) for role, number in special.items()}
-    cls, sep = names["cls"], names["sep"]
-    fast.post_processor = TemplateProcessing(
-        single=f"{cls} $A {sep}",
-        pair=f"{cls} $A {sep} $B {sep}",
-        special_tokens=[(names[role], special[role]) for role in ("cls", "sep")],
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=fast,
-        model_max_length=8192,
-        model_input_names=["input_ids", "attention_mask"],
-        **{f"{role}_token": name for role, name in names.items()},
+        bos_token_id=special.cls,
+        eos_token_id=special.sep,
+        cls_token_id=special.cls,
+        sep_token_id=special.sep,
+        pad_token_id=special.pad,
     )
     if not cross_encoder:
-        return ModernBertForMaskedLM(config), tokenizer
+        return ModernBertForMaskedLM(config)
     config.num_labels = 1
-    return ModernBertForSequenceClassification(config), tokenizer
+    return ModernBertForSequenceClassification(config)
 
 
-def bert(geometry: Geometry) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def bert(geometry: Geometry) -> PreTrainedModel:
     config = BertConfig(
         vocab_size=geometry.vocab,
         hidden_size=geometry.hidden,
@@ -110,20 +89,7 @@ def bert(geometry: Geometry) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         max_position_embeddings=BERT_POSITIONS,
         num_labels=1,
     )
-    tokenizer = BertTokenizer(vocab=wordpieces(geometry.vocab), model_max_length=BERT_POSITIONS)
-    return BertForSequenceClassification(config), tokenizer
-
-
-def wordpieces(size: int) -> dict[str, int]:
-    """Return a vocabulary with BERT's special tokens at their places: unused ones, letters, words of syllables."""
-    tokens = ["[PAD]", *(f"[unused{n}]" for n in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = [chr(code) for code in range(ord("!"), ord("~") + 1) if not chr(code).isupper()]
-    tokens += [*letters, *(f"##{letter}" for letter in letters)]
-    tokens += [f"[unused{n}]" for n in range(99, 99 + FIRST_WORD - len(tokens))]
-    syllables = ["".join(letters) for letters in itertools.product("bdfgklmnprstvz", "aeiou")]
-    words = ("".join(word) for count in (2, 3) for word in itertools.product(syllables, repeat=count))
-    tokens += itertools.islice(words, size - len(tokens))
-    return {token: number for number, token in enumerate(tokens)}
+    return BertForSequenceClassification(config)
 
 
 def complete(folder: Path, *, cross_encoder: bool) -> None:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtests.bench.contenders import DEV, OPTIMUM
-from loadtests.bench.shapes import GEOMETRIES, Special
+from loadtests.bench.shapes import GEOMETRIES
 from loadtests.payloads import WORDS
-from loadtests.service_process import STARTER
 from tinyrm.flops import Geometry
 
 CALIBRATION_PAIRS = 16
 TIMEOUT_S = 3600
-MODEL_SOURCE = "loadtests/bench/make_models.py"
+MODEL_SOURCES = ("loadtests/bench/make_models.py", "loadtests/bench/shapes.py")
 
 
 @dataclass(slots=True)
@@ -37,15 +36,6 @@ class Step:
     out: Path
     command: list[str]
     sources: tuple[str, ...]
-
-
-def read_special(bundle: Path = STARTER) -> Special:
-    """Return the ids of the tokenizer that all geometries share."""
-    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    ids, (first, second) = manifest["special_tokens"], manifest["label_ids"]
-    return Special(
-        ids["cls"], ids["sep"], ids["pad"], ids["mask"], (first, second), vocab=manifest["geometry"]["vocab"]
-    )
 
 
 def prepare(name: str, root: Path, *, wanted: set[str], max_tokens: int, log: Callable[[str], None]) -> Prepared:
@@ -70,8 +60,8 @@ def make_all(steps: Sequence[Step], root: Path, wanted: set[str], log: Callable[
 def make_model(kind: str, geometry: Geometry, out: Path) -> Step:
     """Return the step that writes random weights. kind: of make_models."""
     command = [str(DEV), "-m", "loadtests.bench.make_models", "--kind", kind]
-    command += ["--geometry", geometry.model_dump_json(), "--bundle", str(STARTER), "--out", str(out)]
-    return Step("model", out, command, (MODEL_SOURCE,))
+    command += ["--geometry", geometry.model_dump_json(), "--out", str(out)]
+    return Step("model", out, command, MODEL_SOURCES)
 
 
 def steps(name: str, root: Path, max_tokens: int, calibration: Path) -> list[Step]:
@@ -82,7 +72,7 @@ def steps(name: str, root: Path, max_tokens: int, calibration: Path) -> list[Ste
     variants = {"": [], "-plain": ["--graph", "plain"], "-int8": [*lower, "int8"], "-bf16": [*lower, "bf16"]}
     # A bundle for each variant: one that its gate refuses takes no other with it.
     bundles = [
-        Step(f"bundle{suffix}", out, [*export, *options, "--out", str(out)], (MODEL_SOURCE, "export", "tinyrm"))
+        Step(f"bundle{suffix}", out, [*export, *options, "--out", str(out)], (*MODEL_SOURCES, "export", "tinyrm"))
         for suffix, options in variants.items()
         for out in [root / "bundles" / f"{name}{suffix}"]
     ]
@@ -92,7 +82,7 @@ def steps(name: str, root: Path, max_tokens: int, calibration: Path) -> list[Ste
     return [
         make_model("masked-lm", GEOMETRIES[name], model),
         *bundles,
-        Step("stock", stock, stock_export, (MODEL_SOURCE, "loadtests/bench/workers/optimum_ort.py")),
+        Step("stock", stock, stock_export, (*MODEL_SOURCES, "loadtests/bench/workers/optimum_ort.py")),
     ]
 
 

@@ -16,7 +16,7 @@ LIBRARIES = ("ours-ort", ("ours-openvino", "sentence-torch", "sentence-onnx", "s
 SERVERS = ("ours-http", ("infinity",))
 TITLES = {
     "minilm": "MiniLM-L6's sizes: BERT, 6 layers, hidden 384, 1,024 positions",
-    "starter": "The starter's sizes: ModernBERT, 7 layers, hidden 256",
+    "modernbert": "A small ModernBERT: 7 layers, hidden 256",
 }
 
 

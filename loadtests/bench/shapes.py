@@ -1,5 +1,6 @@
 """What is measured: geometries, and batches of sequences with given numbers of tokens."""
 
+import itertools
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 from tinyrm.flops import Geometry
 
 MIXED = (64, 128, 192, 256, 384, 512, 768, 1024)
-FIRST_ORDINARY = 300  # above the special tokens and the single bytes
+FIRST_ORDINARY = 300  # above the special tokens and the letters
+FIRST_WORD = 999  # in BERT's vocabulary, after special tokens, unused ones and letters
 
 
 def modernbert(*, vocab: int, hidden: int, intermediate: int, layers: int, heads: int) -> Geometry:
@@ -24,13 +26,13 @@ def modernbert(*, vocab: int, hidden: int, intermediate: int, layers: int, heads
 
 
 GEOMETRIES = {
-    "starter": modernbert(vocab=16384, hidden=256, intermediate=384, layers=7, heads=4),
+    "small": modernbert(vocab=16384, hidden=256, intermediate=384, layers=7, heads=4),
     "base": modernbert(vocab=50368, hidden=768, intermediate=1152, layers=22, heads=12),
     "large": modernbert(vocab=50368, hidden=1024, intermediate=2624, layers=28, heads=16),
 }
 # Lengths that are measured by default.
 TOKENS = {
-    "starter": (64, 256, 512, 1024, 2048),
+    "small": (64, 256, 512, 1024, 2048),
     "base": (64, 256, 512, 1024, 2048, 4096),
     "large": (64, 256, 512, 1024, 2048, 4096),
 }
@@ -44,7 +46,7 @@ def products(geometry: Geometry, tokens: int) -> list[tuple[int, int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """The ids of special tokens and label words, and the size of the tokenizer's vocabulary."""
+    """The ids of special tokens and label words, and the size of the vocabulary."""
 
     cls: int
     sep: int
@@ -52,6 +54,24 @@ class Special:
     mask: int
     labels: tuple[int, int]
     vocab: int
+
+    @classmethod
+    def of(cls, vocab: int) -> "Special":
+        """Return the ids in the vocabulary of `wordpieces`."""
+        ids = wordpieces(vocab)
+        return cls(ids["[CLS]"], ids["[SEP]"], ids["[PAD]"], ids["[MASK]"], (ids["0"], ids["1"]), vocab)
+
+
+def wordpieces(size: int) -> dict[str, int]:
+    """Return a vocabulary with BERT's special tokens at their places: unused ones, letters, words of syllables."""
+    tokens = ["[PAD]", *(f"[unused{n}]" for n in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = [chr(code) for code in range(ord("!"), ord("~") + 1) if not chr(code).isupper()]
+    tokens += [*letters, *(f"##{letter}" for letter in letters)]
+    tokens += [f"[unused{n}]" for n in range(99, 99 + FIRST_WORD - len(tokens))]
+    syllables = ["".join(letters) for letters in itertools.product("bdfgklmnprstvz", "aeiou")]
+    words = ("".join(word) for count in (2, 3) for word in itertools.product(syllables, repeat=count))
+    tokens += itertools.islice(words, size - len(tokens))
+    return {token: number for number, token in enumerate(tokens)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from loadtests.chaos.overload import TIMES_CAPACITY
 from loadtests.traffic import background, open_loop, peak_rate
 from loadtests.wire import Client, request
 
-CROSS_ENCODER = Path("runs/bench/cross-encoders/starter")
+CROSS_ENCODER = Path("runs/bench/cross-encoders/modernbert")
 PEAK_S = 3
 
 

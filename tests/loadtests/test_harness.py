@@ -15,7 +15,7 @@ from loadtests.bench.contenders import CONTENDERS, Contender
 from loadtests.bench.harness import Entry, Limits, difference, discard_wrong, measure, parity_failures, plan
 from loadtests.bench.prepare import Prepared
 from loadtests.bench.process import Worker, WorkerFailed
-from loadtests.bench.shapes import GEOMETRIES, MIXED, Special, shapes
+from loadtests.bench.shapes import GEOMETRIES, MIXED, Special, shapes, wordpieces
 from tinyrm.flops import exact_flops
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -132,7 +132,6 @@ def test_a_parity_failure_is_exit_1_after_writing(
 
     monkeypatch.setattr(bench, "ROOT", tmp_path / "runs")
     monkeypatch.setattr(contenders, "PEERS", tmp_path / "absent")
-    monkeypatch.setattr(bench, "read_special", lambda: SPECIAL)
     monkeypatch.setattr(bench, "prepare", lambda *_, **__: Prepared())
     monkeypatch.setattr(bench, "product_rates", lambda *_: ([], []))
     monkeypatch.setattr(bench, "entry", entry)
@@ -141,7 +140,7 @@ def test_a_parity_failure_is_exit_1_after_writing(
     assert "10.0 ± 0.00 (1.00x)" in document.read_text()
     record = json.loads((tmp_path / "results" / "bench.json").read_text())
     assert len(record["parity_failures"]) == 2 * code
-    assert ("parity failed, starter: ours-ort-fp32 at 64" in capsys.readouterr().err) == bool(code)
+    assert ("parity failed, small: ours-ort-fp32 at 64" in capsys.readouterr().err) == bool(code)
 
 
 def test_the_command_line_names_every_contender() -> None:
@@ -162,6 +161,12 @@ def test_logits_differ_by_their_largest_distance(logits: list, reference: list, 
 )
 def test_a_plan_keeps_to_the_budget(seconds: float, repeats: list[int]) -> None:
     assert plan(seconds, budget_s=6, rounds=4) == repeats
+
+
+def test_the_made_up_vocabulary_is_laid_out_as_berts() -> None:
+    ids = wordpieces(2000)
+    assert list(ids.values()) == list(range(2000))
+    assert Special.of(2000) == Special(cls=101, sep=102, pad=0, mask=103, labels=(ids["0"], ids["1"]), vocab=2000)
 
 
 def test_shapes_have_one_mask_per_row_and_padding_on_the_right() -> None:
