@@ -55,7 +55,7 @@ class Options:
     """Preference pairs, as of `python -m evaluation`; groups are made of those that share a prompt."""
     pointwise: Path
     """Bundle that reads responses alone."""
-    pairwise: Path = Path("models/starter")
+    pairwise: Path
     """Bundle that reads pairs."""
     sizes: tuple[int, ...] = (4, 8, 16)
     """Responses of a group."""

@@ -15,7 +15,7 @@ from tinyrm.spec import shared_domain
 class Cascade:
     """Two models that rank together, as `/v1/rank` does with `strategy="cascade"`.
 
-        cascade = Cascade(Scorer.open("models/pointwise"), Scorer.open("models/starter"))
+        cascade = Cascade(Scorer.open("models/starter"), Scorer.open("models/pairwise"))
         cascade.rank("What is 2 + 2?", ["4", "5", "Four.", "No idea.", "22"]).order
 
     pointwise: scores responses alone; n sequences, or one of all responses.

@@ -25,6 +25,7 @@ from tests.support.scripted_server import (
     scripted,
 )
 from tinyrm.bulk.jsonl import open_output
+from tinyrm.bundle import Bundle
 from tinyrm.cli import main
 
 
@@ -273,6 +274,16 @@ def test_an_input_that_ends_early_keeps_its_results(tmp_path: Path, capsys: pyte
         assert score(server.url, pairs, out, "--batch-items", "1", "--concurrency", "1") == 2
     assert "cannot be read after line" in capsys.readouterr().err
     assert len(records(out)) > 0
+
+
+def test_bench_takes_the_lengths_that_the_model_has(
+    bundle_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    max_tokens = Bundle.open(bundle_folder).manifest.spec.max_tokens
+    for known, measured in (((64, max_tokens, max_tokens + 1), [64, max_tokens]), ((max_tokens + 1,), [max_tokens])):
+        monkeypatch.setattr("tinyrm.cli.bench.LENGTHS", known)
+        assert main(["bench", str(bundle_folder), "--repeat", "1"]) == 0
+        assert [int(line.split()[0]) for line in capsys.readouterr().out.splitlines()[2:]] == measured
 
 
 def test_bench_prints_a_line_for_each_length(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

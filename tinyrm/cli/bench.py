@@ -17,6 +17,7 @@ from tinyrm.encoding import Encoding, Truncation
 from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.errors import InvalidInput
 
+LENGTHS = (64, 256, 1024)
 # Of a set: one token of the prompt, and a response that is a mask.
 MIN_TOKENS = 4
 
@@ -31,8 +32,8 @@ class Bench(EngineOptions):
 
     bundle: Positional[Path] = starter.STARTER
     """Folder of the bundle."""
-    tokens: tuple[int, ...] = (64, 256, 1024)
-    """Lengths of the sequence."""
+    tokens: tuple[int, ...] = ()
+    """Lengths of the sequence; by default 64, 256 and 1,024, as far as the model takes them."""
     repeat: Positive = 20
     """Runs of each length."""
 
@@ -43,13 +44,14 @@ def main(words: Sequence[str]) -> int:
     bundle = Bundle.open(starter.resolve(options.bundle))
     manifest = bundle.manifest
     max_tokens, special = manifest.spec.max_tokens, manifest.special_tokens
-    if wrong := [length for length in options.tokens if not MIN_TOKENS <= length <= max_tokens]:
+    lengths = options.tokens or [length for length in LENGTHS if length <= max_tokens] or [max_tokens]
+    if wrong := [length for length in lengths if not MIN_TOKENS <= length <= max_tokens]:
         raise InvalidInput(f"--tokens {wrong[0]}: the model takes {MIN_TOKENS} to {max_tokens} tokens")
     engine = open_engine(bundle, options)
     count_flops = flop_counter(manifest.geometry, manifest.head, special)
     print(f"{manifest.identity}  {engine.info.name} {engine.info.precision}")
     print(f"{'tokens':>7} {'ms':>9} {'sequences/s':>12} {'GFLOP/s':>9}")
-    for length in options.tokens:
+    for length in lengths:
         # All ids cost the same; the logits are read at the mask, and a set has a [SEP] behind each part.
         ids = np.full(length, 5)
         ids[-1] = special.mask
