@@ -6,7 +6,7 @@ PORT ?= $(or $(TINYRM_PORT),8000)
 # Not taken from the environment: some systems export a NAME of their own.
 NAME = starter
 BUNDLE ?= $(or $(TINYRM_MODEL),models/$(NAME))
-RECIPE ?= training/recipes/starter/1-tokenizer.yaml
+RECIPE ?= training/recipes/from_scratch/1-tokenizer.yaml
 
 # Serving has an environment without torch, and the tests check that it works there.
 SERVE := .venv/serve
@@ -81,19 +81,21 @@ card: $(DEV)/installed  ## measure BUNDLE on the validation pairs of DATA, and A
 evaluate: $(DEV)/installed  ## evaluate BUNDLE on the validation pairs of DATA
 	$(DEV)/bin/python -m evaluation --bundle $(BUNDLE) --pairs $(DATA)/validation.jsonl.gz
 
-starter: $(DEV)/installed  ## train and export the starter model from its five recipes on DATA (hours on a CPU)
-	for recipe in 1-tokenizer 2-pretrain; do $(DEV)/bin/python -m training starter/$$recipe --data $(DATA) $(if $(FRESH),--fresh,--resume) || exit 1; done
+# BASE: a folder in place of the base on the hub. PROCESSES: one for each core, of one thread.
+PROCESSES ?= 2
+BASE =
+starter: $(DEV)/installed  ## train and export the starter model on DATA (about an hour on two cores)
 	$(MAKE) starter-pairs
-	for recipe in 3-short 4-cloze 5-dora; do $(DEV)/bin/python -m training starter/$$recipe --data runs/starter/data $(if $(FRESH),--fresh,--resume) || exit 1; done
-	$(DEV)/bin/python -m export --model runs/starter/cloze --adapter runs/starter/dora --out models/starter --card training/recipes/starter/CARD.md
+	$(if $(BASE),printf 'extends: ../../training/recipes/starter/pairs.yaml\nmodel: %s\n' '$(BASE)' >runs/starter/pairs.yaml)
+	OMP_NUM_THREADS=1 $(DEV)/bin/python -m torch.distributed.run --nproc-per-node $(PROCESSES) --standalone -m training \
+		$(if $(BASE),runs/starter/pairs.yaml,starter/pairs) --data runs/starter/data $(if $(FRESH),--fresh,--resume)
+	$(DEV)/bin/python -m export --model runs/starter/pairs --out models/starter --card training/recipes/starter/CARD.md
 	$(DEV)/bin/python -m evaluation --bundle models/starter --pairs $(DATA)/validation.jsonl.gz --record --card
 
 # What the starter learns from: DATA without overlap with its validation pairs.
 starter-pairs: $(DEV)/installed
 	$(DEV)/bin/python -m training data jsonl:train.jsonl.gz --data $(DATA) \
 		--decontaminate $(DATA)/validation.jsonl.gz --drop 13 --write runs/starter/data/train.jsonl
-	$(DEV)/bin/python -m training data jsonl:train.jsonl --data runs/starter/data \
-		--max-characters 600 --write runs/starter/data/short.jsonl
 
 bench: $(DEV)/installed  ## compare engines side by side, into docs/performance.md (hours; BENCH=--quick: minutes)
 	-$(MAKE) --keep-going bench-peers

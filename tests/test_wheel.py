@@ -170,7 +170,7 @@ def test_the_starter_scores_without_a_service(installed: Installed) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "extra"), [(["train", "starter/4-cloze"], "train"), (["export", "--model", "x", "--out", "y"], "export")]
+    ("words", "extra"), [(["train", "starter/pairs"], "train"), (["export", "--model", "x", "--out", "y"], "export")]
 )
 def test_a_missing_extra_is_one_line_that_names_the_installation(
     installed: Installed, words: list[str], extra: str

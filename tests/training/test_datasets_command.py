@@ -89,10 +89,10 @@ def test_evaluation_sets_of_one_name_are_both_checked(data: Path, capsys: pytest
 def test_a_recipe_names_its_sets(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = data / "own.yaml"
     source = {"dataset": "jsonl", "path": "own.jsonl", "domain": "chat", "max_pairs": 4}
-    recipe.write_text(yaml.safe_dump({"extends": str(find_recipe("starter/3-short")), "sources": [source]}))
+    recipe.write_text(yaml.safe_dump({"extends": str(find_recipe("from_scratch/3-short")), "sources": [source]}))
     assert call(f"recipe:{recipe}", "--data", data, "--write", data / "left.jsonl") == 0
     assert [record["domain"] for record in read_jsonl(data / "left.jsonl")] == ["chat"] * 4
-    assert call("recipe:starter/2-pretrain", "--data", data) == 1
+    assert call("recipe:from_scratch/2-pretrain", "--data", data) == 1
     assert "no preference pairs" in capsys.readouterr().err
 
 

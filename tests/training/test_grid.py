@@ -193,7 +193,7 @@ def test_a_grid_refuses_two_of_a_name_and_other_tasks() -> None:
     with pytest.raises(InvalidInput, match="two recipes are called cloze"):
         load_all(["experiments/cloze", "experiments/cloze"])
     with pytest.raises(InvalidInput, match="task tokenizer; a grid compares recipes of task cloze, distil and merge"):
-        load_all(["starter/1-tokenizer"])
+        load_all(["from_scratch/1-tokenizer"])
 
 
 def test_rates_make_a_variant_each(recipes: dict[str, Compared]) -> None:
@@ -352,7 +352,7 @@ def test_a_merge_uses_the_specialists_of_its_seed_and_their_held_out_pairs(
     assert "cloze.json" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("base", ["", "starter-"])
+@pytest.mark.parametrize("base", ["", "scratch-"])
 def test_the_ways_to_read_learn_from_as_many_pairs_in_each_step(base: str) -> None:
     names = [f"experiments/ways/{base}{way}" for way in ("cloze", "pointwise", "set-none", "set-last")]
     recipes = [recipe for recipe in map(load_recipe, map(find_recipe, names)) if isinstance(recipe, ClozeRecipe)]

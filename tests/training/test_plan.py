@@ -221,13 +221,13 @@ def test_dry_run_prints_the_resolved_plan(how: list[str], capsys: pytest.Capture
 def test_dry_run_of_another_stage_prints_the_recipe(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["starter/1-tokenizer", "--dry-run"]) == 0
+    assert main(["from_scratch/1-tokenizer", "--dry-run"]) == 0
     assert "vocab_size: 16384" in capsys.readouterr().out
 
 
 def test_a_missing_base_ends_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(find_recipe("starter/3-short").read_text().replace("runs/starter/base", "runs/nowhere"))
+    path.write_text(find_recipe("from_scratch/3-short").read_text().replace("runs/from_scratch/base", "runs/nowhere"))
     assert main([str(path), "--dry-run"]) == 1
     assert "the sizes of 'runs/nowhere' are not known" in capsys.readouterr().err
 
@@ -277,3 +277,15 @@ def test_a_dry_run_shows_what_the_teachers_have_to_score(
     shown = capsys.readouterr().out
     assert "; 3 of its targets are kept" in shown
     assert f"{operations(29 * once)} for the other 29 pairs" in shown
+
+
+def test_a_teacher_that_reads_sets_reads_a_pair_once(
+    toy: Toy, tmp_path: Path, set_bundle_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teachers = {domain: {"path": str(set_bundle_folder)} for domain in ("general", "safety")}
+    fields = toy.recipe(tmp_path / "out").model_dump(mode="json") | {"task": "distil", "teachers": teachers}
+    (tmp_path / "student.yaml").write_text(yaml.safe_dump(fields))
+    assert main(["plan", str(tmp_path / "student.yaml"), "--data", str(toy.data)]) == 0
+    teacher = read_manifest(set_bundle_folder)
+    once = executed_flops(teacher.geometry, teacher.spec.max_tokens, teacher.graph)
+    assert f"one sequence a pair, {operations(once)} at" in capsys.readouterr().out

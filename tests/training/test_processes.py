@@ -130,7 +130,7 @@ def test_what_is_refused_is_refused_in_every_process(toy: Toy, tmp_path: Path) -
         ["data", "jsonl:pairs.jsonl"],
         ["plan", "tinyrm/large-chat"],
         ["train", "tinyrm/large-merged"],
-        ["train", "starter/1-tokenizer"],
+        ["train", "from_scratch/1-tokenizer"],
     ],
     ids=lambda words: "-".join(words[:2]).replace("/", "-"),
 )

@@ -8,6 +8,7 @@ from tinyrm.errors import TinyRMError
 from tinyrm.flops import executed_flops
 from tinyrm.manifest import MANIFEST_FILE
 from tinyrm.modernbert.checkpoint import read_geometry
+from tinyrm.spec import trained_head
 from training.data.targets import read_targets
 from training.experiments.plan import MEAN_TOKENS, Plan, find_config, operations
 from training.model.teachers import GivenTargets, teacher_at
@@ -36,12 +37,15 @@ def describe_teacher(plan: Plan, recipe: DistilRecipe, teacher: Teacher) -> Iter
     if (folder / MANIFEST_FILE).is_file():
         manifest = read_manifest(folder)
         geometry, graph, max_tokens = manifest.geometry, manifest.graph, manifest.spec.max_tokens
+        reads_sets = manifest.reads == "set"
     else:
         geometry, graph, max_tokens = read_geometry(find_config(teacher.path)), "plain", recipe.spec.max_tokens
+        reads_sets = trained_head(folder) == "set"
     tokens = min(MEAN_TOKENS, max_tokens)
     kept = number_kept(recipe, teacher)
-    flops = 2 * executed_flops(geometry, tokens, graph)
-    yield f"  two sequences a pair, {operations(flops)} at {tokens:,} tokens each; {kept:,} of its targets are kept"
+    count, sequences = (1, "one sequence") if reads_sets else (2, "two sequences")
+    flops = count * executed_flops(geometry, tokens, graph)
+    yield f"  {sequences} a pair, {operations(flops)} at {tokens:,} tokens each; {kept:,} of its targets are kept"
     if rest := max(0, pairs - kept):
         yield f"  {operations(flops * rest)} for the other {rest:,} pairs, if those kept are of this data"
 
