@@ -163,6 +163,10 @@ class Model:
         resolved = self.scorer.spec.resolve(group.prompt, group.domain, or_default=True)
         return self.scorer.encoder.tokenize(resolved.instruction, resolved.prompt, responses)
 
+    def temperature(self, group: Group) -> float:
+        domain = self.scorer.spec.find_domain(group.domain, or_default=True)
+        return self.scorer.calibrated.of(domain).value
+
     def gflops(self, sequence: Encoding) -> float:
         return exact_flops(self.manifest.geometry, len(sequence)) / 1e9
 
@@ -179,7 +183,7 @@ def judge(pointwise: Model, pairwise: Model, groups: Sequence[Group]) -> list[Ju
     cost = np.reshape([pairwise.gflops(sequence) for sequence in sequences], (-1, 2)).sum(axis=1)
     margins, gflops_of_pair = (np.full((len(responses), len(responses)), np.nan) for _ in range(2))
     for (i, j), rows, gflops in zip(pairs, logits, cost, strict=True):
-        margins[i, j] = read_out(rows, pairwise.scorer.temperature).margin
+        margins[i, j] = read_out(rows, pairwise.temperature(groups[0])).margin
         margins[j, i] = -margins[i, j]
         gflops_of_pair[i, j] = gflops_of_pair[j, i] = gflops
     texts = pointwise.tokenize(groups[0], responses)
@@ -189,7 +193,7 @@ def judge(pointwise: Model, pairwise: Model, groups: Sequence[Group]) -> list[Ju
     return [
         Judged(
             group,
-            rank_scores(scores[place], pointwise.scorer.temperature),
+            rank_scores(scores[place], pointwise.temperature(group)),
             margins[np.ix_(place, place)],
             gflops_alone[place],
             gflops_of_pair[np.ix_(place, place)],

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,16 +12,17 @@ from typing import Any
 from evaluation.card import update_card
 from evaluation.options import JUDGE_BENCH, OBVIOUS, PAIRS, SANITY, Options
 from evaluation.report import Report, calibration_table, cost_table
-from evaluation.scoring import digest, score_pairs
+from evaluation.scoring import ScoredPair, digest, score_pairs
 from evaluation.statistics import Calibration, calibration_at
 from evaluation.target import Cost, Target
 from evaluation.targets.bundle import open_bundle
 from tinyrm import manifest
 from tinyrm.bundle import read_manifest, record_evaluation, record_temperature
-from tinyrm.calibration import TemperatureFit, determine_temperature
+from tinyrm.calibration import TemperatureFit, determine_domains, determine_temperature
+from tinyrm.confidence import Temperature
 from tinyrm.errors import InvalidInput
 from tinyrm.hub import dataset_commit
-from tinyrm.manifest import CARD_FILE
+from tinyrm.manifest import CARD_FILE, DomainTemperature
 from tinyrm.pairs import read_pairs
 
 
@@ -38,16 +39,16 @@ def evaluate(options: Options) -> "Evaluation":
             domains = {options.domain: target.spec.instruction(options.domain)}
             spec = target.spec.model_copy(update={"domains": domains, "default_domain": options.domain})
             target = replace(target, spec=spec)
-        fit: TemperatureFit | None = None
+        fit: Fit | None = None
         calibration: dict[str, Calibration] = {}
+        before = target
         if options.fit_temperature:
             target, fit, calibration = fit_on_held_out(target, options.fit_temperature)
         target.meter.reset()
         report, commit = run_benchmark(target, options)
         if calibration:
-            before, after = calibration["held out, before"].temperature, target.scorer.temperature
-            calibration["here, before"] = calibration_at(report.scored, before)
-            calibration["here, after"] = calibration_at(report.scored, after)
+            calibration["here, before"] = calibration_of(before, report.scored)
+            calibration["here, after"] = calibration_of(target, report.scored)
     cost = target.cost
     results = {
         **report.figures,
@@ -66,10 +67,18 @@ def evaluate(options: Options) -> "Evaluation":
 
 
 @dataclass(frozen=True, slots=True)
+class Fit:
+    """Fitted temperatures: one for all domains, and those of domains that need their own."""
+
+    general: TemperatureFit
+    domains: Mapping[str, TemperatureFit]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """results: all figures, for machines.
     markdown: all tables.
-    fit: the temperature, if one was fitted.
+    fit: the temperatures, if they were fitted.
     """
 
     target: Target
@@ -77,7 +86,7 @@ class Evaluation:
     cost: Cost
     results: dict[str, Any]
     markdown: str
-    fit: TemperatureFit | None = None
+    fit: Fit | None = None
 
     @property
     def title(self) -> str:
@@ -135,19 +144,29 @@ def run_benchmark(target: Target, options: Options) -> tuple[Report, str | None]
     return benchmark.run(target, source, *split, revision=commit or options.revision), commit
 
 
-def fit_on_held_out(target: Target, path: Path) -> tuple[Target, TemperatureFit, dict[str, Calibration]]:
-    """Return the target at the temperature of least negative log-likelihood on held-out pairs, and what changed."""
+def calibration_of(target: Target, scored: Sequence[ScoredPair]) -> Calibration:
+    """Return the calibration of the same margins at the temperatures of a target."""
+    of_pairs = [target.temperature_of(one.pair.domain).value for one in scored]
+    return calibration_at(scored, target.scorer.temperature, of_pairs)
+
+
+def fit_on_held_out(target: Target, path: Path) -> tuple[Target, Fit, dict[str, Calibration]]:
+    """Return the target at the temperatures of least negative log-likelihood on held-out pairs, and what changed."""
     held_out = read_pairs(path)
     if not held_out:
         raise InvalidInput(f"{path} holds no pairs to fit a temperature on")
     scored = score_pairs(target, held_out)
-    before = target.scorer.temperature
-    fit = determine_temperature([pair.preference for pair in scored])
+    preferences = [one.preference for one in scored]
+    general = determine_temperature(preferences)
+    names = [target.spec.find_domain(pair.domain, or_default=True) for pair in held_out]
+    fit = Fit(general, determine_domains(preferences, names, general.temperature))
+    own = {name: Temperature(one.temperature, one.log_std, one.one_order) for name, one in fit.domains.items()}
+    fitted = replace(target.at(general.temperature), domains=own)
     calibration = {
-        "held out, before": calibration_at(scored, before),
-        "held out, after": calibration_at(scored, fit.temperature),
+        "held out, before": calibration_of(target, scored),
+        "held out, after": calibration_of(fitted, scored),
     }
-    return target.at(fit.temperature), fit, calibration
+    return fitted, fit, calibration
 
 
 def write_temperature(options: Options, evaluation: Evaluation) -> Evaluation:
@@ -156,14 +175,15 @@ def write_temperature(options: Options, evaluation: Evaluation) -> Evaluation:
     if not (options.write_temperature and options.bundle and fit):
         return evaluation
     calibrated = manifest.Calibration(
-        pairs=fit.pairs,
-        wrong=fit.wrong,
+        pairs=fit.general.pairs,
+        wrong=fit.general.wrong,
         held_out=False,
         chosen=("temperature",),
-        log_temperature_std=fit.log_std,
-        temperature_one_order=fit.one_order,
+        log_temperature_std=fit.general.log_std,
+        temperature_one_order=fit.general.one_order,
     )
-    identity = record_temperature(options.bundle, fit.temperature, calibrated).identity
+    own = {name: DomainTemperature.of(one) for name, one in fit.domains.items()}
+    identity = record_temperature(options.bundle, fit.general.temperature, calibrated, own).identity
     return replace(evaluation, target=replace(evaluation.target, identity=identity))
 
 
@@ -183,7 +203,8 @@ def write_into_bundle(
     if options.bundle and options.card:
         known = read_manifest(options.bundle).calibration
         fitted = f", fitted on {known.pairs} pairs of which {known.wrong} are judged wrongly" if known else ""
-        temperature = f"calibration temperature {evaluation.target.scorer.temperature:.3f}{fitted}"
+        of_domains = "".join(f"; {name}: {one.value:.3f}" for name, one in evaluation.target.domains.items())
+        temperature = f"calibration temperature {evaluation.target.scorer.temperature:.3f}{fitted}{of_domains}"
         head = f"`{evaluation.target.identity}`, {temperature}:"
         parts = [head, evaluation.report.markdown, *([tables] if tables else [])]
         update_card(options.bundle / CARD_FILE, "\n\n".join(parts), options.section)

@@ -10,6 +10,7 @@ import numpy as np
 from evaluation.target import Target
 from tinyrm.comparison import Preference
 from tinyrm.pairs import PreferencePair
+from tinyrm.readout import recalibrate
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,13 @@ def digest(scored: Sequence[ScoredPair]) -> str:
 
 
 def score_pairs(target: Target, pairs: Sequence[PreferencePair]) -> list[ScoredPair]:
-    """Score every pair under the instruction of its domain, as `Target.score` does."""
+    """Score every pair under the instruction and at the temperature of its domain, as `Target.score` does."""
     instructions = [target.spec.instruction(pair.domain, or_default=True) for pair in pairs]
     preferences = target.score([pair.comparison() for pair in pairs], instructions)
-    return [ScoredPair(pair, preference) for pair, preference in zip(pairs, preferences, strict=True)]
+    return [
+        ScoredPair(pair, recalibrate(preference, target.temperature_of(pair.domain)) if target.domains else preference)
+        for pair, preference in zip(pairs, preferences, strict=True)
+    ]
 
 
 def score_unique(target: Target, pairs: Sequence[PreferencePair]) -> list[ScoredPair]:

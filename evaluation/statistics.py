@@ -248,9 +248,14 @@ class Calibration(BaseModel):
     expected_calibration_error: float
 
 
-def calibration_at(scored: Sequence[ScoredPair], temperature: float) -> Calibration:
-    """Return the calibration of the same margins at another temperature."""
-    margins = raw_margins([j.preference for j in scored]) / temperature
+def calibration_at(
+    scored: Sequence[ScoredPair], temperature: float, of_pairs: Sequence[float] | None = None
+) -> Calibration:
+    """Return the calibration of the same margins at another temperature.
+
+    of_pairs: that of each pair, where domains have their own; None for `temperature`.
+    """
+    margins = raw_margins([j.preference for j in scored]) / (temperature if of_pairs is None else np.array(of_pairs))
     p_right = 1 / (1 + np.exp(-np.clip(margins, -500, 500)))
     return Calibration(
         temperature=temperature,

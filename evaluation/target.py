@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import NamedTuple, Protocol, Self
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from tinyrm.comparison import Comparison, Preference
+from tinyrm.confidence import Temperature
 from tinyrm.encoding import Encoding
 from tinyrm.engines import Engine, EngineInfo
 from tinyrm.flops import Geometry, paper_flops
@@ -177,6 +178,7 @@ class Target:
     engine: its name.
     spec: instructions by domain.
     close: to call at the end.
+    domains: temperatures of those domains that have their own.
     """
 
     identity: str
@@ -185,6 +187,7 @@ class Target:
     scorer: AnyScorer
     meter: Meter = field(default_factory=Meter)
     close: Callable[[], None] = lambda: None
+    domains: Mapping[str, Temperature] = field(default_factory=dict)
 
     @property
     def reads(self) -> Reads:
@@ -247,8 +250,13 @@ class Target:
         return [{pair: next(scored) for pair in combinations(range(len(responses)), 2)} for _, _, responses in groups]
 
     def at(self, temperature: float) -> "Target":
-        """Return the same target at another temperature."""
-        return replace(self, scorer=self.scorer.at(temperature))
+        """Return the same target at another temperature, for all domains."""
+        return replace(self, scorer=self.scorer.at(temperature), domains={})
+
+    def temperature_of(self, domain: str | None) -> Temperature:
+        """Return the temperature of pairs with this domain; those of an unknown one are read as of the default."""
+        name = self.spec.find_domain(domain, or_default=True)
+        return self.domains.get(name, Temperature(self.scorer.temperature))
 
     def _score_pairs(
         self, scorer: PairScorer, comparisons: Sequence[Comparison], instructions: Sequence[str]

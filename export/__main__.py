@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m expor
         if fit and fit.log_temperature_std
         else "not fitted"
     )
-    print(f"temperature {manifest.temperature:.3f}, {how}\n{manifest.identity} written to {options.out}")
+    own = "".join(f"; {domain} {one.temperature:.3f}" for domain, one in manifest.temperatures.items())
+    print(f"temperature {manifest.temperature:.3f}, {how}{own}\n{manifest.identity} written to {options.out}")
     return 0
 
 

@@ -2,20 +2,21 @@
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from export.config import ExportOptions
 from export.cpu_graph import on_cpu
-from tinyrm.calibration import MIN_PAIRS, determine_temperature, raw_margins
+from tinyrm.calibration import MIN_PAIRS, determine_domains, determine_temperature, raw_margins
 from tinyrm.comparison import Preference
 from tinyrm.encoding import Encoder
 from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
 from tinyrm.errors import InvalidInput
-from tinyrm.manifest import AutoSwap, Calibration, ScoreScale
+from tinyrm.manifest import AutoSwap, Calibration, DomainTemperature, ScoreScale
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.readout import read_out
 from tinyrm.scorer import Scorer
@@ -32,12 +33,14 @@ log = logging.getLogger(__name__)
 class Calibrated(NamedTuple):
     """What calibration pairs determine.
 
+    temperatures: of the domains that need their own.
     auto_swap: the margin at which one order is enough; None if there are too few pairs, or no orders.
     score_scale: mean and deviation of the scores of single responses; None if a score depends on other responses.
     record: None without pairs.
     """
 
     temperature: float = 1.0
+    temperatures: Mapping[str, DomainTemperature] = MappingProxyType({})
     auto_swap: AutoSwap | None = None
     score_scale: ScoreScale | None = None
     record: Calibration | None = None
@@ -97,6 +100,8 @@ def calibrate(
     except InvalidInput as error:
         log.warning("%s; the temperature stays 1, so probabilities are not calibrated", error)
     temperature = fit.temperature if fit else 1.0
+    domains = [spec.find_domain(pair.domain, or_default=True) for pair in pairs]
+    own = determine_domains(preferences, domains, temperature) if fit else {}
     auto_swap = None
     if encoder.reads == "pair" and len(pairs) >= MIN_PAIRS:
         auto_swap = fit_auto_swap(preferences, temperature)
@@ -111,7 +116,8 @@ def calibrate(
         log_temperature_std=fit.log_std if fit else None,
         temperature_one_order=fit.one_order if fit else None,
     )
-    return Calibrated(temperature, auto_swap, score_scale, record)
+    temperatures = {domain: DomainTemperature.of(one) for domain, one in own.items()}
+    return Calibrated(temperature, temperatures, auto_swap, score_scale, record)
 
 
 def score_pairs(scorer: Scorer, spec: Spec, pairs: Sequence[PreferencePair]) -> list[Preference]:

@@ -85,6 +85,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "gates": lower,
                 "weights": WEIGHTS_FILE if options.weights else None,
                 "temperature": calibrated.temperature,
+                "temperatures": dict(calibrated.temperatures),
                 "auto_swap": calibrated.auto_swap,
                 "score_scale": calibrated.score_scale,
                 "calibration": calibrated.record,

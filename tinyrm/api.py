@@ -478,6 +478,9 @@ class ModelCard(Reply):
     max_tokens: int
     parameters: int
     temperature: float
+    temperatures: dict[str, float] = Field(
+        description="Of domains that have their own; `temperature` is that of all others."
+    )
     engine: str
     precision: str
 

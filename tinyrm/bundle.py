@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidBundle, InvalidInput, TamperedBundle, UnknownSchema, describe
 from tinyrm.files import write_atomically
-from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, READABLE, TOKENIZER_FILE, Calibration, Manifest
+from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, READABLE, TOKENIZER_FILE, Calibration, DomainTemperature, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +149,19 @@ def record_evaluation(folder: Path, results: Mapping[str, Any]) -> None:
     write_atomically(folder / MANIFEST_FILE, manifest.to_json())
 
 
-def record_temperature(folder: Path, temperature: float, calibration: Calibration | None = None) -> Manifest:
+def record_temperature(
+    folder: Path,
+    temperature: float,
+    calibration: Calibration | None = None,
+    temperatures: Mapping[str, DomainTemperature] | None = None,
+) -> Manifest:
     """Give a bundle another calibration temperature, and so another revision: its probabilities change.
 
     The margin of `swap: auto` is in calibrated log-odds and is rescaled. Evaluation results are removed, except those
     of the training: they belong to the old probabilities.
 
     calibration: the pairs that the temperature was fitted on.
+    temperatures: of the domains that have their own.
     """
     manifest = Bundle.open(folder).manifest
     auto, kept = manifest.auto_swap, {k: v for k, v in manifest.evaluation.items() if k == "held_out"}
@@ -164,7 +170,13 @@ def record_temperature(folder: Path, temperature: float, calibration: Calibratio
     if auto:
         auto = auto.model_copy(update={"margin": auto.margin * manifest.temperature / temperature})
     changed = manifest.model_copy(
-        update={"temperature": temperature, "auto_swap": auto, "calibration": calibration, "evaluation": kept}
+        update={
+            "temperature": temperature,
+            "temperatures": dict(temperatures or {}),
+            "auto_swap": auto,
+            "calibration": calibration,
+            "evaluation": kept,
+        }
     )
     changed = changed.with_revision()
     write_atomically(folder / MANIFEST_FILE, changed.to_json())

@@ -20,8 +20,8 @@ then the temperature that fits one order alone, where calibration pairs determin
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 Confidence = Literal["close", "leaning", "clear"]
@@ -61,3 +61,15 @@ class Temperature:
 
 
 UNCALIBRATED: Final = Temperature()
+
+
+@dataclass(frozen=True, slots=True)
+class Temperatures:
+    """The temperatures of a model: those of domains whose calibration pairs need their own, and one for all others."""
+
+    general: Temperature = UNCALIBRATED
+    domains: Mapping[str, Temperature] = field(default_factory=dict)
+
+    def of(self, domain: str) -> Temperature:
+        """Return the temperature of a domain, by the name that `Spec.find_domain` returns."""
+        return self.domains.get(domain, self.general)

@@ -4,15 +4,18 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from tinyrm.confidence import Temperature
+from tinyrm.confidence import Temperature, Temperatures
 from tinyrm.encoding import Encoding, SpecialTokens
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import Geometry, GraphKind, Others
 from tinyrm.spec import Spec, read_run
+
+if TYPE_CHECKING:  # it needs scipy, which serving does not have
+    from tinyrm.calibration import TemperatureFit
 
 SCHEMA_VERSION: Final = 3
 # Older versions that still open.
@@ -80,6 +83,26 @@ class Calibration(Frozen):
     temperature_one_order: float | None = Field(
         description="The temperature that would fit one order best, for comparison; one temperature serves both."
     )
+
+
+class DomainTemperature(Frozen):
+    """The temperature of a domain whose calibration pairs fit the one of all domains significantly worse."""
+
+    temperature: float = Field(gt=0)
+    log_temperature_std: float = Field(gt=0, description="Standard error of its logarithm.")
+    temperature_one_order: float | None = Field(description="As in `calibration`.")
+    pairs: int
+    wrong: int = Field(description="Of the pairs, those that the model judges wrongly.")
+
+    @classmethod
+    def of(cls, fit: "TemperatureFit") -> Self:
+        return cls(
+            temperature=fit.temperature,
+            log_temperature_std=fit.log_std,
+            temperature_one_order=fit.one_order,
+            pairs=fit.pairs,
+            wrong=fit.wrong,
+        )
 
 
 class SetReading(Frozen):
@@ -223,6 +246,9 @@ class Manifest(Frozen):
     )
     weights: FileName | None = Field(default=None, description="Weights for the torch engine, if exported.")
     temperature: float = Field(gt=0)
+    temperatures: dict[str, DomainTemperature] = Field(
+        default={}, description="Of domains that have their own; `temperature` is that of all others."
+    )
     auto_swap: AutoSwap | None = None
     score_scale: ScoreScale | None = None
     calibration: Calibration | None = None
@@ -256,6 +282,12 @@ class Manifest(Frozen):
             raise ValueError("a cloze has label_ids, and no other head has")
         return self
 
+    @model_validator(mode="after")
+    def _temperatures_are_of_its_domains(self) -> Self:
+        if unknown := self.temperatures.keys() - self.spec.domains.keys():
+            raise ValueError(f"temperatures of domains that the model does not have: {sorted(unknown)}")
+        return self
+
     def count_logits(self, sequences: Sequence[Encoding]) -> int:
         """Return how many logits an engine returns in each row for these sequences: of sets, the most of one set."""
         if self.reads != "set":
@@ -263,11 +295,15 @@ class Manifest(Frozen):
         return max(self.special_tokens.count_masks(sequence.input_ids) for sequence in sequences)
 
     @property
-    def calibrated(self) -> Temperature:
-        """The temperature, and how well calibration pairs determined it."""
+    def calibrated(self) -> Temperatures:
+        """The temperatures, and how well calibration pairs determined them."""
         known = self.calibration
         log_std, one_order = (known.log_temperature_std, known.temperature_one_order) if known else (None, None)
-        return Temperature(self.temperature, log_std, one_order)
+        own = {
+            domain: Temperature(one.temperature, one.log_temperature_std, one.temperature_one_order)
+            for domain, one in self.temperatures.items()
+        }
+        return Temperatures(Temperature(self.temperature, log_std, one_order), own)
 
     @property
     def identity(self) -> str:
@@ -277,6 +313,8 @@ class Manifest(Frozen):
         """Return a hash of every field but the evaluation results, which may be added later."""
         # A field that was added later must not change the revisions of older bundles, which lack it.
         later = {name: True for name in ("auto_swap", "calibration") if getattr(self, name) is None}
+        if not self.temperatures:
+            later["temperatures"] = True
         if self.schema_version == 2:
             later |= dict.fromkeys(("reads", "head", "architecture", "score_scale"), True)
         origin = {name for name in LATER_PROVENANCE if not getattr(self.provenance, name)}

@@ -52,6 +52,14 @@ def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperatur
     return Preference(p_a, p_b, margin, tuple(order_margins), calibrated)
 
 
+def recalibrate(preference: Preference, temperature: Temperature) -> Preference:
+    """Return the preference at another temperature."""
+    rows = [[margin, 0.0] for margin in preference.order_margins]
+    if len(rows) == 2:
+        rows[1].reverse()
+    return read_out(rows, temperature)
+
+
 def read_columns(sequences: Sequence[Encoding], logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what `read_out` takes, from logits [sequences, outputs] of a comparison that `Encoder.assemble` made.
 

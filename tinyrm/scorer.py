@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal, Self
@@ -15,7 +15,7 @@ from tinyrm.batching import pack
 from tinyrm.bundle import Bundle
 from tinyrm.chat import TextOrTurns, to_response
 from tinyrm.comparison import Comparison, Preference
-from tinyrm.confidence import UNCALIBRATED, Temperature
+from tinyrm.confidence import Temperature, Temperatures
 from tinyrm.encoding import Encoder, Encoding, Tokenized
 from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.errors import NotPointwise
@@ -40,7 +40,7 @@ class Scorer:
     encoder: Encoder
     engine: Engine
     spec: Spec
-    calibrated: Temperature = UNCALIBRATED
+    calibrated: Temperatures = field(default_factory=Temperatures)
     max_batch_tokens: int = 0
 
     @classmethod
@@ -60,7 +60,8 @@ class Scorer:
 
     @property
     def temperature(self) -> float:
-        return self.calibrated.value
+        """The temperature of domains that have none of their own."""
+        return self.calibrated.general.value
 
     def compare(
         self,
@@ -84,7 +85,7 @@ class Scorer:
         """
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
         comparison = Comparison(prompt, _text(response_a), _text(response_b))
-        (preference,) = self.score([comparison], [instruction], swap=swap)
+        (preference,) = self.score([comparison], [instruction], domain=domain, swap=swap)
         return preference
 
     def score(
@@ -92,32 +93,35 @@ class Scorer:
         comparisons: Sequence[Comparison],
         instructions: Sequence[str] | None = None,
         *,
-        domain: str | None = None,
+        domain: str | Sequence[str | None] | None = None,
         swap: bool = True,
     ) -> list[Preference]:
         """Return one preference for each comparison, in order.
 
-        instructions: one for each comparison; None uses the instruction of `domain` for all.
-        domain: as in `compare`.
+        instructions: one for each comparison; None uses those of `domain`.
+        domain: as in `compare`; a list has one for each comparison.
         swap: as in `compare`.
         """
+        names = [domain] * len(comparisons) if domain is None or isinstance(domain, str) else domain
+        temperatures = [self.calibrated.of(self.spec.find_domain(name)) for name in names]
         if instructions is None:
-            instructions = [self.spec.instruction(domain)] * len(comparisons)
+            instructions = [self.spec.instruction(name) for name in names]
         if self.encoder.reads == "response":
             texts = [
                 (instruction, comparison.prompt, response)
                 for comparison, instruction in zip(comparisons, instructions, strict=True)
                 for response in (comparison.response_a, comparison.response_b)
             ]
-            return [read_out(pair, self.calibrated) for pair in self.score_texts(texts).reshape(-1, 2, 1)]
+            pairs = self.score_texts(texts).reshape(-1, 2, 1)
+            return [read_out(pair, temperature) for pair, temperature in zip(pairs, temperatures, strict=True)]
         encoded = [
             self.encoder.encode(comparison, instruction, swap=swap)
             for comparison, instruction in zip(comparisons, instructions, strict=True)
         ]
         rows = iter(self.logits([sequence for sequences in encoded for sequence in sequences]))
         return [
-            read_out(read_columns(sequences, np.stack([next(rows) for _ in sequences])), self.calibrated)
-            for sequences in encoded
+            read_out(read_columns(sequences, np.stack([next(rows) for _ in sequences])), temperature)
+            for sequences, temperature in zip(encoded, temperatures, strict=True)
         ]
 
     def rank(
@@ -141,13 +145,13 @@ class Scorer:
         texts = [_text(response) for response in responses]
         if self.encoder.reads != "pair":
             (scores,) = self.score_groups([(instruction, prompt, texts)])
-            return rank_scores(scores, self.temperature)
+            return rank_scores(scores, self.calibrated.of(self.spec.find_domain(domain)).value)
         margins: dict[Pair, float] = {}
         schedule = SCHEDULES[strategy](len(responses))
         pairs = next(schedule, [])
         while pairs:
             comparisons = [Comparison(prompt, texts[i], texts[j]) for i, j in pairs]
-            preferences = self.score(comparisons, [instruction] * len(pairs), swap=swap)
+            preferences = self.score(comparisons, [instruction] * len(pairs), domain=domain, swap=swap)
             margins |= {pair: preference.margin for pair, preference in zip(pairs, preferences, strict=True)}
             try:
                 pairs = schedule.send(sigmoid(margin_matrix(len(responses), margins)))
@@ -215,8 +219,8 @@ class Scorer:
         return np.array([read_score(row[None]) for row in rows])
 
     def at(self, temperature: float) -> Self:
-        """Return this scorer with another temperature."""
-        return replace(self, calibrated=Temperature(temperature))
+        """Return this scorer with another temperature, for all domains."""
+        return replace(self, calibrated=Temperatures(Temperature(temperature)))
 
     def logits(
         self, sequences: Sequence[Encoding], on_batch: Callable[[int], None] | None = None

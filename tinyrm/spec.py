@@ -101,13 +101,18 @@ class Spec(BaseModel):
         """
         if instruction is not None and "instruction" not in self.template.slots:
             raise InvalidInput("this model reads no instruction; leave it out")
-        name = self.default_domain if domain is None or (or_default and domain not in self.domains) else domain
-        if name not in self.domains:
-            raise UnknownDomain(f"no domain {name!r} in this model; it has: {', '.join(sorted(self.domains))}")
+        name = self.find_domain(domain, or_default=or_default)
         return Resolved(
             self.domains[name] if instruction is None else instruction,
             prompt if isinstance(prompt, str) else self.template.render_messages(to_messages(prompt)),
         )
+
+    def find_domain(self, domain: str | None = None, *, or_default: bool = False) -> str:
+        """Return the name of the domain that a request selects, as `resolve` does. Raises UnknownDomain."""
+        name = self.default_domain if domain is None or (or_default and domain not in self.domains) else domain
+        if name not in self.domains:
+            raise UnknownDomain(f"no domain {name!r} in this model; it has: {', '.join(sorted(self.domains))}")
+        return name
 
     def instruction(self, domain: str | None = None, *, or_default: bool = False) -> str:
         """Return the instruction of a domain, as `resolve` does."""

@@ -17,4 +17,5 @@ def open_bundle(folder: Path, engine: str = "auto") -> Target:
     opened = open_engine(bundle, EngineOptions(engine))
     metered = MeteredEngine(opened, manifest.geometry, manifest.parameters, count_flops, meter)
     scorer = Scorer(bundle.encoder(), metered, manifest.spec, manifest.calibrated)
-    return Target(manifest.identity, metered.info.name, manifest.spec, local_scorer(scorer), meter)
+    domains = manifest.calibrated.domains
+    return Target(manifest.identity, metered.info.name, manifest.spec, local_scorer(scorer), meter, domains=domains)

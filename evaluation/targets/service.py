@@ -16,6 +16,7 @@ from tinyrm.chat import BLANK, unrendered
 from tinyrm.client import Client, CompareItem, ItemError
 from tinyrm.client.calls import ScoreOptions
 from tinyrm.comparison import Comparison, Preference
+from tinyrm.confidence import Temperature
 from tinyrm.errors import InvalidInput
 from tinyrm.readout import read_out
 from tinyrm.spec import Spec
@@ -125,13 +126,18 @@ class ServedSets:
             self.meter.sequences += reply.usage.sequences
             self.meter.tokens += reply.usage.tokens
             self.meter.exact_flops += reply.usage.gflops * 1e9
-        return [np.array(reply.strengths) * self.card.temperature for reply in replies]
+        return [np.array(reply.strengths) * served_temperature(self.card) for reply in replies]
 
     def _rank(self, group: GroupTexts) -> RankReply:
         instruction, prompt, responses = group
         return self.client.rank(
             unrendered(prompt), [text or BLANK for text in responses], **selection(self.card, instruction)
         )
+
+
+def served_temperature(card: ModelCard) -> float:
+    """Return what divides margins of calls that name no domain."""
+    return card.temperatures.get(card.default_domain, card.temperature)
 
 
 def selection(card: ModelCard, instruction: str) -> ScoreOptions:
@@ -157,5 +163,6 @@ def open_service(url: str, api_key: str | None = None) -> Target:
     elif card.reads == "set":
         scorer = SetScorer(ServedSets(client, card, meter).run, card.temperature)
     else:
-        scorer = ServiceScorer(client, identity, card.temperature, card.temperature, meter)
-    return Target(identity, f"{card.engine} at {url}", spec, scorer, meter, client.close)
+        scorer = ServiceScorer(client, identity, served_temperature(card), card.temperature, meter)
+    domains = {domain: Temperature(own) for domain, own in card.temperatures.items()}
+    return Target(identity, f"{card.engine} at {url}", spec, scorer, meter, client.close, domains)

@@ -75,6 +75,7 @@ def model_card(pipeline: Pipeline, registry: ModelRegistry) -> ModelCard:
         max_tokens=spec.max_tokens,
         parameters=manifest.parameters,
         temperature=manifest.temperature,
+        temperatures={domain: one.temperature for domain, one in manifest.temperatures.items()},
         engine=engine.name,
         precision=engine.precision,
     )

@@ -17,6 +17,7 @@ from service.metrics import PAIR_TEXTS, Metrics
 from service.scoring.text_encoder import TextEncoder, Texts
 from tinyrm.chat import Prompt
 from tinyrm.comparison import Preference, SwapMode
+from tinyrm.confidence import Temperature
 from tinyrm.counting import flop_counter
 from tinyrm.deadline import Deadline
 from tinyrm.encoding import Encoder, Encoding, Truncation
@@ -196,6 +197,7 @@ class Pipeline:
             return await self.score(
                 sequences,
                 swap,
+                self.temperature(question),
                 encode_s=time.perf_counter() - started,
                 fairness_key=fairness_key,
                 deadline=deadline,
@@ -206,6 +208,7 @@ class Pipeline:
         self,
         sequences: tuple[Encoding, ...],
         swap: SwapMode,
+        temperature: Temperature,
         *,
         encode_s: float,
         fairness_key: Hashable,
@@ -219,11 +222,11 @@ class Pipeline:
         started = time.perf_counter()
         scored = sequences[:1] if swap == "auto" else sequences
         result = await self._submit(scored, fairness_key, deadline, wait_for_room=wait_for_room)
-        preference = self._read_pair(scored, result)
-        if len(scored) < len(sequences) and abs(preference.margin) < self._decisive_margin():
+        preference = self._read_pair(scored, result, temperature)
+        if len(scored) < len(sequences) and not self._is_decisive(preference):
             second = await self._submit(sequences[1:], fairness_key, deadline, wait_for_room=True)
             result, scored = result.followed_by(second), sequences
-            preference = self._read_pair(scored, result)
+            preference = self._read_pair(scored, result, temperature)
         cost = self._cost(scored, result, encode_s, started)
         truncation = self.texts.encoder.truncation(sequences)
 
@@ -264,11 +267,15 @@ class Pipeline:
         asyncio.get_running_loop().call_soon(observe)
         return SequenceResult(sequence, logits, cost)
 
-    def make_score(self, logit: float, truncation: Truncation, tokens: int) -> ScoreResult:
+    def temperature(self, question: Question) -> Temperature:
+        """Return what divides margins in the question's domain. Raises UnknownDomain."""
+        return self._calibrated.of(self.manifest.spec.find_domain(question.domain))
+
+    def make_score(self, logit: float, truncation: Truncation, tokens: int, temperature: Temperature) -> ScoreResult:
         """Return what a logit says about a response that was scored alone."""
         manifest, scale = self.manifest, self.manifest.score_scale
         standard = scale.standardise(logit) if scale else None
-        log_odds = (logit - (scale.mean if scale else 0.0)) / manifest.temperature
+        log_odds = (logit - (scale.mean if scale else 0.0)) / temperature.value
         return ScoreResult(logit, manifest.head.activate(logit), standard, log_odds, truncation, tokens)
 
     def choose_swap(self, question: Question) -> SwapMode:
@@ -328,6 +335,10 @@ class Pipeline:
                 while self._active or self._held:  # noqa: ASYNC110  # rare; an event would cost time in every request
                     await asyncio.sleep(0.01)
 
+    def _is_decisive(self, preference: Preference) -> bool:
+        """Return whether one order is enough. The limit is at the temperature of all domains."""
+        return abs(preference.order_margins[0]) / self.manifest.temperature >= self._decisive_margin()
+
     def _decisive_margin(self) -> float:
         if self.manifest.auto_swap is None:
             raise InvalidInput(f"{self.manifest.identity} was exported without a margin for swap auto; use on or off")
@@ -341,8 +352,8 @@ class Pipeline:
                 sequences, fairness_key=fairness_key, timeout_s=deadline.left_s(), wait_for_room=wait_for_room
             )
 
-    def _read_pair(self, sequences: Sequence[Encoding], result: EngineResult) -> Preference:
-        return self._checked(lambda: read_out(read_columns(sequences, result.logits), self._calibrated))
+    def _read_pair(self, sequences: Sequence[Encoding], result: EngineResult, temperature: Temperature) -> Preference:
+        return self._checked(lambda: read_out(read_columns(sequences, result.logits), temperature))
 
     def _checked(self, read: Callable[[], T]) -> T:
         """Return what `read` makes of logits. If they are not valid, that counts as an error of the engine."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from service.scoring.pipeline import NO_DEADLINE, CompareResult, Cost, Pipeline, Question, ScoreResult
 from service.scoring.responses import read_responses
 from tinyrm.comparison import Strategy, SwapMode
+from tinyrm.confidence import Temperature
 from tinyrm.deadline import Deadline
 from tinyrm.encoding import Encoding, Tokenized
 from tinyrm.errors import InvalidInput, first_of_group
@@ -133,7 +134,7 @@ async def rank_responses(
         read = await read_responses(
             pipeline, question, texts, fairness_key=fairness_key, deadline=deadline, is_accepted=is_accepted
         )
-        ranking = rank_by_scores(read.logits, pipeline.manifest.temperature, len(responses))
+        ranking = rank_by_scores(read.logits, pipeline.temperature(question).value, len(responses))
         return GroupResult(
             ranking,
             pipeline.manifest.identity,
@@ -167,6 +168,7 @@ async def rank_responses(
                     tokenized,
                     window,
                     swap,
+                    pipeline.temperature(question),
                     tokenize_s=tokenize_s,
                     fairness_key=fairness_key,
                     deadline=deadline,
@@ -213,6 +215,7 @@ async def compare_pairs(
     tokenized: Tokenized,
     pairs: Sequence[Pair],
     swap: SwapMode,
+    temperature: Temperature,
     *,
     tokenize_s: float,
     fairness_key: Hashable,
@@ -233,6 +236,7 @@ async def compare_pairs(
         return pipeline.score(
             sequences,
             swap,
+            temperature,
             encode_s=encode_s,
             fairness_key=fairness_key,
             deadline=deadline,

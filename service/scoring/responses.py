@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.scoring.pipeline import NO_DEADLINE, Cost, Pipeline, Question, ScoreResult, SequenceResult
+from tinyrm.confidence import Temperature
 from tinyrm.deadline import Deadline
 from tinyrm.encoding import Truncation
 from tinyrm.errors import NotPointwise, first_of_group
@@ -95,27 +96,27 @@ async def read_responses(
                         )
                         for sequence in sequences
                     ]
-    return gather(pipeline, [task.result() for task in tasks])
+    return gather(pipeline, [task.result() for task in tasks], pipeline.temperature(question))
 
 
-def gather(pipeline: Pipeline, results: Sequence[SequenceResult]) -> ReadResponses:
+def gather(pipeline: Pipeline, results: Sequence[SequenceResult], temperature: Temperature) -> ReadResponses:
     """Return what the sequences of all responses say together."""
     costs = [result.cost for result in results]
     truncated_tokens = sum(result.sequence.truncation.total for result in results)
     if pipeline.reads == "set":
         logits = join([result.logits for result in results], overlapping=not pipeline.scores_alone)
-        scores = scores_of_sets(pipeline, results, logits) if pipeline.scores_alone else []
+        scores = scores_of_sets(pipeline, results, logits, temperature) if pipeline.scores_alone else []
         return ReadResponses(logits, scores, costs, truncated_tokens, len(results))
     logits = np.concatenate([result.logits for result in results])
     scores = [
-        pipeline.make_score(logit, result.sequence.truncation, result.cost.tokens)
+        pipeline.make_score(logit, result.sequence.truncation, result.cost.tokens, temperature)
         for logit, result in zip(logits.tolist(), results, strict=True)
     ]
     return ReadResponses(logits, scores, costs, truncated_tokens, None)
 
 
 def scores_of_sets(
-    pipeline: Pipeline, results: Sequence[SequenceResult], logits: NDArray[np.float64]
+    pipeline: Pipeline, results: Sequence[SequenceResult], logits: NDArray[np.float64], temperature: Temperature
 ) -> list[ScoreResult]:
     """Return the score of each response, as if it had been read alone."""
     scores: dict[int, ScoreResult] = {}
@@ -124,5 +125,6 @@ def scores_of_sets(
         held = [(at, column) for at, column in enumerate(sequence.columns) if column >= 0]
         for (at, column), dropped in zip(held, sequence.truncation.responses, strict=False):
             truncation = Truncation(sequence.truncation.prompt, dropped)
-            scores[at] = pipeline.make_score(float(logits[at]), truncation, prompt + own[column])
+            tokens = prompt + own[column]
+            scores[at] = pipeline.make_score(float(logits[at]), truncation, tokens, temperature)
     return [scores[at] for at in range(len(logits))]

@@ -1,14 +1,20 @@
 """Find a known temperature, and apply it as the product does."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from evaluation.scoring import ScoredPair
+from evaluation.run import fit_on_held_out
+from evaluation.scoring import ScoredPair, score_pairs
 from evaluation.statistics import by_length, calibration_at, reliability
+from evaluation.target import Target
+from tests.evaluation.known import Known
 from tinyrm.calibration import fit_temperature, raw_margins
 from tinyrm.comparison import Preference
 from tinyrm.pairs import PreferencePair
 from tinyrm.ranking import sigmoid
+from tinyrm.spec import Spec
 
 
 def judged(z: float, temperature: float = 1.0, chosen: str = "yes", rejected: str = "no!") -> ScoredPair:
@@ -65,3 +71,29 @@ def test_pairs_are_split_by_which_response_is_longer() -> None:
         "equally long": (1, 1),
         "length-matched": (2, 0.5),
     }
+
+
+def test_domains_with_other_temperatures_have_their_own(tmp_path: Path) -> None:
+    """Use a model whose scores are written in the responses; it is three times too sure in one domain."""
+    margins = {"code": overconfident(3.0)[:1500], "chat": overconfident(1.0)[:1500]}
+    pairs = [
+        PreferencePair(prompt=f"{domain} {i}", chosen=str(j.preference.margin), rejected="0", domain=domain)
+        for domain, part in margins.items()
+        for i, j in enumerate(part)
+    ]
+    path = tmp_path / "held-out.jsonl"
+    path.write_text("".join(pair.model_dump_json() + "\n" for pair in pairs))
+    spec = Spec(domains={"chat": "Which is better?", "code": "Which works?"}, default_domain="chat")
+    scorer = Known(lambda c: float(c.response_a) - float(c.response_b))
+    fitted, fit, calibration = fit_on_held_out(Target("known@1", "none", spec, scorer), path)
+    found = {name: one.temperature for name, one in fit.domains.items()}
+    assert found == {"chat": pytest.approx(1.0, rel=0.15), "code": pytest.approx(3.0, rel=0.15)}
+    assert found["chat"] < fit.general.temperature < found["code"]
+    scored = score_pairs(fitted, pairs)
+    assert [one.preference.margin for one in scored] == pytest.approx(
+        [float(pair.chosen) / found[pair.domain or ""] for pair in pairs]
+    )
+    at_one = calibration_at(scored, fit.general.temperature)
+    after = calibration["held out, after"]
+    assert after.negative_log_likelihood < at_one.negative_log_likelihood
+    assert after.expected_calibration_error < 0.05 < calibration["held out, before"].expected_calibration_error

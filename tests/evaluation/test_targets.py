@@ -21,6 +21,7 @@ from tinyrm.bundle import Bundle, record_temperature
 from tinyrm.chat import BLANK
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import exact_flops, paper_flops
+from tinyrm.manifest import DomainTemperature
 from tinyrm.negatives import made_pair
 from tinyrm.pairs import PreferencePair
 from tinyrm.scorer import Scorer
@@ -43,9 +44,12 @@ def margins(scored: list[ScoredPair]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def warm(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the bundle with a temperature other than 1."""
+    """Return the bundle with a temperature other than 1, and others for its domains."""
     folder = shutil.copytree(bundle_folder, tmp_path_factory.mktemp("warm") / "toy")
-    record_temperature(folder, 2.5)
+    own = {"log_temperature_std": 0.1, "temperature_one_order": None, "pairs": 90, "wrong": 20}
+    temperatures = {"general": 4.0, "safety": 1.5}
+    domains = {name: DomainTemperature(temperature=value, **own) for name, value in temperatures.items()}
+    record_temperature(folder, 2.5, temperatures=domains)
     return folder
 
 
@@ -111,9 +115,9 @@ def test_a_service_scores_responses_as_its_bundle_does(response_bundle_folder: P
 
 def test_another_temperature_divides_margins(warm: Path, remote: Target) -> None:
     for target in (open_bundle(warm), remote):
-        warmer = target.at(2 * target.scorer.temperature)
-        assert margins(answers(warmer))[:, 2] == pytest.approx(margins(answers(target))[:, 2] / 2, abs=1e-6)
-        assert margins(answers(warmer))[:, :2] == pytest.approx(margins(answers(target))[:, :2], abs=1e-6)
+        warm_one, warmer = (target.at(factor * target.scorer.temperature) for factor in (1, 2))
+        assert margins(answers(warmer))[:, 2] == pytest.approx(margins(answers(warm_one))[:, 2] / 2, abs=1e-6)
+        assert margins(answers(warmer))[:, :2] == pytest.approx(margins(answers(warm_one))[:, :2], abs=1e-6)
 
 
 def test_a_checkpoint_gives_the_results_of_the_bundle_made_from_it(bundle_folder: Path, trained: Trained) -> None:

@@ -246,6 +246,7 @@ def test_models_lists_served_models_and_their_engines(served: Served) -> None:
         "max_tokens": 256,
         "parameters": manifest.parameters,
         "temperature": manifest.temperature,
+        "temperatures": {},
         "engine": "onnxruntime-cpu",
         "precision": "fp32",
     }

@@ -47,6 +47,7 @@ MODEL_CARD = {
     "max_tokens": 256,
     "parameters": 9,
     "temperature": 1.0,
+    "temperatures": {},
     "engine": "null",
     "precision": "fp32",
 }

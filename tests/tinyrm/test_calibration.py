@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tinyrm.calibration import determine_temperature, fit_temperature, is_bounded, raw_margins
+from tinyrm.calibration import determine_domains, determine_temperature, fit_temperature, is_bounded, raw_margins
 from tinyrm.comparison import Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.ranking import sigmoid
@@ -72,3 +72,38 @@ def test_a_temperature_that_pairs_determine_has_a_standard_error() -> None:
 def test_raw_margins_are_means_over_orders_before_calibration() -> None:
     preferences = [Preference(0.5, 0.5, 0.1, (3.0, -1.0)), Preference(0.5, 0.5, 0.2, (2.0,))]
     assert raw_margins(preferences).tolist() == [1.0, 2.0]
+
+
+def by_domain(**margins: NDArray[np.float64]) -> dict[str, float]:
+    """Return the own temperatures of domains beside a general one of 1."""
+    names = [name for name, part in margins.items() for _ in part]
+    fits = determine_domains(judged(np.concatenate([*margins.values()])), names, 1.0)
+    return {name: fit.temperature for name, fit in fits.items()}
+
+
+def test_a_domain_with_another_temperature_has_its_own() -> None:
+    own = by_domain(code=simulated(3.0, 2000), chat=simulated(1.0, 2000))
+    assert own == {"code": pytest.approx(3.0, rel=0.15)}, "that of chat is the general one"
+
+
+def test_a_difference_that_chance_explains_gives_no_own_temperature() -> None:
+    """Draw forty domains at the general temperature: a test at 5 % rejects two of them on average."""
+    parts = {f"d{i}": part for i, part in enumerate(np.split(simulated(1.0, 8000), 40))}
+    assert len(by_domain(**parts)) <= 6
+
+
+@pytest.mark.parametrize(
+    ("margins", "own", "warning"),
+    [
+        (np.array([*[8.0] * 45, *[-8.0] * 5]), True, ""),
+        (np.array([*[8.0] * 44, *[-8.0] * 5]), False, "at least 50 are needed"),
+        (np.array([*[8.0] * 46, *[-8.0] * 4]), False, "only 4 of them are judged wrongly"),
+    ],
+)
+def test_a_domain_needs_fifty_pairs_and_five_errors(
+    margins: NDArray[np.float64], own: bool, warning: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert bool(by_domain(small=margins, large=simulated(1.0, 2000))) is own
+    assert [warning in record.message and "domain small" in record.message for record in caplog.records] == (
+        [] if own else [True]
+    )

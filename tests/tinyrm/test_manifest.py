@@ -12,6 +12,7 @@ from tinyrm.bundle import Bundle
 from tinyrm.manifest import Manifest
 
 HASH = "0" * 64
+OWN = {"temperature": 2.0, "log_temperature_std": 0.1, "temperature_one_order": None, "pairs": 90, "wrong": 20}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,8 @@ def test_a_file_name_that_points_elsewhere_is_refused(manifest: Manifest, name: 
         {"label_ids": (1,)},
         {"files": {"model.onnx": "F" * 64, "tokenizer.json": HASH}},
         {"surprise": 1},
+        {"temperatures": {"unheard of": OWN}},
+        {"temperatures": {"general": OWN | {"temperature": 0}}},
     ],
     ids=str,
 )
@@ -82,6 +85,7 @@ def test_a_manifest_of_another_shape_is_refused(manifest: Manifest, wrong: dict[
         {"name": "other"},
         {"label_ids": (8, 7)},
         {"temperature": 1.5},
+        {"temperatures": {"general": OWN}},
         {"parameters": 1},
         {"precisions": {"fp16": "model.onnx"}},
         {"provenance": {"base_model": "another", "created": "today"}},

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinyrm.confidence import Temperature
 from tinyrm.errors import EngineFailed
 from tinyrm.ranking import sigmoid
-from tinyrm.readout import read_out
+from tinyrm.readout import read_out, recalibrate
 
 logit = st.floats(-200, 200, width=32)
 row = st.tuples(logit, logit)
@@ -53,6 +54,13 @@ def test_probabilities_are_complementary_and_agree_with_the_verdict(
     assert preference.p_a == pytest.approx(sigmoid(preference.margin))
     if preference.preferred != "tie" and abs(preference.margin) > 1e-12:
         assert (preference.p_a > preference.p_b) == (preference.preferred == "a")
+
+
+@given(st.lists(row, min_size=1, max_size=2), temperatures, temperatures)
+def test_a_preference_at_another_temperature_is_that_of_the_same_logits(
+    rows: list[tuple[float, float]], before: float, after: float
+) -> None:
+    assert recalibrate(read_out(rows, before), Temperature(after)) == read_out(rows, after)
 
 
 def test_a_bias_for_the_first_position_cancels() -> None:

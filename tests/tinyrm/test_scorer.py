@@ -105,6 +105,24 @@ def test_the_bundles_temperature_is_used(bundle_folder: Path, tmp_path: Path, sc
     assert cool.order_margins == pytest.approx(hot.order_margins, abs=TOLERANCE)
 
 
+def test_a_domain_with_its_own_temperature_is_divided_by_it(
+    bundle_folder: Path, tmp_path: Path, scorer: Scorer
+) -> None:
+    fields = Bundle.open(bundle_folder).manifest.model_dump(exclude={"files", "revision"})
+    files = {name: bundle_folder / name for name in Bundle.open(bundle_folder).manifest.files}
+    own = {"temperature": 5.0, "log_temperature_std": 0.1, "temperature_one_order": None, "pairs": 90, "wrong": 20}
+    write_bundle(tmp_path / "own", files, fields | {"temperatures": {"safety": own}})
+    opened, texts = Scorer.open(tmp_path / "own"), ("Why?", "Because.", "No.")
+    for domain, temperature in (("safety", 5.0), ("general", scorer.temperature), (None, scorer.temperature)):
+        before, after = (one.compare(*texts, domain=domain) for one in (scorer, opened))
+        assert after.margin == pytest.approx(before.margin * scorer.temperature / temperature, abs=TOLERANCE)
+        assert after.temperature.value == temperature
+        strengths = opened.rank(texts[0], texts[1:], domain=domain).margins[0, 1]
+        assert strengths == pytest.approx(after.margin, abs=TOLERANCE)
+    mixed = opened.score([Comparison(*texts)] * 2, domain=["general", "safety"])
+    assert [one.temperature.value for one in mixed] == [scorer.temperature, 5.0]
+
+
 def test_load_and_compare_take_a_domain_or_an_instruction(bundle_folder: Path, scorer: Scorer) -> None:
     loaded = tinyrm.load(str(bundle_folder), "onnxruntime-cpu")
     comparison = Comparison("Why?", "Because.", "No.")

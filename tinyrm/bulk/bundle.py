@@ -57,14 +57,15 @@ class RowEncoder:
             empty = [name for name, text in texts.items() if text == ""]
             if empty:
                 raise InvalidRequest(f"{empty[0]}: an empty text")
+            domain = self.spec.find_domain(self.domain if pair.domain is None else pair.domain)
             instruction, text = self.spec.resolve(
                 pair.prompt,
-                self.domain if pair.domain is None else pair.domain,
+                domain,
                 self.instruction if pair.instruction is None else pair.instruction,
             )
             comparison = Comparison(text, pair.response_a, pair.response_b)
             sequences = self.encoder.encode(comparison, instruction, swap=True)
-            return Row(number, name, sequences, self.encoder.truncation(sequences))
+            return Row(number, name, domain, sequences, self.encoder.truncation(sequences))
         except InvalidInput as error:
             return Row(number, name, error=error.type, error_message=_printable(str(error)))
 
@@ -140,7 +141,7 @@ class ShardScorer:
 
         def read(row: Row) -> Score:
             own = read_columns(row.sequences, np.stack([next(logits) for _ in row.sequences]))
-            return own, read_out(own, self._scorer.calibrated)
+            return own, read_out(own, self._scorer.calibrated.of(row.domain))
 
         try:
             scores = [read(row) if row.sequences else None for row in rows]

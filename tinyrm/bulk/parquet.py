@@ -65,6 +65,7 @@ class Row:
     """A row that was read.
 
     number: in its source, from 0.
+    domain: its name in the model; empty if there is an error.
     sequences: A first, B first; A, B of a model that reads one response; one of a model that reads sets; none if
         there is an error.
     truncation: tokens dropped from the texts.
@@ -74,6 +75,7 @@ class Row:
 
     number: int
     id: str | None
+    domain: str = ""
     sequences: tuple[Encoding, ...] = ()
     truncation: Truncation = field(default_factory=Truncation)
     error: str | None = None

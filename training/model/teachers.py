@@ -140,5 +140,6 @@ class TrainedTeacher:
 
 
 def scorer_margins(scorer: Scorer, pairs: Sequence[PreferencePair], instructions: Sequence[str]) -> NDArray[np.float64]:
-    preferences = scorer.score([pair.comparison() for pair in pairs], list(instructions))
+    domains = [scorer.spec.find_domain(pair.domain, or_default=True) for pair in pairs]
+    preferences = scorer.score([pair.comparison() for pair in pairs], list(instructions), domain=domains)
     return np.array([preference.margin for preference in preferences])
