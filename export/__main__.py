@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m expor
         return 1
     for parity in manifest.parity:
         print(f"{parity.check}: {parity.max_difference:.1e} (allowed {parity.tolerance:.0e})")
-    for precision, gate in manifest.gates.items():
+    stored = {f"stored {manifest.stored.dtype}": manifest.stored.gate} if manifest.stored else {}
+    for precision, gate in {**manifest.gates, **stored}.items():
         print(f"{precision}: {gate.flips:.2%} of {gate.pairs} preferences flipped (allowed {gate.max_flips:.2%})")
     fit = manifest.calibration
     how = (

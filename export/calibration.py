@@ -57,11 +57,11 @@ def read_calibration(options: ExportOptions) -> list[PreferencePair]:
     pairs = read_pairs(path)
     if not pairs:
         raise InvalidInput(f"{path} holds no pairs to calibrate on")
-    lower = ", ".join(options.lower_precisions())
-    if lower and len(pairs) < MIN_GATE_PAIRS:
-        raise InvalidInput(f"{path} holds {len(pairs)} pairs; {lower} needs {MIN_GATE_PAIRS} to be checked")
-    if lower and len(pairs) < MIN_PAIRS:
-        log.warning("%d pairs hardly show what %s changes; %d would", len(pairs), lower, MIN_PAIRS)
+    gated = ", ".join(options.gated())
+    if gated and len(pairs) < MIN_GATE_PAIRS:
+        raise InvalidInput(f"{path} holds {len(pairs)} pairs; {gated} needs {MIN_GATE_PAIRS} to be checked")
+    if gated and len(pairs) < MIN_PAIRS:
+        log.warning("%d pairs hardly show what %s changes; %d would", len(pairs), gated, MIN_PAIRS)
     return evenly(pairs, options.max_calibration_pairs or len(pairs))
 
 
@@ -112,7 +112,7 @@ def calibrate(
         pairs=len(pairs),
         wrong=int(np.sum(raw_margins(preferences) <= 0)),
         held_out=options.calibration is None,
-        chosen=(*(name for name, value in chosen.items() if value), *options.lower_precisions()),
+        chosen=(*(name for name, value in chosen.items() if value), *options.gated()),
         log_temperature_std=fit.log_std if fit else None,
         temperature_one_order=fit.one_order if fit else None,
     )

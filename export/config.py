@@ -15,6 +15,7 @@ from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, Spec, read_run, trai
 from tinyrm.template import TEMPLATES
 
 Precision = Literal["fp32", "bf16", "int8"]
+Stored = Literal["fp32", "fp16", "int8"]
 # The names of tinyrm.template.TEMPLATES.
 TemplateName = Literal[
     "figure2", "answer-colon", "bert-pair", "roberta-pair", "pairrm", "chatml", "llama-3", "human-assistant"
@@ -48,7 +49,10 @@ class ExportOptions:
     precisions: Annotated[tuple[Precision, ...], arg(name="precision"), UseAppendAction] = ()
     """A precision to write beside fp32 if it passes the gate. May be repeated."""
     max_flips: float = 0.005
-    """Share of the calibration preferences that a lower precision may change."""
+    """Share of the calibration preferences that a lower precision, or `stored`, may change."""
+    stored: Stored = "fp32"
+    """Weights in the files: fp16 is half the size, int8 a quarter. They are widened at load, and the graph computes in
+    fp32 at the same speed. All checks, the temperature and the gate see the rounded weights."""
     weights: bool = False
     """Also write weights for the torch-cuda engine, which runs no graph."""
 
@@ -101,6 +105,10 @@ class ExportOptions:
         """Return the precisions to write beside fp32."""
         return [precision for precision in dict.fromkeys(self.precisions) if precision != "fp32"]
 
+    def gated(self) -> list[str]:
+        """Return what the gate has to pass: precisions beside fp32, and weights that are rounded in the files."""
+        return [*self.lower_precisions(), *([] if self.stored == "fp32" else [f"stored {self.stored}"])]
+
     def check(self) -> None:
         """Raise InvalidInput for what would be refused after minutes of work: names, files that are missing."""
         existing = next(parent for parent in self.out.absolute().parents if parent.exists())
@@ -119,12 +127,16 @@ class ExportOptions:
             (self.adapter and not self.adapter.is_dir(), f"there is no folder {self.adapter} with an adapter"),
             (self.max_calibration_pairs < 0, "--max-calibration-pairs must not be negative; 0 takes all pairs"),
             (
-                self.lower_precisions() and pairs is None,
-                f"{', '.join(self.lower_precisions())} needs calibration pairs: name them with --calibration",
+                self.gated() and pairs is None,
+                f"{', '.join(self.gated())} needs calibration pairs: name them with --calibration",
             ),
             (
-                self.graph == "plain" and (self.weights or self.lower_precisions()),
-                "--weights and lower precisions need an optimised graph; leave out --graph plain",
+                self.graph == "plain" and (self.weights or self.gated()),
+                "--weights, lower precisions and --stored need an optimised graph; leave out --graph plain",
+            ),
+            (
+                self.stored != "fp32" and (self.weights or self.lower_precisions()),
+                f"--stored {self.stored} is for a bundle of one precision: leave out --weights and lower precisions",
             ),
         )
         for is_wrong, instead in rules:

@@ -15,16 +15,17 @@ from export.config import ExportOptions
 from export.cpu_graph import ENGINE, branch_on_padding, on_cpu
 from export.graph import MODEL_FILE, write_onnx
 from export.parity import LENGTHS, Run, check, pad_rows, probes, run_alone, set_probes, torch_run
-from export.precision import graph_file, write_lower_precisions
+from export.precision import encode_pairs, gate, graph_file, write_lower_precisions
 from export.source import Source, find_source
+from export.stored import check_stored, store_rounded
 from tinyrm.bundle import refuse_foreign, write_bundle
 from tinyrm.encoding import Encoder
-from tinyrm.engines.onnx_runtime import open_session
+from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu, open_session
 from tinyrm.errors import InvalidInput
 from tinyrm.families.graphs import OPTIMISED, graph_module, has_optimised
 from tinyrm.families.pairrm import PairRM, marker_ids
 from tinyrm.families.plain import plain_module
-from tinyrm.manifest import TOKENIZER_FILE, Calibration, Manifest, Parity, Provenance
+from tinyrm.manifest import TOKENIZER_FILE, Calibration, Manifest, Parity, Provenance, StoredWeights
 from tinyrm.modernbert.adapter import merge, plain
 from tinyrm.modernbert.blocked import BlockedModel
 from tinyrm.modernbert.checkpoint import load_tokenizer, positions_of, read_geometry, refuse_misfit
@@ -56,7 +57,23 @@ def export_bundle(options: ExportOptions) -> Manifest:
         written = Path(folder)
         onnx_file = written / MODEL_FILE
         loaded, graph, parity = compile_checked(options, source, encoder, onnx_file)
+        exact: Run | None = None
+        if options.stored != "fp32":
+            exact = OnnxRuntimeCpu(on_cpu(onnx_file), "fp32").run
+            store_rounded(graph, onnx_file, options.stored)
+            parity += (check_stored(graph, onnx_file, encoder, loaded.config.vocab_size),)
         calibrated = calibrate(options, spec, pairs, encoder, onnx_file)
+        stored = None
+        if exact and options.stored != "fp32":
+            report = gate(
+                f"stored {options.stored}",
+                OnnxRuntimeCpu(on_cpu(onnx_file), "fp32").run,
+                exact,
+                encode_pairs(pairs, encoder, spec),
+                temperature=calibrated.temperature,
+                max_flips=options.max_flips,
+            )
+            stored = StoredWeights(dtype=options.stored, gate=report)
         lower = write_lower_precisions(
             options, pairs, encoder, graph, onnx_file, spec=spec, temperature=calibrated.temperature
         )
@@ -83,6 +100,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "precisions": precisions,
                 "specialised": {ENGINE: {p: name for p, name in own.items() if name != precisions[p]}},
                 "gates": lower,
+                "stored": stored,
                 "weights": WEIGHTS_FILE if options.weights else None,
                 "temperature": calibrated.temperature,
                 "temperatures": dict(calibrated.temperatures),
@@ -114,6 +132,10 @@ def refuse_family(options: ExportOptions, source: Source) -> None:
     if not isinstance(config, ModernBertConfig) and (options.weights or options.lower_precisions()):
         raise InvalidInput(
             f"{options.model} is a {config.model_type}: --weights and lower precisions are for the ModernBERT family"
+        )
+    if options.stored != "fp32" and not has_optimised(config):
+        raise InvalidInput(
+            f"{options.model} is a {config.model_type}, whose plain graph is stored in fp32: leave out --stored"
         )
     if source.head.sets and (options.graph == "plain" or options.weights or options.lower_precisions()):
         raise InvalidInput(

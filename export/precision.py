@@ -27,7 +27,7 @@ from tinyrm.manifest import Gate
 from tinyrm.modernbert.blocked import BlockedModel
 from tinyrm.modernbert.model import PreferenceModel
 from tinyrm.pairs import PreferencePair
-from tinyrm.readout import read_out
+from tinyrm.readout import read_columns, read_out
 from tinyrm.spec import Spec
 
 # Ranges settle within a few dozen pairs in both orders; the gate uses the others.
@@ -72,17 +72,10 @@ def write_lower_precisions(
     if not wanted or not isinstance(graph, BlockedModel):
         return {}
     pad_id = encoder.special.pad
-
-    def encoded(some: Iterable[PreferencePair]) -> list[Encoding]:
-        return [
-            sequence
-            for pair in some
-            for sequence in encoder.encode(pair.comparison(), spec.instruction(pair.domain, or_default=True), swap=True)
-        ]
-
     ranging = evenly(pairs, min(RANGE_PAIRS, len(pairs) // 4))
     chosen = set(map(id, ranging))
-    ranges, others = encoded(ranging), encoded(pair for pair in pairs if id(pair) not in chosen)
+    ranges = encode_pairs(ranging, encoder, spec)
+    others = encode_pairs((pair for pair in pairs if id(pair) not in chosen), encoder, spec)
     exact = OnnxRuntimeCpu(on_cpu(onnx_file), "fp32").run
     gates: dict[str, Gate] = {}
     for precision in wanted:
@@ -96,6 +89,16 @@ def write_lower_precisions(
             run = torch_run(lower, pad_id)  # rounds where the graph does; ONNX Runtime has no bf16 arithmetic on CPUs
         gates[precision] = gate(precision, run, exact, others, temperature=temperature, max_flips=options.max_flips)
     return gates
+
+
+def encode_pairs(pairs: Iterable[PreferencePair], encoder: Encoder, spec: Spec) -> list[Encoding]:
+    """Return the sequences of all pairs, the better response as A; as many of each as `Encoder.encode` returns."""
+    instructions = ((pair, spec.instruction(pair.domain, or_default=True)) for pair in pairs)
+    return [
+        sequence
+        for pair, instruction in instructions
+        for sequence in encoder.encode(pair.comparison(), instruction, swap=True)
+    ]
 
 
 def write_int8(model: BlockedModel, sequences: Sequence[Encoding], pad_id: int, path: Path) -> None:
@@ -157,13 +160,21 @@ def gate(
 ) -> Gate:
     """Return how far `run` is from `reference` in its preferences. Raises PrecisionRefused.
 
-    sequences: pairs, two by two: A first, B first, A first, ...; or A, B, A, ... if responses are read alone.
+    sequences: pairs, two by two: A first, B first, A first, ...; or A, B, A, ... if responses are read alone. A
+        sequence that is a set is a pair by itself.
     """
     results = [run_alone(some, sequences) for some in (reference, run)]
     if not np.isfinite(results[1]).all():
         raise PrecisionRefused(f"{precision} returns logits that are not finite; no bundle was written")
+    each = 1 if sequences[0].columns else 2
     exact, lower = (
-        np.array([read_out(pair, 1.0).margin for pair in logits.reshape(-1, 2, logits.shape[1])]) for logits in results
+        np.array(
+            [
+                read_out(read_columns(sequences[i : i + each], logits[i : i + each]), 1.0).margin
+                for i in range(0, len(sequences), each)
+            ]
+        )
+        for logits in results
     )
     shift = np.abs(expit(exact / temperature) - expit(lower / temperature))
     mates = list(sequences[:8])
@@ -181,6 +192,6 @@ def gate(
         raise PrecisionRefused(
             f"{precision} flips {report.flips:.2%} of {report.pairs} preferences, {max_flips:.2%} are allowed "
             f"(probabilities move by {report.mean_probability_shift:.4f} on average); no bundle was written. "
-            "Leave the precision out, or allow more with --max-flips"
+            "Leave it out, or allow more with --max-flips"
         )
     return report

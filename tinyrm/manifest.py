@@ -58,6 +58,13 @@ class Gate(Frozen):
     alone_and_in_a_batch: float = Field(description="Largest difference of a logit that batch-mates made.")
 
 
+class StoredWeights(Frozen):
+    """Weights that are rounded in the files and widened to fp32 at load; every other figure is of the rounded ones."""
+
+    dtype: Literal["fp16", "int8"] = Field(description="int8: with a scale for each block of a row.")
+    gate: Gate = Field(description="What rounding changed, against the weights in fp32.")
+
+
 class AutoSwap(Frozen):
     """When one order is enough, measured on calibration pairs with either response first."""
 
@@ -75,7 +82,7 @@ class Calibration(Frozen):
     wrong: int = Field(description="Of them, those that the model judges wrongly.")
     held_out: bool = Field(description="Whether training held them out, so that it did not learn from them.")
     chosen: tuple[str, ...] = Field(
-        description="What was chosen on them: temperature, auto_swap, score_scale, precisions."
+        description="What was chosen on them: temperature, auto_swap, score_scale, precisions, stored weights."
     )
     log_temperature_std: float | None = Field(
         description="Standard error of the temperature's logarithm; None if the pairs determine none and it is 1."
@@ -244,6 +251,7 @@ class Manifest(Frozen):
     specialised: dict[str, dict[str, FileName]] = Field(
         default={}, description="Engine -> precision -> the file it runs instead of the one any engine can run."
     )
+    stored: StoredWeights | None = Field(default=None, description="None: in the precision that computes.")
     weights: FileName | None = Field(default=None, description="Weights for the torch engine, if exported.")
     temperature: float = Field(gt=0)
     temperatures: dict[str, DomainTemperature] = Field(
@@ -312,7 +320,7 @@ class Manifest(Frozen):
     def expected_revision(self) -> str:
         """Return a hash of every field but the evaluation results, which may be added later."""
         # A field that was added later must not change the revisions of older bundles, which lack it.
-        later = {name: True for name in ("auto_swap", "calibration") if getattr(self, name) is None}
+        later = {name: True for name in ("auto_swap", "calibration", "stored") if getattr(self, name) is None}
         if not self.temperatures:
             later["temperatures"] = True
         if self.schema_version == 2:

@@ -33,6 +33,8 @@ class OpenVinoCpu:
             "INFERENCE_NUM_THREADS": threads * streams,
             "NUM_STREAMS": streams,
             "CPU_RUNTIME_CACHE_CAPACITY": KERNEL_CACHE,
+            # By default it rounds the activations, too, that meet weights stored in 8 bits.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
         try:
             compiled = core.compile_model(str(model_file), "CPU", options)

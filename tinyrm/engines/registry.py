@@ -79,7 +79,7 @@ def warm_up(engine: Engine, tokens: int, pad_id: int) -> None:
 def _open(bundle: "Bundle", options: EngineOptions) -> Engine:
     """Open one engine by its name. What it needs is imported here, since most programs use a single engine."""
     manifest, precision = bundle.manifest, options.precision
-    _refuse_sets(manifest, options.engine)
+    _refuse_unread(manifest, options.engine)
     match options.engine:
         case "onnxruntime-cpu":
             from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
@@ -118,11 +118,16 @@ def _open(bundle: "Bundle", options: EngineOptions) -> Engine:
             return NullEngine(precision, manifest.head.outputs, mask_id=of_sets)
 
 
-def _refuse_sets(manifest: "Manifest", engine: str) -> None:
-    """Raise EngineUnavailable if the bundle reads sets and the engine does not."""
+def _refuse_unread(manifest: "Manifest", engine: str) -> None:
+    """Raise EngineUnavailable if the bundle reads sets, or holds rounded weights, and the engine does not read them."""
     if manifest.reads == "set" and engine in WITHOUT_SETS:
         raise EngineUnavailable(
             f"{engine} does not read sets, whose sizes only their ids tell; use onnxruntime-cpu or onnxruntime-cuda"
+        )
+    if manifest.stored and engine == "onnxruntime-tensorrt":  # it has a meaning of its own for integers in a graph
+        raise EngineUnavailable(
+            f"{engine} does not read weights stored in {manifest.stored.dtype}; use onnxruntime-cuda, or export the "
+            "bundle without --stored"
         )
 
 
