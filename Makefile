@@ -89,8 +89,9 @@ starter: $(DEV)/installed  ## train and export the starter model on DATA (about 
 	$(if $(BASE),printf 'extends: ../../training/recipes/starter/pairs.yaml\nmodel: %s\n' '$(BASE)' >runs/starter/pairs.yaml)
 	OMP_NUM_THREADS=1 $(DEV)/bin/python -m torch.distributed.run --nproc-per-node $(PROCESSES) --standalone -m training \
 		$(if $(BASE),runs/starter/pairs.yaml,starter/pairs) --data runs/starter/data $(if $(FRESH),--fresh,--resume)
-	$(DEV)/bin/python -m export --model runs/starter/pairs --out models/starter --card training/recipes/starter/CARD.md
-	$(DEV)/bin/python -m evaluation --bundle models/starter --pairs $(DATA)/validation.jsonl.gz --record --card
+	$(DEV)/bin/python -m export --model runs/starter/pairs --stored int8 --out models/starter \
+		--card training/recipes/starter/CARD.md
+	$(MAKE) card BUNDLE=models/starter
 
 # What the starter learns from: DATA without overlap with its validation pairs.
 starter-pairs: $(DEV)/installed
