@@ -145,7 +145,7 @@ def number(axes: Axes, panel: dict[str, Any], series: Sequence[Series]) -> None:
     """Draw the last value, or the legend if the panel shows that, in the colour of its bound."""
     last = series[0].values[-1]
     as_name = panel["options"]["textMode"] == "name"
-    text = series[0].legend if as_name else unit(panel)(last)
+    text = series[0].legend if as_name else "no data" if math.isnan(last) else unit(panel)(last)
     axes.text(0.5, 0.45, text, ha="center", va="center", fontsize=11 if as_name else 17, color=colour(panel, last))
     axes.set_axis_off()
 

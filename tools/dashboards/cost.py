@@ -19,8 +19,8 @@ def numbers() -> list[Panel]:
     return [
         panels.number(
             "GFLOPs per comparison",
-            "Billions of operations that the two logits of a comparison needed, exact count, "
-            "mean. Both orders count unless the request sets swap.",
+            "Billions of operations that the logits of a comparison needed, exact count, "
+            "mean. Of a model of pairs both orders count unless the request sets swap.",
             "none",
             Query(mean("request_gflops", **EXACT), "exact"),
         ),
@@ -100,7 +100,7 @@ def tokens() -> list[Panel]:
         ),
         panels.lines(
             "Tokens per comparison",
-            "Mean, both orders together. Cost grows with it.",
+            "Mean, of all its sequences. Cost grows with it.",
             "none",
             [Query(f"{rate('tokens_total', kind='real')} / {COMPARISONS}", "tokens")],
         ),

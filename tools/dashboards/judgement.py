@@ -32,7 +32,7 @@ def numbers() -> list[Panel]:
         panels.number(
             "Orders disagree",
             "Share of the comparisons in both orders whose orders prefer different responses. The "
-            "result is the mean of both, so it is near a tie there.",
+            "result is the mean of both, so it is near a tie there. No data: the model has no order, as one of sets.",
             "percentunit",
             Query(f"{rate(SWAPS, agree='false')} / {rate(SWAPS)}", "disagree"),
             bounds=((DISAGREEMENT_SHARE / 2, YELLOW), (DISAGREEMENT_SHARE, RED)),
@@ -40,7 +40,7 @@ def numbers() -> list[Panel]:
         panels.number(
             "First position adds",
             "Log-odds that a response gains from the first position, at the median. Both "
-            "orders together cancel it; with swap off it is in every result.",
+            "orders together cancel it; with swap off it is in every result. No data: the model has no order.",
             "none",
             Query(quantile(0.5, FIRST), "median"),
             bounds=((FIRST_POSITION / 2, YELLOW), (FIRST_POSITION, RED)),
@@ -110,7 +110,8 @@ def order() -> list[Panel]:
     return [
         panels.lines(
             "First position adds",
-            "Log-odds that a response gains from the first position, for comparisons in both orders. 0 is fair.",
+            "Log-odds that a response gains from the first position, for comparisons in both orders. 0 is fair. "
+            "No data: the model has no order.",
             "none",
             quantiles(FIRST, 0.1, 0.5, 0.9),
             bounds=((FIRST_POSITION, RED),),
@@ -119,7 +120,8 @@ def order() -> list[Panel]:
         panels.lines(
             "Order",
             "first favoured: the response in the first position gained from it; half is fair. disagree: "
-            "the orders prefer different responses. both orders: swap on, or auto and not sure.",
+            "the orders prefer different responses. both orders: swap on, or auto and not sure. A model of sets or of "
+            "single responses has no order.",
             "percentunit",
             [
                 Query(favoured, "first favoured"),
