@@ -94,9 +94,15 @@ def test_make_verbs_exist(command: str) -> None:
 
 
 def test_reply_has_the_keys_shown(service: Process) -> None:
-    (shown,) = blocks("json")
+    (shown,) = map(json.loads, blocks("json"))
     answered = service.post("/v1/compare", {"prompt": "p", "response_a": "a", "response_b": "b"}).json()
-    assert list(answered) == list(json.loads(shown))
+    assert list(answered) == list(shown)
+
+
+def test_the_starter_prefers_what_is_shown(service: Process) -> None:
+    (shown,), (command,) = map(json.loads, blocks("json")), commands("curl")
+    answered = service.post("/v1/compare", json.loads(shlex.split(command)[-1])).json()
+    assert answered["preferred"] == shown["preferred"]
 
 
 def test_settings_table_is_the_settings() -> None:

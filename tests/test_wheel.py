@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,11 +26,9 @@ pytestmark = pytest.mark.slow
 
 SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 FOLDERS = ("evaluation", "export", "models/starter", "service", "tinyrm", "training")
-README_REQUEST = {
-    "prompt": "Natalia sold 48 clips in April and half as many in May. How many in all?",
-    "response_a": "In May she sold 48 / 2 = 24. In all she sold 48 + 24 = 72 clips.",
-    "response_b": "In May she sold 48 * 2 = 96. In all she sold 48 + 96 = 144 clips.",
-}
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+README_REQUEST: dict[str, str] = json.loads(re.findall(r"/v1/compare -d '(.*?)'", README, re.DOTALL)[0])
+README_REPLY: dict[str, Any] = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
 
 
 @dataclass(frozen=True)
@@ -152,21 +152,18 @@ def test_tinyrm_serve_answers_the_readme_comparison_with_the_starter(installed: 
     with serving(installed) as address:
         reply = httpx.post(f"{address}/v1/compare", json=README_REQUEST, trust_env=False)
         assert reply.status_code == 200, reply.text
-        assert reply.json()["preferred"] == "a"
+        assert reply.json()["preferred"] == README_REPLY["preferred"]
         assert reply.json()["model"].startswith("starter@")
         assert "<html" in httpx.get(address, trust_env=False).text
-        texts = list(README_REQUEST.values())
-        compared = installed.run("tinyrm", "compare", *texts, "--url", address, "--json")
+        *texts, domain = README_REQUEST.values()
+        compared = installed.run("tinyrm", "compare", *texts, "--domain", domain, "--url", address, "--json")
         assert json.loads(compared.stdout)["margin"] == pytest.approx(reply.json()["margin"], abs=1e-4), compared.stderr
 
 
 def test_the_starter_scores_without_a_service(installed: Installed) -> None:
-    code = (
-        "import tinyrm; scorer = tinyrm.load('models/starter')\n"
-        f"print(scorer.compare(*{list(README_REQUEST.values())}).p_a > 0.5)"
-    )
+    code = f"import tinyrm; scorer = tinyrm.load('models/starter')\nprint(scorer.compare(**{README_REQUEST}).preferred)"
     done = installed.run("python", "-c", code)
-    assert done.stdout == "True\n", done.stderr
+    assert done.stdout == f"{README_REPLY['preferred']}\n", done.stderr
 
 
 @pytest.mark.parametrize(

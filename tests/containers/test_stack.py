@@ -25,6 +25,8 @@ PORTS = ("TINYRM_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT", "LOAD_PORT")
 SERVICES = ("tinyrm", "prometheus", "grafana")
 # The time that the panels' rates cover.
 LOAD_S = 30
+# A model that reads sets has no order, and these panels no data.
+OF_ORDERS = ("tinyrm_first_position_margin", "tinyrm_swapped_comparisons_total")
 WITH_KEYS = ("-f", "docker-compose.yml", "-f", "deploy/compose/keys.yml")
 
 
@@ -149,7 +151,9 @@ def comparisons_a_second(stack: Stack) -> float:
 
 
 def report(stack: Stack) -> dict[str, Any]:
-    return dict(stack.get("GRAFANA_PORT", "/report").json())
+    found = dict(stack.get("GRAFANA_PORT", "/report").json())
+    missing = [error for error in found["errors"] if "no data" not in error or not any(m in error for m in OF_ORDERS)]
+    return found | {"errors": missing}
 
 
 def test_a_killed_service_is_restarted(stack: Stack) -> None:

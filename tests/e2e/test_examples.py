@@ -66,14 +66,17 @@ def test_an_example_runs_and_prints_its_result(example: str, service: Process, t
 
 def test_preferences_are_cleaned_without_a_service(tmp_path: Path) -> None:
     """Clean two pairs of which the second is the first with the opposite label."""
-    printed = run_alone("clean_preferences", tmp_path, "--bundle", str(STARTER), "--scores", str(tmp_path / "scores"))
-    assert re.search(r"^1 pairs where the model prefers the rejected response\n  0\.\d{3}  row 1  'In May", printed)
+    scores = ("--bundle", str(STARTER), "--scores", str(tmp_path / "scores"))
+    printed = run_alone("clean_preferences", tmp_path, *scores, "--min-probability", "0")
+    probabilities = pd.read_parquet(tmp_path / "scores").set_index("row")["probability_a"]
+    doubted = probabilities.idxmin()
+    shown = f"  {probabilities[doubted]:.3f}  row {doubted}  'In May"
+    assert printed.startswith(f"1 pairs where the model prefers the rejected response\n{shown}")
     assert printed.endswith("2 of 2 pairs kept in clean.jsonl\n")
-    (sure,) = pd.read_parquet(tmp_path / "scores").query("row == 0")["probability_a"]
-    doubted = ("--bundle", str(STARTER), "--min-probability", str(1 - sure + 0.01), "--out", "sure.jsonl")
-    assert run_alone("clean_preferences", tmp_path, *doubted).endswith("1 of 2 pairs kept in sure.jsonl\n")
+    sure = ("--min-probability", "0.5", "--out", "sure.jsonl")
+    assert run_alone("clean_preferences", tmp_path, *scores, *sure).endswith("1 of 2 pairs kept in sure.jsonl\n")
     (kept,) = read_jsonl(tmp_path / "sure.jsonl")
-    assert kept["chosen"].endswith("72 clips.")
+    assert kept["chosen"].endswith("144 clips." if doubted == 0 else "72 clips.")
 
 
 @pytest.mark.slow

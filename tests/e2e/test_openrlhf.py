@@ -1,6 +1,6 @@
 """Send the requests of trainers to the real process, byte for byte as their HTTP clients do.
 
-The starter reads pairs and compares the samples of a group. A toy reads responses: each is scored alone.
+A toy that reads pairs compares the samples of a group. Two others, of responses and of sets, score each alone.
 
 OpenRLHF's is its own function, from its wheel: 200 kB of Python that is read and not installed, since what it depends
 on (ray, deepspeed) is not needed to send a request.
@@ -26,7 +26,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.processes import PATIENCE_S, STARTER, Process, started
+from tests.support.processes import PATIENCE_S, Process, started
 
 GROUPS, GROUP_SIZE = 4, 6
 WHEEL = "openrlhf-0.11.2-cp311-cp311-manylinux1_x86_64.whl"
@@ -40,8 +40,8 @@ DIALECTS = "openrlhf,slime,verl"
 
 
 @pytest.fixture(scope="module")
-def of_pairs() -> Iterator[Process]:
-    with started(STARTER, dialects=DIALECTS, group_size=GROUP_SIZE, cohort_timeout_s=PATIENCE_S) as process:
+def of_pairs(bundle_folder: Path) -> Iterator[Process]:
+    with started(bundle_folder, dialects=DIALECTS, group_size=GROUP_SIZE, cohort_timeout_s=PATIENCE_S) as process:
         yield process
 
 
@@ -51,7 +51,13 @@ def of_responses(response_bundle_folder: Path) -> Iterator[Process]:
         yield process
 
 
-@pytest.fixture(scope="module", params=["of_pairs", "of_responses"])
+@pytest.fixture(scope="module")
+def of_sets(shared_prompt_bundle_folder: Path) -> Iterator[Process]:
+    with started(shared_prompt_bundle_folder, dialects=DIALECTS) as process:
+        yield process
+
+
+@pytest.fixture(scope="module", params=["of_pairs", "of_responses", pytest.param("of_sets", marks=pytest.mark.slow)])
 def trainers(request: pytest.FixtureRequest) -> Process:
     process: Process = request.getfixturevalue(request.param)
     return process
@@ -97,7 +103,7 @@ def expected(trainers: Process) -> list[list[float]]:
         groups[group].append(response)
     bodies = [{"prompt": f"What is {n} + {n}?", "responses": responses} for n, responses in enumerate(groups)]
     (card,) = trainers.get("/v1/models").json()["models"]
-    if card["reads"] == "response":
+    if card["scores_alone"]:
         return [[one["score"] for one in trainers.post("/v1/score", body).json()["results"]] for body in bodies]
     rewards = [trainers.post("/v1/rewards", body).json()["rewards"] for body in bodies]
     assert [sum(group) for group in rewards] == pytest.approx([0] * GROUPS, abs=1e-6)
@@ -221,7 +227,7 @@ def test_a_client_that_disconnects_leaves_its_cohort(of_pairs: Process) -> None:
     wait_for_samples(of_pairs, 0)
 
 
-def test_a_service_that_stops_lets_waiting_samples_be_sent_again() -> None:
+def test_a_service_that_stops_lets_waiting_samples_be_sent_again(bundle_folder: Path) -> None:
     """A reward without the rest of the group, which a trainer cannot tell from a tie, would be kept."""
 
     async def ask(port: int) -> Any:
@@ -233,7 +239,7 @@ def test_a_service_that_stops_lets_waiting_samples_be_sent_again() -> None:
             process.popen.terminate()
             return await asyncio.gather(*tasks, return_exceptions=True)
 
-    with started(STARTER, dialects="slime", cohort_timeout_s=600) as process:
+    with started(bundle_folder, dialects="slime", cohort_timeout_s=600) as process:
         refused = asyncio.run(ask(process.port))
         assert [error.status for error in refused] == [503, 503]
         assert process.popen.wait(PATIENCE_S) == 0

@@ -133,16 +133,17 @@ def test_the_bar_is_as_long_as_the_probability(page: Page, service: Process) -> 
     assert f"A {share}".replace("%", " %") == page.locator("#share-a").inner_text()
 
 
-def test_each_order_is_shown_by_itself(page: Page, service: Process) -> None:
-    fill(page, PROMPT, PAIR)
-    compare(page)
-    alone = {"prompt": PROMPT, "swap": "off", "domain": "general"}
-    forward = service.post("/v1/compare", alone | {"response_a": PAIR[0], "response_b": PAIR[1]}).json()
-    backward = service.post("/v1/compare", alone | {"response_a": PAIR[1], "response_b": PAIR[0]}).json()
-    rows = page.locator("#orders li")
-    expect(rows).to_have_count(2)
-    expect(rows.nth(0)).to_contain_text(f"A {100 * forward['probability_a']:.1f} %")
-    expect(rows.nth(1)).to_contain_text(f"A {100 * backward['probability_b']:.1f} %")
+def test_each_order_is_shown_by_itself(browser: Browser, bundle_folder: Path) -> None:
+    with started(bundle_folder) as of_pairs, opened(browser, of_pairs) as page:
+        fill(page, PROMPT, PAIR)
+        compare(page)
+        alone = {"prompt": PROMPT, "swap": "off", "domain": "general"}
+        forward = of_pairs.post("/v1/compare", alone | {"response_a": PAIR[0], "response_b": PAIR[1]}).json()
+        backward = of_pairs.post("/v1/compare", alone | {"response_a": PAIR[1], "response_b": PAIR[0]}).json()
+        rows = page.locator("#orders li")
+        expect(rows).to_have_count(2)
+        expect(rows.nth(0)).to_contain_text(f"A {100 * forward['probability_a']:.1f} %")
+        expect(rows.nth(1)).to_contain_text(f"A {100 * backward['probability_b']:.1f} %")
 
 
 def test_the_keyboard_alone_is_enough(page: Page) -> None:

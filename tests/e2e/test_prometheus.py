@@ -4,12 +4,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.e2e.traffic import traffic
-from tests.support.processes import STARTER, Process, started
+from tests.support.processes import Process, started
 from tests.support.prometheus import RULES, Prometheus, dashboards, panel_queries, scraping, tool
 
 pytestmark = pytest.mark.slow
@@ -28,8 +29,9 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    with started(STARTER) as service, scraping(service.port, tmp_path_factory.mktemp("prometheus")) as prometheus:
+def watched(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """Watch a model that reads pairs: the panels of orders have data, too."""
+    with started(bundle_folder) as service, scraping(service.port, tmp_path_factory.mktemp("prometheus")) as prometheus:
         with traffic(service):
             time.sleep(LOAD_S)
             at = time.time()

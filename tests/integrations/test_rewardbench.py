@@ -98,9 +98,9 @@ def test_a_model_that_reads_responses_is_a_classifier(response_bundle_folder: Pa
     assert found == [pytest.approx([result["raw"] for result in results], abs=1e-5) for results in expected]
 
 
-def test_a_model_that_reads_pairs_is_no_classifier(url: str) -> None:
-    with pytest.raises(CallRefused, match="cannot score one alone"):
-        classifier(url)([CHATML.format(prompt="Why?", response="Because.")])
+def test_a_model_that_reads_pairs_is_no_classifier(bundle_folder: Path) -> None:
+    with started(bundle_folder) as service, pytest.raises(CallRefused, match="cannot score one alone"):
+        classifier(f"http://127.0.0.1:{service.port}")([CHATML.format(prompt="Why?", response="Because.")])
 
 
 def test_a_dialogue_in_another_template_is_an_error(url: str) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.conftest import REPOSITORY
 from tinyrm.bundle import Bundle
 from tinyrm.manifest import Manifest
 
@@ -130,8 +131,12 @@ def test_a_revision_survives_the_file_whatever_the_numbers(manifest: Manifest) -
     check()
 
 
-def test_the_starter_that_is_committed_still_has_its_revision() -> None:
+@pytest.mark.parametrize(
+    "path",
+    [Path(__file__).parent / "manifests" / "schema-2.json", REPOSITORY / "models" / "starter" / "manifest.json"],
+    ids=["schema-2", "starter"],
+)
+def test_a_bundle_that_was_written_before_still_has_its_revision(path: Path) -> None:
     """A field that is added to the manifest must not change the revisions of bundles that lack it."""
-    text = (Path(__file__).parents[2] / "models" / "starter" / "manifest.json").read_text()
-    starter = Manifest.model_validate_json(text)
-    assert starter.expected_revision() == starter.revision
+    before = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    assert before.expected_revision() == before.revision
