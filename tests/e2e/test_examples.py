@@ -66,15 +66,16 @@ def test_an_example_runs_and_prints_its_result(example: str, service: Process, t
 
 def test_preferences_are_cleaned_without_a_service(tmp_path: Path) -> None:
     """Clean two pairs of which the second is the first with the opposite label."""
-    scores = ("--bundle", str(STARTER), "--scores", str(tmp_path / "scores"))
-    printed = run_alone("clean_preferences", tmp_path, *scores, "--min-probability", "0")
+    bundle = ("--bundle", str(STARTER))
+    kept_all = ("--scores", str(tmp_path / "scores"), "--min-probability", "0")
+    printed = run_alone("clean_preferences", tmp_path, *bundle, *kept_all)
     probabilities = pd.read_parquet(tmp_path / "scores").set_index("row")["probability_a"]
     doubted = probabilities.idxmin()
     shown = f"  {probabilities[doubted]:.3f}  row {doubted}  'In May"
     assert printed.startswith(f"1 pairs where the model prefers the rejected response\n{shown}")
     assert printed.endswith("2 of 2 pairs kept in clean.jsonl\n")
     sure = ("--min-probability", "0.5", "--out", "sure.jsonl")
-    assert run_alone("clean_preferences", tmp_path, *scores, *sure).endswith("1 of 2 pairs kept in sure.jsonl\n")
+    assert run_alone("clean_preferences", tmp_path, *bundle, *sure).endswith("1 of 2 pairs kept in sure.jsonl\n")
     (kept,) = read_jsonl(tmp_path / "sure.jsonl")
     assert kept["chosen"].endswith("144 clips." if doubted == 0 else "72 clips.")
 

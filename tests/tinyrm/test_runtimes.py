@@ -91,6 +91,16 @@ def test_auto_prefers_the_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -
     assert open_engine(bundle).info.name == "onnxruntime-cuda"
 
 
+def test_auto_runs_sets_on_the_gpu(
+    shared_prompt_bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
+    monkeypatch.setattr("onnxruntime.InferenceSession", SessionOnGpu)
+    assert open_engine(Bundle.open(shared_prompt_bundle_folder)).info.name == "onnxruntime-cuda"
+    assert "auto skips torch-cuda: torch-cuda does not read sets" in caplog.text
+
+
 def test_auto_skips_an_engine_that_does_not_start_and_logs_it(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
