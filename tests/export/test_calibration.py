@@ -1,6 +1,5 @@
 """Test that a fit removes the scorer's own temperature, and that one order is enough above the fitted margin."""
 
-import dataclasses
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.calibration import evenly, fit_auto_swap, score_alone, score_pairs
+from export.calibration import calibrate, evenly, fit_auto_swap, score_alone, score_pairs
 from export.config import ExportOptions
 from export.precision import write_lower_precisions
 from tests.conftest import TOY_SPEC, Trained
@@ -25,7 +24,7 @@ from tinyrm.scorer import Scorer
 
 def test_the_fit_removes_the_scorers_own_temperature(bundle_folder: Path) -> None:
     scorer = Scorer.open(bundle_folder)
-    warmer = dataclasses.replace(scorer, temperature=7.0)
+    warmer = scorer.at(7.0)
     answers = ("the first of the answers", "a longer one of the answers", "nothing")
     pairs = [
         PreferencePair(prompt=f"Question {i}", chosen=answers[i % 3], rejected=answers[(i + 1) % 3], domain=domain)
@@ -35,6 +34,32 @@ def test_the_fit_removes_the_scorers_own_temperature(bundle_folder: Path) -> Non
     assert fitted == pytest.approx(again)
     preferences = scorer.score([p.comparison() for p in pairs], [TOY_SPEC.instruction()] * len(pairs))
     assert np.ptp([p.margin for p in preferences]) > 0.1
+
+
+def test_a_domain_that_differs_from_the_others_gets_its_own_temperature(
+    monkeypatch: pytest.MonkeyPatch, encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Be three times too sure about safety; chess, which the model lacks, counts as its default domain."""
+    rng = np.random.default_rng(0)
+    sizes = {"safety": (3.0, 600), "general": (1.0, 300), "chess": (1.0, 300)}
+    domains = [domain for domain, (_, count) in sizes.items() for _ in range(count)]
+    honest = rng.normal(scale=2, size=len(domains))
+    right = rng.random(len(domains)) < sigmoid(honest)
+    margins = np.where(right, honest, -honest) * [sizes[domain][0] for domain in domains]
+    monkeypatch.setattr(
+        "export.calibration.score_pairs", lambda _, __, some: [orders(m, m) for m in margins[: len(some)]]
+    )
+    monkeypatch.setattr("export.calibration.OnnxRuntimeCpu", lambda *_: None)
+    monkeypatch.setattr("export.calibration.on_cpu", lambda _: None)
+    pairs = [PreferencePair(prompt="p", chosen="yes", rejected="no", domain=domain) for domain in domains]
+    options = ExportOptions(model="", out=Path("out"))
+    found = calibrate(options, TOY_SPEC, pairs, encoder, Path("model.onnx"))
+    own = {name: (one.temperature, one.pairs) for name, one in found.temperatures.items()}
+    assert own == {"safety": (pytest.approx(3, rel=0.2), 600), "general": (pytest.approx(1, rel=0.2), 600)}
+    assert 1 < found.temperature < 3
+    few = calibrate(options, TOY_SPEC, pairs[:49], encoder, Path("model.onnx"))
+    assert (few.temperature, dict(few.temperatures)) == (1.0, {}), "49 pairs determine nothing"
+    assert "the temperature stays 1" in caplog.text
 
 
 def test_single_scores_give_preferences_and_the_scale_of_distinct_responses(encoder: Encoder) -> None:
