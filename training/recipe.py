@@ -47,6 +47,12 @@ class Optimization(Section):
     compile: bool = Field(default=False, description="torch.compile; pays off at a constant length.")
     save_steps: int = Field(default=200, gt=0)
     eval_steps: int = Field(default=200, gt=0)
+    average: int = Field(
+        default=1,
+        gt=0,
+        description="A run's weights are the mean of so many of its last checkpoints, `save_steps` apart, of which the "
+        "last is at its end (arXiv 2209.14981).",
+    )
     seed: int = 17
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_wsd_schedule
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tinyrm.errors import InvalidInput, TinyRMError
 from training.data.collate import EpochSampler
@@ -37,6 +38,27 @@ class DecoupledTrainer(Trainer):
     def __init__(self, *, optimization: Optimization, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.optimization = optimization
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().train(*args, **kwargs)
+        if self.optimization.average > 1:
+            self.average_checkpoints()
+        return output
+
+    def average_checkpoints(self) -> None:
+        """Set what learns to its mean over the last checkpoints."""
+        folders = sorted(Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of)
+        last = folders[-self.optimization.average :]
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        sums = [torch.zeros_like(p, dtype=torch.float64) for p in learning]
+        for folder in last:
+            self._load_from_checkpoint(str(folder))
+            for total, parameter in zip(sums, learning, strict=True):
+                total.add_(parameter.detach())
+        with torch.no_grad():
+            for total, parameter in zip(sums, learning, strict=True):
+                parameter.copy_(total / len(last))
+        log.info("averaged %s", ", ".join(folder.name for folder in last))
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(model, inputs, *args, **kwargs)
@@ -76,6 +98,10 @@ class LengthGroupedTrainer(DecoupledTrainer):
         args = self.args
         group = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return EpochSampler(self.train_dataset.lengths(), group, args.data_seed, lambda: int(self.state.epoch or 0))
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def decoupled_adamw(model: torch.nn.Module, optimization: Optimization) -> torch.optim.AdamW:
@@ -140,7 +166,7 @@ def training_arguments(output_dir: Path, optimization: Optimization, sequences_p
             eval_strategy="steps",
             eval_steps=optimization.eval_steps,
             save_steps=optimization.save_steps,
-            save_total_limit=2,
+            save_total_limit=max(2, optimization.average),
             logging_steps=10,
             logging_nan_inf_filter=False,
             remove_unused_columns=False,

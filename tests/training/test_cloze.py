@@ -111,6 +111,19 @@ def test_interrupted_and_resumed_run_ends_with_the_same_weights(toy: Toy, long_r
     assert_same(final(tmp_path), final(long_run), atol=0)
 
 
+@pytest.mark.parametrize("dora", [None, Dora(rank=2, alpha=2)])
+def test_written_weights_are_the_mean_of_the_last_checkpoints(toy: Toy, tmp_path: Path, dora: Dora | None) -> None:
+    steps = {"max_steps": 5, "save_steps": 1, "average": 3}
+    train_cloze(toy.recipe(tmp_path, steps, dora=dora, frozen_layers=2), toy.data, resume=False)
+    name = "adapter_model.safetensors" if dora else "model.safetensors"
+    checkpoints = [load_file(tmp_path / f"checkpoint-{step}" / name) for step in (3, 4, 5)]
+    assert not (tmp_path / "checkpoint-2").exists()
+    written = load_file(tmp_path / name)
+    for key, value in written.items():
+        torch.testing.assert_close(value, torch.stack([each[key] for each in checkpoints]).mean(dim=0))
+    assert any(not value.equal(checkpoints[-1][key]) for key, value in written.items())
+
+
 def test_same_seed_gives_the_same_adapter_and_another_seed_does_not(toy: Toy, tmp_path: Path) -> None:
     def adapter(name: str, seed: int) -> dict[str, Tensor]:
         recipe = toy.recipe(tmp_path / name, {"seed": seed}, dora=Dora(rank=2, alpha=2))
