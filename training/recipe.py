@@ -47,11 +47,10 @@ class Optimization(Section):
     compile: bool = Field(default=False, description="torch.compile; pays off at a constant length.")
     save_steps: int = Field(default=200, gt=0)
     eval_steps: int = Field(default=200, gt=0)
-    average: int = Field(
-        default=1,
-        gt=0,
-        description="A run's weights are the mean of so many of its last checkpoints, `save_steps` apart, of which the "
-        "last is at its end (arXiv 2209.14981).",
+    average: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(),
+        description="Steps whose checkpoints are averaged (arXiv 2209.14981): the run ends at the last of them, on the "
+        "schedule of `epochs`, and writes their mean. None: the last step's weights.",
     )
     seed: int = 17
 
@@ -59,6 +58,12 @@ class Optimization(Section):
     def _whole_micro_batches(self) -> Self:
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size={self.micro_batch_size} must divide batch_size={self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _averaged_steps_are_saved(self) -> Self:
+        if unsaved := [step for step in self.average if step % self.save_steps]:
+            raise ValueError(f"average: no checkpoint is saved at step {unsaved[0]}; save_steps is {self.save_steps}")
         return self
 
 

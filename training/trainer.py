@@ -40,25 +40,27 @@ class DecoupledTrainer(Trainer):
         self.optimization = optimization
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        if self.optimization.average:
+            self.add_callback(StopAt(max(self.optimization.average)))
         output = super().train(*args, **kwargs)
-        if self.optimization.average > 1:
+        if self.optimization.average:
             self.average_checkpoints()
         return output
 
     def average_checkpoints(self) -> None:
-        """Set what learns to its mean over the last checkpoints."""
-        folders = sorted(Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of)
-        last = folders[-self.optimization.average :]
+        """Set what learns to its mean over the checkpoints that the recipe names. Raises InvalidInput if one lacks."""
+        folders = [Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{n}" for n in self.optimization.average]
+        if missing := [folder.name for folder in folders if not folder.is_dir()]:
+            raise InvalidInput(f"{self.args.output_dir} has no {', '.join(missing)} to average; start with --fresh")
         learning = [p for p in self.model.parameters() if p.requires_grad]
         sums = [torch.zeros_like(p, dtype=torch.float64) for p in learning]
-        for folder in last:
+        for folder in folders:
             self._load_from_checkpoint(str(folder))
             for total, parameter in zip(sums, learning, strict=True):
                 total.add_(parameter.detach())
         with torch.no_grad():
             for total, parameter in zip(sums, learning, strict=True):
-                parameter.copy_(total / len(last))
-        log.info("averaged %s", ", ".join(folder.name for folder in last))
+                parameter.copy_(total / len(folders))
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(model, inputs, *args, **kwargs)
@@ -98,10 +100,6 @@ class LengthGroupedTrainer(DecoupledTrainer):
         args = self.args
         group = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return EpochSampler(self.train_dataset.lengths(), group, args.data_seed, lambda: int(self.state.epoch or 0))
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def decoupled_adamw(model: torch.nn.Module, optimization: Optimization) -> torch.optim.AdamW:
@@ -166,7 +164,7 @@ def training_arguments(output_dir: Path, optimization: Optimization, sequences_p
             eval_strategy="steps",
             eval_steps=optimization.eval_steps,
             save_steps=optimization.save_steps,
-            save_total_limit=max(2, optimization.average),
+            save_total_limit=None if optimization.average else 2,
             logging_steps=10,
             logging_nan_inf_filter=False,
             remove_unused_columns=False,
@@ -191,6 +189,17 @@ def batch_shape(inputs: dict[str, Any]) -> str:
     """Return the size of a batch for a message: 32 sequences of 512 tokens."""
     rows, tokens = inputs["input_ids"].shape
     return f"{rows} sequences of {tokens} tokens"
+
+
+class StopAt(TrainerCallback):
+    """Ends a run after a step, whatever the schedule still has."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
+        if state.global_step >= self.step:
+            control.should_training_stop = True
 
 
 class JsonLog(TrainerCallback):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer
@@ -112,16 +113,24 @@ def test_interrupted_and_resumed_run_ends_with_the_same_weights(toy: Toy, long_r
 
 
 @pytest.mark.parametrize("dora", [None, Dora(rank=2, alpha=2)])
-def test_written_weights_are_the_mean_of_the_last_checkpoints(toy: Toy, tmp_path: Path, dora: Dora | None) -> None:
-    steps = {"max_steps": 5, "save_steps": 1, "average": 3}
+def test_written_weights_are_the_mean_of_the_named_checkpoints(toy: Toy, tmp_path: Path, dora: Dora | None) -> None:
+    steps = {"max_steps": 9, "save_steps": 1, "average": (2, 4, 5)}
     train_cloze(toy.recipe(tmp_path, steps, dora=dora, frozen_layers=2), toy.data, resume=False)
     name = "adapter_model.safetensors" if dora else "model.safetensors"
-    checkpoints = [load_file(tmp_path / f"checkpoint-{step}" / name) for step in (3, 4, 5)]
-    assert not (tmp_path / "checkpoint-2").exists()
+    checkpoints = [load_file(tmp_path / f"checkpoint-{step}" / name) for step in (2, 4, 5)]
+    assert not (tmp_path / "checkpoint-6").exists()
     written = load_file(tmp_path / name)
     for key, value in written.items():
         torch.testing.assert_close(value, torch.stack([each[key] for each in checkpoints]).mean(dim=0))
     assert any(not value.equal(checkpoints[-1][key]) for key, value in written.items())
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    with pytest.raises(InvalidInput, match="no checkpoint-2 to average"):
+        train_cloze(toy.recipe(tmp_path, steps, dora=dora, frozen_layers=2), toy.data, resume=True)
+
+
+def test_averaged_steps_must_be_saved(toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="no checkpoint is saved at step 3; save_steps is 2"):
+        toy.recipe(tmp_path, {"save_steps": 2, "average": (2, 3)})
 
 
 def test_same_seed_gives_the_same_adapter_and_another_seed_does_not(toy: Toy, tmp_path: Path) -> None:
