@@ -89,7 +89,7 @@ starter: $(DEV)/installed  ## train and export the starter model on DATA (about 
 	$(if $(BASE),printf 'extends: ../../training/recipes/starter/pairs.yaml\nmodel: %s\n' '$(BASE)' >runs/starter/pairs.yaml)
 	OMP_NUM_THREADS=1 $(DEV)/bin/python -m torch.distributed.run --nproc-per-node $(PROCESSES) --standalone -m training \
 		$(if $(BASE),runs/starter/pairs.yaml,starter/pairs) --data runs/starter/data $(if $(FRESH),--fresh,--resume)
-	$(DEV)/bin/python -m export --model runs/starter/pairs --stored int8 --out models/starter \
+	$(DEV)/bin/python -m export --model runs/starter/pairs --stored mixed --out models/starter \
 		--card training/recipes/starter/CARD.md
 	$(MAKE) card BUNDLE=models/starter
 

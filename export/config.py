@@ -15,7 +15,7 @@ from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, Spec, read_run, trai
 from tinyrm.template import TEMPLATES
 
 Precision = Literal["fp32", "bf16", "int8"]
-Stored = Literal["fp32", "fp16", "int8"]
+Stored = Literal["fp32", "fp16", "mixed", "int8"]
 # The names of tinyrm.template.TEMPLATES.
 TemplateName = Literal[
     "figure2", "answer-colon", "bert-pair", "roberta-pair", "pairrm", "chatml", "llama-3", "human-assistant"
@@ -51,8 +51,9 @@ class ExportOptions:
     max_flips: float = 0.005
     """Share of the calibration preferences that a lower precision, or `stored`, may change."""
     stored: Stored = "fp32"
-    """Weights in the files: fp16 is half the size, int8 a quarter. They are widened at load, and the graph computes in
-    fp32 at the same speed. All checks, the temperature and the gate see the rounded weights."""
+    """Weights in the files: fp16 is half the size, int8 a quarter; mixed has tables, such as the embeddings, in int8
+    and matrices in fp16. They are widened at load, and the graph computes in fp32 at the same speed. All checks, the
+    temperature and the gate see the rounded weights."""
     weights: bool = False
     """Also write weights for the torch-cuda engine, which runs no graph."""
 

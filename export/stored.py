@@ -2,6 +2,7 @@
 
 fp16 rounds each weight by itself. int8 holds blocks of BLOCK weights of one output (of one row, in a table), each with
 a scale in fp32: weight = scale * q, q an integer of -127 to 127 and scale the largest magnitude of the block / 127.
+mixed has tables in int8, where an error meets one token, and matrices in fp16, where it meets all of them.
 
 The graph widens by `Cast` and `Mul`: of constants, which runtimes replace by their result, and of the rows that are
 looked up in a table. `DequantizeLinear`, which is made for this, could be fused with the product that follows into a
@@ -60,7 +61,8 @@ def store_rounded(graph: nn.Module, path: Path, stored: Stored) -> None:
             continue
         weight = numpy_helper.to_array(tensor)
         transpose = OUTPUTS_AT[operator] == 1
-        parts, rounded = round_rows(weight.T if transpose else weight, stored)
+        dtype: Stored = stored if stored != "mixed" else "int8" if operator == "Gather" else "fp16"
+        parts, rounded = round_rows(weight.T if transpose else weight, dtype)
         names = [f"{name}/{number}" for number in range(len(parts))]
         tensors += [numpy_helper.from_array(part, its_name) for part, its_name in zip(parts, names, strict=True)]
         if operator == "Gather":

@@ -61,7 +61,9 @@ class Gate(Frozen):
 class StoredWeights(Frozen):
     """Weights that are rounded in the files and widened to fp32 at load; every other figure is of the rounded ones."""
 
-    dtype: Literal["fp16", "int8"] = Field(description="int8: with a scale for each block of a row.")
+    dtype: Literal["fp16", "mixed", "int8"] = Field(
+        description="int8: with a scale for each block of a row. mixed: tables in int8, matrices in fp16."
+    )
     gate: Gate = Field(description="What rounding changed, against the weights in fp32.")
 
 
