@@ -103,24 +103,40 @@ def determine_temperature(preferences: Sequence[Preference]) -> TemperatureFit:
 def determine_domains(
     preferences: Sequence[Preference], domains: Sequence[str], temperature: float
 ) -> dict[str, TemperatureFit]:
-    """Return the temperatures of the domains that need their own, by the rules of `determine_temperature` for each.
+    """Return the temperatures of domains, if some need their own, by the rules of `determine_temperature` for each.
 
-    A domain needs one if a likelihood-ratio test at 5 % rejects `temperature` on its pairs. Where it does not, the one
-    of all domains has the smaller error: it is determined by more pairs.
+    A domain needs one if a likelihood-ratio test at 5 % rejects, on its pairs, the temperature that it shares with
+    others. The one that gains most is parted first; the others are fitted without it, and tested again.
 
     domains: of each preference.
-    temperature: that of all domains.
+    temperature: that of all domains; all have it where none needs its own.
     """
-    fits: dict[str, TemperatureFit] = {}
-    for domain in sorted(set(domains)):
-        own = [preference for preference, name in zip(preferences, domains, strict=True) if name == domain]
+    of_domain: dict[str, list[Preference]] = {}
+    for preference, name in zip(preferences, domains, strict=True):
+        of_domain.setdefault(name, []).append(preference)
+    own: dict[str, TemperatureFit] = {}
+    for name, part in sorted(of_domain.items()):
         try:
-            fit = determine_temperature(own)
+            own[name] = determine_temperature(part)
         except InvalidInput as error:
-            log.warning("domain %s: %s; it has the temperature of all domains", domain, error)
-            continue
-        margins = raw_margins(own)
-        before, after = (np.logaddexp(0, -margins / value).sum() for value in (temperature, fit.temperature))
-        if 2 * (before - after) > MIN_GAIN:
-            fits[domain] = fit
-    return fits
+            log.warning("domain %s: %s; it has no temperature of its own", name, error)
+
+    def gain(name: str) -> float:
+        margins, values = raw_margins(of_domain[name]), (temperature, own[name].temperature)
+        before, after = (np.logaddexp(0, -margins / value).sum() for value in values)
+        return 2 * float(before - after)
+
+    fits: dict[str, TemperatureFit] = {}
+    shared: TemperatureFit | None = None
+    while candidates := own.keys() - fits.keys():
+        best = max(sorted(candidates), key=gain)
+        if gain(best) <= MIN_GAIN:
+            break
+        fits[best] = own[best]
+        rest = [each for name, part in of_domain.items() if name not in fits for each in part]
+        try:
+            shared = determine_temperature(rest)
+        except InvalidInput:
+            break  # too few are left: they keep what they had
+        temperature = shared.temperature
+    return fits | (dict.fromkeys(of_domain.keys() - fits.keys(), shared) if shared else {})

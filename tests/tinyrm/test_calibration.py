@@ -83,13 +83,24 @@ def by_domain(**margins: NDArray[np.float64]) -> dict[str, float]:
 
 def test_a_domain_with_another_temperature_has_its_own() -> None:
     own = by_domain(code=simulated(3.0, 2000), chat=simulated(1.0, 2000))
-    assert own == {"code": pytest.approx(3.0, rel=0.15)}, "that of chat is the general one"
+    assert own == {"code": pytest.approx(3.0, rel=0.15), "chat": pytest.approx(1.0, rel=0.15)}
+
+
+def test_domains_that_need_none_share_what_fits_without_those_that_do() -> None:
+    parts = dict(zip(("chat", "safety"), np.split(simulated(1.0, 2000), 2), strict=True))
+    code = simulated(3.0, 300)
+    general = fit_temperature(np.concatenate([code, *parts.values()]))
+    margins, names = [*code, *parts["chat"], *parts["safety"]], [*["code"] * 300, *["chat"] * 1000, *["safety"] * 1000]
+    fits = determine_domains(judged(np.array(margins)), names, general)
+    assert fits["chat"] == fits["safety"]
+    assert fits["chat"].temperature == pytest.approx(fit_temperature(np.concatenate([*parts.values()])))
+    assert fits["chat"].temperature < general < fits["code"].temperature
 
 
 def test_a_difference_that_chance_explains_gives_no_own_temperature() -> None:
     """Draw forty domains at the general temperature: a test at 5 % rejects two of them on average."""
     parts = {f"d{i}": part for i, part in enumerate(np.split(simulated(1.0, 8000), 40))}
-    assert len(by_domain(**parts)) <= 6
+    assert len(set(by_domain(**parts).values())) <= 7, "and the others have one together"
 
 
 @pytest.mark.parametrize(
