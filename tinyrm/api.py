@@ -226,7 +226,13 @@ class CompareRequest(ComparisonRequest):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"prompt": "What is 2 + 2?", "response_a": "2 + 2 = 4.", "response_b": "2 + 2 = 5."}]
+            "examples": [
+                {
+                    "prompt": "Why is the sky blue?",
+                    "response_a": "Air scatters blue light most.",
+                    "response_b": "No idea.",
+                }
+            ]
         },
     )
 
@@ -284,7 +290,10 @@ SETS = (
     "sequences that held them; where scores depend on the other responses, these share some, by which they are joined. "
     "null for any other model."
 )
-GROUP_EXAMPLE: JsonDict = {"prompt": "What is 2 + 2?", "responses": ["2 + 2 = 5.", "2 + 2 = 4.", "No idea."]}
+GROUP_EXAMPLE: JsonDict = {
+    "prompt": "Why is the sky blue?",
+    "responses": ["No idea.", "Air scatters blue light most.", "Because."],
+}
 
 
 class GroupRequest(ComparisonRequest):
