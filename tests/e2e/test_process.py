@@ -85,10 +85,7 @@ def test_the_service_replies_refuses_and_stops_on_sigterm(model: str, bundle_fol
 
 def test_real_pairs_over_http_get_the_offline_results(data_dir: Path) -> None:
     pairs = read_pairs(data_dir / "validation.jsonl.gz")[::120]
-    scorer, spec = Scorer.open(STARTER), Bundle.open(STARTER).manifest.spec
-    expected = scorer.score(
-        [p.comparison() for p in pairs], [spec.instruction(p.domain, or_default=True) for p in pairs]
-    )
+    expected = Scorer.open(STARTER).score([p.comparison() for p in pairs], domain=[p.domain for p in pairs])
     with started(STARTER) as process:
         for pair, preference in zip(pairs, expected, strict=True):
             texts = {"prompt": pair.prompt, "response_a": pair.chosen, "response_b": pair.rejected}

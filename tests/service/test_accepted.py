@@ -201,9 +201,9 @@ def test_one_reply_names_one_revision_whatever_is_reloaded_meanwhile(
         scored: list[str] = []
         read_pair = type(old)._read_pair
 
-        def record(pipeline: Any, sequences: Any, result: Any) -> Any:
+        def record(pipeline: Any, *sequences_and_result: Any) -> Any:
             scored.append(pipeline.manifest.identity)
-            return read_pair(pipeline, sequences, result)
+            return read_pair(pipeline, *sequences_and_result)
 
         def replace_at_first(sequences: Any) -> Any:
             if registry.default is old:
