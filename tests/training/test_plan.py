@@ -21,6 +21,7 @@ from training.__main__ import main
 from training.experiments.plan import (
     Learning,
     Plan,
+    describe_steps,
     differences,
     learning_parts,
     memory_bytes,
@@ -177,6 +178,11 @@ def test_balance_counts_the_domains_of_the_records(toy: Toy, tmp_path: Path) -> 
     planned = plan(toy.recipe(tmp_path / "out", sources=sources, balance=0, held_out_fraction=0.1), tmp_path)
     assert planned.pairs == (50,)
     assert planned.learned_pairs == {"x": 9, "y": 9}
+
+
+def test_a_plan_states_which_checkpoints_are_averaged(toy: Toy, tmp_path: Path) -> None:
+    recipe = toy.recipe(tmp_path, {"save_steps": 2, "average": (2, 6, 4)})
+    assert "ends after step 6 with the mean of the weights after 2, 6, 4" in describe_steps(plan(recipe, toy.data))
 
 
 def test_a_file_that_is_not_there_leaves_the_steps_open(toy: Toy, tmp_path: Path) -> None:

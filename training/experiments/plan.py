@@ -319,6 +319,9 @@ def describe_steps(plan: Plan) -> list[str]:
         whole = plan.published_rows // optimization.batch_size
         lines.append(f"{epochs:.3g} epochs of {plan.rows:,} sequences, {plan.recipe.rows_per_pair} of each pair")
         lines.append(f"{whole:,} whole batches an epoch with nothing held or left out")
+    if optimization.average:
+        averaged = ", ".join(f"{step:,}" for step in optimization.average)
+        lines.append(f"ends after step {max(optimization.average):,} with the mean of the weights after {averaged}")
     decay = f"weight decay {optimization.weight_decay:g} a step at the peak"
     lines.append(f"decoupled AdamW, betas {optimization.betas}, eps {optimization.eps:g}, {decay}")
     lines.append(f"which is torch's weight_decay {optimization.weight_decay / optimization.peak_lr:.3f}")
