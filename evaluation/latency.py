@@ -5,7 +5,6 @@ does meets both. Engine time is that of the model alone; a decision also include
 """
 
 import json
-import logging
 import platform
 import re
 import sys
@@ -31,8 +30,6 @@ from tinyrm.manifest import CARD_FILE
 from tinyrm.output import standard_output
 from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
-
-log = logging.getLogger(__name__)
 
 SECTION = "latency"
 CPUINFO = Path("/proc/cpuinfo")

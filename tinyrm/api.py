@@ -488,7 +488,7 @@ class ModelCard(Reply):
     parameters: int
     temperature: float
     temperatures: dict[str, float] = Field(
-        description="Of domains that have their own; `temperature` is that of all others."
+        description="Of domains, if some need their own; `temperature` is that of all others."
     )
     engine: str
     precision: str

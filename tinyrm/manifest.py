@@ -95,12 +95,12 @@ class Calibration(Frozen):
 
 
 class DomainTemperature(Frozen):
-    """The temperature of a domain whose calibration pairs fit the one of all domains significantly worse."""
+    """The temperature of a domain: its own, or one shared by the domains that are left when some have their own."""
 
     temperature: float = Field(gt=0)
     log_temperature_std: float = Field(gt=0, description="Standard error of its logarithm.")
     temperature_one_order: float | None = Field(description="As in `calibration`.")
-    pairs: int
+    pairs: int = Field(description="That it was fitted on, of this domain or of all that share it.")
     wrong: int = Field(description="Of the pairs, those that the model judges wrongly.")
 
     @classmethod
@@ -257,7 +257,7 @@ class Manifest(Frozen):
     weights: FileName | None = Field(default=None, description="Weights for the torch engine, if exported.")
     temperature: float = Field(gt=0)
     temperatures: dict[str, DomainTemperature] = Field(
-        default={}, description="Of domains that have their own; `temperature` is that of all others."
+        default={}, description="Of domains, if some need their own; `temperature` is that of all others."
     )
     auto_swap: AutoSwap | None = None
     score_scale: ScoreScale | None = None

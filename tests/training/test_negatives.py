@@ -3,15 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from tokenizers import Tokenizer
 from torch import nn
 
 from tests.support.preference_data import chat_pairs, preference_pairs, safety_pairs
 from tests.training.conftest import Toy, toy_pairs
-from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.negatives import WEIGHTS, MadePair, Pool
 from tinyrm.pairs import PreferencePair
@@ -70,16 +69,10 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[PreferencePair]]:
     show = cloze.show
 
     def note(
-        recipe: ClozeRecipe,
-        learn: list[PreferencePair],
-        held_out: list[PreferencePair],
-        pool: Pool,
-        *,
-        encoder: Encoder,
-        tokenizer: Tokenizer,
+        recipe: ClozeRecipe, learn: list[PreferencePair], held_out: list[PreferencePair], *others: Any, **named: Any
     ) -> cloze.Shown:
         seen.update(learn=learn, held_out=held_out)
-        datasets = show(recipe, learn, held_out, pool, encoder=encoder, tokenizer=tokenizer)
+        datasets = show(recipe, learn, held_out, *others, **named)
         assert len(datasets.learn) == len(learn)
         assert len(datasets.held_out) == len(held_out)
         return datasets
