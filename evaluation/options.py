@@ -5,61 +5,85 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
+from tyro.constructors import PrimitiveConstructorSpec
 
 from evaluation.card import RESULTS, refuse_half_a_section
+from evaluation.provenance import SECTION as PROVENANCE
 from tinyrm.bundle import sha256
-from tinyrm.command_line import Positive
+from tinyrm.command_line import Flag, Positive, option
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import CARD_FILE, MANIFEST_FILE
+from tinyrm.places import find
 
 PAIRS, SANITY, OBVIOUS, JUDGE_BENCH = "pairs", "sanity", "obvious", "judge-bench"
+
+# A bundle is fetched, if it must be, while the command line is read: all that uses it needs its folder.
+BUNDLE = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="BUNDLE",
+    instance_from_str=lambda words: find(words[0]),
+    is_instance=lambda value: isinstance(value, Path),
+    str_from_instance=lambda folder: [str(folder)],
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Evaluate a bundle, a checkpoint or a running service on a benchmark, or on your own preference pairs."""
+    """Evaluate a bundle, a checkpoint or a running service on a benchmark, or on your own preference pairs.
+
+    Prints tables, and JSON as the last line. Without --bundle, --checkpoint and --service, it is TINYRM_URL.
+
+    Examples:
+      tinyrm evaluate --bundle models/mine --pairs held-out.jsonl
+      tinyrm evaluate reward-bench-2 --bundle models/mine --record --card
+      tinyrm evaluate obvious --service http://localhost:8000 --json | jq .domains
+      tinyrm evaluate --bundle models/mine --against models/starter --pairs held-out.jsonl --out report
+    """
 
     benchmark: Annotated[
         Literal["pairs", "sanity", "obvious", "reward-bench", "reward-bench-2", "rm-bench", "judge-bench"], Positional
     ] = "pairs"
     """`pairs` is a file of your own, see --pairs; `sanity` sets its better responses against made-up bad ones;
     `obvious` is ten pairs that come with TinyRM."""
-    bundle: Path | None = None
-    """Bundle folder."""
-    checkpoint: Path | None = None
+    bundle: Annotated[Annotated[Path, BUNDLE] | None, option("BUNDLE")] = None
+    """Folder of the bundle, hf://ORG/NAME@COMMIT, or https://HOST/NAME.tar.gz#sha256=HEX."""
+    checkpoint: Annotated[Path | None, option("FOLDER")] = None
     """Output folder of a training, before export; needs torch."""
-    service: str | None = None
+    service: Annotated[str | None, option("URL")] = None
     """URL of a running service; its key, if any, in TINYRM_API_KEY."""
-    pairs: Path | None = None
-    """Preference pairs: .jsonl, .jsonl.gz or .jsonl.xz; for `sanity`, of held-out prompts."""
+    pairs: Annotated[Path | None, option("FILE")] = None
+    """Preference pairs: JSON lines, a JSON array (.json), .csv or .parquet, plain or packed as .gz, .xz or .zst; for
+    `sanity`, of held-out prompts."""
     pairs_per_kind: Positive = 100
     """sanity: made-up pairs of each kind, at most."""
     seed: int = 0
     """sanity: seed of what is drawn and made."""
-    data: str | None = None
+    data: Annotated[str | None, option("ID|PATH")] = None
     """Hub id, folder or file of a benchmark in its published schema; default: its hub id."""
-    revision: str | None = None
+    revision: Annotated[str | None, option("COMMIT")] = None
     """Branch, tag or commit of a benchmark on the hub; the results name the commit."""
-    split: Literal["gpt", "claude"] | None = None
+    split: Annotated[Literal["gpt", "claude"] | None, option("gpt|claude")] = None
     """judge-bench: the model that wrote the responses; default: gpt."""
     engine: str = "auto"
     """Engine to score a bundle with."""
-    domain: str | None = None
+    domain: Annotated[str | None, option("NAME")] = None
     """Use this domain's instruction for every row."""
-    fit_temperature: Path | None = None
+    fit_temperature: Annotated[Path | None, option("FILE")] = None
     """Held-out pairs to fit the temperature on first."""
-    write_temperature: bool = False
+    write_temperature: Flag = False
     """Write the fitted temperature into the bundle."""
-    record: bool = False
+    record: Flag = False
     """Write the results into the bundle's manifest."""
-    card: bool = False
+    card: Flag = False
     """Write the tables into the bundle's README.md, in a section of this benchmark."""
-    against: str | None = None
+    against: Annotated[str | None, option("FOLDER|URL")] = None
     """Evaluate another model on the same items, and show the differences of the two with paired intervals: a bundle
     folder, the output folder of a training, or the URL of a service. --record and --card write the differences
     too."""
-    out: Path | None = None
+    out: Annotated[Path | None, option("FOLDER")] = None
     """Folder for report.md, results.json, reliability.png and compute.png; with --against, no pictures."""
+    json: Flag = False
+    """Print the JSON alone on standard output, and the tables on standard error."""
 
     @property
     def section(self) -> str:
@@ -131,7 +155,8 @@ class Options:
             if is_wrong:
                 raise InvalidInput(instead)
         if self.bundle and self.card:
-            refuse_half_a_section(self.bundle / CARD_FILE, self.section)
+            for section in (self.section, PROVENANCE):
+                refuse_half_a_section(self.bundle / CARD_FILE, section)
 
 
 def is_url(text: str) -> bool:

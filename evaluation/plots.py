@@ -6,30 +6,31 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from evaluation.anchors import anchors_for
 from evaluation.scoring import ScoredPair
-from evaluation.statistics import BINS, Share, calibration_error, reliability
+from evaluation.statistics import BINS, Share, calibration_error, reliability, targets_of
 from evaluation.target import Cost
-
-OURS, OTHERS = "tab:blue", "0.45"
+from tinyrm.pictures import OTHERS, OURS, new_figure, save
 
 
 def plot_reliability(scored: Sequence[ScoredPair], title: str, path: Path) -> None:
     """Draw accuracy against confidence in 15 bins, and below it how many pairs are in each; a PNG."""
     p_right = np.array([j.preference.p_a for j in scored])
-    bins = reliability(p_right)
+    targets = targets_of(scored)
+    bins = reliability(p_right, targets)
     confidence = [b.confidence for b in bins]
-    figure = Figure(figsize=(5, 6), layout="constrained")
+    figure = new_figure(5, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     upper.plot([0.5, 1], [0.5, 1], color="0.6", linestyle="--", label="perfectly calibrated")
-    upper.plot(confidence, [b.accuracy for b in bins], marker="o", label=f"ECE {calibration_error(p_right):.3f}")
+    upper.plot(
+        confidence, [b.accuracy for b in bins], marker="o", label=f"ECE {calibration_error(p_right, targets):.3f}"
+    )
     upper.set(title=title, ylabel="accuracy", ylim=(0, 1.02))
     upper.legend()
     lower.bar(confidence, [b.pairs for b in bins], width=0.4 / BINS)
     lower.set(xlabel="confidence", ylabel="pairs", xlim=(0.49, 1.01))
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def plot_compute(benchmark: str, name: str, score: Share, cost: Cost, path: Path) -> None:
@@ -38,7 +39,7 @@ def plot_compute(benchmark: str, name: str, score: Share, cost: Cost, path: Path
     After Figure 3 of the Tiny Reward Models paper (arXiv 2507.09973), which has GFLOPs per token. Published models are
     placed as if they read texts as long as those measured here.
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     tokens = cost.text_tokens
     for anchor in anchors_for(benchmark):
@@ -58,7 +59,7 @@ def plot_compute(benchmark: str, name: str, score: Share, cost: Cost, path: Path
     axes.margins(x=0.35, y=0.15)
     axes.legend()
     axes.grid(visible=True, which="both", alpha=0.2)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_point(axes: Axes, name: str, costs: tuple[float | None, float | None], score: float, colour: str) -> None:

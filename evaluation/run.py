@@ -11,13 +11,15 @@ from typing import Any
 
 from evaluation.card import update_card
 from evaluation.options import JUDGE_BENCH, OBVIOUS, PAIRS, SANITY, Options
+from evaluation.provenance import SECTION as PROVENANCE
+from evaluation.provenance import provenance_table
 from evaluation.report import Report, calibration_table, cost_table
 from evaluation.scoring import ScoredPair, digest, score_pairs
 from evaluation.statistics import Calibration, calibration_at
 from evaluation.target import Cost, Target
 from evaluation.targets.bundle import open_bundle
 from tinyrm import manifest
-from tinyrm.bundle import read_manifest, record_evaluation, record_temperature
+from tinyrm.bundle import hash_of_pairs, read_manifest, record_evaluation, record_temperature
 from tinyrm.calibration import TemperatureFit, determine_domains, determine_temperature
 from tinyrm.confidence import Temperature
 from tinyrm.errors import InvalidInput
@@ -152,14 +154,14 @@ def calibration_of(target: Target, scored: Sequence[ScoredPair]) -> Calibration:
 
 def fit_on_held_out(target: Target, path: Path) -> tuple[Target, Fit, dict[str, Calibration]]:
     """Return the target at the temperatures of least negative log-likelihood on held-out pairs, and what changed."""
-    held_out = read_pairs(path)
+    held_out = read_pairs(path, ties=True)
     if not held_out:
         raise InvalidInput(f"{path} holds no pairs to fit a temperature on")
     scored = score_pairs(target, held_out)
     preferences = [one.preference for one in scored]
-    general = determine_temperature(preferences)
+    general = determine_temperature(preferences, held_out)
     names = [target.spec.find_domain(pair.domain, or_default=True) for pair in held_out]
-    fit = Fit(general, determine_domains(preferences, names, general.temperature))
+    fit = Fit(general, determine_domains(preferences, names, general.temperature, held_out))
     own = {name: Temperature(one.temperature, one.log_std, one.one_order) for name, one in fit.domains.items()}
     fitted = replace(target.at(general.temperature), domains=own)
     calibration = {
@@ -181,6 +183,7 @@ def write_temperature(options: Options, evaluation: Evaluation) -> Evaluation:
         chosen=("temperature",),
         log_temperature_std=fit.general.log_std,
         temperature_one_order=fit.general.one_order,
+        pairs_sha256=hash_of_pairs(options.fit_temperature),
     )
     own = {name: DomainTemperature.of(one) for name, one in fit.domains.items()}
     identity = record_temperature(options.bundle, fit.general.temperature, calibrated, own).identity
@@ -201,13 +204,23 @@ def write_into_bundle(
         own = evaluation.report.benchmark == PAIRS
         record_evaluation(options.bundle, results if own else {evaluation.report.benchmark: results})
     if options.bundle and options.card:
-        known = read_manifest(options.bundle).calibration
-        fitted = f", fitted on {known.pairs} pairs of which {known.wrong} are judged wrongly" if known else ""
+        exported = read_manifest(options.bundle)
         of_domains = "".join(f"; {name}: {one.value:.3f}" for name, one in evaluation.target.domains.items())
+        fitted = how_fitted(exported.calibration)
         temperature = f"calibration temperature {evaluation.target.scorer.temperature:.3f}{fitted}{of_domains}"
         head = f"`{evaluation.target.identity}`, {temperature}:"
         parts = [head, evaluation.report.markdown, *([tables] if tables else [])]
         update_card(options.bundle / CARD_FILE, "\n\n".join(parts), options.section)
+        update_card(options.bundle / CARD_FILE, provenance_table(exported), PROVENANCE)
+
+
+def how_fitted(known: manifest.Calibration | None) -> str:
+    """Return, behind a temperature, which pairs it was fitted on, or that they determine none."""
+    if known is None:
+        return ""
+    if known.log_temperature_std is None:
+        return f", not fitted: {known.pairs} pairs, of which {known.wrong} are judged wrongly, determine none"
+    return f", fitted on {known.pairs} pairs of which {known.wrong} are judged wrongly"
 
 
 def write(options: Options, evaluation: Evaluation) -> None:

@@ -101,6 +101,7 @@ class Summary(BaseModel):
     length_heuristic: accuracy of "longer is better", or of "shorter is better" in the domains where that is right more
         often. The better of the two is chosen in hindsight; a model must beat it.
     over_length_heuristic: accuracy minus it, on the same draws of prompts.
+    negative_log_likelihood, brier, expected_calibration_error: against the probability of the pairs that have one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -156,7 +157,7 @@ def summarise(scored: Sequence[ScoredPair]) -> Summary:
     prompts = [j.pair.prompt for j in scored]
     accuracy = Estimate.of([j.credit for j in scored], prompts)
     by_length_alone = Estimate.of(length_heuristic(scored), prompts)
-    p_right = np.array([j.preference.p_a for j in scored])
+    p_right, targets = np.array([j.preference.p_a for j in scored]), targets_of(scored)
     return Summary(
         pairs=len(scored),
         prompts=len(set(prompts)),
@@ -170,10 +171,21 @@ def summarise(scored: Sequence[ScoredPair]) -> Summary:
         swap_consistency=Share.of([j.is_consistent for j in scored], prompts),
         length_heuristic=by_length_alone.value,
         over_length_heuristic=Difference.between(accuracy, by_length_alone),
-        negative_log_likelihood=float(-np.log(np.maximum(p_right, 1e-12)).mean()),
-        brier=float(((1 - p_right) ** 2).mean()),
-        expected_calibration_error=calibration_error(p_right),
+        negative_log_likelihood=float(-cross_log(p_right, targets).mean()),
+        brier=float(((targets - p_right) ** 2).mean()),
+        expected_calibration_error=calibration_error(p_right, targets),
     )
+
+
+def targets_of(scored: Sequence[ScoredPair]) -> NDArray[np.float64]:
+    """Return the probability that the chosen response is the better one, [pairs]: 1 of a plain verdict."""
+    return np.array([j.pair.target for j in scored])
+
+
+def cross_log(p_right: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the expected log-likelihood of each pair, [pairs]; probabilities below 1e-12 count as that."""
+    right, wrong = (np.log(np.maximum(p, 1e-12)) for p in (p_right, 1 - p_right))
+    return targets * right + (1 - targets) * wrong
 
 
 # Response lengths within this share of the longer one match: no reader sees at a glance which has more to say.
@@ -211,13 +223,15 @@ class Bin(BaseModel):
     pairs: int
 
 
-def reliability(p_right: NDArray[np.float64]) -> list[Bin]:
+def reliability(p_right: NDArray[np.float64], targets: NDArray[np.float64] | None = None) -> list[Bin]:
     """Return the bins of the expected calibration error that hold any pairs, from 0.5 upwards.
 
     p_right [pairs]: probability of the right response. Confidence is the probability of the preferred one.
+    targets [pairs]: probability that the right response is the better one, as far as is known; None: 1.
     """
     confidence = np.maximum(p_right, 1 - p_right)
-    right = np.where(p_right == 0.5, 0.5, p_right > 0.5)
+    known = np.ones(len(p_right)) if targets is None else targets
+    right = np.where(p_right == 0.5, 0.5, np.where(p_right > 0.5, known, 1 - known))
     bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
     sums = [np.bincount(bins, weights=values, minlength=BINS) for values in (confidence, right)]
@@ -228,12 +242,12 @@ def reliability(p_right: NDArray[np.float64]) -> list[Bin]:
     ]
 
 
-def calibration_error(p_right: NDArray[np.float64]) -> float:
+def calibration_error(p_right: NDArray[np.float64], targets: NDArray[np.float64] | None = None) -> float:
     """Return the expected calibration error: the mean gap of confidence and accuracy over 15 equal bins of confidence.
 
-    p_right [pairs]: as of `reliability` (Naeini et al. 2015).
+    p_right, targets [pairs]: as of `reliability` (Naeini et al. 2015).
     """
-    gaps = [bin_.pairs * abs(bin_.confidence - bin_.accuracy) for bin_ in reliability(p_right)]
+    gaps = [bin_.pairs * abs(bin_.confidence - bin_.accuracy) for bin_ in reliability(p_right, targets)]
     return sum(gaps) / len(p_right)
 
 
@@ -256,10 +270,11 @@ def calibration_at(
     of_pairs: that of each pair, where domains have their own; None for `temperature`.
     """
     margins = raw_margins([j.preference for j in scored]) / (temperature if of_pairs is None else np.array(of_pairs))
-    p_right = 1 / (1 + np.exp(-np.clip(margins, -500, 500)))
+    p_right, targets = 1 / (1 + np.exp(-np.clip(margins, -500, 500))), targets_of(scored)
+    of_margins = targets * np.logaddexp(0, -margins) + (1 - targets) * np.logaddexp(0, margins)
     return Calibration(
         temperature=temperature,
-        negative_log_likelihood=float(np.logaddexp(0, -margins).mean()),
-        brier=float(((1 - p_right) ** 2).mean()),
-        expected_calibration_error=calibration_error(p_right),
+        negative_log_likelihood=float(of_margins.mean()),
+        brier=float(((targets - p_right) ** 2).mean()),
+        expected_calibration_error=calibration_error(p_right, targets),
     )

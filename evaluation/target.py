@@ -289,4 +289,4 @@ class Target:
             started = time.perf_counter()
             yield slice(start, start + PART)
             self.meter.seconds += time.perf_counter() - started
-            log.info("%d of %d %s", min(start + PART, count), count, name)
+            log.info("scored %d of %d %s", min(start + PART, count), count, name)

@@ -11,7 +11,8 @@ import numpy as np
 
 from export.config import ExportOptions
 from export.cpu_graph import on_cpu
-from tinyrm.calibration import MIN_PAIRS, determine_domains, determine_temperature, raw_margins
+from tinyrm.bundle import hash_of_pairs
+from tinyrm.calibration import MIN_PAIRS, Outcomes, determine_domains, determine_temperature, raw_margins
 from tinyrm.comparison import Preference
 from tinyrm.encoding import Encoder
 from tinyrm.engines.onnx_runtime import OnnxRuntimeCpu
@@ -54,7 +55,7 @@ def read_calibration(options: ExportOptions) -> list[PreferencePair]:
     path = options.calibration_pairs()
     if path is None:
         return []
-    pairs = read_pairs(path)
+    pairs = read_pairs(path, ties=True)
     if not pairs:
         raise InvalidInput(f"{path} holds no pairs to calibrate on")
     gated = ", ".join(options.gated())
@@ -96,12 +97,12 @@ def calibrate(
         preferences = score_pairs(scorer, spec, pairs)
     fit = None
     try:
-        fit = determine_temperature(preferences)
+        fit = determine_temperature(preferences, pairs)
     except InvalidInput as error:
         log.warning("%s; the temperature stays 1, so probabilities are not calibrated", error)
     temperature = fit.temperature if fit else 1.0
     domains = [spec.find_domain(pair.domain, or_default=True) for pair in pairs]
-    own = determine_domains(preferences, domains, temperature) if fit else {}
+    own = determine_domains(preferences, domains, temperature, pairs) if fit else {}
     auto_swap = None
     if encoder.reads == "pair" and len(pairs) >= MIN_PAIRS:
         auto_swap = fit_auto_swap(preferences, temperature)
@@ -110,11 +111,12 @@ def calibrate(
     chosen = {"temperature": fit, "auto_swap": auto_swap, "score_scale": score_scale}
     record = Calibration(
         pairs=len(pairs),
-        wrong=int(np.sum(raw_margins(preferences) <= 0)),
-        held_out=options.calibration is None,
+        wrong=Outcomes.of(pairs, len(pairs)).wrong(raw_margins(preferences)),
+        held_out=options.holds_out(pairs),
         chosen=(*(name for name, value in chosen.items() if value), *options.gated()),
         log_temperature_std=fit.log_std if fit else None,
         temperature_one_order=fit.one_order if fit else None,
+        pairs_sha256=hash_of_pairs(options.calibration_pairs()),
     )
     temperatures = {domain: DomainTemperature.of(one) for domain, one in own.items()}
     return Calibrated(temperature, temperatures, auto_swap, score_scale, record)

@@ -2,15 +2,18 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import UseAppendAction, arg
 
+from tinyrm.command_line import Flag, option
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import BUNDLE_NAME, Head, head_of_training
 from tinyrm.modernbert.files import checkpoint_folder, refuse_other_base
+from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, Spec, read_run, trained_head
 from tinyrm.template import TEMPLATES
 
@@ -24,23 +27,32 @@ TemplateName = Literal[
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """Turn a trained model into a bundle: merge, compile, check, calibrate, write. A failing check writes nothing."""
+    """Turn a trained model into a bundle: merge, compile, check, calibrate, write. A failing check writes nothing.
 
-    model: str
+    Examples:
+      tinyrm export --model runs/mine --out models/mine
+      tinyrm export --model answerdotai/ModernBERT-base --adapter runs/dora --out models/dora --weights
+      tinyrm export --model cross-encoder/ms-marco-MiniLM-L6-v2 --out models/minilm --calibration pairs.jsonl
+      tinyrm export --model runs/mine --out models/mine --precision int8 --json | jq .revision
+    """
+
+    model: Annotated[str, arg(metavar="MODEL")]
     """Folder or hub id: a masked LM, a reward model or a cross-encoder."""
-    out: Path
+    out: Annotated[Path, arg(metavar="FOLDER")]
     """Bundle folder to write, such as models/mine."""
-    revision: str | None = None
+    revision: Annotated[str | None, option("COMMIT")] = None
     """Branch, tag or commit of `model`, if it is a hub id."""
-    adapter: Path | None = None
+    adapter: Annotated[Path | None, option("FOLDER")] = None
     """Folder of a DoRA or LoRA adapter trained on the model."""
-    calibration: Path | None = None
+    calibration: Annotated[Path | None, option("FILE")] = None
     """Pairs that fit the temperature; default: those that training held out."""
-    card: Path | None = None
+    demo: Flag = False
+    """Mark the bundle as a demonstration that is too weak for real work; the page and /v1/models say so."""
+    card: Annotated[Path | None, option("FILE")] = None
     """Model card; becomes the bundle's README.md."""
-    template: TemplateName | None = None
+    template: Annotated[TemplateName | None, option("|".join(get_args(TemplateName)))] = None
     """For a model trained elsewhere; default: figure2 for a masked LM, for others what their tokenizer writes."""
-    max_tokens: int | None = None
+    max_tokens: Annotated[int | None, option("N")] = None
     """For a model trained elsewhere; default: 2048, or what it was made for if that is less."""
     graph: Literal["auto", "plain", "optimised"] = "auto"
     """auto: optimised for ModernBERT, BERT, RoBERTa and ELECTRA, else plain, as transformers computes it."""
@@ -48,14 +60,19 @@ class ExportOptions:
     """Calibrate on at most this many pairs, spread over domains and lengths; 0 for all."""
     precisions: Annotated[tuple[Precision, ...], arg(name="precision"), UseAppendAction] = ()
     """A precision to write beside fp32 if it passes the gate. May be repeated."""
-    max_flips: float = 0.005
-    """Share of the calibration preferences that a lower precision, or `stored`, may change."""
+    max_weighted_flips: float = 0.001
+    """Share of the calibration preferences, each weighted by the size of its margin, that a lower precision, or
+    `stored`, may change. A near tie that changes counts next to nothing, for nothing is lost by it."""
+    max_flips: Annotated[float | None, option("FLOAT")] = None
+    """The same share unweighted, if it is to be limited, too."""
     stored: Stored = "fp32"
     """Weights in the files: fp16 is half the size, int8 a quarter; mixed has tables, such as the embeddings, in int8
     and matrices in fp16. They are widened at load, and the graph computes in fp32 at the same speed. All checks, the
     temperature and the gate see the rounded weights."""
-    weights: bool = False
+    weights: Flag = False
     """Also write weights for the torch-cuda engine, which runs no graph."""
+    json: Flag = False
+    """Print the manifest as JSON on standard output, and what was checked on standard error."""
 
     @property
     def trained(self) -> Path:
@@ -148,3 +165,10 @@ class ExportOptions:
         """Return the file of `calibration`, else of the pairs that training held out, else None."""
         held_out = self.trained / HELD_OUT_FILE
         return self.calibration or (held_out if held_out.is_file() else None)
+
+    def holds_out(self, pairs: Sequence[PreferencePair]) -> bool:
+        """Return whether training held out all of these pairs: they are of its own file, or a part of it."""
+        if self.calibration is None:
+            return True
+        own = self.trained / HELD_OUT_FILE
+        return own.is_file() and set(pairs) <= set(read_pairs(own))

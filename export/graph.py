@@ -1,5 +1,6 @@
 """torch -> ONNX: from ids and attention mask to the logits that are read, for any batch and length."""
 
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,8 +59,10 @@ def compile_one(
     if ranges:
         inputs["ranges"], shapes["ranges"] = ranges, Ranges._make({0: Dim(name, min=1)} for name in ranges._fields)
         names += ranges._fields
+    # The exporter warns of its own dependencies, such as a torchvision that is not installed.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own dependencies
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
             tuple(inputs.values()),

@@ -13,9 +13,10 @@ from transformers import ModernBertConfig, PreTrainedModel
 from export.calibration import calibrate, read_calibration
 from export.config import ExportOptions
 from export.cpu_graph import ENGINE, branch_on_padding, on_cpu
+from export.gate import Limits, compare_preferences, refuse_failed
 from export.graph import MODEL_FILE, write_onnx
 from export.parity import LENGTHS, Run, check, pad_rows, probes, run_alone, set_probes, torch_run
-from export.precision import encode_pairs, gate, graph_file, write_lower_precisions
+from export.precision import encode_pairs, graph_file, write_lower_precisions
 from export.source import Source, find_source
 from export.stored import check_stored, store_rounded
 from tinyrm.bundle import refuse_foreign, write_bundle
@@ -65,15 +66,17 @@ def export_bundle(options: ExportOptions) -> Manifest:
         calibrated = calibrate(options, spec, pairs, encoder, onnx_file)
         stored = None
         if exact and options.stored != "fp32":
-            report = gate(
-                f"stored {options.stored}",
+            sequences = encode_pairs(pairs, encoder, spec)
+            name = f"stored {options.stored}"
+            report = compare_preferences(
+                name,
                 OnnxRuntimeCpu(on_cpu(onnx_file), "fp32").run,
-                exact,
-                encode_pairs(pairs, encoder, spec),
+                run_alone(exact, sequences),
+                sequences,
                 temperature=calibrated.temperature,
-                max_flips=options.max_flips,
+                limits=Limits.of(options),
             )
-            stored = StoredWeights(dtype=options.stored, gate=report)
+            stored = StoredWeights(dtype=options.stored, gate=refuse_failed(name, report))
         lower = write_lower_precisions(
             options, pairs, encoder, graph, onnx_file, spec=spec, temperature=calibrated.temperature
         )
@@ -88,6 +91,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
             {path.name: path for path in sorted(written.iterdir())},
             {
                 "name": options.out.name,
+                "demo": options.demo,
                 "reads": encoder.reads,
                 "head": head,
                 "architecture": source.recognised.architecture if source.recognised else type(loaded).__name__,
@@ -103,6 +107,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
                 "stored": stored,
                 "weights": WEIGHTS_FILE if options.weights else None,
                 "temperature": calibrated.temperature,
+                "temperature_one_order": calibrated.record.temperature_one_order if calibrated.record else None,
                 "temperatures": dict(calibrated.temperatures),
                 "auto_swap": calibrated.auto_swap,
                 "score_scale": calibrated.score_scale,
@@ -116,11 +121,14 @@ def export_bundle(options: ExportOptions) -> Manifest:
 
 
 def held_out(options: ExportOptions, calibration: Calibration | None) -> dict[str, Any]:
-    """Return what training measured on its held-out pairs, and what was chosen on the same pairs here."""
+    """Return what training measured on its held-out pairs, and what was chosen on the same pairs there and here."""
     measured = options.run().get("held_out")
     if not measured:
         return {}
-    chosen = list(calibration.chosen) if calibration and calibration.held_out else []
+    chosen = [
+        *measured.get("chosen_on", ()),
+        *(calibration.chosen if calibration and calibration.held_out else ()),
+    ]
     return {"held_out": {**measured, "chosen_on": chosen} if chosen else measured}
 
 
@@ -129,18 +137,22 @@ def refuse_family(options: ExportOptions, source: Source) -> None:
     config = source.config
     if options.graph == "optimised" and not has_optimised(config):
         raise InvalidInput(f"{options.model} is a {config.model_type} and has no optimised graph; use --graph plain")
-    if not isinstance(config, ModernBertConfig) and (options.weights or options.lower_precisions()):
+    lower = options.lower_precisions()
+    if not isinstance(config, ModernBertConfig) and (options.weights or "bf16" in lower):
         raise InvalidInput(
-            f"{options.model} is a {config.model_type}: --weights and lower precisions are for the ModernBERT family"
+            f"{options.model} is a {config.model_type}: --weights and bf16 are for the ModernBERT family"
+        )
+    if lower and not has_optimised(config):
+        raise InvalidInput(
+            f"{options.model} is a {config.model_type}, which has no optimised graph to round: leave out int8"
         )
     if options.stored != "fp32" and not has_optimised(config):
         raise InvalidInput(
             f"{options.model} is a {config.model_type}, whose plain graph is stored in fp32: leave out --stored"
         )
-    if source.head.sets and (options.graph == "plain" or options.weights or options.lower_precisions()):
+    if source.head.sets and (options.graph == "plain" or options.weights or "bf16" in lower):
         raise InvalidInput(
-            f"{options.model} reads sets, which have one graph, in fp32: leave out --graph plain, --weights and lower "
-            "precisions"
+            f"{options.model} reads sets, which have one graph: leave out --graph plain, --weights and bf16"
         )
     if options.weights and source.recognised and source.recognised.layers:
         raise InvalidInput(f"{options.model} has layers of its own before its score, so leave out --weights")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tinyrm.modernbert.model import Layer, PreferenceModel, Projection
 
-# Measured on the first starter (docs/performance.md): 0.5 leaves a third more noise, 0.9 gains nothing.
+# Measured on the first starter (docs/notes/performance.md): 0.5 leaves a third more noise, 0.9 gains nothing.
 ALPHA = 0.75
 MIN_MAGNITUDE = 1e-5
 

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import ValidationError
 from tabulate import tabulate
 
 from tinyrm.errors import InvalidInput
@@ -18,19 +20,28 @@ from training.data.split import split_by_prompt
 from training.loading import find_recipe, load_recipe
 from training.options import Data
 from training.recipe import ClozeRecipe
+from training.recipe_errors import invalid_recipe
 
 
-def count_pairs(options: Data) -> Iterator[str]:
-    """Yield the report paragraph by paragraph, and write the remaining pairs if the options say so."""
+def count_pairs(options: Data) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (paragraph, its figures by name) of the report, and write the remaining pairs if the options say so.
+
+    A name that comes again, as the number of pairs does, has a newer figure.
+    """
     sources = parse_sources(options.sources)
     inputs = [options.data / source.path for source in sources if source.path] + list(options.decontaminate)
     if options.write and options.write.resolve() in [path.resolve() for path in inputs]:
         raise InvalidInput(f"{options.write} is read here, and would be written over; choose another file")
     mixture = load_all(sources, options.data)
     pairs = mixture.loaded.pairs
-    yield source_table(mixture)
-    held_out = split_by_prompt(pairs, options.held_out, options.seed)[1]
-    yield f"\nheld out: {len(held_out)} pairs ({options.held_out:.1%} of the prompts of each subset)"
+    sources_read = {
+        name: {"read": part.read, "dropped": part.dropped, "pairs": len(part.pairs)}
+        for name, part in mixture.parts.items()
+    }
+    yield source_table(mixture), {"sources": sources_read, "pairs": len(pairs)}
+    held_out = len(split_by_prompt(pairs, options.held_out, options.seed)[1])
+    text = f"\nheld out: {held_out} pairs ({options.held_out:.1%} of the prompts of each subset)"
+    yield text, {"held_out_pairs": held_out}
     if options.decontaminate:
         names = [path.name for path in options.decontaminate]
         evaluations = {
@@ -39,20 +50,22 @@ def count_pairs(options: Data) -> Iterator[str]:
         }
         result = decontaminate(pairs, evaluations, options.drop)
         pairs = result.pairs
-        yield f"\n{overlap_table(result.overlaps)}"
+        overlaps = {name: asdict(overlap) for name, overlap in result.overlaps.items()}
+        yield f"\n{overlap_table(result.overlaps)}", {"overlaps": overlaps}
         if options.drop:
-            yield f"\n{result.dropped} pairs dropped at n = {options.drop}, {len(pairs)} left"
+            text = f"\n{result.dropped} pairs dropped at n = {options.drop}, {len(pairs)} left"
+            yield text, {"overlapping_pairs_dropped": result.dropped, "pairs": len(pairs)}
     if options.max_characters:
         pairs = [
             pair for pair in pairs if len(pair.prompt) + len(pair.chosen) + len(pair.rejected) <= options.max_characters
         ]
-        yield f"\n{len(pairs)} pairs of at most {options.max_characters} characters"
+        yield f"\n{len(pairs)} pairs of at most {options.max_characters} characters", {"pairs": len(pairs)}
     if options.write:
         write_pairs(pairs, options.write)
 
 
 def parse_sources(texts: Sequence[str]) -> list[Source]:
-    """Return the sources that a command line names: NAME, NAME:PART, jsonl:PATH, or recipe:NAME for all of a recipe."""
+    """Return the sources that a command line names: NAME, NAME:PART, file:PATH, hub:ID or recipe:NAME."""
     sources: list[Source] = []
     for text in texts:
         name, _, rest = text.partition(":")
@@ -64,8 +77,11 @@ def parse_sources(texts: Sequence[str]) -> list[Source]:
         else:
             fields: dict[str, Any] = {"dataset": name}
             if rest:
-                fields["path" if name == "jsonl" else "part"] = rest
-            sources.append(Source.model_validate(fields))
+                fields[{"jsonl": "path", "file": "path", "hub": "id"}.get(name, "part")] = rest
+            try:
+                sources.append(Source.model_validate(fields))
+            except ValidationError as error:
+                raise invalid_recipe(error, Source, text) from error
     if not sources:
         raise InvalidInput("name at least one data set, such as skywork:chat, jsonl:train.jsonl.gz or recipe:NAME")
     return sources
@@ -78,8 +94,8 @@ def write_pairs(pairs: Sequence[PreferencePair], path: Path) -> None:
         file.writelines(pair.model_dump_json(exclude_none=True) + "\n" for pair in pairs)
 
 
-def write_conversations(sources: Sequence[Source], data_dir: Path, path: Path | None) -> str:
-    """Write a file that the SFT stage reads: {"messages": [{"role", "content"}]} a line; return what was written.
+def write_conversations(sources: Sequence[Source], data_dir: Path, path: Path | None) -> int:
+    """Write a file that the SFT stage reads: {"messages": [{"role", "content"}]} a line; return how many.
 
     Raises InvalidInput without a path, and for a source without conversations.
     """
@@ -89,7 +105,7 @@ def write_conversations(sources: Sequence[Source], data_dir: Path, path: Path | 
     lines = (json.dumps({"messages": thread}) + "\n" for thread in threads)
     with open_text(path, "wt") as file:
         file.writelines(lines)
-    return f"{len(threads)} conversations in {path}"
+    return len(threads)
 
 
 def source_table(mixture: Mixture) -> str:

@@ -7,15 +7,20 @@ Files whose names begin with "_" are parts, not recipes.
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tinyrm.errors import InvalidInput
 from training.recipe import AnyRecipe, Recipe
+from training.recipe_errors import invalid_recipe
 
 RECIPES = Path(__file__).parent / "recipes"
+# Value of `task` -> its class.
+TASKS: dict[str, type[BaseModel]] = {
+    get_args(kind.model_fields["task"].annotation)[0]: kind for kind in get_args(AnyRecipe)
+}
 
 
 def find_recipe(name: str) -> Path:
@@ -37,9 +42,17 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(path: Path) -> AnyRecipe:
-    """Read a recipe and the files it extends, and validate it. Raises ValidationError naming each wrong key."""
+    """Read a recipe and the files it extends, and validate it. Raises InvalidInput with a line for each wrong key."""
+    return to_recipe(read_recipe(path), str(path))
+
+
+def to_recipe(values: dict[str, Any], name: str) -> AnyRecipe:
+    """Validate the values of a recipe. name: of its file, for the InvalidInput with a line for each wrong key."""
     adapter: TypeAdapter[AnyRecipe] = TypeAdapter(Recipe)
-    return adapter.validate_python(read_recipe(path))
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        raise invalid_recipe(error, TASKS, name) from error
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -67,7 +80,10 @@ def read_extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(own, dict):
         raise InvalidInput(f"{path} is not a recipe: it must be a mapping of keys to values")
     extends = own.pop("extends", [])
+    parts = [extends] if isinstance(extends, str) else extends
+    if not (isinstance(parts, list) and all(isinstance(part, str) for part in parts)):
+        raise InvalidInput(f"{path}: `extends` must be the path of a recipe or a list of paths, not {extends!r}")
     values: dict[str, Any] = {}
-    for part in [extends] if isinstance(extends, str) else extends:
+    for part in parts:
         values = merge(values, read_extended((path.parent / part).resolve(), (*above, path)))
     return merge(values, own)

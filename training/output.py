@@ -1,8 +1,10 @@
 """The folder a run writes: which run its checkpoints belong to, and from which one a run continues."""
 
 import json
+import logging
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,17 +12,22 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
-from tinyrm.files import write_atomically
+from tinyrm.files import locked, write_atomically
 from tinyrm.modernbert.files import checkpoint_folder, commit_of, weights_sha256
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, SPEC_FILE, read_run
 from training.model.teachers import teacher_at
 from training.processes import on_main
 from training.recipe import ClozeRecipe, DistilRecipe, PretrainRecipe, SftRecipe
+from training.trainer_fields import learnt
+
+log = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.json"
 WEIGHTS = ("model*.safetensors*", "adapter_model*.safetensors", "pytorch_model*.bin*", "adapter_model*.bin")
 # Files that a run writes when it ends.
 WRITTEN = (*WEIGHTS, RUN_FILE, HELD_OUT_FILE, SPEC_FILE, "config.json", "tokenizer.json")
+# Keys of a recipe that say where and how a run computes, not what.
+NOT_LEARNT = ("output_dir", "targets", "attention", "padding_free")
 # Key of an identity -> what it means that two runs do not share it.
 DIFFERENCES = {
     "recipe": "another recipe",
@@ -44,6 +51,37 @@ class Start(NamedTuple):
 
     identity: dict[str, Any]
     checkpoint: str | None
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold an output folder while a run writes to it: of two commands at once, each would take the checkpoints of the
+    other for its own.
+
+    Raises InvalidInput if another command holds the folder. A system without locks goes on without one.
+    """
+    with ExitStack() as stack:
+
+        def hold() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(remove_empty, folder)
+            try:
+                stack.enter_context(locked(folder, wait=False))
+            except BlockingIOError as error:
+                raise InvalidInput(
+                    f"another command writes to {folder} now; wait until it ends, or name another folder"
+                ) from error
+            except OSError:  # Windows, and some network file systems
+                log.warning("%s cannot be locked: start no other command that writes to it", folder)
+
+        on_main(hold)
+        yield
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder into which nothing was written."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def prepare_output(recipe: TrainingRecipe, data: Mapping[str, str], *, resume: bool, fresh: bool = False) -> Start:
@@ -161,7 +199,7 @@ def identity(recipe: TrainingRecipe, data: Mapping[str, str]) -> dict[str, Any]:
         base = {"base_sha256": weights_sha256(str(folder)), "base_commit": commit_of(folder)}
     tokenizer = (Path(recipe.tokenizer) if isinstance(recipe, PretrainRecipe) else folder) / "tokenizer.json"
     found = {
-        "recipe": recipe.model_dump(mode="json", exclude={"output_dir", "targets"}),
+        "recipe": what_is_learnt(recipe.model_dump(mode="json")),
         **base,
         "tokenizer_sha256": sha256(tokenizer) if tokenizer.is_file() else None,
         "data_sha256": dict(data),
@@ -169,6 +207,12 @@ def identity(recipe: TrainingRecipe, data: Mapping[str, str]) -> dict[str, Any]:
     if isinstance(recipe, DistilRecipe):
         found["teachers"] = {each.path: teacher_at(each).identity() for each in recipe.all_teachers()}
     return found
+
+
+def what_is_learnt(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe without those that leave the weights as they are, but for rounding."""
+    kept = {name: value for name, value in recipe.items() if name not in NOT_LEARNT}
+    return {**kept, "trainer": learnt(recipe.get("trainer", {}))}
 
 
 def file_hashes(data_dir: Path, paths: Iterable[str]) -> dict[str, str]:

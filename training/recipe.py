@@ -5,9 +5,9 @@ can move between machines. `load_recipe` in training/loading.py reads a file.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tinyrm.manifest import SetReading
 from tinyrm.negatives import KINDS, WEIGHTS, Kind
@@ -22,25 +22,28 @@ NewHead = Annotated[
     bool, Field(description="`model` may be a body alone; its head is drawn at random. Otherwise all weights must fit.")
 ]
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
+
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Optimization(Section):
     """One optimizer for every stage: decoupled AdamW, linear warm-up, linear decay to a floor."""
 
-    peak_lr: float = Field(gt=0)
+    peak_lr: float = Field(gt=0, description="Learning rate at the end of the warm-up.", examples=["1.0e-4"])
     weight_decay: float = Field(
         default=1e-5, ge=0, description="Fraction a weight loses per step at the peak learning rate."
     )
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
+    eps: float = Field(default=1e-6, ge=0)
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
     floor_ratio: float = Field(default=0.02, ge=0, le=1, description="Last learning rate as a share of the peak.")
-    max_grad_norm: float = 1.0
-    epochs: float = Field(default=1.0, gt=0)
-    max_steps: int = Field(default=-1, description="Stop here instead of after `epochs`; -1: no such limit.")
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    epochs: float = Field(default=1.0, gt=0, le=1e6)
+    max_steps: int = Field(default=-1, ge=-1, description="Stop here instead of after `epochs`; -1: no such limit.")
     batch_size: int = Field(default=256, gt=0, description="Sequences per optimizer step, over all devices.")
     micro_batch_size: int = Field(default=32, gt=0, description="Sequences per forward pass on one device.")
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -52,7 +55,7 @@ class Optimization(Section):
         description="Steps whose checkpoints are averaged (arXiv 2209.14981): the run ends at the last of them, on the "
         "schedule of `epochs`, and writes their mean. None: the last step's weights.",
     )
-    seed: int = 17
+    seed: Seed = 17
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
@@ -61,9 +64,65 @@ class Optimization(Section):
         return self
 
     @model_validator(mode="after")
+    def _some_steps(self) -> Self:
+        if self.max_steps == 0:
+            raise ValueError("max_steps=0 would be no limit, as -1 is; name at least one step")
+        return self
+
+    @model_validator(mode="after")
     def _averaged_steps_are_saved(self) -> Self:
         if unsaved := [step for step in self.average if step % self.save_steps]:
             raise ValueError(f"average: no checkpoint is saved at step {unsaved[0]}; save_steps is {self.save_steps}")
+        return self
+
+
+def fields_of_trainer(values: dict[str, Any]) -> dict[str, Any]:
+    """Return them as the installed class has them. Raises ValueError."""
+    if not values:
+        return values
+    from training.trainer_fields import checked  # noqa: PLC0415 - imports transformers, which takes time
+
+    return checked(values)
+
+
+class LearningRecipe(Section):
+    """What all recipes share that train a model."""
+
+    output_dir: Path = Field(description="Folder that the run writes.", examples=["runs/mine"])
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = Field(
+        default=None,
+        description="Implementation of attention; None: the library's choice, sdpa for most. The two last need a GPU, "
+        "and flash_attention_2 its package and precision: bf16.",
+    )
+    optimization: Optimization = Field(
+        description="Learning rate, batches and epochs.",
+        examples=["{peak_lr: 1.0e-4, batch_size: 64, micro_batch_size: 16}"],
+    )
+    trainer: Annotated[dict[str, Any], AfterValidator(fields_of_trainer)] = Field(
+        default={},
+        description="Any other field of Transformers' TrainingArguments, such as {report_to: tensorboard, "
+        "activation_checkpointing: true, dataloader_num_workers: 4}. A field that a key of ours sets is an error.",
+    )
+    early_stopping_patience: int | None = Field(
+        default=None,
+        gt=0,
+        description="End the run after so many evaluations without a better `trainer.metric_for_best_model` (loss if "
+        "there is none), and keep the best checkpoint.",
+    )
+
+    @model_validator(mode="after")
+    def _flash_has_its_precision(self) -> Self:
+        if self.attention == "flash_attention_2" and self.optimization.precision != "bf16":
+            raise ValueError("attention: flash_attention_2 computes in bf16; set optimization.precision: bf16")
+        return self
+
+    @model_validator(mode="after")
+    def _averaged_checkpoints_remain(self) -> Self:
+        others = {"load_best_model_at_end", "save_strategy", "save_total_limit"} & self.trainer.keys()
+        if self.early_stopping_patience:
+            others.add("early_stopping_patience")
+        if self.optimization.average and others:
+            raise ValueError(f"average needs its own checkpoints, up to its last; remove {', '.join(sorted(others))}")
         return self
 
 
@@ -74,7 +133,7 @@ class TokenizerRecipe(Section):
     output_dir: Path
     vocab_size: int = Field(gt=300)
     texts: tuple[Texts, ...]
-    seed: int = 17
+    seed: Seed = 17
 
 
 class NewModel(Section):
@@ -87,11 +146,10 @@ class NewModel(Section):
     max_position_embeddings: int = 8192
 
 
-class PretrainRecipe(Section):
+class PretrainRecipe(LearningRecipe):
     """Masked-LM pre-training of a small base."""
 
     task: Literal["pretrain"]
-    output_dir: Path
     tokenizer: str
     model: NewModel | str = Field(description="A geometry for a new model, or a folder or hub id to continue.")
     revision: Revision = None
@@ -99,7 +157,6 @@ class PretrainRecipe(Section):
     texts: tuple[Texts, ...]
     block_tokens: int = Field(default=512, gt=8)
     mask_rate: float = Field(default=0.3, gt=0, lt=1)
-    optimization: Optimization
 
 
 class Dora(Section):
@@ -132,16 +189,24 @@ class Negatives(Section):
         return round(pairs * self.share / (1 - self.share))
 
 
-class ClozeRecipe(Section):
+class ClozeRecipe(LearningRecipe):
     """The reward objective: cross-entropy at the mask of a text that shows both responses."""
 
     task: Literal["cloze"]
-    output_dir: Path
-    model: str = Field(description="Folder or hub id of a masked LM of the ModernBERT family.")
+    model: str = Field(
+        description="Folder or hub id of a masked LM of the ModernBERT family, or of a BERT.",
+        examples=["answerdotai/ModernBERT-base"],
+    )
     revision: Revision = None
     new_head: NewHead = False
-    spec: Spec
-    sources: tuple[Source, ...] = Field(min_length=1, description="Where the pairs come from, and their domains.")
+    spec: Spec = Field(
+        description="What the model reads: token budget and instructions.", examples=["{max_tokens: 2048}"]
+    )
+    sources: tuple[Source, ...] = Field(
+        min_length=1,
+        description="Where the pairs come from, and their domains.",
+        examples=["[{dataset: file, path: pairs.jsonl}]"],
+    )
     balance: float = Field(
         default=1.0,
         ge=0,
@@ -214,9 +279,24 @@ class ClozeRecipe(Section):
         description="Dropout of attention weights in training; None: the base's own. BERT's is 0.1, which no fused "
         "kernel of the CPU has: 0 trains 1.7 times as fast there.",
     )
-    optimization: Optimization
-
+    padding_free: bool | None = Field(
+        default=None,
+        description="Whether the sequences of a batch stand one behind the other, without padding. None: with "
+        "attention: flash_attention_2, which gains by it.",
+    )
     notes: tuple[str, ...] = Field(default=(), description="What a reader must know; a dry run prints it.")
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether batches have no padding."""
+        if self.padding_free is None:
+            return self.attention == "flash_attention_2"
+        return self.padding_free
+
+    @property
+    def training_tokens(self) -> int:
+        """Largest number of tokens of a sequence in training; serving has that of the spec."""
+        return self.train_max_tokens or self.spec.max_tokens
 
     @property
     def rows_per_pair(self) -> int:
@@ -235,6 +315,8 @@ class ClozeRecipe(Section):
     def _orders_suit_the_head(self) -> Self:
         if (self.head == "set") != (self.sets is not None):
             raise ValueError("head: set needs `sets`, such as {others: none}, and no other head has it")
+        if self.sets and (self.attention or self.padding_free):
+            raise ValueError("head: set has attention of its own, over padded batches; remove attention, padding_free")
         if (self.max_responses > 2 or self.distractors) and self.head != "set":
             raise ValueError(f"head: {self.head} learns from pairs; remove max_responses and distractors")
         one_by_one = self.head in ("pointwise", "set", "tokens")
@@ -260,7 +342,7 @@ class ClozeRecipe(Section):
         return self
 
 
-class SftRecipe(Section):
+class SftRecipe(LearningRecipe):
     """Masked-LM fine-tuning on the assistant's turns of conversations, before the reward stage.
 
     The objective `copy` is what the paper's author coded: nothing is hidden, and the labels are the ids that the model
@@ -268,7 +350,6 @@ class SftRecipe(Section):
     """
 
     task: Literal["sft"]
-    output_dir: Path
     model: str = Field(description="Folder or hub id of a masked LM.")
     revision: Revision = None
     new_head: NewHead = False
@@ -283,7 +364,6 @@ class SftRecipe(Section):
     )
     held_out_fraction: float = Field(default=0.02, gt=0, lt=0.5)
     frozen_layers: int = Field(default=0, ge=0)
-    optimization: Optimization
 
     @model_validator(mode="after")
     def _shares_and_names(self) -> Self:
@@ -357,8 +437,8 @@ class MergeRecipe(Section):
 
 class Teacher(Specialist):
     path: str = Field(
-        description="A trained model as `Specialist` has it, the folder of a bundle, or a file of targets: JSON lines "
-        "of pairs, each with the `probability` that chosen is better or the `margin`, its log-odds."
+        description="A trained model as `Specialist` has it, the folder of a bundle, or a file of targets: pairs in "
+        "any format, each with the `probability` that chosen is better or the `margin`, its log-odds."
     )
 
 
@@ -375,7 +455,7 @@ class DistilRecipe(ClozeRecipe):
     Several teachers of one domain count equally: their calibrated margins are averaged. The student may have another
     head than they: `head: pointwise` learns to read responses one by one from teachers that compare them.
 
-    The loss is cross-entropy with that probability (`training.stages.distil.soft_cross_entropy`): for the cloze over
+    The loss is cross-entropy with that probability (`training.model.losses.soft_cross_entropy`): for the cloze over
     the whole vocabulary or over the two labels, as `loss` says, for a head over its two choices. Minus the teachers'
     entropy, which is constant, it is the KL divergence (arXiv 1503.02531).
     """

@@ -1,23 +1,29 @@
 """The Hugging Face Trainer with our optimizer and schedule, and a log that programs can read."""
 
 import json
-import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments, get_wsd_schedule
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, get_wsd_schedule
+from transformers.trainer import OPTIMIZER_NAME
+from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tinyrm.errors import InvalidInput, TinyRMError
 from training.data.collate import EpochSampler
-from training.processes import process_state, uses_cpu
-from training.recipe import Optimization
-
-log = logging.getLogger(__name__)
+from training.model.adapter import encoder_layers
+from training.progress import Progress
+from training.recipe import ClozeRecipe, LearningRecipe, Optimization, PretrainRecipe, SftRecipe
 
 
 class Diverged(TinyRMError):
@@ -26,23 +32,69 @@ class Diverged(TinyRMError):
     type = "diverged"
 
 
-class DecoupledTrainer(Trainer):
-    """Trains with decoupled AdamW, warm-up and linear decay to a floor.
+class OutOfMemory(TinyRMError):
+    """A batch does not fit in memory."""
 
-    Raises Diverged where a loss or a gradient is not finite, before it reaches the weights.
+    type = "out_of_memory"
+
+
+class DecoupledTrainer(Trainer):
+    """Trains with decoupled AdamW, warm-up and linear decay to a floor, and writes log.jsonl.
+
+    Raises Diverged where a loss or a gradient is not finite, before it reaches the weights, and OutOfMemory.
     """
 
     optimizer: torch.optim.Optimizer | None
     lr_scheduler: LRScheduler | None
 
-    def __init__(self, *, optimization: Optimization, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.optimization = optimization
+    def __init__(self, *, recipe: LearningRecipe, **kwargs: Any) -> None:
+        try:
+            super().__init__(**kwargs)
+        except (ValueError, ImportError) as error:
+            if not recipe.trainer:
+                raise
+            raise InvalidInput(f"trainer: {' '.join(str(error).split())}") from error
+        self.recipe = recipe
+        self.optimization = recipe.optimization
+        self.batch = "no batch"  # the size of the last one, for messages
+        if (self.args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            # Of frozen embeddings, such checkpoints would have no gradients, and only warn of it.
+            self.model.enable_input_require_grads()
+        if self.is_fsdp_enabled:
+            self._shard_by_layer()
+        if not self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(Progress)
+        self.add_callback(JsonLog(Path(self.args.output_dir) / "log.jsonl"))
+        if recipe.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(recipe.early_stopping_patience))
+        if recipe.optimization.average:
+            self.add_callback(StopAt(max(recipe.optimization.average)))
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        if self.optimization.average:
-            self.add_callback(StopAt(max(self.optimization.average)))
-        output = super().train(*args, **kwargs)
+    def _shard_by_layer(self) -> None:
+        """Let FSDP gather one layer at a time, and the rest at once: its own choice parts tied embeddings.
+
+        Weights are gathered in fp32, and autocast decides what is computed in bf16, as without FSDP: not what a
+        preference is read from. With FSDP, accelerate would compute all in bf16, without autocast.
+        """
+        whole = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        plugin = self.accelerator.state.fsdp_plugin
+        plugin.transformer_cls_names_to_wrap = [type(encoder_layers(whole)[0]).__name__]
+        plugin.mixed_precision_policy = None
+        if self.args.bf16:
+            autocast = torch.autocast(self.args.device.type, torch.bfloat16)
+            self.model.forward = autocast(self.model.forward)
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        if resume_from_checkpoint and not any(Path(resume_from_checkpoint).glob(f"{Path(OPTIMIZER_NAME).stem}*")):
+            raise InvalidInput(f"{resume_from_checkpoint} has no {OPTIMIZER_NAME} to continue with; start with --fresh")
+        if resume_from_checkpoint:
+            refuse_damaged(Path(resume_from_checkpoint))
+        try:
+            with self._memory_errors():
+                output = super().train(resume_from_checkpoint, **kwargs)
+        finally:
+            self._end_loading()
         if self.optimization.average:
             self.average_checkpoints()
         return output
@@ -62,19 +114,72 @@ class DecoupledTrainer(Trainer):
             for total, parameter in zip(sums, learning, strict=True):
                 parameter.copy_(total / len(folders))
 
+    def publish(self) -> None:
+        """Push the output folder, which is complete, to the hub if the recipe asks for it."""
+        if self.args.push_to_hub:
+            self.push_to_hub()
+
+    def _end_loading(self) -> None:
+        """End the processes that load data.
+
+        They would run on until the garbage collector finds the trainer, which is part of a cycle. It closes their
+        queues first: torch would then wait 5 s for each of them, in the middle of whatever runs next.
+        """
+        for loader in self.accelerator._dataloaders:  # noqa: SLF001 - nothing here has a public name
+            inner = loader.base_dataloader
+            if inner._iterator is not None:  # noqa: SLF001
+                inner._iterator._shutdown_workers()  # noqa: SLF001
+                inner._iterator = None  # noqa: SLF001
+
+    @contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            step = self.state.global_step
+            where = f"in step {step + 1}" if self.model.training else f"in the evaluation after step {step}"
+            hints = "; or ".join(remedies(self.recipe, evaluates=not self.model.training))
+            raise OutOfMemory(f"out of memory {where}, in a batch of {self.batch}: set {hints}") from error
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        self.batch = batch_shape(inputs)
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        return prepared
+
+    def _update_auto_batch_size(self, batch_size: int) -> None:
+        """Take at most `batch_size` items at a time, and accumulate more often: a step remains what it was."""
+        args = self.args
+        in_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        args.per_device_train_batch_size = next(n for n in range(batch_size, 0, -1) if in_step % n == 0)
+        args.gradient_accumulation_steps = in_step // args.per_device_train_batch_size
+        super()._update_auto_batch_size(args.per_device_train_batch_size)
+
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(model, inputs, *args, **kwargs)
         step = self.state.global_step + 1
-        refuse_infinite("loss", loss.item(), f"in step {step}, in a batch of {batch_shape(inputs)}")
+        if self.args.auto_find_batch_size and step > 1:
+            # With another size the Trainer would start anew, from weights that have learnt.
+            with self._memory_errors():
+                loss = super().training_step(model, inputs, *args, **kwargs)
+        else:
+            loss = super().training_step(model, inputs, *args, **kwargs)
+        refuse_infinite("loss", loss.item(), f"in step {step}, in a batch of {self.batch}")
         return loss
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = super()._get_grad_norm(*args, **kwargs)
-        refuse_infinite("gradient", float(norm), f"in step {self.state.global_step + 1}, although the loss is finite")
+        whose = "the loss" if self.args.world_size == 1 else "the loss of this process"
+        refuse_infinite("gradient", float(norm), f"in step {self.state.global_step + 1}, although {whose} is finite")
         return norm
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        metrics = super().evaluate(*args, **kwargs)
+        try:
+            with self._memory_errors():
+                metrics = super().evaluate(*args, **kwargs)
+        finally:
+            if not self.is_in_train:
+                self._end_loading()
         for name, value in metrics.items():
             if name.endswith("_loss"):
                 refuse_infinite(name, value, f"on held-out data after step {self.state.global_step}")
@@ -132,51 +237,6 @@ def warmup_then_linear(optimizer: torch.optim.Optimizer, optimization: Optimizat
     )
 
 
-def training_arguments(output_dir: Path, optimization: Optimization, sequences_per_item: int = 1) -> TrainingArguments:
-    """Return Trainer arguments; `batch_size` is reached by accumulation over steps and devices.
-
-    Raises InvalidInput if that is not possible.
-    """
-    processes = process_state().num_processes
-    if processes == 1 and torch.cuda.device_count() > 1:
-        # In one process the Trainer would split each batch over all of them, slowly, and multiply the batch size.
-        raise InvalidInput(
-            "several GPUs: start with `accelerate launch -m training`, or set CUDA_VISIBLE_DEVICES to one"
-        )
-    per_pass = optimization.micro_batch_size * processes
-    if optimization.batch_size % per_pass:
-        raise InvalidInput(f"batch_size={optimization.batch_size} is not a multiple of {per_pass} sequences per pass")
-    micro_batch = optimization.micro_batch_size // sequences_per_item
-    if uses_cpu() and optimization.precision == "bf16":
-        log.warning("there is no GPU: bf16 on a CPU may be slower than `precision: fp32`")
-    try:
-        return TrainingArguments(
-            output_dir=str(output_dir),
-            num_train_epochs=optimization.epochs,
-            max_steps=optimization.max_steps,
-            per_device_train_batch_size=micro_batch,
-            per_device_eval_batch_size=micro_batch,
-            gradient_accumulation_steps=optimization.batch_size // per_pass,
-            max_grad_norm=optimization.max_grad_norm,
-            use_cpu=uses_cpu(),
-            bf16=optimization.precision == "bf16",
-            torch_compile=optimization.compile,
-            eval_strategy="steps",
-            eval_steps=optimization.eval_steps,
-            save_steps=optimization.save_steps,
-            save_total_limit=None if optimization.average else 2,
-            logging_steps=10,
-            logging_nan_inf_filter=False,
-            remove_unused_columns=False,
-            dataloader_pin_memory=torch.cuda.is_available(),
-            report_to="none",
-            seed=optimization.seed,
-            data_seed=optimization.seed,
-        )
-    except ValueError as error:  # such as bf16 on an accelerator without it
-        raise InvalidInput(f"{' '.join(str(error).split())}; or set `precision: fp32`") from error
-
-
 def refuse_infinite(what: str, value: float, where: str) -> None:
     if not math.isfinite(value):
         raise Diverged(
@@ -185,9 +245,42 @@ def refuse_infinite(what: str, value: float, where: str) -> None:
         )
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error of torch means that memory is full: of a GPU, or of a machine without one."""
+    known = ("not enough memory", "No executable batch size found")
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or should_reduce_batch_size(error)
+        or any(text in str(error) for text in known)
+    )
+
+
+def remedies(recipe: LearningRecipe, *, evaluates: bool) -> list[str]:
+    """Return the three settings that save most memory in this recipe, the one that changes least first."""
+    optimization, found = recipe.optimization, []
+    rows = recipe.rows_per_pair if isinstance(recipe, ClozeRecipe) else 1
+    if optimization.micro_batch_size > rows:
+        half = max(rows, optimization.micro_batch_size // 2 // rows * rows)
+        found.append(f"optimization.micro_batch_size: {half} (batch_size stays)")
+    if not evaluates and not recipe.trainer.get("activation_checkpointing"):
+        found.append("trainer: {activation_checkpointing: true} (a third slower)")
+    if isinstance(recipe, ClozeRecipe):
+        tokens = recipe.training_tokens
+        found.append(f"train_max_tokens: {tokens // 2}")
+        if not recipe.dora and not evaluates:
+            found.append("dora: {rank: 32, alpha: 32} (adapters in place of all weights)")
+    elif isinstance(recipe, SftRecipe):
+        found += [f"max_tokens: {recipe.max_tokens // 2}", "frozen_layers: half of the model's layers"]
+    elif isinstance(recipe, PretrainRecipe):
+        found.append(f"block_tokens: {recipe.block_tokens // 2}")
+    return [*found, "optimization.precision: bf16"][:3] if optimization.precision == "fp32" else found[:3]
+
+
 def batch_shape(inputs: dict[str, Any]) -> str:
     """Return the size of a batch for a message: 32 sequences of 512 tokens."""
     rows, tokens = inputs["input_ids"].shape
+    if "cu_seq_lens_q" in inputs:
+        return f"{len(inputs['cu_seq_lens_q']) - 1} sequences of {tokens} tokens together"
     return f"{rows} sequences of {tokens} tokens"
 
 
@@ -217,3 +310,21 @@ class JsonLog(TrainerCallback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def refuse_damaged(checkpoint: Path) -> None:
+    """Raise InvalidInput for a checkpoint with a file that was not written whole, as on a full disk."""
+    for file in sorted(checkpoint.iterdir()):
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+            elif file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
+            elif file.suffix in (".pt", ".pth") and not is_zipfile(file):
+                raise ValueError("it has no end")
+        except (ValueError, OSError, SafetensorError) as error:
+            raise InvalidInput(
+                f"{file} is damaged ({error}): delete {checkpoint}, and --resume continues from the checkpoint before "
+                "it, or start with --fresh"
+            ) from error

@@ -17,9 +17,10 @@ NAME = "pairs"
 def run(target: Target, path: Path) -> Report:
     """Score a file of pairs. Raises InvalidInput."""
     file_hash = sha256(path)  # before the work: it refuses a pipe
-    pairs = read_pairs(path)
+    read = read_pairs(path, ties=True)
+    pairs = [pair for pair in read if not pair.is_tie]
     if not pairs:
-        raise InvalidInput(f"{path} holds no pairs")
+        raise InvalidInput(f"{path} holds no pairs" + (", only ties" if read else ""))
     scored = score_pairs(target, pairs)
     summaries = by_domain(scored)
     orders, lengths = orders_and_length(scored)
@@ -29,10 +30,12 @@ def run(target: Target, path: Path) -> Report:
         "engine": target.engine,
         "domains": {name: summary.model_dump() for name, summary in summaries.items()},
         "length": lengths,
-    }
+    } | ({"ties_left_out": ties} if (ties := len(read) - len(pairs)) else {})
     parts = split_domains(scored) | split_lengths(scored) | {"all": scored}
     estimates = {name: estimate(part) for name, part in parts.items()}
     tables = f"{domain_table(summaries)}\n\n{orders}"
+    if ties:
+        tables += f"\n\n{ties} ties of the file are left out: they are no verdicts."
     return Report(NAME, tables, figures, summaries["all"].accuracy, estimates, scored)
 
 

@@ -20,6 +20,7 @@ from tinyrm.confidence import Temperature
 from tinyrm.errors import InvalidInput
 from tinyrm.readout import read_out
 from tinyrm.spec import Spec
+from tinyrm.truncation import kept_under
 
 # Enough that the service has whole batches to run.
 CALLS_AT_ONCE: Final = 16
@@ -29,13 +30,11 @@ CALLS_AT_ONCE: Final = 16
 class ServiceScorer:
     """Send each order by itself, so that both can be reported; together they give what `swap: on` returns.
 
-    served: temperature by which the service divides its margins.
-    temperature: the one used here.
+    temperature: the one used here; the service divides by its own.
     """
 
     client: Client
-    model: str
-    served: float
+    card: ModelCard
     temperature: float
     meter: Meter
 
@@ -53,21 +52,20 @@ class ServiceScorer:
                 # As the integrations send an empty response, which the routes refuse.
                 "response_a": order.response_a or BLANK,
                 "response_b": order.response_b or BLANK,
-                "instruction": instruction,
                 "swap": "off",
-                "model": self.model,
+                **selection(self.card, instruction),
             }
             for comparison, instruction in zip(comparisons, instructions, strict=True)
             for order in (comparison, comparison.swapped())[:orders]
         ]
         margins = []
-        for reply in self.client.compare_many(items):
+        for item, reply in zip(items, self.client.compare_many(items), strict=True):
             if isinstance(reply, ItemError):
                 raise InvalidInput(f"the service refused a pair: {reply.type}: {reply.message}")
             self.meter.sequences += reply.usage.sequences
             self.meter.tokens += reply.usage.tokens
             self.meter.exact_flops += reply.usage.gflops * 1e9
-            margins.append(reply.margin * self.served)
+            margins.append(reply.margin * served_temperature(self.card, item.get("domain"), orders=1))
         # The first choice's logit is the margin and the second's 0: only their difference matters.
         return [
             read_out([[margin, 0.0] for margin in margins[i : i + orders]], self.temperature)
@@ -126,7 +124,10 @@ class ServedSets:
             self.meter.sequences += reply.usage.sequences
             self.meter.tokens += reply.usage.tokens
             self.meter.exact_flops += reply.usage.gflops * 1e9
-        return [np.array(reply.strengths) * served_temperature(self.card) for reply in replies]
+        return [
+            np.array(reply.strengths) * served_temperature(self.card, domain_of(self.card, instruction))
+            for reply, (instruction, *_) in zip(replies, groups, strict=True)
+        ]
 
     def _rank(self, group: GroupTexts) -> RankReply:
         instruction, prompt, responses = group
@@ -135,18 +136,35 @@ class ServedSets:
         )
 
 
-def served_temperature(card: ModelCard) -> float:
-    """Return what divides margins of calls that name no domain."""
-    return card.temperatures.get(card.default_domain, card.temperature)
+def served_temperature(card: ModelCard, domain: str | None, orders: int = 2) -> float:
+    """Return what divides the margins of calls; those that name no domain are in the default one."""
+    name = domain or card.default_domain
+    both = card.temperatures.get(name, card.temperature)
+    if orders == 2 or card.temperature_one_order is None:
+        return both
+    # A domain with a temperature of its own has one for one order, too.
+    return card.temperatures_one_order[name] if name in card.temperatures else card.temperature_one_order
+
+
+def domain_of(card: ModelCard, instruction: str) -> str | None:
+    """Return a domain that keeps of long responses what the instruction says; None if that is the default one."""
+    kept = kept_under(instruction)
+    if card.truncation.get(card.default_domain, "start") == kept:
+        return None
+    return next(domain for domain, own in card.truncation.items() if own == kept)
 
 
 def selection(card: ModelCard, instruction: str) -> ScoreOptions:
-    """Return the options of a call that select a model, and its instruction if it reads one.
+    """Return the options of a call: the model, a domain that keeps the same of responses, the instruction if any.
 
     A model whose template has no place for an instruction has empty ones, and refuses any that is sent.
     """
-    model = f"{card.name}@{card.revision}"
-    return {"model": model, "instruction": instruction} if any(card.domains.values()) else {"model": model}
+    options: ScoreOptions = {"model": f"{card.name}@{card.revision}"}
+    if any(card.domains.values()):
+        options["instruction"] = instruction
+    if domain := domain_of(card, instruction):
+        options["domain"] = domain
+    return options
 
 
 def open_service(url: str, api_key: str | None = None) -> Target:
@@ -155,7 +173,12 @@ def open_service(url: str, api_key: str | None = None) -> Target:
     card = next(card for card in client.models() if card.default)
     identity = f"{card.name}@{card.revision}"
     # The service does not publish its template; only instructions are used of this spec.
-    spec = Spec(domains=card.domains, default_domain=card.default_domain, max_tokens=card.max_tokens)
+    spec = Spec(
+        domains=card.domains,
+        default_domain=card.default_domain,
+        max_tokens=card.max_tokens,
+        truncation=card.truncation or "start",
+    )
     meter = Meter(paper_flops=None)
     scorer: AnyScorer
     if card.scores_alone:
@@ -163,6 +186,6 @@ def open_service(url: str, api_key: str | None = None) -> Target:
     elif card.reads == "set":
         scorer = SetScorer(ServedSets(client, card, meter).run, card.temperature)
     else:
-        scorer = ServiceScorer(client, identity, served_temperature(card), card.temperature, meter)
+        scorer = ServiceScorer(client, card, card.temperature, meter)
     domains = {domain: Temperature(own) for domain, own in card.temperatures.items()}
     return Target(identity, f"{card.engine} at {url}", spec, scorer, meter, client.close, domains)

@@ -1,10 +1,14 @@
 """Find a known temperature, and apply it as the product does."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
+from evaluation.benchmarks import pairs as pairs_benchmark
 from evaluation.run import fit_on_held_out
 from evaluation.scoring import ScoredPair, score_pairs
 from evaluation.statistics import by_length, calibration_at, reliability
@@ -12,6 +16,7 @@ from evaluation.target import Target
 from tests.evaluation.known import Known
 from tinyrm.calibration import fit_temperature, raw_margins
 from tinyrm.comparison import Preference
+from tinyrm.errors import InvalidInput
 from tinyrm.pairs import PreferencePair
 from tinyrm.ranking import sigmoid
 from tinyrm.spec import Spec
@@ -48,6 +53,22 @@ def test_the_bundles_own_temperature_changes_nothing() -> None:
     own = calibration_at(pairs, 2.0)
     assert own.negative_log_likelihood == pytest.approx(-np.log(p_right).mean())
     assert own.brier == pytest.approx(((1 - p_right) ** 2).mean())
+
+
+def test_probabilities_are_what_calibration_is_measured_against() -> None:
+    pairs = [judged(z) for z in (-1.5, 0.2, 4.0)]
+    pairs = [replace(j, pair=j.pair.model_copy(update={"probability": sigmoid(j.preference.margin)})) for j in pairs]
+    p = np.array([j.preference.p_a for j in pairs])
+    entropy = float(-(p * np.log(p) + (1 - p) * np.log(1 - p)).mean())
+    found = by_length(pairs)["all"]
+    assert found.negative_log_likelihood == pytest.approx(entropy)
+    assert found.brier == pytest.approx(0, abs=1e-12)
+    assert found.expected_calibration_error == pytest.approx(0, abs=1e-12)
+    assert found.accuracy.value == pytest.approx(2 / 3)
+    at_one = calibration_at(pairs, 1.0)
+    assert at_one.negative_log_likelihood == pytest.approx(entropy)
+    assert at_one.brier == pytest.approx(0, abs=1e-12)
+    assert at_one.expected_calibration_error == pytest.approx(0, abs=1e-12)
 
 
 def test_bins_contain_every_result_once() -> None:
@@ -97,3 +118,28 @@ def test_domains_with_other_temperatures_have_their_own(tmp_path: Path) -> None:
     after = calibration["held out, after"]
     assert after.negative_log_likelihood < at_one.negative_log_likelihood
     assert after.expected_calibration_error < 0.05 < calibration["held out, before"].expected_calibration_error
+
+
+def test_ties_of_a_file_are_no_verdicts_and_are_reported(tmp_path: Path) -> None:
+    """Read a table of two rivals; the temperature is fitted on ties too."""
+    rows = [
+        {"prompt": f"q{i}", "response_a": f"{i % 7 - 3}", "response_b": "0", "winner": ("a", "b", "tie")[i % 3]}
+        for i in range(90)
+    ]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "pairs.parquet")
+    (tmp_path / "ties.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[2::3]))
+    target = Target("known@1", "none", Spec(), Known(lambda c: float(c.response_a) - float(c.response_b)))
+    report = pairs_benchmark.run(target, tmp_path / "pairs.parquet")
+    assert report.figures["ties_left_out"] == 30
+    assert report.figures["domains"]["all"]["pairs"] == len(report.scored) == 60
+    assert "30 ties of the file are left out" in report.markdown
+    with pytest.raises(InvalidInput, match=r"ties\.jsonl holds no pairs, only ties"):
+        pairs_benchmark.run(target, tmp_path / "ties.jsonl")
+    sure = [row | {"winner": "a" if float(row["response_a"]) > 0 else "b"} for row in rows if row["winner"] != "tie"]
+    names = []
+    for name, more in (("without", []), ("with", [row for row in rows if row["winner"] == "tie"] * 3)):
+        wrong = [row | {"winner": "a" if row["winner"] == "b" else "b"} for row in sure[:12]]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in sure + wrong + more))
+        names.append(fit_on_held_out(target, path)[1].general.temperature)
+    assert names[1] > 1.2 * names[0], "ties say that large margins are too sure"

@@ -9,8 +9,10 @@ import pytest
 
 from evaluation.__main__ import main
 from evaluation.card import markers
+from evaluation.run import how_fitted
 from tinyrm.bundle import Bundle
 from tinyrm.hub import load_table
+from tinyrm.manifest import Calibration
 
 
 @pytest.fixture
@@ -48,7 +50,19 @@ def test_results_go_into_manifest_and_card(monkeypatch, tmp_path: Path, bundle_f
     card = (bundle / "README.md").read_text()
     assert "| safety | 5 |" in card
     assert "old" not in card
-    assert card.endswith("Limits.\n")
+    assert card.index("Limits.\n") < card.index("## Provenance") < card.index("| weights")
+    assert manifest.provenance.base_sha256[:12] in card
+
+
+@pytest.mark.parametrize(
+    ("log_std", "words"), [(0.2, ", fitted on 60 pairs of which 9"), (None, ", not fitted: 60 pairs")]
+)
+def test_a_card_calls_a_temperature_fitted_only_if_it_was(log_std: float | None, words: str) -> None:
+    known = Calibration(
+        pairs=60, wrong=9, held_out=True, chosen=(), log_temperature_std=log_std, temperature_one_order=None
+    )
+    assert how_fitted(known).startswith(words)
+    assert how_fitted(None) == ""
 
 
 def test_each_benchmark_has_a_section_in_the_card_of_any_bundle(
@@ -58,7 +72,8 @@ def test_each_benchmark_has_a_section_in_the_card_of_any_bundle(
     for words in (("--pairs", pairs), ("obvious",), ("obvious",)):
         assert run(monkeypatch, *words, "--bundle", bundle, "--record", "--card") == 0
     card = (bundle / "README.md").read_text()
-    assert [line for line in card.splitlines() if line.startswith("#")] == ["## Results", "## Obvious"]
+    assert [line for line in card.splitlines() if line.startswith("#")] == ["## Results", "## Provenance", "## Obvious"]
+    assert card.count("| weights") == 1
     assert card.count("| a capital |") == 1
     assert card.index("| safety | 5 |") < card.index(markers()[1]) < card.index("| a capital |")
     assert set(Bundle.open(bundle).manifest.evaluation["obvious"]["probabilities"]) > {"a capital", "mash"}
@@ -91,10 +106,10 @@ def test_half_a_section_of_a_card_and_a_bad_line_are_clear_errors(
     begin, end = markers()
     for half in (begin, end, f"{end}\n{begin}"):
         (bundle / "README.md").write_text(f"# Toy\n{half}\n")
-        assert run(monkeypatch, "--bundle", bundle, "--pairs", pairs, "--card") == 1
+        assert run(monkeypatch, "--bundle", bundle, "--pairs", pairs, "--card") == 2
         assert f"{begin} and {end}" in capsys.readouterr().err
     pairs.write_text('{"prompt": "q", "chosen": ""}\n')
-    assert run(monkeypatch, "--bundle", bundle_folder, "--pairs", pairs) == 1
+    assert run(monkeypatch, "--bundle", bundle_folder, "--pairs", pairs) == 2
     assert "line 1" in capsys.readouterr().err
 
 
@@ -199,14 +214,14 @@ def test_options_that_exclude_each_other_are_refused_by_name(
     monkeypatch, capsys, bundle_folder, options, message
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert run(monkeypatch, *options, "--bundle", bundle_folder) == 1
+    assert run(monkeypatch, *options, "--bundle", bundle_folder) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
 
 
 def test_only_a_bundle_can_be_written_to(monkeypatch, capsys, pairs) -> None:
-    assert run(monkeypatch, "--service", "http://127.0.0.1:9", "--pairs", pairs, "--record") == 1
+    assert run(monkeypatch, "--service", "http://127.0.0.1:9", "--pairs", pairs, "--record") == 2
     assert "--bundle" in capsys.readouterr().err
 
 
@@ -228,7 +243,7 @@ def test_nothing_changes_in_a_bundle_if_the_benchmark_cannot_be_read(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
     options = ("--fit-temperature", held_out, "--write-temperature", "--record")
-    assert run(monkeypatch, "rm-bench", "--bundle", bundle, "--data", "absent.json", *options) == 1
+    assert run(monkeypatch, "rm-bench", "--bundle", bundle, "--data", "absent.json", *options) == 2
     assert Bundle.open(bundle).manifest == Bundle.open(bundle_folder).manifest
 
 
@@ -269,5 +284,5 @@ def test_a_benchmark_on_the_hub_is_read_at_one_commit_which_the_results_name(
 
 def test_a_revision_of_local_data_is_refused(monkeypatch, capsys, bundle_folder, judge_bench, pairs) -> None:
     for options in (("judge-bench", "--data", judge_bench), ("--pairs", pairs)):
-        assert run(monkeypatch, *options, "--bundle", bundle_folder, "--revision", "v1") == 1
+        assert run(monkeypatch, *options, "--bundle", bundle_folder, "--revision", "v1") == 2
         assert "--revision is for a benchmark on the hub" in capsys.readouterr().err

@@ -137,5 +137,5 @@ def test_options_that_do_not_go_together_are_refused(
     arguments: list[str], message: str, pairs: Path, bundle_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(pairs) if word == "PAIRS" else word for word in arguments]
-    assert main([*words, "--bundle", str(bundle_folder)]) == 1
+    assert main([*words, "--bundle", str(bundle_folder)]) == 2
     assert message in capsys.readouterr().err

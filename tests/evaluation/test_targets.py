@@ -21,7 +21,7 @@ from tinyrm.bundle import Bundle, record_temperature
 from tinyrm.chat import BLANK
 from tinyrm.errors import InvalidInput
 from tinyrm.flops import exact_flops, paper_flops
-from tinyrm.manifest import DomainTemperature
+from tinyrm.manifest import Calibration, DomainTemperature
 from tinyrm.negatives import made_pair
 from tinyrm.pairs import PreferencePair
 from tinyrm.scorer import Scorer
@@ -46,10 +46,14 @@ def margins(scored: list[ScoredPair]) -> np.ndarray:
 def warm(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the bundle with a temperature other than 1, and others for its domains."""
     folder = shutil.copytree(bundle_folder, tmp_path_factory.mktemp("warm") / "toy")
-    own = {"log_temperature_std": 0.1, "temperature_one_order": None, "pairs": 90, "wrong": 20}
-    temperatures = {"general": 4.0, "safety": 1.5}
-    domains = {name: DomainTemperature(temperature=value, **own) for name, value in temperatures.items()}
-    record_temperature(folder, 2.5, temperatures=domains)
+    own = {"log_temperature_std": 0.1, "pairs": 90, "wrong": 20}
+    temperatures = {"general": (4.0, 6.0), "safety": (1.5, 1.7)}
+    domains = {
+        name: DomainTemperature(temperature=both, temperature_one_order=one, **own)
+        for name, (both, one) in temperatures.items()
+    }
+    of_all = Calibration(**own, held_out=False, chosen=("temperature",), temperature_one_order=3.5)
+    record_temperature(folder, 2.5, of_all, domains)
     return folder
 
 
@@ -158,7 +162,9 @@ def test_a_head_that_is_not_served_is_refused_by_name(trained: Trained, tmp_path
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("fixture", ["response_bundle_folder", "pair_cls_bundle_folder"])
+@pytest.mark.parametrize(
+    "fixture", ["response_bundle_folder", pytest.param("pair_cls_bundle_folder", marks=pytest.mark.slow)]
+)
 def test_a_trained_head_gives_the_results_of_its_bundle(fixture: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(fixture)
     bundle, checkpoint = open_bundle(folder), open_checkpoint(folder.parent / "trained", device="cpu")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.calibration import calibrate, evenly, fit_auto_swap, score_alone, score_pairs
+from export.calibration import calibrate, evenly, fit_auto_swap, read_calibration, score_alone, score_pairs
 from export.config import ExportOptions
 from export.precision import write_lower_precisions
 from tests.conftest import TOY_SPEC, Trained
@@ -62,6 +62,30 @@ def test_a_domain_that_differs_from_the_others_gets_its_own_temperature(
     assert "the temperature stays 1" in caplog.text
 
 
+def test_probabilities_and_ties_of_held_out_pairs_determine_the_temperature(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoder: Encoder
+) -> None:
+    margins = np.abs(np.random.default_rng(0).normal(scale=3, size=60)) * ([1] * 50 + [0] * 10)
+    pairs = [
+        PreferencePair(prompt=f"p {i}", chosen="yes", rejected="no", probability=float(sigmoid(margin / 2)))
+        for i, margin in enumerate(margins)
+    ]
+    path = tmp_path / "held_out.jsonl"
+    path.write_text("".join(pair.model_dump_json() + "\n" for pair in pairs))
+    options = ExportOptions(model="", out=Path("out"), calibration=path)
+    read = read_calibration(options)
+    assert read == pairs
+    assert sum(pair.is_tie for pair in read) == 10
+    monkeypatch.setattr("export.calibration.score_pairs", lambda *_: [orders(m, m) for m in margins])
+    monkeypatch.setattr("export.calibration.OnnxRuntimeCpu", lambda *_: None)
+    monkeypatch.setattr("export.calibration.on_cpu", lambda _: None)
+    found = calibrate(options, TOY_SPEC, read, encoder, Path("model.onnx"))
+    assert found.temperature == pytest.approx(2, rel=1e-3)
+    assert found.record
+    # Nothing preferred counts as wrong in as many cases as either response is the better one.
+    assert found.record.wrong == round(float(np.sum(np.where(margins > 0, 1 - sigmoid(margins / 2), 0.5))))
+
+
 def test_single_scores_give_preferences_and_the_scale_of_distinct_responses(encoder: Encoder) -> None:
     engine = LengthEngine()
     scorer = response_scorer(encoder, TOY_SPEC, engine)
@@ -113,7 +137,7 @@ def test_a_sample_has_the_domains_and_lengths_of_all_pairs() -> None:
     assert evenly(pairs, 1000) == evenly(pairs, 2000) == pairs
 
 
-def test_int8_takes_its_ranges_from_all_domains(
+def test_int8_is_searched_on_pairs_of_all_domains(
     encoder: Encoder, tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = [("x", "general")] * 200 + [("x " * 20, "safety")] * 200
@@ -122,16 +146,17 @@ def test_int8_takes_its_ranges_from_all_domains(
         len(encoder.encode(pair.comparison(), TOY_SPEC.instruction(pair.domain))[0]) for pair in (pairs[0], pairs[-1])
     )
     seen: list[int] = []
-    monkeypatch.setattr("export.precision.write_int8", lambda _, sequences, *__: seen.extend(map(len, sequences)))
+    monkeypatch.setattr("export.precision.search_int8", lambda _, sequences, *__: seen.extend(map(len, sequences)))
+    monkeypatch.setattr("export.precision.report_speed", lambda *_: None)
     monkeypatch.setattr("export.precision.OnnxRuntimeCpu", lambda *_: SimpleNamespace(run=None))
-    monkeypatch.setattr("export.precision.gate", lambda *arguments, **_: seen.append(-len(arguments[3])))
+    monkeypatch.setattr("export.precision.run_alone", lambda _, sequences: seen.append(-len(sequences)))
     model = BlockedModel.__new__(BlockedModel)
     torch.nn.Module.__init__(model)
     options = ExportOptions(model="", adapter=trained.adapter, out=tmp_path, precisions=("int8",))
     write_lower_precisions(
         options, pairs, encoder, model, tmp_path / "model.onnx", spec=options.spec(), temperature=1.0
     )
-    assert Counter(seen) == {safety: 64, general: 64, -(800 - 128): 1}
+    assert Counter(seen) == {safety: 48, general: 48, -(800 - 96): 1}
 
 
 def orders(first: float, second: float) -> Preference:

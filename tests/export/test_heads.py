@@ -20,7 +20,9 @@ from tinyrm.families.plain import plain_module
 from tinyrm.modernbert.heads import load_head
 
 
-@pytest.mark.parametrize("fixture", ["response_bundle_folder", "pair_cls_bundle_folder"])
+@pytest.mark.parametrize(
+    "fixture", ["response_bundle_folder", pytest.param("pair_cls_bundle_folder", marks=pytest.mark.slow)]
+)
 def test_the_optimised_graph_is_written_and_passes_every_check(fixture: str, request: pytest.FixtureRequest) -> None:
     bundle = Bundle.open(request.getfixturevalue(fixture))
     assert bundle.manifest.graph == "optimised"
@@ -49,7 +51,7 @@ def test_scores_in_every_precision_and_on_the_torch_engine(response_bundle_folde
             out=tmp_path / "toy",
             calibration=pairs,
             precisions=("int8", "bf16"),
-            max_flips=1.0,
+            max_weighted_flips=1.0,
             weights=True,
         )
     )
@@ -76,7 +78,7 @@ def test_scores_in_every_precision_and_on_the_torch_engine(response_bundle_folde
     ("kind", "option", "reason"),
     [
         ("modular", {"weights": True}, "has layers of its own before its score, so leave out --weights"),
-        ("bert", {"weights": True}, "is a bert: --weights and lower precisions are for the ModernBERT family"),
+        ("bert", {"weights": True}, "is a bert: --weights and bf16 are for the ModernBERT family"),
         ("deberta", {"graph": "optimised"}, "is a deberta-v2 and has no optimised graph; use --graph plain"),
     ],
 )

@@ -14,12 +14,13 @@ from export.config import ExportOptions
 from export.pipeline import export_bundle
 from tests.conftest import REPOSITORY, TOY_SPEC, Trained
 from tests.export.conftest import RUN
-from tinyrm.bundle import Bundle
+from tinyrm.bundle import Bundle, sha256
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidBundle, InvalidInput, InvalidTemplate
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.modernbert.files import weights_sha256
 from tinyrm.scorer import Scorer
+from tinyrm.spec import RUN_FILE
 from tinyrm.template import ANSWER_COLON
 
 
@@ -42,15 +43,19 @@ def test_manifest_describes_the_model(trained: Trained, bundle_folder: Path) -> 
 
 @pytest.mark.usefixtures("compiled_before")
 def test_the_manifest_contains_the_training_run(recorded: Trained, tmp_path: Path) -> None:
-    manifest = export(recorded, tmp_path / "toy").manifest
+    manifest = export(recorded, tmp_path / "toy", demo=True).manifest
+    assert manifest.demo
     assert manifest.provenance.recipe == RUN["recipe"]
     assert manifest.provenance.data_sha256 == RUN["data_sha256"]
     chosen = ["temperature", "auto_swap"]
     assert manifest.evaluation == {"held_out": RUN["held_out"] | {"chosen_on": chosen}}
     assert manifest.calibration
     assert (manifest.calibration.pairs, manifest.calibration.held_out) == (60, True)
+    assert manifest.calibration.pairs_sha256 == sha256(recorded.adapter / "held_out.jsonl")
     assert manifest.calibration.chosen == tuple(chosen)
     assert 0 < (manifest.calibration.log_temperature_std or 0) < 1
+    one_order = manifest.calibration.temperature_one_order
+    assert manifest.temperature_one_order == one_order not in (None, manifest.temperature)
     assert manifest.provenance.training == {"base_commit": "0123", "data": {"pairs": {"revision": "v1"}}}
     assert manifest.provenance.base_sha256 == weights_sha256(str(recorded.base))
     assert manifest.provenance.adapter_sha256 == weights_sha256(str(recorded.adapter))
@@ -61,12 +66,27 @@ def test_the_manifest_contains_the_training_run(recorded: Trained, tmp_path: Pat
 def test_held_out_pairs_set_the_temperature_unless_others_are_given(recorded: Trained, tmp_path: Path) -> None:
     by_held_out = export(recorded, tmp_path / "one").manifest.temperature
     lines = (recorded.adapter / "held_out.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "other.jsonl").write_text("".join(lines[:55]))
+    (tmp_path / "other.jsonl").write_text("".join(lines[:55]).replace('"prompt":"', '"prompt":" '))
     others = {"calibration": tmp_path / "other.jsonl", "max_calibration_pairs": 52}
     by_others = export(recorded, tmp_path / "two", **others).manifest
     assert len({1.0, by_held_out, by_others.temperature}) == 3
     assert by_others.calibration
     assert (by_others.calibration.pairs, by_others.calibration.held_out) == (52, False)
+
+
+@pytest.mark.usefixtures("compiled_before")
+def test_what_training_chose_on_held_out_pairs_is_marked_too(recorded: Trained, tmp_path: Path) -> None:
+    measured = RUN["held_out"] | {"chosen_on": ["checkpoint"]}
+    (recorded.adapter / RUN_FILE).write_text(json.dumps(RUN | {"held_out": measured}))
+    one = export(recorded, tmp_path / "one").manifest
+    assert one.evaluation["held_out"]["chosen_on"] == ["checkpoint", "temperature", "auto_swap"]
+    lines = (recorded.adapter / "held_out.jsonl").read_text()
+    (tmp_path / "other.jsonl").write_text(lines.replace('"prompt":"', '"prompt":" '))
+    two = export(recorded, tmp_path / "two", calibration=tmp_path / "other.jsonl").manifest
+    assert two.evaluation["held_out"] == measured
+    (tmp_path / "part.jsonl").write_text("".join(lines.splitlines(keepends=True)[:55]))
+    three = export(recorded, tmp_path / "three", calibration=tmp_path / "part.jsonl").manifest
+    assert three.evaluation == one.evaluation, "named by another file, they are the same pairs"
 
 
 @pytest.mark.usefixtures("compiled_before")
@@ -139,7 +159,7 @@ def test_damaged_records_are_refused_in_one_line(
     adapter = shutil.copytree(trained.adapter, tmp_path / "adapter")
     (adapter / name).write_bytes(content)
     arguments = ["--model", str(trained.base), "--adapter", str(adapter), "--out", str(tmp_path / "toy")]
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     line = [line for line in capsys.readouterr().err.splitlines() if line.startswith("export:")]
     assert len(line) == 1
     assert line[0].startswith(f"export: {InvalidInput.type}: ")

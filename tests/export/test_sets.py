@@ -1,5 +1,6 @@
 """Test that models that read sets are exported, and what engines return for them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ from numpy.typing import NDArray
 from export.config import ExportOptions
 from export.parity import SET_SIZES, TOLERANCE, run_alone, set_probes
 from export.pipeline import export_bundle
+from tests.conftest import Trained, write_head
 from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoding, SpecialTokens, Truncation
 from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.errors import EngineUnavailable, InvalidInput
 
-FIXTURES = (pytest.param("set_bundle_folder", marks=pytest.mark.slow), "shared_prompt_bundle_folder")
+FIXTURES = (
+    *("set_bundle_folder", "shared_prompt_bundle_folder"),
+    pytest.param("local_set_bundle_folder", marks=pytest.mark.slow),
+)
 
 
 @pytest.fixture(params=FIXTURES)
@@ -120,15 +125,36 @@ def test_an_engine_of_fixed_shapes_names_those_that_read_sets(name: str, shared_
         open_engine(Bundle.open(shared_prompt_bundle_folder), EngineOptions(name))
 
 
-@pytest.mark.parametrize("option", [{"weights": True}, {"precisions": ("int8",)}, {"graph": "plain"}])
+@pytest.mark.parametrize("option", [{"weights": True}, {"precisions": ("bf16",)}, {"graph": "plain"}])
 def test_what_sets_do_not_have_is_refused_before_any_work(
-    option: dict[str, Any], shared_prompt_bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    option: dict[str, Any], trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("export.pipeline.compile_checked", None)
-    folder = shared_prompt_bundle_folder.parent
-    options = ExportOptions(
-        model=str(folder / "trained"), out=tmp_path / "o", calibration=folder / "pairs.jsonl", **option
-    )
-    with pytest.raises(InvalidInput, match="reads sets, which have one graph, in fp32: leave out"):
+    options = replace(write_head(trained.base, tmp_path, "set", {"others": "none"}), **option)
+    with pytest.raises(InvalidInput, match="reads sets, which have one graph: leave out"):
         export_bundle(options)
-    assert not list(tmp_path.iterdir())
+    assert not options.out.exists()
+
+
+@pytest.mark.slow
+def test_scores_of_sets_in_int8_do_not_depend_on_other_sets(shared_prompt_bundle_folder: Path, tmp_path: Path) -> None:
+    source = shared_prompt_bundle_folder.parent
+    options = ExportOptions(
+        model=str(source / "trained"),
+        out=tmp_path / "toy",
+        calibration=source / "pairs.jsonl",
+        precisions=("int8",),
+        max_weighted_flips=1.0,
+    )
+    export_bundle(options)
+    bundle = Bundle.open(options.out)
+    manifest = bundle.manifest
+    assert manifest.gates["int8"].share_rounded == 1.0
+    sets = set_probes(manifest.special_tokens, manifest.geometry.vocab, manifest.spec.max_tokens)
+    exact, lower = (
+        run_alone(open_engine(bundle, EngineOptions("onnxruntime-cpu", precision=precision)).run, sets)
+        for precision in ("fp32", "int8")
+    )
+    together = open_engine(bundle, EngineOptions("onnxruntime-cpu", precision="int8")).run(sets)
+    np.testing.assert_allclose(together, lower, atol=TOLERANCE, rtol=0)
+    assert 0 < np.abs(lower - exact).max() < np.ptp(exact) / 3

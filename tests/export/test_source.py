@@ -56,7 +56,7 @@ def test_the_budget_is_what_the_model_was_made_for_unless_more_is_asked(
         ("roberta", {"max_tokens": 513}, "max_tokens=513 exceeds the model, which has 512 positions"),
         ("bert", {"max_tokens": 0}, "must be at least 1"),
         ("deberta", {"graph": "optimised"}, "has no optimised graph"),
-        ("bert", {"weights": True}, "--weights and lower precisions are for the ModernBERT family"),
+        ("bert", {"weights": True}, "--weights and bf16 are for the ModernBERT family"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_the_work(

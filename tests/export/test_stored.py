@@ -132,7 +132,7 @@ def stored_sets(
         out=Path("toy"),
         calibration=shared_prompt_bundle_folder.parent / "pairs.jsonl",
         stored=request.param,
-        max_flips=1.0,
+        max_weighted_flips=1.0,
     )
     name = f"stored-{options.stored}"
     folder = kept(pytestconfig, name, lambda folder: export_bundle(replace(options, out=folder / "toy")))
@@ -146,7 +146,7 @@ def test_the_manifest_says_how_weights_are_stored_and_what_that_changed(stored_s
     gate = manifest.stored.gate
     assert manifest.calibration is not None
     assert gate.pairs == manifest.calibration.pairs
-    assert gate.max_flips == 1.0
+    assert gate.max_weighted_flips == 1.0
     assert 0 < gate.mean_probability_shift < (0.01 if manifest.stored.dtype == "fp16" else 0.2)
     assert manifest.parity[-1].check == "rounded: torch, onnx"
     assert f"stored {manifest.stored.dtype}" in manifest.calibration.chosen
@@ -171,7 +171,7 @@ def test_rounding_that_flips_too_many_preferences_is_refused_and_nothing_is_writ
         out=tmp_path / "toy",
         calibration=source / "pairs.jsonl",
         stored="int8",
-        max_flips=-1.0,
+        max_weighted_flips=-1.0,
     )
     with pytest.raises(PrecisionRefused, match=r"stored int8 flips .* no bundle was written"):
         export_bundle(options)
@@ -194,6 +194,6 @@ def test_what_cannot_be_combined_is_refused_before_any_work(
     pairs.write_text('{"prompt": "x", "chosen": "y", "rejected": "z"}\n')
     given = ["--calibration", str(pairs)] if options else []
     out = tmp_path / "out"
-    assert main(["--model", str(tmp_path / "none"), "--out", str(out), "--stored", "int8", *given, *options]) == 1
+    assert main(["--model", str(tmp_path / "none"), "--out", str(out), "--stored", "int8", *given, *options]) == 2
     assert reason in capsys.readouterr().err
     assert not out.exists()

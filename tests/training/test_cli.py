@@ -16,7 +16,7 @@ from training.__main__ import main, run
 def test_help_names_recipe_and_options(capsys: pytest.CaptureFixture[str]) -> None:
     expected = {
         "--help": ("train", "compare", "sweep", "plan", "data"),
-        "train": ("RECIPE.yaml", "--recipe", "--data", "--resume", "--dry-run"),
+        "train": ("RECIPE.yaml", "--base", "--out", "--reads", "--set", "--recipe", "--data", "--resume", "--dry-run"),
         "compare": ("--seeds", "--peak-lrs", "--max-steps", "--out"),
         "sweep": ("--space", "--trials", "--storage", "--sampler", "--paper-protocol"),
         "plan": ("RECIPE.yaml", "--data"),
@@ -33,9 +33,19 @@ def test_help_names_recipe_and_options(capsys: pytest.CaptureFixture[str]) -> No
 def test_the_command_runs_as_a_process_and_fails_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "training", "none.yaml", "--data", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("training train: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_error_names_the_command_that_was_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["none.yaml"], prog="tinyrm train") == 2
+    assert capsys.readouterr().err.startswith("tinyrm train: ")
+    assert main(["plan", "none.yaml"], prog="tinyrm train") == 2
+    assert capsys.readouterr().err.startswith("tinyrm train plan: ")
 
 
 def test_the_three_stages_run_in_sequence(toy: Toy, tmp_path: Path) -> None:
@@ -68,7 +78,7 @@ def test_options_reach_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert calls == [((Path("recipe.yaml"), Path("pairs")), {"resume": True, "fresh": False})] * 3
     assert main(["recipe.yaml", "--fresh"]) == 0
     assert calls[3][1] == {"resume": False, "fresh": True}
-    assert main(["recipe.yaml", "--fresh", "--resume"]) == 1
+    assert main(["recipe.yaml", "--fresh", "--resume"]) == 2
     assert len(calls) == 4
 
 
@@ -76,7 +86,7 @@ def test_options_reach_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     "arguments", [["no/such-recipe"], ["--recipe", "no/such-recipe"], ["compare", "none.yaml"], ["compare"], []]
 )
 def test_an_unknown_recipe_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -85,15 +95,15 @@ def test_a_recipe_without_a_known_task_is_refused_with_the_key(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(content)
-    assert main([str(tmp_path / "recipe.yaml")]) == 1
-    assert capsys.readouterr().err.startswith("training train: task: ")
+    assert main([str(tmp_path / "recipe.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "`task` must be one of tokenizer, pretrain, cloze" in error
+    assert error.count("\n") == 1
 
 
 def test_each_wrong_key_of_a_recipe_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recipe.yaml").write_text("task: tokenizer\noutput_dir: out\nvocab: 400\ntexts: []")
-    assert main([str(tmp_path / "recipe.yaml")]) == 1
-    output = capsys.readouterr().err
-    assert (
-        output
-        == "training train: tokenizer.vocab_size: Field required; tokenizer.vocab: Extra inputs are not permitted\n"
-    )
+    assert main([str(tmp_path / "recipe.yaml")]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("recipe.yaml: `vocab_size` is missing: a whole number")
+    assert second.endswith("recipe.yaml: `vocab` is not a key of a recipe; did you mean `vocab_size`?")

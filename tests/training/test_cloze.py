@@ -20,11 +20,10 @@ from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.pairs import read_pairs
 from tinyrm.spec import HELD_OUT_FILE, RUN_FILE, Spec
-from training.data.collate import PairCollator
+from training.data.collate import RowCollator
 from training.data.split import split_by_prompt
 from training.output import RECIPE_FILE
 from training.recipe import ClozeRecipe, Dora
-from training.stages import cloze
 from training.stages.cloze import train_cloze
 
 Train = Callable[[ClozeRecipe], nn.Module]
@@ -164,12 +163,13 @@ def test_too_few_pairs_to_hold_any_out_are_refused_before_training(toy: Toy, tmp
 def test_the_recipe_can_limit_the_tokens_of_training(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
 
-    class Spy(cloze.PairCollator):
-        def __call__(self, pairs: list[tuple[Encoding, ...]]) -> dict[str, Tensor]:
-            lengths.extend(len(encoding) for pair in pairs for encoding in pair)
-            return PairCollator.__call__(self, pairs)
+    collate = RowCollator.__call__
 
-    monkeypatch.setattr(cloze, "PairCollator", Spy)
+    def spied(collator: RowCollator, pairs: list[tuple[Encoding, ...]]) -> dict[str, Tensor]:
+        lengths.extend(len(encoding) for pair in pairs for encoding in pair)
+        return collate(collator, pairs)
+
+    monkeypatch.setattr(RowCollator, "__call__", spied)
     (tmp_path / "pairs.jsonl").write_text(
         "".join(
             p.model_copy(update={"prompt": p.prompt + " word" * 90}).model_dump_json() + "\n" for p in toy_pairs(40)

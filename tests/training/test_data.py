@@ -9,7 +9,7 @@ from tests.training.conftest import SPEC, toy_pairs
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import Spec
-from training.data.collate import IGNORED, EpochSampler, PairCollator, PairDataset, PairSampling, longest_first
+from training.data.collate import EpochSampler, PairDataset, PairSampling, RowCollator, longest_first
 from training.data.split import balanced, balanced_counts, split_by_prompt
 
 
@@ -18,7 +18,7 @@ def pair(prompt: str, answer: str = "yes", domain: str | None = None) -> Prefere
 
 
 def collate(special: SpecialTokens, encoder: Encoder, pairs: list[tuple[Encoding, ...]]) -> dict[str, torch.Tensor]:
-    return PairCollator(special.pad, special.mask, encoder.label_ids)(pairs)
+    return RowCollator(special.pad, special.mask)(pairs)
 
 
 def test_all_pairs_of_a_prompt_are_on_one_side() -> None:
@@ -58,27 +58,25 @@ def test_rows_alternate_chosen_first_and_chosen_second(
     assert set(batch["input_ids"][~batch["attention_mask"].bool()].tolist()) == {special.pad}
 
 
-def test_each_row_has_one_label_at_the_mask_naming_the_chosen_response(
+def test_each_row_is_read_at_its_mask_and_names_the_chosen_response(
     encoded: list[tuple[Encoding, ...]], toy_encoder: Encoder, special: SpecialTokens
 ) -> None:
     batch = collate(special, toy_encoder, encoded)
-    labelled = batch["labels"] != IGNORED
-    assert labelled.sum(dim=1).tolist() == [1] * 6
-    assert batch["input_ids"][labelled].tolist() == [special.mask] * 6
-    first, second = toy_encoder.label_ids
-    assert batch["labels"][labelled].tolist() == [first, second] * 3
+    assert batch["input_ids"].flatten()[batch["read_at"]].tolist() == [special.mask] * 6
+    assert (batch["read_at"] // batch["input_ids"].shape[1]).tolist() == list(range(6))
+    assert batch["is_second"].tolist() == [False, True] * 3
 
 
 def test_chosen_response_comes_first_in_the_first_row(toy_encoder: Encoder) -> None:
     chosen_first, chosen_second = PairDataset([pair("p", "zebra")], toy_encoder, PairSampling(SPEC, seed=0))[0]
-    decode = toy_encoder._tokenizer.decode
+    decode = toy_encoder._text.tokenizer.decode
     texts = [decode(row.input_ids.tolist()) for row in (chosen_first, chosen_second)]
     assert [text.index("zebra") < text.index("no") for text in texts] == [True, False]
 
 
 def instructions(toy_encoder: Encoder, pairs: list[PreferencePair], rate: float, spec: Spec = SPEC) -> list[str]:
     data = PairDataset(pairs, toy_encoder, PairSampling(spec, seed=0, default_rate=rate))
-    texts = [toy_encoder._tokenizer.decode(data[i][0].input_ids.tolist()) for i in range(len(data))]
+    texts = [toy_encoder._text.tokenizer.decode(data[i][0].input_ids.tolist()) for i in range(len(data))]
     return [next(name for name, start in spec.domains.items() if text.startswith(start)) for text in texts]
 
 
@@ -164,17 +162,15 @@ def test_a_row_that_is_read_alone_has_the_label_of_its_order(
 ) -> None:
     both = collate(special, toy_encoder, encoded)
     (_, b), (c, _), (_, f) = encoded
-    alone = PairCollator(special.pad, special.mask, toy_encoder.label_ids)([(None, b), (c, None), (None, f)])
-    first, second = toy_encoder.label_ids
-    assert alone["labels"][alone["labels"] != IGNORED].tolist() == [second, first, second]
-    for key in ("input_ids", "labels"):
-        width = alone[key].shape[1]
-        assert alone[key].equal(both[key][[1, 2, 5], :width])
+    alone = RowCollator(special.pad, special.mask)([(None, b), (c, None), (None, f)])
+    assert alone["is_second"].tolist() == [True, False, True]
+    width = alone["input_ids"].shape[1]
+    assert alone["input_ids"].equal(both["input_ids"][[1, 2, 5], :width])
 
 
 def drawn(toy_encoder: Encoder, pairs: list[PreferencePair], seed: int = 0) -> list[str]:
     data = PairDataset(pairs, toy_encoder, PairSampling(SPEC, seed=seed, prefixes={"general": POOL}))
-    texts = [toy_encoder._tokenizer.decode(data[i][0].input_ids.tolist()) for i in range(len(data))]
+    texts = [toy_encoder._text.tokenizer.decode(data[i][0].input_ids.tolist()) for i in range(len(data))]
     known = {*POOL, *SPEC.domains.values()}
     return [next(start for start in known if text.startswith(start)) for text in texts]
 

@@ -9,7 +9,7 @@ import yaml
 
 from tests.training import published
 from tests.training.published import jsonl, oasst2_row, parquet, webgpt_row
-from tinyrm.pairs import read_jsonl
+from tinyrm.tables import read_jsonl
 from training.__main__ import main
 from training.loading import find_recipe
 
@@ -49,13 +49,22 @@ def test_counts_are_printed(data: Path, capsys: pytest.CaptureFixture[str]) -> N
         ["together", "14", "1", "1", "12"],
     ]
     assert (blank, held_out) == ("", "held out: 3 pairs (20.0% of the prompts of each subset)")
+    assert call("webgpt", "jsonl:own.jsonl", "--data", data, "--held-out", "0.2", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "sources": {
+            "webgpt": {"read": 4, "dropped": {"tie": 1, "duplicate": 1}, "pairs": 2},
+            "jsonl:own.jsonl": {"read": 10, "dropped": {}, "pairs": 10},
+        },
+        "pairs": 12,
+        "held_out_pairs": 3,
+    }
 
 
 @pytest.mark.parametrize("name", ["own.jsonl", "bench.jsonl"])
 def test_a_file_that_is_read_is_not_written_over(name: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (data / name).read_bytes()
     options = ("--data", data, "--decontaminate", data / "bench.jsonl", "--write", data / "." / name)
-    assert call("jsonl:own.jsonl", *options) == 1
+    assert call("jsonl:own.jsonl", *options) == 2
     assert "would be written over" in capsys.readouterr().err
     assert (data / name).read_bytes() == before
 
@@ -71,6 +80,10 @@ def test_overlap_is_counted_dropped_and_the_rest_written(
     assert cells(head) == ["evaluation set", "prompts", *grams, "pairs, same prompt", "prompts, same"]
     assert cells(row) == ["bench.jsonl", "1", "1", "1", "1", "1", "0", "0"]
     assert (blank, last) == ("", "1 pairs dropped at n = 13, 1 left")
+    assert call("webgpt", "--data", data, *check, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["overlapping_pairs_dropped"], figures["pairs"]) == (1, 1)
+    assert figures["overlaps"]["bench.jsonl"]["prompts"] == {"8": 1, "13": 1}
     written = list(read_jsonl(data / name))
     assert written == [{"prompt": "Is it?", "chosen": "Yes.", "rejected": "No.", "domain": "chat", "subset": "webgpt"}]
 
@@ -92,7 +105,7 @@ def test_a_recipe_names_its_sets(data: Path, capsys: pytest.CaptureFixture[str])
     recipe.write_text(yaml.safe_dump({"extends": str(find_recipe("from_scratch/3-short")), "sources": [source]}))
     assert call(f"recipe:{recipe}", "--data", data, "--write", data / "left.jsonl") == 0
     assert [record["domain"] for record in read_jsonl(data / "left.jsonl")] == ["chat"] * 4
-    assert call("recipe:from_scratch/2-pretrain", "--data", data) == 1
+    assert call("recipe:from_scratch/2-pretrain", "--data", data) == 2
     assert "no preference pairs" in capsys.readouterr().err
 
 
@@ -115,6 +128,8 @@ def test_conversations_are_written_as_the_masked_lm_stage_reads_them(
     written = [json.loads(line) for line in (data / "talk.jsonl").read_text().splitlines()]
     assert written == [{"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hi."}]}]
     assert capsys.readouterr().out.startswith("1 conversations")
+    assert call("oasst2:en", "--data", data, "--conversations", "--write", data / "talk.jsonl", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"conversations": 1}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +147,7 @@ def test_conversations_are_written_as_the_masked_lm_stage_reads_them(
 def test_errors_are_one_line(
     arguments: list[str], message: str, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(*arguments, "--data", data) == 1
+    assert call(*arguments, "--data", data) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line and "examples" not in line]
     assert len(lines) == 1
     assert lines[0].startswith("training data: ")

@@ -20,19 +20,14 @@ from tinyrm.files import open_text
 from tinyrm.pairs import PreferencePair
 from tinyrm.scorer import Scorer
 from tinyrm.spec import RUN_FILE, HeadKind, trained_head
-from training.data.collate import PairCollator
+from training.data.collate import RowCollator
+from training.data.soft import SoftCollator, SoftPair
+from training.model.losses import soft_cross_entropy
 from training.model.specialists import TrainedModel
 from training.model.teachers import TrainedTeacher
 from training.recipe import DistilRecipe, Specialist
 from training.stages.cloze import train_cloze
-from training.stages.distil import (
-    SoftCollator,
-    SoftPair,
-    distil_metrics,
-    soft_cross_entropy,
-    teacher_probabilities,
-    train_distil,
-)
+from training.stages.distil import distil_metrics, teacher_probabilities, train_distil
 
 STEPS = {"peak_lr": 1e-2, "max_steps": 60, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
 
@@ -285,7 +280,7 @@ def test_soft_cross_entropy_by_hand() -> None:
 
 def test_both_orders_of_a_pair_have_opposite_targets(encoded: list[tuple[Encoding, ...]], toy_encoder: Encoder) -> None:
     special = toy_encoder.special
-    hard = PairCollator(special.pad, special.mask, toy_encoder.label_ids)
+    hard = RowCollator(special.pad, special.mask)
     batch = SoftCollator(hard)([SoftPair(pair, target) for pair, target in zip(encoded, (0.9, 0.2, 0.6), strict=True)])
     torch.testing.assert_close(batch["targets"], torch.tensor([0.9, 0.1, 0.2, 0.8, 0.6, 0.4]))
     assert batch["input_ids"].equal(hard(encoded)["input_ids"])

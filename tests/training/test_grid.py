@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from tests.training.conftest import Toy, read_log
@@ -200,7 +199,7 @@ def test_rates_make_a_variant_each(recipes: dict[str, Compared]) -> None:
     variants = varied(recipes, (1e-4, 2e-4), None)
     rates = {name: recipe.optimization.peak_lr for name, recipe in variants.items()}
     assert rates == {"cloze@0.0001": 1e-4, "cloze@0.0002": 2e-4, "pair@0.0001": 1e-4, "pair@0.0002": 2e-4}
-    with pytest.raises(ValidationError, match="peak_lr"):
+    with pytest.raises(InvalidInput, match="peak_lr"):
         varied(recipes, (0.0,), None)
 
 
@@ -217,6 +216,8 @@ def test_command_sums_up_in_a_row_for_each_recipe(toy: Toy, tmp_path: Path, caps
     last = cells(capsys.readouterr().out.splitlines()[-1])
     assert last[:2] == ["pair", "2"]
     assert last[2].startswith(f"{100 * mean:.1f} ± ")
+    assert main([*arguments, "--seeds", "5", "6", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"recipes": results(tmp_path / "out")}
 
 
 def test_the_table_has_the_requested_recipes_and_compares_with_the_first(

@@ -17,12 +17,13 @@ from tests.conftest import Trained
 from tests.training.conftest import SPEC, Toy, read_log, toy_pairs
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
-from tinyrm.modernbert.adapter import load_with_adapter
+from tinyrm.modernbert.adapter import load_with_adapter, plain
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.modernbert.heads import load_head
 from tinyrm.spec import HeadKind
-from training.model.heads import RowCollator, readout, swap_disagreement
+from training.model.heads import collator_for, readout, swap_disagreement
 from training.model.marked_encoder import MarkedEncoder
+from training.model.places import HeadAtPlaces
 from training.output import RECIPE_FILE
 from training.recipe import ClozeRecipe, DistilRecipe, Dora
 from training.stages import cloze
@@ -49,10 +50,16 @@ TWO_EPOCHS = {"max_steps": 16, "save_steps": 14, "peak_lr": 1e-2, "warmup_ratio"
 
 def batch_for(head: HeadKind, encoder: Encoder, count: int = 9) -> dict[str, Tensor]:
     """Return rows of toy pairs; markers are close together, so that short texts have several."""
-    alone = Encoder(encoder._tokenizer, encoder.template.of_one_response(), encoder.special, encoder.max_tokens)
+    alone = Encoder(encoder._text.tokenizer, encoder.template.of_one_response(), encoder.special, encoder.max_tokens)
     texts = {"tokens": MarkedEncoder(alone, 2), "pointwise": alone}.get(head, encoder)
     items = [texts.encode(p.comparison(), SPEC.instruction(p.domain), swap=True) for p in toy_pairs(count)]
-    return RowCollator(encoder.special.pad, encoder.special.cls if head == "tokens" else None)(items)
+    return collator_for(head, encoder)(items)
+
+
+def loaded_head(head: HeadKind, base: Path) -> nn.Module:
+    model = load_head(head, str(base)).eval()
+    HeadAtPlaces(model, mean=head == "pair-mean")
+    return model
 
 
 def read(head: HeadKind, model: nn.Module, batch: dict[str, Tensor]) -> tuple[float, Tensor]:
@@ -83,7 +90,7 @@ def test_scores_of_single_responses_swap_with_them(
     toy: Toy, trained: Trained, tmp_path: Path, toy_encoder: Encoder, head: HeadKind
 ) -> None:
     torch.manual_seed(1)
-    _, logits = read(head, load_head(head, str(trained.base)).eval(), batch_for(head, toy_encoder))
+    _, logits = read(head, loaded_head(head, trained.base), batch_for(head, toy_encoder))
     assert torch.equal(logits[0::2], logits[1::2].flip(1))
     assert float(swap_disagreement(logits)) == 0
     assert (logits[:, 0] - logits[:, 1]).abs().min() > 1e-4, "and it prefers one of them"
@@ -94,13 +101,13 @@ def test_scores_of_single_responses_swap_with_them(
 
 def test_a_pair_head_is_not_symmetric_by_itself(trained: Trained, toy_encoder: Encoder) -> None:
     torch.manual_seed(1)
-    _, logits = read("pair-cls", load_head("pair-cls", str(trained.base)).eval(), batch_for("pair-cls", toy_encoder))
+    _, logits = read("pair-cls", loaded_head("pair-cls", trained.base), batch_for("pair-cls", toy_encoder))
     assert float(swap_disagreement(logits)) > 1e-4
 
 
 def test_pointwise_loss_is_bradley_terry(trained: Trained, toy_encoder: Encoder) -> None:
     torch.manual_seed(1)
-    model, batch = load_head("pointwise", str(trained.base)).eval(), batch_for("pointwise", toy_encoder)
+    model, batch = loaded_head("pointwise", trained.base), batch_for("pointwise", toy_encoder)
     loss, _ = read("pointwise", model, batch)
     with torch.no_grad():
         scores = model(batch["input_ids"], batch["attention_mask"]).logits.squeeze(-1).tolist()
@@ -111,11 +118,11 @@ def test_pointwise_loss_is_bradley_terry(trained: Trained, toy_encoder: Encoder)
 
 def test_token_labels_are_the_responses_own_and_the_mean_logit_decides(trained: Trained, toy_encoder: Encoder) -> None:
     torch.manual_seed(1)
-    model, batch = load_head("tokens", str(trained.base)).eval(), batch_for("tokens", toy_encoder)
+    model, batch = loaded_head("tokens", trained.base), batch_for("tokens", toy_encoder)
     loss, logits = read("tokens", model, batch)
     with torch.no_grad():
         dense = model(batch["input_ids"], batch["attention_mask"]).logits.squeeze(-1)
-    at_markers = [row[mask].tolist() for row, mask in zip(dense, batch["markers"], strict=True)]
+    at_markers = [part.tolist() for part in dense.flatten()[batch["read_at"]].split(batch["places"].tolist())]
     assert {len(row) for row in at_markers} == {1, 2}, "a marker at the beginning and after two words"
     sides = [-sum(log_sigmoid(x if i % 2 == 0 else -x) for x in row) / len(row) for i, row in enumerate(at_markers)]
     assert loss == pytest.approx(sum(sides) / len(sides), abs=1e-5)
@@ -125,7 +132,7 @@ def test_token_labels_are_the_responses_own_and_the_mean_logit_decides(trained: 
 @pytest.mark.parametrize("head", ["pair-cls", "pair-mean"])
 def test_a_pair_head_pools_the_named_position(trained: Trained, toy_encoder: Encoder, head: HeadKind) -> None:
     torch.manual_seed(1)
-    model, batch = load_head(head, str(trained.base)).eval(), batch_for(head, toy_encoder)
+    model, batch = loaded_head(head, trained.base), batch_for(head, toy_encoder)
     _, logits = read(head, model, batch)
     with torch.no_grad():
         hidden = model.model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
@@ -145,7 +152,9 @@ def test_a_saved_head_loads_with_the_same_logits_and_an_interrupted_one_ends_whe
     batch = batch_for(parts["head"], toy_encoder)
     torch.manual_seed(4)  # a classifier that is drawn anew would be another
     base, adapter = (str(toy.base), at_once) if "dora" in parts else (str(at_once), None)
-    loaded = read(parts["head"], load_with_adapter(base, adapter, head=parts["head"]), batch)[1]
+    again = load_with_adapter(base, adapter, head=parts["head"])
+    HeadAtPlaces(plain(again), mean=parts["head"] == "pair-mean")
+    loaded = read(parts["head"], again, batch)[1]
     torch.testing.assert_close(loaded, read(parts["head"], model, batch)[1], atol=1e-6, rtol=0)
 
     in_two.mkdir()

@@ -13,16 +13,16 @@ from tests.conftest import Trained
 from tests.training.conftest import Toy
 from tinyrm.encoding import Encoder, Encoding, SpecialTokens
 from tinyrm.modernbert.checkpoint import load_masked_lm
-from training.data.collate import IGNORED, PairCollator
-from training.model.heads import two_way_loss
+from training.arguments import training_arguments
+from training.data.collate import RowCollator
+from training.model.losses import two_way_loss
 from training.recipe import ClozeRecipe
 from training.stages.cloze import ClozeTrainer, learning_model, preference_metrics
-from training.trainer import training_arguments
 
 
 @pytest.fixture(scope="module")
 def batch(encoded: list[tuple[Encoding, ...]], toy_encoder: Encoder, special: SpecialTokens) -> dict[str, Tensor]:
-    return PairCollator(special.pad, special.mask, toy_encoder.label_ids)(encoded)
+    return RowCollator(special.pad, special.mask)(encoded)
 
 
 @pytest.fixture
@@ -35,18 +35,18 @@ def trainer(recipe: ClozeRecipe, label_ids: tuple[int, int]) -> ClozeTrainer:
     return ClozeTrainer(
         label_ids=label_ids,
         label_loss=recipe.loss == "labels",
-        optimization=recipe.optimization,
+        recipe=recipe,
         model=learning_model(recipe).eval(),
-        args=training_arguments(recipe.output_dir, recipe.optimization, sequences_per_item=2),
+        args=training_arguments(recipe, sequences_per_item=2),
         eval_dataset=[],
     )
 
 
-def dense_log_probabilities(recipe: ClozeRecipe, batch: dict[str, Tensor], columns: list[int]) -> Tensor:
+def dense_log_probabilities(recipe: ClozeRecipe, batch: dict[str, Tensor], columns: list[int], mask_id: int) -> Tensor:
     """Return [rows, columns] at the mask, from the whole vocabulary's logits at every position."""
-    model = load_masked_lm(recipe.model, sparse_prediction=False).eval()
+    model = load_masked_lm(recipe.model).eval()
     with torch.no_grad():
-        logits = model(batch["input_ids"], batch["attention_mask"]).logits[batch["labels"] != IGNORED]
+        logits = model(batch["input_ids"], batch["attention_mask"]).logits[batch["input_ids"] == mask_id]
     return logits[:, columns].log_softmax(dim=1)
 
 
@@ -54,7 +54,7 @@ def test_label_loss_is_cross_entropy_of_the_two_labels(
     wild: ClozeRecipe, batch: dict[str, Tensor], toy_encoder: Encoder
 ) -> None:
     ours = trainer(wild.model_copy(update={"loss": "labels"}), toy_encoder.label_ids)
-    log_p = dense_log_probabilities(wild, batch, list(toy_encoder.label_ids))
+    log_p = dense_log_probabilities(wild, batch, list(toy_encoder.label_ids), toy_encoder.special.mask)
     by_hand = -sum(float(row[i % 2]) for i, row in enumerate(log_p)) / len(log_p)
     assert ours.compute_loss(ours.model, batch).item() == pytest.approx(by_hand, abs=1e-5)
     assert abs(by_hand - math.log(2)) > 0.01
@@ -65,9 +65,9 @@ def test_label_loss_of_one_order_uses_the_right_label(
 ) -> None:
     """Use a batch of chosen-second rows only: code that expects alternating rows gets half of them wrong."""
     ours = trainer(wild.model_copy(update={"loss": "labels"}), toy_encoder.label_ids)
-    collate = PairCollator(special.pad, special.mask, toy_encoder.label_ids)
+    collate = RowCollator(special.pad, special.mask)
     rows = collate([(None, second) for _, second in encoded])
-    log_p = dense_log_probabilities(wild, rows, list(toy_encoder.label_ids))
+    log_p = dense_log_probabilities(wild, rows, list(toy_encoder.label_ids), toy_encoder.special.mask)
     by_hand = -float(log_p[:, 1].mean())
     assert ours.compute_loss(ours.model, rows).item() == pytest.approx(by_hand, abs=1e-5)
 
@@ -76,7 +76,7 @@ def test_vocabulary_loss_is_cross_entropy_of_all_words_at_the_mask(
     wild: ClozeRecipe, batch: dict[str, Tensor], toy_encoder: Encoder
 ) -> None:
     ours = trainer(wild, toy_encoder.label_ids)
-    log_p = dense_log_probabilities(wild, batch, list(range(ours.model.config.vocab_size)))
+    log_p = dense_log_probabilities(wild, batch, list(range(ours.model.config.vocab_size)), toy_encoder.special.mask)
     by_hand = -sum(float(row[toy_encoder.label_ids[i % 2]]) for i, row in enumerate(log_p)) / len(log_p)
     assert ours.compute_loss(ours.model, batch).item() == pytest.approx(by_hand, abs=1e-5)
 
@@ -86,7 +86,7 @@ def test_evaluation_step_gives_first_minus_second_for_both_orders(
 ) -> None:
     ours = trainer(wild, toy_encoder.label_ids)
     z = ours.prediction_step(ours.model, batch)[1]
-    log_p = dense_log_probabilities(wild, batch, list(toy_encoder.label_ids))
+    log_p = dense_log_probabilities(wild, batch, list(toy_encoder.label_ids), toy_encoder.special.mask)
     torch.testing.assert_close(z, (log_p[:, 0] - log_p[:, 1]).view(3, 2), atol=1e-5, rtol=0)
 
 

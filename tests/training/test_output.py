@@ -11,7 +11,8 @@ from tests.training.conftest import Toy, toy_pairs
 from tests.training.published import WEBGPT, parquet, webgpt_row
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import RUN_FILE
-from training.output import RECIPE_FILE, WRITTEN, begin, prepare_output, refuse_weights
+from training.__main__ import main
+from training.output import RECIPE_FILE, WRITTEN, alone_in, begin, pinned, prepare_output, refuse_weights
 from training.recipe import (
     ClozeRecipe,
     DistilRecipe,
@@ -89,6 +90,27 @@ def test_a_run_of_anything_else_is_neither_continued_nor_replaced(
     assert (tmp_path / "out" / "checkpoint-7").is_dir()
     assert begun(recipe, data, resume=False, fresh=True) is None
     assert not (tmp_path / "out" / "checkpoint-7").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_from_another_commit_of_a_base_on_the_hub_is_not_continued(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool
+) -> None:
+    """A branch has moved to a commit with the same weights: what else changed there is not known."""
+    commits = [tmp_path / "snapshots" / (letter * 40) for letter in "ab"]
+    for commit in commits:
+        shutil.copytree(toy.base, commit)
+    recipe = toy.recipe(tmp_path / "out", model="org/base")
+    monkeypatch.setattr("training.output.checkpoint_folder", lambda *_: commits[0])
+    start = prepare_output(recipe, DATA, resume=False)
+    assert pinned(recipe, start).revision == "a" * 40
+    begin(recipe.output_dir, start)
+    (tmp_path / "out" / "checkpoint-7").mkdir()
+    assert begun(recipe, DATA, resume=True) == str(tmp_path / "out" / "checkpoint-7")
+    monkeypatch.setattr("training.output.checkpoint_folder", lambda *_: commits[1])
+    with pytest.raises(InvalidInput, match=r": another commit of the base\. Set another output_dir"):
+        begun(recipe, DATA, resume=resume)
+    assert begun(recipe, DATA, resume=False, fresh=True) is None
 
 
 def test_the_same_run_continues_with_resume_and_is_replaced_with_fresh_only(toy: Toy, tmp_path: Path) -> None:
@@ -214,3 +236,20 @@ def test_a_folder_whose_record_is_damaged_counts_as_another_run(toy: Toy, tmp_pa
         (tmp_path / RECIPE_FILE).write_text(content)
         with pytest.raises(InvalidInput, match="holds another run"):
             begun(toy.recipe(tmp_path), DATA, resume=True)
+
+
+def test_a_folder_that_another_command_writes_to_is_refused_and_an_empty_one_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "mine"
+    with alone_in(folder), pytest.raises(InvalidInput, match="another command writes to"), alone_in(folder):
+        pass
+    assert not folder.exists()
+    with alone_in(folder):
+        (folder / "model.safetensors").touch()
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_a_run_holds_its_folder(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text(toy.recipe(tmp_path / "run").model_dump_json())
+    with alone_in(tmp_path / "run"):
+        assert main([str(tmp_path / "mine.yaml"), "--data", str(toy.data)]) == 2
+    assert "another command writes to" in capsys.readouterr().err

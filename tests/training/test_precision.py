@@ -1,5 +1,6 @@
 """Test that preferences are read in fp32 under autocast, and what a run does where numbers stop being finite."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,31 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import EvalPrediction
+from transformers import BertConfig, BertForMaskedLM, EvalPrediction
 
-from tests.conftest import Trained
+from tests.conftest import Trained, spread
 from tests.training.conftest import SPEC, Toy, read_log, toy_pairs
 from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
+from tinyrm.modernbert.sets import Places
 from tinyrm.pairs import read_pairs
 from tinyrm.spec import HELD_OUT_FILE, HeadKind
-from training.data.collate import PairCollator
+from training.arguments import training_arguments
+from training.data.collate import PairSampling
+from training.data.groups import Group, GroupCollator, GroupDataset
 from training.experiments.grid import measure
-from training.model.heads import RowCollator, encoder_for, readout
+from training.model.heads import collator_for, encoder_for, readout, set_encoder
 from training.recipe import ClozeRecipe, Dora
 from training.stages import cloze
 from training.stages.cloze import ClozeTrainer, learning_model, preference_metrics, train_cloze
-from training.trainer import Diverged, training_arguments
+from training.trainer import Diverged
 
-HEADS: list[HeadKind] = ["cloze", "pair-cls", "pair-mean", "pointwise", "tokens"]
+HEADS: list[dict[str, Any]] = [
+    *({"head": head} for head in ("cloze", "pair-cls", "pair-mean", "pointwise", "tokens")),
+    {"head": "set", "sets": {"others": "tokens"}},
+    {"head": "set", "sets": {"others": "none", "read_at": "mean"}},
+]
 
 
 @pytest.fixture
@@ -42,12 +50,30 @@ def far(trained: Trained, tmp_path: Path, toy_encoder: Encoder) -> Path:
     return folder
 
 
+@pytest.fixture
+def bert(toy: Toy, tmp_path: Path) -> Path:
+    """Write a BERT, whose body holds the pooler that its classifier reads."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    model = BertForMaskedLM(BertConfig(vocab_size=600, max_position_embeddings=128, pad_token_id=3, **sizes))
+    spread(model)
+    model.save_pretrained(tmp_path / "bert")
+    for file in toy.base.glob("*token*"):
+        shutil.copy(file, tmp_path / "bert")
+    return tmp_path / "bert"
+
+
 def inputs_of(head: HeadKind, encoder: Encoder) -> dict[str, Tensor]:
-    texts = encoder_for(head, encoder, encoder._tokenizer)
+    if head == "set":
+        groups = GroupDataset(
+            [Group.of_pair(pair) for pair in toy_pairs(9)],
+            set_encoder(encoder, encoder._text.tokenizer),
+            PairSampling(SPEC, seed=0),
+        )
+        return GroupCollator(encoder.special.pad)([groups[i] for i in range(len(groups))])
+    texts = encoder_for(head, encoder, encoder._text.tokenizer)
     items: list[Any] = [texts.encode(p.comparison(), SPEC.instruction(p.domain), swap=True) for p in toy_pairs(9)]
-    if head == "cloze":
-        return PairCollator(encoder.special.pad, encoder.special.mask, encoder.label_ids)(items)
-    return RowCollator(encoder.special.pad, encoder.special.cls if head == "tokens" else None)(items)
+    return collator_for(head, encoder)(items)
 
 
 def label_logits(recipe: ClozeRecipe, encoder: Encoder, model: nn.Module) -> Tensor:
@@ -56,9 +82,9 @@ def label_logits(recipe: ClozeRecipe, encoder: Encoder, model: nn.Module) -> Ten
         read = ClozeTrainer(
             label_ids=encoder.label_ids,
             label_loss=True,
-            optimization=recipe.optimization,
+            recipe=recipe,
             model=model,
-            args=training_arguments(recipe.output_dir, recipe.optimization, 2),
+            args=training_arguments(recipe, 2),
             eval_dataset=[],
         ).read_mask
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -66,21 +92,44 @@ def label_logits(recipe: ClozeRecipe, encoder: Encoder, model: nn.Module) -> Ten
 
 
 @pytest.mark.parametrize("adapter", [None, Dora(rank=2, alpha=2)], ids=["weights", "adapter"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("parts", HEADS, ids=str)
 def test_every_head_is_read_in_fp32_under_autocast(
-    far: Path, toy: Toy, toy_encoder: Encoder, head: HeadKind, adapter: Dora | None
+    far: Path, toy: Toy, toy_encoder: Encoder, parts: dict[str, Any], adapter: Dora | None
 ) -> None:
-    recipe = toy.recipe(far.parent / "out", model=str(far), head=head, dora=adapter)
+    assert_read_in_fp32(toy.recipe(far.parent / "out", model=str(far), dora=adapter, **parts), toy_encoder)
+
+
+@pytest.mark.parametrize("parts", [each for each in HEADS if each["head"] != "pair-mean"], ids=str)
+def test_a_bert_is_read_in_fp32_under_autocast(
+    bert: Path, toy: Toy, toy_encoder: Encoder, parts: dict[str, Any]
+) -> None:
+    assert_read_in_fp32(toy.recipe(bert.parent / "out", model=str(bert), **parts), toy_encoder)
+
+
+def assert_read_in_fp32(recipe: ClozeRecipe, encoder: Encoder) -> None:
+    """Check the logits, and all linears: those of the body's layers are in bf16, those above them in fp32."""
     torch.manual_seed(0)
     model = learning_model(recipe)
-    logits = label_logits(recipe, toy_encoder, model)
+    logits = label_logits(recipe, encoder, model)
     assert logits.dtype == torch.float32
     assert not logits.equal(logits.bfloat16().float()), "every logit is one of bf16"
-    body = next(each for each in model.modules() if isinstance(getattr(each, "layers", None), nn.ModuleList))
-    hidden: list[Tensor] = []
-    body.layers[-1].mlp.Wo.register_forward_hook(lambda _, __, out: hidden.append(out))
-    label_logits(recipe, toy_encoder, model)
-    assert hidden[0].dtype == torch.bfloat16, "the body stays in bf16"
+    kinds: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            in_layer = bool(re.search(r"\.layers?\.\d+\.", name))
+            module.register_forward_hook(lambda _, __, out, in_layer=in_layer: kinds[in_layer].add(out.dtype))
+    label_logits(recipe, encoder, model)
+    assert kinds[True] - {torch.float32} == {torch.bfloat16}, "the body stays in bf16"
+    assert kinds[False] == {torch.float32}
+
+
+def test_the_mean_of_a_response_is_not_rounded_under_autocast() -> None:
+    ids, mask = torch.tensor([[1, 7, 2, 7, 7, 4, 2, 7, 4, 2]]), torch.ones(1, 10, dtype=torch.long)
+    places = Places.find(ids, mask, mask_id=4, sep_id=2)
+    states = torch.randn(1, 10, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        means = places.means(states, mask)
+    torch.testing.assert_close(means[0], torch.stack([states[0, 3:7].mean(0), states[0, 7:].mean(0)]))
 
 
 @pytest.mark.parametrize("loss", ["vocabulary", "labels"])
@@ -167,6 +216,6 @@ def test_bf16_trains_on_a_machine_without_a_gpu(toy: Toy, tmp_path: Path) -> Non
 def test_bf16_on_an_accelerator_without_it_is_refused(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.trainer.uses_cpu", lambda: False)
+    monkeypatch.setattr("training.arguments.uses_cpu", lambda: False)
     with pytest.raises(InvalidInput, match=r"bf16.*or set `precision: fp32`"):
-        training_arguments(tmp_path, toy.recipe(tmp_path, {"precision": "bf16"}).optimization)
+        training_arguments(toy.recipe(tmp_path, {"precision": "bf16"}))

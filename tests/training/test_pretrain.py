@@ -9,8 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import SENTENCES
 from tests.training.conftest import read_log
+from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
+from tinyrm.spec import read_run
 from training.data.source import Texts
 from training.output import RECIPE_FILE
 from training.recipe import NewModel, Optimization, PretrainRecipe
@@ -68,6 +70,9 @@ def test_loss_falls_and_the_checkpoint_loads(tokenizer: PreTrainedTokenizerFast,
     assert losses[-1] < 4.5
     assert load_masked_lm(str(run.output_dir)).config.num_hidden_layers == 2
     assert load_tokenizer(str(run.output_dir))[1].mask == tokenizer.mask_token_id
+    record = read_run(run.output_dir)
+    assert record["data_sha256"] == {"texts.jsonl": sha256(tmp_path / "texts.jsonl")}, "the next stage's record has it"
+    assert (record["recipe"]["task"], len(record["tokenizer_sha256"])) == ("pretrain", 64)
 
 
 def test_a_resumed_run_continues_from_its_checkpoint(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -49,7 +49,16 @@ def test_a_circle_is_refused(tmp_path: Path) -> None:
         read_recipe(row)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [1", "is not YAML"), ("- a", "must be a mapping"), ("", "mapping")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "is not YAML"),
+        ("- a", "must be a mapping"),
+        ("", "mapping"),
+        ("extends: 3", "`extends` must be the path of a recipe or a list of paths, not 3"),
+        ("extends: [{a: 1}]", "a list of paths"),
+    ],
+)
 def test_a_file_that_is_not_a_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=rf"row\.yaml.*{message}"):
         read_recipe(write(tmp_path, row=text))

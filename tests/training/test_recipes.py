@@ -74,7 +74,7 @@ def test_rows_of_the_papers_table(plans: dict[str, Plan], row: str) -> None:
     assert (optimization.batch_size, optimization.epochs, optimization.seed) == (256, 1, 17)
     assert (optimization.warmup_ratio, optimization.floor_ratio) == (0.06, 0.02)
     assert planned.recipe.spec.template.label_words == (" 0", " 1")
-    assert (planned.recipe.orders, planned.recipe.coin_pairs, planned.max_tokens) == ("coin", 1, 3600)
+    assert (planned.recipe.orders, planned.recipe.coin_pairs, planned.recipe.training_tokens) == ("coin", 1, 3600)
     assert bool(planned.recipe.dora) == row.endswith("reasoning")
 
 
@@ -85,7 +85,7 @@ def test_the_authors_code_freezes_nothing_and_uses_its_own_wording(plans: dict[s
     assert planned.recipe.frozen_layers == 0
     assert millions(planned) == (ADAPTED if planned.recipe.dora else WHOLE)[size]
     assert planned.recipe.spec.template.label_words == ("0", "1")
-    assert (planned.recipe.orders, planned.recipe.coin_pairs, planned.max_tokens) == ("coin", 1000, 3600)
+    assert (planned.recipe.orders, planned.recipe.coin_pairs, planned.recipe.training_tokens) == ("coin", 1000, 3600)
     assert planned.recipe.optimization == plans[f"paper/{row}"].recipe.optimization
     assert not planned.recipe.dora or (planned.recipe.dora.rank, planned.recipe.dora.alpha) == (128, 8)
     hh_is_left_out = row == "large-all-at-once"

@@ -23,7 +23,7 @@ from tinyrm.modernbert.sets import ModernBertForSets
 from tinyrm.negatives import Pool
 from tinyrm.pairs import PreferencePair
 from training.data.groups import Group, groups_of, with_distractors
-from training.model.heads import plackett_luce
+from training.model.losses import plackett_luce
 from training.model.specialists import TrainedModel
 from training.model.teachers import TrainedTeacher
 from training.recipe import ClozeRecipe, DistilRecipe, Specialist
@@ -73,13 +73,13 @@ def test_a_bert_learns_the_cloze_with_its_head_at_the_mask_only(
     base.save_pretrained(tmp_path / "base")
     for file in toy.base.glob("*token*"):
         (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
-    rows: list[int] = []
+    read: list[tuple[int, ...]] = []
     recipe = toy.recipe(tmp_path / "run", model=str(tmp_path / "base"), frozen_layers=1)
     model = train(recipe).eval()
-    model.cls.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].ndim))  # type: ignore[union-attr]
+    model.cls.register_forward_pre_hook(lambda _, inputs: read.append(tuple(inputs[0].shape)))  # type: ignore[union-attr]
     ids = torch.tensor([[1, 9, 4, 2], [1, 4, 9, 2]])
     outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.where(ids == 4, 7, -100))
-    assert (outputs.logits.shape, rows) == ((2, 600), [2])
+    assert (outputs.logits.shape, read) == ((2, 600), [(2, 1, 32)]), "one token of each row"
     saved = BertForMaskedLM.from_pretrained(tmp_path / "run").eval()
     torch.testing.assert_close(outputs.logits, saved(ids).logits[ids == 4], atol=1e-5, rtol=0)
     assert not saved.cls.predictions.bias.equal(base.cls.predictions.bias), "and it has learnt"

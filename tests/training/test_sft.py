@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import PreTrainedTokenizerFast
+from safetensors.torch import load_file
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tests.training.conftest import Toy, read_log
-from tinyrm.encoding import SpecialTokens, plain_text_tokenizer
+from tinyrm.encoding import SpecialTokens
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.pairs import read_records
+from tinyrm.plain_text import plain_text_tokenizer
 from tinyrm.spec import RUN_FILE
 from training.data.collate import IGNORED
 from training.data.conversations import (
@@ -49,6 +51,45 @@ def sft_recipe(toy: Toy, folder: Path) -> SftRecipe:
     fields = {"task": "sft", "output_dir": folder / "out", "model": str(toy.base), "conversations": ["talks.jsonl"]}
     optimization = {**steps, "epochs": 100, "eval_steps": 5, "save_steps": 25}
     return SftRecipe.model_validate({**fields, "held_out_fraction": 0.2, "optimization": optimization})
+
+
+def test_passes_of_a_step_are_accumulated_alike_in_all_families(toy: Toy, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = BertConfig(vocab_size=600, max_position_embeddings=256, pad_token_id=3, **sizes, **dropout)
+    BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    for file in toy.base.glob("*token*"):
+        shutil.copy(file, tmp_path / "bert")
+    for base in (toy.base, tmp_path / "bert"):
+        logs = []
+        for size in (8, 2):
+            folder = tmp_path / f"{base.name}-{size}"
+            folder.mkdir()
+            recipe = sft_recipe(toy, folder)
+            optimization = recipe.optimization.model_copy(update={"micro_batch_size": size, "max_steps": 2})
+            recipe = recipe.model_copy(
+                update={"model": str(base), "optimization": optimization, "trainer": {"logging_steps": 1}}
+            )
+            train_sft(recipe, folder, resume=False)
+            logs.append([entry for entry in read_log(recipe.output_dir) if "grad_norm" in entry])
+        for whole, parts in zip(*logs, strict=True):
+            assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-4), base
+            assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-3), base
+
+
+def test_processes_that_load_data_hide_the_tokens_of_each_epoch(toy: Toy, tmp_path: Path) -> None:
+    found = []
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        recipe = sft_recipe(toy, folder)
+        optimization = recipe.optimization.model_copy(update={"max_steps": 14})  # into a third epoch
+        fields = {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
+        train_sft(recipe.model_copy(update={"optimization": optimization, "trainer": fields}), folder, resume=False)
+        found.append(load_file(folder / "out" / "model.safetensors"))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, atol=0, rtol=0, msg=name)
 
 
 def encode(
@@ -141,9 +182,9 @@ def test_each_epoch_hides_other_tokens_and_a_repeated_epoch_the_same_ones(
     data = Conversations([encoded, encoded], MaskAssistant(recipe, tokenizer), seed=1)
     first = data[0]["labels"]
     assert not data[1]["labels"].equal(first)
-    data.epoch = lambda: 1
+    data.set_epoch(1)
     assert not data[0]["labels"].equal(first)
-    data.epoch = lambda: 0
+    data.set_epoch(0)
     assert data[0]["labels"].equal(first)
 
 

@@ -229,6 +229,16 @@ def test_domains_are_united_unless_they_contradict() -> None:
         unite_specs([CHAT, SAFETY], "maths")
 
 
+def test_merged_domains_keep_what_each_kept_of_long_responses() -> None:
+    """A specialist of reasoning keeps both ends; the merged model must read that domain as it was trained."""
+    ends = SAFETY.model_copy(update={"truncation": "ends"})
+    united = unite_specs([CHAT, ends], None)
+    assert {domain: united.kept(domain) for domain in united.domains} == {"general": "start", "safety": "ends"}
+    assert unite_specs([CHAT, SAFETY], None).truncation == "start"
+    with pytest.raises(InvalidInput, match="domain 'safety' has two truncations: start and ends"):
+        unite_specs([SPEC, ends], None)
+
+
 def test_an_adapter_on_other_weights_than_it_was_trained_on_is_refused(specialists: dict[str, Path], toy: Toy) -> None:
     with pytest.raises(InvalidInput, match="trained on other weights"):
         TrainedModel(Specialist(path=str(specialists["safety"]), base=str(toy.base))).load()

@@ -57,3 +57,11 @@ def test_turns_of_one_dialogue_are_on_one_side() -> None:
     learn, held_out = split_by_prompt([pair(prompt) for prompt in prompts], 0.2, seed=1)
     assert len(held_out) == pytest.approx(3 * 20, abs=3 * 8)
     assert not {opening(p.prompt) for p in learn} & {opening(p.prompt) for p in held_out}
+
+
+def test_a_prompt_with_other_line_ends_is_on_the_same_side() -> None:
+    prompts = [f"Question {i}\nof two lines?" for i in range(100)]
+    others = [prompt.replace("\n", " \r\n") + "\n" for prompt in prompts]
+    learn, held_out = split_by_prompt([pair(prompt) for prompt in prompts + others], 0.2, seed=1)
+    assert not {p.prompt.split()[1] for p in learn} & {p.prompt.split()[1] for p in held_out}
+    assert held_out

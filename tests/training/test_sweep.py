@@ -16,7 +16,6 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import FixedTrial, TrialState
-from pydantic import ValidationError
 
 import training.experiments.sweep as sweeping
 from tests.conftest import REPOSITORY
@@ -282,7 +281,7 @@ def test_an_instruction_that_the_recipe_draws_itself_is_not_searched(recipe: Clo
 )
 def test_an_invalid_space_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(wrong))
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidInput):
         Space.load(tmp_path / "space.yaml")
 
 
@@ -322,6 +321,10 @@ def test_the_command_prints_the_best_trial(
     printed = capsys.readouterr()
     assert printed.out.startswith("trial 0: eval_held_out_accuracy 0.99")
     assert "--paper-protocol" not in printed.err
+    assert command("--json") == 0
+    best = json.loads(capsys.readouterr().out)
+    assert (best["trial"], best["objective"]) == (0, "eval_held_out_accuracy")
+    assert f"{best['value']:.4f} with {best['params']}\n" in printed.out
 
 
 def test_the_command_warns_loudly_of_the_papers_protocol(
@@ -338,12 +341,12 @@ def test_the_command_warns_loudly_of_the_papers_protocol(
 def test_the_command_ends_with_one_line_where_it_cannot_run(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str], storage: str
 ) -> None:
-    assert command(storage=storage) == 1
+    assert command(storage=storage) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("training sweep: storage ")
 
 
 def test_only_the_reward_stage_is_swept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = {"task": "tokenizer", "output_dir": "out", "vocab_size": 400, "texts": []}
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
-    assert main(["sweep", str(tmp_path / "other.yaml"), "--trials", "1", "--storage", "sqlite://"]) == 1
+    assert main(["sweep", str(tmp_path / "other.yaml"), "--trials", "1", "--storage", "sqlite://"]) == 2
     assert "only recipes of task 'cloze' are swept" in capsys.readouterr().err

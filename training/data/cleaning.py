@@ -6,16 +6,17 @@ import json
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tinyrm.pairs import PreferencePair
+from tinyrm.verdicts import Label
 
 # tie: no response is better. mismatch: the two dialogues differ before the last response, or do not end in one.
 # unlinked: a message whose tree has a gap above it. empty: a blank prompt or response. identical: the same response
 # twice. broken: a text that UTF-8 cannot hold, split in the middle of an emoji. duplicate: the same pair again.
-# contradiction: the same pair also the other way round; neither verdict is kept. unreadable: a message without a text,
-# such as an image, or with an unknown role.
+# contradiction: the same pair also the other way round, without a probability; neither verdict is kept. unreadable: a
+# message without a text, such as an image, or with an unknown role.
 Reason = Literal[
     "tie", "mismatch", "unlinked", "empty", "identical", "broken", "duplicate", "contradiction", "unreadable"
 ]
@@ -26,6 +27,7 @@ class Raw:
     """A pair as read, not checked yet: a table may lack a text.
 
     origin: the set and its part, `skywork:helpsteer2`.
+    label: how sure the verdict is; None is certain.
     """
 
     prompt: str | None
@@ -33,6 +35,7 @@ class Raw:
     rejected: str | None
     domain: str | None
     origin: str | None
+    label: Label | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,15 @@ def clean(items: Iterable[Raw | Reason]) -> Loaded:
                     rejected=item.rejected,
                     domain=item.domain,
                     subset=item.origin,
-                )
+                    **(item.label.model_dump() if item.label else {}),
+                ).oriented()
             )
     return without_repetitions(pairs, dropped)
+
+
+def tie_of(raw: Raw, ties: Literal["drop", "learn"]) -> Raw | Reason:
+    """Return a pair of which neither response is preferred, as a source has its ties."""
+    return replace(raw, label=Label(probability=0.5)) if ties == "learn" else "tie"
 
 
 def fault(raw: Raw) -> Reason | None:
@@ -91,23 +100,45 @@ def without_repetitions(pairs: list[PreferencePair], dropped: Counter[str] | Non
     """Keep the first of each pair, and none of a pair with both verdicts.
 
     Two domains may share a pair and judge it differently: their instructions differ.
+
+    Where one of the repetitions has a probability, they are several opinions, and none contradicts another: the first
+    is kept, with their mean (`joined`).
     """
     directions: dict[bytes, set[bool]] = defaultdict(set)
     keys = [key_and_direction(pair) for pair in pairs]
-    for key, direction in keys:
+    soft = {key for pair, (key, _) in zip(pairs, keys, strict=True) if pair.is_soft}
+    opinions: dict[bytes, list[PreferencePair]] = defaultdict(list)
+    for pair, (key, direction) in zip(pairs, keys, strict=True):
         directions[key].add(direction)
+        if key in soft:
+            opinions[key].append(pair)
     counts: Counter[str] = Counter(dropped or {})
     seen: set[bytes] = set()
     kept = []
     for pair, (key, _) in zip(pairs, keys, strict=True):
-        if len(directions[key]) > 1:
+        if len(directions[key]) > 1 and key not in soft:
             counts["contradiction"] += 1
         elif key in seen:
             counts["duplicate"] += 1
         else:
             seen.add(key)
-            kept.append(pair)
+            kept.append(joined(opinions[key]) if len(opinions[key]) > 1 else pair)
     return Loaded(kept, dict(counts))
+
+
+def joined(opinions: list[PreferencePair]) -> PreferencePair:
+    """Return the first of several pairs of the same texts, with the mean of all probabilities by weight.
+
+    A plain verdict has the probability 1. Cross-entropy is linear in the probability, so learning the mean is learning
+    all of them. The weight is their mean too: a repetition gives a pair no more weight, as it does without
+    probabilities.
+    """
+    first, weight = opinions[0], sum(pair.weight for pair in opinions)
+    chosen = normalise(first.chosen)
+    agreeing = (pair.target if normalise(pair.chosen) == chosen else 1 - pair.target for pair in opinions)
+    mean = sum(pair.weight * p for pair, p in zip(opinions, agreeing, strict=True)) / weight
+    label = {"probability": mean, "margin": None, "weight": weight / len(opinions)}
+    return first.model_copy(update=label).oriented()
 
 
 def take(pairs: list[PreferencePair], count: int) -> list[PreferencePair]:
@@ -131,7 +162,9 @@ def pairs_sha256(pairs: Iterable[PreferencePair]) -> str:
     """Return a hash of all that is learned from, in order."""
     whole = hashlib.sha256()
     for pair in pairs:
-        fields = (pair.prompt, pair.chosen, pair.rejected, pair.domain, pair.subset)
+        fields: list[object] = [pair.prompt, pair.chosen, pair.rejected, pair.domain, pair.subset]
+        if pair.is_soft or pair.weight != 1:
+            fields += [pair.probability, pair.margin, pair.weight]
         whole.update(json.dumps(fields).encode() + b"\n")
     return whole.hexdigest()
 

@@ -4,10 +4,13 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
+from transformers import DataCollatorWithFlattening
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from tinyrm.batching import collate
@@ -42,7 +45,8 @@ class PairSampling:
         if draw.random() < self.default_rate:
             domain = None
         pool = self.prefixes.get(domain if domain in self.spec.domains else self.spec.default_domain)
-        return draw.choice(pool) if pool else self.spec.instruction(domain, or_default=True)
+        drawn = draw.choice(pool) if pool else None
+        return self.spec.resolve("", domain, drawn, or_default=True).instruction
 
     def orders(self, index: int, encodings: tuple[Encoding, ...]) -> Orders:
         """Return both orders of pair `index`, or the one that the coin selects."""
@@ -127,20 +131,55 @@ class EpochSampler(Sampler[int]):
 
 
 @dataclass(frozen=True, slots=True)
-class PairCollator:
-    """Pairs -> rows (pair 0 chosen first, pair 0 chosen second, pair 1 chosen first, ...), without orders not read.
+class RowCollator:
+    """Items of two texts each -> rows (item 0 first text, item 0 second, item 1 first, ...), without those not shown.
 
-    labels [rows, tokens] hold the right label word at the mask and IGNORED elsewhere.
+    Of both orders of a pair the chosen response is first, then second; of single responses it is the chosen one, then
+    the rejected one. `is_second`, bool [rows], marks the second texts: there the second choice is right, or it is the
+    rejected response.
+
+    read: where a row is read: at each occurrence of a token, at its first token, or at all its tokens.
+    flat: whether the rows stand one behind the other without padding, [1, tokens] (`DataCollatorWithFlattening`), in
+        place of [rows, longest] with an attention_mask.
+
+    `read_at`, int64 [places], are the places that are read, counted through the whole batch; `places`, int64 [rows], is
+    how many of them each row has.
     """
 
     pad_id: int
-    mask_id: int
-    label_ids: tuple[int, int]
+    read: int | Literal["first", "all"]
+    flat: bool = False
 
-    def __call__(self, pairs: Sequence[Sequence[Encoding | None]]) -> dict[str, torch.Tensor]:
-        rows = [(row, label) for pair in pairs for row, label in zip(pair, self.label_ids, strict=True) if row]
-        batch = collate([row for row, _ in rows], self.pad_id)
-        input_ids = torch.from_numpy(batch.input_ids)
-        right = torch.tensor([label for _, label in rows]).unsqueeze(1)
-        labels = torch.where(input_ids == self.mask_id, right, IGNORED)
-        return {"input_ids": input_ids, "attention_mask": torch.from_numpy(batch.attention_mask), "labels": labels}
+    def __call__(self, items: Sequence[Sequence[Encoding | None]]) -> dict[str, Any]:
+        shown = [(text, place) for item in items for place, text in enumerate(item) if text]
+        texts = [text for text, _ in shown]
+        batch = flattened(texts) if self.flat else padded(texts, self.pad_id)
+        lengths = [len(text) for text in texts]
+        width = batch["input_ids"].shape[1]
+        starts = np.cumsum([0, *lengths[:-1]]) if self.flat else np.arange(len(texts)) * width
+        read = [self._places(text) for text in texts]
+        batch["read_at"] = torch.from_numpy(
+            np.concatenate([at + start for at, start in zip(read, starts, strict=True)])
+        )
+        batch["places"] = torch.tensor([len(at) for at in read])
+        batch["is_second"] = torch.tensor([place == 1 for _, place in shown])
+        return batch
+
+    def _places(self, text: Encoding) -> NDArray[np.int64]:
+        if self.read == "first":
+            return np.zeros(1, dtype=np.int64)
+        return np.arange(len(text)) if self.read == "all" else np.flatnonzero(text.input_ids == self.read)
+
+
+def padded(texts: Sequence[Encoding], pad_id: int) -> dict[str, Any]:
+    """Return input_ids and attention_mask, int64 [rows, tokens of the longest]."""
+    ids, mask = map(torch.from_numpy, collate(texts, pad_id))
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def flattened(texts: Sequence[Encoding]) -> dict[str, Any]:
+    """Return input_ids, position_ids, seq_idx (the row of each token), [1, tokens], and what flash attention takes."""
+    flatten = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_seq_idx=True)
+    batch: dict[str, Any] = flatten([{"input_ids": text.input_ids} for text in texts])
+    del batch["labels"]  # of a model that predicts the next token
+    return batch

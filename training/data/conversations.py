@@ -49,7 +49,7 @@ def encode_conversation(
 ) -> EncodedConversation | None:
     """Return [CLS], the turns as the reward template writes them, [SEP]; None if there is no turn of the assistant.
 
-    tokenizer: as `tinyrm.encoding.plain_text_tokenizer` returns it.
+    tokenizer: as `tinyrm.plain_text.plain_text_tokenizer` returns it.
 
     The text ends with the assistant's last turn. The beginning of a text that is too long is dropped, so that some of
     that turn is left.

@@ -27,7 +27,7 @@ def load_texts(sources: tuple[Texts, ...], data_dir: Path, seed: int) -> list[st
         if source.kind == "documents":
             pool = [document.text for document in read_records(path, Document)]
         else:
-            pool = [render_pair(pair, rng) for pair in read_pairs(path)]
+            pool = [render_pair(pair, rng) for pair in read_pairs(path, ties=True)]
         texts += pool if source.max_mb is None else sample(pool, source.max_mb, rng)
     rng.shuffle(texts)
     return texts

@@ -7,14 +7,12 @@ from pathlib import Path
 
 from tinyrm.bundle import sha256
 from tinyrm.chat import Message
-from tinyrm.errors import InvalidInput, InvalidRequest
+from tinyrm.errors import InvalidInput
 from tinyrm.hub import COMMIT
-from tinyrm.pairs import read_jsonl
 from training.data.cleaning import Loaded, Raw, Reason, clean, pairs_sha256, take, without_repetitions
-from training.data.readers import hh_rlhf, oasst2, pku_saferlhf, skywork, webgpt
-from training.data.readers.dialogue import read_row
-from training.data.rows import Published, data_file, pinned
-from training.data.source import DatasetName, Source
+from training.data.readers import any_form, hh_rlhf, oasst2, pku_saferlhf, skywork, webgpt
+from training.data.rows import Published, pinned
+from training.data.source import ANY_FORM, DatasetName, Source
 
 Reader = Callable[[Source, Path], Iterator[Raw | Reason]]
 
@@ -45,15 +43,25 @@ def load_all(sources: Sequence[Source], data_dir: Path) -> Mixture:
         dropped.update(each.dropped)
     counts = Counter(source.name for source in sources)
     # A part that is used twice is named with its domain.
-    names = [f"{s.name} as {s.domain}" if counts[s.name] > 1 else s.name for s in sources]
+    names = unique([f"{s.name} as {s.domain}" if counts[s.name] > 1 else s.name for s in sources])
     pairs = [pair for each in loaded for pair in each.pairs]
     hashes = {}
     for name, source, each in zip(names, sources, loaded, strict=True):
-        if source.dataset == "jsonl" and source.path:
+        if source.dataset in ("file", "jsonl") and source.path and (data_dir / source.path).is_file():
             hashes[source.path] = sha256(data_dir / source.path)
         else:
             hashes[name] = pairs_sha256(each.pairs)
     return Mixture(without_repetitions(pairs, dropped), dict(zip(names, loaded, strict=True)), hashes)
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Return the names, a repeated one with its number: a source may be named twice, as with other columns."""
+    before = Counter[str]()
+    found = []
+    for name in names:
+        before[name] += 1
+        found.append(f"{name} ({before[name]})" if before[name] > 1 else name)
+    return found
 
 
 def load(source: Source, data_dir: Path) -> Loaded:
@@ -62,7 +70,9 @@ def load(source: Source, data_dir: Path) -> Loaded:
     Raises InvalidInput if they cannot be loaded or have another schema.
     """
     read, published = READERS[source.dataset]
-    if published:
+    if source.dataset == "hub":
+        source = any_form.pinned(source)
+    elif published:
         source = pinned(published, source, data_dir)
     items = read(source, data_dir)
     if source.domain:
@@ -87,31 +97,11 @@ def load_conversations(source: Source, data_dir: Path) -> list[list[Message]]:
     return found
 
 
-def read_own(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
-    """Read a file of our own, in any form of `tinyrm.preferences`, and optionally domain and subset.
-
-    Raises InvalidInput naming the line that is in no known form. A row without a text is dropped.
-    """
-    path = data_file(data_dir, str(source.path))
-    for number, record in enumerate(read_jsonl(path), start=1):
-        place = f"{path}, line {number}"
-        if not isinstance(record, dict):
-            raise InvalidInput(f"{place}: a record must be an object")
-        for name in ("domain", "subset"):
-            if not isinstance(record.get(name), str | None):
-                raise InvalidInput(f"{place}: {name} must be a string or missing")
-        if source.part in (None, record.get("domain")):
-            try:
-                yield read_row(record, record.get("domain"), record.get("subset"))
-            except InvalidRequest as error:
-                raise InvalidInput(f"{place}: {error}") from error
-
-
 READERS: dict[DatasetName, tuple[Reader, Published | None]] = {
     "skywork": (skywork.read, skywork.PUBLISHED),
     "webgpt": (webgpt.read, webgpt.PUBLISHED),
     "hh-rlhf": (hh_rlhf.read, hh_rlhf.PUBLISHED),
     "pku-saferlhf": (pku_saferlhf.read, pku_saferlhf.PUBLISHED),
     "oasst2": (oasst2.read, oasst2.PUBLISHED),
-    "jsonl": (read_own, None),
+    **dict.fromkeys(ANY_FORM, (any_form.read, None)),
 }

@@ -14,11 +14,12 @@ def made_pairs(pool: Pool, number: int, weights: Mapping[Kind, float], seed: int
     """Return `number` of the pool's pairs, drawn at random, with made-up responses in place of the rejected ones.
 
     No pair is drawn twice before all are drawn once, and then it gets another kind or another text. Responses that are
-    off-topic come from these pairs only, and wordings from the half that evaluation does not use.
+    off-topic come from these pairs only, and wordings from the half that evaluation does not use. A tie is left out:
+    neither of its responses is known to be good.
 
     Raises InvalidInput if no kind with a weight applies to any pair.
     """
-    pairs, turn, made = pool.pairs, 0, list[MadePair]()
+    pairs, turn, made = [pair for pair in pool.pairs if not pair.is_tie], 0, list[MadePair]()
     while len(made) < number:
         for place in np.random.default_rng([seed, turn]).permutation(len(pairs)):
             if len(made) < number and (pair := draw(pairs[place], weights, pool, seed + turn)):

@@ -1,5 +1,6 @@
 """Rows of a published set: from a local copy of its files if there is one, else from the hub."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +8,14 @@ from typing import Any
 
 from tinyrm.errors import InvalidInput
 from tinyrm.hub import dataset_commit, load_table
+from tinyrm.tables import PACKED
 from training.data.source import Source
 
 Row = dict[str, Any]
 
 # Files of a local copy that hold rows.
 SUFFIXES = (".parquet", ".jsonl", ".json")
-PACKED = (".gz", ".xz")
+TRAIN = re.compile("(?<![a-z])train")  # not as in `constraints`
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +95,25 @@ def data_file(data_dir: Path, name: str) -> Path:
     raise InvalidInput(f"{path} does not exist: recipes look for their data in the folder that --data names{there}")
 
 
-def training_files(path: Path) -> list[Path]:
-    """Return the files of a local copy to train on: those named `train` if there are any, else all readable ones."""
+def training_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Return the files of a local copy to train on: those named `train` if there are any, else all readable ones.
+
+    Hidden files and folders are left out: they hold copies of editors and caches of downloads.
+    """
     if path.is_file():
         return [path]
-    endings = tuple(suffix + packed for suffix in SUFFIXES for packed in ("", *PACKED))
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(endings))
-    for_training = [file for file in files if "train" in str(file.relative_to(path))]
+    endings = tuple(suffix + packed for suffix in suffixes for packed in ("", *PACKED))
+    inner = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file() and file.name.endswith(endings))
+    files = [path / name for name in inner if not any(part.startswith(".") for part in name.parts)]
+    for_training = [file for file in files if TRAIN.search(str(file.relative_to(path)))]
     if not files:
-        raise InvalidInput(f"{path} has no {', '.join(SUFFIXES)} file, compressed or not")
+        raise InvalidInput(f"{path} has no {', '.join(suffixes)} file, compressed or not")
     return for_training or files
+
+
+def is_saved(path: Path) -> bool:
+    """Return whether a folder is one that `save_to_disk` of `datasets` wrote."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
 def read_files(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[Row]:

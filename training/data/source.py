@@ -1,11 +1,21 @@
 """The sources of a recipe's data, and facts about the published sets that are known without reading them."""
 
 import re
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-DatasetName = Literal["skywork", "webgpt", "hh-rlhf", "pku-saferlhf", "oasst2", "jsonl"]
+from tinyrm.verdicts import PAIRS_PER_ROW
+
+DatasetName = Literal["skywork", "webgpt", "hh-rlhf", "pku-saferlhf", "oasst2", "file", "jsonl", "hub"]
+# Sets whose rows may have any form of `tinyrm.verdicts`. jsonl is the older name of file.
+ANY_FORM: tuple[DatasetName, ...] = ("file", "jsonl", "hub")
+# What `columns` may name: what `tinyrm.verdicts` and `tinyrm.preferences` read, domain and subset.
+OUR_COLUMNS = (
+    *("prompt", "system", "chosen", "rejected", "response_a", "response_b", "winner", "tie"),
+    *("probability", "margin", "weight", "score_chosen", "score_rejected"),
+    *("responses", "scores", "ranks", "domain", "subset"),
+)
 
 # Skywork-Reward-Preference-80K-v0.2, 77,016 pairs: `source` of a row -> its pairs in the published set.
 SKYWORK_PAIRS = {
@@ -43,9 +53,25 @@ PARTS: dict[DatasetName, tuple[str, ...]] = {
     "hh-rlhf": tuple(HH_PAIRS),
     "pku-saferlhf": ("safer", "better"),
     "oasst2": (),
+    "file": (),
     "jsonl": (),
+    "hub": (),
 }
 LANGUAGE = re.compile(r"[a-z]{2}(-[A-Z]{2})?")
+
+
+class Scores(BaseModel):
+    """How scores of responses become margins.
+
+    The margin of a pair, the log-odds that the chosen response is the better one, is `margin_per_point` times the
+    difference of the two scores: scores are taken as strengths of Bradley and Terry (1952) on a scale of their own. It
+    is eta (r_chosen - r_rejected) of reward-aware preference optimisation (arXiv 2502.00203), whose loss ours is. At
+    1, one point more is the better response in 73 of 100 cases; at 0.5 in 62.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    margin_per_point: float = Field(gt=0, allow_inf_nan=False)
 
 
 class Source(BaseModel):
@@ -64,8 +90,32 @@ class Source(BaseModel):
     max_pairs: int | None = Field(default=None, gt=0, description="Take at most this many, the same ones every time.")
     path: str | None = Field(
         default=None,
-        description="File or folder with the published schema, relative to the data folder; None: the folder or file "
-        "there that has the name of the set, or else the hub.",
+        description="File or folder, relative to the data folder or absolute. dataset file: JSON lines, a JSON array, "
+        "Parquet or CSV, plain or packed as .gz, .xz or .zst; a folder of such files, or one of `save_to_disk`. A "
+        "published set: with its schema; None: the folder or file there that has the name of the set, or else the hub.",
+    )
+    id: str | None = Field(default=None, min_length=1, description="dataset hub: of the set, such as owner/name.")
+    config: str | None = Field(default=None, description="dataset hub: the part to read, if the set has several.")
+    split: str = Field(default="train", min_length=1, description="dataset hub, and folders of `save_to_disk`.")
+    columns: dict[str, str | None] = Field(
+        default={},
+        description=f"For file and hub: our column -> theirs, where names differ; null: theirs of our name is not "
+        f"read. Ours: {', '.join(OUR_COLUMNS)}.",
+    )
+    ties: Literal["drop", "learn"] = Field(
+        default="drop",
+        description="Ties of the data: no response preferred, or equal scores or ranks. Learnt, a tie has a "
+        "probability of one half. A row with a `probability` or a `margin` is learnt in either case.",
+    )
+    scores: Scores | None = Field(
+        default=None,
+        description="For file and hub: learn margins from scores; None: their order alone, as plain verdicts.",
+    )
+    pairs_per_row: int = Field(
+        default=PAIRS_PER_ROW,
+        gt=0,
+        description="For file and hub: pairs of a row with several responses, at most; all pairs of four are 6. Which "
+        "ones depends on their texts only.",
     )
     revision: str | None = Field(
         default=None,
@@ -75,11 +125,15 @@ class Source(BaseModel):
 
     @model_validator(mode="after")
     def _part_exists(self) -> Self:
-        if self.dataset == "jsonl" and self.path is None:
-            raise ValueError("dataset jsonl needs a path")
+        if self.dataset in ("file", "jsonl") and self.path is None:
+            raise ValueError(f"dataset {self.dataset} needs a path")
+        if (self.dataset == "hub") != (self.id is not None):
+            raise ValueError("dataset hub needs an id, such as owner/name, and no other has one")
+        if self.dataset == "hub" and self.path is not None:
+            raise ValueError("dataset hub reads the hub; for a copy, use dataset: file with its path")
         if self.path is not None and self.revision is not None:
             raise ValueError("a revision is one of the hub, and path names a local copy; remove one of them")
-        if self.part is None or self.dataset == "jsonl":
+        if self.part is None or self.dataset in ANY_FORM:
             return self
         if self.dataset == "oasst2" and LANGUAGE.fullmatch(self.part):
             return self
@@ -88,11 +142,44 @@ class Source(BaseModel):
             raise ValueError(f"dataset {self.dataset} has no part {self.part!r}; its parts: {known}")
         return self
 
+    @model_validator(mode="after")
+    def _options_of_any_form(self) -> Self:
+        own: dict[str, object] = {
+            "columns": {},
+            "scores": None,
+            "pairs_per_row": PAIRS_PER_ROW,
+            "config": None,
+            "split": "train",
+        }
+        if self.dataset not in ANY_FORM:
+            given = [name for name, default in own.items() if getattr(self, name) != default]
+            if given:
+                raise ValueError(f"dataset {self.dataset} has a schema of its own; remove {', '.join(given)}")
+        if self.config is not None and self.dataset != "hub":
+            raise ValueError(f"a config is one of the hub; dataset {self.dataset} has none")
+        if unknown := sorted(self.columns.keys() - set(OUR_COLUMNS)):
+            raise ValueError(f"columns: {unknown[0]!r} is not one of ours, which are {', '.join(OUR_COLUMNS)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults_of_any_form(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a source of a published set cannot have, and what is as it would be without it."""
+        fields: dict[str, Any] = dump(self)
+        own = ("id", "config", "split", "columns", "ties", "scores", "pairs_per_row")
+        plain = {name: type(self).model_fields[name].default for name in own}
+        return {name: value for name, value in fields.items() if name not in plain or value != plain[name]}
+
+    def __hash__(self) -> int:
+        """Hash a frozen value that holds a mapping."""
+        return hash(self.model_dump_json())
+
     @property
     def name(self) -> str:
         """As on the command line: skywork:chat, jsonl:train.jsonl.gz; for a part of a file, with the part."""
-        if self.dataset == "jsonl":
-            return f"jsonl:{self.path}" + (f", {self.part}" if self.part else "")
+        if self.dataset in ANY_FORM:
+            whole = "/".join(filter(None, (self.path, self.id, self.config)))
+            split = f", {self.split}" if self.split != "train" else ""
+            return f"{self.dataset}:{whole}{split}" + (f", {self.part}" if self.part else "")
         return f"{self.dataset}:{self.part}" if self.part else self.dataset
 
 

@@ -8,6 +8,7 @@ from itertools import compress
 
 from tinyrm.pairs import PreferencePair
 from tinyrm.template import FIGURE2
+from training.data.cleaning import normalise
 from training.data.conversations import Conversation
 
 
@@ -30,7 +31,9 @@ def split_by_prompt(
         if not drawn and fraction and len(names) > 1:
             drawn = {min(names, key=lambda name: draw(seed, name))}
         held_out |= drawn
-    sides = [opening(pair.prompt) in held_out for pair in pairs]
+    # A prompt that differs from a held-out one by blanks at line ends is the same question.
+    questions = {normalise(name) for name in held_out}
+    sides = [normalise(opening(pair.prompt)) in questions for pair in pairs]
     return list(compress(pairs, [not side for side in sides])), list(compress(pairs, sides))
 
 

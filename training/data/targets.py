@@ -11,13 +11,16 @@ from pathlib import Path
 
 from tinyrm.errors import InvalidInput
 from tinyrm.files import write_atomically
-from tinyrm.pairs import PreferencePair, read_jsonl
+from tinyrm.pairs import PreferencePair
+from tinyrm.tables import read_jsonl
+from tinyrm.truncation import kept_under
 from training.data.cleaning import digest
 
 
 def pair_key(instruction: str, pair: PreferencePair) -> str:
-    """Return what a teacher's margin is kept under: a digest of all texts that it reads."""
-    return digest(instruction, pair.prompt, pair.chosen, pair.rejected).hex()
+    """Return what a teacher's margin is kept under: a digest of all that it reads."""
+    kept = kept_under(instruction)
+    return digest(*([] if kept == "start" else [kept]), instruction, pair.prompt, pair.chosen, pair.rejected).hex()
 
 
 def read_targets(folder: Path) -> dict[str, float]:

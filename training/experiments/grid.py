@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
 from scipy.stats import t
 from tabulate import tabulate
 from transformers import EvalPrediction
@@ -26,11 +27,13 @@ from tinyrm.pairs import PreferencePair, read_pairs
 from tinyrm.scorer import Scorer
 from tinyrm.spec import HELD_OUT_FILE, Spec, read_run
 from training.data.mixture import load_all as load_pairs
+from training.data.soft import has_labels
 from training.data.source import Source
 from training.loading import find_recipe, load_recipe
-from training.output import identity, write_run
+from training.output import identity, what_is_learnt, write_run
 from training.recipe import ClozeRecipe, DistilRecipe, MergeRecipe, Optimization
-from training.stages.cloze import preference_metrics, train_cloze
+from training.recipe_errors import invalid_recipe
+from training.stages.cloze import labelled_metrics, preference_metrics, train_cloze
 from training.stages.distil import train_distil
 from training.stages.merge import merge_specialists
 
@@ -77,11 +80,14 @@ def varied(recipes: Mapping[str, Compared], peak_lrs: Sequence[float], max_steps
 def with_optimization(recipe: Compared, **changes: float) -> Compared:
     """Return the recipe with other settings of its optimizer; a merge has none and stays.
 
-    Raises ValidationError for a value that is not allowed in a recipe file either.
+    Raises InvalidInput for a value that is not allowed in a recipe file either.
     """
     if isinstance(recipe, MergeRecipe):
         return recipe
-    optimization = Optimization.model_validate(recipe.optimization.model_dump() | changes)
+    try:
+        optimization = Optimization.model_validate(recipe.optimization.model_dump() | changes)
+    except ValidationError as error:
+        raise invalid_recipe(error, Optimization, "the grid") from error
     return recipe.model_copy(update={"optimization": optimization})
 
 
@@ -114,7 +120,7 @@ def run_all(runs: Sequence[Compared], data_dir: Path, out: Path) -> int:
     for number, recipe in enumerate(runs, start=1):
         try:
             todo = isinstance(recipe, MergeRecipe) or not is_finished(recipe, hash_data)
-            print(f"{number}/{len(runs)} {recipe.output_dir}: {'runs' if todo else 'is finished'}", flush=True)
+            print(f"{number}/{len(runs)} {recipe.output_dir}: {'runs' if todo else 'is finished'}", file=sys.stderr)
             if isinstance(recipe, MergeRecipe):
                 merge_and_measure(recipe)
             elif todo:
@@ -143,8 +149,7 @@ def is_finished(recipe: ClozeRecipe, hash_data: Callable[[tuple[Source, ...]], d
     record = read_run(recipe.output_dir)
     if not record:
         return False
-    for elsewhere in ("output_dir", "targets"):
-        record["recipe"].pop(elsewhere, None)
+    record["recipe"] = what_is_learnt(record["recipe"])
     if any(record.get(key) != value for key, value in identity(recipe, hash_data(recipe.sources)).items()):
         raise InvalidInput(
             "the folder holds a run of another recipe, from another base or on other data; remove it, or choose "
@@ -164,7 +169,9 @@ def merge_and_measure(recipe: MergeRecipe) -> None:
         raise InvalidInput(
             "the specialists did not hold out pairs by one seed and share, so there are none to measure on"
         )
-    metrics = {f"eval_{name}": value for name, value in measure(recipe.output_dir, read_pairs(held_out)).items()}
+    metrics = {
+        f"eval_{name}": value for name, value in measure(recipe.output_dir, read_pairs(held_out, ties=True)).items()
+    }
     write_run(recipe.output_dir, read_run(recipe.output_dir) | {"held_out": metrics})
 
 
@@ -178,7 +185,8 @@ def measure(folder: Path, pairs: Sequence[PreferencePair]) -> dict[str, float]:
     preferences = Scorer(encoder, engine, spec).score([pair.comparison() for pair in pairs], instructions)
     margins = np.array([preference.order_margins for preference in preferences])
     # A margin is towards the chosen response; training counts towards the first one.
-    return preference_metrics(EvalPrediction(margins * [1, -1], np.zeros(len(pairs))))
+    prediction = EvalPrediction(margins * [1, -1], np.array([pair.target for pair in pairs]))
+    return (labelled_metrics if has_labels(pairs) else preference_metrics)(prediction)
 
 
 def add_result(recipe: Compared, out: Path) -> None:
@@ -194,7 +202,7 @@ def add_result(recipe: Compared, out: Path) -> None:
     }
     results = read_results(out)
     seeds = results.get(folder.parent.name, {"seeds": {}})["seeds"]
-    seeds[folder.name.removeprefix("seed-")] = {"pairs": len(read_pairs(folder / HELD_OUT_FILE)), **metrics}
+    seeds[folder.name.removeprefix("seed-")] = {"pairs": len(read_pairs(folder / HELD_OUT_FILE, ties=True)), **metrics}
     values = {name: [of_seed[name] for of_seed in seeds.values()] for name in next(iter(seeds.values()))}
     several = len(seeds) > 1
     results[folder.parent.name] = {

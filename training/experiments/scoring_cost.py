@@ -10,7 +10,7 @@ from tinyrm.manifest import MANIFEST_FILE
 from tinyrm.modernbert.checkpoint import read_geometry
 from tinyrm.spec import trained_head
 from training.data.targets import read_targets
-from training.experiments.plan import MEAN_TOKENS, Plan, find_config, operations
+from training.experiments.plan import Plan, find_config, operations
 from training.model.teachers import GivenTargets, teacher_at
 from training.recipe import DistilRecipe, Teacher
 
@@ -25,8 +25,8 @@ def describe_teacher(plan: Plan, recipe: DistilRecipe, teacher: Teacher) -> Iter
     """Raises InvalidInput if the teacher's sizes are not known."""
     pairs = sum(
         count
-        for counts in plan.domains
-        for domain, count in (counts or {}).items()
+        for given in plan.sources
+        for domain, count in (given.domains or {}).items()
         if teacher in recipe.teachers_of(recipe.spec.default_domain if domain == "none" else domain)
     )
     yield f"{teacher.path}: {pairs:,} pairs" if pairs else f"{teacher.path}: pairs not known before they are read"
@@ -41,7 +41,7 @@ def describe_teacher(plan: Plan, recipe: DistilRecipe, teacher: Teacher) -> Iter
     else:
         geometry, graph, max_tokens = read_geometry(find_config(teacher.path)), "plain", recipe.spec.max_tokens
         reads_sets = trained_head(folder) == "set"
-    tokens = min(MEAN_TOKENS, max_tokens)
+    tokens = min(round(plan.lengths.mean), max_tokens)
     kept = number_kept(recipe, teacher)
     count, sequences = (1, "one sequence") if reads_sets else (2, "two sequences")
     flops = count * executed_flops(geometry, tokens, graph)

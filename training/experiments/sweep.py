@@ -15,7 +15,7 @@ from optuna.pruners import MedianPruner
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from sqlalchemy.exc import SQLAlchemyError
 from transformers import TrainerCallback
 
@@ -31,6 +31,7 @@ from training.loading import read_recipe
 from training.options import Sweep
 from training.output import identity
 from training.recipe import ClozeRecipe, Section
+from training.recipe_errors import invalid_recipe
 from training.stages.cloze import ClozeTrainer, train_cloze
 from training.trainer import Diverged
 
@@ -65,8 +66,11 @@ class Space(Section):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises InvalidInput for a file that is not YAML, pydantic.ValidationError naming each wrong key."""
-        return cls.model_validate(read_recipe(path))
+        """Raises InvalidInput for a file that is not YAML, and with a line for each wrong key."""
+        try:
+            return cls.model_validate(read_recipe(path))
+        except ValidationError as error:
+            raise invalid_recipe(error, cls, str(path)) from error
 
     def misfits(self, recipe: ClozeRecipe, layers: int) -> list[str]:
         """Return why no trial of this space could run on the recipe and its model; empty if all can."""
@@ -202,8 +206,7 @@ def reporting_trainer(trial: optuna.Trial, options: Sweep) -> Callable[..., Cloz
         arguments["eval_dataset"] = {HELD_OUT: held_out}
         if options.paper_protocol:
             arguments["eval_dataset"][PAPER] = held_out.with_pairs(read_pairs(options.paper_protocol))
-        arguments["callbacks"] = [*arguments["callbacks"], ReportAtMarks(trial, objective(options))]
-        return ClozeTrainer(**arguments)
+        return ClozeTrainer(callbacks=[ReportAtMarks(trial, objective(options))], **arguments)
 
     return make_trainer
 

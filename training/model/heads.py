@@ -4,20 +4,21 @@ Every head ends in the cloze's own shape, two logits for each row (first choice,
 choices, the consistency term and the held-out metrics are shared.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from tinyrm.batching import collate
-from tinyrm.encoding import Encoder, Encoding
+from tinyrm.encoding import Encoder
 from tinyrm.errors import InvalidInput
 from tinyrm.spec import HeadKind, trained_head
-from training.data.collate import Encodes
+from training.data.collate import Encodes, RowCollator
+from training.model.losses import choice_loss, group_loss
 from training.model.marked_encoder import MarkedEncoder
+from training.model.places import MODEL_INPUTS, row_means
 from training.recipe import ClozeRecipe
 
 MARKER_WORDS = 100  # as the paper's author inserted [CLS] for token-level labels
@@ -51,38 +52,22 @@ def refuse_other_head(recipe: ClozeRecipe) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RowCollator:
-    """Turns items of two texts each into rows, two by two, without those that are None.
-
-    `is_second`, bool [rows], is true for the second text of an item: there the second choice is right, or it is the
-    rejected response. `marker_id` adds `markers`, bool [rows, tokens]: the positions of that token.
-    """
-
-    pad_id: int
-    marker_id: int | None = None
-
-    def __call__(self, items: Sequence[Sequence[Encoding | None]]) -> dict[str, Tensor]:
-        rows = [(text, place) for item in items for place, text in enumerate(item) if text]
-        batch = collate([text for text, _ in rows], self.pad_id)
-        input_ids = torch.from_numpy(batch.input_ids)
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": torch.from_numpy(batch.attention_mask),
-            "is_second": torch.tensor([place == 1 for _, place in rows]),
-        }
-        return inputs if self.marker_id is None else inputs | {"markers": input_ids == self.marker_id}
+def collator_for(head: HeadKind, encoder: Encoder, *, flat: bool = False) -> RowCollator:
+    """Return what makes batches of pairs for a head: it is read at the mask, the first token, all tokens or markers."""
+    special = encoder.special
+    read: dict[HeadKind, Any] = {"cloze": special.mask, "pair-mean": "all", "tokens": special.cls}
+    return RowCollator(special.pad, read.get(head, "first"), flat)
 
 
 def readout(head: HeadKind) -> Readout:
-    """Return how a head other than the cloze reads a batch of RowCollator."""
+    """Return how a head other than the cloze reads a batch, which is of GroupCollator for `set`."""
     return {"pointwise": read_pointwise, "set": read_sets, "tokens": read_tokens}.get(head, read_pair)
 
 
 def read_pair(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Read both responses in one text, two logits: cross-entropy."""
     logits = run_model(model, inputs)
-    return two_way_loss(logits, inputs["is_second"]), logits
+    return choice_loss(logits, inputs), logits
 
 
 def read_pointwise(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -91,56 +76,40 @@ def read_pointwise(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tens
     That is the cross-entropy over the two scores of a pair, once for each order.
     """
     logits = side_by_side(run_model(model, inputs).squeeze(-1))
-    return two_way_loss(logits, inputs["is_second"]), logits
+    return choice_loss(logits, inputs), logits
 
 
 def read_sets(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Read all responses of a group in one text, one score each: the loss of Plackett and Luce.
+    """Read all responses of a group in one text, one score each: the loss of Plackett and Luce (`group_loss`).
 
     Returns the loss and the scores of the first two responses, once for each order: [2 * groups, 2].
     """
     scores = run_model(model, inputs).float()
-    return plackett_luce(scores, inputs["is_worse"]), side_by_side(scores[:, :2].flatten())
-
-
-def plackett_luce(scores: Tensor, is_worse: Tensor) -> Tensor:
-    """Return the mean over groups of the negative log-likelihood of what is known of their order.
-
-    Each response that is better than some others is chosen before them: -log(e^s_i / (e^s_i + sum of their e^s_j)).
-    For a complete ranking that is the Plackett-Luce likelihood (Plackett 1975), for a pair that of Bradley and Terry.
-    A group counts once, however many responses it has: its terms are averaged.
-
-    scores: [groups, responses].
-    is_worse: bool [groups, responses, responses], whether response j is known to be worse than response i.
-    """
-    among = is_worse | torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
-    rivals = scores[:, None, :].expand(among.shape).masked_fill(~among, -torch.inf)
-    terms = rivals.logsumexp(dim=2) - scores
-    counts = is_worse.any(dim=2)
-    return ((terms * counts).sum(dim=1) / counts.sum(dim=1)).mean()
+    return group_loss(scores, inputs), side_by_side(scores[:, :2].flatten())
 
 
 def read_tokens(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Read one response per text, a logit at each marker: is this response the chosen one? Their mean is its score.
 
     Loss: binary cross-entropy, averaged over the markers of a text and then over texts, so that a long response
-    weighs no more than a short one.
+    weighs no more than a short one. Of a pair with a probability, a response is the chosen one with that probability.
     """
-    markers = inputs["markers"]
+    markers = inputs["places"]
     logits = run_model(model, inputs).squeeze(-1)
-    is_chosen = (~inputs["is_second"]).float().unsqueeze(1).expand_as(logits)
+    is_chosen = inputs.get("targets", (~inputs["is_second"]).float()).repeat_interleave(
+        markers, output_size=len(logits)
+    )
     wrong = nn.functional.binary_cross_entropy_with_logits(logits.float(), is_chosen, reduction="none")
-    return masked_mean(wrong, markers).mean(), side_by_side(masked_mean(logits, markers))
+    of_texts = row_means(wrong, markers)
+    if "weights" in inputs:
+        of_texts = inputs["weights"] * of_texts
+    return of_texts.mean(), side_by_side(row_means(logits, markers))
 
 
-def run_model(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    logits: Tensor = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+def run_model(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    """Return the logits of a batch at the places that are read: [places, outputs], or [rows, outputs] of a mean."""
+    logits: Tensor = model(**{name: inputs[name] for name in MODEL_INPUTS if name in inputs}).logits
     return logits
-
-
-def two_way_loss(label_logits: Tensor, second_is_right: Tensor) -> Tensor:
-    """Return cross-entropy over the two labels only; label_logits [rows, 2], second_is_right [rows]."""
-    return nn.functional.cross_entropy(label_logits, second_is_right.long())
 
 
 def swap_disagreement(label_logits: Tensor) -> Tensor:
@@ -152,8 +121,3 @@ def swap_disagreement(label_logits: Tensor) -> Tensor:
 def side_by_side(scores: Tensor) -> Tensor:
     """Put each of the scores [rows], which come two by two, beside its rival's: [rows, 2]."""
     return torch.stack([scores, scores.view(-1, 2).flip(1).reshape(-1)], dim=1)
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return means [rows] of values [rows, tokens] over the tokens under the mask."""
-    return (values * mask).sum(dim=1) / mask.sum(dim=1)

@@ -16,9 +16,11 @@ def read_in_fp32(model: PreTrainedModel | PeftModel) -> None:
     rows above it are few.
     """
     whole: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
-    for module in whole.children():
-        if module is not whole.base_model:
-            module.forward = outside_autocast(module.forward)
+    above = [module for module in whole.children() if module is not whole.base_model]
+    if pooler := getattr(whole.base_model, "pooler", None):  # BERT counts it among its body
+        above.append(pooler)
+    for module in above:
+        module.forward = outside_autocast(module.forward)
 
 
 def outside_autocast(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

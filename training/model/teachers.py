@@ -3,16 +3,14 @@
 A teacher states what it is without loading anything, so that pairs whose targets are known cost nothing.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from tinyrm.bundle import read_manifest, sha256
 from tinyrm.encoding import Encoder
@@ -20,14 +18,11 @@ from tinyrm.engines.torch_checkpoint import TorchEngine
 from tinyrm.errors import InvalidInput
 from tinyrm.manifest import MANIFEST_FILE, head_of_training
 from tinyrm.modernbert.checkpoint import load_tokenizer
-from tinyrm.pairs import PreferencePair, read_records
+from tinyrm.pairs import PreferencePair, iterate_pairs
 from tinyrm.scorer import Scorer
 from training.data.cleaning import digest
 from training.model.specialists import TrainedModel
 from training.recipe import Specialist
-
-# Probabilities of 0 and 1 have no finite margin.
-CLOSEST_TO_CERTAIN = 1e-6
 
 
 class Teacher(Protocol):
@@ -51,27 +46,8 @@ def teacher_at(specialist: Specialist) -> "Teacher | GivenTargets":
     return BundleTeacher(path) if (path / MANIFEST_FILE).is_file() else TrainedTeacher(TrainedModel(specialist))
 
 
-class GivenTarget(PreferencePair):
-    """A pair with what some model gave: the probability that `chosen` is the better response, or its log-odds."""
-
-    probability: float | None = Field(default=None, ge=0, le=1)
-    margin: float | None = Field(default=None, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.probability is None) == (self.margin is None):
-            raise ValueError("a target is either a `probability` or a `margin`")
-        return self
-
-    def log_odds(self) -> float:
-        if self.margin is not None:
-            return self.margin
-        p = min(max(self.probability or 0.0, CLOSEST_TO_CERTAIN), 1 - CLOSEST_TO_CERTAIN)
-        return math.log(p / (1 - p))
-
-
 class GivenTargets:
-    """A file of pairs with targets, such as the training pairs with one more column."""
+    """A file of pairs, each with a `probability` or a `margin`, such as the training pairs with one more column."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,8 +57,14 @@ class GivenTargets:
 
     @cached_property
     def _known(self) -> Mapping[bytes, float]:
-        given = read_records(self.path, GivenTarget)
-        return {digest(target.prompt, target.chosen, target.rejected): target.log_odds() for target in given}
+        """Digest of the texts -> margin, for either response of a pair as the chosen one."""
+        known: dict[bytes, float] = {}
+        for place, pair in iterate_pairs(self.path):
+            if not pair.is_soft:
+                raise InvalidInput(f"{place}: a target is a `probability` or a `margin`, and there is neither")
+            known[digest(pair.prompt, pair.chosen, pair.rejected)] = pair.log_odds()
+            known[digest(pair.prompt, pair.rejected, pair.chosen)] = -pair.log_odds()
+        return known
 
     def margins(self, pairs: Sequence[PreferencePair]) -> NDArray[np.float64]:
         """Return the margin of each pair [pairs]. Raises InvalidInput if the file lacks one."""

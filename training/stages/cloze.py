@@ -1,5 +1,6 @@
 """The reward stage: preference pairs -> a checkpoint, or an adapter, that fills the mask with the better choice."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,28 +22,34 @@ from tinyrm.modernbert.sets import set_config
 from tinyrm.negatives import Pool
 from tinyrm.pairs import PreferencePair
 from tinyrm.spec import HELD_OUT_FILE, read_run
-from training.data.collate import PairCollator, PairDataset, PairSampling, longest_first
-from training.data.groups import Group, GroupCollator, GroupDataset, groups_of, with_distractors
+from training.arguments import training_arguments
+from training.data.collate import PairDataset, PairSampling, RowCollator, longest_first
+from training.data.groups import GroupCollator, GroupDataset, groups_of, with_distractors
 from training.data.mixture import load_all
 from training.data.negatives import kinds_of, made_pairs
+from training.data.soft import SoftCollator, SoftPairs, has_labels
 from training.data.split import balanced, split_by_prompt
 from training.model.adapter import add_dora, freeze_lowest, set_attention_dropout
 from training.model.heads import (
     Readout,
-    RowCollator,
+    collator_for,
     encoder_for,
+    read_sets,
     readout,
     refuse_other_head,
+    run_model,
     set_encoder,
     swap_disagreement,
-    two_way_loss,
 )
+from training.model.losses import choice_loss, soft_cross_entropy
+from training.model.places import HeadAtPlaces, refuse_flat
 from training.model.precision import read_in_fp32
-from training.model.sparse import predict_at_labels
 from training.output import begin, pinned, prepare_output, write_run
 from training.processes import on_main
 from training.recipe import ClozeRecipe
-from training.trainer import JsonLog, LengthGroupedTrainer, training_arguments
+from training.trainer import LengthGroupedTrainer
+
+log = logging.getLogger(__name__)
 
 
 def train_cloze(
@@ -60,6 +67,7 @@ def train_cloze(
 
     Returns the metrics of the held-out pairs.
     """
+    arguments = training_arguments(recipe, recipe.rows_per_pair)
     # What a set on the hub gives is part of the run's identity.
     mixture = on_main(lambda: load_all(recipe.sources, data_dir))
     start = prepare_output(recipe, mixture.sha256, resume=resume, fresh=fresh)
@@ -67,7 +75,7 @@ def train_cloze(
     set_seed(recipe.optimization.seed)
     refuse_other_head(recipe)
     tokenizer, special = load_tokenizer(fixed.model, fixed.revision)
-    encoder = Encoder(tokenizer, recipe.spec.template, special, recipe.train_max_tokens or recipe.spec.max_tokens)
+    encoder = Encoder(tokenizer, recipe.spec.template, special, recipe.training_tokens)
     learn, held_out, pool = divided(recipe, mixture.loaded.pairs)
     shown = show(recipe, learn, held_out, pool, encoder=encoder, tokenizer=tokenizer)
     trainer = (make_trainer or ClozeTrainer)(
@@ -75,19 +83,19 @@ def train_cloze(
         label_loss=recipe.loss == "labels",
         consistency_weight=recipe.consistency_weight,
         read=None if recipe.head == "cloze" else readout(recipe.head),
-        optimization=recipe.optimization,
+        recipe=recipe,
         model=learning_model(fixed),
-        args=training_arguments(recipe.output_dir, recipe.optimization, recipe.rows_per_pair),
+        args=arguments,
         train_dataset=shown.learn,
         eval_dataset=shown.held_out,
         data_collator=shown.collator,
-        compute_metrics=preference_metrics,
-        callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
+        compute_metrics=labelled_metrics if has_labels([*learn, *held_out]) else preference_metrics,
     )
     begin(recipe.output_dir, start)
+    log.info("learning from %d pairs, %d held out; the run is in %s", len(learn), len(held_out), recipe.output_dir)
     trainer.train(resume_from_checkpoint=start.checkpoint)
     metrics = trainer.evaluate()
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # it is pushed when the folder is complete
     if trainer.is_world_process_zero():
         recipe.spec.save(recipe.output_dir)
         # What export and the model card need to know of this run, and of the run that made its base.
@@ -98,22 +106,23 @@ def train_cloze(
             "data": {name: {"pairs": len(part.pairs), "dropped": part.dropped} for name, part in mixture.parts.items()},
             "dropped": mixture.loaded.dropped,
             "negatives": kinds_of(learn),
-            "held_out": metrics,
+            "held_out": metrics | ({"chosen_on": ["checkpoint"]} if trainer.args.load_best_model_at_end else {}),
             "base": read_run(Path(recipe.model)) or None,
         }
         with (recipe.output_dir / HELD_OUT_FILE).open("w", encoding="utf-8") as file:
             file.writelines(pair.model_dump_json() + "\n" for pair in held_out)
         AutoTokenizer.from_pretrained(checkpoint_folder(fixed.model, fixed.revision)).save_pretrained(recipe.output_dir)
         write_run(recipe.output_dir, run)  # last: with it the run has ended
+    trainer.publish()
     return metrics
 
 
 class Shown(NamedTuple):
     """Pairs as a head reads them, and what makes batches of them."""
 
-    learn: PairDataset | GroupDataset
-    held_out: PairDataset | GroupDataset
-    collator: PairCollator | RowCollator | GroupCollator
+    learn: PairDataset | SoftPairs | GroupDataset
+    held_out: PairDataset | SoftPairs | GroupDataset
+    collator: RowCollator | SoftCollator | GroupCollator
 
 
 def show(
@@ -134,18 +143,17 @@ def show(
         groups = groups_of(learn, recipe.max_responses, seed)
         if recipe.distractors:
             groups = with_distractors(groups, pool, recipe.distractors, seed)
-        pairs = [Group.of_pair(pair) for pair in by_length]
         return Shown(
             GroupDataset(groups, of_sets, sampling(recipe)),
-            GroupDataset(pairs, of_sets, as_spec),
-            GroupCollator(special.pad),
+            GroupDataset(groups_of(by_length, 2, seed), of_sets, as_spec),
+            GroupCollator(special.pad, labelled=has_labels([*learn, *held_out])),
         )
     texts = encoder_for(recipe.head, encoder, tokenizer)
-    if recipe.head == "cloze":
-        collator: PairCollator | RowCollator = PairCollator(special.pad, special.mask, encoder.label_ids)
-    else:
-        collator = RowCollator(special.pad, marker_id=special.cls if recipe.head == "tokens" else None)
-    return Shown(PairDataset(learn, texts, sampling(recipe)), PairDataset(by_length, texts, as_spec), collator)
+    collator = collator_for(recipe.head, encoder, flat=recipe.is_flat)
+    to_learn, to_measure = PairDataset(learn, texts, sampling(recipe)), PairDataset(by_length, texts, as_spec)
+    if has_labels([*learn, *held_out]):
+        return Shown(SoftPairs(to_learn), SoftPairs(to_measure), SoftCollator(collator))
+    return Shown(to_learn, to_measure, collator)
 
 
 def divided(
@@ -153,12 +161,16 @@ def divided(
 ) -> tuple[list[PreferencePair], list[PreferencePair], Pool]:
     """Return pairs to learn from, made-up ones last; pairs held out; and what made-up responses are taken from.
 
-    Raises InvalidInput if either side is empty.
+    Raises InvalidInput if either side is empty, or only ties are held out.
     """
     seed = recipe.optimization.seed
     learn, held_out = split_by_prompt(pairs, recipe.held_out_fraction, seed)
     if not learn or not held_out:
         raise InvalidInput(f"{len(pairs)} pairs are too few: {len(learn)} to learn from, {len(held_out)} held out")
+    if all(pair.is_tie for pair in held_out):
+        raise InvalidInput(
+            f"all {len(held_out)} held-out pairs are ties, on which nothing is right; add pairs with a better response"
+        )
     # Balanced after the split, so that the held-out pairs do not depend on it.
     learn = balanced(learn, recipe.balance, seed)
     pool = Pool(learn)
@@ -174,14 +186,22 @@ def learning_model(recipe: ClozeRecipe) -> PreTrainedModel | PeftModel:
         if recipe.sets:
             _, special = load_tokenizer(recipe.model, recipe.revision)
             sets = set_config(recipe.sets, special)
-        loaded = load_head(recipe.head, recipe.model, revision=recipe.revision, new_head=recipe.new_head, sets=sets)
-    else:
-        # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only: here, the masks.
-        loaded = load_masked_lm(
-            recipe.model, revision=recipe.revision, sparse_prediction=True, new_head=recipe.new_head
+        loaded = load_head(
+            recipe.head,
+            recipe.model,
+            revision=recipe.revision,
+            new_head=recipe.new_head,
+            sets=sets,
+            attention=recipe.attention,
         )
-        if not hasattr(loaded, "sparse_prediction"):
-            loaded = predict_at_labels(loaded)
+    else:
+        loaded = load_masked_lm(
+            recipe.model, revision=recipe.revision, new_head=recipe.new_head, attention=recipe.attention
+        )
+    if recipe.is_flat:
+        refuse_flat(loaded.config)
+    if recipe.head != "set":
+        HeadAtPlaces(loaded, mean=recipe.head == "pair-mean")
     if recipe.attention_dropout is not None:
         set_attention_dropout(loaded, recipe.attention_dropout)
     model = with_learning_parts(loaded, recipe)
@@ -242,33 +262,66 @@ class ClozeTrainer(LengthGroupedTrainer):
 
     def read_mask(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the loss and the label logits at the mask [rows, 2]."""
-        outputs = model(**inputs)
-        label_logits = outputs.logits[:, self.label_ids]
-        second_is_right = (inputs["labels"] == self.label_ids[1]).any(dim=1)
-        loss = two_way_loss(label_logits, second_is_right) if self.label_loss else outputs.loss
-        return loss, label_logits
+        logits = run_model(model, inputs)
+        label_logits = logits[:, self.label_ids]
+        if self.label_loss:
+            return choice_loss(label_logits, inputs), label_logits
+        if "targets" in inputs:
+            log_q = logits.float().log_softmax(dim=-1)[:, self.label_ids]
+            return soft_cross_entropy(log_q, inputs["targets"], inputs["weights"]), label_logits
+        right = torch.tensor(self.label_ids, device=logits.device)[inputs["is_second"].long()]
+        return nn.functional.cross_entropy(logits, right), label_logits
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, z [pairs, 2] of (chosen first, chosen second), and labels, which the Trainer requires."""
+        """Return loss, z [pairs, 2] of (chosen first, chosen second), and labels, which the Trainer requires.
+
+        The labels are the pairs' probabilities [pairs], or 0 of plain verdicts.
+        """
         with torch.no_grad():
             loss, logits = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
         z = (logits[:, 0] - logits[:, 1]).float().view(-1, 2)
-        return loss.detach(), z, torch.zeros(len(z), device=z.device)
+        if "targets" not in inputs:
+            return loss.detach(), z, torch.zeros(len(z), device=z.device)
+        targets = inputs["targets"].to(z.device)
+        of_pairs = targets[:, 0, 1] if self.read is read_sets else targets.view(-1, 2)[:, 0]
+        return loss.detach(), z, of_pairs
 
 
 def preference_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Compute metrics from z = logit(first) - logit(second), [pairs, 2].
+    """Compute metrics of plain verdicts from z = logit(first) - logit(second), [pairs, 2]; see `measured`."""
+    margins = np.asarray(prediction.predictions)
+    return measured(margins, np.ones(len(margins)))
 
-    Right is z > 0 with the chosen response first, and z < 0 with it second. A tie is half right, as in evaluation.
-    `nll` is the mean of -log P(chosen is better), both orders averaged, at temperature 1.
+
+def labelled_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Compute metrics of pairs whose probabilities are the labels, [pairs], and count the ties among them."""
+    targets = np.asarray(prediction.label_ids)
+    return {**measured(np.asarray(prediction.predictions), targets), "ties": float(np.sum(targets == 0.5))}
+
+
+def measured(margins: NDArray[np.floating], targets: NDArray[np.floating]) -> dict[str, float]:
+    """Compute metrics from z = logit(first) - logit(second), with the chosen response first and second.
+
+    Right is z > 0 with the chosen response first, and z < 0 with it second. A tie of the model is half right, as in
+    evaluation; a tie of the data has no right response and is left out of both accuracies. `nll` is the mean of
+    cross-entropy with P(chosen is better), both orders averaged, at temperature 1: of a verdict, of -log P. Weights do
+    not count here, only in the loss.
+
+    margins: z, [pairs, 2].
+    targets: [pairs], the probability that the chosen response is the better one; 1 of a verdict.
     """
-    chosen_first, chosen_second = np.asarray(prediction.predictions).T
+    chosen_first, chosen_second = margins.T
+    targets = targets.astype(margins.dtype)
+    is_verdict = targets != 0.5
+    first, second = chosen_first[is_verdict], chosen_second[is_verdict]
+    towards_better = np.sign(targets[is_verdict] - 0.5)
+    both = (chosen_second - chosen_first) / 2
     return {
-        "accuracy": float(np.mean(credit(chosen_first - chosen_second))),
-        "accuracy_one_order": float(np.mean(credit(np.array([chosen_first, -chosen_second])))),
-        "nll": float(np.mean(np.logaddexp(0, (chosen_second - chosen_first) / 2))),
+        "accuracy": float(np.mean(credit((first - second) * towards_better))),
+        "accuracy_one_order": float(np.mean(credit(np.array([first, -second]) * towards_better))),
+        "nll": float(np.mean(targets * np.logaddexp(0, both) + (1 - targets) * np.logaddexp(0, -both))),
         "swap_consistency": float(np.mean(chosen_first * chosen_second <= 0)),
         "first_position_margin": float(np.mean((chosen_first + chosen_second) / 2)),
     }

@@ -2,29 +2,26 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
 from tinyrm.errors import InvalidInput
 from tinyrm.negatives import MadePair
 from tinyrm.pairs import PreferencePair
 from tinyrm.ranking import sigmoid
-from training.data.collate import Orders, PairCollator, PairDataset, characters
+from training.data.collate import PairDataset, characters
+from training.data.soft import SoftCollator, SoftPairs
 from training.data.targets import pair_key, read_targets, write_targets
-from training.model.heads import RowCollator
 from training.model.teachers import GivenTargets, Teacher, teacher_at
 from training.processes import on_main, process_state
 from training.recipe import DistilRecipe
-from training.stages.cloze import ClozeTrainer, credit, preference_metrics, train_cloze
+from training.stages.cloze import ClozeTrainer, credit, measured, train_cloze
 
 # What an interrupted scoring loses at most, in each process.
 PAIRS_AT_ONCE = 512
@@ -41,106 +38,44 @@ def train_distil(recipe: DistilRecipe, data_dir: Path, *, resume: bool, fresh: b
     """
 
     def make_trainer(**arguments: Any) -> ClozeTrainer:
-        datasets: list[PairDataset] = [arguments[name] for name in ("train_dataset", "eval_dataset")]
+        datasets = [plain(arguments[name]) for name in ("train_dataset", "eval_dataset")]
         learn, held_out = (dataset.pairs for dataset in datasets)
         # Made-up pairs stand last, and are certain: a teacher may fall for what its student must not fall for.
         of_data = [pair for pair in learn if not isinstance(pair, MadePair)]
+        asked = [*of_data, *held_out]
         targets = [
-            recipe.hard_rate + (1 - recipe.hard_rate) * p for p in teacher_probabilities([*of_data, *held_out], recipe)
+            recipe.hard_rate * pair.target + (1 - recipe.hard_rate) * p
+            for pair, p in zip(asked, teacher_probabilities(asked, recipe), strict=True)
         ]
         targets[len(of_data) : len(of_data)] = [1.0] * (len(learn) - len(of_data))
         arguments["train_dataset"] = SoftPairs(datasets[0], targets[: len(learn)])
         arguments["eval_dataset"] = SoftPairs(datasets[1], targets[len(learn) :])
-        arguments["data_collator"] = SoftCollator(arguments["data_collator"])
-        arguments["compute_metrics"] = distil_metrics
-        return DistilTrainer(**arguments)
+        if not isinstance(arguments["data_collator"], SoftCollator):
+            arguments["data_collator"] = SoftCollator(arguments["data_collator"])
+        arguments["compute_metrics"] = partial(distil_metrics, known=np.array([pair.target for pair in held_out]))
+        return ClozeTrainer(**arguments)
 
     return train_cloze(recipe, data_dir, resume=resume, fresh=fresh, make_trainer=make_trainer)
 
 
-@dataclass(frozen=True, slots=True)
-class SoftPair:
-    """A pair's encodings, chosen first and second, and the probability that its chosen response is the better one."""
-
-    encodings: Orders
-    target: float
+def plain(dataset: PairDataset | SoftPairs) -> PairDataset:
+    """Return the data set without the probabilities of its pairs."""
+    return dataset.dataset if isinstance(dataset, SoftPairs) else dataset
 
 
-class SoftPairs(Dataset[SoftPair]):
-    """targets: one probability for each pair of `pairs`, in order."""
+def distil_metrics(prediction: EvalPrediction, known: NDArray[np.float64] | None = None) -> dict[str, float]:
+    """Add to the reward stage's metrics the share of pairs on which student and target prefer the same response.
 
-    def __init__(self, pairs: PairDataset, targets: Sequence[float]) -> None:
-        self._pairs = pairs
-        self._targets = targets
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> SoftPair:
-        return SoftPair(self._pairs[index], self._targets[index])
-
-    def lengths(self) -> list[int]:
-        return self._pairs.lengths()
-
-
-@dataclass(frozen=True, slots=True)
-class SoftCollator:
-    """Adds `targets` [rows] to a collator's batch: the probability that the first choice is the better one."""
-
-    hard: PairCollator | RowCollator
-
-    def __call__(self, pairs: list[SoftPair]) -> dict[str, Tensor]:
-        targets = torch.tensor([[pair.target, 1 - pair.target] for pair in pairs])
-        return {**self.hard([pair.encodings for pair in pairs]), "targets": targets.flatten()}
-
-
-class DistilTrainer(ClozeTrainer):
-    """Cross-entropy with the teachers, at the mask or between what a head makes of the two choices."""
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
-        texts = {name: value for name, value in inputs.items() if name != "targets"}
-        # The verdicts' own loss is not used. With its labels, the cloze computes its head at the masks only.
-        if self.read != self.read_mask:
-            _loss, label_logits = self.read(model, texts)
-            log_probabilities = label_logits.float().log_softmax(dim=-1)
-        else:
-            logits = model(**texts).logits
-            label_logits = logits[:, self.label_ids]
-            if self.label_loss:
-                log_probabilities = label_logits.float().log_softmax(dim=-1)
-            else:
-                log_probabilities = logits.float().log_softmax(dim=-1)[:, self.label_ids]
-        loss = soft_cross_entropy(log_probabilities, inputs["targets"])
-        return (loss, label_logits) if return_outputs else loss
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what ClozeTrainer does, with the pairs' targets as labels [pairs]."""
-        loss, z, _labels = super().prediction_step(model, inputs)
-        return loss, z, inputs["targets"].view(-1, 2)[:, 0].to(z.device)
-
-
-def soft_cross_entropy(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over rows of -(p log q_first + (1 - p) log q_second), the loss of arXiv 1503.02531.
-
-    For a head that scores responses alone, q_first = sigmoid(s_first - s_second), so this is the Bradley-Terry loss
-    with p in place of the verdict: -(p log sigmoid(d) + (1 - p) log sigmoid(-d)), d = s_first - s_second. With
-    RankNet's target probabilities it is RankNet's cost (Burges et al., ICML 2005).
-
-    log_probabilities: log q, [rows, 2].
-    targets: p, [rows].
+    known: what the data say of the pairs, [pairs], as `measured` takes it; None: all are verdicts. The prediction's
+        labels are the targets.
     """
-    return -(targets * log_probabilities[:, 0] + (1 - targets) * log_probabilities[:, 1]).mean()
-
-
-def distil_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Add to the reward stage's metrics the share of pairs on which student and target prefer the same response."""
-    chosen_first, chosen_second = np.asarray(prediction.predictions).T
+    margins = np.asarray(prediction.predictions)
+    chosen_first, chosen_second = margins.T
     # As accuracy is counted, with the teacher's preference in place of the verdict.
     towards_teacher = np.where(np.asarray(prediction.label_ids) > 0.5, 1, -1)
     agreement = float(np.mean(credit((chosen_first - chosen_second) * towards_teacher)))
-    return {**preference_metrics(prediction), "teacher_agreement": agreement}
+    own = measured(margins, np.ones(len(margins)) if known is None else known)
+    return {**own, "teacher_agreement": agreement}
 
 
 def teacher_probabilities(pairs: Sequence[PreferencePair], recipe: DistilRecipe) -> list[float]:

@@ -14,6 +14,7 @@ from tinyrm.modernbert.adapter import load_with_adapter
 from tinyrm.modernbert.checkpoint import load_tokenizer
 from tinyrm.modernbert.files import weights_sha256
 from tinyrm.spec import HELD_OUT_FILE, Spec
+from tinyrm.truncation import KeptOfResponse
 from training.model import merging
 from training.model.merging import State
 from training.model.specialists import TrainedModel
@@ -88,15 +89,26 @@ def unite_specs(specs: Sequence[Spec], default_domain: str | None) -> Spec:
     if len({spec.template.model_dump_json() for spec in specs}) > 1:
         raise InvalidInput(f"the specialists have different templates: {', '.join(s.template.name for s in specs)}")
     domains: dict[str, str] = {}
+    truncation: dict[str, KeptOfResponse] = {}
     for spec in specs:
         for domain, instruction in spec.domains.items():
             if domains.setdefault(domain, instruction) != instruction:
                 raise InvalidInput(f"domain {domain!r} has two instructions: {domains[domain]!r} and {instruction!r}")
+            if truncation.setdefault(domain, spec.kept(domain)) != spec.kept(domain):
+                raise InvalidInput(
+                    f"domain {domain!r} has two truncations: {truncation[domain]} and {spec.kept(domain)}"
+                )
     default = default_domain or specs[0].default_domain
     if default not in domains:
         raise InvalidInput(f"default_domain {default!r} is not among the specialists' domains: {', '.join(domains)}")
     budget = min(spec.max_tokens for spec in specs)
-    return Spec(template=specs[0].template, max_tokens=budget, domains=domains, default_domain=default)
+    return Spec(
+        template=specs[0].template,
+        max_tokens=budget,
+        domains=domains,
+        default_domain=default,
+        truncation=truncation if "ends" in truncation.values() else "start",
+    )
 
 
 def refuse_other_tokenizers(folders: Sequence[str]) -> None:

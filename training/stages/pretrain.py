@@ -18,11 +18,13 @@ from transformers import (
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm
 from tinyrm.modernbert.files import input_errors
+from training.arguments import training_arguments
 from training.data.corpus import load_texts
-from training.output import begin, file_hashes, pinned, prepare_output
+from training.model.places import HeadAtPlaces
+from training.output import begin, file_hashes, pinned, prepare_output, write_run
 from training.processes import on_main
 from training.recipe import NewModel, PretrainRecipe
-from training.trainer import DecoupledTrainer, JsonLog, training_arguments
+from training.trainer import DecoupledTrainer
 
 VALIDATION_BLOCKS = 64
 
@@ -50,6 +52,7 @@ class Blocks(Dataset[dict[str, torch.Tensor]]):
 
 def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool, fresh: bool = False) -> None:
     """Train and write a checkpoint with its tokenizer to `recipe.output_dir`."""
+    arguments = training_arguments(recipe)
     hashes = on_main(lambda: file_hashes(data_dir, (text.path for text in recipe.texts)))
     start = prepare_output(recipe, hashes, resume=resume, fresh=fresh)
     set_seed(recipe.optimization.seed)
@@ -62,29 +65,43 @@ def pretrain(recipe: PretrainRecipe, data_dir: Path, *, resume: bool, fresh: boo
         raise InvalidInput(
             f"{len(blocks)} blocks of text are too few; {VALIDATION_BLOCKS} blocks are needed for validation alone"
         )
+    model = initial_model(
+        recipe.model,
+        tokenizer,
+        revision=pinned(recipe, start).revision,
+        new_head=recipe.new_head,
+        attention=recipe.attention,
+    )
+    HeadAtPlaces(model)
     trainer = DecoupledTrainer(
-        optimization=recipe.optimization,
-        model=initial_model(recipe.model, tokenizer, revision=pinned(recipe, start).revision, new_head=recipe.new_head),
-        args=training_arguments(recipe.output_dir, recipe.optimization),
+        recipe=recipe,
+        model=model,
+        args=arguments,
         train_dataset=Subset(blocks, range(VALIDATION_BLOCKS, len(blocks))),
         eval_dataset=Subset(blocks, range(VALIDATION_BLOCKS)),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=recipe.mask_rate),
-        callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
     )
     begin(recipe.output_dir, start)
     trainer.train(resume_from_checkpoint=start.checkpoint)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # it is pushed when the folder is complete
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(recipe.output_dir)
+        # The next stage keeps this record as that of its base.
+        write_run(recipe.output_dir, {**start.identity, "recipe": recipe.model_dump(mode="json")})
+    trainer.publish()
 
 
 def initial_model(
-    model: NewModel | str, tokenizer: PreTrainedTokenizerFast, *, revision: str | None = None, new_head: bool = False
+    model: NewModel | str,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    revision: str | None = None,
+    new_head: bool = False,
+    attention: str | None = None,
 ) -> PreTrainedModel:
     """Return a new model of the given geometry, or a pre-trained one to continue, as `load_masked_lm` does."""
-    # Sparse: the vocabulary-sized head runs at the masked positions only.
     if isinstance(model, str):
-        return load_masked_lm(model, revision=revision, sparse_prediction=True, new_head=new_head)
+        return load_masked_lm(model, revision=revision, new_head=new_head, attention=attention)
     config = ModernBertConfig(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
@@ -94,6 +111,6 @@ def initial_model(
         eos_token_id=tokenizer.sep_token_id,
         **model.model_dump(),
     )
-    new = AutoModelForMaskedLM.from_config(config)
-    new.sparse_prediction = True  # the model's own attribute, which is not saved
+    with input_errors(f"attention: {attention} cannot be used"):
+        new: PreTrainedModel = AutoModelForMaskedLM.from_config(config, attn_implementation=attention)
     return new

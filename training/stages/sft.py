@@ -16,20 +16,22 @@ from transformers import (
     set_seed,
 )
 
-from tinyrm.encoding import plain_text_tokenizer
 from tinyrm.errors import InvalidInput
 from tinyrm.modernbert.checkpoint import load_masked_lm, load_tokenizer
 from tinyrm.modernbert.files import checkpoint_folder, input_errors
 from tinyrm.pairs import read_records
+from tinyrm.plain_text import plain_text_tokenizer
+from training.arguments import training_arguments
 from training.data.collate import IGNORED
 from training.data.conversations import Conversation, EncodedConversation, encode_conversation
 from training.data.rows import data_file
 from training.data.split import split_by_opening
 from training.model.adapter import freeze_lowest
+from training.model.places import HeadAtPlaces
 from training.output import begin, file_hashes, pinned, prepare_output, write_run
 from training.processes import on_main
 from training.recipe import SftRecipe
-from training.trainer import JsonLog, LengthGroupedTrainer, training_arguments
+from training.trainer import LengthGroupedTrainer
 
 Row = dict[str, Tensor]
 # What a dataset makes of a conversation: input_ids and labels, [tokens] each. The text seeds the random draw.
@@ -38,6 +40,7 @@ Objective = Callable[[EncodedConversation, str], Row]
 
 def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool, fresh: bool = False) -> None:
     """Train and write a checkpoint with its tokenizer and a record to `recipe.output_dir`."""
+    arguments = training_arguments(recipe)
     hashes = on_main(lambda: file_hashes(data_dir, recipe.conversations))
     start = prepare_output(recipe, hashes, resume=resume, fresh=fresh)
     fixed = pinned(recipe, start)
@@ -45,28 +48,27 @@ def train_sft(recipe: SftRecipe, data_dir: Path, *, resume: bool, fresh: bool = 
     with input_errors(f"the tokenizer of {recipe.model} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint_folder(fixed.model, fixed.revision))
     learn, held_out = load_conversations(fixed, data_dir, tokenizer)
-    # Given labels, a sparse model runs its vocabulary-sized head at the labelled positions only.
-    model = load_masked_lm(fixed.model, revision=fixed.revision, sparse_prediction=True, new_head=recipe.new_head)
+    model = load_masked_lm(fixed.model, revision=fixed.revision, new_head=recipe.new_head, attention=recipe.attention)
+    HeadAtPlaces(model)
     freeze_lowest(model, recipe.frozen_layers)
     trainer = LengthGroupedTrainer(
-        optimization=recipe.optimization,
+        recipe=recipe,
         model=model,
-        args=training_arguments(recipe.output_dir, recipe.optimization),
+        args=arguments,
         train_dataset=learn,
         eval_dataset=held_out,
         data_collator=DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED),
-        callbacks=[JsonLog(recipe.output_dir / "log.jsonl")],
     )
-    learn.epoch = lambda: int(trainer.state.epoch or 0)
     begin(recipe.output_dir, start)
     trainer.train(resume_from_checkpoint=start.checkpoint)
     metrics = trainer.evaluate()
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # it is pushed when the folder is complete
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(recipe.output_dir)
         # The reward stage keeps this record as that of its base.
         run = {**start.identity, "recipe": recipe.model_dump(mode="json"), "held_out": metrics}
         write_run(recipe.output_dir, run)
+    trainer.publish()
 
 
 def load_conversations(
@@ -83,8 +85,10 @@ def load_conversations(
     sides = []
     for side in split_by_opening(conversations, recipe.held_out_fraction, seed):
         encoded = (encode_conversation(c, plain, special, recipe.turn_names, recipe.max_tokens) for c in side)
-        sides.append(Conversations([conversation for conversation in encoded if conversation], objective, seed))
-    learn, held_out = sides
+        sides.append([conversation for conversation in encoded if conversation])
+    # Similar lengths share a batch of an evaluation, too, and what does not fit in memory fails in its first.
+    sides[1].sort(key=lambda conversation: len(conversation.input_ids), reverse=True)
+    learn, held_out = (Conversations(side, objective, seed) for side in sides)
     if not len(learn) or not len(held_out):
         raise InvalidInput(
             f"{len(conversations)} conversations are too few: the assistant speaks in {len(learn)} to learn from "
@@ -96,11 +100,12 @@ def load_conversations(
 class Conversations(Dataset[Row]):
     """Row i hides other tokens in each epoch; the draw depends on seed and epoch only, so a run can resume.
 
-    epoch: called for the number of the epoch. By default it is always 0, which suits held-out conversations.
+    The data loader sets the epoch; of held-out conversations it remains 0.
     """
 
     def __init__(self, conversations: list[EncodedConversation], objective: Objective, seed: int) -> None:
-        self.epoch: Callable[[], int] = lambda: 0
+        # Shared with the processes of a data loader, which may live for several epochs.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._conversations = conversations
         self._objective = objective
         self._seed = seed
@@ -108,8 +113,11 @@ class Conversations(Dataset[Row]):
     def __len__(self) -> int:
         return len(self._conversations)
 
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
     def __getitem__(self, index: int) -> Row:
-        return self._objective(self._conversations[index], f"{self._seed}:{self.epoch()}:{index}")
+        return self._objective(self._conversations[index], f"{self._seed}:{int(self._epoch)}:{index}")
 
     def lengths(self) -> list[int]:
         """Return the tokens of each conversation."""

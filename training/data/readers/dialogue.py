@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from tinyrm.chat import Message
 from tinyrm.errors import InvalidRequest, Mismatch, MissingText, UnknownForm
-from tinyrm.preferences import read_preference
+from tinyrm.preferences import Texts, read_preference
 from tinyrm.template import FIGURE2
+from tinyrm.verdicts import Label
 from training.data.cleaning import Raw, Reason
 from training.data.rows import Row
 
@@ -16,19 +17,25 @@ def render(turns: Sequence[Message]) -> str:
 
 
 def read_row(row: Row, domain: str | None, origin: str | None) -> Raw | Reason:
-    """Return the pair of a row, or why it has none.
+    """Return the pair of a row of a published set, or why it has none.
 
     Raises UnknownForm, which names the columns or keys, for a row in no form of `tinyrm.preferences`.
     """
     try:
-        texts = read_preference(row)
-    except MissingText:
-        return "empty"
-    except Mismatch:
-        return "mismatch"
-    except UnknownForm:
-        raise
-    except InvalidRequest:
-        return "unreadable"
+        return to_raw(read_preference(row), domain, origin)
+    except InvalidRequest as error:
+        return reason_of(error)
+
+
+def to_raw(texts: Texts, domain: str | None, origin: str | None, label: Label | None = None) -> Raw:
     prompt = texts.prompt if isinstance(texts.prompt, str) else render(texts.prompt)
-    return Raw(prompt, texts.chosen, texts.rejected, domain=domain, origin=origin)
+    return Raw(prompt, texts.chosen, texts.rejected, domain=domain, origin=origin, label=label)
+
+
+def reason_of(error: InvalidRequest) -> Reason:
+    """Return why a row has no pair; raises the error if other rows of the set, most likely, have the same fault."""
+    if isinstance(error, UnknownForm):
+        raise error
+    if isinstance(error, MissingText):
+        return "empty"
+    return "mismatch" if isinstance(error, Mismatch) else "unreadable"

@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 from tinyrm.chat import Message, read_turn, to_message
-from training.data.cleaning import Raw, Reason
+from training.data.cleaning import Raw, Reason, tie_of
 from training.data.readers.dialogue import render
 from training.data.rows import Published, Row, rows
 from training.data.source import Source
@@ -60,11 +60,9 @@ def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
         for better, worse in combinations(sorted(ranked, key=lambda row: row["rank"]), 2):
             if thread is None:
                 yield "unlinked"
-            elif better["rank"] == worse["rank"]:
-                yield "tie"
-            else:
-                origin = f"oasst2:{better['lang']}"
-                yield Raw(render(thread), better["text"], worse["text"], domain="chat", origin=origin)
+                continue
+            raw = Raw(render(thread), better["text"], worse["text"], domain="chat", origin=f"oasst2:{better['lang']}")
+            yield tie_of(raw, source.ties) if better["rank"] == worse["rank"] else raw
 
 
 def conversations(source: Source, data_dir: Path) -> Iterator[list[Message]]:

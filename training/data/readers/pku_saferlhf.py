@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from training.data.cleaning import Raw, Reason
+from training.data.cleaning import Raw, Reason, tie_of
 from training.data.rows import Published, rows
 from training.data.source import Source
 
@@ -18,8 +18,7 @@ def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
     published = replace(PUBLISHED, columns=(*PUBLISHED.columns, verdict))
     for row in rows(published, source, data_dir):
         winner = row[verdict]
-        if winner not in (0, 1):
-            yield "tie"
-            continue
         responses = (row["response_0"], row["response_1"])
-        yield Raw(row["prompt"], responses[winner], responses[1 - winner], domain="safety", origin="pku-saferlhf")
+        first = int(winner == 1)
+        raw = Raw(row["prompt"], responses[first], responses[1 - first], domain="safety", origin="pku-saferlhf")
+        yield raw if winner in (0, 1) else tie_of(raw, source.ties)

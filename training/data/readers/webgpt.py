@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.data.cleaning import Raw, Reason
+from training.data.cleaning import Raw, Reason, tie_of
 from training.data.rows import Published, rows
 from training.data.source import Source
 
@@ -22,7 +22,7 @@ CITATION = re.compile(r"\s?\[\d+(?:,\s*\d+)*\]")
 def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
     """The scores of a row add up to 0; both are 0 if neither response was preferred."""
     for row in rows(PUBLISHED, source, data_dir):
-        if None in (row["score_0"], row["score_1"]) or row["score_0"] == row["score_1"]:
+        if None in (row["score_0"], row["score_1"]):
             yield "tie"
             continue
         better = int(row["score_1"] > row["score_0"])
@@ -30,4 +30,5 @@ def read(source: Source, data_dir: Path) -> Iterator[Raw | Reason]:
         if source.part == "without-citations":
             responses = [CITATION.sub("", response or "") for response in responses]
         question = row["question"] or {}
-        yield Raw(question.get("full_text"), responses[better], responses[1 - better], domain="chat", origin="webgpt")
+        raw = Raw(question.get("full_text"), responses[better], responses[1 - better], domain="chat", origin="webgpt")
+        yield tie_of(raw, source.ties) if row["score_0"] == row["score_1"] else raw
