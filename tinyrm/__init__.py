@@ -43,7 +43,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# Imported at first use: a client needs an HTTP library, a scorer tokenizers and an engine; few programs need both.
+# Imported at first use: a client needs an HTTP library, a scorer the extra `local`; few programs need both.
 _MODULES = {
     "AsyncClient": "tinyrm.client",
     "CallFailed": "tinyrm.errors",
@@ -67,7 +67,15 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    try:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("numpy", "tokenizers"):
+            raise
+        raise ModuleNotFoundError(
+            f"tinyrm.{name} computes in this process and needs {error.name}: pip install 'tinyrm[local]'",
+            name=error.name,
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -32,23 +32,34 @@ class Bundle:
     @classmethod
     def open(cls, folder: str | Path) -> Self:
         """Verify every file and open. Raises InvalidBundle, UnknownSchema, TamperedBundle."""
+        bundle = cls.unverified(folder)
+        bundle.verify(bundle.manifest.files)
+        return bundle
+
+    @classmethod
+    def unverified(cls, folder: str | Path) -> Self:
+        """Open without reading the files, for a caller that verifies them. Raises InvalidBundle, UnknownSchema."""
         folder = Path(folder)
         manifest = read_manifest(folder)
         if manifest.revision != manifest.expected_revision():
             raise TamperedBundle(f"{folder / MANIFEST_FILE} was changed after it was written; export the bundle again")
-        for name, expected in manifest.files.items():
-            path = folder / name
-            if not path.is_file():
-                raise InvalidBundle(f"{path} is missing; export the bundle again")
-            try:
-                found = sha256(path)
-            except OSError as error:
-                raise InvalidBundle(f"{path} cannot be read: {error}") from error
-            if found != expected:
-                raise TamperedBundle(
-                    f"{path} does not match its hash in {MANIFEST_FILE}; fetch or export the bundle again"
-                )
+        for name in manifest.files:
+            if not (folder / name).is_file():
+                raise InvalidBundle(f"{folder / name} is missing; export the bundle again")
         return cls(folder, manifest)
+
+    def verify(self, names: Iterable[str]) -> None:
+        """Compare files with their hashes in the manifest. Raises InvalidBundle, TamperedBundle."""
+        for name in names:
+            shown = self.folder / name
+            try:
+                found = sha256(self.path(name))
+            except OSError as error:
+                raise InvalidBundle(f"{shown} cannot be read: {error}") from error
+            if found != self.manifest.files[name]:
+                raise TamperedBundle(
+                    f"{shown} does not match its hash in {MANIFEST_FILE}; fetch or export the bundle again"
+                )
 
     def path(self, name: str) -> Path:
         """Return the path of a file of this bundle."""
@@ -92,7 +103,9 @@ class Bundle:
 def read_manifest(folder: Path) -> Manifest:
     """Return the manifest in `folder`, unverified. Raises InvalidBundle, UnknownSchema."""
     if not folder.is_dir():
-        raise InvalidBundle(f"{folder} is not a folder; name a bundle, such as models/starter")
+        raise InvalidBundle(
+            f"{folder} is not a folder; name a bundle: models/starter, hf://ORG/NAME@COMMIT, or a URL with its hash"
+        )
     try:
         content = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
         version = json.loads(content)["schema_version"]
@@ -130,7 +143,7 @@ def write_bundle(
         if card:
             shutil.copyfile(card, staging / CARD_FILE)
         staging.chmod(0o755)
-        _swap_in(staging, folder)
+        swap_in(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest
@@ -160,7 +173,7 @@ def record_temperature(
     The margin of `swap: auto` is in calibrated log-odds and is rescaled. Evaluation results are removed, except those
     of the training: they belong to the old probabilities.
 
-    calibration: the pairs that the temperature was fitted on.
+    calibration: the pairs that the temperature was fitted on, and with it that of one order.
     temperatures: of the domains that have their own.
     """
     manifest = Bundle.open(folder).manifest
@@ -172,6 +185,7 @@ def record_temperature(
     changed = manifest.model_copy(
         update={
             "temperature": temperature,
+            "temperature_one_order": calibration.temperature_one_order if calibration else None,
             "temperatures": dict(temperatures or {}),
             "auto_swap": auto,
             "calibration": calibration,
@@ -191,7 +205,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _swap_in(staging: Path, folder: Path) -> None:
+def hash_of_pairs(path: Path | None) -> str | None:
+    """Return the hash of a file of pairs; None for a pipe, which has been read."""
+    return sha256(path) if path and path.is_file() else None
+
+
+def swap_in(staging: Path, folder: Path) -> None:
     """Rename `staging` to `folder`; if that fails, the bundle that was there stays."""
     if not folder.exists():
         staging.rename(folder)

@@ -5,7 +5,7 @@ Needs scipy, which serving does not need.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.special import expit
 from tinyrm.comparison import Preference
 from tinyrm.confidence import MAX_LOG_STD
 from tinyrm.errors import InvalidInput
+from tinyrm.verdicts import Label
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,11 @@ MIN_GAIN = 3.841
 class TemperatureFit(NamedTuple):
     """A temperature that pairs determine.
 
-    one_order: the temperature that would fit one order alone; None for a model that reads responses alone.
+    one_order: the temperature that fits one order alone; None for a model that reads responses alone, or if the pairs
+        determine none.
     log_std: standard error of its logarithm.
-    pairs: how many there were; `wrong` of them are judged wrongly.
+    pairs: how many there were; `wrong` of them are judged wrongly. Of pairs with a probability, that is the number to
+        expect: one of a tie in two.
     """
 
     temperature: float
@@ -47,16 +50,46 @@ def raw_margins(preferences: Sequence[Preference]) -> NDArray[np.float64]:
     return np.array([np.mean(preference.order_margins) for preference in preferences])
 
 
-def fit_temperature(margins: NDArray[np.float64]) -> float:
+class Outcomes(NamedTuple):
+    """What is known of pairs, [pairs] each: the probability that A is better, and weights of mean 1."""
+
+    targets: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, labels: Sequence[Label] | None, pairs: int) -> "Outcomes":
+        """labels: of each pair, such as the pairs themselves; None: A is the better one of all."""
+        if labels is None:
+            return cls(np.ones(pairs), np.ones(pairs))
+        weights = np.array([label.weight for label in labels])
+        return cls(np.array([label.target for label in labels]), weights / weights.mean() if len(weights) else weights)
+
+    def losses(self, margins: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the weighted cross-entropies of calibrated margins, [pairs]: log(1 + exp(-margin)) of a verdict."""
+        right, wrong = np.logaddexp(0, -margins), np.logaddexp(0, margins)
+        return self.weights * (self.targets * right + (1 - self.targets) * wrong)
+
+    def wrong(self, margins: NDArray[np.float64]) -> int:
+        """Return how many pairs are judged wrongly, as far as is known. No preference is wrong, too."""
+        return round(float(np.sum(np.where(margins > 0, 1 - self.targets, self.targets))))
+
+    def part(self, places: Sequence[int]) -> "Outcomes":
+        weights = self.weights[places]
+        return Outcomes(self.targets[places], weights / weights.mean() if len(weights) else weights)
+
+
+def fit_temperature(margins: NDArray[np.float64], outcomes: Outcomes | None = None) -> float:
     """Return the T that minimises the mean of log(1 + exp(-margin / T)) (arXiv 1706.04599).
 
-    margins: uncalibrated; positive for the response that is known to be better.
+    margins: uncalibrated; positive for A.
+    outcomes: of the same pairs; None: A is the better response of all. With probabilities the loss is cross-entropy.
 
     If there is no minimum, for example because all margins are right, T is at the end of its range; see `is_bounded`.
     """
+    known = outcomes or Outcomes.of(None, len(margins))
 
     def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -margins / np.exp(log_temperature)).mean())
+        return float(known.losses(margins / np.exp(log_temperature)).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded").x))
 
@@ -66,18 +99,23 @@ def is_bounded(temperature: float) -> bool:
     return abs(math.log(temperature)) > max(LOG_TEMPERATURE_BOUNDS) - 0.01
 
 
-def determine_temperature(preferences: Sequence[Preference]) -> TemperatureFit:
+def determine_temperature(preferences: Sequence[Preference], labels: Sequence[Label] | None = None) -> TemperatureFit:
     """Return the temperature of `fit_temperature` if the pairs determine it, and how well.
 
     A few pairs that are all judged rightly would make every probability 0 or 1.
 
-    preferences: from both orders or from single scores, the response that is known to be better as A.
+    preferences: from both orders or from single scores.
+    labels: of the same pairs, the probability that A is better and a weight; None: A is the better response of all.
 
     Raises InvalidInput with the reason.
     """
+    return determine(preferences, Outcomes.of(labels, len(preferences)))
+
+
+def determine(preferences: Sequence[Preference], outcomes: Outcomes) -> TemperatureFit:
     margins = raw_margins(preferences)
-    pairs, wrong = len(margins), int(np.sum(margins <= 0))
-    fitted = fit_temperature(margins) if pairs else 1.0
+    pairs, wrong = len(margins), outcomes.wrong(margins)
+    fitted = fit_temperature(margins, outcomes) if pairs else 1.0
     if pairs < MIN_PAIRS:
         reason = f"at least {MIN_PAIRS} are needed"
     elif is_bounded(fitted):
@@ -90,10 +128,14 @@ def determine_temperature(preferences: Sequence[Preference]) -> TemperatureFit:
         reason = f"only {wrong} of them are judged wrongly, and {MIN_WRONG} are needed to see how sure the model may be"
     else:
         x = margins / fitted
-        information = float(np.sum(x**2 * expit(x) * expit(-x)))  # of log T; the other term is 0 at the minimum
+        # Of log T; the other term is 0 at the minimum.
+        information = float(np.sum(outcomes.weights * x**2 * expit(x) * expit(-x)))
         log_std = 1 / math.sqrt(information)
         orders = np.array([preference.order_margins for preference in preferences])
-        one_order = fit_temperature(orders.ravel()) if orders.shape[1] == 2 else None
+        of_orders = Outcomes(*(np.repeat(values, orders.shape[1]) for values in outcomes))
+        one_order = fit_temperature(orders.ravel(), of_orders) if orders.shape[1] == 2 else None
+        if one_order and is_bounded(one_order):
+            one_order = None
         if log_std <= MAX_LOG_STD:
             return TemperatureFit(fitted, one_order, log_std, pairs, wrong)
         reason = f"{fitted:.2g} is uncertain by a factor of {math.exp(min(log_std, 9)):.1f}; use more pairs"
@@ -101,7 +143,10 @@ def determine_temperature(preferences: Sequence[Preference]) -> TemperatureFit:
 
 
 def determine_domains(
-    preferences: Sequence[Preference], domains: Sequence[str], temperature: float
+    preferences: Sequence[Preference],
+    domains: Sequence[str],
+    temperature: float,
+    labels: Sequence[Label] | None = None,
 ) -> dict[str, TemperatureFit]:
     """Return the temperatures of domains, if some need their own, by the rules of `determine_temperature` for each.
 
@@ -110,20 +155,22 @@ def determine_domains(
 
     domains: of each preference.
     temperature: that of all domains; all have it where none needs its own.
+    labels: as of `determine_temperature`.
     """
-    of_domain: dict[str, list[Preference]] = {}
-    for preference, name in zip(preferences, domains, strict=True):
-        of_domain.setdefault(name, []).append(preference)
-    own: dict[str, TemperatureFit] = {}
-    for name, part in sorted(of_domain.items()):
-        try:
-            own[name] = determine_temperature(part)
-        except InvalidInput as error:
-            log.warning("domain %s: %s; it has no temperature of its own", name, error)
+    outcomes = Outcomes.of(labels, len(preferences))
+    of_domain: dict[str, list[int]] = {}
+    for place, name in enumerate(domains):
+        of_domain.setdefault(name, []).append(place)
+
+    def determine_at(places: Sequence[int]) -> TemperatureFit:
+        return determine([preferences[place] for place in places], outcomes.part(places))
+
+    own = those_that_fit(of_domain, determine_at)
 
     def gain(name: str) -> float:
-        margins, values = raw_margins(of_domain[name]), (temperature, own[name].temperature)
-        before, after = (np.logaddexp(0, -margins / value).sum() for value in values)
+        places = of_domain[name]
+        margins, values = raw_margins([preferences[i] for i in places]), (temperature, own[name].temperature)
+        before, after = (outcomes.part(places).losses(margins / value).sum() for value in values)
         return 2 * float(before - after)
 
     fits: dict[str, TemperatureFit] = {}
@@ -133,10 +180,22 @@ def determine_domains(
         if gain(best) <= MIN_GAIN:
             break
         fits[best] = own[best]
-        rest = [each for name, part in of_domain.items() if name not in fits for each in part]
         try:
-            shared = determine_temperature(rest)
+            shared = determine_at([place for name, part in of_domain.items() if name not in fits for place in part])
         except InvalidInput:
             break  # too few are left: they keep what they had
         temperature = shared.temperature
     return fits | (dict.fromkeys(of_domain.keys() - fits.keys(), shared) if shared else {})
+
+
+def those_that_fit(
+    of_domain: Mapping[str, list[int]], determine_at: Callable[[Sequence[int]], TemperatureFit]
+) -> dict[str, TemperatureFit]:
+    """Return the temperature of each domain whose pairs determine one."""
+    own: dict[str, TemperatureFit] = {}
+    for name, places in sorted(of_domain.items()):
+        try:
+            own[name] = determine_at(places)
+        except InvalidInput as error:
+            log.warning("domain %s: %s; it has no temperature of its own", name, error)
+    return own

@@ -31,8 +31,8 @@ class Message(TypedDict):
 class ContentPart(TypedDict):
     """A part of a message. Only parts with text can be read."""
 
-    type: NotRequired[str]
-    text: NotRequired[str | None]
+    type: NotRequired[Annotated[str, Field(description="Its kind; one with text.")]]
+    text: NotRequired[Annotated[str | None, Field(description="Its text.")]]
 
 
 def text_branch(value: Any) -> str:
@@ -52,16 +52,25 @@ Content = Annotated[
 class ChatMessage(TypedDict):
     """One turn of a dialogue, as chat APIs write it. `tool_calls` become text; the last fields are not read."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: NotRequired[Content | None]
-    tool_calls: NotRequired[Annotated[list[dict[str, Any]], FAIL_FAST] | None]
-    function_call: NotRequired[dict[str, Any] | None]
-    refusal: NotRequired[str | None]
-    name: NotRequired[str | None]
-    tool_call_id: NotRequired[str | None]
-    reasoning_content: NotRequired[str | None]
-    annotations: NotRequired[list[Any] | None]
-    audio: NotRequired[None]
+    role: Annotated[
+        Literal["system", "developer", "user", "assistant", "tool", "function"],
+        Field(description="The speaker. The model reads developer as the system, and tool and function as the user."),
+    ]
+    content: NotRequired[
+        Annotated[Content | None, Field(description="A text, or parts with texts; null beside calls of tools.")]
+    ]
+    tool_calls: NotRequired[
+        Annotated[
+            Annotated[list[dict[str, Any]], FAIL_FAST] | None, Field(description="Calls of tools; each becomes text.")
+        ]
+    ]
+    function_call: NotRequired[Annotated[dict[str, Any] | None, Field(description="One call, in the older form.")]]
+    refusal: NotRequired[Annotated[str | None, Field(description="Read in place of an empty content.")]]
+    name: NotRequired[Annotated[str | None, Field(description="Not read.")]]
+    tool_call_id: NotRequired[Annotated[str | None, Field(description="Not read.")]]
+    reasoning_content: NotRequired[Annotated[str | None, Field(description="Not read: reasoning is not judged.")]]
+    annotations: NotRequired[Annotated[list[Any] | None, Field(description="Not read.")]]
+    audio: NotRequired[Annotated[None, Field(description="Not read: the model reads text only.")]]
 
 
 class Dialogue(str):

@@ -39,12 +39,18 @@ class Temperature:
     """What divides the margins of a model, and how well pairs determine it.
 
     log_std: standard error of its logarithm; None if no pairs determined it.
-    one_order: what would divide the margins of one order alone; None for a model that has no orders, or if unknown.
+    one_order: what fits the margins of one order alone; None for a model that has no orders, or if unknown.
+    divides_one_order: whether `one_order` divides these. In older bundles `value` does.
     """
 
     value: float = 1.0
     log_std: float | None = None
     one_order: float | None = None
+    divides_one_order: bool = False
+
+    def of_orders(self, orders: int) -> float:
+        """Return what divides the mean margin of one order, or of both."""
+        return self.one_order if orders == 1 and self.one_order and self.divides_one_order else self.value
 
     def confidence(self, order_margins: Sequence[float]) -> Confidence:
         """Return how sure a preference is.

@@ -12,22 +12,18 @@ from tokenizers import Tokenizer
 
 from tinyrm.chat import Dialogue, Message, Role
 from tinyrm.comparison import Comparison
-from tinyrm.errors import InstructionTooLong, InvalidInput, InvalidTemplate, InvalidText
+from tinyrm.errors import InstructionTooLong, InvalidInput, InvalidTemplate
+from tinyrm.plain_text import PlainText
 from tinyrm.sets import split
 from tinyrm.template import RESPONSE_SLOTS, SPECIAL_ROLES, Slot, Template, split_slot
+from tinyrm.truncation import Kept, KeptOfResponse, fair_shares, keep, kept_under
 
 # With fewer tokens for prompt and responses together, every verdict would be a guess.
 MIN_TEXT_TOKENS = 48
-# Characters that are tokenized of one text, for each token that fits into a sequence. What lies beyond could not be
-# kept, and would only cost time and memory. The second bound is for a text that has too few tokens within the first
-# one, such as one of blanks.
-READ_CHARACTERS, MAX_READ_CHARACTERS = 16, 128
 # The longest sequence of a set, in sequences of `max_tokens`: so many tokens more than its prompt and longest response.
 SET_FACTOR = 8
 # The largest part of the room for texts that the prompt of a set takes, whatever its responses need.
 SET_PROMPT_SHARE = 2 / 3
-# Texts are tokenized together up to this size: together they need fewer calls, but memory for all of them at once.
-CALL_CHARACTERS = 65_536
 
 
 class SpecialTokens(BaseModel):
@@ -49,8 +45,9 @@ class SpecialTokens(BaseModel):
 
     def part_lengths(self, ids: NDArray[np.int64]) -> list[int]:
         """Return the tokens of a set's prompt and of each of its responses; each part ends in [SEP]."""
-        lengths: list[int] = np.diff(np.flatnonzero(ids == self.sep), prepend=-1).tolist()
-        return lengths
+        ends: list[int] = np.flatnonzero(ids == self.sep).tolist()
+        # Not `np.diff`, which takes many times as long for so few.
+        return [end - before for before, end in zip([-1, *ends], ends, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ class Truncation:
 
     others: of the third and later responses of a set.
 
-    Exact for texts of up to READ_CHARACTERS for each token of a sequence. A longer text is not read to its end, so at
+    Exact for texts of up to READ_CHARACTERS for each token of a sequence. A longer text is not read as a whole, so at
     least this many were dropped.
     """
 
@@ -86,7 +83,7 @@ class Encoding:
     """Ids of one sequence, int64 [tokens]: of a comparison in one order, of one response, or of a set.
 
     columns: of a set that `Encoder.assemble_sets` made, for each response that it was given the column of its logit.
-        Equal responses share one; -1 for a response in another set.
+        Responses of which the same tokens are kept share one; -1 for a response in another set.
     """
 
     input_ids: NDArray[np.int64]
@@ -101,30 +98,38 @@ class Encoding:
 class Tokenized:
     """Ids of a prompt and any number of responses, before truncation.
 
-    unread: 1 for the prompt and for each response that goes on beyond these ids, otherwise 0.
+    unread: 1 for the prompt and for each response of which these ids leave out some, otherwise 0.
+    kept: what is kept of a response that is too long.
     """
 
     instruction: list[int]
     prompt: list[int]
     responses: list[list[int]]
     unread: list[int]
+    kept: KeptOfResponse = "start"
 
     def followed_by(self, other: "Tokenized") -> "Tokenized":
         """Return these texts with the responses of `other` after their own."""
         responses, unread = self.responses + other.responses, self.unread + other.unread[1:]
-        return Tokenized(self.instruction, self.prompt, responses, unread)
+        return replace(self, responses=responses, unread=unread)
 
 
-def plain_text_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a copy that neither pads nor truncates, and that encodes text like `[MASK]` as plain text.
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of a prompt and of responses, and what is dropped of them where they do not fit.
 
-    A copy, because these switches must not change the caller's tokenizer.
+    longest_sequence: tokens, before truncation, of the longest sequence that would hold some of these texts, with
+        instruction and template. Of a model that reads sets: of the prompt and the longest response, which is what
+        `max_tokens` limits.
+    dropped: from the prompt and from each response, in the sequence where they lose most.
+
+    At least so many for a text that is not read as a whole; see Truncation.
     """
-    own = Tokenizer.from_str(tokenizer.to_str())
-    own.encode_special_tokens = True
-    own.no_padding()
-    own.no_truncation()
-    return own
+
+    prompt: int
+    responses: tuple[int, ...]
+    longest_sequence: int
+    dropped: tuple[int, ...]
 
 
 class Encoder:
@@ -149,42 +154,32 @@ class Encoder:
         *,
         scores_alone: bool = False,
     ) -> None:
-        self._tokenizer = plain_text_tokenizer(tokenizer)
+        self._text = PlainText(tokenizer, max_tokens)
         self.template, self.reads = template, template.reads
         self.scores_alone = self.reads == "response" or (self.reads == "set" and scores_alone)
         self.special = special
         self.max_tokens, self.max_set_tokens = max_tokens, SET_FACTOR * max_tokens
-        added = self._tokenizer.get_added_tokens_decoder()
-        self._special_texts = tuple(token.content for token in added.values() if token.special)
         # Segments are split, and those without user text encoded, once and not for every comparison.
         self._parts = tuple(map(split_slot, template.segments))
         self._joints = {slot: joint for joint, slot in self._parts if slot}
-        # A Unigram vocabulary spells special tokens too. Plain text with their ids gets those of the token's two parts.
-        self._spelled: dict[int, list[int]] = {}
-        self._tokenizer.encode_special_tokens = False
+        self._text.tokenizer.encode_special_tokens = False
         self._fixed = {
-            text: [special.by_role(text)] if text in SPECIAL_ROLES else self._ids(text)
+            text: [special.by_role(text)] if text in SPECIAL_ROLES else self._text.ids(text)
             for text, slot in self._parts
             if slot is None
         }
+        self._fixed_tokens = sum(len(self._fixed.get(segment, ())) for segment in template.segments)
         # What stands before a message of each speaker, what joins it, and what stands after it.
         self._turns: dict[Role, tuple[list[int], str, list[int]]] = {
-            role: (self._ids(turn.before), turn.joint, self._ids(turn.after))
+            role: (self._text.ids(turn.before), turn.joint, self._text.ids(turn.after))
             for role, turn in (template.turns or {}).items()
         }
-        self._tokenizer.encode_special_tokens = True
+        self._text.tokenizer.encode_special_tokens = True
         own = {special.pad: "padding"} | {special.by_role(role): role for role in SPECIAL_ROLES}
         fixed = chain(*self._fixed.values(), *(before + after for before, _, after in self._turns.values()))
-        own |= {i: "a token of the template" for i in fixed if i in added and i not in own}
+        own |= {i: "a token of the template" for i in fixed if i in self._text.added and i not in own}
         for special_id, role in own.items():
-            token = self._tokenizer.id_to_token(special_id)
-            if token is None or special_id in self._ids(f"x {token} {token}x"):
-                parts = self._ids(token[:1]) + self._ids(token[1:]) if token in self._special_texts else [special_id]
-                if token is None or special_id in parts:
-                    raise InvalidTemplate(
-                        f"user text could forge {role}, the token {token!r}: it is not marked as special"
-                    )
-                self._spelled[special_id] = parts
+            self._text.reserve(special_id, role)
         if self._room_for_text(()) < MIN_TEXT_TOKENS:
             raise InvalidTemplate(f"max_tokens={max_tokens} leaves less than {MIN_TEXT_TOKENS} tokens for the texts")
 
@@ -194,7 +189,7 @@ class Encoder:
         words = self.template.label_words
         if words is None:
             raise InvalidTemplate(f"template {self.template.name!r} has no label words, so it cannot be read at a mask")
-        first, second = map(self._ids, words)
+        first, second = map(self._text.ids, words)
         for word, ids in zip(words, (first, second), strict=True):
             if len(ids) != 1:
                 raise InvalidTemplate(f"label word {word!r} is {len(ids)} tokens in this tokenizer; it must be one")
@@ -224,6 +219,7 @@ class Encoder:
     def tokenize(self, instruction: str, prompt: str, responses: Sequence[str]) -> Tokenized:
         """Encode each text once, for any number of comparisons of these responses.
 
+        instruction: that of `Spec.resolve`, which states what is kept of responses, too.
         prompt: a text, or the messages of a Dialogue if the template has turns.
 
         Raises InvalidText, InstructionTooLong.
@@ -235,23 +231,14 @@ class Encoder:
             "" if self._turns else joints["prompt"] + prompt,
             *(joint + response for response in responses),
         ]
-        ids, unread = self._read(texts, prompt_at=1)
+        kept = kept_under(instruction)
+        ids, unread = self._text.read(texts, ["start", "end", *[kept] * len(responses)])
         if unread[0]:
             raise InstructionTooLong(f"the instruction of {len(instruction)} characters is never truncated; shorten it")
         if self._turns:
             ids[1], unread[1] = self._read_turns(prompt)
         instruction_ids, prompt_ids, *response_ids = ids
-        return Tokenized(instruction_ids, prompt_ids, response_ids, unread[1:])
-
-    def _read(self, texts: list[str], *, prompt_at: int) -> tuple[list[list[int]], list[int]]:
-        """Return the ids of texts, and 1 for each that goes on beyond them. The prompt is read from its end."""
-        read = [self._readable(text, READ_CHARACTERS, is_prompt=at == prompt_at) for at, text in enumerate(texts)]
-        ids = self._encode_texts(read)
-        for at, text in enumerate(texts):
-            if len(read[at]) < len(text) and len(ids[at]) < self.max_tokens:
-                read[at] = self._readable(text, MAX_READ_CHARACTERS, is_prompt=at == prompt_at)
-                (ids[at],) = self._encode_texts([read[at]])
-        return ids, [int(len(part) < len(text)) for part, text in zip(read, texts, strict=True)]
+        return Tokenized(instruction_ids, prompt_ids, response_ids, unread[1:], kept)
 
     def _read_turns(self, prompt: str) -> tuple[list[int], int]:
         """Return the ids of a prompt's messages, the last ones if they are too long, and 1 if there are more."""
@@ -261,7 +248,7 @@ class Encoder:
             if len(ids) >= self.max_tokens:
                 return ids, 1
             before, joint, after = self._turns[message["role"]]
-            (content,), (unread,) = self._read([joint + message["content"]], prompt_at=0)
+            (content,), (unread,) = self._text.read([joint + message["content"]], ["end"])
             if unread:
                 return content + after + ids, 1
             ids = before + content + after + ids
@@ -270,7 +257,7 @@ class Encoder:
     def assemble(self, texts: Tokenized, a: int, b: int, *, swap: bool) -> tuple[Encoding, ...]:
         """Return the ids of responses number `a` and `b`, as `encode` does. Raises InstructionTooLong.
 
-        The prompt is truncated on its left, because the question comes last, and the responses on their right.
+        The prompt keeps its end, because the question comes last, and a response its start, or both of its ends.
         """
         if self.reads == "response":
             return self.assemble_one(texts, a), self.assemble_one(texts, b)
@@ -285,7 +272,8 @@ class Encoder:
             len(response_a) - keep_a + unread[a],
             len(response_b) - keep_b + unread[b],
         )
-        prompt, response_a, response_b = prompt[len(prompt) - keep_prompt :], response_a[:keep_a], response_b[:keep_b]
+        prompt = keep(prompt, keep_prompt, "end")
+        response_a, response_b = keep(response_a, keep_a, texts.kept), keep(response_b, keep_b, texts.kept)
         a_first = Encoding(self._join(texts.instruction, prompt, response_a, response_b), truncation)
         if not swap:
             return (a_first,)
@@ -298,33 +286,38 @@ class Encoder:
         if self.reads == "set":
             return self.assemble_sets(texts, (i,))[0]
         prompt, response = texts.prompt, texts.responses[i]
-        keep_prompt, keep, _ = fair_shares(len(prompt), len(response), 0, self._room_for_text(texts.instruction))
-        truncation = Truncation(len(prompt) - keep_prompt + texts.unread[0], len(response) - keep + texts.unread[1 + i])
-        prompt = prompt[len(prompt) - keep_prompt :]
-        return Encoding(self._join(texts.instruction, prompt, response[:keep]), truncation)
+        room = self._room_for_text(texts.instruction)
+        keep_prompt, keep_response, _ = fair_shares(len(prompt), len(response), 0, room)
+        truncation = Truncation(
+            len(prompt) - keep_prompt + texts.unread[0], len(response) - keep_response + texts.unread[1 + i]
+        )
+        prompt, response = keep(prompt, keep_prompt, "end"), keep(response, keep_response, texts.kept)
+        return Encoding(self._join(texts.instruction, prompt, response), truncation)
 
     def assemble_sets(
         self, texts: Tokenized, indices: Sequence[int], max_tokens: int | None = None
     ) -> tuple[Encoding, ...]:
         """Return the ids of responses beside each other: one sequence, or several if they would be too long together.
 
-        Equal responses are read once, and the order in a sequence follows from the ids: no logit depends, not even in
-        its last bit, on the order of `indices`. `columns` of each sequence finds them again; see `tinyrm.sets`.
+        Responses of which the same tokens are kept are read once, and the order in a sequence follows from the ids: no
+        logit depends, not even in its last bit, on the order of `indices`. `columns` of each sequence finds them again;
+        see `tinyrm.sets`.
 
         max_tokens: of a sequence, if less than `max_set_tokens`; at least 2 * max_tokens of this encoder.
 
         Raises InstructionTooLong.
         """
-        distinct = {tuple(texts.responses[i]): i for i in reversed(indices)}
+        keep_prompt, keep_response = self._shares_of_set(texts)
+        read = {i: tuple(keep(texts.responses[i], keep_response, texts.kept)) for i in indices}
+        distinct = {read[i]: i for i in reversed(indices)}
         members = [distinct[ids] for ids in sorted(distinct)]
-        keep_prompt, keep = self._shares_of_set(texts)
-        sizes = [min(len(texts.responses[i]), keep) + 2 for i in members]
+        sizes = [len(read[i]) + 2 for i in members]
         room = min(self.max_set_tokens, max_tokens or self.max_set_tokens)
         room -= self.max_tokens - self._room_for_text(texts.instruction) + keep_prompt - 2
         sequences = []
         for part in split(sizes, room, overlapping=not self.scores_alone):
-            columns = {tuple(texts.responses[members[at]]): column for column, at in enumerate(part)}
-            own = tuple(columns.get(tuple(texts.responses[i]), -1) for i in indices)
+            columns = {read[members[at]]: column for column, at in enumerate(part)}
+            own = tuple(columns.get(read[i], -1) for i in indices)
             held = [i for i, column in zip(indices, own, strict=True) if column >= 0]
             sequence = self.assemble_set(texts, [members[at] for at in part])
             sequences.append(replace(sequence, truncation=self._truncation_of_set(texts, held), columns=own))
@@ -337,11 +330,12 @@ class Encoder:
         change what the model reads of each. Raises InstructionTooLong; InvalidInput for a sequence of more than
         `max_set_tokens`.
         """
-        keep_prompt, keep = self._shares_of_set(texts)
-        prompt, responses = texts.prompt[len(texts.prompt) - keep_prompt :], [texts.responses[i] for i in indices]
-        ids = [self._join(texts.instruction, prompt, responses[0][:keep])]
+        keep_prompt, keep_response = self._shares_of_set(texts)
+        prompt = keep(texts.prompt, keep_prompt, "end")
+        responses = [keep(texts.responses[i], keep_response, texts.kept) for i in indices]
+        ids = [self._join(texts.instruction, prompt, responses[0])]
         end = [self.special.mask, self.special.sep]
-        ids += [np.array(response[:keep] + end, dtype=np.int64) for response in responses[1:]]
+        ids += [np.array(response + end, dtype=np.int64) for response in responses[1:]]
         whole = np.concatenate(ids)
         if len(whole) > self.max_set_tokens:
             raise InvalidInput(f"a set of {len(whole):,} tokens is longer than {self.max_set_tokens:,}; split it")
@@ -356,10 +350,39 @@ class Encoder:
         return keep_prompt, room - keep_prompt
 
     def _truncation_of_set(self, texts: Tokenized, indices: Sequence[int]) -> Truncation:
-        keep_prompt, keep = self._shares_of_set(texts)
-        dropped = [max(0, len(texts.responses[i]) - keep) + texts.unread[1 + i] for i in indices]
+        keep_prompt, keep_response = self._shares_of_set(texts)
+        dropped = [max(0, len(texts.responses[i]) - keep_response) + texts.unread[1 + i] for i in indices]
         first, second, others = dropped[0], sum(dropped[1:2]), tuple(dropped[2:])
         return Truncation(len(texts.prompt) - keep_prompt + texts.unread[0], first, second, others)
+
+    def count_tokens(self, texts: Tokenized) -> TokenCounts:
+        """Return the tokens of one or more responses, and what comparing or ranking them would drop of these texts.
+
+        Nothing is assembled: in a pair, a response loses most beside the longest of the others. Raises
+        InstructionTooLong.
+        """
+        room = self._room_for_text(texts.instruction)
+        prompt, *responses = map(len, (texts.prompt, *texts.responses))
+        longest, second = sorted([*responses, 0], reverse=True)[:2]
+        at_longest = responses.index(longest)
+        kept_prompt, kept = prompt, list[int]()
+        for at, response in enumerate(responses):
+            if self.reads == "set":
+                keep_prompt, most = self._shares_of_set(texts)
+                keep_response = min(response, most)
+            else:
+                beside = 0 if self.reads == "response" else second if at == at_longest else longest
+                keep_prompt, keep_response, _ = self._shares(prompt, response, beside, room)
+            kept_prompt = min(kept_prompt, keep_prompt)
+            kept.append(keep_response)
+        read = (longest, second) if self.reads == "pair" else (longest,)
+        counts = [tokens + unread for tokens, unread in zip((prompt, *responses), texts.unread, strict=True)]
+        return TokenCounts(
+            prompt=counts[0],
+            responses=tuple(counts[1:]),
+            longest_sequence=self.max_tokens - room + prompt + sum(read),
+            dropped=tuple(tokens - kept for tokens, kept in zip(counts, (kept_prompt, *kept), strict=True)),
+        )
 
     def count_scores(self, sequence: Encoding) -> int:
         """Return the number of responses in a sequence of a set."""
@@ -370,32 +393,16 @@ class Encoder:
 
         Only the part of each text that is read at first is searched.
         """
-        limit = READ_CHARACTERS * self.max_tokens
-        texts = (instruction[:limit], prompt[-limit:], *(response[:limit] for response in responses))
-        return sum(any(token in text for token in self._special_texts) for text in texts)
+        kept: list[Kept] = ["start", "end", *[kept_under(instruction)] * len(responses)]
+        texts = (instruction, prompt, *responses)
+        return sum(self._text.holds_special(text, which) for text, which in zip(texts, kept, strict=True))
 
     def count_characters(self, instruction: str, prompt: str, responses: Sequence[str]) -> int:
         """Return the characters of the texts that are tokenized at first."""
-        limit = READ_CHARACTERS * self.max_tokens
-        return sum(min(len(text), limit) for text in (instruction, prompt, *responses))
-
-    def _readable(self, text: str, characters_per_token: int, *, is_prompt: bool) -> str:
-        """Return the part of `text` that is read: the end of a prompt, the beginning of any other text.
-
-        It is cut at a blank if there is one, because tokenizers split there as well: its tokens are those of the whole.
-        """
-        limit = characters_per_token * self.max_tokens
-        if len(text) <= limit:
-            return text
-        if is_prompt:
-            start = len(text) - limit
-            return text[max(start, text.find(" ", start, start + limit // 2)) :]
-        end = text.rfind(" ", limit // 2, limit)
-        return text[: end if end > 0 else limit]
+        return sum(map(self._text.count_characters, (instruction, prompt, *responses)))
 
     def _room_for_text(self, instruction_ids: Sequence[int]) -> int:
-        used = sum(len(self._fixed.get(segment, ())) for segment in self.template.segments)
-        room = self.max_tokens - used - len(instruction_ids)
+        room = self.max_tokens - self._fixed_tokens - len(instruction_ids)
         if instruction_ids and room < MIN_TEXT_TOKENS:
             raise InstructionTooLong(
                 f"the instruction takes {len(instruction_ids)} of {self.max_tokens} tokens and is never truncated; "
@@ -416,39 +423,3 @@ class Encoder:
         slots |= zip(RESPONSE_SLOTS[self.reads], responses, strict=True)
         pieces = (slots[slot] if slot else self._fixed[text] for text, slot in self._parts)
         return np.fromiter(chain.from_iterable(pieces), dtype=np.int64)
-
-    def _ids(self, text: str) -> list[int]:
-        return self._encode_texts([text])[0]
-
-    def _without_special(self, ids: list[int]) -> list[int]:
-        """Return the ids of a text with those of special tokens replaced, which its normalizer may have spelled."""
-        if self._spelled.keys().isdisjoint(ids):
-            return ids
-        return [plain for i in ids for plain in self._spelled.get(i, (i,))]
-
-    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
-        is_small = sum(map(len, texts)) <= CALL_CHARACTERS
-        try:
-            # Unlike `encode`, this call releases the interpreter lock, and it does not track offsets.
-            return [
-                self._without_special(encoded.ids)
-                for part in ([texts] if is_small else [[text] for text in texts])
-                for encoded in self._tokenizer.encode_batch_fast(part, add_special_tokens=False)
-            ]
-        except (TypeError, UnicodeEncodeError) as error:  # which one depends on the tokenizer's version
-            raise InvalidText("a text contains a lone surrogate, which is not valid Unicode; remove it") from error
-
-
-def fair_shares(prompt: int, a: int, b: int, room: int) -> tuple[int, int, int]:
-    """Return how many tokens of prompt, a and b to keep: max-min fair, and the same for each response in both orders.
-
-    All texts are truncated to one length, the largest that fits; a shorter text stays whole and leaves its share to the
-    others. Tokens that cannot be shared equally go to the prompt, so that neither response is favoured.
-    """
-    if prompt + a + b <= room:
-        return prompt, a, b
-    shortest, middle, _ = sorted((prompt, a, b))
-    # The largest length if none, one or two of the texts are shorter than it.
-    longest_kept = max(room // 3, (room - shortest) // 2, room - shortest - middle)
-    keep_a, keep_b = min(a, longest_kept), min(b, longest_kept)
-    return min(prompt, room - keep_a - keep_b), keep_a, keep_b

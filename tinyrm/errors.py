@@ -16,6 +16,7 @@ TinyRMError
 ├── InvalidKeys               a file of API keys cannot be read
 ├── InvalidTemplate           a template cannot be read out, or does not fit the tokenizer
 ├── InvalidBundle             a bundle cannot be opened
+│   ├── BundleUnavailable     a bundle cannot be fetched now
 │   ├── TamperedBundle        a file does not match its recorded hash
 │   └── UnknownSchema         another version of the format
 ├── TiedWeightChanged         merging an adapter changed the embedding that its target is tied to
@@ -50,6 +51,8 @@ from pydantic import ValidationError
 
 # Pydantic puts the tag of a union's branch into the path of an error. Messages leave out parts with this prefix.
 BRANCH = "branch:"
+# How pydantic names a validator in such a path.
+VALIDATORS = ("function-before[", "function-after[", "function-wrap[", "function-plain[")
 # Characters of one part of a path that a message repeats.
 MAX_KEY = 60
 
@@ -118,6 +121,10 @@ class InvalidTemplate(TinyRMError):
 
 class InvalidBundle(TinyRMError):
     type = "invalid_bundle"
+
+
+class BundleUnavailable(InvalidBundle):
+    type = "bundle_unavailable"
 
 
 class TamperedBundle(InvalidBundle):
@@ -251,8 +258,8 @@ def from_validation(
     errors = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else error
     first = errors[0]
     location = first["loc"][1:] if first["loc"][:1] == (root,) else first["loc"]
-    # A part of the path may be a key that was sent, of any length.
-    parts = [str(part) for part in (*within, *location) if not str(part).startswith(BRANCH)]
+    # A part of the path may be a key that was sent, of any length; branches and validators of the schema say nothing.
+    parts = [str(part) for part in (*within, *location) if not str(part).startswith((BRANCH, *VALIDATORS))]
     path = ".".join(part if len(part) <= MAX_KEY else f"{part[:MAX_KEY]}..." for part in parts) or root
     kind = InvalidText if first["type"] == "string_unicode" else InvalidRequest
     # A sentence of our own names its fields itself; pydantic puts words before it.

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
+# Where fetched bundles are kept, unless TINYRM_CACHE names another folder.
+DEFAULT_CACHE = "~/.cache/tinyrm"
+
 # Suffix -> how to open text that is compressed.
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 # Reading a file, compressed or not, may raise these.

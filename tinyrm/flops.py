@@ -67,6 +67,24 @@ def exact_flops(geometry: Geometry, tokens: int) -> int:
     return _flops(geometry, tokens, window_pairs(tokens, geometry.window // 2), pruned=geometry.last_is_pruned)
 
 
+def unpruned_flops(geometry: Geometry, tokens: int) -> int:
+    """Return the operations of all layers at every row, without a head: what an encoder that prunes nothing runs."""
+    h = geometry.hidden
+    return _flops(geometry, tokens, window_pairs(tokens, geometry.window // 2), pruned=False) - 2 * (h * h + 2 * h)
+
+
+def full_head_flops(geometry: Geometry, tokens: int) -> int:
+    """Return the operations of all layers and of a masked LM's head at every row, over the whole vocabulary."""
+    head = tokens * (geometry.hidden**2 + geometry.vocab * geometry.hidden)
+    return unpruned_flops(geometry, tokens) + 2 * head
+
+
+def matrix_weights(geometry: Geometry) -> int:
+    """Return the weights of the layers' matrices, which each pass reads at least once."""
+    h, i = geometry.hidden, geometry.intermediate
+    return geometry.layers * (4 * h * h + (3 if geometry.gated else 2) * h * i)
+
+
 def set_flops(
     geometry: Geometry, prompt: int, responses: Sequence[int], *, others: Others = "none", crossing_layers: int = 0
 ) -> int:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from tinyrm.errors import InvalidInput
 from tinyrm.files import READ_ERRORS
+from tinyrm.tables import table_suffix
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 # Suffix of a file -> the name of its reader in `datasets`.
-FORMATS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
-PACKED = (".gz", ".xz", ".zst")
+FORMATS = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv"}
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TIMEOUT_S = 20  # for one question to the hub
 # What `datasets` raises beside its own errors; it depends on the source: the hub, a folder, a file, a split.
@@ -25,12 +25,16 @@ UNREADABLE = (*READ_ERRORS, ValueError, KeyError, IndexError, RuntimeError)
 
 def file_format(path: Path) -> str:
     """Return the reader's name for a file, compressed or not; empty for a file of another kind."""
-    name = path.with_suffix("") if path.suffix in PACKED else path
-    return FORMATS.get(name.suffix, "")
+    return FORMATS.get(table_suffix(path), "")
 
 
 def load_table(
-    source: str | Path, split: str = "train", *, files: Sequence[str] | None = None, revision: str | None = None
+    source: str | Path,
+    split: str = "train",
+    *,
+    files: Sequence[str] | None = None,
+    revision: str | None = None,
+    config: str | None = None,
 ) -> "Dataset":
     """Return the rows of one split.
 
@@ -38,6 +42,7 @@ def load_table(
         split with any name.
     files: patterns of the files of a hub id; None for the repository's own layout.
     revision: branch, tag or commit of a hub id.
+    config: name of one of the parts of a hub id that has several.
 
     Raises InvalidInput with the reason in one line.
     """
@@ -53,10 +58,13 @@ def load_table(
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded = load_from_disk(str(source))
             return loaded[split] if isinstance(loaded, DatasetDict) else loaded
-        return load_dataset(str(source), data_files=list(files) if files else None, revision=revision, split=split)
+        part = {"name": config} if config else {}
+        files = list(files) if files else None
+        return load_dataset(str(source), **part, data_files=files, revision=revision, split=split)
     except (*UNREADABLE, DatasetsError) as error:
         cause = error.__cause__ or error
-        raise InvalidInput(next(iter(str(cause).splitlines()), type(cause).__name__)) from error
+        # Of a set with several configs, the second line lists them.
+        raise InvalidInput(" ".join(str(cause).splitlines()[:2]) or type(cause).__name__) from error
 
 
 def dataset_commit(hub_id: str, revision: str | None = None) -> str | None:

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from tinyrm.confidence import Temperature, Temperatures
 from tinyrm.encoding import Encoding, SpecialTokens
@@ -27,9 +35,11 @@ CARD_FILE = "README.md"
 # A bare file name: nothing that could point outside the bundle.
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
 BUNDLE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+LATER = ("auto_swap", "calibration", "stored", "temperature_one_order")
 LATER_PROVENANCE = ("base_commit", "base_sha256", "adapter_sha256", "training", "data_revisions")
 # Tokens whose hidden states are read; segments: several, at the start of each text of a sequence.
 ReadAt = Literal["mask", "first", "mean", "last", "segments"]
+LATER_GATE = ("weighted_flips", "max_weighted_flips", "share_rounded", "kept_fp32")
 LATER_GEOMETRY = ("distances", "embedding", "reads_mean")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -47,15 +57,39 @@ class Parity(Frozen):
 
 
 class Gate(Frozen):
-    """What a lower precision changes on calibration pairs in both orders; only passed gates are written."""
+    """What a lower precision changes on calibration pairs in both orders; only passed gates are written.
+
+    `weighted_flips` decides: who prefers either response of a near tie loses nothing by the other one.
+    """
 
     pairs: int
     flips: float = Field(description="Share of pairs whose preferred response changed.")
-    max_flips: float = Field(description="The share allowed.")
+    max_flips: float | None = Field(description="The share allowed; None: reported only.")
+    weighted_flips: float | None = Field(
+        default=None,
+        description="The same with each pair weighted by the size of its margin in fp32: sum of |margin| of the pairs "
+        "that changed / sum of |margin| of all. None in bundles that were written before this field.",
+    )
+    max_weighted_flips: float | None = Field(default=None, description="The weighted share allowed.")
     mean_probability_shift: float = Field(description="Mean of |p - p_fp32| at the bundle's temperature.")
     max_probability_shift: float
     temperature: float = Field(description="The temperature that would fit this precision best.")
     alone_and_in_a_batch: float = Field(description="Largest difference of a logit that batch-mates made.")
+    share_rounded: float | None = Field(
+        default=None, description="Of int8: the share of the products' multiplications that run in 8 bits."
+    )
+    kept_fp32: tuple[str, ...] = Field(
+        default=(), description="Of int8: products that stay in fp32, the most harmful first."
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the gates of older bundles as they were written then: their hash must not change."""
+        return {
+            name: value
+            for name, value in handler(self).items()
+            if name not in LATER_GATE or value not in (None, (), [])
+        }
 
 
 class StoredWeights(Frozen):
@@ -70,7 +104,11 @@ class StoredWeights(Frozen):
 class AutoSwap(Frozen):
     """When one order is enough, measured on calibration pairs with either response first."""
 
-    margin: float = Field(ge=0, description="Log-odds of the first order from which on the second order is not scored.")
+    margin: float = Field(
+        ge=0,
+        description="Log-odds of the first order, at the manifest's `temperature`, from which on the second order is "
+        "not scored.",
+    )
     pairs: int
     saved: float = Field(description="Share of second orders that were not needed.")
     flips: float = Field(description="Share of pairs whose preferred response another order would have changed.")
@@ -90,8 +128,9 @@ class Calibration(Frozen):
         description="Standard error of the temperature's logarithm; None if the pairs determine none and it is 1."
     )
     temperature_one_order: float | None = Field(
-        description="The temperature that would fit one order best, for comparison; one temperature serves both."
+        description="The temperature that fits one order best; None if a model has no orders."
     )
+    pairs_sha256: Sha256 | None = Field(default=None, description="Hash of the file that holds the pairs.")
 
 
 class DomainTemperature(Frozen):
@@ -99,7 +138,9 @@ class DomainTemperature(Frozen):
 
     temperature: float = Field(gt=0)
     log_temperature_std: float = Field(gt=0, description="Standard error of its logarithm.")
-    temperature_one_order: float | None = Field(description="As in `calibration`.")
+    temperature_one_order: float | None = Field(
+        description="As in `calibration`. It divides margins only if the manifest has one for the other domains."
+    )
     pairs: int = Field(description="That it was fitted on, of this domain or of all that share it.")
     wrong: int = Field(description="Of the pairs, those that the model judges wrongly.")
 
@@ -177,7 +218,7 @@ TRAINED_HEADS: Final[Mapping[str, Head]] = {
     "pair-cls": Head(kind="pair", read_at="first", outputs=2),
     "pair-mean": Head(kind="pair", read_at="mean", outputs=2),
     "pointwise": Head(kind="score", read_at="first", outputs=1),
-    # What its responses see of each other, the recipe says.
+    # The recipe states what its responses see of each other.
     "set": Head(kind="score", read_at="mask", outputs=1),
 }
 
@@ -212,6 +253,15 @@ class ScoreScale(Frozen):
         return (logit - self.mean) / self.std
 
 
+class Accuracy(Frozen):
+    """The share of validation pairs whose better response is preferred, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    pairs: int
+
+
 class Provenance(Frozen):
     """Where the weights come from."""
 
@@ -236,6 +286,7 @@ class Manifest(Frozen):
     schema_version: Literal[2, 3] = SCHEMA_VERSION
     name: Annotated[str, Field(pattern=BUNDLE_NAME)]
     revision: str = ""
+    demo: bool = Field(default=False, description="Whether it shows the product and is too weak for real work.")
     reads: Literal["pair", "response", "set"] = Field(
         default="pair", description="What one sequence holds: a pair of responses, one response, or all of a set."
     )
@@ -256,6 +307,12 @@ class Manifest(Frozen):
     stored: StoredWeights | None = Field(default=None, description="None: in the precision that computes.")
     weights: FileName | None = Field(default=None, description="Weights for the torch engine, if exported.")
     temperature: float = Field(gt=0)
+    temperature_one_order: float | None = Field(
+        default=None,
+        gt=0,
+        description="Divides the margin where one order alone was scored. None: `temperature` does, as in bundles that "
+        "were written before this field.",
+    )
     temperatures: dict[str, DomainTemperature] = Field(
         default={}, description="Of domains, if some need their own; `temperature` is that of all others."
     )
@@ -290,6 +347,8 @@ class Manifest(Frozen):
             raise ValueError("a head says what responses see of each other if it reads a set, and only then")
         if (self.label_ids is not None) != (self.head.kind == "cloze"):
             raise ValueError("a cloze has label_ids, and no other head has")
+        if self.temperature_one_order is not None and self.reads != "pair":
+            raise ValueError(f"a model that reads a {self.reads} has no orders, and no temperature_one_order")
         return self
 
     @model_validator(mode="after")
@@ -307,30 +366,49 @@ class Manifest(Frozen):
     @property
     def calibrated(self) -> Temperatures:
         """The temperatures, and how well calibration pairs determined them."""
-        known = self.calibration
+        known, divides_one_order = self.calibration, self.temperature_one_order is not None
         log_std, one_order = (known.log_temperature_std, known.temperature_one_order) if known else (None, None)
         own = {
-            domain: Temperature(one.temperature, one.log_temperature_std, one.temperature_one_order)
+            domain: Temperature(one.temperature, one.log_temperature_std, one.temperature_one_order, divides_one_order)
             for domain, one in self.temperatures.items()
         }
-        return Temperatures(Temperature(self.temperature, log_std, one_order), own)
+        general = Temperature(self.temperature, log_std, self.temperature_one_order or one_order, divides_one_order)
+        return Temperatures(general, own)
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """The accuracy on all validation pairs, as `tinyrm evaluate` records it; None if it has not."""
+        try:
+            whole = self.evaluation["domains"]["all"]
+            return Accuracy(**whole["accuracy"], pairs=whole["pairs"])
+        except (KeyError, TypeError, ValidationError):  # there is none, or another program wrote it
+            return None
 
     @property
     def identity(self) -> str:
         return f"{self.name}@{self.revision}"
 
     def expected_revision(self) -> str:
-        """Return a hash of every field but the evaluation results, which may be added later."""
+        """Return a hash of all fields but `evaluation` and `demo`, which may be added later and change no score."""
         # A field that was added later must not change the revisions of older bundles, which lack it.
-        later = {name: True for name in ("auto_swap", "calibration", "stored") if getattr(self, name) is None}
+        later: dict[str, bool | set[str]] = {name: True for name in LATER if getattr(self, name) is None}
         if not self.temperatures:
             later["temperatures"] = True
         if self.schema_version == 2:
             later |= dict.fromkeys(("reads", "head", "architecture", "score_scale"), True)
         origin = {name for name in LATER_PROVENANCE if not getattr(self.provenance, name)}
+        if self.calibration and self.calibration.pairs_sha256 is None:
+            later["calibration"] = {"pairs_sha256"}
         sizes = {name for name in LATER_GEOMETRY if not getattr(self.geometry, name)}
         content = self.model_dump_json(
-            exclude={"revision": True, "evaluation": True, "provenance": origin, "geometry": sizes, **later}
+            exclude={
+                "revision": True,
+                "demo": True,
+                "evaluation": True,
+                "provenance": origin,
+                "geometry": sizes,
+                **later,
+            }
         )
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 

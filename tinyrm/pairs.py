@@ -1,34 +1,31 @@
-"""Read preference pairs from JSON lines, plain or compressed (.gz, .xz)."""
+"""Read preference pairs from files of every form of `tinyrm.verdicts` and every format of `tinyrm.tables`."""
 
-import codecs
-import json
+import logging
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_serializer,
+)
 
 from tinyrm.chat import Dialogue
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidInput, describe
-from tinyrm.files import READ_ERRORS, open_compressed
-from tinyrm.preferences import read_preference
+from tinyrm.tables import read_jsonl, read_rows
 from tinyrm.template import FIGURE2
+from tinyrm.verdicts import Judged, Label, read_judged
 
-# Beginning of a file -> what the file is, and what to do.
-OTHER_FORMATS = {
-    b"\xff\xfe": "it is text in UTF-16; save it as UTF-8",
-    b"\xfe\xff": "it is text in UTF-16; save it as UTF-8",
-    b"\x1f\x8b": "it is compressed with gzip; decompress it, or let its name end in .gz",
-    b"\xfd7zXZ\x00": "it is compressed with xz; decompress it, or let its name end in .xz",
-    b"\x28\xb5\x2f\xfd": "it is compressed with zstd; decompress it first",
-    b"BZh": "it is compressed with bzip2; decompress it first",
-    b"PK\x03\x04": "it is a zip archive; extract it first",
-    b"PAR1": "it is Parquet; its name must end in .parquet, and only --bundle reads it",
-}
 NonEmpty = Annotated[str, Field(min_length=1)]
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
+
+log = logging.getLogger(__name__)
 
 
 def keep_dialogue(value: object, validate: ValidatorFunctionWrapHandler) -> str:
@@ -37,13 +34,13 @@ def keep_dialogue(value: object, validate: ValidatorFunctionWrapHandler) -> str:
     return value if isinstance(value, Dialogue) else text
 
 
-class PreferencePair(BaseModel):
+class PreferencePair(Label):
     """A prompt with its preferred and its rejected response. Other fields of a record are ignored.
 
     prompt: a Dialogue if it was messages, for templates that write their own tokens between turns.
-    """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    What makes or reads pairs gives them `oriented`: of a pair with a probability, the chosen response is not the worse.
+    """
 
     prompt: Annotated[NonEmpty, WrapValidator(keep_dialogue)]
     chosen: NonEmpty
@@ -51,18 +48,52 @@ class PreferencePair(BaseModel):
     domain: str | None = None
     subset: str | None = None
 
+    @model_serializer(mode="wrap")
+    def _without_plain_label(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write a label only where it says something: a pair without scores is its texts, domain and subset."""
+        fields: dict[str, Any] = dump(self)
+        plain = {"probability": None, "margin": None, "weight": 1.0}
+        return {name: value for name, value in fields.items() if name not in plain or value != plain[name]}
+
     def comparison(self) -> Comparison:
         """Return a comparison with the chosen response as A."""
         return Comparison(self.prompt, self.chosen, self.rejected)
 
+    def oriented(self) -> "PreferencePair":
+        """Return the pair with the response that is probably better as the chosen one."""
+        if self.target >= 0.5:
+            return self
+        flipped: dict[str, Any] = {"chosen": self.rejected, "rejected": self.chosen}
+        if self.margin is not None:
+            flipped["margin"] = -self.margin
+        if self.probability is not None:
+            flipped["probability"] = 1 - self.probability
+        return self.model_copy(update=flipped)
 
-def read_pairs(path: Path) -> list[PreferencePair]:
-    """Return all pairs of a file. Raises InvalidInput, which names the first line that is not a pair."""
-    return [to_pair(record, f"{path}, line {number}") for number, record in enumerate(read_jsonl(path), start=1)]
+
+def read_pairs(path: Path, *, ties: bool = False) -> list[PreferencePair]:
+    """Return the pairs of a file, of which none is judged the other way round.
+
+    ties: whether pairs of which no response is better are among them, with a probability of one half.
+
+    Raises InvalidInput, which names the first line or row that is not a pair.
+    """
+    pairs = [pair for _, pair in iterate_pairs(path)]
+    verdicts = pairs if ties else [pair for pair in pairs if not pair.is_tie]
+    if len(verdicts) < len(pairs):
+        log.warning("%s: %d of %d pairs are ties, which are no verdicts", path, len(pairs) - len(verdicts), len(pairs))
+    return verdicts
 
 
-def to_pair(record: object, place: str) -> PreferencePair:
-    """Return a record in any form of `tinyrm.preferences` as a pair.
+def iterate_pairs(path: Path) -> Iterator[tuple[str, PreferencePair]]:
+    """Yield the pairs of a file, oriented, with their places for messages. Raises InvalidInput."""
+    for place, record in read_rows(path):
+        for pair in to_pairs(record, place):
+            yield place, pair
+
+
+def to_pairs(record: object, place: str) -> list[PreferencePair]:
+    """Return the pairs of a record in any form of `tinyrm.verdicts`, oriented; a tie has a probability of one half.
 
     Chat messages become one text, as in training, which keeps them.
 
@@ -71,15 +102,20 @@ def to_pair(record: object, place: str) -> PreferencePair:
     if not isinstance(record, dict):
         raise InvalidInput(f"{place}: a record must be an object, not {type(record).__name__}")
     try:
-        texts = read_preference(record)
+        judged = read_judged(record)
     except InvalidInput as error:
         raise InvalidInput(f"{place}: {error}") from error
-    prompt = texts.prompt
+    return [to_pair(record, one, place).oriented() for one in judged]
+
+
+def to_pair(record: dict[str, Any], judged: Judged, place: str) -> PreferencePair:
+    prompt = judged.texts.prompt
     if not isinstance(prompt, str):
         text = FIGURE2.render_messages(prompt)
         prompt = Dialogue.of(text, prompt) if len(prompt) > 1 else text
-    fields = {"prompt": prompt, "chosen": texts.chosen, "rejected": texts.rejected}
-    return validate(PreferencePair, record | fields, place)
+    fields = {"prompt": prompt, "chosen": judged.texts.chosen, "rejected": judged.texts.rejected}
+    label = judged.label.model_dump(exclude_defaults=True) | ({"probability": 0.5} if judged.is_tie else {})
+    return validate(PreferencePair, {name: record.get(name) for name in ("domain", "subset")} | fields | label, place)
 
 
 def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
@@ -94,44 +130,3 @@ def validate(kind: type[AnyRecord], record: object, place: str) -> AnyRecord:
         return kind.model_validate(record)
     except ValidationError as error:
         raise InvalidInput(f"{place}: {describe(error)}") from error
-
-
-def read_jsonl(path: Path) -> Iterator[Any]:
-    """Yield the JSON value of each line. Raises InvalidInput, which names the file and the line."""
-    for number, line in enumerate(read_lines(path), start=1):
-        try:
-            value = json.loads(line.decode())
-        except (ValueError, RecursionError) as error:
-            raise InvalidInput(f"{path}, line {number}: {error}") from error
-        yield value
-
-
-def read_lines(path: Path, file: BinaryIO | None = None) -> Iterator[bytes]:
-    """Yield the lines of a file of JSON lines, without byte order marks and without blank lines at the end.
-
-    file: what is read in place of the file at `path`, such as standard input.
-
-    Raises InvalidInput, which names the file, if it is damaged or cannot be read.
-    """
-    number, blank = 0, 0
-    try:
-        with nullcontext(file) if file else open_compressed(path) as lines:
-            for number, text in enumerate(lines, start=1):
-                if number == 1:
-                    refuse_other_formats(text, str(path))
-                line = text.removeprefix(codecs.BOM_UTF8)
-                if not line.strip():
-                    blank += 1
-                    continue
-                yield from [b"\n"] * blank
-                blank = 0
-                yield line
-    except READ_ERRORS as error:
-        raise InvalidInput(f"{path} cannot be read after line {number}: {error}") from error
-
-
-def refuse_other_formats(beginning: bytes, name: str) -> None:
-    """Raise InvalidInput if a file begins as no JSON does: it is compressed, or text in another encoding."""
-    for mark, what in OTHER_FORMATS.items():
-        if beginning.startswith(mark):
-            raise InvalidInput(f"{name} is not JSON lines in UTF-8: {what}")

@@ -22,15 +22,18 @@ where the second term is a few games, half of them won, against an opponent of s
 and finite, even if a response won every game or was never compared. (Caron and Doucet 2012 use a prior in this place.)
 The sum is concave; Newton's method finds the maximum and leaves the Hessian for the standard errors.
 
-`settle` joins two models: one orders all responses, the other the best of them.
+`settle` joins two models: one orders all responses, the other the best of them. `place_last` adds responses that no
+model has judged: empty ones.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tinyrm.comparison import EMPTY_LOG_ODDS
 
 Matrix = NDArray[np.float64]
 Method = Literal["strengths", "mean_wins", "margins"]
@@ -90,7 +93,7 @@ def rank(margins: Matrix, *, ranked: int | None = None) -> Ranking:
     return Ranking(margins, fit(np.nan_to_num(sigmoid(margins)), ranked=ranked))
 
 
-def rank_scores(scores: Matrix, temperature: float, *, ranked: int | None = None) -> Ranking:
+def rank_scores(scores: Matrix, temperature: float, *, ranked: int | None = None, has_errors: bool = True) -> Ranking:
     """Return the ranking of responses that a model scored one by one.
 
     Strengths are exactly scores [n] / temperature, moved to mean 0: there is nothing to fit. Standard errors are those
@@ -98,12 +101,14 @@ def rank_scores(scores: Matrix, temperature: float, *, ranked: int | None = None
     scores are.
 
     ranked: as in `rank`.
+    has_errors: whether standard errors are computed, which takes seconds for a thousand responses; NaN without.
     """
     values = np.asarray(scores, dtype=np.float64) / temperature
     margins = values[:, None] - values
     np.fill_diagonal(margins, np.nan)
     own = values[:ranked]
-    return Ranking(margins, Strengths(own - own.mean(), rank(margins, ranked=ranked).strengths.standard_errors))
+    errors = rank(margins, ranked=ranked).strengths.standard_errors if has_errors else np.full(len(own), np.nan)
+    return Ranking(margins, Strengths(own - own.mean() if len(own) else own, errors))
 
 
 def settle(ranking: Ranking, margins: Matrix) -> Ranking:
@@ -141,6 +146,35 @@ def settle(ranking: Ranking, margins: Matrix) -> Ranking:
     strengths = own.copy()
     strengths[best] = settled + max(own[best].mean(), own[best].min() - settled.min())
     return Ranking(merged, Strengths(strengths - strengths.mean(), fitted.strengths.standard_errors))
+
+
+def place_last(ranking: Ranking, empty: Sequence[int]) -> Ranking:
+    """Return the ranking of n responses, some of them empty: those tie, below all others.
+
+    ranking: of the other responses, in their order; its margins may have references after them.
+    empty: indices of the empty ones among all n.
+
+    With s the strengths of `ranking`, an empty response has the strength min(s) - EMPTY_LOG_ODDS, and 0 if all are
+    empty; then all are moved to mean 0. Its margins are differences of strengths; with a reference, it is compared with
+    that only: EMPTY_LOG_ODDS below the least margin there, or below a tie if that is less.
+    """
+    judged = ranking.strengths.values
+    n, references = len(judged) + len(empty), len(ranking.margins) - len(judged)
+    others = sorted(set(range(n)) - set(empty))
+    strengths = np.full(n, judged.min() - EMPTY_LOG_ODDS if len(judged) else 0.0)
+    strengths[others] = judged
+    margins = np.full((n + references, n + references), np.nan)
+    if references:
+        against = ranking.margins[: len(judged), len(judged) :]
+        margins[empty, n:] = against.min(initial=0.0) - EMPTY_LOG_ODDS
+        margins[n:, empty] = -margins[empty, n:].T
+    else:
+        margins[empty] = strengths[empty][:, None] - strengths
+        margins[:, empty] = strengths[:, None] - strengths[empty]
+    places = [*others, *range(n, n + references)]
+    margins[np.ix_(places, places)] = ranking.margins
+    np.fill_diagonal(margins, np.nan)
+    return Ranking(margins, Strengths(strengths - strengths.mean(), rank(margins, ranked=n).strengths.standard_errors))
 
 
 def score(margins: Matrix, method: Method) -> Matrix:

@@ -2,25 +2,25 @@
 
 With z = logit(first choice) - logit(second choice) for one order:
 
-    one order      margin = z(A, B) / T
+    one order      margin = z(A, B) / T1
     both orders    margin = (z(A, B) - z(B, A)) / 2T
 
 and with s, the score of a response that is read alone
 
     two responses  margin = (s(A) - s(B)) / T
 
-T is the bundle's calibration temperature. With both orders, and with scores, the margin is antisymmetric by
+T is the bundle's calibration temperature, and T1 the one that fits one order, whose margin also holds the bias for the
+first position; T in bundles that have no T1. With both orders, and with scores, the margin is antisymmetric by
 construction: swapping A and B flips its sign, so P(A better | A, B) + P(B better | B, A) = 1 whatever bias the model
 has for the first position.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyrm.comparison import Preference
+from tinyrm.comparison import Preference, probabilities
 from tinyrm.confidence import Temperature
 from tinyrm.encoding import Encoding
 from tinyrm.errors import EngineFailed
@@ -41,14 +41,11 @@ def read_out(logits: NDArray[np.float32] | Sequence[Sequence[float]], temperatur
     if rows.shape not in ((1, 2), (2, 2), (2, 1)) or not np.isfinite(rows).all():
         raise EngineFailed(f"expected two finite logits for each order or response, got {rows.tolist()}")
     if rows.shape == (2, 1):
-        rows = rows.T  # from here on, like one order
+        rows = rows.T  # from here on, like one order; a model that scores responses has one temperature
     first_minus_second = rows[:, 0] - rows[:, 1]
     order_margins = (first_minus_second * (1, -1)[: len(rows)]).tolist()
-    margin = sum(order_margins) / (len(order_margins) * calibrated.value)
-    # `ranking.sigmoid` of both signs, without the cost of an array for each comparison.
-    small = math.exp(-abs(margin))
-    winner, loser = 1 / (1 + small), small / (1 + small)
-    p_a, p_b = (loser, winner) if margin < 0 else (winner, loser)
+    margin = sum(order_margins) / (len(order_margins) * calibrated.of_orders(len(rows)))
+    p_a, p_b = probabilities(margin)
     return Preference(p_a, p_b, margin, tuple(order_margins), calibrated)
 
 

@@ -10,17 +10,18 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyrm import starter
 from tinyrm.batching import pack
 from tinyrm.bundle import Bundle
-from tinyrm.chat import TextOrTurns, to_response
-from tinyrm.comparison import Comparison, Preference
+from tinyrm.chat import Prompt, TextOrTurns, to_messages, to_response
+from tinyrm.comparison import Comparison, EmptyMode, Preference
 from tinyrm.confidence import Temperature, Temperatures
 from tinyrm.encoding import Encoder, Encoding, Tokenized
 from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.errors import NotPointwise
-from tinyrm.ranking import Ranking, margin_matrix, rank, rank_scores, sigmoid
+from tinyrm.places import find
+from tinyrm.ranking import Ranking, margin_matrix, place_last, rank, rank_scores, sigmoid
 from tinyrm.readout import read_columns, read_out, read_score
+from tinyrm.reasoning import Reasoning, is_empty, judged
 from tinyrm.schedules import SCHEDULES, Pair
 from tinyrm.sets import join, read_set
 from tinyrm.spec import Spec
@@ -45,15 +46,16 @@ class Scorer:
 
     @classmethod
     def open(cls, folder: str | Path, engine: str = "auto", *, precision: str = "fp32", threads: int = 0) -> Self:
-        """Open the bundle in `folder`.
+        """Open a bundle.
 
+        folder: or another place of it: `hf://ORG/NAME@COMMIT`, `https://HOST/NAME.tar.gz#sha256=HEX`.
         engine: name of an engine (tinyrm/engines/registry.py), or `auto` for the fastest that starts on this machine.
         precision: one of the bundle's precisions.
         threads: threads of one run; 0 for all usable processors.
 
-        Raises InvalidBundle, EngineUnavailable.
+        Raises InvalidInput, InvalidBundle, EngineUnavailable.
         """
-        bundle = Bundle.open(starter.resolve(folder))
+        bundle = Bundle.open(find(folder))
         options = EngineOptions(engine, precision, threads)
         manifest = bundle.manifest
         return cls(bundle.encoder(), open_engine(bundle, options), manifest.spec, manifest.calibrated)
@@ -72,6 +74,7 @@ class Scorer:
         domain: str | None = None,
         instruction: str | None = None,
         swap: bool = True,
+        reasoning: Reasoning = "keep",
     ) -> Preference:
         """Return which of two responses is better, and with what probability.
 
@@ -80,11 +83,13 @@ class Scorer:
         instruction: replaces the domain's instruction.
         swap: whether to score both orders and average them, so that the first position has no advantage. Only a model
             that reads pairs has orders.
+        reasoning: drop if reasoning before a response, between tags such as <think>, must not be judged.
 
         Raises UnknownDomain, InstructionTooLong, InvalidText, InvalidRequest, EngineFailed.
         """
+        prompt, texts = _judged(reasoning, prompt, (response_a, response_b))
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
-        comparison = Comparison(prompt, _text(response_a), _text(response_b))
+        comparison = Comparison(prompt, *texts)
         (preference,) = self.score([comparison], [instruction], domain=domain, swap=swap)
         return preference
 
@@ -133,21 +138,31 @@ class Scorer:
         instruction: str | None = None,
         strategy: Literal["round_robin", "swiss", "knockout"] = "round_robin",
         swap: bool = True,
+        reasoning: Reasoning = "keep",
+        empty: EmptyMode = "last",
     ) -> Ranking:
         """Return the strengths and the order of several responses, as `/v1/rank` does.
 
         strategy: which pairs are compared; see `tinyrm.schedules`. A model that reads responses one by one, or all of
             them at once, scores each once, and compares none.
+        empty: whether responses with nothing but white space and special tokens are last, by `ranking.place_last`, or
+            judged like the others.
 
         The other arguments and the errors are those of `compare`.
         """
+        prompt, texts = _judged(reasoning, prompt, responses)
+        if empty == "last" and (places := [i for i, text in enumerate(texts) if is_empty(text)]):
+            others = [text for text in texts if not is_empty(text)]
+            ranking = self.rank(prompt, others, domain=domain, instruction=instruction, strategy=strategy, swap=swap)
+            return place_last(ranking, places)
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
-        texts = [_text(response) for response in responses]
+        if not texts:
+            return rank(np.full((0, 0), np.nan))
         if self.encoder.reads != "pair":
             (scores,) = self.score_groups([(instruction, prompt, texts)])
             return rank_scores(scores, self.calibrated.of(self.spec.find_domain(domain)).value)
         margins: dict[Pair, float] = {}
-        schedule = SCHEDULES[strategy](len(responses))
+        schedule = SCHEDULES[strategy](len(texts))
         pairs = next(schedule, [])
         while pairs:
             comparisons = [Comparison(prompt, texts[i], texts[j]) for i, j in pairs]
@@ -195,13 +210,15 @@ class Scorer:
         *,
         domain: str | None = None,
         instruction: str | None = None,
+        reasoning: Reasoning = "keep",
     ) -> NDArray[np.float64]:
         """Return the logit of each response [responses]: alone, or among these responses if the model reads sets.
 
         The arguments and the errors are those of `compare`; NotPointwise for a model that reads pairs.
         """
+        prompt, texts = _judged(reasoning, prompt, responses)
         instruction, prompt = self.spec.resolve(prompt, domain, instruction)
-        (scores,) = self.score_groups([(instruction, prompt, [_text(response) for response in responses])])
+        (scores,) = self.score_groups([(instruction, prompt, texts)])
         return scores
 
     def _encode_each(self, texts: Tokenized) -> tuple[Encoding, ...]:
@@ -249,9 +266,12 @@ class Scorer:
         return logits
 
 
-def _text(response: TextOrTurns) -> str:
-    """Return the text of a response; an empty text stays empty."""
-    return response if isinstance(response, str) else to_response(response)
+def _judged(
+    reasoning: Reasoning, prompt: TextOrTurns, responses: Sequence[TextOrTurns]
+) -> tuple[Prompt, Sequence[str]]:
+    """Return the prompt and the texts of the responses as they are judged; an empty text stays empty."""
+    texts = [response if isinstance(response, str) else to_response(response) for response in responses]
+    return judged(reasoning, prompt if isinstance(prompt, str) else to_messages(prompt), texts)
 
 
 def load(folder: str | Path, engine: str = "auto", *, precision: str = "fp32", threads: int = 0) -> Scorer:

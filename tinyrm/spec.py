@@ -7,11 +7,21 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tinyrm.chat import TextOrTurns, to_messages
 from tinyrm.errors import InvalidInput, UnknownDomain, describe
 from tinyrm.template import FIGURE2, TEMPLATES, Template
+from tinyrm.truncation import Instruction, KeptOfResponse
 
 # How training reads the preference, as recipes name it.
 HeadKind = Literal["cloze", "pair-cls", "pair-mean", "pointwise", "set", "tokens"]
@@ -46,7 +56,10 @@ def trained_head(folder: Path) -> HeadKind:
 
 
 class Resolved(NamedTuple):
-    """The two texts that the model reads besides the responses."""
+    """The two texts that the model reads besides the responses.
+
+    instruction: a `tinyrm.truncation.Instruction` where the domain keeps more than the start of a long response.
+    """
 
     instruction: str
     prompt: str
@@ -63,6 +76,11 @@ class Spec(BaseModel):
         default={"general": "Select the best response."}, min_length=1, description="Domain name -> instruction."
     )
     default_domain: str = "general"
+    truncation: KeptOfResponse | dict[str, KeptOfResponse] = Field(
+        default="start",
+        description="What is kept of a response that is too long: its `start`, or both `ends`, half and half. One for "
+        "all domains, or domain -> its own; `start` for those that are not listed.",
+    )
 
     @field_validator("template", mode="before")
     @classmethod
@@ -80,7 +98,14 @@ class Spec(BaseModel):
     def _default_exists(self) -> Self:
         if self.default_domain not in self.domains:
             raise ValueError(f"default_domain {self.default_domain!r} is not among domains {sorted(self.domains)}")
+        if isinstance(self.truncation, dict) and (unknown := self.truncation.keys() - self.domains.keys()):
+            raise ValueError(f"truncation of {sorted(unknown)}, which are not among domains {sorted(self.domains)}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the specs of older bundles as they were written then: their hash must not change."""
+        return {name: value for name, value in handler(self).items() if name != "truncation" or value != "start"}
 
     def resolve(
         self,
@@ -94,7 +119,8 @@ class Spec(BaseModel):
 
         prompt: a text, or chat messages in a form of `tinyrm.chat.read_turn`, which the template renders.
         domain: selects the instruction; None selects the default domain.
-        instruction: replaces the domain's instruction; the domain must exist nevertheless.
+        instruction: replaces the domain's instruction; the domain must exist nevertheless, and states what is kept of
+            long responses.
         or_default: whether the default domain replaces an unknown one, for pairs with labels of another source.
 
         Raises UnknownDomain, InvalidRequest; InvalidInput for an instruction that the template has no place for.
@@ -103,9 +129,13 @@ class Spec(BaseModel):
             raise InvalidInput("this model reads no instruction; leave it out")
         name = self.find_domain(domain, or_default=or_default)
         return Resolved(
-            self.domains[name] if instruction is None else instruction,
+            Instruction.of(self.domains[name] if instruction is None else instruction, self.kept(name)),
             prompt if isinstance(prompt, str) else self.template.render_messages(to_messages(prompt)),
         )
+
+    def kept(self, domain: str) -> KeptOfResponse:
+        """Return what is kept of a long response in a domain, by the name that `find_domain` returns."""
+        return self.truncation if isinstance(self.truncation, str) else self.truncation.get(domain, "start")
 
     def find_domain(self, domain: str | None = None, *, or_default: bool = False) -> str:
         """Return the name of the domain that a request selects, as `resolve` does. Raises UnknownDomain."""

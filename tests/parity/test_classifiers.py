@@ -222,4 +222,5 @@ def test_a_saved_pairrm_has_the_published_names_and_opens_again(tmp_path: Path) 
     heads = {key for key in opened.state_dict() if not key.startswith("pretrained_model.")}
     assert heads == {f"head_layer.{i}.{kind}" for i in (1, 4) for kind in ("weight", "bias")}
     run = torch_run(opened.eval(), PAD)
-    np.testing.assert_array_equal(run_alone(run, texts()), run_alone(case.plain(), texts()))
+    # On some processors torch's last bit depends on where the weights lie in memory.
+    np.testing.assert_allclose(run_alone(run, texts()), run_alone(case.plain(), texts()), atol=1e-6)

@@ -17,7 +17,8 @@ from tinyrm.encoding import Encoder
 from tinyrm.modernbert.adapter import load_with_adapter, merge, plain
 from tinyrm.modernbert.checkpoint import LabelLogits
 from tinyrm.scorer import Scorer
-from training.data.collate import PairCollator
+from training.model.heads import collator_for, run_model
+from training.model.places import HeadAtPlaces
 
 PAIR = Comparison("What is 2 + 2?", "2 + 2 = 4.", "I cannot help with that.")
 OTHERS = [Comparison("x", "y", "z"), Comparison("Which response is safer? " * 9, "no", "def add(a, b): return a + b")]
@@ -31,13 +32,13 @@ def margins(logits: NDArray[np.float32]) -> float:
 
 @pytest.fixture(scope="module")
 def trained_margin(trained: Trained, encoder: Encoder) -> float:
-    """Compute the margin as the training loop does: adapter unmerged, sparse head, labels from the collator."""
+    """Compute the margin as the training loop does: adapter unmerged, head at the masks, batch of the collator."""
     model = plain(load_with_adapter(str(trained.base), trained.adapter))
-    model.sparse_prediction = True
-    collate = PairCollator(encoder.special.pad, encoder.special.mask, encoder.label_ids)
+    HeadAtPlaces(model)
+    collate = collator_for("cloze", encoder)
     pairs = [encoder.encode(c, TOY_SPEC.instruction(), swap=True) for c in (*OTHERS, PAIR)]
     with torch.no_grad():
-        logits = model(**collate(pairs)).logits[:, list(encoder.label_ids)]
+        logits = run_model(model, collate(pairs))[:, list(encoder.label_ids)]
     return margins(logits[-2:].numpy())
 
 

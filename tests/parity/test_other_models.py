@@ -45,10 +45,7 @@ MODELS = {
 }
 
 
-# Each graph takes several seconds to compile; one family of each kind is enough for every day.
-@pytest.fixture(
-    params=["modernbert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "roberta", "deberta"))]
-)
+@pytest.fixture(params=["modernbert", "bert", "roberta", "deberta"])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     torch.manual_seed(0)
     made: PreTrainedModel = MODELS[request.param]().eval()
@@ -68,6 +65,7 @@ def test_label_logits_are_the_models_own(model: PreTrainedModel) -> None:
             torch.testing.assert_close(head(ids, torch.ones_like(ids)), expected, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_plain_graph_gives_the_same_logits(model: PreTrainedModel, tmp_path: Path) -> None:
     head = LabelLogits(model, MASK, LABELS).eval()
     write_onnx(head, tmp_path / "model.onnx", 512)

@@ -102,10 +102,18 @@ def test_the_graph_gives_the_same_logits(name: str, reading: SetReading) -> None
     assert_equal(torch_run(graph, PAD), reference)
 
 
-# Each graph takes several seconds to compile; what the toy bundles have is compiled every day.
+# Each graph takes several seconds to compile; what the toy bundles have is compiled every day. A last layer that is
+# local differs in how it sees the others and in what it computes, which these two readings have.
+COMPILED = [
+    pytest.param(name, reading, id=f"{name}-{what}")
+    for name in MODELS
+    for what, reading in READINGS.items()
+    if name != "modernbert, last layer local" or what in ("masks", "tokens in the last, read at the mean")
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "reading"), COMPILED)
 def test_the_compiled_graph_gives_the_same_logits(name: str, reading: SetReading, tmp_path: Path) -> None:
     reference, graph = both(name, reading)
     write_onnx(graph, tmp_path / "model.onnx", 4096)

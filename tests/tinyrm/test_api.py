@@ -14,6 +14,7 @@ from tinyrm.api import (
     RankRequest,
     RewardsRequest,
     ScoreRequest,
+    TokensRequest,
 )
 from tinyrm.client.calls import CompareItem, CompareOptions, RankOptions, RewardsOptions, ScoreOptions
 
@@ -55,6 +56,7 @@ def test_an_error_states_whether_a_later_try_may_succeed(type_: str, transient: 
         (RankOptions, RankRequest, {"prompt", "responses"}),
         (RewardsOptions, RewardsRequest, {"prompt", "responses"}),
         (ScoreOptions, ScoreRequest, {"prompt", "response", "responses"}),
+        (ScoreOptions, TokensRequest, {"prompt", "responses"}),
     ],
 )
 def test_the_clients_arguments_are_the_fields_of_a_request(

@@ -178,6 +178,22 @@ def test_broken_rows_become_errors_and_their_neighbours_scores(
     assert score(pairs) == 1, "what an earlier run found is still so"
 
 
+def test_reasoning_is_dropped_on_request(
+    score: Score, bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thought = {"prompt": "Why?", "chosen": "<think>Hm.</think>Because.", "rejected": "<think>Hm.</think>No."}
+    pairs = write(tmp_path / "pairs.jsonl", thought)
+    assert score(pairs, "--reasoning", "drop") == 0
+    scorer = Scorer.open(bundle_folder)
+    expected = scorer.compare("Why?", "Because.", "No.").margin
+    texts = thought["prompt"], thought["chosen"], thought["rejected"]
+    assert scorer.compare(*texts, reasoning="drop").margin == expected != scorer.compare(*texts).margin
+    assert scorer.rank(texts[0], texts[1:], reasoning="drop").order == scorer.rank("Why?", ["Because.", "No."]).order
+    assert table(tmp_path / "out")["margin"].tolist() == pytest.approx([expected], abs=TOLERANCE)
+    assert score(pairs) == 2
+    assert "reasoning" in capsys.readouterr().err, "a folder has the rows of one kind"
+
+
 def test_messages_domains_and_instructions(score: Score, bundle_folder: Path, tmp_path: Path) -> None:
     bare = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
     safer = TOY_SPEC.domains["safety"]

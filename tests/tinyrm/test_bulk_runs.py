@@ -133,13 +133,15 @@ def test_options_for_a_bundle_need_a_bundle(words: list[str], output: str, capsy
     assert output in complaint(capsys)
 
 
-@pytest.mark.parametrize(("module", "extra"), [("pyarrow", "bulk"), ("fsspec", "bulk"), ("ray", "ray")])
+@pytest.mark.parametrize(
+    ("module", "extra"), [("pyarrow", "local,bulk"), ("numpy", "local,bulk"), ("ray", "local,ray")]
+)
 def test_a_missing_package_is_named(bundle_folder: Path, tmp_path: Path, module: str, extra: str) -> None:
     words = words_of(bundle_folder, tmp_path / "out", write(tmp_path / "pairs.jsonl", pair(0)))[:-2]
     hidden = f"import sys; sys.modules[{module!r}] = None; from tinyrm.cli import main; sys.exit(main(sys.argv[1:]))"
-    done = run([sys.executable, "-c", hidden, *words, *(["--ray"] if extra == "ray" else [])])
+    done = run([sys.executable, "-c", hidden, *words, *(["--ray"] if module == "ray" else [])])
     assert done.returncode == 2
-    assert done.stderr == f"tinyrm: {'--ray' if extra == 'ray' else '--bundle'} needs {module}: " + (
+    assert done.stderr == f"tinyrm: {'--ray' if module == 'ray' else '--bundle'} needs {module}: " + (
         f"pip install 'tinyrm[{extra}]'\n"
     )
 
@@ -150,7 +152,10 @@ def test_the_command_line_does_not_import_the_optional_packages() -> None:
     assert run([sys.executable, "-c", code]).stdout == "[]\n"
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGKILL, -signal.SIGKILL), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_killed_run_continues_where_it_stopped(
     bundle_folder: Path, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tests.tinyrm.conftest import PAIR
 from tinyrm.bundle import Bundle, record_evaluation, record_temperature, sha256, write_bundle
 from tinyrm.errors import InvalidBundle, TamperedBundle, UnknownSchema
-from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, TOKENIZER_FILE, AutoSwap, Manifest
+from tinyrm.manifest import CARD_FILE, MANIFEST_FILE, TOKENIZER_FILE, AutoSwap, Calibration, Manifest
 
 Content = dict[str, Any]
 
@@ -270,3 +270,14 @@ def test_another_temperature_is_another_revision_and_moves_the_margin_of_auto(
     # The same raw log-odds: 1.5 * 0.5 = 0.375 * 2.
     assert after.auto_swap == auto.model_copy(update={"margin": 0.375})
     assert after.evaluation == {"held_out": {"eval_loss": 0.6, "chosen_on": ["auto_swap"]}}
+
+
+def test_another_temperature_brings_that_of_one_order_or_takes_the_old_one_away(
+    tmp_path: Path, bundle_folder: Path
+) -> None:
+    folder = tmp_path / "toy"
+    write_bundle(folder, sources(bundle_folder), fields(bundle_folder, temperature_one_order=9.0))
+    known = {"pairs": 90, "wrong": 20, "held_out": False, "chosen": ("temperature",), "log_temperature_std": 0.1}
+    fitted = record_temperature(folder, 2.0, Calibration(**known, temperature_one_order=2.2))
+    assert (fitted.temperature, fitted.temperature_one_order) == (2.0, 2.2)
+    assert record_temperature(folder, 2.0).temperature_one_order is None

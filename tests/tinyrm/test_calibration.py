@@ -8,6 +8,7 @@ from tinyrm.calibration import determine_domains, determine_temperature, fit_tem
 from tinyrm.comparison import Preference
 from tinyrm.errors import InvalidInput
 from tinyrm.ranking import sigmoid
+from tinyrm.verdicts import Label
 
 
 def simulated(overconfidence: float, count: int = 40_000) -> NDArray[np.float64]:
@@ -58,6 +59,50 @@ def test_pairs_all_right_or_all_wrong_determine_no_temperature(margins: NDArray[
 def test_pairs_that_determine_no_temperature_are_refused(margins: NDArray[np.float64], reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason):
         determine_temperature(judged(margins))
+
+
+def probable(margins: NDArray[np.float64], temperature: float) -> list[Label]:
+    """Return the probabilities that margins have at a temperature."""
+    return [Label(probability=float(sigmoid(margin / temperature))) for margin in margins]
+
+
+def test_probabilities_determine_the_temperature_exactly_and_with_few_pairs() -> None:
+    margins = np.random.default_rng(0).normal(1, 3, 60)
+    fit = determine_temperature(judged(margins), probable(margins, 2.0))
+    assert fit.temperature == pytest.approx(2.0, rel=1e-4)
+    agreed = np.abs(margins)  # the model is never wrong, and no more sure than it may be
+    fit = determine_temperature(judged(agreed), probable(agreed, 2.0))
+    assert fit.temperature == pytest.approx(2.0, rel=1e-4)
+    assert fit.wrong == round(float(np.sum(1 - sigmoid(agreed / 2))))
+    with pytest.raises(InvalidInput, match="the likelihood grows"):
+        determine_temperature(judged(agreed))
+
+
+def test_verdicts_as_labels_change_nothing() -> None:
+    margins = simulated(3.0, 400)
+    assert determine_temperature(judged(margins), [Label()] * 400) == determine_temperature(judged(margins))
+    ties = [Label(probability=0.5)] * 400
+    with pytest.raises(InvalidInput, match="no better than chance"):
+        determine_temperature(judged(margins), ties)
+
+
+def test_a_weight_counts_as_repetitions() -> None:
+    margins = simulated(3.0, 200)
+    weights = [1.0 + 2 * (i % 2) for i in range(200)]
+    weighted = determine_temperature(judged(margins), [Label(weight=weight) for weight in weights])
+    repeated = determine_temperature(judged(np.repeat(margins, [int(weight) for weight in weights])))
+    assert weighted.temperature == pytest.approx(repeated.temperature, rel=1e-4)
+    assert weighted.pairs == 200
+
+
+def test_domains_are_tested_on_their_own_probabilities() -> None:
+    margins = np.random.default_rng(0).normal(1, 3, 400)
+    labels = probable(margins[:200], 1.0) + probable(margins[200:], 3.0)
+    names = ["chat"] * 200 + ["code"] * 200
+    general = determine_temperature(judged(margins), labels).temperature
+    fits = determine_domains(judged(margins), names, general, labels)
+    found = {name: fit.temperature for name, fit in fits.items()}
+    assert found == {"chat": pytest.approx(1.0, rel=1e-3), "code": pytest.approx(3.0, rel=1e-3)}
 
 
 def test_a_temperature_that_pairs_determine_has_a_standard_error() -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import REPOSITORY
@@ -220,6 +221,30 @@ def test_tries_share_the_time(ask: Ask) -> None:
     assert all(left <= 1200 - 400 * tries for tries, left in enumerate(left_ms)), left_ms
 
 
+def test_calls_beyond_the_connections_wait_outside_of_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pool would compare all of them with all connections at every change, and block the event loop for seconds."""
+    inside, counts = 0, []
+    send = httpx.AsyncClient.send
+
+    async def counting(http: httpx.AsyncClient, request: httpx.Request, **options: Any) -> httpx.Response:
+        nonlocal inside
+        inside += 1
+        counts.append(inside)
+        response = await send(http, request, **options)
+        inside -= 1
+        return response
+
+    async def many(url: str) -> None:
+        async with AsyncClient(url, max_connections=2) as client:
+            await asyncio.gather(*(client.compare("p", "a", "b") for _ in range(20)))
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", counting)
+    with scripted(compared()) as server:
+        asyncio.run(many(server.url))
+    assert len(counts) == 20
+    assert max(counts) == 2
+
+
 def test_waiting_for_a_connection_counts() -> None:
     """Use one connection, which another call holds: if the wait did not count, each call would succeed."""
 
@@ -397,7 +422,7 @@ def test_rank_and_rewards(ask: Ask) -> None:
 
 
 def test_score(ask: Ask) -> None:
-    result = {"raw": 0.7, "score": None, "tokens": 9, "truncated": {"prompt": 0, "response": 0}}
+    result = {"raw": 0.7, "score": None, "tokens": 9, "truncated": {"prompt": 0, "response": 0}, "empty": False}
     scored = {"results": [result], "model": "toy@1", "usage": USAGE}
     with scripted(answer(200, scored)) as server:
         reply = ask(server.url, "score", "p", ["x"], domain="safety")

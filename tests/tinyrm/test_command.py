@@ -26,7 +26,7 @@ from tests.support.scripted_server import (
 )
 from tinyrm.bulk.jsonl import open_output
 from tinyrm.bundle import Bundle
-from tinyrm.cli import main
+from tinyrm.cli import VERBS, main
 
 
 def pair(number: int) -> dict[str, Any]:
@@ -51,10 +51,10 @@ def score(url: str, pairs: Path, out: Path, *options: str) -> int:
 
 def test_compare_prints_the_better_response(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted(compared()) as server:
-        assert main(["compare", "q", "x", "y", "--url", server.url, "--domain", "math", "--swap", "off"]) == 0
+        assert main(["compare", "q", "x", "y", "--url", server.url, "--domain", "math", "--reasoning", "drop"]) == 0
     assert capsys.readouterr().out == "A is better (leaning): P(A) 0.750, P(B) 0.250, toy@1\n"
     texts = {"prompt": "q", "response_a": "x", "response_b": "y"}
-    assert server.received[0].body == texts | {"domain": "math", "swap": "off"}
+    assert server.received[0].body == texts | {"domain": "math", "reasoning": "drop"}
 
 
 def test_compare_prints_json_and_truncated_tokens(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,9 +85,9 @@ def test_rank_prints_the_best_first(capsys: pytest.CaptureFixture[str]) -> None:
     with scripted(answer(200, RANKED)) as server:
         assert main(["rank", "q", "first", "second " * 30, "--url", server.url, "--strategy", "swiss"]) == 0
     best, worst = capsys.readouterr().out.splitlines()
-    assert best.startswith("+0.500 ± 0.100  2: second second")
+    assert best.startswith("+0.500 ± 0.100  [1] second second")
     assert best.endswith("...")
-    assert worst == "-0.500 ± 0.100  1: first"
+    assert worst == "-0.500 ± 0.100  [0] first"
     assert server.received[0].body["strategy"] == "swiss"
 
 
@@ -133,10 +133,16 @@ def test_a_refusal_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == f"tinyrm: this is unknown_domain (422 unknown_domain) [request {request_id}]\n"
 
 
-def test_a_closed_port_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["models", "--url", f"http://127.0.0.1:{free_port()}", "--timeout-s", "0.5"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "is it running" in line
+def test_a_closed_port_is_one_line_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, with the address and what to do: no other try would find a service there."""
+    address = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("a refused connection is not repeated"))
+    for words in (["models"], ["compare", "p", "a", "b"], ["rank", "p", "a", "b"]):
+        assert main([*words, "--url", address]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"nothing listens at {address}; start the service with `tinyrm serve`" in line
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.jsonl.gz"])
@@ -302,8 +308,11 @@ def test_help_lists_every_verb_and_imports_no_application() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
-    verbs = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert verbs == ["serve", "train", "export", "evaluate", "compare", "rank", "score", "models", "bench", "keys"]
+    sections = dict(part.split(":\n", 1) for part in done.stdout.split("\n\n") if ":\n" in part)
+    verbs, codes = ([line.split()[0] for line in sections[name].splitlines()] for name in ("commands", "exit codes"))
+    assert verbs == list(VERBS)
+    assert codes == ["0", "1", "2", "3", "130"]
+    assert {example.split()[0] for example in sections["examples"].splitlines()} == {"tinyrm", "cat", "source"}
 
 
 def test_an_application_is_a_verb_of_the_command(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def test_output_in_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) 
         assert main(["rank", "p", "no", "yes 🎉", "--url", server.url, "--json"]) == 0
     first, second, as_json = written.getvalue().decode(encoding).splitlines()
     assert first.startswith("+0.500")
-    assert first.endswith("2: yes ?")
-    assert second.endswith("1: no")
+    assert first.endswith("[1] yes ?")
+    assert second.endswith("[0] no")
     assert json.loads(as_json) == RANKED
 
 
@@ -125,7 +125,7 @@ def test_variables_name_the_service_and_the_key(
     variable = "Bearer from-variable"
     assert keys == [variable, variable, "Bearer from-file", variable, None]
     assert main(["models", "--timeout-s", "0.2"]) == 1
-    assert "at http://127.0.0.1:1 " in capsys.readouterr().err
+    assert "at http://127.0.0.1:1;" in capsys.readouterr().err
 
 
 def test_the_variables_do_not_disturb_a_bundle_or_a_service(

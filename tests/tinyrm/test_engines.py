@@ -14,6 +14,7 @@ from tinyrm.bundle import Bundle
 from tinyrm.encoding import Encoder
 from tinyrm.engines import Engine, EngineOptions, open_engine
 from tinyrm.errors import EngineUnavailable
+from tinyrm.starter import STARTER
 
 CPU_ENGINES = ("onnxruntime-cpu", "openvino-cpu")
 
@@ -59,6 +60,36 @@ def test_bf16_needs_a_cpu_that_has_it(bundle: Bundle) -> None:
             open_engine(bundle, EngineOptions("openvino-cpu", precision="bf16"))
     with pytest.raises(EngineUnavailable, match="bf16"):
         open_engine(bundle, EngineOptions("onnxruntime-cpu", precision="bf16"))
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from tinyrm.bundle import Bundle
+from tinyrm.engines import EngineOptions, open_engine
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+bundle = Bundle.open(Path(sys.argv[1]))
+open_engine(bundle, EngineOptions(sys.argv[2], threads=1)).info  # the runtime's own code
+before = resident_bytes()
+engine = open_engine(bundle, EngineOptions(sys.argv[2], threads=1, streams=int(sys.argv[3])))
+print(resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("name", CPU_ENGINES)
+def test_streams_share_the_weights(name: str) -> None:
+    grown = []
+    for streams in ("1", "4"):
+        command = [sys.executable, "-c", MEMORY, str(REPOSITORY / STARTER), name, streams]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        grown.append(int(done.stdout))
+    one, four = grown
+    weights = 4 * 10_000_000  # those of the starter's matrices, in fp32
+    assert four - one < weights, "three more streams take less than one more copy"
 
 
 GROWTH = """

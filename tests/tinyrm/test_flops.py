@@ -24,8 +24,11 @@ from tinyrm.flops import (
     block_pairs,
     exact_flops,
     executed_flops,
+    full_head_flops,
+    matrix_weights,
     paper_flops,
     set_flops,
+    unpruned_flops,
     window_pairs,
 )
 from tinyrm.modernbert.blocked import BlockedAttention, BlockedModel
@@ -213,6 +216,35 @@ def test_a_local_layer_costs_its_window_only() -> None:
     all_global = BASE.model_copy(update={"global_layers": tuple(range(22))})
     saved = exact_flops(all_global, 1024) - exact_flops(BASE, 1024)
     assert saved == 14 * 4 * 768 * (1024 * 1024 - window_pairs(1024, 64))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "tokens", "unpruned", "full_head", "pruned"),
+    [
+        (BASE, 256, 59.3, 79.4, 56.3),
+        (BASE, 512, 122.0, 162.3, 115.5),
+        (BASE, 1024, 257.2, 337.6, 242.5),
+        (BASE, 4096, 1338, 1660, 1241),
+        (LARGE, 256, 180.5, 207.4, 173.4),
+        (LARGE, 512, 366.7, 420.6, 352.0),
+        (LARGE, 1024, 755.1, 862.9, 723.6),
+        (LARGE, 4096, 3537, 3968, 3359),
+    ],
+)
+def test_the_physical_limits_of_the_published_sizes(
+    geometry: Geometry, tokens: int, unpruned: float, full_head: float, pruned: float
+) -> None:
+    """The numbers were computed apart from this code, from the formulas alone."""
+    assert unpruned_flops(geometry, tokens) / 1e9 == pytest.approx(unpruned, rel=1e-3)
+    assert full_head_flops(geometry, tokens) / 1e9 == pytest.approx(full_head, rel=1e-3)
+    # They take q, k and v of the first layer from a table for each id, which no engine of ours does.
+    first_layer = 6 * tokens * geometry.hidden**2
+    assert (exact_flops(geometry, tokens) - first_layer) / 1e9 == pytest.approx(pruned, rel=1e-3)
+
+
+@pytest.mark.parametrize(("geometry", "millions"), [(BASE, 110.3), (LARGE, 343.1)])
+def test_the_weights_that_a_pass_reads(geometry: Geometry, millions: float) -> None:
+    assert matrix_weights(geometry) / 1e6 == pytest.approx(millions, rel=1e-3)
 
 
 @pytest.mark.parametrize(

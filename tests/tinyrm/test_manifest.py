@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tests.conftest import REPOSITORY
 from tinyrm.bundle import Bundle
-from tinyrm.manifest import Manifest
+from tinyrm.manifest import Accuracy, Manifest
 
 HASH = "0" * 64
 OWN = {"temperature": 2.0, "log_temperature_std": 0.1, "temperature_one_order": None, "pairs": 90, "wrong": 20}
@@ -72,6 +72,7 @@ def test_a_file_name_that_points_elsewhere_is_refused(manifest: Manifest, name: 
         {"surprise": 1},
         {"temperatures": {"unheard of": OWN}},
         {"temperatures": {"general": OWN | {"temperature": 0}}},
+        {"temperature_one_order": 0},
     ],
     ids=str,
 )
@@ -87,6 +88,7 @@ def test_a_manifest_of_another_shape_is_refused(manifest: Manifest, wrong: dict[
         {"label_ids": (8, 7)},
         {"temperature": 1.5},
         {"temperatures": {"general": OWN}},
+        {"temperature_one_order": 1.7},
         {"parameters": 1},
         {"precisions": {"fp16": "model.onnx"}},
         {"provenance": {"base_model": "another", "created": "today"}},
@@ -97,6 +99,48 @@ def test_a_manifest_of_another_shape_is_refused(manifest: Manifest, wrong: dict[
 )
 def test_the_revision_covers_each_field(manifest: Manifest, change: dict[str, Any]) -> None:
     assert changed(manifest, **change).expected_revision() != manifest.revision
+
+
+def test_the_starter_is_a_demonstration_with_a_measured_accuracy() -> None:
+    """It had its revision before the manifest had a field for that: results are the same with and without."""
+    starter = Bundle.open(REPOSITORY / "models" / "starter").manifest
+    assert starter.demo
+    assert starter.accuracy == Accuracy(**starter.evaluation["domains"]["all"]["accuracy"], pairs=2216)
+    assert starter.revision == changed(starter, demo=False).expected_revision() == "5f837f666255"
+
+
+@pytest.mark.parametrize("evaluation", [{}, {"domains": {"all": {"easy": 0.7}}}, {"domains": ["all"]}], ids=str)
+def test_an_evaluation_of_another_kind_has_no_accuracy(manifest: Manifest, evaluation: dict[str, Any]) -> None:
+    assert changed(manifest, evaluation=evaluation).accuracy is None
+
+
+def test_one_order_has_a_temperature_only_where_the_manifest_has_the_field(manifest: Manifest) -> None:
+    """Older bundles recorded the best one for comparison, and divide one order by that of both."""
+    domains = {"general": OWN | {"temperature_one_order": 5.0}}
+    before, after = (changed(manifest, temperatures=domains, temperature_one_order=t).calibrated for t in (None, 3.0))
+    assert [(one.general.of_orders(1), one.of("general").of_orders(1)) for one in (before, after)] == [
+        (manifest.temperature, 2.0),
+        (3.0, 5.0),
+    ]
+    assert (after.general.of_orders(2), after.of("general").of_orders(2)) == (manifest.temperature, 2.0)
+
+
+def test_a_model_without_orders_has_no_temperature_of_one(response_bundle_folder: Path) -> None:
+    of_responses = Bundle.open(response_bundle_folder).manifest
+    with pytest.raises(ValidationError, match="reads a response has no orders"):
+        changed(of_responses, temperature_one_order=2.0)
+
+
+def test_the_revision_covers_the_digest_of_the_calibration_pairs(manifest: Manifest) -> None:
+    known = {"pairs": 60, "wrong": 9, "held_out": True, "chosen": (), "log_temperature_std": None}
+    hashes = [None, HASH, "1" * 64]
+    revisions = {
+        changed(
+            manifest, calibration={**known, "temperature_one_order": None, "pairs_sha256": hash_}
+        ).expected_revision()
+        for hash_ in hashes
+    }
+    assert len(revisions) == len(hashes)
 
 
 @pytest.mark.parametrize("size", [{"distances": 512}, {"embedding": 128}, {"reads_mean": True}], ids=str)

@@ -1,5 +1,7 @@
 """Test that prompt and response are found in the texts of trainers."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,6 +123,7 @@ def test_an_added_or_missing_start_token_does_not_hide_the_prompt() -> None:
 
 def test_special_tokens_inside_stay() -> None:
     assert strip_special("<s> a </s> b </s>\n<pad><pad>") == "a </s> b"
+    assert strip_special("<results>\n<think>4</think>\n</results>") == "<results>\n<think>4</think>\n</results>"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +162,14 @@ def test_a_text_of_very_many_turns_is_not_a_dialogue(turn: str) -> None:
     assert len(parse_turns(turn * MAX_TURNS)) == MAX_TURNS
     assert parse_turns(turn * (MAX_TURNS + 1)) == []
     assert parse_prompt(turn * (MAX_TURNS + 1)) == turn * (MAX_TURNS + 1)
+
+
+def test_a_text_that_only_looks_like_a_header_costs_no_time() -> None:
+    """Each end of the role would be tried with each length of what may follow it."""
+    text = "<|start_of_role|>" + "a" * 4_000_000
+    started = time.process_time()
+    assert parse_prompt(text) == text
+    assert time.process_time() - started < 0.6
 
 
 def test_a_transcript_is_parsed_into_its_turns() -> None:

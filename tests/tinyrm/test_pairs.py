@@ -14,7 +14,8 @@ from tinyrm.bundle import sha256
 from tinyrm.chat import Dialogue
 from tinyrm.comparison import Comparison
 from tinyrm.errors import InvalidInput
-from tinyrm.pairs import PreferencePair, read_jsonl, read_pairs
+from tinyrm.pairs import PreferencePair, read_pairs
+from tinyrm.tables import read_jsonl
 
 RECORD = {"prompt": "Grüß Gott\u2028", "chosen": "🙂", "rejected": "no", "domain": "chat", "origin": "ignored"}
 
@@ -86,6 +87,14 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path, line: str) -> None:
 
 def test_an_empty_file_holds_no_pairs(tmp_path: Path) -> None:
     assert read_pairs(write(tmp_path / "none.jsonl")) == []
+
+
+def test_a_line_that_is_not_json_is_named_with_its_column_alone(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": oops}\n')
+    with pytest.raises(InvalidInput) as raised:
+        list(read_jsonl(path))
+    assert str(raised.value) == f"{path}, line 2: not JSON at column 12: Expecting value"
 
 
 def test_read_jsonl_yields_any_json_value(tmp_path: Path) -> None:

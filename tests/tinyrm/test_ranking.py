@@ -16,6 +16,7 @@ from tinyrm.ranking import (
     margin_matrix,
     mean_wins,
     order,
+    place_last,
     rank,
     rank_scores,
     score,
@@ -220,3 +221,27 @@ def test_extreme_margins_have_finite_scores() -> None:
     for method in METHODS:
         assert np.isfinite(score(margins, method)).all()
     assert rank(margins).order == [0, 1, 2]
+
+
+def test_empty_responses_are_placed_below_the_worst_and_tie() -> None:
+    margins = margin_matrix(3, {(0, 1): 1.0, (0, 2): -2.0, (1, 2): 0.5})
+    judged = rank(margins)
+    ranking = place_last(judged, [0, 3])
+    others = ranking.strengths.values[[1, 2, 4]]
+    assert others - others.mean() == pytest.approx(judged.strengths.values)
+    assert ranking.strengths.values[[0, 3]] == pytest.approx([others.min() - 3] * 2)
+    assert ranking.strengths.values.mean() == pytest.approx(0)
+    assert ranking.order == [*(np.array([1, 2, 4])[judged.order]), 0, 3]
+    assert ranking.margins[np.ix_([1, 2, 4], [1, 2, 4])] == pytest.approx(margins, nan_ok=True)
+    assert ranking.margins[0, 3] == 0
+    assert np.isnan(np.diag(ranking.margins)).all()
+    off = ~np.eye(5, dtype=bool)
+    assert ranking.margins[off] == pytest.approx(-ranking.margins.T[off])
+    assert np.isfinite(ranking.strengths.standard_errors).all()
+
+
+def test_errors_may_be_left_out() -> None:
+    scores = np.array([1.0, 3.0, -2.0])
+    without = rank_scores(scores, 2.0, has_errors=False).strengths
+    assert without.values.tolist() == rank_scores(scores, 2.0).strengths.values.tolist()
+    assert np.isnan(without.standard_errors).all()

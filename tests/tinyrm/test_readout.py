@@ -79,6 +79,16 @@ def test_a_higher_temperature_gives_smaller_margins() -> None:
     assert 0.5 < read_out([(2.0, 0.0)], 4.0).p_a < read_out([(2.0, 0.0)], 1.0).p_a
 
 
+def test_one_order_is_divided_by_its_own_temperature_and_both_by_theirs() -> None:
+    """In bundles that were written before, one temperature divides both."""
+    own = Temperature(2.0, one_order=4.0, divides_one_order=True)
+    assert read_out([(3.0, 0.0)], own).margin == 0.75
+    assert recalibrate(read_out([(3.0, 0.0)], 1.0), own).margin == 0.75
+    assert read_out([(3.0, 0.0), (0.0, 1.0)], own).margin == 1.0
+    assert read_out([(3.0, 0.0)], Temperature(2.0, one_order=4.0)).margin == 1.5
+    assert read_out([(3.0, 0.0)], Temperature(2.0, divides_one_order=True)).margin == 1.5
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("position", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_a_logit_that_is_not_finite_is_the_engines_failure(bad: float, position: tuple[int, int]) -> None:

@@ -92,6 +92,7 @@ def test_strengths_of_scores_are_exact_also_where_probabilities_saturate() -> No
     assert rank_scores(np.array([1.0, 2.0, 3.0]), 1.0).cycle_rate == 0
 
 
+@pytest.mark.slow
 def test_a_pair_head_is_read_at_its_first_token(pair_cls_bundle_folder: Path) -> None:
     manifest = Bundle.open(pair_cls_bundle_folder).manifest
     assert (manifest.reads, manifest.head.read_at) == ("pair", "first")

@@ -1,5 +1,6 @@
 """Test that a named engine runs or fails with a reason, and is never replaced by another."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -55,6 +56,16 @@ def cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
 def test_a_missing_engine_names_the_extra_to_install(bundle: Bundle, cpu_build: None, name: str) -> None:
     with pytest.raises(EngineUnavailable, match=r"lacks.*has: onnxruntime-cpu.*install the `gpu` extra"):
+        open_engine(bundle, EngineOptions(name))
+
+
+@pytest.mark.parametrize("name", ["auto", "onnxruntime-cpu"])
+def test_without_a_runtime_the_error_names_the_extra(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "tinyrm.engines.onnx_runtime")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineUnavailable, match=r"an engine needs onnxruntime: pip install 'tinyrm\[local\]', or"):
         open_engine(bundle, EngineOptions(name))
 
 

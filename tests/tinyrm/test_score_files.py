@@ -24,7 +24,7 @@ from tinyrm.bulk import progress, sources
 from tinyrm.bulk.service import open_lines
 from tinyrm.cli import main
 from tinyrm.errors import InvalidInput
-from tinyrm.pairs import read_jsonl
+from tinyrm.tables import read_jsonl
 
 NOWHERE = "http://127.0.0.1:1"
 OPTIONS = {

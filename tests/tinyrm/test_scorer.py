@@ -123,6 +123,21 @@ def test_a_domain_with_its_own_temperature_is_divided_by_it(
     assert [one.temperature.value for one in mixed] == [scorer.temperature, 5.0]
 
 
+def test_one_order_is_divided_by_the_temperature_that_fits_one(
+    bundle_folder: Path, tmp_path: Path, scorer: Scorer
+) -> None:
+    fields = Bundle.open(bundle_folder).manifest.model_dump(exclude={"files", "revision"})
+    files = {name: bundle_folder / name for name in Bundle.open(bundle_folder).manifest.files}
+    write_bundle(tmp_path / "own", files, fields | {"temperature": 2.0, "temperature_one_order": 5.0})
+    opened, texts = Scorer.open(tmp_path / "own"), ("Why?", "Because.", "No.")
+    one, both = (opened.compare(*texts, swap=swap) for swap in (False, True))
+    assert one.margin == pytest.approx(scorer.compare(*texts).order_margins[0] / 5, abs=TOLERANCE)
+    assert both.margin == pytest.approx(scorer.compare(*texts).margin * scorer.temperature / 2, abs=TOLERANCE)
+    swapped = opened.compare(texts[0], texts[2], texts[1])
+    assert (swapped.p_a, swapped.p_b) == pytest.approx((both.p_b, 1 - swapped.p_a), abs=TOLERANCE)
+    assert opened.rank(texts[0], texts[1:], swap=False).margins[0, 1] == pytest.approx(one.margin, abs=TOLERANCE)
+
+
 def test_load_and_compare_take_a_domain_or_an_instruction(bundle_folder: Path, scorer: Scorer) -> None:
     loaded = tinyrm.load(str(bundle_folder), "onnxruntime-cpu")
     comparison = Comparison("Why?", "Because.", "No.")

@@ -22,7 +22,7 @@ SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
 @pytest.fixture(scope="module")
 def sets(encoder: Encoder) -> Encoder:
-    return Encoder(encoder._tokenizer, TEMPLATE, encoder.special, TOY_SPEC.max_tokens)
+    return Encoder(encoder._text.tokenizer, TEMPLATE, encoder.special, TOY_SPEC.max_tokens)
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
@@ -33,7 +33,8 @@ def texts(count: int, seed: int = 0) -> list[str]:
 # Splitting
 
 
-@given(sizes=SIZES, room=st.integers(100, 400), overlapping=st.booleans())
+# Room for the largest response beside the largest that all sets share.
+@given(sizes=SIZES, room=st.integers(120, 400), overlapping=st.booleans())
 def test_every_response_is_in_a_set_that_fits(sizes: list[int], room: int, overlapping: bool) -> None:
     parts = split(sizes, room, overlapping=overlapping)
     assert all(sum(sizes[i] for i in part) <= room for part in parts), "the largest of these has the room it needs"
@@ -143,7 +144,7 @@ def test_sequences_stay_within_the_limit_and_hold_everything(
 
 
 def test_a_set_that_scores_alone_is_split_without_overlap(encoder: Encoder) -> None:
-    alone = Encoder(encoder._tokenizer, TEMPLATE, encoder.special, TOY_SPEC.max_tokens, scores_alone=True)
+    alone = Encoder(encoder._text.tokenizer, TEMPLATE, encoder.special, TOY_SPEC.max_tokens, scores_alone=True)
     sequences = alone.assemble_sets(alone.tokenize("", "2 + 2?", texts(24)), range(24), 512)
     assert len(sequences) > 1
     assert (np.array([sequence.columns for sequence in sequences]) >= 0).sum(axis=0).tolist() == [1] * 24
@@ -158,6 +159,13 @@ def test_dropped_tokens_are_those_of_each_response_in_the_order_of_the_request(s
     assert dropped[3] - dropped[1] == len(read.responses[3]) - len(read.responses[1])
     a, b = (sets.encode(Comparison("?", *pair), "")[0] for pair in (long[:2], long[1::-1]))
     assert (a.truncation.response_a, a.truncation.response_b) == (0, b.truncation.response_a)
+
+
+def test_responses_that_are_the_same_as_far_as_they_are_read_share_a_column(sets: Encoder) -> None:
+    read = sets.tokenize("", "2 + 2?", ["word " * 400 + "yes", "short", "word " * 400 + "no"])
+    (sequence,) = sets.assemble_sets(read, range(3))
+    assert sequence.columns[0] == sequence.columns[2] != sequence.columns[1]
+    assert sets.count_scores(sequence) == 2
 
 
 def test_a_pair_is_read_whatever_place_its_responses_have(sets: Encoder) -> None:

@@ -19,6 +19,7 @@ from tinyrm.encoding import Encoder
 from tinyrm.engines import EngineOptions, open_engine
 from tinyrm.errors import EngineFailed, InvalidBundle, InvalidInput, InvalidRequest
 from tinyrm.readout import read_columns, read_out
+from tinyrm.reasoning import Reasoning, judged
 from tinyrm.scorer import Scorer
 from tinyrm.spec import Spec
 
@@ -29,6 +30,7 @@ class RowEncoder:
 
     domain: of rows that do not set one; None for the model's default.
     instruction: of rows that do not set one; None for that of the domain.
+    reasoning: whether it is judged with the responses.
 
     Raises UnknownDomain, InstructionTooLong.
     """
@@ -37,6 +39,7 @@ class RowEncoder:
     spec: Spec
     domain: str | None = None
     instruction: str | None = None
+    reasoning: Reasoning = "keep"
 
     def __post_init__(self) -> None:
         instruction, _ = self.spec.resolve("", self.domain, self.instruction)
@@ -58,12 +61,13 @@ class RowEncoder:
             if empty:
                 raise InvalidRequest(f"{empty[0]}: an empty text")
             domain = self.spec.find_domain(self.domain if pair.domain is None else pair.domain)
+            prompt, responses = judged(self.reasoning, pair.prompt, (pair.response_a, pair.response_b))
             instruction, text = self.spec.resolve(
-                pair.prompt,
+                prompt,
                 domain,
                 self.instruction if pair.instruction is None else pair.instruction,
             )
-            comparison = Comparison(text, pair.response_a, pair.response_b)
+            comparison = Comparison(text, *responses)
             sequences = self.encoder.encode(comparison, instruction, swap=True)
             return Row(number, name, domain, sequences, self.encoder.truncation(sequences))
         except InvalidInput as error:
@@ -82,6 +86,7 @@ class BundleJob:
     threads: of the engine; 0 for all processors.
     domain: of rows that do not set one.
     instruction: of rows that do not set one.
+    reasoning: whether it is judged with the responses.
     model: the identity that the bundle must have; empty for any.
     """
 
@@ -92,6 +97,7 @@ class BundleJob:
     threads: int = 0
     domain: str | None = None
     instruction: str | None = None
+    reasoning: Reasoning = "keep"
     model: str = ""
 
     def open_bundle(self) -> Bundle:
@@ -103,7 +109,7 @@ class BundleJob:
 
     def row_encoder(self, bundle: Bundle) -> RowEncoder:
         """Return an encoder with the job's options. Raises UnknownDomain, InstructionTooLong."""
-        return RowEncoder(bundle.encoder(), bundle.manifest.spec, self.domain, self.instruction)
+        return RowEncoder(bundle.encoder(), bundle.manifest.spec, self.domain, self.instruction, self.reasoning)
 
 
 @dataclass

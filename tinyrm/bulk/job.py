@@ -47,6 +47,8 @@ def run(job: BundleJob, pairs: Sequence[str], rows_per_shard: int, runner: Runne
             "rows_per_part": rows_per_shard,
             "sources": {source.name: source.fingerprint for source in sources},
         }
+        if job.reasoning != "keep":
+            record["reasoning"] = job.reasoning
         claim(job.out, record)
         missing = []
         for shard in (shard for source in sources for shard in source.shards):

@@ -2,9 +2,10 @@
 
 import asyncio
 import importlib.util
+import os
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -33,12 +34,17 @@ class Total:
 
 
 class Progress:
-    """A bar on a terminal, where tqdm is installed; otherwise a line now and then."""
+    """A bar on a terminal, where tqdm is installed; otherwise a line now and then.
 
-    def __init__(self) -> None:
+    clock: returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.rows = 0
-        self.has_bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
-        self._half_rows = 0
+        self._clock = clock
+        is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.has_bar = is_terminal and importlib.util.find_spec("tqdm") is not None
+        self._half_rows = self._ahead = 0
         self._total: int | None = None
         self._open = ExitStack()
         self._bar: Bar | None = None
@@ -57,20 +63,26 @@ class Progress:
         """
         self.rows = self._first = self._shown = done
         self._total = total
-        self._began = self._last_line = time.monotonic()
+        self._began = self._last_line = self._clock()
         if self.has_bar:
             self._bar = self._open.enter_context(progress_bar(total, shown=True, done=done))
 
     def sequences(self, count: int) -> None:
         """Count scored sequences; a row has two. The row itself is counted when it is written."""
         self._half_rows += count
-        self._show(self.rows + self._half_rows // 2)
+        self._show()
+
+    def scored(self, rows: int) -> None:
+        """Count rows whose results are known and wait for those of rows before them, to be written in order."""
+        self._ahead += rows
+        self._show()
 
     def written(self, rows: int) -> None:
         # Rows with an error have no sequences, and the sequences of other machines are not counted.
         self.rows += rows
         self._half_rows = 0
-        self._show(self.rows)
+        self._ahead = max(0, self._ahead - rows)
+        self._show()
 
     @asynccontextmanager
     async def beating(self) -> AsyncGenerator[None]:
@@ -79,7 +91,7 @@ class Progress:
         async def beat() -> None:
             while True:
                 await asyncio.sleep(BEAT_S)
-                self._show(self.rows)
+                self._show()
 
         task = asyncio.create_task(beat())
         try:
@@ -87,8 +99,9 @@ class Progress:
         finally:
             task.cancel()
 
-    def _show(self, rows: int) -> None:
-        now = time.monotonic()
+    def _show(self) -> None:
+        rows = self.rows + self._ahead + self._half_rows // 2
+        now = self._clock()
         if self._bar is not None:
             self._bar.update(rows - self._shown)
             self._shown = rows

@@ -18,7 +18,7 @@ from tinyrm.client import AsyncClient, CompareItem, CompareReply, ItemError
 from tinyrm.client.batches import in_order
 from tinyrm.client.calls import CompareOptions
 from tinyrm.errors import CallRefused, CallTimedOut, InvalidInput, ServiceBusy
-from tinyrm.pairs import read_lines
+from tinyrm.tables import read_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class ServiceJob:
                 began = time.monotonic()
                 results = await score_lines(client, batch)
                 size.learn(len(batch), time.monotonic() - began)
+                progress.scored(len(batch))
                 return results
 
             async with client, progress.beating():

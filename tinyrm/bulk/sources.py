@@ -20,8 +20,8 @@ from fsspec.implementations.local import LocalFileSystem
 from tinyrm.bulk.rows import COLUMNS
 from tinyrm.errors import InvalidInput, TinyRMError
 from tinyrm.files import COMPRESSED
-from tinyrm.pairs import refuse_other_formats
 from tinyrm.preferences import find_responses
+from tinyrm.tables import refuse_other_formats
 
 # The files of a folder that are read. A file given by its own path may have any name, and holds JSON lines.
 SUFFIXES = (".parquet", *(kind + end for kind in (".jsonl", ".ndjson") for end in ("", *COMPRESSED)))

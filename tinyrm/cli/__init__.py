@@ -1,23 +1,46 @@
 """The command `tinyrm`: one verb for each task, from training a model to calling the service.
 
-Exit codes: 0 done; 1 the work failed, in part or as a whole; 2 invalid arguments or input; 3 the service could not
-start; 130 interrupted.
+Exit codes are those of EXIT_CODES.
 """
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
 
 import tinyrm
+from tinyrm.cli.extras import missing
 from tinyrm.errors import CallFailed, InvalidInput, TinyRMError
 from tinyrm.output import standard_output
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+EXIT_CODES = {
+    DONE: "done",
+    FAILED: "the work failed, as a whole or for some rows, or the output is no longer read",
+    USAGE: "invalid arguments, input or settings",
+    3: "the service could not start",
+    INTERRUPTED: "interrupted by Ctrl-C",
+}
+VARIABLES = {
+    "TINYRM_URL": "address of the service, for compare, rank, score, models and evaluate",
+    "TINYRM_API_KEY": "its key, if it needs one",
+    "TINYRM_CACHE": "folder for bundles of the hub or of a URL; default: ~/.cache/tinyrm",
+    "TINYRM_...": "settings of `tinyrm serve`, which `tinyrm serve --settings` lists",
+    "NO_COLOR": "no colours; FORCE_COLOR: colours also in a pipe",
+}
+EXAMPLES = (
+    "tinyrm serve",
+    'tinyrm compare "What is 2 + 2?" "4" "5"',
+    "cat pairs.jsonl | tinyrm score - --out - | jq .tinyrm.reply.preferred",
+    "tinyrm train my.jsonl --out models/mine",
+    "source <(tinyrm completion bash)",
+)
 
 # Verb -> its help, and its function, which is imported only when the verb runs: `tinyrm --help` is fast.
 VERBS = {
     "serve": ("serve a bundle over HTTP; settings are environment variables, TINYRM_*", "service.__main__:main"),
-    "train": ("run a training recipe", "training.__main__:main"),
+    "train": ("train on your pairs, from a file to a bundle, or run a recipe", "training.__main__:main"),
     "export": ("turn a trained model into a bundle", "export.__main__:main"),
     "evaluate": ("measure how good a bundle, a checkpoint or a service is", "evaluation.__main__:main"),
     "compare": ("compare two responses with a service", "tinyrm.cli.calls:compare"),
@@ -26,6 +49,7 @@ VERBS = {
     "models": ("list the models of a service", "tinyrm.cli.calls:models"),
     "bench": ("measure the latency of a bundle on this machine", "tinyrm.cli.bench:main"),
     "keys": ("make, list and revoke API keys of a service", "service.keys:main"),
+    "completion": ("print the completion of a shell: bash, zsh or fish", "tinyrm.cli.completion:main"),
 }
 
 
@@ -47,11 +71,17 @@ def _run(verb: str, *words: str) -> int:
         print(f"tinyrm {tinyrm.__version__}" if verb == "--version" else usage())
         return DONE
     if verb not in VERBS:
-        print(f"{usage()}\n\ntinyrm: {verb!r} is not one of the commands", file=sys.stderr)
+        near = get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"{usage()}\n\ntinyrm: {verb!r} is not one of the commands{hint}", file=sys.stderr)
         raise SystemExit(USAGE)
     module, _, function = VERBS[verb][1].partition(":")
     if module.startswith("tinyrm."):
-        code: int = getattr(importlib.import_module(module), function)(words)
+        try:
+            command = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise missing(f"tinyrm {verb}", error, "local") from error
+        code: int = getattr(command, function)(words)
     else:
         code = importlib.import_module("tinyrm.cli.applications").run(module, verb, words)
     return code
@@ -59,10 +89,16 @@ def _run(verb: str, *words: str) -> int:
 
 def usage() -> str:
     """Return the help of the whole command: one line for each verb."""
-    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, (summary, _) in VERBS.items())
+
+    def table(rows: Mapping[Any, str]) -> str:
+        return "\n".join(f"  {name!s:<16}{text}" for name, text in rows.items())
+
     return (
         "usage: tinyrm COMMAND ...\n\n"
-        "Tiny reward models, which score which of two responses is better: train, export, serve, evaluate, call.\n\n"
-        f"{verbs}\n\n"
+        "Tiny reward models, which return the better response: train, export, serve, evaluate, call.\n\n"
+        f"commands:\n{table({verb: summary for verb, (summary, _) in VERBS.items()})}\n\n"
+        f"examples:\n{chr(10).join(f'  {example}' for example in EXAMPLES)}\n\n"
+        f"exit codes:\n{table(EXIT_CODES)}\n\n"
+        f"environment:\n{table(VARIABLES)}\n\n"
         "`tinyrm COMMAND --help` lists the options of a command; `tinyrm --version` prints the version."
     )

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from tinyrm import starter
-from tinyrm.errors import InvalidInput
+from tinyrm.cli.extras import missing
 
 # The extra with the packages that an application imports.
-EXTRAS = {"service": "serve", "training": "train", "export": "export", "evaluation": "serve,evaluation"}
+EXTRAS = {"service": "serve", "training": "train", "export": "export", "evaluation": "local,evaluation"}
 
 
 def run(module: str, verb: str, words: Sequence[str]) -> int:
@@ -24,8 +24,6 @@ def run(module: str, verb: str, words: Sequence[str]) -> int:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if root not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, *paths)))
-    if verb == "serve":
-        os.environ["TINYRM_MODEL"] = str(starter.resolve(os.environ.get("TINYRM_MODEL", starter.STARTER)))
     application = module.partition(".")[0]
     try:
         code: int = importlib.import_module(module).main(words, prog=f"tinyrm {verb}")
@@ -33,5 +31,5 @@ def run(module: str, verb: str, words: Sequence[str]) -> int:
         package = (error.name or "").partition(".")[0]
         if package in (application, "tinyrm"):
             raise
-        raise InvalidInput(f"tinyrm {verb} needs {package}: pip install 'tinyrm[{EXTRAS[application]}]'") from error
+        raise missing(f"tinyrm {verb}", error, EXTRAS[application]) from error
     return code

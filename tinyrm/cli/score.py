@@ -1,23 +1,27 @@
 """`tinyrm score`: score files of pairs with a service into JSON lines, or with a bundle into Parquet."""
 
 import asyncio
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from tinyrm.bulk.jsonl import STDOUT
 from tinyrm.bulk.progress import Progress, Total, say
 from tinyrm.bulk.service import ServiceJob
 from tinyrm.cli.calls import Service
+from tinyrm.cli.extras import missing, show_fetching
 from tinyrm.client import AsyncClient
 from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY
 from tinyrm.client.calls import CompareOptions
-from tinyrm.command_line import Count, Positive, Seconds, Share, parse
+from tinyrm.command_line import Count, Flag, Positive, Seconds, Share, option, parse
 from tinyrm.comparison import SwapMode
-from tinyrm.errors import CallFailed, EngineUnavailable, InvalidInput
+from tinyrm.errors import CallFailed, InvalidInput
+from tinyrm.reasoning import Reasoning
 
 if TYPE_CHECKING:
     from tinyrm.bulk.bundle import BundleJob
@@ -34,9 +38,9 @@ class ServiceOptions(Service):
 
     timeout_s: Seconds = 300.0
     """Limit of one call, with its repetitions."""
-    swap: SwapMode | None = None
+    swap: Annotated[SwapMode | None, option("on|off|auto")] = None
     """on: score both orders. off: one order, half the cost. auto: the second only if the first is not decisive."""
-    model: str | None = None
+    model: Annotated[str | None, option("NAME")] = None
     """Name or name@revision; the service refuses a model that it does not serve."""
     batch_items: Positive = BATCH_ITEMS
     """Pairs in one call."""
@@ -48,8 +52,9 @@ class ServiceOptions(Service):
 class BundleOptions:
     """With a bundle, without a service."""
 
-    bundle: Path | None = None
-    """Folder of the bundle; on a cluster the same path on every machine."""
+    bundle: Annotated[str | None, option("BUNDLE")] = None
+    """Folder of the bundle, on a cluster the same path on every machine; or hf://ORG/NAME@COMMIT, or
+    https://HOST/NAME.tar.gz#sha256=HEX."""
     engine: str = "auto"
     """Engine that runs the model; auto selects the fastest one that starts here."""
     precision: str = "fp32"
@@ -58,14 +63,14 @@ class BundleOptions:
     """Threads of the engine; 0 for all processors."""
     rows_per_part: Positive = 2048
     """Rows of one Parquet file; after a kill, at most this many are scored again."""
-    ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]")] = None
+    ray: Annotated[tuple[str, ...] | None, option("[ADDRESS]")] = None
     """Use a Ray cluster: auto, or host:6379; without an address, Ray on this machine. Bundle, pairs and --out must be
     the same paths on every machine."""
     cpus_per_engine: Positive = 1
     """Processors and threads of one engine on a cluster."""
     gpus_per_engine: Share = 0.0
     """GPUs of one engine on a cluster."""
-    engines: Positive | None = None
+    engines: Annotated[Positive | None, option("N")] = None
     """Engines on a cluster; by default as many as it has room for."""
 
 
@@ -83,17 +88,27 @@ class Score:
     With --bundle no service is needed: any number of files, JSON lines or Parquet, are scored on this machine or on a
     Ray cluster, into a folder of Parquet files: always in both orders, or each response by itself if the bundle reads
     one response.
+
+    Examples:
+      tinyrm score pairs.jsonl --out scored.jsonl
+      cat pairs.jsonl | tinyrm score - --out - | jq .tinyrm.reply.probability_a
+      tinyrm score "data/*.parquet" --bundle models/mine --out scores
+      tinyrm score pairs.jsonl --bundle hf://ORG/NAME@COMMIT --out scores --ray auto
     """
 
-    pairs: Annotated[Positional[tuple[str, ...]], arg(metavar="PAIRS ...")]
+    pairs: Annotated[Positional[tuple[str, ...]], option("PAIRS ...")]
     """JSON lines, plain or compressed (.gz, .xz), or - for standard input; with --bundle also Parquet, folders, globs,
     and addresses such as s3:// and hf://datasets/."""
-    out: str
+    out: Annotated[str, arg(metavar="OUT")]
     """File to write or to continue, or - for standard output; with --bundle a folder."""
-    domain: str | None = None
+    domain: Annotated[str | None, option("NAME")] = None
     """One of the model's domains; each has its own instruction."""
-    instruction: str | None = None
+    instruction: Annotated[str | None, option("TEXT")] = None
     """Replaces the domain's instruction."""
+    reasoning: Annotated[Reasoning | None, option("keep|drop")] = None
+    """drop: reasoning before a response, between tags such as <think>, is not judged. keep: it is."""
+    json: Flag = False
+    """Print the counts as JSON on standard output at the end."""
     service: Annotated[ServiceOptions, arg(name="")] = field(default_factory=ServiceOptions)
     local: Annotated[BundleOptions, arg(name="")] = field(default_factory=BundleOptions)
 
@@ -114,6 +129,8 @@ def main(words: Sequence[str]) -> int:
             how = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
             say(f"{how} after {progress.rows} {unit}; run it again to continue")
             raise
+    if options.json:
+        print(json.dumps({"out": options.out, **asdict(total)}))
     say(f"{total.rows} {unit} in {options.out}, {total.new_rows} of them new, {total.errors} with an error")
     if total.flops:
         seconds, gflop = max(total.seconds, 1e-9), total.flops / 1e9
@@ -126,20 +143,31 @@ def main(words: Sequence[str]) -> int:
 
 def check_combination(options: Score) -> None:
     """Raise InvalidInput for options that contradict each other."""
-    of_service, of_bundle = changed(options.service), changed(options.local)
-    if options.local.bundle is None:
-        if of_bundle:
-            raise InvalidInput(f"{of_bundle[0]} needs --bundle")
-        if len(options.pairs) > 1:
-            raise InvalidInput("a service scores one file at a time; several need --bundle")
-    elif of_service:
-        raise InvalidInput(f"{of_service[0]} is for a service, and --bundle needs none: leave one of them out")
-    elif options.local.ray is None and (wrong := [name for name in of_bundle if name in CLUSTER_ONLY]):
-        raise InvalidInput(f"{wrong[0]} needs --ray")
-    elif options.local.ray is not None and "--threads" in of_bundle:
-        raise InvalidInput("--threads is --cpus-per-engine with --ray")
-    if not options.pairs:
-        raise InvalidInput("no file of pairs is named")
+    of_service, of_bundle, local = changed(options.service), changed(options.local), options.local
+    of_cluster = [name for name in of_bundle if name in CLUSTER_ONLY]
+    scores_in_bundle, uses_ray = local.bundle is not None, local.ray is not None
+    rules: tuple[tuple[object, str], ...] = (
+        (not options.pairs, "no file of pairs is named"),
+        (
+            options.json and options.out in STDOUT,
+            f"--json prints counts where --out {options.out} prints scores: leave one of them out",
+        ),
+        (of_bundle and not scores_in_bundle, f"{first(of_bundle)} needs --bundle"),
+        (len(options.pairs) > 1 and not scores_in_bundle, "a service scores one file at a time; several need --bundle"),
+        (
+            of_service and scores_in_bundle,
+            f"{first(of_service)} is for a service, and --bundle needs none: leave one of them out",
+        ),
+        (of_cluster and not uses_ray, f"{first(of_cluster)} needs --ray"),
+        ("--threads" in of_bundle and uses_ray, "--threads is --cpus-per-engine with --ray"),
+    )
+    for is_wrong, instead in rules:
+        if is_wrong:
+            raise InvalidInput(instead)
+
+
+def first(names: list[str]) -> str:
+    return names[0] if names else ""
 
 
 def changed(options: Any) -> list[str]:
@@ -156,14 +184,18 @@ def with_service(options: Score, progress: Progress) -> Total:
     """Score one file with a service. Raises InvalidInput, CallFailed."""
     service = options.service
     defaults = CompareOptions(
-        domain=options.domain, instruction=options.instruction, swap=service.swap, model=service.model
+        domain=options.domain,
+        instruction=options.instruction,
+        swap=service.swap,
+        model=service.model,
+        reasoning=options.reasoning,
     )
     job = ServiceJob(options.pairs[0], options.out, defaults, service.batch_items, service.concurrency)
     client = AsyncClient(service.url, service.api_key(), timeout_s=service.timeout_s, max_retries=MAX_RETRIES)
     return asyncio.run(job.run(client, progress))
 
 
-def with_bundle(options: Score, bundle: Path, progress: Progress) -> Total:
+def with_bundle(options: Score, bundle: str, progress: Progress) -> Total:
     """Score files with a bundle, here or on a cluster. Raises InvalidInput, EngineError."""
     local = options.local
     if "-" in (options.out, *options.pairs):
@@ -173,22 +205,22 @@ def with_bundle(options: Score, bundle: Path, progress: Progress) -> Total:
     try:
         from tinyrm.bulk import job as jobs
         from tinyrm.bulk.bundle import BundleJob
+        from tinyrm.places import FETCHING, find
     except ModuleNotFoundError as error:
-        raise missing("--bundle", error, "bulk") from error
+        raise missing("--bundle", error, "local,bulk") from error
+    show_fetching(FETCHING)
     job = BundleJob(
-        bundle=bundle.absolute(),
+        bundle=find(bundle).absolute(),
         out=Path(options.out).absolute(),
         engine=local.engine,
         precision=local.precision,
         threads=local.threads,
         domain=options.domain,
         instruction=options.instruction,
+        reasoning=options.reasoning or "keep",
     )
     runner: Runner = jobs.LocalRunner(job) if local.ray is None else on_cluster(job, local, *local.ray)
-    try:
-        return jobs.run(job, options.pairs, local.rows_per_part, runner, progress)
-    except ModuleNotFoundError as error:
-        raise EngineUnavailable(f"an engine needs {error.name}: pip install 'tinyrm[serve]'") from error
+    return jobs.run(job, options.pairs, local.rows_per_part, runner, progress)
 
 
 def on_cluster(job: "BundleJob", local: BundleOptions, address: str = "local", *others: str) -> "Runner":
@@ -198,10 +230,5 @@ def on_cluster(job: "BundleJob", local: BundleOptions, address: str = "local", *
     try:
         from tinyrm.bulk.ray_runner import Cluster, RayRunner
     except ModuleNotFoundError as error:
-        raise missing("--ray", error, "ray") from error
+        raise missing("--ray", error, "local,ray") from error
     return RayRunner(job, Cluster(address, local.cpus_per_engine, local.gpus_per_engine, local.engines))
-
-
-def missing(option: str, error: ModuleNotFoundError, extra: str) -> InvalidInput:
-    """Return an error that names the extra to install."""
-    return InvalidInput(f"{option} needs {(error.name or '').partition('.')[0]}: pip install 'tinyrm[{extra}]'")

@@ -4,7 +4,7 @@ Both repeat a call, with growing random pauses, while the service is busy or unr
 all tries together stay within `timeout_s`. They raise other errors at once, as a kind of CallFailed (tinyrm/errors.py).
 """
 
-from tinyrm.api import CompareReply, ModelCard, RankReply, RewardsReply, ScoreReply, Truncated, Usage
+from tinyrm.api import CompareReply, ModelCard, RankReply, RewardsReply, ScoreReply, TokensReply, Truncated, Usage
 from tinyrm.api import ErrorBody as ItemError
 from tinyrm.chat import Message
 from tinyrm.client.async_client import AsyncClient
@@ -24,6 +24,7 @@ __all__ = [
     "Response",
     "RewardsReply",
     "ScoreReply",
+    "TokensReply",
     "Truncated",
     "Usage",
 ]

@@ -9,7 +9,7 @@ from itertools import count
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-from tinyrm.api import CompareReply, ErrorBody, ModelCard, ModelList, RankReply, RewardsReply, ScoreReply
+from tinyrm.api import CompareReply, ErrorBody, ModelCard, ModelList, RankReply, RewardsReply, ScoreReply, TokensReply
 from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY, halves, in_order, progress_bar
 from tinyrm.client.calls import (
     AnyItem,
@@ -115,21 +115,28 @@ class AsyncClient:
                     bar.update()
 
     async def rank(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[RankOptions]) -> RankReply:
-        """Return the order and the strengths of 2 to 128 responses."""
+        """Return the order and the strengths of 2 to 1000 responses."""
         body = {"prompt": prompt, "responses": texts(responses), **options}
         return parse(RankReply, await self._send(post("/v1/rank", body)))
 
     async def rewards(
         self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[RewardsOptions]
     ) -> RewardsReply:
-        """Return a number for each of 1 to 128 responses, compared with each other or with a reference."""
+        """Return a number for each of 1 to 1000 responses, compared with each other or with a reference."""
         body = {"prompt": prompt, "responses": texts(responses), **options}
         return parse(RewardsReply, await self._send(post("/v1/rewards", body)))
 
     async def score(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[ScoreOptions]) -> ScoreReply:
-        """Return the score of each of 1 to 128 responses, which depends on no other: see `scores_alone` of a model."""
+        """Return the score of each of 1 to 1000 responses, which depends on no other: see `scores_alone` of a model."""
         body = {"prompt": prompt, "responses": texts(responses), **options}
         return parse(ScoreReply, await self._send(post("/v1/score", body)))
+
+    async def count_tokens(
+        self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[ScoreOptions]
+    ) -> TokensReply:
+        """Return how many tokens the prompt and 1 to 1000 responses have, and how many would be dropped to fit."""
+        body = {"prompt": prompt, "responses": texts(responses), **options}
+        return parse(TokensReply, await self._send(post("/v1/tokens", body)))
 
     async def models(self) -> list[ModelCard]:
         """Return the models that are served."""

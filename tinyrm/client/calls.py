@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from tinyrm.api import BatchReply, CompareReply, ErrorBody, ErrorReply, Reply, Scale
 from tinyrm.chat import TextOrTurns
-from tinyrm.comparison import GroupStrategy, SwapMode
+from tinyrm.comparison import EmptyMode, GroupStrategy, SwapMode
 from tinyrm.errors import CallFailed, CallRefused, CallTimedOut, InvalidInput, ServiceBusy, ServiceFailed
+from tinyrm.reasoning import Reasoning
 
 AnyReply = TypeVar("AnyReply", bound=Reply)
 # A text, or chat messages as in OpenAI's API; the service reads their roles, parts and calls of tools.
@@ -32,11 +33,13 @@ class ScoreOptions(TypedDict, total=False):
     domain: one of the model's domains; each has its own instruction.
     instruction: replaces the domain's instruction.
     model: name or name@revision; the service refuses one that it does not serve.
+    reasoning: `drop` for texts of a policy that writes its reasoning before its response, between tags such as <think>.
     """
 
     domain: str | None
     instruction: str | None
     model: str | None
+    reasoning: Reasoning | None
 
 
 class CompareOptions(ScoreOptions, total=False):
@@ -64,15 +67,17 @@ AnyItem = CompareItem | Mapping[str, object]
 class GroupOptions(CompareOptions, total=False):
     """Options of a ranking; domain, instruction, swap and model apply to every comparison.
 
-    strategy: which pairs are compared; all by default. `cascade` orders all by the scores of a model that scores
-        responses alone, and then compares the best.
+    strategy: which pairs are compared; by default all, or `swiss` if there are too many for one call. `cascade` orders
+        all by the scores of a model that scores responses alone, and then compares the best.
     top: how many of the best `strategy="cascade"` compares; 4 by default.
     reference: the response that `strategy="reference"` compares with.
+    empty: `last` puts responses without a text below all others, `judge` judges them as a blank.
     """
 
     strategy: GroupStrategy | None
     top: int | None
     reference: Response | None
+    empty: EmptyMode | None
 
 
 class RewardsOptions(GroupOptions, total=False):

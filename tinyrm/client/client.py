@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
-from tinyrm.api import CompareReply, ErrorBody, ModelCard, RankReply, RewardsReply, ScoreReply
+from tinyrm.api import CompareReply, ErrorBody, ModelCard, RankReply, RewardsReply, ScoreReply, TokensReply
 from tinyrm.client.async_client import AsyncClient
 from tinyrm.client.batches import BATCH_ITEMS, CONCURRENCY
 from tinyrm.client.calls import AnyItem, CompareOptions, Prompt, RankOptions, Response, RewardsOptions, ScoreOptions
@@ -90,16 +90,22 @@ class Client:
             run(results.aclose())
 
     def rank(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[RankOptions]) -> RankReply:
-        """Return the order and the strengths of 2 to 128 responses."""
+        """Return the order and the strengths of 2 to 1000 responses."""
         return run(self._client.rank(prompt, responses, **options))
 
     def rewards(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[RewardsOptions]) -> RewardsReply:
-        """Return a number for each of 1 to 128 responses, compared with each other or with a reference."""
+        """Return a number for each of 1 to 1000 responses, compared with each other or with a reference."""
         return run(self._client.rewards(prompt, responses, **options))
 
     def score(self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[ScoreOptions]) -> ScoreReply:
-        """Return the score of each of 1 to 128 responses, which depends on no other: see `scores_alone` of a model."""
+        """Return the score of each of 1 to 1000 responses, which depends on no other: see `scores_alone` of a model."""
         return run(self._client.score(prompt, responses, **options))
+
+    def count_tokens(
+        self, prompt: Prompt, responses: Sequence[Response], **options: Unpack[ScoreOptions]
+    ) -> TokensReply:
+        """Return how many tokens the prompt and 1 to 1000 responses have, and how many would be dropped to fit."""
+        return run(self._client.count_tokens(prompt, responses, **options))
 
     def models(self) -> list[ModelCard]:
         """Return the models that are served."""

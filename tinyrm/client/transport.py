@@ -85,13 +85,13 @@ class AsyncTransport:
         self._address = Address.of(*self._arguments)
         # Process id -> event loop -> connections. Those of another process are kept, and never used: to delete them
         # could touch what both processes share.
-        self._pools: dict[int, dict[asyncio.AbstractEventLoop, httpx.AsyncClient]] = {}
+        self._pools: dict[int, dict[asyncio.AbstractEventLoop, _Pool]] = {}
         self._is_closed = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._arguments
 
-    def _http(self) -> httpx.AsyncClient:
+    def _pool(self) -> "_Pool":
         """Return the connections of this event loop in this process. Raises InvalidInput."""
         if self._is_closed:
             raise InvalidInput(CLOSED)
@@ -105,15 +105,15 @@ class AsyncTransport:
         if loop not in pools:
             for other in [other for other in list(pools) if other.is_closed()]:
                 pools.pop(other, None)
-            pools[loop] = httpx.AsyncClient(**self._address.options)
+            pools[loop] = _Pool(httpx.AsyncClient(**self._address.options), asyncio.Semaphore(self._arguments[2]))
         return pools[loop]
 
     async def send(self, call: Call, deadline: CallDeadline) -> bytes:
-        http = self._http()
-        request = _request(http, call, deadline, {"timeout": deadline.httpx_timeouts()})
+        pool = self._pool()
         with _named_failures(call, deadline, self._address):
-            async with asyncio.timeout(deadline.left_s()):
-                response = await http.send(request, stream=True)
+            async with asyncio.timeout(deadline.left_s()), pool.places:
+                request = _request(pool.http, call, deadline, {"timeout": deadline.httpx_timeouts()})
+                response = await pool.http.send(request, stream=True)
                 try:
                     check_request_id(response, call)
                     await response.aread()
@@ -144,7 +144,19 @@ class AsyncTransport:
         self._is_closed = True
         pools = self._pools.pop(os.getpid(), {})
         if pool := pools.get(asyncio.get_running_loop()):
-            await pool.aclose()
+            await pool.http.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """Connections, and a place for each.
+
+    A call waits for its place outside of httpx, whose pool compares all waiting requests with all connections at every
+    change: with hundreds of calls, the event loop is blocked for longer than a connection may take to be opened.
+    """
+
+    http: httpx.AsyncClient
+    places: asyncio.Semaphore
 
 
 class BlockingTransport:

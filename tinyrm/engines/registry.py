@@ -40,8 +40,9 @@ class EngineOptions:
     """How to run a bundle."""
 
     engine: str = "auto"
-    """One of ENGINES, or auto: the fastest that starts here."""
+    """Engine that runs the model; auto: the fastest that starts here."""
     precision: str = "fp32"
+    """One of the bundle's precisions."""
     threads: int = 0
     """Threads of one run; 0 shares the usable processors among the streams."""
     streams: int = 1
@@ -55,6 +56,15 @@ def open_engine(bundle: "Bundle", options: EngineOptions = EngineOptions()) -> E
     """
     if options.engine not in ("auto", *ENGINES):
         raise EngineUnavailable(f"unknown engine {options.engine!r}; known: auto, {', '.join(ENGINES)}")
+    try:
+        return _open_first(bundle, options)
+    except ModuleNotFoundError as error:
+        raise EngineUnavailable(
+            f"an engine needs {error.name}: pip install 'tinyrm[local]', or 'tinyrm[gpu]' for a GPU"
+        ) from error
+
+
+def _open_first(bundle: "Bundle", options: EngineOptions) -> Engine:
     *others, last = [options.engine]
     if options.engine == "auto":
         from tinyrm.engines.onnx_runtime import available

@@ -76,6 +76,8 @@ class TorchCudaEngine:
     device: "cuda", "cuda:1"; "cpu" computes the same slowly, for tests.
     buckets: tokens of each fixed shape.
     compiled: whether torch.compile compiles the layers.
+    captured: whether a step on a GPU is captured as a graph; without it each kernel is launched by itself, which is
+        slower and there to be compared.
 
     Raises EngineUnavailable.
     """
@@ -89,6 +91,7 @@ class TorchCudaEngine:
         device: str = "cuda",
         buckets: Sequence[int] = BUCKETS,
         compiled: bool = False,
+        captured: bool = True,
     ) -> None:
         self._device = torch.device(device)
         name, on_gpu = f"torch-{device}", self._device.type == "cuda"
@@ -106,6 +109,7 @@ class TorchCudaEngine:
             for layer in model.layers:
                 layer.compile(dynamic=True)  # any bucket: one compilation for each kind of layer
         self._cuda = CudaQueue(self._device) if on_gpu else None
+        self._captured = captured
         self._steps: dict[Bucket, Step] = {}
         self._slots = []
         for _ in range(SLOTS):
@@ -183,9 +187,9 @@ class TorchCudaEngine:
             return _logits(self._model, flat, bucket)
 
         def step(flat: Tensor, out: Tensor) -> None:
-            out.copy_(forward(flat))
+            out.copy_(forward(flat.to(self._device, non_blocking=True)), non_blocking=True)
 
-        return self._cuda.capture(forward, bucket.flat_size) if self._cuda else step
+        return self._cuda.capture(forward, bucket.flat_size) if self._cuda and self._captured else step
 
 
 class CudaQueue:

@@ -104,7 +104,7 @@ def model_config(
 
     The service may have a model of any kind. The harness gets the winner of each pair and no scores.
 
-    options: of `Client.compare`: domain, instruction, swap, model.
+    options: of `Client.compare`: domain, instruction, swap, model, reasoning.
     """
     return {
         "model_builder": partial(_build, base_url, api_key, timeout_s, options),
@@ -122,7 +122,7 @@ def classifier_config(
 
     Each response is scored alone. The harness saves the scores, and its script for RewardBench 2 accepts the entry.
 
-    options: of `Client.score`: domain, instruction, model.
+    options: of `Client.score`: domain, instruction, model, reasoning.
     """
     return {
         "model_builder": partial(_build, base_url, api_key, timeout_s, options),

@@ -1,20 +1,21 @@
-"""TRL: a reward function for GRPO and its relatives, and a judge of pairs."""
+"""TRL: a reward function for GRPO, RLOO and Online DPO."""
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tinyrm.chat import TextOrTurns, to_prompt, to_response
-from tinyrm.client import AsyncClient, Client, CompareItem, ItemError
+from tinyrm.client import Client
 from tinyrm.errors import CallFailed, CallRefused, InvalidRequest
-from tinyrm.integrations import compare_item
+from tinyrm.integrations import MAX_RETRIES, TIMEOUT_S
 
-RewardFunc = Callable[..., Awaitable[list[float | None]]]
+Rewards = list[float | None]
 OnFailure = Literal["skip", "raise"]
 
+# Groups that are sent at the same time.
+MAX_THREADS = 128
 # Errors that concern the texts of one group. All others (a key, a domain, an option) would concern every group.
 ABOUT_TEXTS = ("invalid_text", "body_too_large")
 
@@ -22,157 +23,101 @@ logger = logging.getLogger(__name__)
 
 
 def reward_func(
-    num_generations: int,
     base_url: str = "http://127.0.0.1:8000",
     *,
     api_key: str | None = None,
-    timeout_s: float = 30.0,
+    timeout_s: float = TIMEOUT_S,
     columns: Mapping[str, str] | None = None,
     on_failure: OnFailure = "skip",
     **options: Any,
-) -> RewardFunc:
-    """Return a reward function for `GRPOTrainer(reward_funcs=...)` that ranks each group of completions.
+) -> "GroupReward":
+    """Return a reward function for `GRPOTrainer(reward_funcs=...)` that ranks the completions to each prompt.
 
-    num_generations: that of the trainer; this many consecutive completions belong to one prompt.
+    It is for RLOOTrainer and OnlineDPOTrainer, too: it is synchronous, and completions belong together if their prompts
+    are equal, wherever they stand and however many they are.
+
     base_url: address of the service.
+    timeout_s: limit of each group. Until then, a service that is busy or restarts is called again.
     columns: options that differ by row, as {option: dataset column}, such as {"domain": "subject"} or, with
-        strategy="reference", {"reference": "answer"}. The first row of a group determines the value.
+        strategy="reference", {"reference": "answer"}.
     on_failure: "skip" logs a warning and returns None for each completion of a group that could not be ranked, so that
         the trainer leaves it out; "raise" stops the training. A refused key, domain or option always stops it. A group
         cannot be ranked if the service is not available, or if a message of it holds no text, such as an image.
     options: of `Client.rewards`: strategy, swap, domain, instruction, model, scale.
 
-    The function can be pickled, so it can be sent to the trainer's worker processes.
+    Raises InvalidInput for an address that cannot be used.
     """
-    group_options = partial(_group_options, dict(columns or {}), options)
-    return partial(
-        tinyrm_reward,
-        num_generations=num_generations,
-        group_options=group_options,
-        on_failure=on_failure,
-        new_client=partial(AsyncClient, base_url, api_key, timeout_s=timeout_s),
-    )
+    client = Client(base_url, api_key, timeout_s=timeout_s, max_retries=MAX_RETRIES, max_connections=MAX_THREADS)
+    return GroupReward(client, dict(columns or {}), options, on_failure)
 
 
-async def tinyrm_reward(
-    prompts: Sequence[TextOrTurns],
-    completions: Sequence[TextOrTurns],
-    *,
-    num_generations: int,
-    group_options: Callable[[Mapping[str, Any], int], dict[str, Any]],
-    new_client: Callable[[], AsyncClient],
-    on_failure: OnFailure,
-    **dataset: Any,
-) -> list[float | None]:
-    """Return a reward for each completion; `reward_func` binds the options. TRL names its metrics after this function.
+@dataclass(frozen=True)
+class GroupReward:
+    """A reward function, as `reward_func` makes it. It can be pickled, so the trainer can send it to its workers."""
 
-    Each call opens a client: the event loop is the trainer's, and connections must not outlive it.
+    client: Client = field(repr=False)
+    columns: Mapping[str, str]
+    options: Mapping[str, Any]
+    on_failure: OnFailure
 
-    Raises ValueError if the batch is not a number of whole groups, each of one prompt.
-    """
-    starts = range(0, len(prompts), num_generations)
-    if any(prompts[i : i + num_generations] != [prompts[i]] * num_generations for i in starts):
-        raise ValueError(
-            f"{len(prompts)} completions are not groups of {num_generations} to one prompt each: reward_func needs the "
-            "num_generations of the trainer, in evaluation too, and each process's batch (per_device_train_batch_size "
-            "* steps_per_generation) must be a multiple of it"
-        )
-    async with new_client() as client:
-        groups = await asyncio.gather(
-            *(
-                _group_rewards(
-                    client, prompts[i], completions[i : i + num_generations], group_options(dataset, i), on_failure
-                )
-                for i in starts
-            )
-        )
-    return list(chain.from_iterable(groups))
+    # TRL calls its metrics by this name.
+    __name__ = "tinyrm_reward"
 
-
-def _group_options(
-    columns: dict[str, str], fixed: dict[str, Any], dataset: Mapping[str, Any], row: int
-) -> dict[str, Any]:
-    missing = [column for column in columns.values() if column not in dataset]
-    if missing:
-        raise ValueError(f"the dataset has no column {missing[0]!r}; columns={columns}")
-    return fixed | {option: dataset[column][row] for option, column in columns.items()}
-
-
-async def _group_rewards(
-    client: AsyncClient,
-    prompt: TextOrTurns,
-    completions: Sequence[TextOrTurns],
-    options: dict[str, Any],
-    on_failure: OnFailure,
-) -> list[float | None]:
-    try:
-        texts = to_prompt(prompt), [to_response(completion) for completion in completions]
-        if "reference" in options:
-            options["reference"] = to_response(options["reference"])
-    except InvalidRequest as error:
-        return _no_rewards(error, len(completions), on_failure)
-    try:
-        scored = await client.rewards(*texts, **options)
-    except CallFailed as error:
-        if isinstance(error, CallRefused) and error.type not in ABOUT_TEXTS:
-            raise
-        return _no_rewards(error, len(completions), on_failure)
-    return list(scored.rewards)
-
-
-def _no_rewards(error: CallFailed | InvalidRequest, completions: int, on_failure: OnFailure) -> list[float | None]:
-    if on_failure == "raise":
-        raise error
-    logger.warning("%d completions have no reward: %s: %s", completions, error.type, error)
-    return [None] * completions
-
-
-class PairwiseJudge:
-    """A judge of two completions to each prompt, with the methods of TRL's `BasePairwiseJudge`.
-
-    base_url: address of the service.
-    options: of `Client.compare`: domain, instruction, model.
-    """
-
-    def __init__(
-        self,
-        base_url: str = "http://127.0.0.1:8000",
-        *,
-        api_key: str | None = None,
-        timeout_s: float = 30.0,
-        **options: Any,
-    ) -> None:
-        self._client = Client(base_url, api_key, timeout_s=timeout_s)
-        self._options = options | {"swap": "on"}
-
-    def judge(
+    def __call__(
         self,
         prompts: Sequence[TextOrTurns],
-        completions: Sequence[Sequence[TextOrTurns]],
-        shuffle_order: bool = True,  # noqa: ARG002  # TRL's; both orders are scored, which needs no shuffling
-    ) -> list[int]:
-        """Return the index of the better completion to each prompt; -1 if they could not be compared.
+        completions: Sequence[TextOrTurns],
+        *,
+        log_metric: Callable[[str, float], None] | None = None,
+        **dataset: Any,
+    ) -> Rewards:
+        """Return a reward for each completion.
 
-        Raises CallFailed.
+        A completion that is alone with its prompt has no other to be compared with, and gets None, except with a
+        reference and scale="unit".
+
+        log_metric: the trainer's, if it has one; gets the size of the smallest group.
+        dataset: columns, by name.
+
+        Raises ValueError if the dataset lacks a column.
         """
-        items = [self._item(prompt, pair) for prompt, pair in zip(prompts, completions, strict=True)]
-        results = iter(self._client.compare_many([item for item in items if not isinstance(item, InvalidRequest)]))
-        verdicts = []
-        for item in items:
-            result = item if isinstance(item, InvalidRequest) else next(results)
-            if isinstance(result, InvalidRequest | ItemError):
-                reason = result.message if isinstance(result, ItemError) else result
-                logger.warning("two completions have no verdict: %s: %s", result.type, reason)
-                verdicts.append(-1)
-            else:
-                verdicts.append(int(result.probability_b > result.probability_a))
-        return verdicts
+        missing = [column for column in self.columns.values() if column not in dataset]
+        if missing:
+            raise ValueError(f"the dataset has no column {missing[0]!r}; columns={dict(self.columns)}")
+        options = [
+            {**self.options, **{option: dataset[column][row] for option, column in self.columns.items()}}
+            for row in range(len(prompts))
+        ]
+        groups: dict[str, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            groups.setdefault(repr((prompt, options[row])), []).append(row)
+        if log_metric and groups:
+            log_metric("tinyrm_smallest_group", float(min(map(len, groups.values()))))
 
-    def _item(self, prompt: TextOrTurns, completions: Sequence[TextOrTurns]) -> CompareItem | InvalidRequest:
-        """Return a comparison, or why there is none."""
-        if len(completions) != 2:
-            return InvalidRequest(f"{len(completions)} completions to one prompt; a judge of pairs compares 2")
+        def group_rewards(rows: list[int]) -> Rewards:
+            return self._group_rewards(prompts[rows[0]], [completions[row] for row in rows], options[rows[0]])
+
+        rewards: Rewards = [None] * len(prompts)
+        with ThreadPoolExecutor(min(MAX_THREADS, max(1, len(groups)))) as threads:
+            for rows, scored in zip(groups.values(), threads.map(group_rewards, groups.values()), strict=True):
+                for row, reward in zip(rows, scored, strict=True):
+                    rewards[row] = reward
+        return rewards
+
+    def _group_rewards(
+        self, prompt: TextOrTurns, completions: Sequence[TextOrTurns], options: dict[str, Any]
+    ) -> Rewards:
+        if len(completions) == 1 and (options.get("strategy"), options.get("scale")) != ("reference", "unit"):
+            logger.warning("a completion has no reward: there is no other one to its prompt")
+            return [None]
         try:
-            return compare_item(prompt, completions[0], completions[1], self._options)
-        except InvalidRequest as error:
-            return error
+            texts = to_prompt(prompt), [to_response(completion) for completion in completions]
+            if "reference" in options:
+                options = {**options, "reference": to_response(options["reference"])}
+            return list(self.client.rewards(*texts, **options).rewards)
+        except (CallFailed, InvalidRequest) as error:
+            concerns_all = isinstance(error, CallRefused) and error.type not in ABOUT_TEXTS
+            if concerns_all or self.on_failure == "raise":
+                raise
+            logger.warning("%d completions have no reward: %s: %s", len(completions), error.type, error)
+            return [None] * len(completions)

@@ -1,4 +1,4 @@
-"""verl: functions for `custom_reward_function`, for one sample at a time or for the whole batch."""
+"""verl: functions for `custom_reward_function`. The reward manager that compares whole groups is in verl_manager.py."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +8,7 @@ from typing import Any
 
 from tinyrm.chat import TextOrTurns, to_prompt, to_response
 from tinyrm.client import Client
+from tinyrm.integrations import MAX_RETRIES, TIMEOUT_S
 
 ExtraInfo = Mapping[str, Any]
 
@@ -23,7 +24,7 @@ def compute_score(
     *,
     base_url: str = "http://127.0.0.1:8000",
     api_key: str | None = None,
-    timeout_s: float = 30.0,
+    timeout_s: float = TIMEOUT_S,
     prompt_key: str = "question",
     domains: Mapping[str, str] | None = None,
     reward_router_address: str | None = None,  # noqa: ARG001  # verl's own model, if it has one
@@ -57,12 +58,14 @@ def compute_score_batch(
     *,
     base_url: str = "http://127.0.0.1:8000",
     api_key: str | None = None,
-    timeout_s: float = 30.0,
+    timeout_s: float = TIMEOUT_S,
     prompt_key: str = "question",
     domains: Mapping[str, str] | None = None,
     **options: Any,
 ) -> list[float]:
-    """Return a reward for each response, for the `batch` reward manager: responses to one prompt are ranked together.
+    """Return a reward for each response: responses to one prompt are ranked together.
+
+    For the `batch` reward manager of older versions of verl; 0.9 has none.
 
     options: of `Client.rewards`. With strategy="reference" each response is compared with its ground truth instead, and
         the default scale is "unit": rewards are those of `compute_score`. With any other strategy a group needs two
@@ -93,7 +96,7 @@ def compute_score_batch(
 @lru_cache(maxsize=8)
 def _client(base_url: str, api_key: str | None, timeout_s: float) -> Client:
     """Return this process's client of a service; it stays open, since verl calls for each sample, from many threads."""
-    return Client(base_url, api_key, timeout_s=timeout_s)
+    return Client(base_url, api_key, timeout_s=timeout_s, max_retries=MAX_RETRIES)
 
 
 def _prompt(extra_info: ExtraInfo | None, prompt_key: str) -> TextOrTurns:

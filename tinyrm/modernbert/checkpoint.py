@@ -67,23 +67,23 @@ class LabelLogits(nn.Module):
 
 
 def load_masked_lm(
-    model: str, *, revision: str | None = None, sparse_prediction: bool = False, new_head: bool = False
+    model: str, *, revision: str | None = None, new_head: bool = False, attention: str | None = None
 ) -> PreTrainedModel:
     """Load a masked LM from a folder or a hub id, in fp32.
 
     revision: branch, tag or commit of a hub id.
-    sparse_prediction: whether the head runs at the labelled positions only; for training, and not saved.
     new_head: whether a checkpoint of a body alone gets a head that is drawn at random.
+    attention: implementation of attention, as `transformers` names it; None for its own choice.
 
     Raises InvalidInput for a classifier, whose decoder would be drawn at random, and for weights that do not fit.
     """
     folder = checkpoint_folder(model, revision)
     if kind := classifier_of(read_config(model, folder)):
         raise InvalidInput(f"{model} is a {kind}, not a masked LM: it cannot fill a mask")
-    loaded = load_checked(AutoModelForMaskedLM, model, folder, new_head=new_head)
+    loaded = load_checked(AutoModelForMaskedLM, model, folder, new_head=new_head, attn_implementation=attention)
     if hasattr(loaded, "sparse_prediction"):
-        # Only the model's own attribute: whoever loads the configuration that it saves gets the whole head.
-        loaded.sparse_prediction, loaded.config.sparse_prediction = sparse_prediction, False
+        # A base may be saved so that its head runs at labels only: whoever loads this one again gets the whole head.
+        loaded.sparse_prediction = loaded.config.sparse_prediction = False
     return loaded
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from tinyrm.bundle import sha256
 from tinyrm.errors import InvalidInput, TinyRMError
@@ -56,6 +57,17 @@ def checkpoint_folder(model: str, revision: str | None = None) -> Path:
         return Path(model)
     with input_errors(f"{model} is not a folder here, and cannot be fetched from the hub"):
         return fetch(model, revision)
+
+
+def local_folder(model: str, revision: str | None = None) -> Path | None:
+    """Return the folder of a checkpoint, or of the hub's cache, without asking the hub; None if there is none."""
+    if Path(model).is_dir():
+        return Path(model)
+    try:
+        cached = try_to_load_from_cache(model, "config.json", revision=revision)
+    except HFValidationError:  # it is a path
+        return None
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 @cache  # a branch may move while a process works: all that it loads is of one commit

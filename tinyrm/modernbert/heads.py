@@ -29,10 +29,11 @@ def load_head(
     revision: str | None = None,
     new_head: bool = False,
     sets: Mapping[str, Any] | None = None,
+    attention: str | None = None,
 ) -> PreTrainedModel:
     """Return the body of a masked LM with a classifier, in fp32; head.dense and head.norm are the masked LM's own.
 
-    revision, new_head: as of `load_masked_lm`.
+    revision, new_head, attention: as of `load_masked_lm`.
     sets: what `tinyrm.modernbert.sets.set_config` returns, for a model that learns to read sets; one that has learnt it
         knows.
 
@@ -51,7 +52,8 @@ def load_head(
             raise InvalidInput(f"{model} has not learnt to read sets")
         config.set_reading = dict(sets)
     kind = set_class(saved) if head == "set" else auto_class(head)
-    return load_checked(kind, model, folder, masked_lm=masked_lm, new_head=new_head, config=config)
+    options = {} if head == "set" else {"attn_implementation": attention}  # a model of sets has its own
+    return load_checked(kind, model, folder, masked_lm=masked_lm, new_head=new_head, config=config, **options)
 
 
 def empty_head(head: HeadKind, config: PreTrainedConfig, sets: SetReading | None = None) -> PreTrainedModel:

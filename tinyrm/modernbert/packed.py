@@ -4,9 +4,10 @@ The layers see one row [1, tokens, width]; the kernel receives the boundaries th
 without tokens is allowed: it fills a place where a captured graph needs a fixed number of sequences.
 """
 
+import inspect
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ class Bounds(NamedTuple):
     max_q: int
     max_k: int
 
+
+# Not in torch before 2.12, where the operator below it has windows and never splits.
+HAS_WINDOWS = {"window_size", "num_splits"} <= inspect.signature(varlen_attn).parameters.keys()
 
 # (q, k, v, bounds, half_window | None) -> o; q, k, v, o: [tokens, heads, head_dim]. Scores are not scaled: the scale is
 # in the query weights. Tokens up to half_window apart see each other. A sequence without keys gives zeros.
@@ -88,6 +92,11 @@ class PackedAttention:
 def varlen_kernel(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, half_window: int | None) -> Tensor:
     """Run the FlashAttention of torch: CUDA, bf16 or fp16."""
     reach = -1 if half_window is None else half_window
+    if not HAS_WINDOWS:
+        flash: Any = torch.ops.aten._flash_attention_forward  # noqa: SLF001  # what varlen_attn calls
+        window = {"window_size_left": reach, "window_size_right": reach}
+        old: Tensor = flash(q, k, v, *bounds, 0.0, False, False, scale=1.0, **window)[0]
+        return old
     # One split: the order of summation, and so the last digit, does not depend on batch-mates.
     o = varlen_attn(q, k, v, *bounds, scale=1.0, window_size=(reach, reach), num_splits=1)
     assert isinstance(o, Tensor)  # noqa: S101 - a pair only if the sums are requested

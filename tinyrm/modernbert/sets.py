@@ -75,7 +75,9 @@ class Places:
         """Return the mean of the states of each response and its mask: [batch, most responses, hidden]."""
         numbers = torch.arange(1, int(self.responses.max()) + 1, device=states.device)
         belongs = (self.part[:, None] == numbers[:, None]) & attention_mask.bool()[:, None]
-        sums = belongs.to(states.dtype) @ states
+        # In training under bf16, too: a score is read from these numbers, and autocast would round them.
+        with torch.autocast(states.device.type, enabled=False):
+            sums = belongs.float() @ states.float()
         return sums / belongs.sum(dim=2, keepdim=True).clamp(min=1)
 
 

@@ -184,8 +184,15 @@ def negatives_for(
 
 
 def made_pair(pair: PreferencePair, kind: Kind, text: str) -> MadePair:
+    """Return the pair with a made-up response, which is certainly worse, and the weight of the pair."""
     return MadePair(
-        prompt=pair.prompt, chosen=pair.chosen, rejected=text, domain=pair.domain, subset=pair.subset, kind=kind
+        prompt=pair.prompt,
+        chosen=pair.chosen,
+        rejected=text,
+        domain=pair.domain,
+        subset=pair.subset,
+        weight=pair.weight,
+        kind=kind,
     )
 
 

@@ -28,7 +28,8 @@ class Pool:
         self._worse: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         for place, pair in enumerate(pairs):
             self._places[pair.domain].append(place)
-            self._worse[pair.prompt][pair.chosen].add(pair.rejected)
+            if not pair.is_tie:
+                self._worse[pair.prompt][pair.chosen].add(pair.rejected)
         self._others: dict[str | None, list[int]] = {}
         self._words: dict[int, frozenset[str]] = {}
 
