@@ -52,12 +52,27 @@ REFUSALS = {
     "headers_too_large": 431,
     "too_many_connections": 503,
 }
-# Logged and counted, never sent: the client disconnected before the reply began.
-CLIENT_LEFT = 499
+# Families whose errors requests get. The others end a start, an export, or a call of the client.
+SENT: tuple[type[TinyRMError], ...] = (InvalidInput, EngineError, Unavailable)
+# A bug, a service that is not ready, and whatever else the framework may refuse.
+OTHERS = {TinyRMError.type: 500, "not_ready": 503, "http_error": 400}
 
 
 def get_status(error: TinyRMError) -> int:
-    return next(STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_BY_ERROR)
+    return status_of(type(error))
+
+
+def status_of(kind: type[TinyRMError]) -> int:
+    return next(STATUS_BY_ERROR[base] for base in kind.__mro__ if base in STATUS_BY_ERROR)
+
+
+def status_by_type() -> dict[str, int]:
+    """Return the type of every error that a request may get, with its status."""
+    kinds = list(SENT)
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    of_paths = {kind: status for status, kind in TYPE_BY_STATUS.items()}
+    return OTHERS | REFUSALS | of_paths | {kind.type: status_of(kind) for kind in kinds}
 
 
 def error_response(status: int, body: ErrorBody, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -82,11 +97,17 @@ async def internal_error_response(_: Request, __: Exception) -> JSONResponse:
     return error_response(500, ErrorBody(type="internal_error", message="an unexpected error; the log has the details"))
 
 
-def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_status: OverloadStatus) -> None:
+def install(
+    app: FastAPI,
+    retry_after_s: Callable[[Request], int],
+    overload_status: OverloadStatus,
+    explain_missing: Callable[[str], str | None],
+) -> None:
     """Install handlers that turn every failure of `app` into an ErrorReply.
 
     retry_after_s: returns the value of the Retry-After header, in seconds.
     overload_status: returns the status of a refusal under overload.
+    explain_missing: returns why a path is not there, if that can be said.
     """
 
     async def on_domain_error(request: Request, error: TinyRMError) -> JSONResponse:
@@ -103,9 +124,11 @@ def install(app: FastAPI, retry_after_s: Callable[[Request], int], overload_stat
             return error_response(400, ErrorBody(type="invalid_json", message=message))
         return error_response(422, ErrorBody.of(from_validation(errors, root="body")))
 
-    async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         kind = TYPE_BY_STATUS.get(error.status_code, "http_error")
         message = "the body is not JSON in UTF-8" if kind == "invalid_json" else error.detail
+        if kind == "not_found":
+            message = explain_missing(request.url.path) or message
         return error_response(error.status_code, ErrorBody(type=kind, message=message), error.headers)
 
     app.exception_handler(TinyRMError)(on_domain_error)

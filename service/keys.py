@@ -8,19 +8,16 @@ costs no more than the requests themselves.
 import hashlib
 import hmac
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, Self
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service.settings import Settings, describe_settings
 from tinyrm.errors import InvalidKeys, describe
 from tinyrm.files import locked, write_atomically
 from tinyrm.output import standard_output
@@ -28,10 +25,6 @@ from tinyrm.output import standard_output
 log = structlog.get_logger("tinyrm.auth")
 
 KeyScope = Literal["score", "metrics", "admin"]
-
-# Lets tools that scan repositories and logs recognise a key.
-TOKEN_PREFIX = "tinyrm_"  # noqa: S105  # not a secret: every key begins with it
-TOKEN_BYTES = 32
 
 
 class ApiKey(BaseModel):
@@ -129,87 +122,11 @@ def get_stamp(path: Path) -> tuple[int, ...] | None:
     return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_mode
 
 
-@dataclass(frozen=True, slots=True)
-class New:
-    """Make a key, print it once, and add its hash to the file."""
-
-    name: str
-    """Name of the client, as the access log shows it."""
-    scopes: str
-    """One or more of score, metrics and admin, separated by commas."""
-
-    def run(self, path: Path) -> None:
-        token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-        created = datetime.now(UTC).replace(microsecond=0)
-        fields = {"name": self.name, "sha256": hash_token(token.encode()), "created": created}
-        key = ApiKey.model_validate(fields | {"scopes": self.scopes.split(",")})
-
-        def add(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
-            if any(other.name == key.name for other in keys):
-                raise InvalidKeys(f"{path} has a key {key.name} already; revoke it or choose another name")
-            return *keys, key
-
-        change_keys(path, add)
-        print(token)
-        print(f"tinyrm: added {key.name} to {path}; this is the only time the key is shown", file=sys.stderr)
-
-
-@dataclass(frozen=True, slots=True)
-class List:
-    """Print the name, scopes and creation date of each key."""
-
-    def run(self, path: Path) -> None:
-        for key in ApiKeys.read(path).keys:
-            print(f"{key.name}\t{','.join(sorted(key.scopes))}\t{key.created:%Y-%m-%d %H:%M}")
-
-
-@dataclass(frozen=True, slots=True)
-class Revoke:
-    """Remove a key from the file, so that it stops working."""
-
-    name: str
-    """Name of the key."""
-
-    def run(self, path: Path) -> None:
-        def remove(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
-            left = tuple(key for key in keys if key.name != self.name)
-            if len(left) == len(keys):
-                raise InvalidKeys(f"{path} has no key {self.name}")
-            return left
-
-        change_keys(path, remove)
-        print(f"tinyrm: revoked {self.name}", file=sys.stderr)
-
-
-@dataclass(frozen=True, slots=True)
-class KeyCommand:
-    """Make, list and revoke API keys. A running service applies a change at once."""
-
-    command: New | List | Revoke
-    file: Path | None = None
-    """File of the keys; default: TINYRM_API_KEYS_FILE."""
-
-
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m service.keys") -> int:
     # Here, because the service imports this file too and needs no command line.
-    from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, configure
+    from service.key_command import run
 
-    from tinyrm.command_line import parse
-
-    # `new --name x` instead of `command:new --command.name x`.
-    options = parse(configure(OmitArgPrefixes, OmitSubcommandPrefixes)(KeyCommand), arguments, prog=prog)
-    try:
-        path = options.file or Settings().api_keys_file
-        if path is None:
-            raise InvalidKeys("no file is given; use --file PATH or TINYRM_API_KEYS_FILE")
-        options.command.run(path)
-    except ValidationError as error:
-        print(f"tinyrm: {describe_settings(error) if error.title == 'Settings' else describe(error)}", file=sys.stderr)
-        return 2
-    except (InvalidKeys, OSError) as error:
-        print(f"tinyrm: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run(arguments, prog)
 
 
 def change_keys(path: Path, change: Callable[[tuple[ApiKey, ...]], tuple[ApiKey, ...]]) -> None:

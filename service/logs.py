@@ -1,10 +1,36 @@
 """Structured logs: one event per line, as JSON for programs or as text for people."""
 
+import json
 import logging
+from contextlib import nullcontext
+from functools import partial
+from typing import TextIO
 
 import structlog
 
 from tinyrm.errors import TinyRMError
+
+# They write the full URL of each request, and of each redirect: a signature in it lets anybody fetch what it signs.
+WITH_URLS = ("httpx", "httpcore")
+
+
+class LineLogger:
+    """Writes finished lines to the stream of a handler."""
+
+    def __init__(self, handler: "logging.StreamHandler[TextIO]", name: str = "root") -> None:
+        self.name = name
+        self._handler = handler
+
+    def msg(self, line: str) -> None:
+        handler = self._handler
+        try:
+            with handler.lock or nullcontext():
+                handler.stream.write(f"{line}\n")
+                handler.flush()
+        except Exception:  # noqa: BLE001  # as `logging` does: a log that cannot be written ends no request
+            return
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def configure(level: str, form: str) -> None:
@@ -25,13 +51,15 @@ def configure(level: str, form: str) -> None:
     )
     if form == "json":
         shared.append(structlog.processors.format_exc_info)
-        renderer = structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
+        encode = json.JSONEncoder(default=repr).encode
+        renderer = structlog.processors.JSONRenderer(serializer=lambda event, **_: encode(event))
     handler = logging.StreamHandler()
+    # Our own events are written without the records of `logging`, which cost as much as everything else of a line.
+    structlog.configure(
+        processors=[*shared, renderer],
+        logger_factory=partial(LineLogger, handler),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+    )
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -39,6 +67,8 @@ def configure(level: str, form: str) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in WITH_URLS:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def describe_failure(error: BaseException) -> dict[str, str]:

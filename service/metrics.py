@@ -20,10 +20,11 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from service.errors import CLIENT_LEFT
 from tinyrm import __version__
 from tinyrm.errors import Unavailable
 
+# The status of a request whose client disconnected before the reply began: logged and counted, never sent.
+CLIENT_LEFT = 499
 # The variable from which prometheus_client takes the folder of metrics that several processes share.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # Its files for each process, and the room that all our series take in them, with some to spare.
@@ -33,10 +34,12 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 # How the gauges of several processes become one number.
 GaugeMode = Literal["livesum", "livemax"]
 
-ENDPOINTS = ("compare", "compare_batch", "rank", "rewards", "score", "other")
+ENDPOINTS = ("compare", "compare_batch", "rank", "rewards", "score", "tokens", "other")
 # A fixed set of labels, whatever paths clients request.
 ENDPOINT_BY_PATH = {f"/v1/{name.replace('_', '/')}": name for name in ENDPOINTS}
 STATUSES = (200, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 431, CLIENT_LEFT, 500, 503, 504)
+# Where the first of identical sequences was: in the same batch, in the queue, or in an earlier batch.
+REUSED_WITHIN = ("batch", "window")
 STAGES = ("encode", "queue", "run", "total")
 SHED_REASONS = ("overloaded", "deadline_exceeded", "engine_restarting", "incomplete_group", "shutting_down")
 FORMULAS = ("exact", "paper")
@@ -101,7 +104,7 @@ class Metrics:
         self._declare_requests((*ENDPOINTS, *dialects))
         self._declare_batches()
         self._declare_judgement()
-        self._declare_cohorts()
+        self._declare_cohorts((*ENDPOINTS, *dialects))
         self._declare_processes()
 
     def expose(self) -> bytes:
@@ -132,11 +135,15 @@ class Metrics:
             self.observe_shed(error.type)
             raise
 
-    def observe_batch(self, sequences: int, real_tokens: int, padded_tokens: int, seconds: float) -> None:
+    def observe_batch(
+        self, sequences: int, real_tokens: int, padded_tokens: int, seconds: float, gflops: float = 0.0
+    ) -> None:
         """Count one engine run.
 
         padded_tokens: tokens computed, padding included.
+        gflops: billions of useful operations, counted exactly.
         """
+        self._engine_gflops.inc(gflops)
         self._batch_items.observe(sequences)
         self._batch_tokens.observe(padded_tokens)
         self._tokens.labels("real").inc(real_tokens)
@@ -147,13 +154,27 @@ class Metrics:
         """Set the useful operations per second of the last run, counted exactly, as a share of the engine's peak."""
         self._mfu.set(ratio)
 
+    def declare_reuse(self, model: str) -> None:
+        """Show the counters of a model, at zero."""
+        create_children(self._sequences_reused, {"model": (model,), "within": REUSED_WITHIN})
+        create_children(self._tokens_reused, {"model": (model,), "within": REUSED_WITHIN})
+
+    def observe_reuse(self, model: str, within: str, sequences: int, tokens: int) -> None:
+        """Count sequences that did not run, because an identical one had.
+
+        within: one of REUSED_WITHIN.
+        """
+        self._sequences_reused.labels(model, within).inc(sequences)
+        self._tokens_reused.labels(model, within).inc(tokens)
+
     def observe_engine_error(self) -> None:
         """Count a run that failed, or one of its results that is not valid, such as NaN."""
         self._engine_errors.inc()
 
     def observe_special_tokens(self, texts: int) -> None:
         """Count the texts of a comparison that contain a special token as text."""
-        self._special_token_texts.inc(texts)
+        if texts:
+            self._special_token_texts.inc(texts)
 
     def observe_stages(self, seconds: dict[str, float]) -> None:
         for stage, value in seconds.items():
@@ -170,6 +191,10 @@ class Metrics:
 
     def observe_cohort_end(self, reason: str) -> None:
         self._cohort_ends.labels(reason).inc()
+
+    def observe_partial(self, endpoint: str) -> None:
+        """Count a reward that was not made from all responses of its group."""
+        self._partial.labels(endpoint).inc()
 
     def observe_preference(self, preferred: str, margin: float, order_margins: Sequence[float]) -> None:
         """Count one comparison.
@@ -189,16 +214,21 @@ class Metrics:
 
     def observe_truncation(self, tokens: Mapping[str, int]) -> None:
         """Count the tokens that were truncated in one comparison or from one response, by some of TEXTS."""
-        self._truncated_comparisons.inc(any(tokens.values()))
-        for text, dropped in tokens.items():
-            self._truncated.labels(text).inc(dropped)
+        if any(tokens.values()):
+            self._truncated_comparisons.inc()
+            for text, dropped in tokens.items():
+                self._truncated.labels(text).inc(dropped)
 
-    def observe_process(self, role: str, resident_bytes: float, open_files: float, cpu_s: float) -> None:
+    def observe_process(
+        self, role: str, resident_bytes: float, proportional_bytes: float, open_files: float, cpu_s: float
+    ) -> None:
         """Set the resources that the processes of one role use.
 
+        proportional_bytes: a page that several processes share counts as a part in each of them.
         cpu_s: CPU time since the last call.
         """
         self._resident.labels(role).set(resident_bytes)
+        self._proportional.labels(role).set(proportional_bytes)
         self._open_files.labels(role).set(open_files)
         self._cpu.labels(role).inc(cpu_s)
 
@@ -226,7 +256,11 @@ class Metrics:
             stage=STAGES,
         )
         self._shed = self._counter("tinyrm_shed_requests", "Comparisons refused or dropped.", reason=SHED_REASONS)
-        self._gflops = self._counter("tinyrm_gflops", "Billions of operations of completed work.", formula=FORMULAS)
+        self._gflops = self._counter(
+            "tinyrm_gflops",
+            "Billions of operations of completed work, that of reused sequences included.",
+            formula=FORMULAS,
+        )
         self._request_gflops = self._histogram(
             "tinyrm_request_gflops",
             "Billions of operations of one comparison, of one response read alone, or of one set.",
@@ -244,16 +278,32 @@ class Metrics:
             "tinyrm_batch_tokens", "Tokens of one engine run, padding included.", TOKENS
         )
         self._tokens = self._counter("tinyrm_tokens", "Tokens that the engine computed.", kind=("real", "padding"))
+        labels = ("model", "within")
+        self._sequences_reused = Counter(
+            "tinyrm_sequences_reused",
+            "Sequences that did not run: an identical one did.",
+            labels,
+            registry=self.registry,
+        )
+        self._tokens_reused = Counter(
+            "tinyrm_tokens_reused", "Tokens of the sequences that did not run.", labels, registry=self.registry
+        )
         self._engine_seconds = self._counter("tinyrm_engine_run_seconds", "Time that the engine spent in runs.")
+        self._engine_gflops = self._counter(
+            "tinyrm_engine_gflops", "Billions of useful operations that the engine computed, exact count."
+        )
         self._engine_errors = self._counter("tinyrm_engine_errors", "Engine runs that failed.")
         self._mfu = self._gauge(
             "tinyrm_engine_mfu_ratio", "Useful operations per second of the last run, as a share of the peak."
         )
 
-    def _declare_cohorts(self) -> None:
+    def _declare_cohorts(self, endpoints: tuple[str, ...]) -> None:
         self._cohorts = self._gauge("tinyrm_cohorts_open", "Cohorts that wait for samples.")
         self._cohort_samples = self._gauge("tinyrm_cohort_samples", "Samples that wait for their cohort's scores.")
         self._cohort_ends = self._counter("tinyrm_cohorts_completed", "Cohorts scored, by reason.", reason=COHORT_ENDS)
+        self._partial = self._counter(
+            "tinyrm_partial_rewards", "Rewards not made from all responses of their group.", endpoint=endpoints
+        )
         self.observe_cohorts(0, 0)  # with several processes, a gauge that was never set is not shown
 
     def _declare_judgement(self) -> None:
@@ -279,6 +329,11 @@ class Metrics:
 
     def _declare_processes(self) -> None:
         self._resident = self._gauge("tinyrm_process_resident_memory_bytes", "Resident memory.", role=ROLES)
+        self._proportional = self._gauge(
+            "tinyrm_process_proportional_memory_bytes",
+            "Resident memory, in which a page that n processes share counts as 1/n of a page in each.",
+            role=ROLES,
+        )
         self._open_files = self._gauge("tinyrm_process_open_fds", "Open file descriptors.", role=ROLES)
         self._cpu = self._counter("tinyrm_process_cpu_seconds", "User and system CPU time.", role=ROLES)
         self._loop_lag = self._gauge(

@@ -6,13 +6,16 @@ The figures come from /proc; systems without it report none. Each process report
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from prometheus_client import ProcessCollector
 
 from service.metrics import Metrics
 
 INTERVAL_S = 1.0
+PROC = Path("/proc")
 # The names in prometheus_client.
 RESIDENT, OPEN_FILES, CPU = "process_resident_memory_bytes", "process_open_fds", "process_cpu_seconds"
 
@@ -48,14 +51,27 @@ class ProcessMetrics:
             self._metrics.observe_loop_lag(max(0.0, time.perf_counter() - due))
 
     def _report(self, role: str, pids: Sequence[int | str]) -> None:
-        resident = open_files = cpu_s = 0.0
+        resident = proportional = open_files = cpu_s = 0.0
         for pid in pids:
             if pid not in self._collectors:
                 self._collectors[pid] = ProcessCollector(pid=partial(str, pid), registry=None)
             found = {family.name: family.samples[0].value for family in self._collectors[pid].collect()}
             if {RESIDENT, OPEN_FILES, CPU} <= found.keys():
                 resident += found[RESIDENT]
+                proportional += proportional_bytes(pid)
                 open_files += found[OPEN_FILES]
                 cpu_s += max(0.0, found[CPU] - self._cpu_s.get(pid, 0.0))
                 self._cpu_s[pid] = found[CPU]
-        self._metrics.observe_process(role, resident, open_files, cpu_s)
+        self._metrics.observe_process(role, resident, proportional, open_files, cpu_s)
+
+
+def proportional_bytes(pid: int | str) -> int:
+    """Return the memory of a process, shared pages divided among those that share them; 0 where it is not known.
+
+    The kernel walks the page tables for it: 1 ms for each gigabyte.
+    """
+    with suppress(OSError):  # the process has ended, is another user's, or the kernel has no such file
+        for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return 1024 * int(line.split()[1])
+    return 0

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tinyrm.api import MAX_ITEMS, MAX_RESPONSES
 from tinyrm.comparison import SwapMode
 from tinyrm.errors import InvalidSettings
+from tinyrm.files import DEFAULT_CACHE
+from tinyrm.reasoning import Reasoning
 
 PREFIX = "TINYRM_"
 # Of the command `tinyrm`, which a shell may set beside those of the service.
@@ -23,6 +25,17 @@ SERVICE_LINK = re.compile(
     rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.IGNORECASE
 )
 LINKED_ADDRESS = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
+# What a value that pydantic refuses must be, by the type of its error.
+RULES = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "literal_error": "{expected}",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+}
 UNITS = {"_s": "seconds", "_bytes": "bytes", "_tokens": "tokens", "_items": "comparisons"}
 
 # The form in which browsers send Origin: a path, a trailing slash or a capital letter would never match.
@@ -34,15 +47,21 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    model: Path = Field(default=Path("models/starter"), description="Folder of the bundle to serve.")
+    model: Annotated[str, BeforeValidator(lambda place: str(place) if isinstance(place, Path) else place)] = Field(
+        default="models/starter",
+        description="The bundle to serve: a folder, `hf://ORG/NAME@COMMIT`, or `https://HOST/NAME.tar.gz#sha256=HEX`.",
+    )
     specialists: str = Field(
         default="",
-        description="Further bundles, as domain=folder separated by commas; each serves the requests of its domain.",
+        description="Further bundles, as domain=place separated by commas; each serves the requests of its domain.",
     )
     more_models: str = Field(
         default="",
-        description="Folders of further bundles, separated by commas; a request selects one by `model`, or uses one in "
+        description="Places of further bundles, separated by commas; a request selects one by `model`, or uses one in "
         "a cascade.",
+    )
+    cache: Path = Field(
+        default=Path(DEFAULT_CACHE), description="Folder for bundles that are fetched from the hub or a URL."
     )
     engine: str = Field(
         default="auto",
@@ -83,6 +102,11 @@ class Settings(BaseSettings):
         description="Orders that are scored if a request does not set swap. on: both, unbiased at twice the "
         "cost; off: one; auto: the second only if the first is not decisive.",
     )
+    reasoning: Reasoning = Field(
+        default="keep",
+        description="Whether the reasoning before a response is judged with it if a request does not set reasoning. "
+        "drop: parts between tags such as <think> are not read.",
+    )
     max_batch_tokens: int = Field(
         default=0,
         ge=0,
@@ -94,6 +118,18 @@ class Settings(BaseSettings):
         gt=0,
         description="Maximum number of tokens in the queue; work beyond it is refused. One API key may have as many "
         "there as are free, so others find room.",
+    )
+    reuse_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=DAY_S,
+        description="How long the logits of a sequence are kept for requests that need the same one, whose replies are "
+        "then the same as without; 0 keeps none. Identical sequences of one batch run once in any case.",
+    )
+    max_reuse_bytes: int = Field(
+        default=64 * 2**20,
+        gt=0,
+        description="Maximum size of what TINYRM_REUSE_S keeps of one model; the least recently used leaves first.",
     )
     max_wait_s: float = Field(
         default=10.0,
@@ -148,15 +184,20 @@ class Settings(BaseSettings):
     )
     dialects: str = Field(
         default="",
-        description="APIs of trainers and rerankers to offer, separated by commas: openrlhf, slime, verl, nemo-gym, "
-        "rerank; see docs/dialects.md.",
+        description="APIs of trainers, rerankers and other servers to offer, separated by commas: openrlhf, slime, "
+        "verl, nemo-gym, rerank, vllm, sglang, llamafactory; see docs/dialects.md.",
+    )
+    unknown_models: Literal["refuse", "default"] = Field(
+        default="refuse",
+        description="What the dialects rerank and vllm do with the name of a model that is not served. refuse: 404. "
+        "default: the domain's or the default model scores, for clients that must name a model of another server.",
     )
     group_size: int = Field(
         default=8,
-        ge=2,
+        ge=1,
         le=MAX_RESPONSES,
-        description="Samples of one prompt that are scored together (a cohort) if a trainer sends them one by one. A "
-        "model that scores responses alone needs no cohorts.",
+        description="Samples of one prompt that are scored together (a cohort) if a trainer sends them one by one; "
+        "with 1, every reward is neutral. A model that scores responses alone needs no cohorts.",
     )
     cohort_timeout_s: float = Field(
         default=30.0,
@@ -173,7 +214,15 @@ class Settings(BaseSettings):
     max_cohort_bytes: int = Field(
         default=64 * 2**20,
         gt=0,
-        description="Maximum total size of the samples that wait for their cohorts or are being scored.",
+        description="Maximum total size of cohorts, each counted as TINYRM_GROUP_SIZE times its first sample, from "
+        "then until it is scored; a further cohort is refused.",
+    )
+    max_cohort_wait_s: float = Field(
+        default=90.0,
+        ge=0.01,
+        le=DAY_S,
+        description="A new cohort is refused if those before it take longer than this, at the pace of the last ones. "
+        "Less than the trainer's own timeout (120 s in slime, 180 s in OpenRLHF).",
     )
     drain_timeout_s: float = Field(
         default=20.0, ge=0, le=DAY_S, description="Time to finish accepted work after SIGTERM."
@@ -276,6 +325,8 @@ def describe_settings(error: ValidationError) -> str:
 
 def _describe_setting(error: Any) -> str:
     reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    if rule := RULES.get(error["type"]):
+        reason = f"it must be {rule.format(**error.get('ctx', {}))}"
     # The sentences of the validators above name other settings by their fields.
     names = "|".join(name for name in Settings.model_fields if "_" in name)
     reason = re.sub(rf"\b({names})\b", lambda found: PREFIX + found[0].upper(), reason)

@@ -6,11 +6,13 @@ This file is read before every test, so it imports torch, transformers and the e
 from __future__ import annotations
 
 import gc
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from hypothesis import settings
 from tokenizers import Tokenizer
 
@@ -20,7 +22,11 @@ from tinyrm.spec import Spec
 from tinyrm.template import FIGURE2
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from export.config import ExportOptions
 
 __all__ = ["REPOSITORY", "SENTENCES", "TOY_SPEC", "Trained", "spread"]
 
@@ -48,6 +54,8 @@ TOY_SPEC = Spec(
 
 # As training/stages/tokenizer.py numbers them.
 TOY_SPECIAL = SpecialTokens(cls=1, sep=2, pad=3, mask=4)
+# What responses of a toy that reads sets see of each other.
+SEEN = {"others": "tokens", "layers": 1}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -80,6 +88,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Undo what a test did to the logs of its process, such as by a command or a service that configures them.
+
+    Otherwise, a later test in the same process would see lines that only its own process of a command never prints.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @dataclass(frozen=True)
@@ -176,8 +198,15 @@ def bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
     return kept(pytestconfig, "bundle", lambda folder: export_toy(trained, folder / "toy")) / "toy"
 
 
-def export_head(trained: Trained, folder: Path, head: str, sets: dict[str, Any] | None = None) -> None:
-    """Export the base with a random classifier, as training writes one, calibrated on toy pairs.
+def export_head(base: Path, folder: Path, head: str, sets: dict[str, Any] | None = None) -> None:
+    """Export the base with a random classifier, calibrated on toy pairs; the arguments are those of `write_head`."""
+    from export.pipeline import export_bundle
+
+    export_bundle(write_head(base, folder, head, sets))
+
+
+def write_head(base: Path, folder: Path, head: str, sets: dict[str, Any] | None = None) -> ExportOptions:
+    """Write the base with a random classifier, as training does, and toy pairs; return the options of their export.
 
     sets: what responses see of each other, for a head that reads sets.
     """
@@ -187,7 +216,6 @@ def export_head(trained: Trained, folder: Path, head: str, sets: dict[str, Any] 
     from transformers import AutoTokenizer
 
     from export.config import ExportOptions
-    from export.pipeline import export_bundle
     from tinyrm.manifest import SetReading
     from tinyrm.modernbert.heads import load_head
     from tinyrm.modernbert.sets import set_config
@@ -196,10 +224,10 @@ def export_head(trained: Trained, folder: Path, head: str, sets: dict[str, Any] 
     kind: HeadKind = head  # type: ignore[assignment]
     torch.manual_seed(0)
     reading = None if sets is None else set_config(SetReading(**sets), TOY_SPECIAL)
-    model = load_head(kind, str(trained.base), sets=reading)
+    model = load_head(kind, str(base), sets=reading)
     spread(model)
     model.save_pretrained(folder / "trained")
-    AutoTokenizer.from_pretrained(trained.base).save_pretrained(folder / "trained")
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder / "trained")
     TOY_SPEC.save(folder / "trained")
     recipe = {"head": head} if sets is None else {"head": head, "sets": sets}
     (folder / "trained" / RUN_FILE).write_text(json.dumps({"recipe": recipe}))
@@ -209,39 +237,73 @@ def export_head(trained: Trained, folder: Path, head: str, sets: dict[str, Any] 
     ]
     calibration = folder / "pairs.jsonl"
     calibration.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    export_bundle(ExportOptions(model=str(folder / "trained"), out=folder / "toy", calibration=calibration))
+    return ExportOptions(model=str(folder / "trained"), out=folder / "toy", calibration=calibration)
 
 
 @pytest.fixture(scope="session")
 def response_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
     """Return a bundle that scores responses one by one. Tests must not write into it."""
-    return kept(pytestconfig, "response", lambda folder: export_head(trained, folder, "pointwise")) / "toy"
+    return kept(pytestconfig, "response", lambda folder: export_head(trained.base, folder, "pointwise")) / "toy"
 
 
 @pytest.fixture(scope="session")
-def set_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
-    """Return a bundle that reads sets, in which responses see each other in the last layer.
+def local_set_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
+    """Return a ModernBERT, with local layers, that reads sets, in which responses see each other in the last layer.
+
+    For slow tests: its graphs compile longer. Tests must not write into it.
+    """
+    return kept(pytestconfig, "local-set", lambda folder: export_head(trained.base, folder, "set", SEEN)) / "toy"
+
+
+@pytest.fixture(scope="session")
+def bert_folder(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Path:
+    """Return a random BERT of two layers: without local layers, its graphs compile in half the time."""
+
+    def make(folder: Path) -> None:
+        import torch
+        from transformers import BertConfig, BertForMaskedLM
+
+        tokenizer = request.getfixturevalue("tokenizer")
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=48,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        torch.manual_seed(0)
+        base = BertForMaskedLM(config)
+        spread(base)
+        base.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return kept(pytestconfig, "bert", make)
+
+
+@pytest.fixture(scope="session")
+def set_bundle_folder(pytestconfig: pytest.Config, bert_folder: Path) -> Path:
+    """Return a BERT that reads sets, in which responses see each other in the last layer.
 
     Tests must not write into it.
     """
-    sets = {"others": "tokens", "layers": 1}
-    return kept(pytestconfig, "set", lambda folder: export_head(trained, folder, "set", sets)) / "toy"
+    return kept(pytestconfig, "set", lambda folder: export_head(bert_folder, folder, "set", SEEN)) / "toy"
 
 
 @pytest.fixture(scope="session")
-def shared_prompt_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
-    """Return a bundle that reads sets, in which each response is scored as if it were alone.
+def shared_prompt_bundle_folder(pytestconfig: pytest.Config, bert_folder: Path) -> Path:
+    """Return a bundle that reads sets as the starter does: each response is scored as if it were alone.
 
     Tests must not write into it.
     """
     sets = {"others": "none"}
-    return kept(pytestconfig, "shared-prompt", lambda folder: export_head(trained, folder, "set", sets)) / "toy"
+    return kept(pytestconfig, "shared-prompt", lambda folder: export_head(bert_folder, folder, "set", sets)) / "toy"
 
 
 @pytest.fixture(scope="session")
 def pair_cls_bundle_folder(pytestconfig: pytest.Config, trained: Trained) -> Path:
     """Return a bundle that reads a pair at its first token. Tests must not write into it."""
-    return kept(pytestconfig, "pair-cls", lambda folder: export_head(trained, folder, "pair-cls")) / "toy"
+    return kept(pytestconfig, "pair-cls", lambda folder: export_head(trained.base, folder, "pair-cls")) / "toy"
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from tinyrm.api import (
     CompareRequest,
     ErrorBody,
     ErrorReply,
+    Orders,
     Truncated,
 )
 from tinyrm.errors import InvalidInput
@@ -92,12 +93,21 @@ def compare_reply(result: CompareResult) -> CompareReply:
         probability_b=preference.p_b,
         margin=preference.margin,
         confidence=preference.confidence,
+        orders=read_orders(result),
         model=result.model,
         usage=usage_of([result.cost]),
         truncated=Truncated(
             prompt=truncation.prompt, response_a=truncation.response_a, response_b=truncation.response_b
         ),
     )
+
+
+def read_orders(result: CompareResult) -> Orders | None:
+    """Return what each order alone would give; None for a model without orders."""
+    if not result.has_orders:
+        return None
+    a_first, *b_first = result.preference.order_probabilities
+    return Orders(a_first=a_first, b_first=b_first[0] if b_first else None)
 
 
 def server_timing(stages: Mapping[str, float]) -> str:

@@ -84,7 +84,7 @@ def get_deadline(timeout_ms: int | None) -> Deadline:
 
 def get_question(body: PromptRequest) -> Question:
     swap = body.swap if isinstance(body, ComparisonRequest) else None
-    return Question(body.prompt, body.domain, body.instruction, swap, body.model)
+    return Question(body.prompt, body.domain, body.instruction, swap, body.model, body.reasoning)
 
 
 def usage_of(costs: Iterable[Cost]) -> Usage:

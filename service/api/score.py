@@ -34,15 +34,19 @@ async def score(body: ScoreRequest, request: Request, timeout_ms: TimeoutMs = No
     stats.items = len(scored.scores)
     for cost in scored.costs:
         stats.add(cost.tokens, cost.stages)
-    results = [response_score(result) for result in scored.scores]
+    results = [
+        response_score(result, is_empty=pipeline.is_empty(question, text))
+        for result, text in zip(scored.scores, body.texts, strict=True)
+    ]
     return ScoreReply(results=results, model=pipeline.manifest.identity, usage=usage_of(scored.costs))
 
 
-def response_score(result: ScoreResult) -> ResponseScore:
+def response_score(result: ScoreResult, *, is_empty: bool) -> ResponseScore:
     truncation = result.truncation
     return ResponseScore(
         raw=result.raw,
         score=result.standard,
         tokens=result.tokens,
         truncated=ResponseTruncated(prompt=truncation.prompt, response=truncation.response_a),
+        empty=is_empty,
     )

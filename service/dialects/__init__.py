@@ -1,1 +1,1 @@
-"""The APIs of trainers and rerankers, one file each, in their own request and reply formats."""
+"""The APIs of trainers, rerankers and other servers, in their own request and reply formats."""

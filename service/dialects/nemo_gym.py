@@ -1,21 +1,25 @@
 """NeMo-Gym's comparing resources server: `/compare` for a whole group, `/verify` for one rollout of it.
 
+Its agents also begin each rollout with `/seed_session` and end a collection with `/aggregate_metrics`.
 Numbers are on its scale: 1 to 5, where 3 is neither good nor bad. A model that reads responses scores each one alone.
 """
 
+import asyncio
 import json
 import math
 import statistics
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import AnyMessages, Context, DialectBody, Options, QueryCohortOptions, QueryOptions
+from service.dialects.bodies import AnyMessages, DialectBody, Options, QueryCohortOptions, QueryOptions
+from service.dialects.context import Context
+from service.dialects.nemo_gym_metrics import AggregateReply, AggregateRequest, aggregate
 from service.scoring.ranking import GroupResult
-from tinyrm.api import MAX_RESPONSES, NonEmpty
-from tinyrm.chat import read_turn
+from tinyrm.api import MAX_MATRIX_RESPONSES, MAX_RESPONSES, NonEmpty
+from tinyrm.chat import BLANK, read_turn
 from tinyrm.markup import parse_prompt, strip_special
 
 router = APIRouter(tags=["nemo-gym"])
@@ -44,10 +48,11 @@ class ResponseObject(BaseModel):
 class GroupCompareRequest(DialectBody):
     """A prompt and a group of responses.
 
+    conversation_history: may be empty, as it is for an agent that was given no input.
     principle: replaces the domain's instruction.
     """
 
-    conversation_history: list[dict[str, Any]] = Field(min_length=1, fail_fast=True)
+    conversation_history: AnyMessages
     response_objs: list[ResponseObject] = Field(max_length=MAX_RESPONSES, fail_fast=True)
     principle: NonEmpty | None = None
 
@@ -70,6 +75,7 @@ class GroupCompareReply(BaseModel):
     """The scores of a group.
 
     rewards: one for each response, from 1 to 5.
+    comparison_results: empty for more than MAX_MATRIX_RESPONSES responses: half a million would block the service.
     """
 
     rewards: list[float]
@@ -108,12 +114,33 @@ class VerifyReply(VerifyRequest):
     partial: bool
 
 
+class Seed(DialectBody):
+    """A task whose rollout begins. Nothing of it is needed: a rollout is judged by its texts."""
+
+
+class Seeded(BaseModel):
+    """Nothing: there is no session."""
+
+
+@router.post("/seed_session", responses={**ERRORS})
+async def seed_session(_: Seed, __: QueryCohortOptions) -> Seeded:
+    """Accept the beginning of a rollout."""
+    return Seeded()
+
+
+@router.post("/aggregate_metrics", responses={**ERRORS})
+async def aggregate_metrics(body: AggregateRequest, _: QueryCohortOptions) -> AggregateReply:
+    """Statistics of the rewards of a collection."""
+    # In a thread: of a hundred thousand rollouts they take seconds.
+    return await asyncio.to_thread(aggregate, body.verify_responses)
+
+
 @router.post("/compare", responses={**ERRORS})
-async def compare(body: GroupCompareRequest, options: QueryOptions, context: Context) -> GroupCompareReply:
+async def compare_group(body: GroupCompareRequest, options: QueryOptions, context: Context) -> GroupCompareReply:
     """Rewards of a group's responses, from comparisons between them or from the score of each."""
     options = with_principle(options, body.principle)
     texts = [response.text for response in body.response_objs]
-    result = await context.score_whole_group(options, parse_prompt(body.conversation_history), texts)
+    result = await context.score_whole_group(options, parse_prompt(body.conversation_history) or BLANK, texts)
     rewards = [grade(score.score) for score in result.scores]
     metrics = {
         "mean_individual_score": statistics.fmean(rewards) if rewards else 0.0,
@@ -143,7 +170,9 @@ def grade(probability: float) -> float:
 
 
 def comparison_results(result: GroupResult) -> list[ComparisonResult]:
-    """Return an entry for each pair that was compared."""
+    """Return an entry for each pair that was compared; none for more than MAX_MATRIX_RESPONSES responses."""
+    if len(result.strengths) > MAX_MATRIX_RESPONSES:
+        return []
     rows = enumerate(result.ranking.probabilities.tolist())
     compared = [(i, j, p) for i, row in rows for j, p in enumerate(row) if i < j and not math.isnan(p)]
     return [

@@ -4,7 +4,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import Context, DialectBody, Label, PolicyText, QueryLabelOptions, gather_scores
+from service.dialects.bodies import DialectBody, Label, PolicyText, QueryLabelOptions
+from service.dialects.context import Context, gather_scores
 from tinyrm.api import MAX_ITEMS
 from tinyrm.errors import InvalidInput
 from tinyrm.markup import find_response, parse_prompt
@@ -44,12 +45,11 @@ async def get_reward(body: RewardRequest, options: QueryLabelOptions, context: C
     labels = body.labels or [None] * len(body.query)
     if not len(body.query) == len(body.prompts) == len(labels):
         raise InvalidInput("query, prompts, labels: the lists must have the same length")
-    if len(body.query) > context.max_items:
-        raise InvalidInput(f"query: {len(body.query)} texts in one call, at most {context.max_items} are accepted")
+    context.refuse_too_many(len(body.query))
     is_list = len(body.query) > 1
     pipeline = context.resolve(options)
     if is_list:
-        pipeline.refuse_if_busy(context.deadline, context.fairness_key)
+        context.accept_list(pipeline)
     with pipeline.held():
         scores = await gather_scores(
             [

@@ -7,27 +7,22 @@ that reads responses by its own score, whatever the other documents are.
 import json
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import Context, DialectBody, DialectContext, Options, QueryOptions
-from service.errors import app_error_response
+from service.dialects.bodies import DialectBody, Options, QueryOptions
+from service.dialects.context import Context, DialectContext
+from service.dialects.errors import ErrorsOfTei
 from service.scoring.ranking import GroupScore
+from service.settings import split_list
 from tinyrm.api import MAX_RESPONSES, Name, NonEmpty
-from tinyrm.errors import BRANCH, TinyRMError
+from tinyrm.errors import BRANCH
 
 TEXTS, DOCUMENTS = f"{BRANCH}texts", f"{BRANCH}documents"
-# Headers that a client needs, whatever the format of the body.
-KEPT_HEADERS = ("retry-after", "connection")
-# The error types of text-embeddings-inference, by status.
-TEI_ERRORS = {429: "Overloaded", 503: "Overloaded", 500: "Backend", 504: "Backend"}
 
 
 class TeiRequest(DialectBody):
@@ -55,7 +50,7 @@ class Document(BaseModel):
 class RerankRequest(DialectBody):
     """The request of Cohere, Jina, infinity and vLLM."""
 
-    model: Name | None = Field(default=None, description="Name of a served model; any other is refused.")
+    model: Name | None = Field(default=None, description="Name of a served model.")
     query: NonEmpty
     documents: list[str | Document] = Field(min_length=1, max_length=MAX_RESPONSES, fail_fast=True)
     top_n: int | None = Field(default=None, ge=1)
@@ -99,29 +94,24 @@ EitherRequest = Annotated[
 ]
 
 
-class TeiErrors(APIRoute):
+class ErrorsAsSent(ErrorsOfTei):
     """Sends errors in the format of text-embeddings-inference if the request has that format."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_as_tei(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except (TinyRMError, RequestValidationError) as error:
-                reply = await app_error_response(request, error)
-                return reply if has_documents(await request.body()) else to_tei_error(reply)
-
-        return handle_as_tei
+    async def is_rewritten(self, request: Request) -> bool:
+        return not has_documents(await request.body())
 
 
-router = APIRouter(tags=["rerank"])
+router = APIRouter(tags=["rerank", "vllm"])
 
 
 async def rerank_either(body: EitherRequest, options: QueryOptions, context: Context) -> list[TeiRank] | RerankReply:
-    """With `texts`: a list, as text-embeddings-inference returns it. With `documents`: the reply of infinity."""
+    """With `texts`: a list, as text-embeddings-inference returns it. With `documents`: the reply of infinity or vLLM.
+
+    Their replies differ in how they return a document: in the dialect vllm it is an object.
+    """
     if isinstance(body, RerankRequest):
-        return await rerank_documents(body, options, context, lambda text: text)
+        is_vllm = "vllm" in split_list(context.state.settings.dialects)
+        return await rerank_documents(body, options, context, to_object if is_vllm else str)
     result = await context.score_whole_group(options, body.query, body.texts)
     return [
         TeiRank(index=i, score=score, text=body.texts[i] if body.return_text else None)
@@ -129,11 +119,11 @@ async def rerank_either(body: EitherRequest, options: QueryOptions, context: Con
     ]
 
 
-@router.post("/v1/rerank", responses={**ERRORS}, response_model_exclude_none=True)
+@router.post("/v1/rerank", operation_id="rerankV1", responses={**ERRORS}, response_model_exclude_none=True)
 @router.post("/v2/rerank", responses={**ERRORS}, response_model_exclude_none=True)
 async def rerank(body: RerankRequest, options: QueryOptions, context: Context) -> RerankReply:
     """Documents by relevance, in the format of Cohere and Jina."""
-    return await rerank_documents(body, options, context, lambda text: Document(text=text))
+    return await rerank_documents(body, options, context, to_object)
 
 
 # Not in another router: its routes would not be among those of `router`.
@@ -143,15 +133,14 @@ router.add_api_route(
     methods=["POST"],
     responses={**ERRORS},
     response_model_exclude_none=True,
-    route_class_override=TeiErrors,
+    route_class_override=ErrorsAsSent,
 )
 
 
 async def rerank_documents(
     body: RerankRequest, options: Options, context: DialectContext, to_document: Callable[[str], str | Document]
 ) -> RerankReply:
-    if body.model:
-        options = options.model_copy(update={"model": body.model})
+    options = context.select_model(options, body.model)
     result = await context.score_whole_group(options, body.query, body.texts)
     best = sort_scores(result.scores, raw=body.raw_scores)[: body.top_n]
     results = [
@@ -170,6 +159,10 @@ async def rerank_documents(
     )
 
 
+def to_object(text: str) -> Document:
+    return Document(text=text)
+
+
 def sort_scores(scores: list[GroupScore], *, raw: bool) -> list[tuple[int, float]]:
     """Return indices and scores, best first; equal scores keep the order of the request."""
     values = [score.reward if raw else score.score for score in scores]
@@ -181,10 +174,3 @@ def has_documents(content: bytes) -> bool:
         return request_branch(json.loads(content)) == DOCUMENTS
     except ValueError:
         return False
-
-
-def to_tei_error(reply: JSONResponse) -> JSONResponse:
-    error = json.loads(bytes(reply.body))["error"]
-    headers = {name: value for name, value in reply.headers.items() if name in KEPT_HEADERS}
-    kind = TEI_ERRORS.get(reply.status_code, "Validation")
-    return JSONResponse({"error": error["message"], "error_type": kind}, reply.status_code, headers)

@@ -3,7 +3,8 @@
 from fastapi import APIRouter
 
 from service.api.dependencies import ERRORS
-from service.dialects.context import AnyMessages, Context, DialectBody, Label, PolicyText, QueryLabelOptions
+from service.dialects.bodies import AnyMessages, DialectBody, Label, PolicyText, QueryLabelOptions
+from service.dialects.context import Context
 from tinyrm.markup import parse_prompt, strip_special
 
 router = APIRouter(tags=["slime"])

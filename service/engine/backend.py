@@ -1,10 +1,12 @@
 """A queue with its engine, which returns the logits of sequences: in this process or in another one."""
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
 from typing import Protocol
 
 from service.engine.batcher import Batcher
 from service.engine.engine_process import EngineProcess
+from service.engine.reuse import ReusingEngine, Window
 from service.engine.types import NO_NEW_WORK, BatchOutput, BatchReport, EngineProfile, EngineResult, QueueLoad
 from service.engine.worker import EngineProcessOptions
 from service.metrics import Metrics
@@ -34,6 +36,9 @@ class Backend(Protocol):
 
     def refuse_if_busy(self, timeout_s: float | None = None, fairness_key: Hashable = None) -> None:
         """Raise a subclass of Unavailable if a request of this client would be refused now."""
+
+    def refuse_if_closed(self) -> None:
+        """Raise ShuttingDown if nothing is queued any more, not even the rest of accepted work."""
 
     async def submit(
         self,
@@ -76,8 +81,16 @@ class LocalBackend(Backend):
 
     def __init__(self, settings: Settings, manifest: Manifest, engine: ServedEngine, metrics: Metrics) -> None:
         self.profile, self.engine = engine.profile, engine
-        self.batcher = Batcher(
+        metrics.declare_reuse(manifest.name)
+        self._reusing = ReusingEngine(
             engine.run,
+            manifest.count_logits,
+            Window(settings.reuse_s, settings.max_reuse_bytes) if settings.reuse_s else None,
+            restarts=lambda: engine.restarts,
+            on_reuse=partial(metrics.observe_reuse, manifest.name),
+        )
+        self.batcher = Batcher(
+            self._reusing.run,
             self.profile.info,
             settings.max_queue_tokens,
             settings.max_wait_s,
@@ -112,6 +125,9 @@ class LocalBackend(Backend):
         if not self.engine.is_up:
             raise EngineRestarting("the engine failed and is being restarted; try again")
 
+    def refuse_if_closed(self) -> None:
+        self.batcher.refuse_if_closed()
+
     async def submit(
         self,
         sequences: tuple[Encoding, ...],
@@ -120,6 +136,9 @@ class LocalBackend(Backend):
         timeout_s: float | None,
         wait_for_room: bool,
     ) -> EngineResult:
+        self.batcher.refuse_if_closed()
+        if (logits := self._reusing.known(sequences)) is not None:  # they need no turn in the queue
+            return EngineResult(logits, 0.0, 0.0)
         return await self.batcher.submit(
             sequences, fairness_key=fairness_key, timeout_s=timeout_s, wait_for_room=wait_for_room
         )
@@ -132,12 +151,14 @@ class LocalBackend(Backend):
         await self.engine.stop()
 
     def _observe(self, report: BatchReport) -> None:
-        self._metrics.observe_batch(len(report.sequences), report.real_tokens, report.padded_tokens, report.run_s)
+        gflops = 0.0 if report.failed else sum(map(self._flops, report.sequences)) / 1e9
+        self._metrics.observe_batch(
+            len(report.sequences), report.real_tokens, report.padded_tokens, report.run_s, gflops
+        )
         if report.failed:
             self._metrics.observe_engine_error()
         else:
-            gflops_per_s = sum(map(self._flops, report.sequences)) / 1e9 / max(report.run_s, 1e-6)
-            self._metrics.observe_mfu(gflops_per_s / self.profile.peak_gflops_per_s)
+            self._metrics.observe_mfu(gflops / max(report.run_s, 1e-6) / self.profile.peak_gflops_per_s)
 
 
 def engine_options(settings: Settings) -> EngineOptions:
@@ -149,7 +170,11 @@ OpenEngine = Callable[[Settings, Bundle], Awaitable[ServedEngine]]
 
 async def start_engine(settings: Settings, bundle: Bundle) -> ServedEngine:
     """Start an engine in its own process. Raises EngineUnavailable."""
-    probe, *_ = bundle.encoder().encode(Comparison("2 + 2?", "4", "5"), bundle.manifest.spec.instruction(None))
+
+    def probe() -> Encoding:
+        one, *_ = bundle.encoder().encode(Comparison("2 + 2?", "4", "5"), bundle.manifest.spec.instruction(None))
+        return one
+
     options = EngineProcessOptions(
         engine_options(settings), settings.peak_gflops_per_s, settings.log_level, settings.log_format
     )

@@ -123,7 +123,7 @@ class Batcher:
         item = QueueItem(sequences, loop.create_future(), now, fairness_key, deadline_s)
         timers = []
         if wait_for_room:
-            self._refuse_if_closing()
+            self.refuse_if_closed()
             self._lists.setdefault(fairness_key, deque()).append(item)
             self._listed_tokens += item.tokens
             self._admit_listed(fairness_key)
@@ -156,7 +156,7 @@ class Batcher:
         fairness_key: its share of the queue decides. A key may fill as much of the queue as it leaves free, so others
             find room; and it waits for its own work, not for that of a key that has more.
         """
-        self._refuse_if_closing()
+        self.refuse_if_closed()
         queue = self._queue
         if queue.tokens and queue.tokens_of(fairness_key) + more_tokens > self.max_queue_tokens - queue.tokens:
             raise Overloaded(
@@ -203,7 +203,7 @@ class Batcher:
         for item in left:
             item.fail(ShuttingDown(NOT_FINISHED))
 
-    def _refuse_if_closing(self) -> None:
+    def refuse_if_closed(self) -> None:
         if self._is_closing:
             raise ShuttingDown(NOT_ACCEPTED)
 
@@ -325,13 +325,22 @@ class Batcher:
             return True
         finally:
             del self._progress[run]
-        rate = sum(lengths) / max(self.clock() - started, 1e-6)
-        self.tokens_per_s = 0.9 * self.tokens_per_s + 0.1 * rate if self.tokens_per_s else rate
         row = 0
         for item in batch:
             logits = output.logits[row : row + len(item.sequences)]
             row += len(item.sequences)
             item.complete(EngineResult(logits, started - item.arrived_s, output.seconds))
-        # Deferred: callers with a result continue first.
-        asyncio.get_running_loop().call_soon(self.on_batch, BatchReport(sequences, padded, output.seconds))
+        self._learn(output, sequences, started)
         return True
+
+    def _learn(self, output: BatchOutput, sequences: Sequence[Encoding], started: float) -> None:
+        """Update the rate, and report the run. Sequences that did not run cost nothing, and count in neither."""
+        ran = sequences if output.ran is None else output.ran
+        if not ran:
+            return
+        lengths = [len(sequence) for sequence in ran]
+        rate = sum(lengths) / max(self.clock() - started, 1e-6)
+        self.tokens_per_s = 0.9 * self.tokens_per_s + 0.1 * rate if self.tokens_per_s else rate
+        padded = padded_cost(lengths, pads=self.engine.pads, length_multiple=self.engine.length_multiple)
+        # Deferred: callers with a result continue first.
+        asyncio.get_running_loop().call_soon(self.on_batch, BatchReport(ran, padded, output.seconds))

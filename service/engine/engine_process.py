@@ -4,8 +4,9 @@ import asyncio
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -90,8 +91,8 @@ class EngineProcess:
     """Runs sequences in another process, and replaces that process when it fails.
 
     bundle: if it has private copies of its files, a replacement opens the same ones, whatever its folder holds by then.
-    probe: a sequence with known logits, from the first start. A replacement must return the same logits before it gets
-    work; later, the probe runs whenever the engine is idle.
+    probe: returns a sequence, whose logits are known from the first start. A replacement must return the same before it
+    gets work; later, the probe runs whenever the engine is idle.
     timeout_s: a run that takes this much longer than expected has hung, and the process is killed.
     module: the module that the process runs.
     """
@@ -100,14 +101,14 @@ class EngineProcess:
         self,
         bundle: Bundle,
         options: EngineProcessOptions,
-        probe: Encoding,
+        probe: Callable[[], Encoding],
         timeout_s: float,
         *,
         module: str = "service.engine.worker",
     ) -> None:
         self.profile: EngineProfile
         self.restarts = 0
-        self._bundle, self._options, self._probe = bundle, options, probe
+        self._bundle, self._options, self._probe = bundle, options, cache(probe)
         self._timeout_s, self._module = timeout_s, module
         self._engine: RunningEngine | None = None
         self._up = asyncio.Event()
@@ -226,10 +227,11 @@ class EngineProcess:
         ended_early = EngineUnavailable("the engine ended before it was ready; see its log")
         connection = Connection(on_loss=lambda: None if self._engine else connection.fail(ended_early))
         try:
+            self._probe()  # here, while the process imports what it needs
             await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
             reply, _ = await wait_awake(connection.call(head), self._start_timeout_s)
             engine = RunningEngine(child, connection, EngineProfile.parse(reply["profile"]))
-            logits = (await self._call(engine, [self._probe])).logits
+            logits = (await self._call(engine, [self._probe()])).logits
             if not np.isfinite(logits).all():
                 raise EngineUnavailable("the engine's logits for the probe are not finite")
             if self._probe_logits is None:
@@ -265,7 +267,7 @@ class EngineProcess:
     async def _check(self, engine: RunningEngine) -> None:
         """Run the probe. An engine that returns other logits is replaced."""
         try:
-            logits = (await self._call(engine, [self._probe])).logits
+            logits = (await self._call(engine, [self._probe()])).logits
         except EngineError as error:
             self._lose(engine, str(error))
             return

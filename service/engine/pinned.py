@@ -3,23 +3,30 @@
 The folder of a bundle may change at any time: another revision is put in its place, or files in it are overwritten.
 """
 
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from tinyrm.bundle import Bundle, sha256
+from tinyrm.bundle import Bundle
 from tinyrm.engines import EngineOptions
-from tinyrm.errors import InvalidBundle, TamperedBundle
+from tinyrm.errors import InvalidBundle
 from tinyrm.manifest import Manifest
 
 # Where a process finds its open files.
 OPEN_FILES = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
+
+# No process can change a file with these, nor remove them.
+SEALS = (
+    fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE if sys.platform == "linux" else 0
+)
 
 
 class PinnedFiles(Mapping[str, Path]):
@@ -44,6 +51,7 @@ class PinnedFiles(Mapping[str, Path]):
                 descriptors[name] = new_file(name)
                 with path.open("rb") as source, os.fdopen(descriptors[name], "wb", closefd=False) as copy:
                     shutil.copyfileobj(source, copy, 1 << 20)
+                seal(descriptors[name])
         except OSError as error:
             close_all(descriptors.values())
             raise InvalidBundle(f"{path} cannot be copied into memory: {error}") from error
@@ -71,9 +79,22 @@ class PinnedFiles(Mapping[str, Path]):
 def new_file(name: str) -> int:
     """Return the descriptor of a new file in memory; without a name on disk on systems that have none in memory."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create(f"tinyrm-{name}")
+        return os.memfd_create(f"tinyrm-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
+
+
+def seal(descriptor: int) -> None:
+    """Make a file in memory unchangeable for every process, so that it needs to be verified once only."""
+    with suppress(OSError):  # a kernel without seals: each process verifies the file
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
+
+
+def is_sealed(descriptor: int) -> bool:
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & SEALS == SEALS
+    except OSError:
+        return False
 
 
 def close_all(descriptors: Iterable[int]) -> None:
@@ -81,15 +102,20 @@ def close_all(descriptors: Iterable[int]) -> None:
         os.close(descriptor)
 
 
-def pin(bundle: Bundle, options: EngineOptions) -> Bundle:
-    """Return the bundle with private copies of the files that an engine with these options may read.
+def open_pinned(folder: Path, options: EngineOptions) -> Bundle:
+    """Open a bundle with private copies of the files that an engine with these options may read.
 
-    Raises InvalidBundle, TamperedBundle if a file has changed since the bundle was opened.
+    Each file is read and hashed once: what is needed as its copy, the others in the folder.
+
+    Raises InvalidBundle, UnknownSchema, TamperedBundle.
     """
     if not hasattr(os, "memfd_create"):  # not Linux: a process that starts later checks the folder's revision
-        return bundle
-    paths = {name: bundle.path(name) for name in needed_files(bundle.manifest, options)}
-    return verified(replace(bundle, files=PinnedFiles.copy(paths)))
+        return Bundle.open(folder)
+    bundle = Bundle.unverified(folder)
+    needed = needed_files(bundle.manifest, options)
+    pinned = replace(bundle, files=PinnedFiles.copy({name: bundle.path(name) for name in needed}))
+    pinned.verify(bundle.manifest.files)
+    return pinned
 
 
 def unpin(bundle: Bundle) -> None:
@@ -106,20 +132,14 @@ def open_inherited(folder: Path, manifest: Manifest, descriptors: Mapping[str, i
     Raises InvalidBundle, TamperedBundle.
     """
     if descriptors:
-        return verified(Bundle(folder, manifest, PinnedFiles(descriptors)))
+        inherited = Bundle(folder, manifest, PinnedFiles(descriptors))
+        inherited.verify(name for name, number in descriptors.items() if not is_sealed(number))
+        return inherited
     bundle = Bundle.open(folder)
     if bundle.manifest.identity != manifest.identity:
         raise InvalidBundle(
             f"{folder} holds {bundle.manifest.identity} now, and {manifest.identity} is served; reload the service"
         )
-    return bundle
-
-
-def verified(bundle: Bundle) -> Bundle:
-    """Return the bundle. Raises TamperedBundle if one of its private copies differs from the manifest."""
-    for name, path in bundle.files.items():
-        if sha256(path) != bundle.manifest.files[name]:
-            raise TamperedBundle(f"{bundle.folder / name} changed while it was read; start again, or reload")
     return bundle
 
 

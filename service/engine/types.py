@@ -39,10 +39,13 @@ class BatchOutput:
     """Logits [sequences, outputs] of one run, and the seconds that it took in the engine.
 
     Rows of sets are as wide as the largest of them, with zeros behind the logits of smaller ones.
+
+    ran: the sequences that were computed, each once; None: all of the batch.
     """
 
     logits: NDArray[np.float32]
     seconds: float
+    ran: Sequence[Encoding] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class QueueLoad:
 class BatchReport:
     """Figures of one engine run, for metrics.
 
+    sequences: those that were computed.
     padded_tokens: tokens computed, padding included.
     """
 

@@ -1,22 +1,22 @@
 """Give every request an id, in its reply and in its log lines; count and log its end."""
 
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from service.http.context import get_context
+from service.http.context import find_header, get_context
 
 log = structlog.get_logger("tinyrm.access")
 
 # Allows the ids of common systems; excludes characters that could break a log or a header.
 SAFE_ID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
+OWN_HEADERS = (b"x-request-id", b"x-call-id")
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 # Called at the end of each request with its scope, status and duration in seconds.
@@ -42,8 +42,10 @@ class AccessLogMiddleware:
             await self.app(scope, receive, send)
             return
         context, request_id = get_context(scope), get_request_id(scope)
+        added = [(b"x-request-id", request_id.encode("latin-1"))]
         # The client checks with it that it reads the response to its own request: proxies replace an X-Request-Id.
-        call_id = Headers(scope=scope).get("x-call-id", "")
+        if (call_id := find_header(scope, b"x-call-id")) and SAFE_ID.fullmatch(call_id):
+            added.append((b"x-call-id", call_id.encode("latin-1")))
         # A request on a kept-alive connection starts in the log context of the previous one.
         clear_contextvars()
         bind_contextvars(request_id=request_id)
@@ -51,10 +53,8 @@ class AccessLogMiddleware:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.stats.status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                if SAFE_ID.fullmatch(call_id):
-                    headers["X-Call-Id"] = call_id
+                others = (one for one in message.get("headers", ()) if one[0] not in OWN_HEADERS)
+                message["headers"] = [*others, *added]
             await send(message)
 
         try:
@@ -86,5 +86,5 @@ def get_method(scope: Scope) -> str:
 
 def get_request_id(scope: Scope) -> str:
     """Return the client's request id if it is safe to log, else a new one."""
-    given = Headers(scope=scope).get("x-request-id", "")
-    return given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+    given = find_header(scope, b"x-request-id")
+    return given if given and SAFE_ID.fullmatch(given) else os.urandom(16).hex()

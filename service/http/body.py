@@ -2,15 +2,16 @@
 
 import asyncio
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import OverloadStatus, overload_response, refusal
+from service.http.context import find_header, get_context
 
 MIB = 2**20
 # A refused body is read and discarded up to this size, or the client would see a broken connection, not the reply.
@@ -21,6 +22,8 @@ MAX_NESTING = 32
 # event loop. A message of a dialogue has five, so this is 50,000 messages.
 MAX_PARTS = 2**18
 
+JSON = (b"content-type", b"application/json")
+EMPTY = nullcontext()
 # Values of Content-Encoding for a body that is not compressed.
 PLAIN = ("", "identity")
 
@@ -71,11 +74,11 @@ class BodyLimitMiddleware:
             await self.app(scope, receive, send)
             return
         body = Body()
-        if (encoding := Headers(scope=scope).get("content-encoding", "identity").strip().lower()) not in PLAIN:
+        if (encoding := (find_header(scope, b"content-encoding") or "").strip().lower()) not in PLAIN:
             message = f"Content-Encoding {encoding[:40]!r} is not supported; send the body as it is"
             body.refusal = refusal("unsupported_encoding", message, {"Accept-Encoding": "identity"})
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with EMPTY if get_context(scope).is_whole else asyncio.timeout(self.timeout_s):
                 await self._read(body, receive, scope["path"])
         except TimeoutError:
             message = f"the body was not complete after {self.timeout_s:g} s"
@@ -88,7 +91,7 @@ class BodyLimitMiddleware:
                 await body.refusal(scope, receive, send)
                 return
             body.chunks.clear()
-            MutableHeaders(scope=scope)["content-type"] = "application/json"
+            scope["headers"] = [*(one for one in scope["headers"] if one[0] != JSON[0]), JSON]
             whole: Message = {"type": "http.request", "body": content, "more_body": False}
             await self.app(scope, replay(whole, receive), send)
         finally:

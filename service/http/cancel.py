@@ -4,15 +4,18 @@ import asyncio
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import CLIENT_LEFT, error_response, get_status
-from service.http.body import replay
+from service.errors import error_response, get_status
 from service.http.context import get_context
+from service.metrics import CLIENT_LEFT
 from tinyrm.api import ErrorBody
 from tinyrm.errors import NOT_FINISHED, ShuttingDown
 
 
 class CancelOnDisconnect:
-    """Cancels the handler when the client disconnects, so that queued work is dropped before it costs compute."""
+    """Cancels the handler when the client disconnects, so that queued work is dropped before it costs compute.
+
+    The connection notices it: `BoundHttpProtocol`.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -21,25 +24,23 @@ class CancelOnDisconnect:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        body = await receive()
-        handler, has_left = asyncio.current_task(), False
+        context, handler, is_cancelled = get_context(scope), asyncio.current_task(), False
+        if context.has_left or handler is None:
+            return
 
-        def cancel(_: "asyncio.Task[None]") -> None:
-            nonlocal has_left
-            has_left = True
-            if handler:
-                handler.cancel()
+        def cancel() -> None:
+            nonlocal is_cancelled
+            is_cancelled = True
+            handler.cancel()
 
-        watcher = asyncio.create_task(wait_for_disconnect(receive))
-        watcher.add_done_callback(cancel)
+        context.on_leave = cancel
         try:
-            await self.app(scope, replay(body, receive), send)
+            await self.app(scope, receive, send)
         except asyncio.CancelledError:
-            if not has_left or (handler and handler.uncancel()):
+            if not is_cancelled or handler.uncancel():
                 raise
         finally:
-            handler = None  # the callback may still be scheduled
-            watcher.cancel()
+            context.on_leave = None
 
 
 class CutMiddleware:
@@ -57,8 +58,3 @@ class CutMiddleware:
             error = ShuttingDown(NOT_FINISHED)
             headers = {"Connection": "close", "Retry-After": "1"}
             await error_response(get_status(error), ErrorBody.of(error), headers)(scope, receive, send)
-
-
-async def wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

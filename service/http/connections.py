@@ -48,6 +48,8 @@ GRACE_S = 1.0
 # Health checks and /metrics still answer when the connection limit is reached.
 ANSWERED_WHEN_FULL = OPEN_PATHS | {"/metrics"}
 
+# As uvicorn writes it.
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 MESSAGES = {
     "invalid_http": "this is not a valid HTTP request",
     "headers_too_large": "the request line and the headers are larger than this service accepts",
@@ -148,6 +150,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._half_closed_timer is not None:
             self._half_closed_timer.cancel()
         super().connection_lost(exc)
+        if not self._is_answered:
+            get_context(self.cycle.scope).leave()  # type: ignore[arg-type]  # a TypedDict is a dict
 
     def data_received(self, data: bytes) -> None:
         self._began = False
@@ -214,7 +218,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         is_next = not self.pipeline and not self.cycle.response_started
         if is_next and not self._is_probed and self.scope["http_version"] != "1.0":
             self._is_probed = True
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.transport.write(INTERIM)
         self._half_closed_timer = self.loop.call_later(HALF_CLOSED_S, self._probe_half_closed)
 
     def on_message_begin(self) -> None:
@@ -234,11 +238,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         elif self._is_surplus:
             get_context(self.scope).refusal = "too_many_connections"  # type: ignore[arg-type]  # a TypedDict is a dict
         super().on_headers_complete()
+        if self.scope["method"] == "POST":
+            self.cycle.transport = ReplyWriter(self.transport)  # type: ignore[assignment]  # it has what a cycle needs
 
     def on_message_complete(self) -> None:
         if self._is_offer:
             return
         self._enter(Stage.IDLE)
+        get_context(self.scope).is_whole = True  # type: ignore[arg-type]  # a TypedDict is a dict
         super().on_message_complete()
 
     def pause_writing(self) -> None:
@@ -292,6 +299,27 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         # A bound request id would be that of the previous request.
         structlog.contextvars.clear_contextvars()
         log.info("connection refused", reason=kind)
+
+
+class ReplyWriter:
+    """Writes the head of a reply together with the first part of its body: one call of the kernel, one packet.
+
+    For a reply that has a body. It is what a cycle of uvicorn calls of its transport.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.close, self.is_closing = transport.close, transport.is_closing
+        self._write = transport.write
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if data == INTERIM:
+            self._write(data)
+        elif self._head is None:
+            self._head = data
+        else:
+            self._write(self._head + data)
+            self._head = b""
 
 
 def raw_refusal(kind: str) -> bytes:

@@ -1,6 +1,8 @@
 """Headers of every reply for browsers and caches, CORS for pages of other origins, and HEAD."""
 
-from starlette.datastructures import Headers, MutableHeaders
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,8 +23,21 @@ PAGE_HEADERS = {
 }
 
 
-class SecurityHeadersMiddleware:
-    """Adds the headers that a reply does not have yet."""
+# Of a reply with a reward that was not made from all responses of its group; the bodies of some dialects have no room.
+PARTIAL_HEADER = "X-TinyRM-Partial"
+
+
+def raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as they travel."""
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+RAW_HEADERS, RAW_PAGE_HEADERS = raw_headers(SECURITY_HEADERS), raw_headers(SECURITY_HEADERS | PAGE_HEADERS)
+RAW_PARTIAL_HEADER = PARTIAL_HEADER.lower().encode()
+
+
+class ReplyHeadersMiddleware:
+    """Adds the headers that a reply does not have yet, and marks partial rewards."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -30,10 +45,12 @@ class SecurityHeadersMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                is_page = headers.get("content-type", "").startswith("text/html")
-                for name, value in {**SECURITY_HEADERS, **(PAGE_HEADERS if is_page else {})}.items():
-                    headers.setdefault(name, value)
+                headers = dict(message.get("headers", ()))
+                is_page = headers.get(b"content-type", b"").startswith(b"text/html")
+                added = [one for one in (RAW_PAGE_HEADERS if is_page else RAW_HEADERS) if one[0] not in headers]
+                if scope["type"] == "http" and get_context(scope).is_partial:
+                    added.append((RAW_PARTIAL_HEADER, b"true"))
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -66,7 +83,7 @@ class JsonCorsMiddleware(CORSMiddleware):
             allow_origins=origins,
             allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("Authorization", "Content-Type", "X-Request-Id", "traceparent"),
-            expose_headers=("X-Request-Id", "Server-Timing", "Retry-After"),
+            expose_headers=("X-Request-Id", "Server-Timing", "Retry-After", PARTIAL_HEADER),
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:

@@ -12,7 +12,7 @@ from service.http.auth import ApiKeyMiddleware
 from service.http.body import BodyLimitMiddleware
 from service.http.cancel import CancelOnDisconnect, CutMiddleware
 from service.http.connections import ConnectionRefusalMiddleware
-from service.http.headers import HeadMiddleware, JsonCorsMiddleware, SecurityHeadersMiddleware
+from service.http.headers import HeadMiddleware, JsonCorsMiddleware, ReplyHeadersMiddleware
 from service.http.tracing import Tracing, TracingMiddleware
 from service.keys import KeyRing
 from service.settings import Settings, split_list
@@ -40,7 +40,7 @@ def build_stack(
     # Outermost first: a request passes from top to bottom, its reply from bottom to top.
     layers = [
         Middleware(AccessLogMiddleware, paths, observe, is_logged=is_logged),
-        Middleware(SecurityHeadersMiddleware),
+        Middleware(ReplyHeadersMiddleware),
     ]
     if has_connections:
         layers.append(Middleware(CutMiddleware))

@@ -1,423 +1,251 @@
-// Text that people type enters the document as textContent and value, never as markup.
+// The page at /: it starts the parts and runs a comparison.
 
-const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-const EXAMPLE = {
-  prompt: "I failed my exam. What should I do now?",
-  responses: [
-    "I am sorry to hear that. It may help to talk to your teacher, find out what went wrong, and try again.",
-    "Stop whining. Nobody cares about you, loser.",
-  ],
-};
-
-const $ = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const count = (number) => number.toLocaleString("en");
-const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(2)}`;
-const nameOf = (index) => `Response ${LETTERS[index]}`;
-
-/** An error that the service, or a proxy before it, returned. */
-class Refused extends Error {
-  constructor(type, message) {
-    super(message);
-    this.type = type;
-  }
-}
-
-// Calls
+import { addressOf, call, hasKey, useKey } from "./api.js";
+import { $, announce, choose } from "./dom.js";
+import { clearError, showError } from "./errors.js";
+import { EXAMPLES, mountExamples, showExample, showFound, stateOf } from "./examples.js";
+import { mountFile } from "./file.js";
+import { addEmptyResponse, checkState, mountForm, readState, writeState } from "./form.js";
+import { loadModels, mountModels, servedModel } from "./models.js";
+import { readPasted } from "./paste.js";
+import { hideResult, setStale, showResults, spoken } from "./result.js";
+import { keep, mountSharing, stateInAddress } from "./sharing.js";
+import { mountSnippets, showSnippets } from "./snippet.js";
+import { countSoon, partsOf, showTruncated } from "./tokens.js";
+import { mountViews, nextView, showView } from "./views.js";
 
 let running = new AbortController();
+let example = null;
+let isBegun = false;
 
-const addressOf = (path) => new URL(path, document.baseURI).href;
+// A comparison
 
-function headersNow() {
-  const key = $("key").value.trim();
-  return { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+/** Return the call for a state and one of its models; null for the model that the service chooses. */
+function callOf({ prompt, responses, domain }, model) {
+  const shared = { prompt, ...(domain && { domain }), ...(model && { model }) };
+  if (responses.length > 2) return ["v1/rank", { ...shared, responses, swap: "on" }];
+  return ["v1/compare", { ...shared, response_a: responses[0], response_b: responses[1], swap: "on" }];
 }
 
-/** Return {reply, roundTripMs, serviceMs}. Throw Refused, or AbortError if another call has replaced this one. */
-async function call(path, body, signal) {
-  const options = body ? { method: "POST", body: JSON.stringify(body) } : {};
-  const begun = performance.now();
-  try {
-    const response = await fetch(addressOf(path), { ...options, headers: headersNow(), signal });
-    const reply = isJson(response) ? await response.json() : null;
-    if (!response.ok || !reply) throw refusalOf(response, reply);
-    return { reply, roundTripMs: performance.now() - begun, serviceMs: serviceMs(response) };
-  } catch (error) {
-    if (error instanceof Refused || error.name === "AbortError") throw error;
-    throw new Refused("no_reply", `The service did not reply (${error.message}). Is it running?`);
-  }
-}
-
-/** A proxy may reply with a page of its own. */
-const isJson = (response) => response.headers.get("Content-Type")?.startsWith("application/json");
-
-function refusalOf(response, reply) {
-  const { type, message } = reply?.error ?? { type: `status_${response.status}`, message: response.statusText };
-  const wait = response.headers.get("Retry-After");
-  return new Refused(type, wait ? `${message} (try again in ${wait} s)` : message);
-}
-
-/** Return the service's own time, from its Server-Timing header. */
-function serviceMs(response) {
-  const total = /\btotal;dur=([\d.]+)/.exec(response.headers.get("Server-Timing") ?? "");
-  return total && Number(total[1]);
-}
-
-// The form
-
-const cards = () => [...$("responses").children];
-const boxOf = (card) => card.querySelector("textarea");
-const fromTemplate = (id) => $(id).content.firstElementChild.cloneNode(true);
-
-function addResponse(text = "") {
-  const card = fromTemplate("response-form");
-  boxOf(card).value = text;
-  card.querySelector("button").addEventListener("click", () => removeResponse(card));
-  $("responses").append(card);
-  letter();
-  return card;
-}
-
-function removeResponse(card) {
-  const at = cards().indexOf(card);
-  card.remove();
-  letter();
-  boxOf(cards()[Math.min(at, cards().length - 1)]).focus();
-  announce(`${nameOf(at)} removed.`);
-  markStale();
-}
-
-/** Name the responses by their places: always A, B, C without a gap. */
-function letter() {
-  const all = cards();
-  all.forEach((card, index) => {
-    const label = card.querySelector("label");
-    label.htmlFor = boxOf(card).id = `response-${LETTERS[index]}`;
-    label.textContent = nameOf(index);
-    const remove = card.querySelector("button");
-    remove.setAttribute("aria-label", `Remove response ${LETTERS[index]}`);
-    remove.hidden = all.length <= 2;
-  });
-  $("responses").classList.toggle("two", all.length === 2);
-  $("add").disabled = all.length >= LETTERS.length;
-}
-
-function fillExample() {
-  $("prompt").value = EXAMPLE.prompt;
-  cards().slice(2).forEach((card) => card.remove());
-  cards().forEach((card, index) => (boxOf(card).value = EXAMPLE.responses[index]));
-  letter();
-  chooseDomain("safety");
-  $("compare").focus();
-  markStale();
-}
-
-function comparisonInForm() {
-  const domain = $("domain").value;
-  return { prompt: $("prompt").value, responses: cards().map((card) => boxOf(card).value), ...(domain && { domain }) };
-}
-
-const pairOf = ({ responses: [response_a, response_b], ...rest }) => ({ ...rest, response_a, response_b });
-
-function callOf({ responses, ...rest }) {
-  if (responses.length > 2) return ["v1/rank", { ...rest, responses, swap: "on" }];
-  return ["v1/compare", { ...pairOf({ ...rest, responses }), swap: "on" }];
-}
-
-function bothOrders({ responses, ...rest }) {
-  const orders = [responses, [...responses].reverse()];
-  return { items: orders.map((order) => ({ ...pairOf({ ...rest, responses: order }), swap: "off" })) };
-}
-
-// What is served
-
-let served = [];
-
-async function loadModels() {
-  try {
-    const { models } = (await call("v1/models")).reply;
-    served = models;
-    showServing(models.find((model) => model.default));
-    showDomains(models);
-  } catch (error) {
-    $("serving").textContent = error.type === "unauthorized" ? "This service needs an API key." : error.message;
-  }
-}
-
-function showServing({ name, revision, engine, precision }) {
-  $("serving").textContent = `${name}@${revision} on ${engine}, ${precision}`;
-}
-
-/** Return the card of a reply's model; of a cascade there is none. */
-function cardOf({ model }) {
-  return served.find(({ name, revision }) => `${name}@${revision}` === model);
-}
-
-/** Only a model that reads pairs has orders to compare. */
-function hasOrders(reply) {
-  return (cardOf(reply)?.reads ?? "pair") === "pair";
-}
-
-function showDomains(models) {
-  const chosen = $("domain").value || models.find((model) => model.default).default_domain;
-  const domains = [...new Set(models.flatMap((model) => Object.keys(model.domains)))];
-  $("domain").replaceChildren(...domains.map((domain) => optionOf(domain, models)));
-  chooseDomain(chosen);
-}
-
-/** Models may have different instructions for a domain; the service chooses the model, so then none is shown. */
-function optionOf(domain, models) {
-  const option = new Option(domain, domain);
-  const wordings = new Set(models.map((model) => model.domains[domain]).filter(Boolean));
-  option.dataset.instruction = wordings.size === 1 ? [...wordings][0] : "";
-  return option;
-}
-
-function chooseDomain(domain) {
-  const option = [...$("domain").options].find(({ value }) => value === domain);
-  if (option) option.selected = true;
-  showInstruction();
-}
-
-function showInstruction() {
-  const instruction = $("domain").selectedOptions[0]?.dataset.instruction;
-  $("instruction").textContent = instruction ? `Instruction of the model: “${instruction}”` : "";
-}
-
-// Comparing
-
-async function compare() {
+/** Compare what is in the form, with each chosen model. isAsked: somebody wants to see the result. */
+async function compare({ isAsked = true } = {}) {
+  if (!checkState()) return;
   running.abort();
   const { signal } = (running = new AbortController());
-  const comparison = comparisonInForm();
-  begin();
+  const state = readState();
+  const calls = (state.models.length ? state.models : [null]).map((model) => callOf(state, model));
+  setBusy();
   try {
-    await run(comparison, signal);
+    const ends = await Promise.allSettled(calls.map((one) => callOne(one, calls.length > 1, signal)));
+    if (signal.aborted) return;
+    // What one model replied is worth seeing, whatever became of the other's call.
+    const results = ends.filter(({ status }) => status === "fulfilled").map(({ value }) => value);
+    if (results.length) show(state, results, calls[0], isAsked);
+    const failed = ends.find(({ status }) => status === "rejected");
+    if (failed) fail(failed.reason, results.length > 0);
   } catch (error) {
-    if (error.name !== "AbortError") showError(error);
+    fail(error);
   } finally {
     if (!signal.aborted) document.body.removeAttribute("aria-busy");
   }
 }
 
-async function run(comparison, signal) {
-  const [path, body] = callOf(comparison);
-  const result = await call(path, body, signal);
-  const isPair = comparison.responses.length === 2;
-  const isOrdered = isPair && hasOrders(result.reply);
-  $("pair").hidden = !isPair;
-  $("ranking").hidden = isPair;
-  $("by-order").hidden = !isOrdered;
-  (isPair ? showPair : showRanking)(result.reply, comparison.responses);
-  showFacts(result);
-  $("curl").textContent = curlOf(path, body);
-  reveal(result.roundTripMs);
-  if (isOrdered) await showOrders(comparison, signal);
+/** Run a call. Its error names the model if there is another one. */
+async function callOne([path, body], isNamed, signal) {
+  try {
+    return await call(path, body, signal);
+  } catch (error) {
+    if (isNamed && error.name !== "AbortError") error.message = `${body.model}: ${error.message}`;
+    throw error;
+  }
 }
 
-function begin() {
+function setBusy() {
   document.body.setAttribute("aria-busy", "true");
-  $("error").hidden = true;
-  $("error").replaceChildren();
+  clearError($("error"));
   $("key").removeAttribute("aria-invalid");
   announce("Comparing…");
 }
 
-function reveal(ms) {
-  $("result").hidden = false;
-  $("stale").hidden = true;
-  $("result").classList.remove("stale");
-  announce(`${$("verdict").textContent}. The reply took ${ms.toFixed(0)} ms.`);
-  $("result").scrollIntoView({ block: "nearest" });
+function show(state, results, [path, body], isAsked) {
+  const found = showResults(state, results);
+  showFound(example, found);
+  const { truncated, truncated_tokens: total } = results[0].reply;
+  showTruncated(truncated ? partsOf(truncated) : [], state, { isResult: true, total });
+  showSnippets(path, body);
+  keep(state, results.map(({ reply }) => reply), spoken(), isAsked);
+  announce(`${spoken()}. The reply took ${Math.max(...results.map((one) => one.roundTripMs)).toFixed(0)} ms.`, { isSpoken: true });
+  if (isAsked) $("result").scrollIntoView({ block: matchMedia("(max-width: 40rem)").matches ? "start" : "nearest" });
 }
 
-const announce = (text) => ($("status").textContent = text);
-
-function markStale() {
-  if ($("result").hidden) return;
-  $("stale").hidden = false;
-  $("result").classList.add("stale");
+/** Show why a call failed; hasResult: whether another model's call gave a result, which is shown. */
+function fail(error, hasResult = false) {
+  if (!hasResult) {
+    announce("");
+    setStale(true, "This is the result of the comparison before.");
+  }
+  showError($("error"), error, () => compare());
+  if (error.type === "unauthorized") askForKey();
 }
 
-function showError({ type = "page_error", message }) {
-  const strong = document.createElement("strong");
-  strong.textContent = type;
-  $("error").replaceChildren(strong, ` ${message}`);
-  $("error").hidden = false;
-  announce("");
-  markStale();
-  if (type !== "unauthorized") return;
-  $("key").setAttribute("aria-invalid", "true");
+function askForKey() {
+  $("key-field").hidden = false;
+  if (hasKey()) $("key").setAttribute("aria-invalid", "true");
   $("key").focus();
 }
 
-// Results
-
-function setShare(bar, share) {
-  bar.style.setProperty("--share", percent(share).replace(" ", ""));
+function stop() {
+  running.abort();
+  document.body.removeAttribute("aria-busy");
+  announce("Stopped.");
 }
 
-/** Say how sure the verdict is: a probability near one half is no verdict. */
-function verdictText({ preferred, confidence }) {
-  const better = preferred.toUpperCase();
-  return { close: "Too close to call", leaning: `Leans ${better}`, clear: `Clearly ${better}` }[confidence];
+// What fills the form
+
+function fill(state) {
+  const missing = writeState(state);
+  hideResult();
+  changed();
+  return missing;
 }
 
-function showPair(reply) {
-  const { preferred, probability_a, probability_b } = reply;
-  $("verdict").textContent = verdictText(reply);
-  const how = hasOrders(reply)
-    ? "mean of both orders"
-    : cardOf(reply).scores_alone
-      ? "from the score of each response by itself"
-      : "from both responses beside each other";
-  const chosen = preferred === "tie" ? "either response" : `response ${preferred.toUpperCase()}`;
-  $("surety").textContent = `Probability ${percent(Math.max(probability_a, probability_b))} for ${chosen}, ${how}.`;
-  $("share-a").textContent = `A ${percent(probability_a)}`;
-  $("share-b").textContent = `${percent(probability_b)} B`;
-  setShare($("bar"), probability_a);
-  $("orders").replaceChildren();
-  $("shift").textContent = "Scoring each order by itself…";
+function fillExample(chosen, { isAsked = true } = {}) {
+  fill(stateOf(chosen));
+  showExample((example = chosen));
+  const compared = compare({ isAsked });
+  showPage();
+  return compared;
 }
 
-/** Show how much of a verdict comes from the position: each order by itself, in one more call. */
-async function showOrders(comparison, signal) {
-  try {
-    const [forward, backward] = (await call("v1/compare/batch", bothOrders(comparison), signal)).reply.results;
-    const failed = forward.error ?? backward.error;
-    if (failed) throw new Refused(failed.type, failed.message);
-    const [aFirst, bFirst] = [forward.probability_a, backward.probability_b];
-    $("orders").replaceChildren(orderRow("A first", aFirst), orderRow("B first", bFirst));
-    $("shift").textContent = shiftText(aFirst - bFirst);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    $("shift").textContent = `Not scored: ${error.type}, ${error.message}`;
-  }
+/** Show a state that was compared before; a part of it may be empty. */
+function open(state) {
+  const missing = fill(state);
+  // Another model would give another result, which is not the one that was shared.
+  if (missing.length) return showNotServed(missing);
+  if (state.responses.length > 1 && [state.prompt, ...state.responses].every((text) => text.length > 0)) compare();
 }
 
-function shiftText(shift) {
-  const points = `${(100 * Math.abs(shift)).toFixed(1)} points`;
-  const place = shift > 0 ? "first" : "second";
-  if (Math.abs(shift) < 0.0005) return "The order makes no difference here.";
-  return `A response gets ${points} more here if it is ${place}. The mean of both orders cancels that.`;
-}
-
-function orderRow(name, share) {
-  const row = fromTemplate("order-row");
-  row.querySelector(".name").textContent = name;
-  row.querySelector(".figure").textContent = `A ${percent(share)}`;
-  setShare(row.querySelector(".bar"), share);
-  return row;
-}
-
-function showRanking(reply, responses) {
-  const { order, strengths, standard_errors, comparisons } = reply;
-  $("verdict").textContent = `${nameOf(order[0])} is the best of ${responses.length}`;
-  $("surety").textContent = comparisons
-    ? "Each response was compared with the others, in both orders."
-    : cardOf(reply)?.scores_alone
-      ? "Each response was scored by itself."
-      : "All responses were read beside each other.";
-  const errors = standard_errors.map((error) => error ?? 0);
-  const axis = axisOf(strengths, errors);
-  const rows = order.map((index, place) => {
-    const row = rankRow(nameOf(index), responses[index], strengths[index], errors[index], axis);
-    row.querySelector(".odds").textContent = oddsText(strengths, index, order[place + 1]);
-    return row;
+function showNotServed(missing) {
+  running.abort();
+  document.body.removeAttribute("aria-busy");
+  announce("");
+  showError($("error"), {
+    type: "not_served",
+    message: `This service does not have the ${missing.join(", nor the ")}. Check what is chosen instead, and press Compare.`,
   });
-  $("ranks").replaceChildren(...rows);
 }
 
-function oddsText(strengths, index, next) {
-  if (next === undefined) return "";
-  return `${percent(1 / (1 + Math.exp(strengths[next] - strengths[index])))} to beat ${LETTERS[next]}`;
+/** Show the part of the page that the address names. */
+function showPage() {
+  const name = location.hash === "#file" ? "file" : "playground";
+  for (const link of document.querySelectorAll("[data-page]")) {
+    const isHere = link.dataset.page === name;
+    $(link.dataset.page).hidden = !isHere;
+    if (isHere) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  // Domain, model and key apply to both parts, so they stand in the one that is shown.
+  $(name === "file" ? "file-options" : "question").append($("options"));
+  if (example) chooseDomain(name === "file" ? servedModel()?.default_domain : example.domain);
 }
 
-/** Return a function from strength to place in percent, with room for every whisker. */
-function axisOf(strengths, errors) {
-  const low = Math.min(...strengths.map((strength, i) => strength - errors[i]));
-  const high = Math.max(...strengths.map((strength, i) => strength + errors[i]));
-  return (strength) => `${high > low ? 4 + (92 * (strength - low)) / (high - low) : 50}%`;
+/** The domain of an example is nothing that somebody chose, so a file is not scored in it. */
+function chooseDomain(domain) {
+  choose($("domain"), domain ?? "");
+  $("domain").dispatchEvent(new Event("change", { bubbles: true }));
 }
 
-function rankRow(name, text, strength, error, axis) {
-  const row = fromTemplate("rank-row");
-  row.querySelector(".name").textContent = name;
-  row.querySelector(".text").textContent = text.slice(0, 200);
-  row.querySelector(".figure").textContent = `${signed(strength)} ± ${error.toFixed(2)}`;
-  const places = { "--at": strength, "--from": strength - error, "--to": strength + error, "--zero": 0 };
-  for (const [property, value] of Object.entries(places)) row.style.setProperty(property, axis(value));
-  return row;
+/** Open a pair of a file in the form. */
+function openPair(state) {
+  location.hash = "";
+  showPage();
+  open(state);
 }
 
-function showFacts({ reply, roundTripMs, serviceMs: inside }) {
-  const facts = [
-    ["Latency", `${roundTripMs.toFixed(1)} ms`],
-    inside !== null && ["In the service", `${inside.toFixed(1)} ms`],
-    reply.comparisons > 0 && ["Comparisons", count(reply.comparisons)],
-    ["Sequences", count(reply.usage.sequences)],
-    ["Tokens", count(reply.usage.tokens)],
-    ["Compute", `${reply.usage.gflops.toFixed(2)} GFLOPs`],
-    ["Truncated", truncatedText(reply)],
-    reply.cycle_rate != null && ["Cycles", percent(reply.cycle_rate)],
-    ["Model", reply.model],
-  ];
-  $("facts").replaceChildren(...facts.filter(Boolean).map(factOf));
+function clear() {
+  fill({ prompt: "", responses: [], domain: "", models: readState().models });
+  announce("");
+  $("prompt").focus();
 }
 
-function factOf([name, value]) {
-  const fact = fromTemplate("fact");
-  fact.querySelector("dt").textContent = name;
-  fact.querySelector("dd").textContent = value;
-  return fact;
+function paste(event) {
+  if (event.target.tagName !== "TEXTAREA") return;
+  const pasted = readPasted(event.clipboardData.getData("text/plain"));
+  if (!pasted) return;
+  event.preventDefault();
+  fill(pasted.state);
+  announce(`Filled in from ${pasted.kind}.`);
 }
 
-/** Return how many tokens the model did not see, by part. */
-function truncatedText({ truncated, truncated_tokens }) {
-  const { prompt, response_a: A, response_b: B } = truncated ?? {};
-  const parts = Object.entries(truncated ? { prompt, A, B } : { "": truncated_tokens });
-  const dropped = parts.filter(([, tokens]) => tokens > 0).map(([part, tokens]) => `${part} ${count(tokens)}`.trim());
-  return dropped.length ? `${dropped.join(", ")} tokens` : "nothing";
+/** Something in the form is not what it was. */
+function changed(event) {
+  if (event?.target === $("key")) return;
+  showExample((example = null));
+  setStale(true);
+  $("truncated").hidden = true;
+  showView();
+  countSoon();
 }
 
-// curl
+// The start
 
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-
-/** Return the call for a POSIX shell. A variable stands for the key: people paste commands where others read them. */
-function curlOf(path, body) {
-  const lines = [`curl -s ${quoted(addressOf(path))}`, `-H ${quoted("Content-Type: application/json")}`];
-  if ($("key").value.trim()) lines.push('-H "Authorization: Bearer $TINYRM_API_KEY"');
-  const json = JSON.stringify(body, null, 2).replaceAll("\n", "\n  ");
-  return [...lines, `-d ${quoted(json)}`].join(" \\\n  ");
-}
-
-async function copyCurl() {
+async function load() {
+  clearError($("down"));
   try {
-    await navigator.clipboard.writeText($("curl").textContent);
-    announce("Copied.");
-  } catch {
-    // There is no clipboard outside of HTTPS and localhost: select the text, so that the usual keys copy it.
-    getSelection().selectAllChildren($("curl"));
-    announce("Selected; copy it with the keyboard.");
+    await loadModels();
+  } catch (error) {
+    $("serving").textContent = "";
+    if (error.type === "unauthorized") askForKey();
+    showError($("down"), error, load);
+    return;
+  }
+  if (!isBegun) await begin();
+}
+
+/** The page begins with what is in its address, or with an example that is compared. */
+async function begin() {
+  isBegun = true;
+  const shared = await stateInAddress();
+  if (shared) open(shared);
+  else if (readState().prompt === "") fillExample(EXAMPLES[0], { isAsked: false });
+}
+
+const SHORTCUTS = {
+  KeyR: () => $("result").focus(),
+  KeyN: () => (addEmptyResponse(), changed()),
+  KeyV: nextView,
+};
+
+function shortcut(event) {
+  if ($("playground").hidden) return;
+  const { key, code, altKey, target } = event;
+  if (key === "Enter" && (event.ctrlKey || event.metaKey)) return $("form").requestSubmit();
+  if (key === "Escape" && document.body.hasAttribute("aria-busy")) return stop();
+  if (key === "?" && !/^(TEXTAREA|INPUT|SELECT)$/.test(target.tagName)) return $("shortcuts").showModal();
+  if (altKey && SHORTCUTS[code]) {
+    event.preventDefault();
+    SHORTCUTS[code]();
   }
 }
 
 function start() {
-  addResponse();
-  addResponse();
+  mountForm(changed);
+  mountModels();
+  mountViews();
+  mountSnippets();
+  mountSharing(open);
+  mountFile($("file-panel"), { call, state: readState, open: openPair });
+  window.addEventListener("hashchange", showPage);
+  showPage();
+  mountExamples(fillExample);
   $("form").addEventListener("submit", (event) => (event.preventDefault(), compare()));
-  $("form").addEventListener("input", markStale);
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
-  });
-  $("add").addEventListener("click", () => boxOf(addResponse()).focus());
-  $("example").addEventListener("click", fillExample);
-  $("copy").addEventListener("click", copyCurl);
-  $("domain").addEventListener("change", showInstruction);
-  $("key").addEventListener("change", loadModels);
-  loadModels();
+  $("form").addEventListener("paste", paste);
+  document.addEventListener("keydown", shortcut);
+  $("clear").addEventListener("click", clear);
+  $("keys").addEventListener("click", () => $("shortcuts").showModal());
+  $("key").addEventListener("input", () => useKey($("key").value));
+  $("key").addEventListener("change", load);
+  load();
 }
 
 start();

@@ -28,7 +28,7 @@ async def rank_cascade(
     Both finish it, even if they are replaced or drain meanwhile. A model that lacks the question's domain uses its
     default domain.
 
-    top: how many of the best responses are compared, 2 to all.
+    top: how many of the best responses are compared, 2 to all; of fewer than two responses, none.
 
     The other parameters and the errors are those of `rank_responses`.
     """
@@ -45,6 +45,8 @@ async def rank_cascade(
         first = await rank_responses(
             pipelines.alone, for_alone, responses, fairness_key=fairness_key, deadline=deadline
         )
+        if top < 2:
+            return first
         second = await rank_responses(
             pipelines.pairs,
             for_pairs,

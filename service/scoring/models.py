@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import structlog
 
 from service.engine.backend import Backend, engine_options
-from service.engine.pinned import pin
+from service.engine.pinned import open_pinned
 from service.engine.supervisor import run_in_background
 from service.logs import describe_failure
 from service.metrics import Metrics, ServedModel
@@ -18,6 +18,7 @@ from service.scoring.pipeline import Pipeline, Question
 from service.settings import PREFIX, Settings, split_list
 from tinyrm.bundle import Bundle
 from tinyrm.errors import EngineUnavailable, InvalidSettings, NoCascade, UnknownModel
+from tinyrm.places import find
 
 log = structlog.get_logger("tinyrm")
 
@@ -50,14 +51,16 @@ class ModelRegistry:
         self._specialists = parse_specialists(settings)
         self._retiring: dict[asyncio.Task[None], Pipeline] = {}
 
-    async def start(self) -> None:
+    async def start(self, opened: Mapping[Path, Bundle] | None = None) -> None:
         """Open the bundles and start their engines, unless they are running.
+
+        opened: bundles by folder, if they are open already.
 
         Raises InvalidBundle, InvalidSettings, EngineUnavailable.
         """
         if self.pipelines:
             return
-        bundles = {folder: open_bundle(self._settings, folder) for folder in bundle_folders(self._settings)}
+        bundles = opened or open_bundles(self._settings)
         models: dict[Path, tuple[Bundle, Backend]] = {}
         try:
             for folder, bundle in bundles.items():
@@ -193,6 +196,7 @@ class ModelRegistry:
             backend,
             self.metrics,
             default_swap=self._settings.default_swap,
+            default_reasoning=self._settings.reasoning,
             max_wait_s=self._settings.max_wait_s,
             max_set_tokens=self._settings.max_sequence_tokens,
         )
@@ -249,7 +253,7 @@ def open_bundle(settings: Settings, folder: Path) -> Bundle:
 
     Raises InvalidBundle, InvalidSettings.
     """
-    bundle = Bundle.open(folder)
+    bundle = open_pinned(folder, engine_options(settings))
     manifest = bundle.manifest
     for domain, specialist in parse_specialists(settings).items():
         if specialist == folder and domain not in manifest.spec.domains:
@@ -261,18 +265,28 @@ def open_bundle(settings: Settings, folder: Path) -> Bundle:
             f"{manifest.identity} was exported without a margin for swap auto; use {PREFIX}DEFAULT_SWAP=on"
         )
     settings.check_against(manifest.spec.max_tokens)
-    return pin(bundle, engine_options(settings))
+    return bundle
+
+
+def open_bundles(settings: Settings) -> dict[Path, Bundle]:
+    """Open each bundle, the default first. Raises as `open_bundle` and `bundle_folders` do."""
+    return {folder: open_bundle(settings, folder) for folder in bundle_folders(settings)}
 
 
 def parse_specialists(settings: Settings) -> dict[str, Path]:
-    """Return a dictionary from domain to folder. Raises InvalidSettings."""
+    """Return a dictionary from domain to folder, as `bundle_folders` finds it. Raises InvalidSettings."""
     pairs = [part.split("=", 1) for part in settings.specialists.split(",") if part.strip()]
     if any(len(pair) != 2 or not all(map(str.strip, pair)) for pair in pairs):
-        raise InvalidSettings(f"{PREFIX}SPECIALISTS: specialists must be written as domain=folder, separated by commas")
-    return {domain.strip(): Path(folder.strip()) for domain, folder in pairs}
+        raise InvalidSettings(f"{PREFIX}SPECIALISTS: specialists must be written as domain=place, separated by commas")
+    return {domain.strip(): find(place, settings.cache) for domain, place in pairs}
 
 
 def bundle_folders(settings: Settings) -> list[Path]:
-    """Return the folder of each bundle once, the default first."""
-    more = map(Path, split_list(settings.more_models))
-    return list(dict.fromkeys([settings.model, *parse_specialists(settings).values(), *more]))
+    """Return the folder of each bundle once, the default first, after fetching what is not in the cache yet.
+
+    Raises InvalidSettings, InvalidInput, InvalidBundle.
+    """
+    specialists = parse_specialists(settings).values()
+    places = [settings.model, *split_list(settings.more_models)]
+    default, *more = (find(place, settings.cache) for place in places)
+    return list(dict.fromkeys([default, *specialists, *more]))

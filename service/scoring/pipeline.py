@@ -9,25 +9,30 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from service.engine.backend import Backend
 from service.engine.types import NO_NEW_WORK, EngineResult, QueueLoad
 from service.metrics import PAIR_TEXTS, Metrics
 from service.scoring.text_encoder import TextEncoder, Texts
+from service.settings import PREFIX
 from tinyrm.chat import Prompt
 from tinyrm.comparison import Preference, SwapMode
 from tinyrm.confidence import Temperature
 from tinyrm.counting import flop_counter
 from tinyrm.deadline import Deadline
-from tinyrm.encoding import Encoder, Encoding, Truncation
+from tinyrm.encoding import Encoder, Encoding, TokenCounts, Truncation
 from tinyrm.errors import NOT_ACCEPTED, DeadlineExceeded, EngineFailed, InvalidInput, ShuttingDown
 from tinyrm.flops import paper_flops
 from tinyrm.manifest import Manifest
 from tinyrm.readout import read_columns, read_out, read_score
+from tinyrm.reasoning import Reasoning, begins_with_reasoning, is_empty, judged
 from tinyrm.sets import read_set
 
 T = TypeVar("T")
+
+log = structlog.get_logger("tinyrm")
 
 NO_DEADLINE = Deadline()
 
@@ -41,6 +46,7 @@ class Question:
     instruction: replaces that of the domain.
     swap: None selects the service's default.
     model: name or name@revision.
+    reasoning: whether it is judged with the response; None selects the service's default.
     """
 
     prompt: Prompt
@@ -48,6 +54,7 @@ class Question:
     instruction: str | None = None
     swap: SwapMode | None = None
     model: str | None = None
+    reasoning: Reasoning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +78,14 @@ class CompareResult:
     """The result of one comparison.
 
     model: name@revision.
+    has_orders: whether the model reads pairs, so that the preference is from one order or both.
     """
 
     preference: Preference
     truncation: Truncation
     model: str
     cost: Cost
+    has_orders: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,7 @@ class Pipeline:
         metrics: Metrics,
         *,
         default_swap: SwapMode,
+        default_reasoning: Reasoning = "keep",
         max_wait_s: float = math.inf,
         max_set_tokens: int | None = None,
     ) -> None:
@@ -130,31 +140,72 @@ class Pipeline:
         self.backend = backend
         self.metrics = metrics
         self.texts = TextEncoder(
-            encoder, metrics, max_wait_s, is_alone=lambda: self._active == 1, max_set_tokens=max_set_tokens
+            encoder,
+            metrics,
+            max_wait_s,
+            is_alone=lambda: self._active == 1,
+            refuse_if_closed=backend.refuse_if_closed,
+            max_set_tokens=max_set_tokens,
         )
         self._active = self._held = 0
         self._is_draining = False
         self._default_swap: SwapMode = default_swap
+        self._default_reasoning: Reasoning = default_reasoning
+        self._warned_of_reasoning = False
         self._flops = flop_counter(manifest.geometry, manifest.head, manifest.special_tokens)
 
     def refuse_if_busy(self, deadline: Deadline = NO_DEADLINE, fairness_key: Hashable = None) -> None:
         """Raise a subclass of Unavailable if the request would be refused, before any work on it."""
         with self.metrics.refusals_counted():
-            if deadline.has_passed:
-                raise DeadlineExceeded("the request's own time limit passed before it was queued")
-            if self._is_draining:
-                raise ShuttingDown(NOT_ACCEPTED)
+            self._refuse_late_and_new_work(deadline)
             self.backend.refuse_if_busy(deadline.left_s(), fairness_key)
 
+    def _refuse_late_and_new_work(self, deadline: Deadline) -> None:
+        if deadline.has_passed:
+            raise DeadlineExceeded("the request's own time limit passed before it was queued")
+        if self._is_draining:
+            raise ShuttingDown(NOT_ACCEPTED)
+
     def refuse_if_texts_wait(
-        self, texts: Texts, deadline: Deadline = NO_DEADLINE, fairness_key: Hashable = None
+        self,
+        texts: Texts,
+        deadline: Deadline = NO_DEADLINE,
+        fairness_key: Hashable = None,
+        *,
+        is_single: bool = False,
     ) -> None:
-        """Raise Overloaded if these texts would wait too long to be encoded and scored."""
-        self.texts.refuse_if_busy(texts, fairness_key, deadline, lambda: self.backend.load().next_wait_s)
+        """Raise Overloaded if these texts would wait too long to be encoded and scored.
+
+        is_single: whether they are one comparison by itself.
+        """
+        self.texts.refuse_if_busy(
+            texts, fairness_key, deadline, lambda: self.backend.load().next_wait_s, is_single=is_single
+        )
 
     def resolve(self, question: Question, responses: Sequence[str]) -> Texts:
         """Return the texts that the model reads. Raises UnknownDomain, InvalidInput."""
-        return Texts(*self.manifest.spec.resolve(question.prompt, question.domain, question.instruction), responses)
+        if not (self._warned_of_reasoning or question.reasoning) and self._default_reasoning == "keep":
+            self._warn_of_reasoning(responses)
+        prompt, responses = judged(self._reasoning(question), question.prompt, responses)
+        return Texts(*self.manifest.spec.resolve(prompt, question.domain, question.instruction), responses)
+
+    def is_empty(self, question: Question, response: str) -> bool:
+        """Return whether nothing is judged of a response but white space and special tokens."""
+        return is_empty(response, self._reasoning(question))
+
+    def _reasoning(self, question: Question) -> Reasoning:
+        return question.reasoning or self._default_reasoning
+
+    def _warn_of_reasoning(self, responses: Sequence[str]) -> None:
+        """Log once that reasoning is judged if nobody has asked for it: it may be all that the model reads."""
+        if any(map(begins_with_reasoning, responses)):
+            self._warned_of_reasoning = True
+            log.warning(
+                "reasoning is judged",
+                model=self.manifest.identity,
+                advice=f"responses begin with reasoning, such as <think>, and the model may read little else: set "
+                f"{PREFIX}REASONING=drop, or send reasoning=drop; reasoning=keep says that it is meant",
+            )
 
     def load(self) -> QueueLoad:
         """Return the load of the queue. A pipeline that drains is not healthy, so that no new work is sent to it."""
@@ -190,9 +241,9 @@ class Pipeline:
             swap = self.choose_swap(question)
             texts = self.resolve(question, (response_a, response_b))
             if not wait_for_room:
-                self.refuse_if_texts_wait(texts, deadline, fairness_key)
+                self.refuse_if_texts_wait(texts, deadline, fairness_key, is_single=True)
             sequences = await self.texts.encode_pair(
-                texts, swap=swap != "off", fairness_key=fairness_key, deadline=deadline
+                texts, swap=swap != "off", fairness_key=fairness_key, deadline=deadline, is_listed=wait_for_room
             )
             return await self.score(
                 sequences,
@@ -235,7 +286,7 @@ class Pipeline:
             self.metrics.observe_preference(preference.preferred, preference.margin, preference.order_margins)
 
         asyncio.get_running_loop().call_soon(observe)  # deferred: the reply goes first
-        return CompareResult(preference, truncation, self.manifest.identity, cost)
+        return CompareResult(preference, truncation, self.manifest.identity, cost, self.reads == "pair")
 
     async def score_sequence(
         self,
@@ -266,6 +317,21 @@ class Pipeline:
 
         asyncio.get_running_loop().call_soon(observe)
         return SequenceResult(sequence, logits, cost)
+
+    async def count_tokens(
+        self, question: Question, responses: Sequence[str], *, fairness_key: Hashable, deadline: Deadline
+    ) -> TokenCounts:
+        """Return the tokens of a prompt and responses, and what would be dropped of them. The engine has no part in it.
+
+        Parameters and errors are those of `compare`.
+        """
+        with self.active():
+            with self.metrics.refusals_counted():
+                self._refuse_late_and_new_work(deadline)
+            texts = self.resolve(question, responses)
+            self.texts.refuse_if_busy(texts, fairness_key, deadline, lambda: 0.0)
+            tokenized = await self.texts.tokenize(texts, fairness_key=fairness_key, deadline=deadline, is_scored=False)
+            return self.texts.encoder.count_tokens(tokenized)
 
     def temperature(self, question: Question) -> Temperature:
         """Return what divides margins in the question's domain. Raises UnknownDomain."""

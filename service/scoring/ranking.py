@@ -2,26 +2,53 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import ParamSpec, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.scoring.pipeline import NO_DEADLINE, CompareResult, Cost, Pipeline, Question, ScoreResult
 from service.scoring.responses import read_responses
-from tinyrm.comparison import Strategy, SwapMode
+from tinyrm.chat import BLANK
+from tinyrm.comparison import EMPTY_LOG_ODDS, EmptyMode, Strategy, SwapMode
 from tinyrm.confidence import Temperature
 from tinyrm.deadline import Deadline
 from tinyrm.encoding import Encoding, Tokenized
 from tinyrm.errors import InvalidInput, first_of_group
-from tinyrm.ranking import Ranking, expected_wins, mean_wins, rank, rank_scores, sigmoid
+from tinyrm.ranking import (
+    Ranking,
+    expected_wins,
+    mean_wins,
+    place_last,
+    rank,
+    rank_scores,
+    sigmoid,
+)
 from tinyrm.schedules import SCHEDULES, Pair, comparisons_needed
 
 # Pairs whose sequences are made at once: enough to keep an engine busy, few enough for the memory.
 WINDOW_PAIRS = 256
 # `score_group` compares all pairs of up to this many responses; larger groups are paired by their scores so far.
 ROUND_ROBIN_RESPONSES = 32
+# Responses that are ranked in the event loop, in some 10 ms; a thousand take seconds.
+MAX_IN_LOOP = 128
+# About as many as in English; an estimate needs no more.
+CHARACTERS_PER_TOKEN = 4
+
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Limits(TypedDict):
+    """Arguments that are handed on."""
+
+    fairness_key: Hashable
+    deadline: Deadline
+    is_accepted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +69,18 @@ class GroupScore:
 
 # The score of a response without comparisons.
 NEUTRAL = GroupScore(reward=0.0, score=0.5, partial=True)
+
+
+def cap_empty(pipeline: Pipeline, result: ScoreResult, temperature: Temperature) -> ScoreResult:
+    """Return the score of an empty response that was read alone: far below the mean of held-out responses, or less.
+
+    That is 3 standard deviations, or log-odds where the bundle has no scale.
+    """
+    scale = pipeline.manifest.score_scale
+    limit = scale.mean - EMPTY_LOG_ODDS * scale.std if scale else -EMPTY_LOG_ODDS * temperature.value
+    if result.logit <= limit:
+        return result
+    return pipeline.make_score(limit, result.truncation, result.tokens, temperature)
 
 
 def score_alone(result: ScoreResult) -> GroupScore:
@@ -118,7 +157,7 @@ async def rank_responses(
     deadline: Deadline = NO_DEADLINE,
     is_accepted: bool = False,
 ) -> GroupResult:
-    """Return scores and order of the responses.
+    """Return scores and order of the responses, none of which is an empty text.
 
     strategy: which pairs a model that reads pairs compares. Any other model reads each response once.
     reference: the response with which strategy `reference` compares each one.
@@ -130,13 +169,16 @@ async def rank_responses(
     Raises InvalidInput, Unavailable and their subclasses, EngineFailed.
     """
     texts = [*responses] if reference is None else [*responses, reference]
+    if not texts:
+        pipeline.resolve(question, texts)
+        return GroupResult(rank(np.full((0, 0), np.nan)), pipeline.manifest.identity)
     if pipeline.reads != "pair":
         read = await read_responses(
             pipeline, question, texts, fairness_key=fairness_key, deadline=deadline, is_accepted=is_accepted
         )
-        ranking = rank_by_scores(read.logits, pipeline.temperature(question).value, len(responses))
+        temperature = pipeline.temperature(question).value
         return GroupResult(
-            ranking,
+            await off_loop(len(texts), rank_by_scores, read.logits, temperature, len(responses)),
             pipeline.manifest.identity,
             responses=read.scores,
             costs=read.costs,
@@ -159,7 +201,7 @@ async def rank_responses(
         margins = np.full((n, n), np.nan)
         comparisons: list[CompareResult] = []
         schedule = SCHEDULES[strategy](n)
-        pairs = next(schedule)
+        pairs = next(schedule, [])
         while pairs:
             for at in range(0, len(pairs), WINDOW_PAIRS):
                 window = pairs[at : at + WINDOW_PAIRS]
@@ -181,7 +223,7 @@ async def rank_responses(
             except StopIteration:
                 break
     return GroupResult(
-        rank(margins, ranked=len(responses)),
+        await off_loop(n, partial(rank, ranked=len(responses)), margins),
         pipeline.manifest.identity,
         comparisons=len(comparisons),
         costs=[comparison.cost for comparison in comparisons],
@@ -195,8 +237,15 @@ def refuse_too_many(strategy: Strategy, n: int, max_comparisons: int | None) -> 
     if max_comparisons is not None and needed > max_comparisons:
         raise InvalidInput(
             f"{strategy} of {n} responses takes {needed} comparisons, at most {max_comparisons} are allowed in "
-            "one call; send fewer responses or use strategy swiss"
+            f"one call; send fewer responses{' or use strategy swiss' if strategy == 'round_robin' else ''}"
         )
+
+
+async def off_loop(n: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return the result of work whose time grows with the cube of n: in a thread, if that is long."""
+    if n <= MAX_IN_LOOP:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
 
 
 def rank_by_scores(logits: NDArray[np.float64], temperature: float, ranked: int) -> Ranking:
@@ -249,26 +298,86 @@ async def compare_pairs(
     return [task.result() for task in tasks]
 
 
+async def rank_with_empty(
+    pipeline: Pipeline,
+    question: Question,
+    responses: Sequence[str],
+    empty: EmptyMode,
+    judge: Callable[[Sequence[str]], Awaitable[GroupResult]],
+) -> GroupResult:
+    """Return the result of `judge`; with `last`, it gets no empty responses, and they are placed below all others."""
+    places = [i for i, response in enumerate(responses) if pipeline.is_empty(question, response)]
+    if empty == "judge" or not places:
+        return await judge([response or BLANK for response in responses])
+    result = await judge([response for i, response in enumerate(responses) if i not in places])
+    return replace(result, ranking=await off_loop(len(responses), place_last, result.ranking, places))
+
+
+def fit_strategy(n: int, max_comparisons: int) -> Strategy:
+    """Return how n responses are compared in one call if its client has not chosen."""
+    return "round_robin" if comparisons_needed("round_robin", n) <= max_comparisons else "swiss"
+
+
+def choose_strategy(n: int) -> Strategy:
+    """Return how a group of n responses is compared without a choice of its client."""
+    return "round_robin" if n <= ROUND_ROBIN_RESPONSES else "swiss"
+
+
+def estimate_tokens(
+    pipeline: Pipeline, question: Question, n: int, *, prompt_characters: int, response_characters: int
+) -> float:
+    """Return about how many tokens it takes to judge n responses that are as long as one of them."""
+    prompt, response = prompt_characters / CHARACTERS_PER_TOKEN, response_characters / CHARACTERS_PER_TOKEN
+    if pipeline.reads != "pair":
+        return prompt + n * response
+    orders = 1 if pipeline.choose_swap(question) == "off" else 2
+    sequences = orders * comparisons_needed(choose_strategy(n), n)
+    return sequences * min(prompt + 2 * response, pipeline.manifest.spec.max_tokens)
+
+
 async def score_group(
     pipeline: Pipeline,
     question: Question,
     responses: Sequence[str],
     *,
+    empty: EmptyMode = "last",
+    max_comparisons: int | None = None,
     fairness_key: Hashable = None,
     deadline: Deadline = NO_DEADLINE,
     is_accepted: bool = False,
 ) -> GroupResult:
-    """Return the scores of a group of any size, with a strategy for its size. Raises as `rank_responses` does."""
+    """Return the scores of a group of any size, with a strategy for its size. Raises as `rank_responses` does.
+
+    empty: whether responses with nothing but white space and special tokens are last, or judged like the others. If the
+        model scores responses alone, last means `cap_empty`, which depends on no other response either.
+    """
     n = len(responses)
     if n < 2 and (not n or not pipeline.scores_alone):
         return GroupResult(rank(np.full((n, n), np.nan)), pipeline.manifest.identity)
-    strategy: Strategy = "round_robin" if n <= ROUND_ROBIN_RESPONSES else "swiss"
-    return await rank_responses(
-        pipeline,
-        question,
-        responses,
-        strategy=strategy,
-        fairness_key=fairness_key,
-        deadline=deadline,
-        is_accepted=is_accepted,
+    limits: Limits = {"fairness_key": fairness_key, "deadline": deadline, "is_accepted": is_accepted}
+    if not pipeline.scores_alone:
+        return await rank_with_empty(
+            pipeline,
+            question,
+            responses,
+            empty,
+            lambda judged: rank_responses(
+                pipeline,
+                question,
+                judged,
+                strategy=choose_strategy(len(judged)),
+                max_comparisons=max_comparisons,
+                **limits,
+            ),
+        )
+    read = await read_responses(pipeline, question, [response or BLANK for response in responses], **limits)
+    temperature = pipeline.temperature(question)
+    scores = [
+        cap_empty(pipeline, score, temperature) if empty == "last" and pipeline.is_empty(question, response) else score
+        for response, score in zip(responses, read.scores, strict=True)
+    ]
+    logits = np.array([score.logit for score in scores])
+    ranking = rank_scores(logits, temperature.value, has_errors=False)
+    return GroupResult(
+        ranking, pipeline.manifest.identity, responses=scores, costs=read.costs, truncated_tokens=read.truncated_tokens
     )

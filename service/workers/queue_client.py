@@ -83,7 +83,7 @@ class QueueClient(Backend):
 
     def refuse_if_busy(self, timeout_s: float | None = None, fairness_key: Hashable = None) -> None:  # noqa: ARG002
         """Refuse what the queue would refuse from every client; it refuses a client that has too much in it itself."""
-        self._refuse_if_closing()
+        self.refuse_if_closed()
         if self._is_outdated:
             return  # the queue decides
         if not self._load.is_up:
@@ -104,7 +104,7 @@ class QueueClient(Backend):
         timeout_s: float | None,
         wait_for_room: bool,
     ) -> EngineResult:
-        self._refuse_if_closing()  # the drain may have begun during the encoding
+        self.refuse_if_closed()  # the drain may have begun during the encoding
         lengths, ids = dump_sequences(sequences)
         head = {
             "lengths": lengths,
@@ -130,7 +130,7 @@ class QueueClient(Backend):
     def _is_outdated(self) -> bool:
         return time.monotonic() - self._reported_s > SILENCE_S
 
-    def _refuse_if_closing(self) -> None:
+    def refuse_if_closed(self) -> None:
         if self._is_closing:
             raise ShuttingDown(NOT_ACCEPTED)
 

@@ -17,9 +17,9 @@ from tests.e2e.test_process import keys
 from tests.support.processes import PATIENCE_S, STARTER, Process, free_port, started
 from tests.support.waiting import wait_until
 from tinyrm import AsyncClient, Client
-from tinyrm.client import CompareItem, ItemError
+from tinyrm.client import CompareItem, ItemError, TokensReply
 from tinyrm.errors import CallRefused, CallTimedOut
-from tinyrm.pairs import read_jsonl
+from tinyrm.tables import read_jsonl
 
 TEXTS = ("What is 2 + 2?", "2 + 2 = 4.", "2 + 2 = 5.")
 PAIRS = 1500
@@ -119,7 +119,9 @@ def test_refusals_name_the_field_and_the_request(service: Process) -> None:
 
 
 def test_the_service_learns_how_long_the_client_waits(service: Process) -> None:
-    items: list[CompareItem] = [{"prompt": "long " * 2000, "response_a": "a", "response_b": "b"}] * 200
+    items: list[CompareItem] = [
+        {"prompt": f"{'long ' * 2000}{n}", "response_a": "a", "response_b": "b"} for n in range(200)
+    ]
     with Client(url_of(service), timeout_s=1, max_retries=0) as client:
         try:
             late = client.compare_batch(items)
@@ -149,7 +151,20 @@ def test_ranking(service: Process) -> None:
     assert again.win_matrix is None
     assert all(0 <= reward <= 1 for reward in unit.rewards)
     shown = run("rank", "What is 2 + 2?", *responses, "--url", url_of(service), "--swap", "on")
-    assert [int(line.split()[3].rstrip(":")) - 1 for line in shown.stdout.splitlines()] == ranked.order, shown.stderr
+    assert [int(line.split()[3].strip("[]")) for line in shown.stdout.splitlines()] == ranked.order, shown.stderr
+
+
+def test_counting_tokens(service: Process) -> None:
+    async def ask() -> TokensReply:
+        async with AsyncClient(url_of(service)) as client:
+            return await client.count_tokens("p", ["", "word " * 1000], domain="chat")
+
+    with Client(url_of(service)) as client:
+        counts = client.count_tokens("p", ["", "word " * 1000], domain="chat")
+    assert counts == asyncio.run(ask())
+    assert counts.responses[0] == 0
+    assert counts.responses[1] >= 1000 > counts.max_tokens
+    assert counts.truncated.responses[1] > 1000 - counts.max_tokens
 
 
 def test_keys(bundle_folder: Path, tmp_path: Path) -> None:

@@ -13,14 +13,13 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.support.processes import PATIENCE_S, STARTER, Process, started
-from tinyrm.pairs import read_jsonl
+from tinyrm.tables import read_jsonl
 
 # What each prints when all went well.
 PRINTED = {
     "async_rank": r"(?s)Natalia.*clips\.\n.*grandmother",
     "best_of_n": r"^[0-2]: .+\n$",
     "filter_dataset": r"^1 of 2 pairs kept\n0\.\d{3}  'Natalia",
-    "rewardbench_pipeline": r"^[0-3] of 3 pairs correct: \[(True|False), (True|False), (True|False)\]\n$",
     "trl_grpo": r"step 1: reward_std 0\.\d+, grad_norm \d",
     "verl_reward": r"^(beats the reference 0\.\d{3}  in its group [+-]\d\.\d{3}  .+\n){3}$",
 }
@@ -53,9 +52,12 @@ def run_alone(example: str, folder: Path, *arguments: str) -> str:
 
 
 def test_every_example_has_a_case() -> None:
-    without_a_service = ["clean_preferences"]
+    without_a_service, with_the_package = (
+        ["clean_preferences"],
+        ["run_rewardbench"],
+    )  # tests/clients/test_rewardbench.py
     here = sorted(file.stem for file in (REPOSITORY / "examples").glob("*.py"))
-    assert here == sorted([*PRINTED, *without_a_service])
+    assert here == sorted([*PRINTED, *without_a_service, *with_the_package])
 
 
 @pytest.mark.parametrize("example", sorted(PRINTED.keys() - {"trl_grpo"}))
@@ -64,6 +66,7 @@ def test_an_example_runs_and_prints_its_result(example: str, service: Process, t
     assert re.search(PRINTED[example], printed), printed
 
 
+@pytest.mark.slow
 def test_preferences_are_cleaned_without_a_service(tmp_path: Path) -> None:
     """Clean two pairs of which the second is the first with the opposite label."""
     bundle = ("--bundle", str(STARTER))

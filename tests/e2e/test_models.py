@@ -137,7 +137,8 @@ def test_the_domain_selects_the_specialist(bundle_folder: Path, tmp_path: Path, 
         assert [result.get("model", "none") for result in results] == [default, specialist, "none"]
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_cascade_uses_a_bundle_of_each_kind(
     bundle_folder: Path, response_bundle_folder: Path, tmp_path: Path, workers: int
 ) -> None:

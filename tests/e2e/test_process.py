@@ -41,7 +41,7 @@ def refused_start(**settings: object) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
-        env=environment(settings),
+        env=environment({"port": free_port(), **settings}),
         check=False,
     )
 
@@ -184,7 +184,8 @@ def test_a_list_that_exceeds_the_drain_time_keeps_its_finished_results(bundle_fo
     assert kinds["answered"] > 20
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_later_signal_ends_the_process_at_once_and_what_is_left_gets_an_error(
     bundle_folder: Path, workers: int
 ) -> None:
@@ -377,10 +378,11 @@ def test_a_killed_service_leaves_no_process(bundle_folder: Path) -> None:
         wait_until(lambda: not engine.is_running())
 
 
-def test_the_work_of_a_disconnected_client_is_never_run(at_a_name: Process) -> None:
-    process = at_a_name
-    before = total(process, "tinyrm_preferences_total")
-    with ThreadPoolExecutor(2) as clients:
+def test_the_work_of_a_disconnected_client_is_never_run(bundle_folder: Path) -> None:
+    """The engine is held until the client has gone: on a busy machine, all could be done before."""
+    with started(bundle_folder, max_wait_s=3600, engine_timeout_s=3600) as process, ThreadPoolExecutor(1) as clients:
+        (engine,) = psutil.Process(process.popen.pid).children()
+        engine.send_signal(signal.SIGSTOP)
         busy = clients.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 100})
         wait_until(lambda: total(process, "tinyrm_queue_items") > 20)
         body = json.dumps({"items": [LONG] * 1000}).encode()
@@ -388,7 +390,8 @@ def test_the_work_of_a_disconnected_client_is_never_run(at_a_name: Process) -> N
         with socket.create_connection(("127.0.0.1", process.port)) as connection:
             connection.sendall(head.encode() + body)
             wait_until(lambda: total(process, "tinyrm_queue_items") > 120)
+        wait_until(lambda: total(process, 'tinyrm_requests_total{endpoint="compare_batch",status="499"}') == 1)
+        engine.send_signal(signal.SIGCONT)
         assert len(busy.result().json()["results"]) == 100
         wait_until(lambda: total(process, "tinyrm_queue_items") == 0)
-        assert total(process, "tinyrm_preferences_total") - before < 300
-        assert total(process, 'tinyrm_requests_total{endpoint="compare_batch",status="499"}') == 1
+        assert total(process, "tinyrm_preferences_total") == 100

@@ -16,8 +16,8 @@ GROUPS = [[f"{i} apples, and {'very ' * (i % 5)}few pears." for i in range(size)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_rows_of_different_widths_reach_their_requests(set_bundle_folder: Path, workers: int) -> None:
-    scorer = Scorer.open(set_bundle_folder)
+def test_rows_of_different_widths_reach_their_requests(local_set_bundle_folder: Path, workers: int) -> None:
+    scorer = Scorer.open(local_set_bundle_folder)
 
     def ask(group: list[str]) -> Any:
         reference = {} if len(group) > 1 else {"strategy": "reference", "reference": "Four.", "scale": "unit"}
@@ -26,7 +26,7 @@ def test_rows_of_different_widths_reach_their_requests(set_bundle_folder: Path, 
         return reply.json()
 
     # Small batches of several sets, and a queue that fills.
-    with started(set_bundle_folder, workers=workers, max_batch_tokens=2048) as service:
+    with started(local_set_bundle_folder, workers=workers, max_batch_tokens=2048) as service:
         alone = [ask(group) for group in GROUPS]
         with ThreadPoolExecutor(len(GROUPS)) as clients:
             together = list(clients.map(ask, GROUPS * 4))

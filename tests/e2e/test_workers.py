@@ -39,6 +39,7 @@ def names(service: Process) -> set[str]:
     return {re.split("[{ ]", line)[0] for line in lines if not line.startswith("#")}
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_results_of_one_and_share_their_counts(bundle_folder: Path) -> None:
     with started(bundle_folder) as one, started(bundle_folder, workers=2) as two:
         assert len(processes(two, WORKER)) == 2
@@ -68,6 +69,10 @@ def test_metrics_cover_the_memory_of_all_processes(bundle_folder: Path) -> None:
 
     with started(bundle_folder, workers=2) as two:
         wait_until(lambda: is_told("front") and is_told("engine"))
+        for role, module in (("front", WORKER), ("engine", ENGINE)):
+            shared = sum(process.memory_full_info().pss for process in processes(two, module))
+            name = f'tinyrm_process_proportional_memory_bytes{{role="{role}"}}'
+            assert total(two, name) == pytest.approx(shared, rel=0.1)
         assert told("service") == pytest.approx(psutil.Process(two.popen.pid).memory_info().rss, rel=0.1)
         spent = total(two, 'tinyrm_process_cpu_seconds_total{role="front"}')
         assert spent > 0
@@ -100,6 +105,7 @@ def test_a_killed_worker_is_replaced(bundle_folder: Path) -> None:
         assert service.post("/v1/compare", PAIR).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_new_worker_and_a_new_engine_serve_the_revision_that_the_service_was_started_with(
     bundle_folder: Path, tmp_path: Path
 ) -> None:

@@ -23,10 +23,24 @@ from tests.conftest import REPOSITORY
 from tests.support.processes import free_port, new_client
 
 CONFIG = REPOSITORY / "deploy" / "ray" / "serve.yaml"
-# Starting Ray on a busy machine of two cores takes most of a minute.
-PATIENCE_S = 120
+# Starting Ray on a busy machine of two cores takes most of a minute, and a test waits for several starts.
+PATIENCE_S = 240
+# Ray and Serve take away a node, a replica or a proxy that does not answer in time. Here, all share a machine that may
+# be busy with other tests, and only a test may take one away. A killed one is noticed at once, whatever these are.
+PATIENT = {
+    "RAY_health_check_timeout_ms": str(1000 * PATIENCE_S),
+    "RAY_agent_register_timeout_ms": str(1000 * PATIENCE_S),
+    "RAY_worker_register_timeout_seconds": str(PATIENCE_S),
+    "RAY_memory_monitor_refresh_ms": "0",  # the memory that other tests use is none of the cluster's
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(PATIENCE_S),
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": str(PATIENCE_S),
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(PATIENCE_S),
+}
 SCRIPTS = Path(sys.executable).parent
 OBJECT_STORE_BYTES = 100 * 2**20
+# What `ray start` prints when a node needs longer than Ray's own 30 s, which no option changes.
+TOO_SLOW = "The current node timed out during startup"
+STARTS = 3
 
 
 class Cluster:
@@ -37,6 +51,7 @@ class Cluster:
         self.folder = folder
         self.port, self.gcs_port, self.dashboard_port = free_port(), free_port(), free_port()
         self.nodes: list[subprocess.Popen[bytes]] = []
+        self.starts = 0
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TINYRM_"))},
             "PYTHONPATH": str(REPOSITORY),
@@ -46,8 +61,17 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
             "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+            **PATIENT,
             **environment,
         }
+
+        # Kept: making one takes a tenth of a second of a processor, which the cluster needs while a test waits for it.
+        self.dashboard = httpx.Client(
+            base_url=self._dashboard,
+            headers={"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"},
+            timeout=PATIENCE_S,
+            trust_env=False,
+        )
 
     @property
     def address(self) -> str:
@@ -111,13 +135,15 @@ class Cluster:
         """Wait for a condition; return the seconds until it held."""
         began = time.monotonic()
         while time.monotonic() < began + PATIENCE_S:
-            for node in self.nodes:
-                assert node.poll() is None, f"a node left with {node.returncode}: {self._logs()}"
+            for number, node in enumerate(self.nodes):
+                if node.poll() is not None:
+                    self._start_again(number)
             with suppress(httpx.TransportError, json.JSONDecodeError, KeyError):
                 if condition():
                     return time.monotonic() - began
             time.sleep(0.2)
-        pytest.fail(f"{failure}: {json.dumps(more(), indent=1)[-3000:] if more else ''}")
+        shown = json.dumps(more(), indent=1)[-3000:] if more else ""
+        pytest.fail(f"{failure}: {shown}\n{self._logs()}")
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """Kill a node and everything on it at once, as if its machine lost power."""
@@ -130,6 +156,7 @@ class Cluster:
             kill_family(node.pid)
             node.wait()
         self.nodes.clear()
+        self.dashboard.close()
 
     @property
     def _dashboard(self) -> str:
@@ -139,11 +166,12 @@ class Cluster:
         return self._applications().status_code == httpx.codes.OK
 
     def _applications(self) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
-        return httpx.get(f"{self._dashboard}/api/serve/applications/", headers=headers, timeout=30, trust_env=False)
+        return self.dashboard.get("/api/serve/applications/")
 
     def _logs(self) -> str:
-        return "\n".join(log.read_text()[-2000:] for log in sorted(self.folder.glob("node-*.log")))
+        """Return the ends of the logs: of each node, and of Serve's controller, which says what it starts and stops."""
+        logs = [*self.folder.glob("node-*.log"), *self.folder.glob("session_2*/logs/serve/controller_*.log")]
+        return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-3000:]}" for log in sorted(logs))
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         common = (
@@ -153,17 +181,27 @@ class Cluster:
             f"--object-store-memory={OBJECT_STORE_BYTES}",
             f"--dashboard-agent-listen-port={free_port()}",
         )
-        with (self.folder / f"node-{len(self.nodes)}.log").open("wb") as log:
-            node = subprocess.Popen(
-                [SCRIPTS / "ray", "start", *common, *words],
-                env=self.environment,
-                cwd=REPOSITORY,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+        self.nodes.append(self._run([str(SCRIPTS / "ray"), "start", *common, *words], len(self.nodes)))
+        return self.nodes[-1]
+
+    def _run(self, command: list[str], number: int) -> subprocess.Popen[bytes]:
+        with (self.folder / f"node-{number}.log").open("wb") as log:
+            # A group, not a session: Linux shares processors among sessions, and a node with one of its own would wait
+            # for all that runs in the session of the tests.
+            return subprocess.Popen(
+                command, env=self.environment, cwd=REPOSITORY, stdout=log, stderr=log, process_group=0
             )
-        self.nodes.append(node)
-        return node
+
+    def _start_again(self, number: int) -> None:
+        """Start a node again that a busy machine did not start in time. Fail if it left for another reason."""
+        left = self.nodes[number]
+        self.starts += 1
+        may_be_repeated = self.starts < STARTS and TOO_SLOW in (self.folder / f"node-{number}.log").read_text()
+        assert may_be_repeated, f"a node left with {left.returncode}: {self._logs()}"
+        with suppress(ProcessLookupError):
+            os.killpg(left.pid, signal.SIGKILL)  # what it had started
+        command: list[str] = list(left.args)  # type: ignore[arg-type] - as `_run` passed it
+        self.nodes[number] = self._run(command, number)
 
 
 def kill_family(pid: int) -> None:
@@ -187,7 +225,7 @@ def config_with(port: int, args: dict[str, Any], scorer: dict[str, Any]) -> dict
     ingress["ray_actor_options"] = {"num_cpus": 0, "resources": {"head": 0.1}}
     if "num_replicas" in scorer:
         del scorers["autoscaling_config"]
-    scorers |= scorer
+    scorers |= {"health_check_timeout_s": PATIENCE_S, **scorer}
     return config
 
 

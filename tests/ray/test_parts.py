@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,6 +28,7 @@ from service_ray.metrics import Refusals, label_page, merge_pages
 from service_ray.replica import Replica
 from service_ray.store import fetch_bundle
 from tests.conftest import REPOSITORY
+from tests.deploy.validation import NEWEST, validate
 from tinyrm.bundle import Bundle
 from tinyrm.errors import DeadlineExceeded, InvalidBundle, InvalidSettings, TamperedBundle, Unavailable
 
@@ -202,7 +202,7 @@ def test_kuberay_has_the_same_configuration_and_valid_pods() -> None:
     cluster = service["spec"]["rayClusterConfig"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"] | {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}
-        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+        validate(pod, NEWEST)
         (container,) = pod["spec"]["containers"]
         assert container["resources"]["limits"]["memory"]
 

@@ -32,10 +32,18 @@ def alone() -> Iterator[Process]:
         yield running
 
 
+def metrics(service: Process) -> httpx.Response:
+    """Return the page of metrics. A scrape that a busy machine does not serve in the seconds it may take is refused."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (page := service.get("/metrics")).status_code != httpx.codes.OK:
+        assert time.monotonic() < deadline, page.text
+    return page
+
+
 def total(service: Process, metric: str, **labels: str) -> dict[str, float]:
     """Return the sum of a metric for each replica."""
     sums: dict[str, float] = {}
-    for family in text_string_to_metric_families(service.get("/metrics").text):
+    for family in text_string_to_metric_families(metrics(service).text):
         for sample in family.samples:
             if sample.name == metric and labels.items() <= sample.labels.items():
                 replica = sample.labels["replica"]
@@ -68,7 +76,7 @@ def test_every_page_is_the_same(service: Process, alone: Process, path: str) -> 
 
 
 def test_the_two_pages_of_metrics_are_one(service: Process, alone: Process) -> None:
-    here, there = alone.get("/metrics"), service.get("/metrics")
+    here, there = metrics(alone), metrics(service)
     assert here.headers["content-type"] == there.headers["content-type"]
     families = [list(text_string_to_metric_families(page.text)) for page in (here, there)]
     assert [family.name for family in families[0]] == [family.name for family in families[1]]

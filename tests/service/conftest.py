@@ -44,14 +44,14 @@ class Served:
         assert reply.status_code == 200, reply.text
         return reply.json()
 
-    def series(self) -> dict[Series, float]:
-        """Return every sample of /metrics."""
-        text = self.client.get("/metrics").text
-        families = text_string_to_metric_families(text)
+    def series(self, name: str = "") -> dict[Series, float]:
+        """Return the samples of /metrics whose names begin with `name`."""
+        lines = self.client.get("/metrics").text.splitlines()
+        families = text_string_to_metric_families("\n".join(line for line in lines if line.startswith(name)) + "\n")
         return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
     def metric(self, name: str, /, **labels: str) -> float:
-        return self.series()[name, frozenset(labels.items())]
+        return self.series(name)[name, frozenset(labels.items())]
 
 
 class EngineHere:

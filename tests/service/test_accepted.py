@@ -70,6 +70,18 @@ def test_a_ranking_is_scored_to_its_end_however_long_it_takes(slow: Served, path
     assert reply.status_code == 200, reply.text
 
 
+def test_a_list_with_many_groups_is_scored_to_its_end_however_long_it_takes(slow: Served) -> None:
+    """The first groups keep the engine busy for longer than a new sample may wait, and the list goes on."""
+    slow.state.cohorts._limits = replace(slow.state.cohorts._limits, max_wait_s=MAX_WAIT_S)  # type: ignore[union-attr]
+    samples = [(prompt, f"{prompt}{'yes ' * 100}{n}") for prompt in map(str, range(12)) for n in range(4)]
+    body = {"query": [query for _, query in samples], "prompts": [prompt for prompt, _ in samples]}
+    for _ in range(2):  # the second list meets a measured pace
+        reply = slow.client.post("/get_reward?group_size=4", json=body)
+        assert reply.status_code == 200, reply.text
+        assert set(reply.json()["extra_logs"]["partial"]) == {0.0}
+    assert slow.metric("tinyrm_shed_requests_total", reason="overloaded") == 0
+
+
 def test_cohorts_that_are_complete_are_scored_however_long_it_takes(slow: Served) -> None:
     def reward(prompt: int, response: int) -> int:
         body = {"query": [f"{prompt}{'yes ' * 200}{response}"], "prompts": [str(prompt)]}
@@ -86,8 +98,8 @@ def test_cohorts_that_are_complete_are_scored_however_long_it_takes(slow: Served
         # More items than are queued or encoded at once.
         ("/v1/compare/batch", {"items": [long_pair(n) for n in range(WINDOW_ITEMS + 40)]}),
         *(
-            ("/v1/rank", {"prompt": "?", "responses": [f"{n} " * 200 for n in range(8)], "strategy": strategy})
-            for strategy in ("round_robin", "swiss", "knockout")
+            ("/v1/rank", {"prompt": "?", "responses": [f"{n} " * 200 for n in range(size)], "strategy": strategy})
+            for strategy, size in (("round_robin", 8), ("swiss", 16), ("knockout", 32))
         ),
         ("/get_reward", {"query": [f"{n % 2}{'yes ' * 200}{n}" for n in range(16)], "prompts": ["0", "1"] * 8}),
     ],

@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,18 +23,14 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def lines() -> Iterator[Lines]:
+def lines() -> Lines:
     """Collect what the service logs, as the process does; a call takes all lines so far."""
-    root, stream = logging.getLogger(), io.StringIO()
-    before, level = root.handlers[:], root.level
+    stream = io.StringIO()
     configure("info", "json")
-    (ours,) = root.handlers
+    (ours,) = logging.getLogger().handlers
     cast("logging.StreamHandler[io.StringIO]", ours).setStream(stream)
     # The test's own client says what it asks for.
-    yield lambda: [line for line in map(json.loads, stream.getvalue().splitlines()) if "httpx" not in line["logger"]]
-    structlog.reset_defaults()
-    root.handlers[:] = before
-    root.setLevel(level)
+    return lambda: [line for line in map(json.loads, stream.getvalue().splitlines()) if "httpx" not in line["logger"]]
 
 
 def of_requests(logged: list[dict[str, Any]]) -> list[dict[str, Any]]:

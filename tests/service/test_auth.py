@@ -1,5 +1,6 @@
 """Test what each key allows, and that a change of the keys takes effect."""
 
+import base64
 import hmac
 import os
 from collections.abc import Iterator
@@ -21,17 +22,37 @@ TOKENS: dict[str, frozenset[KeyScope]] = {
     "prometheus": frozenset(("metrics",)),
     "operator": frozenset(("score", "metrics", "admin")),
 }
-OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json", "/", "/page/app.js", "/page/style.css")
+OPEN = (
+    "/health",
+    "/healthz",
+    "/readyz",
+    "/docs",
+    "/openapi.json",
+    "/",
+    "/page/app.js",
+    "/page/style.css",
+    "/page/logo.svg",
+    "/page/inter.woff2",
+    "/page/service.json",
+)
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/compare": PAIR,
     "/v1/compare/batch": {"items": [PAIR]},
     "/v1/rank": {"prompt": "p", "responses": ["x", "y"]},
     "/v1/rewards": {"prompt": "p", "responses": ["x", "y"]},
     "/v1/score": {"prompt": "p", "response": "x"},
+    "/v1/tokens": {"prompt": "p", "responses": ["x"]},
 }
 # What a request gets that is allowed: the model of these tests reads pairs.
 ALLOWED = {"/v1/score": 422, "/admin/reload": 202}
-NEEDS = dict.fromkeys([*BODIES, "/v1/models"], "score") | {"/metrics": "metrics", "/admin/reload": "admin"}
+NEEDS = dict.fromkeys([*BODIES, "/v1/models", "/v1/models/toy"], "score") | {
+    "/metrics": "metrics",
+    "/admin/reload": "admin",
+}
+
+
+def basic(name_and_password: str) -> str:
+    return base64.b64encode(name_and_password.encode()).decode()
 
 
 def entry(name: str, token: str | None = None, scopes: frozenset[KeyScope] = frozenset(("score",))) -> ApiKey:
@@ -77,10 +98,23 @@ def test_open_paths_need_no_key(guarded: Served, path: str, authorization: str |
 
 
 @pytest.mark.parametrize(
-    "authorization", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic scorer", "scorer", "Bearer \u00e9"]
+    "authorization",
+    [
+        *(None, "", "Bearer", "Bearer ", "Bearer wrong", "scorer", "Bearer \u00e9", f"Bearer {basic('x:scorer')}"),
+        *("Basic", "Basic scorer", "Basic \u00e9"),
+        *(f"Basic {basic(pair)}" for pair in ("x:wrong", "scorer:", "scorer", "scorer:x", "x:y:scorer", ":")),
+    ],
 )
 def test_every_other_path_needs_a_key(guarded: Served, authorization: str | None) -> None:
-    others = ("/admin/anything", "/nowhere", "/healthz/", "http://testserver//healthz", "/page/", "/healthz%2f")
+    others = (
+        "/admin/anything",
+        "/nowhere",
+        "/healthz/",
+        "http://testserver//healthz",
+        "/page/",
+        "/page/x.js/y",
+        "/healthz%2f",
+    )
     for path in (*NEEDS, *others):
         sent = {} if authorization is None else {b"Authorization": authorization.encode("latin-1")}
         reply = guarded.client.get(path, headers=sent)
@@ -91,8 +125,9 @@ def test_every_other_path_needs_a_key(guarded: Served, authorization: str | None
 
 @pytest.mark.parametrize("path", NEEDS)
 @pytest.mark.parametrize("token", TOKENS)
-def test_a_key_is_limited_to_its_scopes(guarded: Served, path: str, token: str) -> None:
-    reply = ask(guarded, path, f"bearer {token}")
+@pytest.mark.parametrize("scheme", ["bearer", "basic"])
+def test_a_key_is_limited_to_its_scopes(guarded: Served, path: str, token: str, scheme: str) -> None:
+    reply = ask(guarded, path, f"bearer {token}" if scheme == "bearer" else f"basic {basic(f'any name:{token}')}")
     if NEEDS[path] in TOKENS[token]:
         assert reply.status_code == ALLOWED.get(path, 200)
     else:
@@ -102,7 +137,7 @@ def test_a_key_is_limited_to_its_scopes(guarded: Served, path: str, token: str) 
 
 def test_every_operation_is_in_the_tables_above(guarded: Served) -> None:
     paths = guarded.client.get("/openapi.json").json()["paths"]
-    assert set(paths) - set(OPEN) == set(NEEDS)
+    assert {path.replace("{name}", "toy") for path in paths} - set(OPEN) == set(NEEDS)
     assert {path: required_scope(path) for path in NEEDS} == NEEDS
     assert required_scope("/admin/anything") == "admin"
 
@@ -115,9 +150,13 @@ def test_the_key_is_checked_before_the_body_is_read(guarded: Served) -> None:
 def test_openapi_declares_the_scheme_and_the_operations_that_need_it(guarded: Served, served: Served) -> None:
     for one, without_key in ((guarded, []), (served, [{}])):
         api = one.client.get("/openapi.json").json()
-        assert api["components"]["securitySchemes"] == {"bearer": {"type": "http", "scheme": "bearer"}}
-        assert api["paths"]["/v1/compare"]["post"]["security"] == [*without_key, {"bearer": ["score"]}]
-        assert api["paths"]["/metrics"]["get"]["security"] == [*without_key, {"bearer": ["metrics"]}]
+        schemes = ("bearer", "basic")
+        assert api["components"]["securitySchemes"] == {one: {"type": "http", "scheme": one} for one in schemes}
+        for operation, scope in (
+            (api["paths"]["/v1/compare"]["post"], "score"),
+            (api["paths"]["/metrics"]["get"], "metrics"),
+        ):
+            assert operation["security"] == [*without_key, *({one: [scope]} for one in schemes)]
         assert api["paths"]["/healthz"]["get"]["security"] == []
 
 

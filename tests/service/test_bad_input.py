@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.service.conftest import PAIR, Served
-from tinyrm import api
 from tinyrm.api import MAX_ITEMS, BatchRequest, CompareRequest
 from tinyrm.errors import InvalidInput
 
@@ -66,7 +65,11 @@ CASES = [
     Case("content that is an object", body(prompt=[{"role": "user", "content": {"text": "x"}}])),
     Case("silent assistant alone", body(prompt=[{"role": "assistant", "content": None}])),
     Case("call without a name", body(prompt=[{"role": "assistant", "tool_calls": [{"id": "1"}]}])),
-    Case("surrogate as a key of a part", body(prompt=[{"role": "user", "content": [{"\ud800": 1}]}])),
+    Case(
+        "surrogate as a key of a part",
+        body(prompt=[{"role": "user", "content": [{"\ud800": 1}]}]),
+        type="invalid_text",
+    ),
     Case("calls that are a number", body(prompt=[{"role": "assistant", "tool_calls": 5}])),
     Case("surrogate as the type of a part", body(prompt=[{"role": "user", "content": [{"type": "\ud800"}]}])),
     Case("response without messages", body(response_a=[])),
@@ -191,7 +194,9 @@ def test_a_body_at_the_limit_is_accepted(served: Served) -> None:
 def test_far_too_many_items_are_refused_before_all_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse early: a description of a million wrong items takes ten seconds and would block the service."""
     described = []
-    monkeypatch.setattr(api, "from_validation", lambda error, root: described.append(error) or InvalidInput(root))
+    monkeypatch.setattr(
+        "tinyrm.api.compare.from_validation", lambda error, root: described.append(error) or InvalidInput(root)
+    )
     with pytest.raises(ValidationError):
         BatchRequest.model_validate({"items": [1] * 8 * MAX_ITEMS})
     assert len(described) <= MAX_ITEMS + 1

@@ -114,7 +114,7 @@ def test_top_is_4_or_all_of_fewer_by_default_and_one_order_is_half_of_the_pairs(
 BAD = {
     "top of one": {"top": 1},
     "top beyond all": {"top": 7},
-    "top of more than a call may have": {"top": 129},
+    "top of more than a call may have": {"top": 1001},
     "no number": {"top": "many"},
     "top without a cascade": {"strategy": "swiss", "top": 3},
     "top without a strategy": {"strategy": "round_robin", "top": 3},

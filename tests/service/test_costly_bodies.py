@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from service.dialects.table import ALL_DIALECTS
 from service.http.body import MAX_PARTS, has_too_many_parts
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
-from tinyrm import api
 from tinyrm.api import MAX_MESSAGES
+from tinyrm.api import compare as api_compare
 
 # Of each kind, at each place of a body.
 MANY = 300
@@ -91,7 +92,7 @@ def test_every_route_refuses_at_the_first_error(every_route: Served, monkeypatch
         return from_validation(error, **options)
 
     from_validation = errors.from_validation
-    for module in (errors, api, context):
+    for module in (errors, api_compare, context):
         monkeypatch.setattr(module, "from_validation", counting)
     described = every_route.client.get("/openapi.json").json()
     schemas = described["components"]["schemas"]
@@ -120,7 +121,7 @@ def test_unknown_options_in_the_query_are_refused_at_the_first_one(
     monkeypatch.setattr(errors, "from_validation", lambda e, **o: counts.append(len(e)) or from_validation(e, **o))
     query = "&".join(f"k{i}=" for i in range(MANY))
     for path in (path for dialect in ALL_DIALECTS for path in dialect.paths):
-        reply = every_route.client.post(f"{path}?{query}", json={})
+        reply = every_route.client.request("GET" if path == "/info" else "POST", f"{path}?{query}", json={})
         assert reply.status_code == 422
         assert len(reply.content) < 300
     assert counts
@@ -128,6 +129,15 @@ def test_unknown_options_in_the_query_are_refused_at_the_first_one(
     reply = every_route.client.post("/rm?" + "k" * 5000, json={"prompt": "q", "response": "r"})
     assert "kkk" in reply.text
     assert len(reply.content) < 300
+
+
+def test_a_prompt_of_many_responses_is_written_once(every_route: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five million characters for each of a thousand responses would block the service for 14 seconds."""
+    written: list[Any] = []
+    monkeypatch.setattr(context, "json", SimpleNamespace(dumps=lambda it: written.append(it) or json.dumps(it)))
+    body = {"text_1": "What is 2 + 2?", "text_2": [f"{i}" for i in range(8)]}
+    assert len(every_route.client.post("/score", json=body).json()["data"]) == 8
+    assert written == ["What is 2 + 2?"]
 
 
 def test_a_long_key_is_not_sent_back(served: Served) -> None:
@@ -204,6 +214,10 @@ def test_null_is_the_default_of_every_optional_field_of_a_dialect(every_route: S
         "/rm": {"prompt": "q", "response": "r", "label": "s"},
         "/classify": {"input": "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\nr<|im_end|>"},
         "/v1/embeddings": {"input": "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\nr<|im_end|>"},
+        "/score": {"text_1": "q", "text_2": ["a", "b"]},
+        "/v1/score": {"text_1": "q", "text_2": ["a", "b"]},
+        "/pooling": {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]},
+        "/predict": {"inputs": [["q", "a"], ["q", "b"]]},
         "/rerank": {"query": "q", "texts": ["a", "b"]},
         "/v1/rerank": {"query": "q", "documents": ["a", "b"]},
         "/v2/rerank": {"query": "q", "documents": ["a", "b"]},
@@ -211,13 +225,16 @@ def test_null_is_the_default_of_every_optional_field_of_a_dialect(every_route: S
             "conversation_history": [{"role": "user", "content": "q"}],
             "response_objs": [{"output": [{"type": "message", "content": text}]} for text in "ab"],
         },
+        "/seed_session": {},
+        "/aggregate_metrics": {"verify_responses": [{"reward": 3.0}]},
         "/verify": {
             "responses_create_params": {"input": "q"},
             "response": {"output": [{"type": "message", "content": "a"}]},
         },
     }
     described = every_route.client.get("/openapi.json").json()
-    assert {path for dialect in ALL_DIALECTS for path in dialect.paths} == set(required)
+    without_optional_fields = {"/info", "/v1/score/evaluation"}
+    assert {path for dialect in ALL_DIALECTS for path in dialect.paths} - without_optional_fields == set(required)
     for path, body in required.items():
         schema = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         names = [one["$ref"] for one in schema.get("oneOf", schema.get("anyOf", [schema]))]

@@ -27,6 +27,7 @@ from tests.service.test_dialects_trainers import (
     response_object,
 )
 from tests.support.waiting import wait_until
+from tinyrm.api import MAX_MATRIX_RESPONSES
 from tinyrm.encoding import Encoding
 from tinyrm.errors import InvalidBundle, InvalidSettings
 
@@ -246,6 +247,12 @@ def test_a_group_scores_each_response_once(lone: Served, runs: Runs) -> None:
         assert (result["score_1"], result["score_2"]) == pytest.approx((1 + 4 * p, 5 - 4 * p), abs=1e-6)
 
 
+def test_a_large_group_has_no_list_of_all_its_pairs(lone: Served) -> None:
+    """Half a million of them would block the service for seconds."""
+    reply = post(lone, "/compare", group([f"x{i}" for i in range(MAX_MATRIX_RESPONSES + 1)]))
+    assert (len(reply["rewards"]), reply["comparison_results"]) == (MAX_MATRIX_RESPONSES + 1, [])
+
+
 def test_a_group_of_none_has_no_rewards(lone: Served) -> None:
     assert post(lone, "/compare", group([]))["rewards"] == []
 
@@ -297,7 +304,7 @@ def test_a_sample_beyond_its_deadline_is_dropped(lone: Served) -> None:
         ("/rm?model=other", {"prompt": PROMPT, "response": "x"}, 404, "unknown_model"),
         ("/verify?domain=cooking", rollout("x"), 422, "unknown_domain"),
         ("/rerank", TEI | {"query": ""}, 422, "invalid_request"),
-        ("/get_reward", openrlhf("x", {"answer": 4}), 422, "invalid_input"),
+        ("/get_reward?labels=reference", openrlhf("x", {"answer": 4}), 422, "invalid_input"),
         ("/classify", {"input": "no template"}, 422, "invalid_input"),
     ],
 )
@@ -312,10 +319,23 @@ def test_bad_input_is_refused(lone: Served, path: str, body: Any, status: int, k
 
 
 def test_empty_responses_and_lone_surrogates_are_scored_as_other_dialect_texts_are(lone: Served) -> None:
-    assert post(lone, "/get_reward", openrlhf(""))["rewards"] == [score(lone, " ")]
+    assert post(lone, "/get_reward?empty=judge", openrlhf(""))["rewards"] == [score(lone, " ")]
     content = '{"prompt": "What is 2 + 2?", "response": "a \\ud83d"}'
     reply = lone.client.post("/rm", content=content)
     assert (reply.status_code, reply.json()) == (200, score(lone, "a \ufffd"))
+
+
+def test_empty_responses_score_far_below_the_mean_or_less(lone: Served) -> None:
+    empty = post(lone, "/get_reward", openrlhf("<|im_end|>\n"))
+    scale = lone.pipeline.manifest.score_scale
+    assert scale
+    assert empty["rewards"] == [min(-3.0, score(lone, " "))]
+    worst = -3 * scale.std / lone.pipeline.manifest.temperature
+    assert empty["scores"] == pytest.approx([1 / (1 + np.exp(-worst))])
+    both = post(lone, "/compare", group([RESPONSES[0], ""]))["rewards"]
+    assert both == pytest.approx([post(lone, "/compare", group([text]))["rewards"][0] for text in (RESPONSES[0], "")])
+    labelled = post(lone, "/get_reward", openrlhf("", "The sum is 4."))["rewards"]
+    assert labelled[0] <= 1 / (1 + np.exp(3.0)) + 1e-9
 
 
 def test_metrics_count_a_sample_as_a_response_and_no_cohort(lone: Served) -> None:
@@ -377,8 +397,8 @@ def test_one_of_several_processes_scores_alone_what_can_be_and_names_what_cannot
             reply = one.client.post(f"{path}?domain=safety", json=body)
             assert (reply.status_code, reply.json()["error"]["type"]) == (422, "not_pointwise")
             assert "several processes" in reply.json()["error"]["message"]
-        p = one.compare(prompt=PROMPT, response_a="4", response_b="5", domain="safety")["probability_a"]
-        labelled = post(one, "/get_reward?domain=safety", openrlhf("4", "5"))
+        p = one.compare(prompt=PROMPT, response_a="4", response_b="It is 5.", domain="safety")["probability_a"]
+        labelled = post(one, "/get_reward?domain=safety", openrlhf("4", "It is 5."))
         assert labelled["rewards"] == pytest.approx([p], abs=1e-6), "a reference needs no cohort"
         assert len(post(one, "/compare?domain=safety", group(RESPONSES))["rewards"]) == 4, "nor a whole group"
         assert one.client.portal
@@ -388,10 +408,11 @@ def test_one_of_several_processes_scores_alone_what_can_be_and_names_what_cannot
 
 
 def test_cohorts_of_several_processes_are_refused_at_the_start_if_every_model_reads_pairs(
-    bundle_folder: Path, pair_cls_bundle_folder: Path, response_bundle_folder: Path, tmp_path: Path
+    bundle_folder: Path, response_bundle_folder: Path, tmp_path: Path
 ) -> None:
-    both: dict[str, Any] = {"model": bundle_folder, "specialists": f"safety={pair_cls_bundle_folder}"}
-    with pytest.raises(InvalidSettings, match=r"TINYRM_DIALECTS=slime needs TINYRM_WORKERS=1.* toy@\w+ and toy@\w+:"):
+    changed_copy(bundle_folder, tmp_path / "other", name="other")
+    both: dict[str, Any] = {"model": bundle_folder, "specialists": f"safety={tmp_path / 'other'}"}
+    with pytest.raises(InvalidSettings, match=r"TINYRM_DIALECTS=slime needs TINYRM_WORKERS=1.* toy@\w+ and other@\w+:"):
         check_settings(Settings(dialects="slime,rerank", workers=2, **both))
     check_settings(Settings(dialects="rerank", workers=2, **both))
     check_settings(Settings(dialects=ALL, workers=2, model=response_bundle_folder))

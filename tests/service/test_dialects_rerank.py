@@ -23,6 +23,12 @@ def reranker(bundle_folder: Path) -> Iterator[Served]:
         yield one
 
 
+@pytest.fixture(scope="module")
+def pointwise_reranker(response_bundle_folder: Path) -> Iterator[Served]:
+    with serve(Settings(model=response_bundle_folder, dialects="rerank")) as one:
+        yield one
+
+
 def best_first(served: Served, scale: str = "unit", texts: list[str] = TEXTS) -> list[tuple[int, Any]]:
     body = {"prompt": QUERY, "responses": texts, "scale": scale}
     scores = served.client.post("/v1/rewards", json=body).json()["rewards"]
@@ -98,13 +104,31 @@ def test_errors_of_tei_have_its_shape(reranker: Served, body: bytes, status: int
         (COHERE | {"top_n": 0}, 422, "invalid_request"),
         (COHERE | {"documents": [{"title": "x"}]}, 422, "invalid_request"),
         (COHERE | {"model": "rerank-v3.5"}, 404, "unknown_model"),
-        (COHERE | {"documents": ["x"] * 129}, 422, "invalid_request"),
+        (COHERE | {"documents": ["x"] * 1001}, 422, "invalid_request"),
     ],
 )
 @pytest.mark.parametrize("path", ["/rerank", "/v2/rerank"])
 def test_errors_of_others_have_ours(reranker: Served, path: str, body: Any, status: int, kind: str) -> None:
     reply = reranker.client.post(path, json=body)
     assert (reply.status_code, reply.json()["error"]["type"]) == (status, kind), reply.text
+
+
+def test_a_thousand_documents_are_reranked_by_a_model_that_scores_alone(pointwise_reranker: Served) -> None:
+    texts = [f"{n} and {n}" for n in range(1000)]
+    reply = pointwise_reranker.client.post("/v2/rerank", json={"query": QUERY, "documents": texts, "top_n": 3})
+    assert [result["index"] for result in reply.json()["results"]] == [
+        result["index"]
+        for result in pointwise_reranker.client.post("/v2/rerank", json={"query": QUERY, "documents": texts}).json()[
+            "results"
+        ][:3]
+    ]
+    assert len(reply.json()["results"]) == 3
+
+
+def test_more_documents_than_pairs_can_be_compared_in_one_call_are_refused(reranker: Served) -> None:
+    reply = reranker.client.post("/v2/rerank", json={"query": QUERY, "documents": ["x"] * 1000})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (422, "invalid_input")
+    assert "5500 comparisons, at most 2048" in reply.json()["error"]["message"]
 
 
 def test_a_full_queue_is_overloaded_in_every_dialect(reranker: Served, monkeypatch: pytest.MonkeyPatch) -> None:

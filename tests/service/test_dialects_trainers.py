@@ -132,11 +132,33 @@ def test_slime_gets_a_bare_number(patient: Served) -> None:
     assert one.json() == beats(patient, "4", "2 + 2 = 5.")
 
 
-@pytest.mark.parametrize("label", [{"answer": 4}, [4], True])
-def test_slime_labels_may_be_anything_as_long_as_they_are_ignored(hasty: Served, label: Any) -> None:
+BARE = [4, 0.5, True, {"answer": 4}, [4], "4", " -1,000.5 ", "3/4", "12%", "1e-5", "$\\boxed{4}$", "\\(4\\)", "#### 72"]
+
+
+@pytest.mark.parametrize("label", [*BARE, "B", "(b)", " "])
+def test_a_label_that_no_response_can_be_compared_with_is_ignored(patient: Served, label: Any) -> None:
     body = {"prompt": CHATML, "response": "4", "label": label}
-    assert hasty.client.post("/rm?labels=ignore", json=body).json() == 0.0
-    refused = hasty.client.post("/rm", json=body)
+    reply = patient.client.post("/rm?group_size=1", json=body)
+    assert (reply.json(), reply.headers["X-TinyRM-Partial"]) == (0.0, "true")
+
+
+@pytest.mark.parametrize("label", ["4 apples", "x = 4", "No", "A. 4", "1 2 3 " * 20, "\\frac{1}{2}"])
+def test_a_label_that_is_a_text_is_a_reference(patient: Served, label: str) -> None:
+    body = {"prompt": CHATML, "response": "4", "label": label}
+    assert patient.client.post("/rm?group_size=1", json=body).json() == beats(patient, "4", label)
+
+
+def test_every_text_and_number_may_be_a_reference(patient: Served) -> None:
+    body = {"prompt": CHATML, "response": "2 + 2 = 4.", "label": 5}
+    reply = patient.client.post("/rm?labels=reference", json=body)
+    assert reply.json() == beats(patient, "2 + 2 = 4.", "5")
+    assert "X-TinyRM-Partial" not in reply.headers
+
+
+@pytest.mark.parametrize("label", [{"answer": 4}, [4], True])
+def test_other_labels_are_no_references(patient: Served, label: Any) -> None:
+    body = {"prompt": CHATML, "response": "4", "label": label}
+    refused = patient.client.post("/rm?labels=reference", json=body)
     assert (refused.status_code, refused.json()["error"]["type"]) == (422, "invalid_input")
     assert "labels=ignore" in refused.json()["error"]["message"]
 
@@ -256,6 +278,31 @@ def test_nemo_gym_rollouts_come_back_with_their_rewards(patient: Served) -> None
         assert reply == body | {"reward": reply["reward"], "partial": False}
 
 
+def test_nemo_gym_groups_may_have_no_history(patient: Served) -> None:
+    body = {"conversation_history": [], "response_objs": [response_object(text) for text in RESPONSES]}
+    reply = patient.client.post("/compare", json=body).json()
+    assert [(reward - 1) / 4 for reward in reply["rewards"]] == rewards(patient, "unit", prompt=" ")
+
+
+def test_nemo_gym_agents_begin_and_end_a_collection(patient: Served) -> None:
+    """Compared with NeMo-Gym's own numbers in tests/clients."""
+    task = {"responses_create_params": {"input": []}, "_ng_task_index": 3}
+    assert patient.client.post("/seed_session", json=task).json() == {}
+    assert patient.client.post("/seed_session", json={}).json() == {}
+    huge, usage = 10**400, {"usage": {"output_tokens": 5, "details": {}}}
+    replies = [
+        {"_ng_task_index": 3, "_ng_rollout_index": 1, "reward": 4.0, "partial": False, "response": usage},
+        {"_ng_task_index": 3, "_ng_rollout_index": 0, "reward": 2.0, "huge": huge, "text": "x", "none": None},
+    ]
+    reply = patient.client.post("/aggregate_metrics", json={"verify_responses": replies}).json()
+    assert reply["key_metrics"] == {"mean/reward": 3.0, "mean/partial": 0.0, "mean/output_tokens": 5.0}
+    assert reply["agent_metrics"]["std/reward"] == pytest.approx(2**0.5)
+    (group,) = reply["group_level_metrics"]
+    assert [info["rollout_id"] for info in group["rollout_infos"]] == ["3:0", "3:1"]
+    empty = patient.client.post("/aggregate_metrics", json={"verify_responses": []})
+    assert empty.json() == {"group_level_metrics": [], "agent_metrics": {}, "key_metrics": {}}
+
+
 # All of them
 
 
@@ -269,16 +316,55 @@ def test_a_sample_of_an_incomplete_group_gets_a_partial_reply(hasty: Served) -> 
     assert (hasty.metric("tinyrm_cohorts_open"), hasty.metric("tinyrm_cohort_samples")) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/get_reward", openrlhf("4")),
-        ("/rm", {"prompt": PROMPT, "response": "4"}),
-        ("/classify", {"input": f"{CHATML}4<|im_end|>"}),
-        ("/v1/embeddings", {"input": f"{CHATML}4<|im_end|>"}),
-        ("/verify", {"responses_create_params": {"input": PROMPT}, "response": response_object("4")}),
-    ],
-)
+SAMPLES: dict[str, dict[str, Any]] = {
+    "/get_reward": openrlhf("4"),
+    "/rm": {"prompt": PROMPT, "response": "4"},
+    "/classify": {"input": f"{CHATML}4<|im_end|>"},
+    "/v1/embeddings": {"input": f"{CHATML}4<|im_end|>"},
+    "/verify": {"responses_create_params": {"input": PROMPT}, "response": response_object("4")},
+}
+
+
+@pytest.mark.parametrize(("path", "body"), SAMPLES.items())
+def test_a_group_of_one_is_neutral_at_once_and_marked(patient: Served, path: str, body: dict[str, Any]) -> None:
+    dialect = {"/get_reward": "openrlhf", "/rm": "slime", "/verify": "nemo-gym"}.get(path, "verl")
+    before = patient.metric("tinyrm_partial_rewards_total", endpoint=dialect)
+    reply = patient.client.post(f"{path}?group_size=1", json=body | {"use_activation": False})
+    assert reply.status_code == 200
+    assert reply.headers["X-TinyRM-Partial"] == "true"
+    assert patient.metric("tinyrm_partial_rewards_total", endpoint=dialect) == before + 1
+    neutral: dict[str, Any] = {
+        "/get_reward": lambda: reply.json()["rewards"] == [0.0] and reply.json()["extra_logs"]["partial"] == [1.0],
+        "/rm": lambda: reply.json() == 0.0,
+        "/classify": lambda: reply.json()["data"][0]["probs"] == [0.0] and reply.json()["data"][0]["partial"],
+        "/v1/embeddings": lambda: reply.json()["data"][0]["embedding"] == [0.0] and reply.json()["data"][0]["partial"],
+        "/verify": lambda: reply.json()["reward"] == 3.0 and reply.json()["partial"],
+    }
+    assert neutral[path](), reply.text
+
+
+def test_the_query_of_the_url_may_refuse_incomplete_groups(hasty: Served) -> None:
+    reply = hasty.client.post("/rm?partial=refuse", json=SAMPLES["/rm"])
+    assert (reply.status_code, reply.json()["error"]["type"]) == (503, "incomplete_group")
+    assert "X-TinyRM-Partial" not in reply.headers
+    kept = hasty.client.post("/rm?partial=score", json=SAMPLES["/rm"])
+    assert (kept.status_code, kept.headers["X-TinyRM-Partial"]) == (200, "true")
+
+
+def test_copies_that_fill_a_batch_of_verl_are_answered_at_once(patient: Served) -> None:
+    bodies = [{"input": CHATML + text + "<|im_end|>\n", "use_activation": False} for text in RESPONSES]
+    judged = [reply.json()["data"] for reply in at_once(patient, "/classify?group_id=step-7", bodies)]
+    for at in (1, 0, 1):
+        copy = patient.client.post("/classify?group_id=step-7", json=bodies[at])
+        assert copy.json()["data"] == judged[at]
+        assert "X-TinyRM-Partial" not in copy.headers
+    deadline = {"X-Request-Timeout-Ms": "100"}
+    for other in ("?group_id=step-8", "?group_id=step-7&group_size=3", "?group_id=step-7&copies=join"):
+        waiting = patient.client.post(f"/classify{other}", json=bodies[0], headers=deadline)
+        assert waiting.status_code == 504, "it is not of that group"
+
+
+@pytest.mark.parametrize(("path", "body"), SAMPLES.items())
 def test_a_sample_of_an_incomplete_group_may_be_refused_so_that_it_is_sent_again(
     bundle_folder: Path, path: str, body: dict[str, Any]
 ) -> None:
@@ -354,20 +440,30 @@ def test_half_a_surrogate_pair_does_not_let_the_other_samples_wait(patient: Serv
     messages = [{"role": "user", "content": "\udfff?"}]
     assert sent("/get_reward?group_size=2", [openrlhf(text, prompt=f"{CHATML}\ud83d") for text in texts]) == [200] * 2
     assert sent("/rm?group_size=2", [{"prompt": messages, "response": text} for text in texts]) == [200] * 2
-    assert sent("/classify?group_size=2", [{"input": f"{CHATML}{text}<|im_end|>"} for text in texts]) == [200] * 2
+    # Not the prompt of other tests, whose groups copies would be answered from.
+    chatml = CHATML.replace(PROMPT, "Half of what?")
+    assert sent("/classify?group_size=2", [{"input": f"{chatml}{text}<|im_end|>"} for text in texts]) == [200] * 2
     rollouts = [{"responses_create_params": {"input": messages}, "response": response_object(text)} for text in texts]
     assert sent("/verify?group_size=2", rollouts) == [200] * 2
 
 
 def test_a_refused_label_says_what_to_do(patient: Served) -> None:
-    reply = patient.client.post("/get_reward", json=openrlhf("4", {"answer": 4}))
+    reply = patient.client.post("/get_reward?labels=reference", json=openrlhf("4", {"answer": 4}))
     assert reply.status_code == 422
     assert "add ?labels=ignore to the URL" in reply.json()["error"]["message"]
 
 
-def test_an_empty_response_is_a_response(patient: Served) -> None:
-    replies = at_once(patient, "/get_reward?group_size=2", [openrlhf(""), openrlhf("4")])
-    assert [reply.status_code for reply in replies] == [200, 200]
+def test_an_empty_response_is_last_unless_it_is_to_be_judged(patient: Served) -> None:
+    texts = ["", *RESPONSES[:2], "<|im_end|>"]
+    got = [reply.json()["rewards"][0] for reply in at_once(patient, "/get_reward", [openrlhf(text) for text in texts])]
+    assert got == rewards(patient, "zero_mean", texts)
+    assert got[0] == got[3] == pytest.approx(min(got[1:3]) - 3)
+    judged = at_once(patient, "/get_reward?empty=judge", [openrlhf(text) for text in texts])
+    expected = rewards(patient, "zero_mean", [" ", *RESPONSES[:2], " "], empty="judge")
+    assert [reply.json()["rewards"][0] for reply in judged] == expected
+    assert expected != got
+    labelled = patient.client.post("/rm", json={"prompt": CHATML, "response": "", "label": "The sum is 4."}).json()
+    assert labelled <= 1 / (1 + 2.718**3) + 1e-3
 
 
 @pytest.mark.parametrize(
@@ -376,7 +472,8 @@ def test_an_empty_response_is_a_response(patient: Served) -> None:
         ("/get_reward?domain=cooking", openrlhf("x"), 422, "unknown_domain"),
         ("/get_reward?model=other", openrlhf("x"), 404, "unknown_model"),
         ("/get_reward?group_sise=4", openrlhf("x"), 422, "invalid_request"),
-        ("/get_reward?group_size=1", openrlhf("x"), 422, "invalid_request"),
+        ("/get_reward?group_size=0", openrlhf("x"), 422, "invalid_request"),
+        ("/get_reward?partial=maybe", openrlhf("x"), 422, "invalid_request"),
         ("/get_reward", openrlhf("x", prompt=""), 422, "invalid_input"),
         ("/get_reward", {"query": "text"}, 422, "invalid_request"),
         ("/rm", {"prompt": [{"speaker": "h"}], "response": "x"}, 422, "unknown_form"),
@@ -393,7 +490,8 @@ def test_an_empty_response_is_a_response(patient: Served) -> None:
         ("/rm", {"prompt": "x", "response": None}, 422, "invalid_request"),
         ("/classify", {"input": "no template"}, 422, "invalid_input"),
         ("/classify", {"model": "x"}, 422, "invalid_request"),
-        ("/compare", {"conversation_history": [], "response_objs": []}, 422, "invalid_request"),
+        ("/compare", {"conversation_history": "?", "response_objs": []}, 422, "invalid_request"),
+        ("/aggregate_metrics", {"verify_responses": [3.0]}, 422, "invalid_request"),
         ("/verify", {"response": {"output": []}}, 422, "invalid_request"),
         ("/verify", {"responses_create_params": {"input": []}, "response": {"output": []}}, 422, "invalid_input"),
     ],
@@ -445,10 +543,11 @@ def test_one_bad_text_of_a_list_is_refused_with_the_list(patient: Served) -> Non
 
 
 def test_a_sample_beyond_its_deadline_leaves_its_cohort(patient: Served) -> None:
+    before = patient.metric("tinyrm_shed_requests_total", reason="deadline_exceeded")
     reply = patient.client.post("/get_reward", json=openrlhf("x"), headers={"X-Request-Timeout-Ms": "200"})
     assert (reply.status_code, reply.json()["error"]["type"]) == (504, "deadline_exceeded")
     assert (patient.metric("tinyrm_cohorts_open"), patient.metric("tinyrm_cohort_samples")) == (0, 0)
-    assert patient.metric("tinyrm_shed_requests_total", reason="deadline_exceeded") == 1
+    assert patient.metric("tinyrm_shed_requests_total", reason="deadline_exceeded") == before + 1
 
 
 def test_requests_are_counted_by_their_dialect(patient: Served) -> None:
@@ -456,13 +555,13 @@ def test_requests_are_counted_by_their_dialect(patient: Served) -> None:
     requests = "tinyrm_requests_total"
     assert {dict(labels)["endpoint"] for name, labels in series if name == requests} >= set(TRAINERS.split(","))
     before = patient.metric(requests, endpoint="openrlhf", status="200")
-    patient.client.post("/get_reward", json=openrlhf("4", "5"))
+    patient.client.post("/get_reward", json=openrlhf("4", "It is 5."))
     assert patient.metric(requests, endpoint="openrlhf", status="200") == before + 1
 
 
 def test_dialects_are_off_by_default(served: Served, patient: Served) -> None:
     documented = served.client.get("/openapi.json").json()["paths"]
-    for path in EVERY_PATH:
+    for path in set(EVERY_PATH) - {"/v1/score"}:  # the service's own
         assert served.client.post(path, json={}).status_code == 404
         assert path not in documented
     paths = patient.client.get("/openapi.json").json()["paths"]
@@ -473,7 +572,8 @@ def test_dialects_are_off_by_default(served: Served, patient: Served) -> None:
 
 def test_unknown_dialects_are_refused_at_the_start(bundle_folder: Path) -> None:
     with pytest.raises(
-        InvalidSettings, match=r"no dialect klingon; available: openrlhf, slime, verl, nemo-gym, rerank"
+        InvalidSettings,
+        match=r"no dialect klingon; available: openrlhf, slime, verl, nemo-gym, rerank, vllm, sglang, llamafactory",
     ):
         create_app(create_state(Settings(model=bundle_folder, dialects="slime,klingon")))
 

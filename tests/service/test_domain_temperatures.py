@@ -50,6 +50,42 @@ def test_every_route_divides_by_the_temperature_of_the_domain(
         assert (card["temperature"], card["temperatures"]) == (2.0, {"safety": 6.0})
 
 
+def test_one_order_is_divided_by_the_temperature_that_fits_one(bundle_folder: Path, tmp_path: Path) -> None:
+    """With `swap: auto`, too, where the first order was enough; whether it is, the temperature of both decides."""
+    with serve(changed(bundle_folder, tmp_path / "before")) as served:
+        before = {swap: post(served, "/v1/compare", **TEXTS, swap=swap)["margin"] for swap in ("off", "on")}
+    own = OWN | {"temperature_one_order": 8.0}
+    fields = {"temperature_one_order": 3.0, "temperatures": {"safety": own}}
+    for share, sequences in ((0.99, 1), (1.01, 2)):
+        auto = {"margin": share * abs(before["off"]), "pairs": 90, "saved": 0.5, "flips": 0.0, "max_flips": 0.005}
+        with serve(changed(bundle_folder, tmp_path / f"own-{sequences}", auto_swap=auto, **fields)) as served:
+            replies = {swap: post(served, "/v1/compare", **TEXTS, swap=swap) for swap in ("off", "on", "auto")}
+            safety = post(served, "/v1/compare", **TEXTS, **SAFETY, swap="off")["margin"]
+            same = post(served, "/v1/compare", **TEXTS, **SAME_TEXT, swap="off")["margin"]
+            card = served.client.get("/v1/models").json()["models"][0]
+        assert replies["off"]["margin"] == pytest.approx(before["off"] * 2 / 3, rel=1e-4)
+        assert replies["on"]["margin"] == pytest.approx(before["on"], rel=1e-4)
+        assert replies["auto"]["usage"]["sequences"] == sequences
+        assert replies["auto"]["margin"] == replies["off" if sequences == 1 else "on"]["margin"]
+        assert safety == pytest.approx(same * 3 / 8, rel=1e-4)
+        assert (card["temperature_one_order"], card["temperatures_one_order"]) == (3.0, {"safety": 8.0})
+
+
+@pytest.mark.parametrize("which", [{}, SAFETY], ids=["general", "safety"])
+def test_each_order_is_given_as_it_would_be_alone(bundle_folder: Path, tmp_path: Path, which: dict[str, str]) -> None:
+    fields = {"temperature_one_order": 3.0, "temperatures": {"safety": OWN | {"temperature_one_order": 8.0}}}
+    exchanged = TEXTS | {"response_a": TEXTS["response_b"], "response_b": TEXTS["response_a"]}
+    with serve(changed(bundle_folder, tmp_path / "own", **fields)) as served:
+        both, one = (post(served, "/v1/compare", **TEXTS, **which, swap=swap) for swap in ("on", "off"))
+        other = post(served, "/v1/compare", **exchanged, **which, swap="off")
+        (item,) = post(served, "/v1/compare/batch", items=[TEXTS | which | {"swap": "on"}])["results"]
+    assert one["orders"] == {"a_first": one["probability_a"], "b_first": None}
+    assert both["orders"]["a_first"] == pytest.approx(one["probability_a"], abs=1e-6)
+    assert both["orders"]["b_first"] == pytest.approx(other["probability_b"], abs=1e-6)
+    assert both["orders"]["a_first"] != pytest.approx(both["orders"]["b_first"], abs=1e-4), "the model has a bias"
+    assert item["orders"] == pytest.approx(both["orders"], abs=1e-5)
+
+
 def test_log_odds_of_a_single_score_are_at_the_temperature_of_the_domain(pointwise: Served) -> None:
     scores = [pointwise.pipeline.make_score(3.0, Truncation(), 1, Temperature(value)) for value in (1.0, 4.0)]
     assert scores[1].log_odds == pytest.approx(scores[0].log_odds / 4)

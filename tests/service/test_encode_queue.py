@@ -4,10 +4,12 @@ import asyncio
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from service.scoring.encode_queue import SHORT_CHARACTERS, EncodeLane, EncodeQueue
+from tests.service.conftest import PAIR, Served
 from tests.support.waiting import PATIENCE_S
 from tinyrm.deadline import Deadline
 from tinyrm.errors import DeadlineExceeded, Overloaded, ShuttingDown, TinyRMError
@@ -173,13 +175,14 @@ def test_short_texts_are_encoded_while_long_ones_fill_their_threads_and_queue() 
 
 
 @pytest.mark.parametrize(
-    ("engine_wait_s", "deadline", "refused"),
-    [(0.0, FOREVER, False), (9.9, FOREVER, True), (0.0, Deadline.after(3600), False), (0.0, Deadline.after(0), True)],
+    ("engine_wait_s", "left_s", "refused"),
+    [(0.0, None, False), (9.9, None, True), (0.0, 3600, False), (0.0, 0, True)],
 )
 def test_a_backlog_counts_as_wait_together_with_the_engines(
-    engine_wait_s: float, deadline: Deadline, refused: bool
+    engine_wait_s: float, left_s: float | None, refused: bool
 ) -> None:
     """The backlog takes about a second."""
+    deadline = Deadline.after(left_s)
 
     async def scenario() -> None:
         queue, gated = EncodeQueue(1, max_wait_s=10), Gated()
@@ -200,3 +203,22 @@ def test_a_backlog_counts_as_wait_together_with_the_engines(
         queue.shut_down()
 
     asyncio.run(scenario())
+
+
+def test_a_short_comparison_waits_for_no_thread_beside_others_and_an_item_of_a_list_does(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_threads: list[int] = []
+
+    async def run(work: Callable[[], Any], characters: int, *_: object) -> Any:
+        in_threads.append(characters)
+        return work()
+
+    monkeypatch.setattr(served.pipeline.texts.queue, "run", run)
+    with served.pipeline.active():
+        assert served.client.post("/v1/compare", json=PAIR).status_code == 200
+        assert not in_threads
+        assert served.client.post("/v1/compare", json=PAIR | {"prompt": "x " * 2000}).status_code == 200
+        assert len(in_threads) == 1
+        assert served.client.post("/v1/compare/batch", json={"items": [PAIR, PAIR]}).status_code == 200
+        assert len(in_threads) == 3

@@ -29,7 +29,7 @@ def test_the_service_gives_a_gpu_its_batch_and_two_runs(bundle_folder: Path) -> 
     sequence = Encoding(np.array([1, TOGETHER, 4, 2]), Truncation())
 
     async def start(settings: Settings, bundle: Bundle) -> EngineProcess:
-        engine = EngineProcess(bundle, EngineProcessOptions(), probe, timeout_s=60, module="tests.service.gpu_engine")
+        engine = EngineProcess(bundle, EngineProcessOptions(), lambda: probe, 60, module="tests.service.gpu_engine")
         await engine.start()
         return engine
 

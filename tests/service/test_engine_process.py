@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 
 from service.engine import engine_process
 from service.engine.engine_process import EngineProcess, wait_awake
-from service.engine.pinned import pin
+from service.engine.pinned import open_pinned
 from service.engine.worker import EngineProcessOptions
 from service.process import FAILURE
 from tests.service import faulty_engine as fault
@@ -45,10 +46,9 @@ def probe(bundle: Bundle) -> Encoding:
 
 @asynccontextmanager
 async def running(bundle_folder: Path, *, timeout_s: float = 1.0, streams: int = 1) -> AsyncIterator[EngineProcess]:
-    bundle = Bundle.open(bundle_folder)
     options = EngineProcessOptions(EngineOptions(streams=streams), peak_gflops_per_s=100)
-    bundle = pin(bundle, options.engine)
-    engine = EngineProcess(bundle, options, probe(bundle), timeout_s, module=FAULTY)
+    bundle = open_pinned(bundle_folder, options.engine)
+    engine = EngineProcess(bundle, options, partial(probe, bundle), timeout_s, module=FAULTY)
     await engine.start()
     try:
         await until(lambda: engine.unhealthy_reason() is None)
@@ -166,7 +166,7 @@ def test_an_engine_that_cannot_start_reports_the_reason(bundle_folder: Path) -> 
     async def scenario() -> None:
         bundle = Bundle.open(bundle_folder)
         options = EngineProcessOptions(EngineOptions("onnxruntime-cuda"))
-        await EngineProcess(bundle, options, probe(bundle), 1.0).start()
+        await EngineProcess(bundle, options, partial(probe, bundle), 1.0).start()
 
     with pytest.raises(EngineUnavailable, match="CUDAExecutionProvider"):
         asyncio.run(scenario())
@@ -195,9 +195,8 @@ def test_a_lost_engine_is_replaced_while_the_shared_threads_are_busy(bundle_fold
 def test_an_engine_opens_the_revision_that_is_served_or_none(bundle_folder: Path) -> None:
     """Without private copies, as on systems that have no files in memory, the folder must hold the same bundle."""
     manifest = Bundle.open(bundle_folder).manifest.model_copy(update={"revision": "of-yesterday"})
-    engine = EngineProcess(
-        Bundle(bundle_folder, manifest), EngineProcessOptions(), probe(Bundle.open(bundle_folder)), 1.0
-    )
+    known = partial(probe, Bundle.open(bundle_folder))
+    engine = EngineProcess(Bundle(bundle_folder, manifest), EngineProcessOptions(), known, 1.0)
     with pytest.raises(InvalidBundle, match=r"holds toy@\w+ now, and toy@of-yesterday is served; reload"):
         asyncio.run(engine.start())
 

@@ -32,6 +32,7 @@ KINDS = sorted(family(TinyRMError), key=lambda kind: kind.__name__)
 
 # What clients rely on. A change here breaks them.
 EXPECTED = {
+    "BundleUnavailable": (500, "bundle_unavailable"),
     "IncompleteGroup": (503, "incomplete_group"),
     "Mismatch": (422, "mismatch"),
     "MissingText": (422, "missing_text"),
@@ -147,8 +148,9 @@ def test_drained_service_is_not_ready_and_refuses_with_503(fresh: Served) -> Non
     reply = fresh.client.post("/v1/compare", json=PAIR)
     assert (reply.status_code, reply.json()["error"]["type"]) == (503, "shutting_down")
     assert int(reply.headers["Retry-After"]) >= 1
-    readiness = fresh.client.get("/readyz")
-    assert (readiness.status_code, readiness.json()["error"]["type"]) == (503, "not_ready")
+    for path in ("/readyz", "/health"):
+        readiness = fresh.client.get(path)
+        assert (readiness.status_code, readiness.json()["error"]["type"]) == (503, "not_ready")
     assert fresh.client.get("/healthz").status_code == 200
 
 

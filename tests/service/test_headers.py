@@ -1,7 +1,5 @@
 """Test the headers for browsers, and that /docs works with them."""
 
-import base64
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_api
 from service.dialects.table import ALL_DIALECTS
-from service.http.headers import SecurityHeadersMiddleware
+from service.http.headers import ReplyHeadersMiddleware
 from service.settings import Settings
 from tests.service.conftest import PAIR, Served, serve
 from tests.service.test_auth import entry, write
@@ -35,7 +33,7 @@ def open_to_pages(bundle_folder: Path) -> Iterator[Served]:
         ("POST", "/v1/compare", b"{"),
         ("GET", "/metrics", None),
         ("GET", "/nowhere", None),
-        ("GET", "/docs", None),
+        ("GET", "/openapi.json", None),
         ("GET", "/v1/compare", None),
     ],
 )
@@ -64,9 +62,10 @@ def all_routes(app: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("path", [*routes("GET"), "/nowhere"])
 def test_head_is_get_without_the_body(served: Served, path: str) -> None:
+    path = path.format(name="app.js" if path.startswith("/page/") else "toy")
     got, headed = served.client.get(path), served.client.head(path)
     assert (headed.status_code, headed.content) == (got.status_code, b"")
-    assert got.status_code == (404 if path == "/nowhere" else 200)
+    assert got.status_code == (404 if path in ("/nowhere", "/info") else 200), "/info is a dialect's, which is off"
     varying = {"x-request-id", "content-length" if path == "/metrics" else ""}
     assert {name: value for name, value in headed.headers.items() if name not in varying} == {
         name: value for name, value in got.headers.items() if name not in varying
@@ -90,30 +89,18 @@ def directives(policy: str) -> dict[str, list[str]]:
     return {name: sources for name, *sources in (part.split() for part in policy.split(";"))}
 
 
-def test_docs_may_run_what_they_need_and_nothing_else(served: Served) -> None:
+def test_docs_may_run_its_own_files_and_nothing_else(served: Served) -> None:
     reply = served.client.get("/docs")
     policy = directives(reply.headers["Content-Security-Policy"])
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == ["'none'"]
     assert policy["connect-src"] == ["'self'"], "the page reads /openapi.json and tries calls out"
-    assert "'unsafe-inline'" not in policy["script-src"]
-    assert "'unsafe-eval'" not in policy["script-src"]
-    inline = re.findall(r"<script>(.*?)</script>", reply.text, flags=re.DOTALL)
-    assert len(inline) == 1
-    digest = base64.b64encode(hashlib.sha256(inline[0].encode()).digest()).decode()
-    assert f"'sha256-{digest}'" in policy["script-src"]
-    kinds = {
-        "script-src": r'<script src="([^"]+)"',
-        "style-src": r'rel="stylesheet" href="([^"]+)"',
-        "img-src": r'rel="shortcut icon" href="([^"]+)"',
-    }
-    for kind, pattern in kinds.items():
-        (address,) = re.findall(pattern, reply.text)
-        assert any(source.endswith("/") and address.startswith(source) for source in policy[kind]), kind
+    assert policy["script-src"] == policy["style-src"] == ["'self'"]
+    assert re.findall(r"<script>|<style|style=", reply.text) == [], "the policy forbids what is inline"
     assert reply.headers["X-Frame-Options"] == "DENY"
 
 
 def test_the_default_content_policy_allows_nothing() -> None:
-    client = TestClient(SecurityHeadersMiddleware(HTMLResponse("<p>", headers={"Cache-Control": "max-age=60"})))
+    client = TestClient(ReplyHeadersMiddleware(HTMLResponse("<p>", headers={"Cache-Control": "max-age=60"})))
     reply = client.get("/")
     policy = directives(reply.headers["Content-Security-Policy"])
     assert policy["default-src"] == policy["frame-ancestors"] == ["'none'"]

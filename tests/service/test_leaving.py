@@ -31,11 +31,11 @@ from tinyrm.manifest import TOKENIZER_FILE
 LONG = Question("x" * (SHORT_CHARACTERS + 1))
 
 
-def ask(served: Served) -> "Future[CompareResult]":
+def ask(served: Served, question: Question = LONG) -> "Future[CompareResult]":
     """Submit an item of an accepted list."""
 
     async def compare() -> CompareResult:
-        return await served.pipeline.compare(LONG, "a", "b", wait_for_room=True)
+        return await served.pipeline.compare(question, "a", "b", wait_for_room=True)
 
     return portal(served).start_task_soon(compare)
 
@@ -62,6 +62,17 @@ def test_a_request_that_is_encoded_after_the_shutdown_gets_shutting_down(fresh: 
     portal(fresh).call(fresh.pipeline.drain, 0.0)
     with pytest.raises(ShuttingDown):
         ask(fresh).result(30)
+
+
+@pytest.mark.parametrize("question", [Question("Short?"), LONG], ids=["short", "long"])
+def test_nothing_is_encoded_for_an_engine_that_reads_no_more(
+    fresh: Served, monkeypatch: pytest.MonkeyPatch, question: Question
+) -> None:
+    """Encode nothing: with thousands of items left of a list, its reply would come too late."""
+    portal(fresh).call(fresh.pipeline.backend.drain, 0.0)
+    monkeypatch.setattr(fresh.pipeline.texts, "_tokenize", None)
+    with pytest.raises(ShuttingDown):
+        ask(fresh, question).result(30)
 
 
 @pytest.mark.parametrize("is_accepted", [False, True])

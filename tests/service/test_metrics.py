@@ -12,6 +12,7 @@ from service.engine.types import QueueLoad
 from service.metrics import (
     ENDPOINTS,
     FORMULAS,
+    REUSED_WITHIN,
     SHARED_FILES,
     SHARED_FOLDER,
     SHED_REASONS,
@@ -49,6 +50,7 @@ def test_every_series_is_there_at_zero_before_the_first_request(fresh: Served) -
         "tinyrm_engine_peak_gflops_per_second",
         "tinyrm_engine_ready",
         "tinyrm_process_resident_memory_bytes",
+        "tinyrm_process_proportional_memory_bytes",
         "tinyrm_process_open_fds",
         "tinyrm_process_cpu_seconds_total",
     }
@@ -128,12 +130,33 @@ def test_both_formulas_count_the_tokens_of_the_reply(fresh: Served) -> None:
 
 def test_padding_is_counted_up_to_the_longest_sequence(fresh: Served) -> None:
     before = fresh.series()
-    items = [PAIR | {"swap": "off", "response_a": "word " * n} for n in (10, 11, 10, 11, 10, 11)]
+    items = [PAIR | {"swap": "off", "response_a": "word " * n + end} for n in (10, 11) for end in ".!?"]
     assert fresh.client.post("/v1/compare/batch", json={"items": items}).status_code == 200
     change = moved(fresh, before)
     real, padded = change[key("tinyrm_tokens_total", kind="real")], change[key("tinyrm_batch_tokens_sum")]
     assert padded - real == change.get(key("tinyrm_tokens_total", kind="padding"), 0)
     assert change[key("tinyrm_batch_items_sum")] == 6
+
+
+def test_identical_sequences_of_a_list_run_once_and_count_as_reused(fresh: Served) -> None:
+    before = fresh.series()
+    items = [PAIR | {"swap": "off", "response_a": "word " * n} for n in (10, 11, 10, 11, 10, 11)]
+    reply = fresh.client.post("/v1/compare/batch", json={"items": items}).json()
+    change = moved(fresh, before)
+    model = fresh.pipeline.manifest.name
+    reused = [
+        {within: change.get(key(name, model=model, within=within), 0) for within in REUSED_WITHIN}
+        for name in ("tinyrm_sequences_reused_total", "tinyrm_tokens_reused_total")
+    ]
+    sequences, tokens = (sum(one.values()) for one in reused)
+    # A copy that is encoded after the run of the first one runs again.
+    assert 1 <= sequences <= 4
+    assert sequences + change[key("tinyrm_batch_items_sum")] == 6
+    assert reused[0]["window"] == 0
+    assert tokens + change[key("tinyrm_tokens_total", kind="real")] == reply["usage"]["tokens"]
+    computed, needed = change[key("tinyrm_engine_gflops_total")], change[key("tinyrm_gflops_total", formula="exact")]
+    assert computed < needed * 0.9
+    assert len({result["margin"] for result in reply["results"]}) == 2
 
 
 def test_swapped_comparisons_are_counted_by_agreement(fresh: Served) -> None:
@@ -264,6 +287,9 @@ def test_metrics_contain_the_resources_of_the_process(fresh: Served) -> None:
     process = psutil.Process()
     told = fresh.metric("tinyrm_process_resident_memory_bytes", role="service")
     assert told == pytest.approx(process.memory_info().rss, rel=0.2)
+    proportional = fresh.metric("tinyrm_process_proportional_memory_bytes", role="service")
+    assert proportional == pytest.approx(process.memory_full_info().pss, rel=0.2)
+    assert proportional <= told
     assert fresh.metric("tinyrm_process_open_fds", role="service") == pytest.approx(process.num_fds(), abs=8)
     cpu = process.cpu_times()
     assert 0 < fresh.metric("tinyrm_process_cpu_seconds_total", role="service") <= cpu.user + cpu.system + 0.02
@@ -295,7 +321,7 @@ def test_a_process_that_replaces_a_lost_one_goes_on_with_its_counts_in_its_files
         share_metrics(shared, "worker-1")
         metrics = Metrics()
         metrics.observe_shed("overloaded")
-        metrics.observe_process("front", 100, 10, 1)
+        metrics.observe_process("front", 100, 50, 10, 1)
     names = {path.name for path in shared.iterdir()}
     assert names == {f"{kind}_worker-1.db" for kind in SHARED_FILES}
     forget_process(shared, "worker-1")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.pinned import OPEN_FILES, PinnedFiles, needed_files, open_inherited, pin, unpin
+from service.engine.pinned import OPEN_FILES, PinnedFiles, is_sealed, needed_files, open_inherited, open_pinned, unpin
 from tinyrm.bundle import Bundle
 from tinyrm.engines import EngineOptions
 from tinyrm.errors import InvalidBundle, TamperedBundle
@@ -25,12 +25,12 @@ def open_copies() -> list[str]:
 def test_copies_are_closed_with_their_bundle_or_on_demand(bundle_folder: Path) -> None:
     gc.collect()
     before = open_copies()
-    bundle = pin(Bundle.open(bundle_folder), EngineOptions())
+    bundle = open_pinned(bundle_folder, EngineOptions())
     assert len(open_copies()) == len(before) + len(bundle.files)
     unpin(bundle)
     unpin(bundle)
     assert open_copies() == before
-    bundle = pin(Bundle.open(bundle_folder), EngineOptions())
+    bundle = open_pinned(bundle_folder, EngineOptions())
     del bundle
     assert open_copies() == before
 
@@ -42,15 +42,21 @@ def test_a_file_that_cannot_be_read_leaves_no_copy_behind(bundle_folder: Path, t
     assert open_copies() == before
 
 
-def test_a_process_verifies_the_copies_that_it_inherits(bundle_folder: Path) -> None:
-    bundle = pin(Bundle.open(bundle_folder), EngineOptions())
+def test_copies_cannot_be_changed_and_others_are_verified_by_the_process_that_inherits_them(
+    bundle_folder: Path,
+) -> None:
+    bundle = open_pinned(bundle_folder, EngineOptions())
     assert isinstance(bundle.files, PinnedFiles)
+    for descriptor in bundle.files.descriptors.values():
+        assert is_sealed(descriptor)
+        with pytest.raises(PermissionError):
+            os.pwrite(descriptor, b"x", 0)
     descriptors = {name: os.dup(descriptor) for name, descriptor in bundle.files.descriptors.items()}
     assert open_inherited(bundle_folder, bundle.manifest, descriptors).manifest == bundle.manifest
-    names = list(bundle.files.descriptors)
-    swapped = dict(zip(names, map(os.dup, reversed(bundle.files.descriptors.values())), strict=True))
+    name = next(iter(descriptors))
+    loose = PinnedFiles.of(name, b"something else")
     with pytest.raises(TamperedBundle):
-        open_inherited(bundle_folder, bundle.manifest, swapped)
+        open_inherited(bundle_folder, bundle.manifest, {name: os.dup(loose.descriptors[name])})
 
 
 GRAPHS = {"fp32": "model.onnx", "int8": "model.int8.onnx"}

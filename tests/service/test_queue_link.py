@@ -41,6 +41,8 @@ class StubBackend:
 
     def refuse_if_busy(self, timeout_s: float | None = None, fairness_key: Hashable = None) -> None: ...
 
+    def refuse_if_closed(self) -> None: ...
+
     async def submit(
         self, sequences: tuple[Encoding, ...], *, fairness_key: Hashable, timeout_s: float | None, wait_for_room: bool
     ) -> EngineResult:

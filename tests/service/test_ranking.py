@@ -1,5 +1,6 @@
 """Test /v1/rank and /v1/rewards on the toy bundle, and swap auto, which they share with /v1/compare."""
 
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,10 @@ def test_equal_responses_are_equally_good(served: Served) -> None:
 
 
 BAD = {
-    "one response": {"responses": ["x"]},
     "none": {"responses": []},
-    "too many": {"responses": ["x"] * 129},
-    "an empty one": {"responses": ["x", ""]},
+    "too many": {"responses": ["x"] * 1001},
+    "an empty reference": {"strategy": "reference", "reference": ""},
+    "an unknown way with empty ones": {"empty": "skip"},
     "no text": {"responses": ["x", 7]},
     "unknown strategy": {"strategy": "guess"},
     "no reference": {"strategy": "reference"},
@@ -114,7 +115,8 @@ BAD = {
     "unknown field": {"best_of": 1},
     "unknown swap": {"swap": "maybe"},
     "no margin for auto": {"swap": "auto"},
-    "more comparisons than one call may have": {"responses": ["x"] * 128},
+    "more comparisons than one call may have": {"responses": ["x"] * 128, "strategy": "round_robin"},
+    "more even of swiss": {"responses": ["x"] * 600},
 }
 
 
@@ -128,9 +130,102 @@ def test_bad_input_is_a_422_with_a_reason(served: Served, wrong: dict[str, Any],
     assert len(error["message"].split()) > 2
 
 
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [("/v1/rank", {"responses": ["x"]}), ("/v1/rank", {"responses": ["x"] * 129, "win_matrix": True})],
+)
+def test_a_rank_needs_two_responses_and_a_matrix_has_a_limit(served: Served, path: str, wrong: dict[str, Any]) -> None:
+    reply = served.client.post(path, json=GROUP | wrong)
+    assert (reply.status_code, reply.json()["error"]["type"]) == (422, "invalid_request")
+
+
 def test_many_responses_are_ranked_where_the_strategy_is_cheap(served: Served) -> None:
-    responses = [f"answer {i}" for i in range(128)]
-    assert rank(served, responses=responses, strategy="knockout")["comparisons"] == 127
+    responses = [f"answer {i}" for i in range(140)]
+    assert rank(served, responses=responses, strategy="knockout")["comparisons"] == 139
+
+
+def test_a_group_that_is_too_large_for_all_pairs_is_ranked_by_swiss(fresh_small: Served) -> None:
+    """Of 8 responses all 28 pairs fit into a call, of 9 all 36 do not."""
+    responses = [f"answer {i}" for i in range(9)]
+    all_pairs = rank(fresh_small, responses=responses[:8])
+    assert all_pairs["comparisons"] == 28
+    swiss = rank(fresh_small, responses=responses, strategy="swiss")
+    assert rank(fresh_small, responses=responses) == swiss
+    assert rewards(fresh_small, responses=responses) == pytest.approx(swiss["strengths"], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def fresh_small(bundle_folder: Path) -> Iterator[Served]:
+    with serve(Settings(model=bundle_folder, max_batch_items=28)) as one:
+        yield one
+
+
+@pytest.mark.parametrize(("scale", "neutral"), [("zero_mean", 0.0), ("unit", 0.5)])
+def test_one_response_alone_gets_a_neutral_reward_that_is_marked(
+    served: Served, pointwise: Served, scale: str, neutral: float
+) -> None:
+    for one in (served, pointwise):
+        before = one.metric("tinyrm_partial_rewards_total", endpoint="rewards")
+        reply = one.client.post("/v1/rewards", json=GROUP | {"responses": ["4"], "scale": scale})
+        assert (reply.json()["rewards"], reply.json()["partial"]) == ([neutral], True)
+        assert reply.headers["X-TinyRM-Partial"] == "true"
+        assert one.metric("tinyrm_partial_rewards_total", endpoint="rewards") == before + 1
+        whole = one.client.post("/v1/rewards", json=GROUP | {"scale": scale})
+        assert whole.json()["partial"] is False
+        assert "X-TinyRM-Partial" not in whole.headers
+
+
+EMPTY = ["", " ", "<|im_end|>\n", [{"role": "assistant", "content": None}]]
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("strategy", [None, "swiss", "knockout"])
+def test_an_empty_response_is_last_whatever_the_model_says(
+    served: Served, pointwise: Served, empty: Any, strategy: str | None
+) -> None:
+    chosen = {"strategy": strategy} if strategy else {}
+    for one in (served, pointwise):
+        without = rank(one, responses=RESPONSES, **chosen)
+        with_two = rank(one, responses=[RESPONSES[0], empty, *RESPONSES[1:], empty], **chosen)
+        strengths = np.array(with_two["strengths"])
+        others = strengths[[0, 2, 3, 4, 5]]
+        assert others - others.mean() == pytest.approx(np.array(without["strengths"]), abs=1e-5)
+        assert strengths[[1, 6]] == pytest.approx([others.min() - 3] * 2)
+        assert strengths.sum() == pytest.approx(0, abs=1e-9)
+        assert with_two["order"][-2:] == [1, 6]
+        assert with_two["usage"] == without["usage"], "nobody judges it"
+
+
+def test_empty_responses_are_judged_if_that_is_asked_for(served: Served) -> None:
+    blank = [*RESPONSES, "it"]
+    expected = rank(served, responses=[*RESPONSES, " "], empty="judge")
+    assert rank(served, responses=[*RESPONSES, ""], empty="judge") == expected
+    assert expected["strengths"] != pytest.approx(rank(served, responses=[*RESPONSES, " "])["strengths"], abs=1e-3)
+    assert expected["comparisons"] == rank(served, responses=blank)["comparisons"]
+
+
+@pytest.mark.parametrize("scale", ["zero_mean", "unit"])
+def test_groups_of_nothing_but_empty_responses_tie(served: Served, pointwise: Served, scale: str) -> None:
+    for one in (served, pointwise):
+        assert rewards(one, responses=["", " ", ""], scale=scale) == [0.5 if scale == "unit" else 0.0] * 3
+        loses = rewards(one, responses=["", "4"], scale=scale)
+        p = 1 / (1 + np.exp(-3.0))
+        assert loses == pytest.approx([1 - p, p] if scale == "unit" else [-1.5, 1.5])
+
+
+def test_an_empty_response_loses_to_a_reference(served: Served, pointwise: Served) -> None:
+    against: dict[str, Any] = {"strategy": "reference", "reference": "Four.", "scale": "unit"}
+    for one in (served, pointwise):
+        wins = rewards(one, **against)
+        *others, last = rewards(one, responses=[*RESPONSES, ""], **against)
+        assert others == pytest.approx(wins, abs=1e-5)
+        assert last <= min(*wins, 0.5) / 4
+        assert rewards(one, responses=[""], **against) == pytest.approx([1 / (1 + np.exp(3.0))])
+
+
+def test_an_unknown_domain_is_refused_also_if_nothing_is_judged(served: Served) -> None:
+    reply = served.client.post("/v1/rewards", json=GROUP | {"responses": ["", ""], "domain": "cooking"})
+    assert (reply.status_code, reply.json()["error"]["type"]) == (422, "unknown_domain")
 
 
 def test_a_deadline_that_passes_is_a_504_and_leaves_nothing_behind(served: Served) -> None:

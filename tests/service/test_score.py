@@ -62,6 +62,7 @@ def test_the_reply_has_exactly_this_shape(pointwise: Served) -> None:
                 "score": result["score"],
                 "tokens": tokens,
                 "truncated": {"prompt": 0, "response": 0},
+                "empty": False,
             }
         ],
         "model": manifest.identity,
@@ -72,6 +73,14 @@ def test_the_reply_has_exactly_this_shape(pointwise: Served) -> None:
         },
     }
     assert post(pointwise, "/v1/score", prompt=PROMPT, responses=["2 + 2 = 4."]) == reply
+
+
+def test_a_response_of_which_nothing_is_judged_is_marked(pointwise: Served) -> None:
+    """A client cannot know what the service drops by its own settings."""
+    texts = [" <|im_end|>", "<think>2 + 2", "<think>2 + 2</think>4"]
+    for reasoning, empty in (("keep", [True, False, False]), ("drop", [True, True, False])):
+        results = score(pointwise, responses=texts, reasoning=reasoning)["results"]
+        assert [result["empty"] for result in results] == empty
 
 
 def test_a_score_does_not_depend_on_the_other_responses(pointwise: Served) -> None:
@@ -95,6 +104,11 @@ def test_a_comparison_is_the_difference_of_two_scores_whatever_swap_is(
     backward = pointwise.compare(response_a=PAIR["response_b"], response_b=PAIR["response_a"])
     assert backward["margin"] == -replies[0]["margin"]
     assert pointwise.compare(response_a="same", response_b="same")["preferred"] == "tie"
+
+
+@pytest.mark.parametrize("swap", ["on", "off"])
+def test_a_comparison_has_no_orders(pointwise: Served, swap: str) -> None:
+    assert pointwise.compare(swap=swap)["orders"] is None
 
 
 def test_a_comparison_counts_the_tokens_dropped_from_both_sequences(pointwise: Served) -> None:
@@ -187,7 +201,7 @@ BAD = {
     "neither form": {"responses": None},
     "no responses": {"responses": []},
     "an empty one": {"responses": ["x", ""]},
-    "too many": {"responses": ["x"] * 129},
+    "too many": {"responses": ["x"] * 1001},
     "no text": {"responses": ["x", 7]},
     "a text for the list": {"responses": "x"},
     "unknown domain": {"domain": "cooking"},

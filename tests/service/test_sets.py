@@ -83,6 +83,7 @@ def test_a_comparison_is_one_sequence_and_mirrored_to_the_bit(either: Served) ->
     replies = [either.compare(swap=swap) for swap in ("on", "off", "auto", None)]
     assert replies == replies[:1] * 4
     assert replies[0]["usage"]["sequences"] == 1
+    assert replies[0]["orders"] is None
     assert replies[0]["margin"] != 0
     backward = either.compare(response_a=PAIR["response_b"], response_b=PAIR["response_a"])
     assert backward["margin"] == -replies[0]["margin"]

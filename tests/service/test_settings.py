@@ -23,7 +23,7 @@ def test_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYRM_MODEL", "models/other")
     monkeypatch.setenv("tinyrm_max_batch_tokens", "4096")
     settings = Settings()
-    assert (settings.model, settings.max_batch_tokens) == (Path("models/other"), 4096)
+    assert (settings.model, settings.max_batch_tokens) == ("models/other", 4096)
 
 
 def test_an_unknown_variable_is_refused_with_the_known_names() -> None:
@@ -64,8 +64,8 @@ def test_known_variables_and_those_of_other_programs_are_accepted() -> None:
         ("OTLP_ENDPOINT", "collector:4318"),
         ("CORS_ORIGINS", "example.com"),
         ("CORS_ORIGINS", "https://a.example/path"),
-        ("GROUP_SIZE", "1"),
-        ("GROUP_SIZE", "129"),
+        ("GROUP_SIZE", "0"),
+        ("GROUP_SIZE", "1001"),
         ("COHORT_TIMEOUT_S", "0"),
         ("MAX_OPEN_COHORTS", "0"),
         ("MAX_COHORT_BYTES", "0"),
@@ -94,6 +94,22 @@ def test_an_empty_name_of_the_key_file_does_not_open_the_service(monkeypatch: py
     monkeypatch.setenv("TINYRM_API_KEYS_FILE", value)
     with pytest.raises(InvalidSettings, match="TINYRM_API_KEYS_FILE is empty; unset it to serve without keys"):
         read_settings(os.environ)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "rule"),
+    [
+        ("TINYRM_THREADS", "x", "it must be a whole number"),
+        ("TINYRM_WORKERS", "0", "it must be at least 1"),
+        ("TINYRM_MAX_WAIT_S", "soon", "it must be a number (seconds)"),
+        ("TINYRM_LOG_LEVEL", "loud", "it must be 'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_a_refusal_states_what_the_value_must_be(
+    variable: str, value: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert assert_refused_in_one_line(variable, value) == f"{variable}={value!r} is not supported: {rule}"
 
 
 def assert_refused_in_one_line(variable: str, value: str) -> str:
@@ -132,6 +148,7 @@ USELESS = {
     "BODY_TIMEOUT_S": "1e-9",
     "KEEP_ALIVE_S": "1e-9",
     "COHORT_TIMEOUT_S": "1e-9",
+    "MAX_COHORT_WAIT_S": "1e-9",
     "MAX_HEADER_BYTES": "1",
     "MAX_BODY_BYTES": "1",
     "MAX_BUFFERED_BYTES": "1",
@@ -154,7 +171,7 @@ def test_a_setting_that_leaves_a_useless_service_is_refused(
 
 def test_every_time_has_a_minimum_and_a_maximum() -> None:
     seconds = {variable for variable in variables_of(float) if variable.endswith("_S") and "GFLOPS" not in variable}
-    assert seconds - {PREFIX + name for name in USELESS} == {"TINYRM_DRAIN_TIMEOUT_S"}, "which may be 0"
+    assert seconds - {PREFIX + name for name in USELESS} == {"TINYRM_DRAIN_TIMEOUT_S", "TINYRM_REUSE_S"}, "may be 0"
 
 
 def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

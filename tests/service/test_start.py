@@ -82,7 +82,7 @@ def test_whatever_a_start_raises_is_one_line_and_an_exit_code(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"specialists": "foo"}, "specialists must be written as domain=folder"),
+        ({"specialists": "foo"}, "specialists must be written as domain=place"),
         ({"specialists": "cooking=models/starter"}, "has no domain 'cooking'"),
         ({"model": "models/nowhere"}, "is not a folder"),
         ({"precision": "int3"}, "no precision 'int3'"),
@@ -245,10 +245,10 @@ def test_a_file_that_changes_while_it_is_copied_is_refused(
         {name: bundle_folder / name for name in manifest.files},
         manifest.model_dump(exclude={"files", "revision"}),
     )
-    opened = Bundle.open(folder)
+    opened = Bundle.unverified(folder)
     (folder / TOKENIZER_FILE).write_text("{}")
-    monkeypatch.setattr(models.Bundle, "open", lambda _: opened)
-    with pytest.raises(TamperedBundle, match="changed while it was read"):
+    monkeypatch.setattr(Bundle, "unverified", lambda _: opened)
+    with pytest.raises(TamperedBundle, match="does not match its hash"):
         models.open_bundle(Settings(model=folder), folder)
 
 

@@ -1,8 +1,10 @@
 """Checkpoints of other projects' models: classes and fields of the published configurations, small random weights."""
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,9 @@ TEXTS = [
     "Name a prime above 100. 101 is one. You are terse. Which response is better, and safer?",
     "def add(a, b):\n    return a + b\n\nfor i in range(10):\n    print(add(i, 1))",
 ]
+# Of a vocabulary: characters of its longest piece, and how many pieces have more than one.
+MAX_PIECE = 6
+LONGER_PIECES = 40
 ACTIVATION = "torch.nn.modules.activation."
 MARKERS = ["<|source|>", "<|candidate1|>", "<|candidate2|>", "<|candidate|>"]
 # The chat template of ChatML, as published models carry it.
@@ -49,24 +54,47 @@ CHATML = (
 )
 
 
-def bert_tokenizer() -> BertTokenizer:
-    special = {token: i for i, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))}
-    return BertTokenizer(vocab=special).train_new_from_iterator(TEXTS * 9, 300)
-
-
 def roberta_tokenizer() -> RobertaTokenizer:
     special = {token: i for i, token in enumerate(("<s>", "<pad>", "</s>", "<unk>", "<mask>"))}
     return RobertaTokenizer(vocab=special, merges=[]).train_new_from_iterator(TEXTS * 9, 400)
 
 
+def counted_pieces(words: Sequence[str], inside: str = "") -> dict[str, int]:
+    """Return piece -> how often it is in the words, for every character and the most frequent of the longer pieces.
+
+    Vocabularies are not trained, where no two trainings give the same pieces: a checkpoint must have the same logits in
+    every run.
+
+    inside: begins a piece that does not begin a word.
+    """
+    places = [(word, i, i + n) for word in words for i in range(len(word)) for n in range(1, MAX_PIECE + 1)]
+    counts = Counter((inside if i else "") + word[i:end] for word, i, end in places if end <= len(word))
+    characters = sorted({mark + character for word in words for character in word for mark in ("", inside)})
+    longer = sorted(counts.keys() - set(characters), key=lambda piece: (-counts[piece] * len(piece), piece))
+    return {piece: counts[piece] for piece in [*characters, *longer[:LONGER_PIECES]]}
+
+
+def bert_tokenizer() -> BertTokenizer:
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    backend = BertTokenizer(vocab={token: i for i, token in enumerate(special)}).backend_tokenizer
+    texts = [backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)) for text in TEXTS]
+    pieces = counted_pieces([word for text in texts for word, _ in text], "##")
+    return BertTokenizer(vocab={token: i for i, token in enumerate([*special, *pieces])})
+
+
+def unigram_vocabulary(*special: str) -> list[tuple[str, float]]:
+    """Return (piece, log probability) of special tokens and of the pieces of TEXTS."""
+    counts = counted_pieces([f"▁{word}" for text in TEXTS for word in text.split()])
+    total = sum(counts.values())
+    return [(token, 0.0) for token in special] + [(piece, log(count / total)) for piece, count in counts.items()]
+
+
 def deberta_tokenizer() -> DebertaV2Tokenizer:
-    special = [(token, 0.0) for token in ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")]
-    return DebertaV2Tokenizer(vocab=special, unk_id=3).train_new_from_iterator(TEXTS * 9, 200)
+    return DebertaV2Tokenizer(vocab=unigram_vocabulary("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"), unk_id=3)
 
 
 def xlm_roberta_tokenizer() -> XLMRobertaTokenizer:
-    special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")]
-    return XLMRobertaTokenizer(vocab=special).train_new_from_iterator(TEXTS * 9, 200)
+    return XLMRobertaTokenizer(vocab=unigram_vocabulary("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
 
 
 def pairrm_tokenizer() -> DebertaV2Tokenizer:

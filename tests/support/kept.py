@@ -12,7 +12,7 @@ import pytest
 from tinyrm.files import locked
 
 REPOSITORY = Path(__file__).parents[2]
-SOURCES = ("export", "tinyrm", "training", "tests/conftest.py")
+SOURCES = ("export", "tinyrm", "training", "tests/conftest.py", "tests/support/checkpoints.py")
 LIBRARIES = (
     "numpy",
     "onnx",

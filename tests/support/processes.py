@@ -77,10 +77,11 @@ def started(model: Path, port: int = 0, **settings: object) -> Iterator[Process]
 def free_port() -> int:
     """Return a port that nothing listens on, below those that the kernel gives to outgoing connections.
 
-    The kernel's own choice could be the source of another process's connection before the service binds it.
+    The kernel's own choice could be the source of another process's connection before the service binds it. Drawn apart
+    from the seeded numbers: trainings set the same seed in every process of the tests, which would get the same ports.
     """
     while True:
-        port = random.randrange(10_000, 32_000)
+        port = random.SystemRandom().randrange(10_000, 32_000)
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port

@@ -13,12 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.conftest import REPOSITORY
 from tests.support.processes import free_port
 
-RULES = REPOSITORY / "deploy" / "prometheus" / "rules.yml"
-DASHBOARDS = REPOSITORY / "deploy" / "grafana" / "dashboards"
+DEPLOY = REPOSITORY / "deploy"
+RULES = DEPLOY / "prometheus" / "rules.yml"
+DASHBOARDS = DEPLOY / "grafana" / "dashboards"
 START_S = 30
 
 
@@ -89,16 +91,30 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(port: int, folder: Path, interval: str = "1s") -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes a service under the project's rules.
+def scraping(
+    port: int, folder: Path, interval: str = "1s", *, alertmanager: int | None = None, is_patient: bool = True
+) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes a service under the project's rules, all of them at its own interval.
 
     port: of the service.
     folder: for its configuration, log and data.
+    alertmanager: the port of the Alertmanager that gets alerts.
+    is_patient: False fires alerts at once, without their `for`.
     """
     own = free_port()
+    rules = yaml.safe_load(RULES.read_text())
+    for group in rules["groups"]:
+        group.pop("interval", None)
+        for rule in group["rules"]:
+            if not is_patient:
+                rule.pop("for", None)
+    (folder / "rules.yml").write_text(yaml.safe_dump(rules))
     config = {
         "global": {"scrape_interval": interval, "evaluation_interval": interval, "scrape_timeout": interval},
-        "rule_files": [str(RULES)],
+        "rule_files": ["rules.yml"],
+        "alerting": {
+            "alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}] if alertmanager else []
+        },
         "scrape_configs": [{"job_name": "tinyrm", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))

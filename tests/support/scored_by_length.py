@@ -28,5 +28,5 @@ class LengthEngine:
 def response_scorer(encoder: Encoder, spec: Spec, engine: LengthEngine) -> Scorer:
     """Return a scorer that reads responses in the wording of a spec for pairs, with the tokens of `encoder`."""
     template = spec.template.of_one_response()
-    alone = Encoder(encoder._tokenizer, template, encoder.special, encoder.max_tokens)
+    alone = Encoder(encoder._text.tokenizer, template, encoder.special, encoder.max_tokens)
     return Scorer(alone, engine, spec.model_copy(update={"template": template}))

@@ -14,6 +14,7 @@ COMPARED = {
     "probability_a": 0.75,
     "probability_b": 0.25,
     "confidence": "leaning",
+    "orders": {"a_first": 0.8, "b_first": 0.7},
     "margin": 1.0986,
     "model": "toy@1",
     "usage": {"sequences": 2, "tokens": 10, "gflops": 0.1},

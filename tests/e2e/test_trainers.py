@@ -1,26 +1,17 @@
 """Send the requests of trainers to the real process, byte for byte as their HTTP clients do.
 
 A toy that reads pairs compares the samples of a group. Two others, of responses and of sets, score each alone.
-
-OpenRLHF's is its own function, from its wheel: 200 kB of Python that is read and not installed, since what it depends
-on (ray, deepspeed) is not needed to send a request.
+tests/clients runs trainers' own code.
 """
 
 import asyncio
-import hashlib
-import importlib.util
 import json
-import logging
 import random
 import socket
-import subprocess
-import sys
 import time
-import zipfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import aiohttp
@@ -29,8 +20,6 @@ import pytest
 from tests.support.processes import PATIENCE_S, Process, started
 
 GROUPS, GROUP_SIZE = 4, 6
-WHEEL = "openrlhf-0.11.2-cp311-cp311-manylinux1_x86_64.whl"
-WHEEL_SHA256 = "c969d70db03a70724c3d8a5a01186c6e0728bce624fb3dff95e39b5396acefa6"
 
 Sample = tuple[int, str, str]
 Ask = Callable[[aiohttp.ClientSession, str, str], Awaitable[float]]
@@ -151,57 +140,6 @@ def test_the_documented_verl_bodies_are_accepted(trainers: Process, expected: li
             return float(reply["data"][-1]["probs"][-1])
         reply = await posted(session, f"{base}/v1/embeddings", {"model": "/rm", "input": text})
         return float(reply["data"][-1]["embedding"][-1])
-
-    check(asyncio.run(ask_all(ask)), expected)
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """Return openrlhf.utils.agent from its wheel; skip without a package index."""
-    folder = tmp_path_factory.mktemp("openrlhf")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
-    platform = ["--only-binary=:all:", "--python-version=3.11", "--platform=manylinux1_x86_64", "openrlhf==0.11.2"]
-    done = subprocess.run([*command, *platform], capture_output=True, text=True, check=False, timeout=PATIENCE_S)
-    if done.returncode:
-        pytest.skip("no package index that has openrlhf")
-    wheel = folder / WHEEL
-    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == WHEEL_SHA256
-    with zipfile.ZipFile(wheel) as archive:
-        source = archive.read("openrlhf-0.11.2.data/purelib/openrlhf/utils/agent.py")
-    return imported(source, folder)
-
-
-def imported(source: bytes, folder: Path) -> ModuleType:
-    """Import the module without its package, with a logger only."""
-    path = folder / "agent.py"
-    path.write_bytes(source)
-    logs: Any = ModuleType("openrlhf.utils.logging_utils")
-    logs.init_logger = logging.getLogger
-    stand_ins = {
-        "openrlhf": ModuleType("openrlhf"),
-        "openrlhf.utils": ModuleType("openrlhf.utils"),
-        logs.__name__: logs,
-    }
-    spec = importlib.util.spec_from_file_location("openrlhf_agent", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, stand_in in stand_ins.items():
-            patch.setitem(sys.modules, name, stand_in)
-        spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.slow
-def test_openrlhf_itself_gets_the_rewards(trainers: Process, expected: list[list[float]], agent: ModuleType) -> None:
-    executor = agent.SingleTurnAgentExecutor(f"http://127.0.0.1:{trainers.port}/get_reward")
-
-    async def ask(_: aiohttp.ClientSession, prompt: str, response: str) -> float:
-        (info,) = await executor._fetch_rewards_via_http([prompt + response + "<|im_end|>"], [prompt], [""])
-        (score,) = info["scores"]
-        assert 0 <= score <= 1
-        return float(info["rewards"][0])
 
     check(asyncio.run(ask_all(ask)), expected)
 
