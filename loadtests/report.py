@@ -75,6 +75,17 @@ def with_section(document: str, name: str, heading: str, text: str) -> str:
     return f"{document.rstrip()}\n\n{heading}\n\n{block}\n"
 
 
+def record_of(name: str, document: Path) -> Path:
+    """Return the file with the numbers behind a section of the document."""
+    return document.parent / "results" / f"{name}.json"
+
+
+def read_record(record: Path) -> dict[str, Any]:
+    """Return the numbers in a file; nothing without it."""
+    found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    return found
+
+
 def write_record(results: Mapping[str, Any], record: Path) -> None:
     """Write the numbers alone."""
     record.parent.mkdir(exist_ok=True)
@@ -83,7 +94,7 @@ def write_record(results: Mapping[str, Any], record: Path) -> None:
 
 def write(results: Mapping[str, Any], name: str, heading: str, section: str, document: Path) -> Path:
     """Write the section into `document` and the numbers behind it to results/NAME.json beside it. Return the latter."""
-    record = document.parent / "results" / f"{name}.json"
+    record = record_of(name, document)
     write_record(results, record)
     text = document.read_text(encoding="utf-8")
     document.write_text(with_section(text, name, heading, section), encoding="utf-8")

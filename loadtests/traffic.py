@@ -6,10 +6,10 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import cycle, takewhile
 from time import perf_counter
 from typing import Any
 
@@ -119,17 +119,22 @@ def error_type(reply: Reply) -> str:
 
 async def closed_loop(client: Client, requests: Sequence[bytes], callers: int, seconds: float) -> Tally:
     """Run `callers` at once; each sends its next request after the reply to the last."""
-    tally, contents = Tally(), cycle(requests)
-    end = perf_counter() + seconds
+    tally, end = Tally(), perf_counter() + seconds
+    await call(client, takewhile(lambda _: perf_counter() < end, cycle(requests)), callers, tally)
+    return tally
 
-    async def call() -> None:
-        while perf_counter() < end:
-            await tally.send(client, next(contents), perf_counter())
+
+async def call(client: Client, requests: Iterable[bytes], callers: int, tally: Tally) -> None:
+    """Send each request once, in order, from a closed loop of `callers`."""
+    contents = iter(requests)
+
+    async def send_the_next() -> None:
+        for content in contents:
+            await tally.send(client, content, perf_counter())
 
     async with asyncio.TaskGroup() as group:
         for _ in range(callers):
-            group.create_task(call())
-    return tally
+            group.create_task(send_the_next())
 
 
 async def peak_rate(client: Client, requests: Sequence[bytes], seconds: float) -> float:

@@ -9,8 +9,11 @@ from tinyrm.engines import ENGINES
 DEV, PEERS = Path(".venv/dev/bin/python"), Path(".venv/bench-peers/bin/python")
 OPTIMUM, INFINITY = Path(".venv/bench-optimum/bin/python"), Path(".venv/bench-infinity/bin/python")
 OPTIMUM_INTEL = Path(".venv/bench-openvino/bin/python")
+FASTEMBED, FLASHRANK = Path(".venv/bench-fastembed/bin/python"), Path(".venv/bench-flashrank/bin/python")
 OURS = "ours-ort-fp32"
 REFERENCE = "transformers-fp32"
+# No engine: a part of every engine's work, in turns with them, so that a machine that slows down slows it down, too.
+PRODUCTS = "products-fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ _ALL = (
     Contender(REFERENCE, "transformers, full head, fp32", "fp32", PEERS, "model", MLM),
     Contender("transformers-bf16", "transformers, full head, bf16", "bf16", PEERS, "model", MLM),
     Contender("optimum-ort-fp32", "optimum-onnx export, ONNX Runtime, fp32", "fp32", OPTIMUM, "stock", "optimum_ort"),
+    Contender(PRODUCTS, "the matrix products alone, ONNX Runtime, fp32", "fp32", DEV, "model", "products_alone"),
 )
 CONTENDERS = {contender.name: contender for contender in _ALL}
 

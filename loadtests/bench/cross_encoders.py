@@ -1,21 +1,20 @@
-"""python -m loadtests.bench.cross_encoders: one cross-encoder in other libraries and servers, and in TinyRM.
+"""The part `cross-encoders`: one cross-encoder in other libraries and servers, and in TinyRM.
 
 Texts in, scores out, tokenizing included: what a user of each library calls.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from loadtests import machine
-from loadtests.bench import groups, score_tables
+from loadtests.bench import score_tables
 from loadtests.bench.contenders import (
     DEV,
+    FASTEMBED,
+    FLASHRANK,
     INFINITY,
     OPTIMUM,
     OPTIMUM_INTEL,
@@ -24,12 +23,12 @@ from loadtests.bench.contenders import (
     environment,
     missing,
 )
-from loadtests.bench.harness import Entry, Limits, discard_wrong, measure
-from loadtests.bench.output import ROOT, print_line, write
-from loadtests.bench.prepare import MODEL_SOURCES, Prepared, Step, make_all, make_model, prepare
+from loadtests.bench.effort import Effort, Save
+from loadtests.bench.harness import Entry, discard_wrong, measure
+from loadtests.bench.output import ROOT, print_line
+from loadtests.bench.prepare import MODEL_SOURCES, Prepared, Step, make_all, make_model
 from loadtests.bench.shapes import GEOMETRIES
 from loadtests.bench.texts import LONGEST, MIXED, Texts, mixed_lengths
-from tinyrm.command_line import parse
 from tinyrm.flops import Geometry
 
 TOKENS = (64, 128, 256, 512, 1024)
@@ -78,99 +77,61 @@ _ALL = (
         "cross_encoder",
         ("--backend", "openvino"),
     ),
+    # Both read the ONNX file that sentence-transformers has written.
+    Contender("fastembed", "fastembed, ONNX", "fp32", FASTEMBED, "sentence-onnx", "fastembed_onnx"),
+    Contender("flashrank", "flashrank, ONNX", "fp32", FLASHRANK, "sentence-onnx", "flashrank_onnx"),
     Contender("ours-http", "TinyRM over HTTP, `/v1/score`", "fp32", DEV, "bundle", "ours_http", OURS),
     Contender("infinity", "infinity_emb over HTTP, `/rerank`", "fp32", INFINITY, "model", "infinity_http"),
 )
 CONTENDERS = {contender.name: contender for contender in _ALL}
 
 
-@dataclass(frozen=True)
-class Options:
-    """Time the same cross-encoder in other libraries and servers, and in TinyRM, side by side."""
-
-    model: tuple[ModelName, ...] = get_args(ModelName)
-    """Cross-encoders to measure: MiniLM-L6's sizes on BERT, and a small ModernBERT."""
-    tokens: tuple[int, ...] = TOKENS
-    """Lengths of a single sequence, at most 1,024."""
-    contenders: tuple[str, ...] = tuple(CONTENDERS)
-    """Names of those to measure."""
-    threads: int = field(default_factory=machine.usable_cores)
-    """Threads of each contender; by default the cores of this machine."""
-    budget_s: float = 2
-    """Seconds for each contender and length; a batch of mixed lengths has at least three samples."""
-    groups: bool = True
-    """Also measure a group of 16 responses, read in pairs and one by one."""
-    quick: bool = False
-    """64 and 256 tokens, a budget of at most half a second, no batch of mixed lengths."""
-    no_write: bool = False
-    """Print the tables, and leave the document as it is; numbers and plot go to runs/bench/cross-encoders.*."""
-    document: Path = Path("docs/performance.md")
-    """Markdown file to write the section into; numbers and plot go to results/ and images/ beside it."""
+def run(effort: Effort, save: Save) -> dict[str, Any]:
+    """Measure each cross-encoder. "parity": where scores of ours are not those of the reference."""
+    results: dict[str, Any] = {"geometries": {}}
+    for name in chosen(effort):
+        print_line(f"cross-encoder {name}")
+        results["geometries"][name] = measure_model(name, effort)
+        save(results)
+    return {**results, "parity": score_tables.wrong(results)}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse(Options, arguments, prog="python -m loadtests.bench.cross_encoders")
-    results: dict[str, Any] = {
-        "machine": machine.describe(machine.read_cpuinfo()),
-        "threads": options.threads,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quick": options.quick,
-        "geometries": {},
-    }
-    document = None if options.no_write else options.document
-
-    def save() -> None:
-        """Write what was measured so far: an interrupted run has results too."""
-        write(results, "cross-encoders", score_tables.HEADING, score_tables.section(results), document)
-
-    for name in options.model:
-        print(f"cross-encoder {name}", flush=True)
-        results["geometries"][name] = measure_model(name, options)
-        save()
-    if options.groups:
-        print("groups", flush=True)
-        results["groups"] = measure_groups(options)
-        save()
-    wrong = score_tables.wrong(results)
-    for line in wrong:
-        print(line, file=sys.stderr)
-    return 1 if wrong else 0
-
-
-def measure_model(name: ModelName, options: Options) -> dict[str, Any]:
-    """Make what is compared, then run the contenders in turns."""
-    chosen = [contender for contender in CONTENDERS.values() if contender.name in options.contenders]
-    wanted = {contender.artifact for contender in chosen if contender.python.exists()}
-    prepared = make_all(steps(name), ROOT, wanted, print_line)
-    tokens = tuple(length for length in options.tokens if length <= 256) if options.quick else options.tokens
-    lengths = {str(length): [length] for length in sorted(tokens)}
-    if not options.quick:
-        lengths[MIXED] = mixed_lengths()
-    entries = [
-        entry(contender, prepared, options.threads, ROOT / "logs" / f"cross-encoder-{name}") for contender in chosen
+def prepare_all(effort: Effort) -> list[str]:
+    """Make what is compared. Return why some could not be made."""
+    return [
+        f"{name} {artifact}: {reason}"
+        for name in chosen(effort)
+        for artifact, reason in make_all(steps(name), ROOT, wanted(), print_line).reasons.items()
     ]
+
+
+def chosen(effort: Effort) -> list[ModelName]:
+    return [name for name in MODELS if name in effort.models]
+
+
+def wanted() -> set[str]:
+    return {contender.artifact for contender in CONTENDERS.values() if contender.python.exists()}
+
+
+def measure_model(name: ModelName, effort: Effort) -> dict[str, Any]:
+    """Make what is compared, then run the contenders in turns."""
+    prepared = make_all(steps(name), ROOT, wanted(), print_line)
+    lengths = {str(length): [length] for length in sorted(effort.tokens or TOKENS) if length <= LONGEST}
+    if effort.name != "quick":
+        lengths[MIXED] = mixed_lengths()
+    logs = ROOT / "logs" / f"cross-encoder-{name}"
+    entries = [entry(contender, prepared, effort.threads, logs) for contender in CONTENDERS.values()]
     if "model" not in prepared.reasons:
         texts = Texts(Tokenizer.from_file(str(prepared.paths["model"] / "tokenizer.json")))
         requests = {label: texts.request(label, counts) for label, counts in lengths.items()}
-        budget_s = min(options.budget_s, 0.5) if options.quick else options.budget_s
-        measure(entries, requests, Limits(budget_s=budget_s), print_line, reference=REFERENCE)
+        # A third of the budget: lengths are fewer operations here, and contenders more.
+        limits = replace(effort.limits, budget_s=effort.limits.budget_s / 3)
+        measure(entries, requests, limits, print_line, reference=REFERENCE)
         discard_wrong(entries, TOLERANCE)
     return {
         "shapes": [{"label": label, "lengths": counts} for label, counts in lengths.items()],
         "contenders": [one.record() for one in entries],
     }
-
-
-def measure_groups(options: Options) -> dict[str, Any]:
-    """Make two small models that read pairs, and one response, then measure both. A reason if one cannot be made."""
-    pairwise = prepare("small", ROOT, wanted={"bundle"}, max_tokens=LONGEST, log=print_line)
-    pointwise = make_all(steps("modernbert"), ROOT, {"bundle"}, print_line)
-    for reason in (*pairwise.reasons.values(), *pointwise.reasons.values()):
-        print(f"no groups: {reason}", file=sys.stderr)
-        return {"reason": reason}
-    bundles = (pairwise.paths["bundle"], pointwise.paths["bundle"])
-    tokenizer, logs = pointwise.paths["model"] / "tokenizer.json", ROOT / "logs" / "groups"
-    return groups.measure_groups(*bundles, tokenizer, options.threads, logs, quick=options.quick, log=print_line)
 
 
 def steps(name: ModelName) -> Sequence[Step]:
@@ -195,7 +156,3 @@ def entry(contender: Contender, prepared: Prepared, threads: int, logs: Path) ->
     # A library's default, which matters for a batch.
     variables = environment(threads) | {"TOKENIZERS_PARALLELISM": "true"}
     return Entry(contender, command, logs / f"{contender.name}.log", reason, variables)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,7 @@ from loadtests.bench.process import Worker, WorkerFailed
 
 TOLERANCE = 1e-4
 READY_TIMEOUT_S = 300
-MIN_SAMPLES, MAX_SAMPLES = 3, 60
+MAX_SAMPLES = 60
 
 Logits = Sequence[Sequence[float]]
 Request = Mapping[str, Any]
@@ -23,10 +23,12 @@ Request = Mapping[str, Any]
 class Limits:
     """budget_s: for each contender and request.
     cap_s: a contender that needs longer for one call is not given longer requests.
+    min_samples: of each contender and request, beyond the budget if need be.
     """
 
     budget_s: float = 6
     cap_s: float = 20
+    min_samples: int = 3
     rounds: int = 5
     rest_s: float = 0.05
     response_timeout_s: float = 600
@@ -70,7 +72,7 @@ class Entry:
         """Record an error at one request; a process that died gets no further turns."""
         self.cells[label] = {"note": f"failed: {failure}"}
         if self.worker is not None and not self.worker.alive:
-            self.drop(f"{failure} (at {label} tokens)")
+            self.drop(f"{failure} (at {label})")
 
 
 @dataclass(slots=True)
@@ -108,7 +110,7 @@ def measure(
                 for e in entries
                 if "median_s" in e.cells.get(label, {})
             )
-            log(f"  {label} tokens, ms: {', '.join(medians)}")
+            log(f"  {label}, ms: {', '.join(medians)}")
     finally:
         for entry in entries:
             if entry.worker is not None:
@@ -177,12 +179,13 @@ def _first_call(entry: Entry, label: str, request: Request, limits: Limits) -> _
         return None
     # A warm-up before each turn undoes what the others did to the caches; a long call does not need it.
     warmup = 1 if seconds < limits.budget_s / 50 else 0
-    return _Turn(entry, reply["logits"], warmup, plan(seconds, limits.budget_s, limits.rounds))
+    return _Turn(entry, reply["logits"], warmup, plan(seconds, limits))
 
 
-def plan(seconds: float, budget_s: float, rounds: int) -> list[int]:
-    """Return the samples of each round, at most `rounds`: as many as the budget allows at `seconds` each."""
-    samples = max(MIN_SAMPLES, min(MAX_SAMPLES, int(budget_s / max(seconds, 1e-6))))
+def plan(seconds: float, limits: Limits) -> list[int]:
+    """Return the samples of each round: as many as the budget allows at `seconds` each, within the limits."""
+    samples = max(limits.min_samples, min(MAX_SAMPLES, int(limits.budget_s / max(seconds, 1e-6))))
+    rounds = limits.rounds
     rounds = min(rounds, samples)
     return [samples // rounds + (turn < samples % rounds) for turn in range(rounds)]
 

@@ -1,10 +1,11 @@
-"""Write random weights of one geometry: a masked LM, or a cross-encoder with one label. Runs in .venv/dev.
+"""Write random weights of one geometry: a masked LM, a cross-encoder, or a model that reads sets. Runs in .venv/dev.
 
 Transformers 4 and 5 read the same model from the configuration, since some contenders bring transformers 4.
 """
 
 import json
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,18 +23,26 @@ from transformers import (
 
 from loadtests.bench.shapes import Special, wordpieces
 from tinyrm.command_line import parse
+from tinyrm.encoding import SpecialTokens
 from tinyrm.flops import Geometry
+from tinyrm.manifest import SetReading
+from tinyrm.modernbert.heads import load_head
+from tinyrm.modernbert.sets import set_config
+from tinyrm.spec import RUN_FILE, Spec
 
 STD = 0.04  # spread enough that the logits of different texts differ by far more than the tolerance
 # BERT's learnt positions end at 512. Twice as many change no operation, and let every contender run every length.
 BERT_POSITIONS = 1024
+# A model of sets as the starter's: what a score is, no other response changes.
+SETS = {"others": "none"}
+SET_TOKENS = 4096
 
 
 @dataclass(frozen=True)
 class Options:
-    """Write random weights of one geometry: a masked LM, or a cross-encoder with one label."""
+    """Write random weights of one geometry: a masked LM, a cross-encoder with one label, or a model that reads sets."""
 
-    kind: Literal["masked-lm", "modernbert-cross-encoder", "bert-cross-encoder"]
+    kind: Literal["masked-lm", "modernbert-cross-encoder", "bert-cross-encoder", "modernbert-set"]
     """What to write."""
     geometry: str
     """JSON of a tinyrm.flops.Geometry."""
@@ -45,9 +54,11 @@ def main() -> int:
     options = parse(Options, prog="python -m loadtests.bench.make_models")
     geometry = Geometry.model_validate_json(options.geometry)
     torch.manual_seed(17)
-    cross_encoder = options.kind != "masked-lm"
+    cross_encoder = options.kind.endswith("cross-encoder")
     is_bert = options.kind == "bert-cross-encoder"
     model = bert(geometry) if is_bert else modernbert(geometry, cross_encoder=cross_encoder)
+    if options.kind == "modernbert-set":
+        model = reads_sets(model, geometry)
     tokenizer = BertTokenizer(vocab=wordpieces(geometry.vocab), model_max_length=BERT_POSITIONS if is_bert else 8192)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -56,6 +67,9 @@ def main() -> int:
     model.eval().save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
     complete(options.out, cross_encoder=cross_encoder)
+    if options.kind == "modernbert-set":
+        Spec(max_tokens=SET_TOKENS).save(options.out)
+        (options.out / RUN_FILE).write_text(json.dumps({"recipe": {"head": "set", "sets": SETS}}), encoding="utf-8")
     return 0
 
 
@@ -77,6 +91,15 @@ def modernbert(geometry: Geometry, *, cross_encoder: bool) -> PreTrainedModel:
         return ModernBertForMaskedLM(config)
     config.num_labels = 1
     return ModernBertForSequenceClassification(config)
+
+
+def reads_sets(masked_lm: PreTrainedModel, geometry: Geometry) -> PreTrainedModel:
+    """Return a model of sets on the body of a masked LM, as a training starts with."""
+    special = Special.of(geometry.vocab)
+    ids = SpecialTokens(cls=special.cls, sep=special.sep, mask=special.mask, pad=special.pad)
+    with tempfile.TemporaryDirectory() as folder:
+        masked_lm.save_pretrained(folder)
+        return load_head("set", folder, sets=set_config(SetReading.model_validate(SETS), ids))
 
 
 def bert(geometry: Geometry) -> PreTrainedModel:

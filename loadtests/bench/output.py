@@ -1,40 +1,70 @@
-"""What the benches print and write: tables, the numbers behind them, and their plot."""
+"""What the bench prints and keeps: one file of results, written part by part, and the pages and pictures made of it."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from loadtests import report
-from loadtests.bench.contenders import PEERS
+from loadtests import machine
+from tinyrm.files import write_atomically
 
 # Prepared models, logs, and results that go into no document.
 ROOT = Path("runs/bench")
+PACKAGES = ("onnxruntime", "openvino", "numpy", "tokenizers", "torch", "transformers")
 
 
-def write(results: Mapping[str, Any], name: str, heading: str, section: str, document: Path | None) -> None:
-    """Print the section; write it, the numbers and the plot.
+@dataclass(slots=True)
+class Record:
+    """A file of results: {"parts": {name: results}}. Parts that are not measured again stay as they are."""
 
-    name: of the section, the record and the plot.
-    document: None writes the numbers and the plot below ROOT instead.
-    """
-    print_line(section)
-    if document is None:
-        record, plot = ROOT / f"{name}.json", ROOT / f"{name}.png"
-        report.write_record(results, record)
-    else:
-        record = report.write(results, name, heading, section, document)
-        plot = document.parent / "images" / f"{name}.png"
-    draw(record, plot)
+    path: Path
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path) -> "Record":
+        return cls(path, json.loads(path.read_text(encoding="utf-8"))["parts"] if path.is_file() else {})
+
+    def put(self, name: str, header: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        """Replace a part and write the file, whole or not at all.
+
+        header: what was measured on, and when.
+        """
+        self.parts[name] = {**header, **results}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, json.dumps({"parts": self.parts}, indent=1) + "\n")
 
 
-def draw(record: Path, out: Path) -> None:
-    """Draw the numbers in `record`, in the environment that has matplotlib; print why if that fails."""
+def header(threads: int, effort: str) -> dict[str, Any]:
+    """Return what every part states: the machine, the versions of what our own engines use, and when."""
+    return {
+        "machine": machine.describe(machine.read_cpuinfo()),
+        "threads": threads,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "effort": effort,
+        "versions": {name: found for name in PACKAGES if (found := installed(name))},
+    }
+
+
+def installed(package: str) -> str:
+    """Return the version of a package of this environment, or an empty string."""
     try:
-        subprocess.run([PEERS, "-m", "loadtests.bench.plot", record, out], check=True)  # noqa: S603
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def draw(docs: Path) -> None:
+    """Draw docs/images from docs/results; print why if that fails."""
+    command = [sys.executable, "-m", "tools.charts", "--results", str(docs / "results"), "--folder"]
+    try:
+        subprocess.run([*command, str(docs / "images")], check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"no plot: {error}", file=sys.stderr)
+        print(f"no pictures: {error}", file=sys.stderr)
 
 
 def print_line(line: str) -> None:

@@ -68,7 +68,7 @@ def steps(name: str, root: Path, max_tokens: int, calibration: Path) -> list[Ste
     model = root / "models" / name
     export = [str(DEV), "-m", "export", "--model", str(model), "--max-tokens", str(max_tokens)]
     # The weights are random: the verdicts that a lower precision flips mean nothing, only its speed is wanted.
-    lower = ["--calibration", str(calibration), "--max-flips", "1", "--precision"]
+    lower = ["--calibration", str(calibration), "--max-weighted-flips", "1", "--precision"]
     variants = {"": [], "-plain": ["--graph", "plain"], "-int8": [*lower, "int8"], "-bf16": [*lower, "bf16"]}
     # A bundle for each variant: one that its gate refuses takes no other with it.
     bundles = [

@@ -32,7 +32,8 @@ class Worker:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=stderr,
-                    start_new_session=True,  # a group of its own, so that servers it started end with it
+                    # So that servers it started end with it. A session would have its own share of the processor.
+                    process_group=0,
                 )
         except OSError as error:
             raise WorkerFailed(f"cannot be started: {error.strerror}") from error

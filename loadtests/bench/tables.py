@@ -4,20 +4,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loadtests import report
-from loadtests.bench.contenders import OURS
+from loadtests.bench.contenders import OURS, PRODUCTS
 from loadtests.report import measured_on, milliseconds
 
-HEADING = "## The engines, side by side"
+
+def measured(part: Mapping[str, Any]) -> str:
+    """Return the first sentences of a part's tables: on what, when, and with which versions."""
+    versions = ", ".join(f"{name} {found}" for name, found in part.get("versions", {}).items())
+    return (
+        f"{measured_on(part['machine'])}, {part['threads']} threads each, on {part['created'][:10]}."
+        f"{f' Our own engines use {versions}.' if versions else ''}"
+        f"{' With few repetitions.' if part['effort'] != 'full' else ''}"
+    )
 
 
 def section(results: Mapping[str, Any]) -> str:
     """Return all tables, with what they were measured on."""
     lead = (
-        f"{measured_on(results['machine'])}, {results['threads']} threads each. The same random weights and tokens for "
+        f"{measured(results)} The same random weights and tokens for "
         "all, taking turns. Milliseconds for one sequence of so many tokens (a column of mixed lengths: for one padded "
         "batch): median ± half the distance from the 10th to the 90th percentile; in brackets the time as a multiple "
-        "of ours, ONNX Runtime in fp32. The limit is the useful work of the two label logits at the best "
-        "matrix-product rate measured here."
+        "of ours, ONNX Runtime in fp32. The limit is the useful work of the two label logits at the rate of the "
+        "fastest call of any matrix product here. The products alone are those of all layers, with their weights and "
+        "nothing between them: what is left of a limit when the machine has other guests and weights come from memory."
     )
     parts = [lead]
     for name, geometry in results["geometries"].items():
@@ -58,6 +67,8 @@ def notes(geometry: Mapping[str, Any], reference: str = "transformers' full head
         title, cells = contender["title"], contender["cells"]
         if contender["reason"]:
             lines.append(f"* {title}: {contender['reason']}")
+        elif len(contender.get("detail", "").split()) > 2:  # beside precision and engine: versions
+            title = f"{title} ({contender['detail']})"
         lines += [f"* {title} at {label}: {cell['note']}" for label, cell in cells.items() if "note" in cell]
         unchecked = [label for label, cell in cells.items() if cell.get("logits") and cell["difference"] is None]
         if unchecked:
@@ -80,8 +91,9 @@ def best_rates(rates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def add_mfu(geometry: Mapping[str, Any]) -> None:
     """Add to each cell its useful work / time / best rate of its precision."""
     best = {limit["precision"]: limit["flops_per_s"] for limit in geometry["limits"]}
-    work = {shape["label"]: shape["useful_flops"] for shape in geometry["shapes"]}
     for contender in geometry["contenders"]:
+        of_shape = "products_flops" if contender["name"] == PRODUCTS else "useful_flops"
+        work = {shape["label"]: shape[of_shape] for shape in geometry["shapes"]}
         for label, cell in contender["cells"].items():
             if "median_s" in cell and contender["precision"] in best:
                 cell["mfu"] = work[label] / cell["median_s"] / best[contender["precision"]]

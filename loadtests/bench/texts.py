@@ -34,14 +34,16 @@ class Texts:
         pairs = tokenizer.encode_batch([f"{word} {word}" for word in words], add_special_tokens=False)
         self._words = [word for word, pair in zip(words, pairs, strict=True) if len(pair) == 2]
 
-    def request(self, label: str, lengths: Sequence[int]) -> dict[str, Any]:
+    def request(self, label: str, lengths: Sequence[int], prompt_words: int = PROMPT_WORDS) -> dict[str, Any]:
         """Return a prompt and one response for each length; prompt and response together have so many tokens.
+
+        prompt_words: tokens of the prompt alone.
 
         Raises ValueError if the tokenizer counts otherwise.
         """
         dice = random.Random(label)
-        fixed = PROMPT_WORDS + self._tokenizer.num_special_tokens_to_add(is_pair=True)
-        prompt = " ".join(dice.choices(self._words, k=PROMPT_WORDS))
+        fixed = prompt_words + self._tokenizer.num_special_tokens_to_add(is_pair=True)
+        prompt = " ".join(dice.choices(self._words, k=prompt_words))
         responses = [" ".join(dice.choices(self._words, k=length - fixed)) for length in lengths]
         found = [len(encoding) for encoding in self._tokenizer.encode_batch([(prompt, text) for text in responses])]
         if found != list(lengths):

@@ -13,7 +13,7 @@ import uvloop
 from loadtests import machine
 from loadtests.load import front, mlperf, overload, tables
 from loadtests.payloads import VALIDATION, Payloads, read_payloads
-from loadtests.report import RELIABILITY, write
+from loadtests.report import RELIABILITY, read_record, record_of, write
 from loadtests.service_process import STARTER
 from tinyrm.command_line import parse
 
@@ -44,7 +44,7 @@ class Options:
     pairs: Path = VALIDATION
     """Pairs to send; synthetic texts if the file is absent."""
     parts: tuple[Part, ...] = ("overload", "mlperf", "ceiling", "overhead", "scrape")
-    """What to measure."""
+    """What to measure; the others stay in the document as they are."""
     quick: bool = False
     """A few seconds for each part: shows whether it runs, not how fast."""
     no_write: bool = False
@@ -56,19 +56,22 @@ class Options:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(Options, arguments, prog="python -m loadtests.load")
     payloads = read_payloads(options.pairs)
-    results: dict[str, Any] = {
-        "machine": machine.describe(machine.read_cpuinfo()),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "quick": options.quick,
-        "payloads": payloads.origin,
-    }
+    results: dict[str, Any] = {}
     for part in options.parts:
         print(f"measuring: {part}", flush=True)
-        results[part] = uvloop.run(measure(part, payloads, {"model": options.model}, quick=options.quick))
-    text = tables.section(results)
-    print(text, flush=True)
+        measured = {
+            "machine": machine.describe(machine.read_cpuinfo()),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "quick": options.quick,
+            "payloads": payloads.origin,
+        }
+        found = uvloop.run(measure(part, payloads, {"model": options.model}, quick=options.quick))
+        results[part] = measured | found
+    print(tables.section(results), flush=True)
     if not options.no_write:
-        write(results, "load", tables.HEADING, text, options.document)
+        # Parts that were not measured now stay as they are.
+        kept = read_record(record_of("load", options.document)) | results
+        write(kept, "load", tables.HEADING, tables.section(kept), options.document)
     broken = results.get("overload", {}).get("broken", [])
     for line in [*broken, *tables.missed(results)]:
         print(line, file=sys.stderr)

@@ -9,11 +9,8 @@ HEADING = "## Load"
 
 
 def section(results: Mapping[str, Any]) -> str:
-    """Return all measurements, and why the others are missing."""
-    parts = [
-        f"{measured_on(results['machine'])}, shared by the service and the load generator. "
-        f"Payloads: {results['payloads']}."
-    ]
+    """Return all measurements, each with what it was measured on, and why others are missing."""
+    parts = []
     for name, title, write in (
         ("overload", "More than it can take", overload),
         ("mlperf", "MLPerf LoadGen", mlperf),
@@ -24,7 +21,11 @@ def section(results: Mapping[str, Any]) -> str:
         if name in results:
             measured = results[name]
             targets = [sentence(target) for target in measured["targets"]]
-            parts += [f"### {title}", measured.get("reason") or write(measured), *targets]
+            where = (
+                f"{measured_on(measured['machine'])}, shared by the service and the load generator, "
+                f"on {measured['created'][:10]}. Payloads: {measured['payloads']}."
+            )
+            parts += [f"### {title}", where, measured.get("reason") or write(measured), *targets]
     return "\n\n".join(parts)
 
 
@@ -75,13 +76,16 @@ def ceiling(measured: Mapping[str, Any]) -> str:
             row["items"],
             f"{row['requests_per_s']:,.0f}",
             f"{row['comparisons_per_s']:,.0f}",
+            f"{row['cpu_s_per_request'] * 1e6:,.0f}" if "cpu_s_per_request" in row else "-",
+            f"{row['generator_cpu_s_per_request'] * 1e6:,.0f}" if "generator_cpu_s_per_request" in row else "-",
             milliseconds(row["p50_s"]),
             milliseconds(row["p99_s"]),
             row["lost"],
         )
         for row in measured["rows"]
     ]
-    heads = ("processes", "items a call", "requests/s", "comparisons/s", "p50, ms", "p99, ms", "lost")
+    cpu = ("service's processor time, us a request", "generator's")
+    heads = ("processes", "items a call", "requests/s", "comparisons/s", *cpu, "p50, ms", "p99, ms", "lost")
     return f"An engine that does nothing, closed loop.\n\n{table(heads, rows)}"
 
 
@@ -113,3 +117,29 @@ def scrapes(measured: Mapping[str, Any]) -> str:
     ]
     heads = ("processes", "requests/s", "idle p50, ms", "p50, ms", "p99, ms", "series", "metrics", "KiB")
     return f"{text}\n\n{table(heads, rows)}"
+
+
+def starts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the tables of `python -m loadtests.load.start`: seconds until the service is ready, and memory."""
+    ready = table(
+        ("fronts", "ready, median", "fastest to slowest", "CPU time", "phases"),
+        (
+            (
+                row["fronts"],
+                f"{row['median_s']:.2f} s",
+                f"{row['fastest_s']:.2f} to {row['slowest_s']:.2f} s",
+                f"{row['cpu_s']:.2f} s",
+                ", ".join(f"{name.removesuffix('_s')} {value:.2f}" for name, value in row["phases"].items()) or "-",
+            )
+            for row in rows
+        ),
+    )
+    memory = table(
+        ("fronts", "process", "resident", "without double counting"),
+        (
+            (row["fronts"], one["role"], mebibytes(one["resident_bytes"]), mebibytes(one["proportional_bytes"]))
+            for row in rows
+            for one in row["memory"]
+        ),
+    )
+    return f"{ready}\n\n{memory}"

@@ -1,7 +1,5 @@
 """Requests have the tokens they claim, tables the promised ratios, and a wrong score of ours is an error."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +8,7 @@ from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from loadtests.bench import contenders, cross_encoders, score_tables
+from loadtests.bench import cross_encoders, score_tables
 from loadtests.bench.texts import LONGEST, MIXED, MIXED_ROWS, SHORTEST, Texts, mixed_lengths
 
 GEOMETRY_LABELS = ("64", MIXED)
@@ -60,7 +58,8 @@ def results(times: dict[str, dict[str, float]], **notes: str) -> dict[str, Any]:
         contenders.append({"name": name, "title": contender.title, "reason": "", "cells": cells})
     shapes = [{"label": label} for label in GEOMETRY_LABELS]
     machine = {"cpu": "a CPU", "family": 6, "model": 1, "cores": 2}
-    return {"machine": machine, "threads": 2, "geometries": {"minilm": {"shapes": shapes, "contenders": contenders}}}
+    header = {"machine": machine, "threads": 2, "created": "2026-11-30", "effort": "full"}
+    return {**header, "geometries": {"minilm": {"shapes": shapes, "contenders": contenders}}}
 
 
 def test_the_faster_of_our_engines_stands_against_the_fastest_other() -> None:
@@ -87,39 +86,9 @@ def test_the_faster_of_our_engines_stands_against_the_fastest_other() -> None:
     assert "18.0 ± 0.00 (1.50x)" in text  # over ours over HTTP
 
 
-def test_a_wrong_score_of_another_is_a_note_and_of_ours_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    document = tmp_path / "performance.md"
+def test_a_wrong_score_of_another_is_a_note_and_of_ours_an_error() -> None:
     measured = results({}, infinity="wrong: 2.0e-01 from the reference")
-
-    def main() -> int:
-        document.write_text("# Notes\n")
-        monkeypatch.setattr(contenders, "PEERS", tmp_path / "absent")
-        monkeypatch.setattr(cross_encoders, "measure_model", lambda *_: measured["geometries"]["minilm"])
-        return cross_encoders.main(["--model", "minilm", "--no-groups", "--document", str(document)])
-
-    assert main() == 0
-    assert "wrong: 2.0e-01" in document.read_text()
+    assert "wrong: 2.0e-01" in score_tables.section(measured)
+    assert score_tables.wrong(measured) == []
     measured = results({}, **{"ours-ort": "wrong: 2.0e-01 from the reference"})
-    assert main() == 1
-    assert "minilm: ours-ort at 64: wrong" in capsys.readouterr().err
-    record = json.loads((tmp_path / "results" / "cross-encoders.json").read_text())
-    assert record["geometries"]["minilm"]["contenders"][0]["name"] == "ours-ort"
-
-
-def test_a_group_states_the_ratio_of_both_ways_to_read() -> None:
-    def row(name: str, seconds: float) -> dict[str, Any]:
-        cell = {"median_s": seconds, "p10_s": seconds, "p90_s": seconds}
-        return {"name": name, "title": name, "reason": "", "cells": {"16 x 200": cell}}
-
-    group = [row("pair-engine", 3.0), row("response-engine", 0.2), row("pair-http", 2.0), row("response-http", 0.5)]
-    found = {"group": group, "sample": [row("score", 0.010), row("openrlhf", 0.0105)]}
-    values = {target["what"]: (target["value"], target["met"]) for target in score_tables.group_targets(found)}
-    assert values["engine time, pairs over responses"] == (pytest.approx(15), True)
-    assert values["ranking over HTTP, pairs over responses"] == (pytest.approx(4), False)
-    assert values["OpenRLHF's sample over `/v1/score`"] == (pytest.approx(1.05), True)
-    found["sample"][1] |= {"reason": "no such route", "cells": {}}
-    text = "\n".join(score_tables.group_parts(found))
-    assert "| the engine alone" in text
-    assert "* openrlhf: no such route" in text
+    assert score_tables.wrong(measured) == ["minilm: ours-ort at 64: wrong: 2.0e-01 from the reference"]

@@ -1,6 +1,6 @@
 """Contenders take turns, failures are results, and parity is checked, with stand-ins for the engines."""
 
-import json
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -10,12 +10,12 @@ import pytest
 
 from loadtests import machine
 from loadtests.bench import __main__ as bench
-from loadtests.bench import contenders, tables
-from loadtests.bench.contenders import CONTENDERS, Contender
+from loadtests.bench import cross_encoders, tables
+from loadtests.bench.contenders import Contender
 from loadtests.bench.harness import Entry, Limits, difference, discard_wrong, measure, parity_failures, plan
-from loadtests.bench.prepare import Prepared
 from loadtests.bench.process import Worker, WorkerFailed
 from loadtests.bench.shapes import GEOMETRIES, MIXED, Special, shapes, wordpieces
+from loadtests.bench.workers import products_alone
 from tinyrm.flops import exact_flops
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -119,33 +119,9 @@ def test_the_time_of_a_wrong_answer_is_not_kept(tmp_path: Path) -> None:
     assert entries["works"].cells["64"]["median_s"] == 0.01
 
 
-@pytest.mark.parametrize(("behaviour", "code"), [("works", 0), ("differs", 1)])
-def test_a_parity_failure_is_exit_1_after_writing(
-    behaviour: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    document = tmp_path / "performance.md"
-    document.write_text("# Notes\n")
-    behaviours = {"transformers-fp32": "works", "ours-ort-fp32": behaviour}
-
-    def entry(contender: Contender, *_: object, **__: object) -> Entry:
-        return stand_in(tmp_path, behaviours[contender.name], contender.name)
-
-    monkeypatch.setattr(bench, "ROOT", tmp_path / "runs")
-    monkeypatch.setattr(contenders, "PEERS", tmp_path / "absent")
-    monkeypatch.setattr(bench, "prepare", lambda *_, **__: Prepared())
-    monkeypatch.setattr(bench, "product_rates", lambda *_: ([], []))
-    monkeypatch.setattr(bench, "entry", entry)
-    words = ["--quick", "--budget-s", "0.05", "--document", str(document), "--contenders", *behaviours]
-    assert bench.main(words) == code
-    assert "10.0 ± 0.00 (1.00x)" in document.read_text()
-    record = json.loads((tmp_path / "results" / "bench.json").read_text())
-    assert len(record["parity_failures"]) == 2 * code
-    assert ("parity failed, small: ours-ort-fp32 at 64" in capsys.readouterr().err) == bool(code)
-
-
-def test_the_command_line_names_every_contender() -> None:
-    assert get_args(bench.ContenderName) == tuple(CONTENDERS)
+def test_the_command_line_names_every_size() -> None:
     assert get_args(bench.GeometryName) == tuple(GEOMETRIES)
+    assert get_args(bench.ModelName) == tuple(cross_encoders.MODELS)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +136,7 @@ def test_logits_differ_by_their_largest_distance(logits: list, reference: list, 
     ("seconds", "repeats"), [(1.0, [2, 2, 1, 1]), (100.0, [1, 1, 1]), (1e-9, [15, 15, 15, 15]), (1.5, [1, 1, 1, 1])]
 )
 def test_a_plan_keeps_to_the_budget(seconds: float, repeats: list[int]) -> None:
-    assert plan(seconds, budget_s=6, rounds=4) == repeats
+    assert plan(seconds, Limits(budget_s=6, rounds=4)) == repeats
 
 
 def test_the_made_up_vocabulary_is_laid_out_as_berts() -> None:
@@ -193,14 +169,27 @@ def test_mfu_is_a_share_of_the_best_rate_of_its_precision() -> None:
     rates = [{"precision": p, "flops_per_s": r} for p, r in (("fp32", 1e11), ("int8", 5e11), ("fp32", 2e11))]
     limits = tables.best_rates(rates)
     assert [(limit["precision"], limit["flops_per_s"]) for limit in limits] == [("fp32", 2e11), ("int8", 5e11)]
-    cell = {"median_s": 0.01}
+    cell, alone = {"median_s": 0.01}, {"median_s": 0.005}
     measured = {
-        "shapes": [{"label": "64", "useful_flops": 1e9}],
+        "shapes": [{"label": "64", "useful_flops": 1e9, "products_flops": 9e8}],
         "limits": limits,
-        "contenders": [{"precision": "fp32", "cells": {"64": cell}}],
+        "contenders": [
+            {"name": "ours-ort-fp32", "precision": "fp32", "cells": {"64": cell}},
+            {"name": "products-fp32", "precision": "fp32", "cells": {"64": alone}},
+        ],
     }
     tables.add_mfu(measured)
     assert cell["mfu"] == pytest.approx(0.5)
+    assert alone["mfu"] == pytest.approx(0.9)
+
+
+def test_the_products_alone_are_the_most_of_the_work() -> None:
+    """Beside them: scores and values of attention, the row that the last layer's logits need, and the head."""
+    base = GEOMETRIES["base"]
+    sizes = products_alone.sizes(base.hidden, base.intermediate, base.layers)
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(sizes))
+    assert 0.97 < products_alone.flops(base, 64) / exact_flops(base, 64) < 1
+    assert 0.65 < products_alone.flops(base, 4096) / exact_flops(base, 4096) < 0.75
 
 
 def test_bf16_needs_an_instruction_of_its_own() -> None:

@@ -2,18 +2,26 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 from loadtests.bench.workers.protocol import Call, Prepare, Request, arguments, serve
 from loadtests.bench.workers.serving import Server, free_port, post
 
 
-def start(model: Path, python: Path = Path(sys.executable)) -> Server:
+def start(
+    model: Path,
+    python: Path = Path(sys.executable),
+    log: Path | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Server:
     """Start `infinity_emb v2` on a free local port.
 
     python: of the environment that has it.
+    log, environment: as a Server takes them.
     """
     port = free_port()
     options = {
@@ -30,7 +38,7 @@ def start(model: Path, python: Path = Path(sys.executable)) -> Server:
     command += ["--no-compile", "--no-bettertransformer", "--no-model-warmup"]
     command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
-    return Server(command, quiet, port, "/health")
+    return Server(command, {**environment, **quiet}, port, "/health", log)
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ import itertools
 import sys
 
 from loadtests.bench.workers.protocol import Call, Prepare, Request, arguments, serve
+from tinyrm.cascade import Cascade
 from tinyrm.encoding import Encoding
 from tinyrm.scorer import Scorer
 
@@ -11,6 +12,10 @@ from tinyrm.scorer import Scorer
 def load() -> tuple[Prepare, str]:
     options = arguments(__doc__)
     scorer = Scorer.open(options.model, options.engine, precision=options.precision, threads=options.threads)
+    cascade = None
+    if options.pairwise:
+        second = Scorer.open(options.pairwise, options.engine, precision=options.precision, threads=options.threads)
+        cascade = Cascade(scorer, second)
 
     def prepare(request: Request) -> Call:
         prompt, responses = request["prompt"], request["responses"]
@@ -25,7 +30,11 @@ def load() -> tuple[Prepare, str]:
         def run_engine() -> None:
             scorer.logits(sequences)
 
-        calls: dict[str, Call] = {"score": score, "rank": rank, "engine": run_engine}
+        def rank_by_both() -> None:
+            assert cascade  # noqa: S101 - the call needs --pairwise
+            cascade.rank(prompt, responses)
+
+        calls: dict[str, Call] = {"score": score, "rank": rank, "engine": run_engine, "cascade": rank_by_both}
         return calls[options.call]
 
     return prepare, f"{scorer.engine.info.name}, {scorer.engine.info.precision}"

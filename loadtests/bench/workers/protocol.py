@@ -78,6 +78,7 @@ def arguments(doc: str | None) -> argparse.Namespace:
     parser.add_argument("--backend", default="torch", help="of cross_encoder: torch, onnx or openvino")
     parser.add_argument("--engine", default="auto", help="of ours and ours_http: an engine of tinyrm.engines")
     parser.add_argument("--call", default="score", help="of ours and ours_http: what is timed")
+    parser.add_argument("--pairwise", type=Path, help="of ours: the second model of a cascade")
     parser.add_argument(
         "--export-to", type=Path, help="of optimum_ort and cross_encoder: write their export there, and exit"
     )

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 START_TIMEOUT_S = 180
@@ -18,14 +19,22 @@ class Server:
     """A started process that serves HTTP on `port`; `close` ends it.
 
     ready: a path that returns 200 once it serves.
+    log: what it prints goes there; None leaves it to our own output.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], port: int, ready: str) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], port: int, ready: str, log: Path | None = None
+    ) -> None:
         self.port = port
         self._ready = ready
-        self._popen = subprocess.Popen(  # noqa: S603  # the commands are those of the workers
-            command, env=os.environ | dict(environment), stdin=subprocess.DEVNULL
-        )
+        with log.open("ab") if log else nullcontext() as output:
+            self._popen = subprocess.Popen(  # noqa: S603  # the commands are those of the workers
+                command,
+                env=os.environ | dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+            )
 
     @property
     def pid(self) -> int:
