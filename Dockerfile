@@ -20,8 +20,10 @@ COPY loadtests loadtests
 RUN settle.sh /app
 
 FROM build AS service-build
-COPY deploy/locks/serve.txt /locks/
-RUN install-locked.sh /locks/serve.txt
+# serve, or openvino for the engine of that name beside ONNX Runtime.
+ARG LOCK=serve
+COPY deploy/locks/${LOCK}.txt /locks/
+RUN install-locked.sh "/locks/${LOCK}.txt"
 
 FROM ${PYTHON_IMAGE} AS service
 LABEL org.opencontainers.image.title="TinyRM" \
@@ -32,9 +34,12 @@ ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     ORT_DISABLE_TELEMETRY=1 \
     HOME=/tmp \
+    TINYRM_CACHE=/cache \
     TINYRM_HOST=0.0.0.0 \
     TINYRM_PORT=8000
 WORKDIR /app
+# For bundles that are fetched: mount a volume. Writable for any user.
+RUN install --directory --mode 1777 /cache
 # Layers that change least come first.
 COPY --from=service-build /opt/venv /opt/venv
 COPY --from=source /app/models models
@@ -132,6 +137,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     ORT_DISABLE_TELEMETRY=1 \
     HOME=/tmp \
     XDG_CACHE_HOME=/cache \
+    TINYRM_CACHE=/cache/tinyrm \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     TINYRM_ENGINE=onnxruntime-cuda \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install with apt the programs that some tests need: a browser, Prometheus, a container engine. Without root or apt
+# Install with apt the programs that some tests need: a browser, Prometheus, Alertmanager, a container engine, shells. Without root or apt
 # nothing fails here: those tests are skipped and name the program.
 set -u
 
@@ -7,7 +7,8 @@ packages=()
 command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null ||
 	packages+=(chromium)
 command -v prometheus > /dev/null && command -v promtool > /dev/null || packages+=(prometheus)
-for package in docker.io docker-compose iproute2 iptables mmdebstrap; do
+command -v prometheus-alertmanager > /dev/null && command -v amtool > /dev/null || packages+=(prometheus-alertmanager)
+for package in docker.io docker-compose iproute2 iptables mmdebstrap fish zsh; do
 	dpkg --status "$package" > /dev/null 2>&1 || packages+=("$package")
 done
 [ ${#packages[@]} = 0 ] && exit 0

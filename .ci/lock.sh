@@ -24,6 +24,7 @@ compile() {
 }
 
 compile serve --extra serve --extra otel "$@"
+compile openvino --extra serve --extra otel --extra openvino "$@"
 compile gpu --extra gpu --extra otel "${cuda[@]}" "$@"
 compile load --extra serve --extra load "$@"
 compile export --extra export --override deploy/locks/torch-cpu.txt --find-links "$torch_wheels" --no-emit-package torch "$@"

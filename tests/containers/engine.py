@@ -177,4 +177,4 @@ def python_image() -> str:
 
 def monitoring_images() -> dict[str, str]:
     services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
-    return {name: services[name]["image"] for name in ("prometheus", "grafana")}
+    return {name: services[name]["image"] for name in ("prometheus", "alertmanager", "grafana")}

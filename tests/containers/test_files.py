@@ -12,6 +12,7 @@ import yaml
 from service.settings import PREFIX, Settings
 from tests.conftest import REPOSITORY
 from tests.containers.engine import STANDINS
+from tests.containers.test_locks import LOCKS
 
 COMPOSE_FILES = ("docker-compose.yml", "deploy/compose/keys.yml")
 BIN = Path(sys.executable).parent
@@ -46,12 +47,37 @@ def test_the_container_gets_every_setting_but_those_that_the_files_set() -> None
     by_the_files = {"host", "port", "api_keys_file"}
     passed = {PREFIX + name.upper() for name in set(Settings.model_fields) - by_the_files}
     for name in ("tinyrm", "tinyrm-gpu"):
-        assert compose()["services"][name]["environment"].keys() == passed
+        environment = compose()["services"][name]["environment"]
+        assert {variable for variable in environment if variable.startswith(PREFIX)} == passed
+        fixed = {variable for variable, value in environment.items() if value and "${" not in value}
+        assert fixed == {"TINYRM_CACHE", "HF_TOKEN_PATH"}
+
+
+def test_fetched_bundles_are_kept_in_a_volume() -> None:
+    services, dockerfile = compose()["services"], (REPOSITORY / "Dockerfile").read_text()
+    for name, volume in {"tinyrm": "bundles:/cache", "tinyrm-gpu": "engines:/cache"}.items():
+        assert volume in services[name]["volumes"]
+        assert services[name]["environment"]["TINYRM_CACHE"] == "/cache"
+    assert set(compose()["volumes"]) >= {"bundles", "engines"}
+    assert dockerfile.count("RUN install --directory --mode 1777 /cache") == 3
+
+
+def test_every_lock_can_be_chosen_for_the_service() -> None:
+    build = compose()["services"]["tinyrm"]["build"]
+    assert build["args"] == {"LOCK": "${LOCK:-serve}"}
+    assert {lock.stem for lock in LOCKS.iterdir()} >= {"serve", "openvino"}
+
+
+def test_the_home_of_grafana_is_a_dashboard() -> None:
+    grafana = compose()["services"]["grafana"]
+    home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert "./deploy/grafana/dashboards:/etc/grafana/dashboards:ro" in grafana["volumes"]
+    assert (REPOSITORY / "deploy/grafana/dashboards" / Path(home).name).is_file()
 
 
 def test_every_port_is_bound_to_this_machine_by_default() -> None:
     ports = [port for service in compose()["services"].values() for port in service.get("ports", [])]
-    assert len(ports) == 5
+    assert len(ports) == 7
     assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in ports)
 
 
@@ -68,8 +94,8 @@ def test_every_service_is_confined() -> None:
 
 
 def test_images_have_versions() -> None:
-    images = [s["image"] for s in compose()["services"].values() if "build" not in s]
-    assert len(images) == 2
+    images = [s["image"] for s in compose()["services"].values() if not s["image"].startswith("tinyrm")]
+    assert len(images) == 3
     assert all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images)
 
 

@@ -136,6 +136,20 @@ def test_sigterm_answers_what_was_accepted(engine: Engine, service_image: str) -
     assert Counter(result.get("error", {}).get("type", "answered") for result in results) == {"answered": 40}
 
 
+def test_the_image_with_openvino_serves_with_it(engine: Engine, service_image: str) -> None:
+    engine.build(REPOSITORY, "tinyrm:openvino", "--target", "service", "--build-arg", "LOCK=openvino")
+    with running(engine, "tinyrm:openvino", "--env", "TINYRM_ENGINE=openvino-cpu") as container:
+        assert container.client.post("/v1/compare", json=PAIR).status_code == 200
+        assert 'tinyrm_engine_info{engine="openvino-cpu"' in container.client.get("/metrics").text
+
+
+def test_fetched_bundles_have_a_place_to_stay(engine: Engine, service_image: str) -> None:
+    """A new volume belongs to root, unless the image has the folder."""
+    write = "import os, pathlib; pathlib.Path(os.environ['TINYRM_CACHE'], 'x').touch()"
+    options = ("--rm", "--network", "none", "--read-only", "--volume", "fetched:/cache", "--user", "12345:12345")
+    engine.docker("run", *options, "--entrypoint", "python", service_image, "-c", write)
+
+
 def test_an_idle_service_of_two_workers_exits_with_0(engine: Engine, service_image: str) -> None:
     with running(engine, service_image, "--env", "TINYRM_WORKERS=2") as container:
         assert container.client.post("/v1/compare", json=PAIR).status_code == 200

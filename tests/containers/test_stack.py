@@ -21,8 +21,10 @@ from tests.support.processes import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-PORTS = ("TINYRM_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT", "LOAD_PORT")
-SERVICES = ("tinyrm", "prometheus", "grafana")
+PORTS = ("TINYRM_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT", "LOAD_PORT", "DOCS_PORT")
+# Each starts when the one before is healthy.
+IN_ORDER = ("tinyrm", "prometheus", "grafana")
+SERVICES = (*IN_ORDER, "alertmanager")
 # The time that the panels' rates cover.
 LOAD_S = 30
 # A model that reads sets has no order, and these panels no data.
@@ -85,11 +87,11 @@ def cleared_away(stack: Stack) -> Iterator[Stack]:
         sys.stderr.write(stack.compose("logs", "--no-color", "--tail", "40"))
         raise
     finally:
-        stack.compose("--profile", "load", "down", "--volumes", "--timeout", "30")
+        stack.compose("--profile", "load", "--profile", "docs", "down", "--volumes", "--timeout", "30")
 
 
 def test_each_service_waits_for_the_health_of_the_one_before(stack: Stack) -> None:
-    states = [stack.inspect(service)["State"] for service in SERVICES]
+    states = [stack.inspect(service)["State"] for service in IN_ORDER]
     for earlier, later in pairwise(states):
         healthy = min(moment(check["End"]) for check in earlier["Health"]["Log"] if check["ExitCode"] == 0)
         assert moment(later["StartedAt"]) >= healthy
@@ -133,6 +135,7 @@ def test_every_panel_has_data_under_load(stack: Stack) -> None:
     found = report(stack)
     assert found["errors"] == []
     assert found["queries"] > 10
+    assert found["home"] == "tinyrm-overview"
     assert comparisons_a_second(stack) > 1
     stats = stack.get("LOAD_PORT", "/stats/requests").json()
     assert stats["fail_ratio"] == 0
@@ -156,6 +159,19 @@ def report(stack: Stack) -> dict[str, Any]:
     return found | {"errors": missing}
 
 
+def test_a_stopped_service_is_an_alert_in_alertmanager(stack: Stack) -> None:
+    assert "TinyRMDown" not in firing(stack)
+    stack.compose("stop", "--timeout", "30", "tinyrm")
+    wait_until(lambda: "TinyRMDown" in firing(stack), "the alert arrives")
+    stack.compose("start", "tinyrm")
+    wait_until(lambda: stack.health("tinyrm") == "healthy", "healthy again")
+    wait_until(stack.is_scraped, "scraped again")
+
+
+def firing(stack: Stack) -> set[str]:
+    return {alert["labels"]["alertname"] for alert in stack.get("ALERTMANAGER_PORT", "/api/v2/alerts").json()}
+
+
 def test_a_killed_service_is_restarted(stack: Stack) -> None:
     os.kill(stack.inspect("tinyrm")["State"]["Pid"], signal.SIGKILL)
     wait_until(lambda: stack.inspect("tinyrm")["RestartCount"] == 1, "restarted")
@@ -176,6 +192,18 @@ def test_keys_are_required_and_prometheus_has_one(stack: Stack, tmp_path: Path) 
     stack.compose(*keys, "/keys/keys.json", "revoke", "--name", "prometheus", **owner)
     assert stack.compare(key.strip()) == 401
     wait_until(lambda: not stack.is_scraped(), "a revoked key is refused")
+
+
+def test_the_documentation_is_served(stack: Stack) -> None:
+    stack.compose("--profile", "docs", "up", "--detach", "docs")
+    wait_until(lambda: serves_pages(stack), "pages are served")
+    stack.compose("--profile", "docs", "stop", "docs")
+
+
+def serves_pages(stack: Stack) -> bool:
+    with suppress(httpx.TransportError):
+        return stack.get("DOCS_PORT", "/").status_code == 200
+    return False
 
 
 def test_every_service_exits_with_0_when_stopped(stack: Stack) -> None:

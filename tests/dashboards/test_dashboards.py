@@ -11,14 +11,15 @@ import yaml
 from service.metrics import Metrics
 from tests.conftest import REPOSITORY
 from tests.support.prometheus import DASHBOARDS, RULES, dashboards, panel_queries
-from tools.dashboards import bounds
 from tools.dashboards.__main__ import files, main
+from tools.dashboards.bounds import DOCS_URL, Bounds
 
 GRAFANA = REPOSITORY / "deploy" / "grafana"
 PROVISIONING = GRAFANA / "provisioning"
 PANELS = [(name, panel) for name, dashboard in dashboards().items() for panel in dashboard["panels"]]
 # Series that Prometheus itself adds for a target.
 OWN_SERIES = {"up", "scrape_duration_seconds", "scrape_samples_scraped"}
+RECORDED = re.compile(r"\b\w+:tinyrm_\w+:\w+")
 
 
 def provisioned(kind: str) -> Any:
@@ -28,6 +29,7 @@ def provisioned(kind: str) -> Any:
 
 def names(expression: str) -> set[str]:
     """Return the names of the metrics in a query."""
+    expression = RECORDED.sub("", expression)
     without_labels = re.sub(r"\{[^}]*\}", "{}", re.sub(r"\b(?:by|on) \([^)]*\)", "", expression))
     return set(re.findall(r"\b(?:tinyrm|scrape)_\w+", without_labels))
 
@@ -38,17 +40,59 @@ def exposed() -> set[str]:
     return declared | {re.split("[{ ]", line)[0] for line in lines if not line.startswith("#")} | OWN_SERIES
 
 
-def test_committed_dashboards_are_those_of_the_code(tmp_path: Path) -> None:
-    committed = {file.name: file.read_text() for file in DASHBOARDS.iterdir()}
+def test_committed_dashboards_and_rules_are_those_of_the_code(tmp_path: Path) -> None:
+    committed = {f"grafana/dashboards/{file.name}": file.read_text() for file in DASHBOARDS.iterdir()}
+    committed["prometheus/rules.yml"] = RULES.read_text()
     assert committed == files(), "run `python -m tools.dashboards`"
     assert main([str(tmp_path)]) == 0
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == committed
+    assert {name: (tmp_path / name).read_text() for name in committed} == committed
 
 
-def test_the_five_dashboards_are_there() -> None:
-    assert set(dashboards()) == {"latency", "cost", "load", "judgement", "process"}
+def test_another_objective_changes_rules_and_dashboards_alike(tmp_path: Path) -> None:
+    command = [str(tmp_path), "--latency-objective", "0.2", "--latency-target", "0.95", "--docs-url", "https://docs/x/"]
+    assert main(command) == 0
+    made = {name: (tmp_path / name).read_text() for name in files()}
+    assert 'le="1.0"' not in made["prometheus/rules.yml"] + made["grafana/dashboards/latency.json"]
+    assert 'le="0.2"' in made["prometheus/rules.yml"]
+    assert "14.4 * 0.05" in made["prometheus/rules.yml"]
+    assert 'le=\\"0.2\\"' in made["grafana/dashboards/latency.json"]
+    assert not any(DOCS_URL in text for text in made.values())
+    assert "https://docs/x/operations/#tinyrmdown" in made["prometheus/rules.yml"]
+
+
+@pytest.mark.parametrize(
+    "words", [("--latency-objective", "0.3"), ("--latency-target", "1"), ("--availability-target", "99.9")]
+)
+def test_an_objective_that_cannot_be_counted_is_refused(
+    words: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), *words])
+    assert words[0].lstrip("-").replace("-", "_") in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_six_dashboards_are_there() -> None:
+    assert set(dashboards()) == {"overview", "latency", "cost", "load", "judgement", "process"}
     uids = [dashboard["uid"] for dashboard in dashboards().values()]
-    assert len(set(uids)) == 5
+    assert len(set(uids)) == 6
+
+
+def test_every_dashboard_links_to_the_others_the_runbooks_and_the_logs() -> None:
+    for dashboard in dashboards().values():
+        links = {link["title"]: link for link in dashboard["links"]}
+        assert links["TinyRM"]["type"] == "dashboards"
+        assert dashboard["tags"] == links["TinyRM"]["tags"]
+        assert links["Runbooks"]["url"] == f"{DOCS_URL}/operations/"
+        assert links["Logs"]["url"] == f"{DOCS_URL}/logs/"
+
+
+def test_a_panel_links_to_the_runbook_of_an_alert_that_exists() -> None:
+    alerts = re.findall(r"alert: (\w+)", RULES.read_text())
+    known = {f"{DOCS_URL}/operations/#{alert.lower()}" for alert in alerts}
+    linked = {link["url"] for _, panel in PANELS for link in panel.get("links", [])}
+    assert linked <= known
+    assert len(linked) >= 8
 
 
 def test_every_query_names_metrics_that_exist_and_the_chosen_instances() -> None:
@@ -56,7 +100,7 @@ def test_every_query_names_metrics_that_exist_and_the_chosen_instances() -> None
     for query in panel_queries():
         expression = query.target["expr"]
         assert names(expression) <= known, query
-        for selector in re.findall(r"tinyrm_\w+(\{[^}]*\})?", expression):
+        for selector in re.findall(r"tinyrm_\w+(\{[^}]*\})?", RECORDED.sub("", expression)):
             assert 'instance=~"$instance"' in selector, query
 
 
@@ -100,12 +144,21 @@ def test_panels_do_not_overlap(name: str) -> None:
     assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
 
 
-def test_panels_use_the_provisioned_data_source() -> None:
-    (source,) = provisioned("datasources")["datasources"]
-    assert source["type"] == "prometheus"
-    assert {panel["datasource"]["uid"] for _, panel in PANELS} == {source["uid"]}
-    variables = [v for dashboard in dashboards().values() for v in dashboard["templating"]["list"]]
-    assert {variable["datasource"]["uid"] for variable in variables} == {source["uid"]}
+def test_panels_use_the_data_source_of_the_variable_which_is_a_prometheus() -> None:
+    assert {panel["datasource"]["uid"] for _, panel in PANELS} == {"${datasource}"}
+    for dashboard in dashboards().values():
+        source, instance = dashboard["templating"]["list"]
+        assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")
+        assert instance["datasource"]["uid"] == "${datasource}"
+
+
+def test_prometheus_is_the_provisioned_default_and_alertmanager_is_there() -> None:
+    sources = {source["uid"]: source for source in provisioned("datasources")["datasources"]}
+    assert {uid: (source["type"], source.get("isDefault", False)) for uid, source in sources.items()} == {
+        "prometheus": ("prometheus", True),
+        "alertmanager": ("alertmanager", False),
+    }
+    assert sources["alertmanager"]["jsonData"]["implementation"] == "prometheus"
 
 
 def test_grafana_reads_dashboards_from_their_mount() -> None:
@@ -113,22 +166,10 @@ def test_grafana_reads_dashboards_from_their_mount() -> None:
     assert (provider["type"], provider["options"]["path"]) == ("file", "/etc/grafana/dashboards")
 
 
-def test_the_bounds_of_panels_are_those_of_alerts() -> None:
-    rules = {
-        rule["alert"]: rule["expr"]
-        for group in yaml.safe_load(RULES.read_text())["groups"]
-        for rule in group["rules"]
-        if "alert" in rule
-    }
-    for alert, bound in {
-        "TinyRMLatencyHigh": bounds.TOLERATED_S,
-        "TinyRMShedding": bounds.SHED_SHARE,
-        "TinyRMRequestsFail": bounds.FAILED_SHARE,
-        "TinyRMPositionBias": bounds.FIRST_POSITION,
-        "TinyRMPositionBiasDrift": bounds.FIRST_POSITION_MOVE,
-        "TinyRMTruncation": bounds.TRUNCATED_SHARE,
-        "TinyRMEventLoopLate": bounds.LOOP_LAG_S,
-        "TinyRMMemoryGrowth": bounds.MEMORY_GROWTH_BYTES_PER_HOUR,
-    }.items():
-        found = [float(number) for number in re.findall(r"> ([0-9.e]+)", rules[alert])]
-        assert bound in found, alert
+def test_a_month_of_data_is_kept_for_the_error_budgets() -> None:
+    command = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]["prometheus"]["command"]
+    assert "--storage.tsdb.retention.time=31d" in command
+
+
+def test_the_budgets_are_what_the_targets_leave() -> None:
+    assert Bounds().budgets == {"availability": 0.001, "latency": 0.01}

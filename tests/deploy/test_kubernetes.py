@@ -16,7 +16,6 @@ from service.http.server import GRACE_S, LINGER_S
 from service.settings import PREFIX, Settings, refuse_unknown
 from tests.conftest import REPOSITORY
 from tests.deploy.manifests import (
-    FOLDER,
     KEYS,
     AdapterRule,
     adapter_rules,
@@ -286,16 +285,3 @@ def test_the_adapter_computes_what_the_autoscaler_compares(
         pytest.skip("no promtool, which evaluates PromQL")
     (rule,) = [rule for rule in adapter_rules() if rule.metric == metric]
     evaluated(rule, samples, expected, tmp_path)
-
-
-# The document
-
-
-def test_the_document_names_only_what_exists() -> None:
-    text = DOCUMENT.read_text()
-    settings = {name.removeprefix(PREFIX).lower() for name in re.findall(r"TINYRM_[A-Z][A-Z_]*[A-Z]", text)}
-    assert settings - {"service_host"} <= set(Settings.model_fields), "service_host: a variable that Kubernetes adds"
-    assert set(re.findall(r"\btinyrm_[a-z_]+\b", text)) <= exposed() | set(targets()) | {"tinyrm_shed_requests_total"}
-    files = {file.name for file in FOLDER.rglob("*.yaml")}
-    assert set(re.findall(r"[\w-]+\.yaml", text)) <= files
-    assert {file.name for file in FOLDER.glob("*.yaml")} <= set(re.findall(r"[\w-]+\.yaml", text))

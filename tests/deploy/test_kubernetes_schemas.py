@@ -1,26 +1,25 @@
 """The manifests are valid for the API of Kubernetes, and kustomize builds from them what it should."""
 
+import json
 import shutil
-import subprocess
 from pathlib import Path
 
-import kubernetes_validate
 import pytest
-import yaml
 
 from tests.deploy.manifests import FOLDER, KEYS, Manifest, applied, container_of, read
+from tests.deploy.programs import kustomize
+from tests.deploy.validation import NEWEST, OLDEST, validate
+from tests.support.prometheus import DASHBOARDS
 from tinyrm import __version__
 
-# docs/kubernetes.md promises the oldest (the first with `preStop.sleep`). The newest is that of the package.
-OLDEST = "1.30"
-NEWEST = kubernetes_validate.latest_version()
+DEPLOY = FOLDER.parent
 BUILT_IN = sorted(kind for kind in applied() if kind != "ServiceMonitor")
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @pytest.mark.parametrize("kind", BUILT_IN)
 def test_manifests_are_valid(kind: str, version: str) -> None:
-    kubernetes_validate.validate(applied()[kind], version, strict=True)
+    validate(applied()[kind], version)
 
 
 @pytest.mark.parametrize("folder", [FOLDER, KEYS], ids=["plain", "with keys"])
@@ -50,11 +49,19 @@ def test_the_image_has_the_version_of_the_library() -> None:
 
 def built(folder: Path) -> dict[str, Manifest]:
     """Return by kind what `kubectl apply -k` would send."""
-    if not shutil.which("kubectl"):
-        pytest.skip("no kubectl, which brings kustomize")
-    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return {manifest["kind"]: manifest for manifest in yaml.safe_load_all(done.stdout)}
+    return {manifest["kind"]: manifest for manifest in kustomize(folder)}
+
+
+def with_component(name: str, folder: Path) -> Path:
+    """Return a copy of the kustomization in which the lines of one component are no comments any more."""
+    copied = shutil.copytree(DEPLOY, folder / "deploy", ignore=shutil.ignore_patterns("helm")) / "kubernetes"
+    kustomization = copied / "kustomization.yaml"
+    text = kustomization.read_text()
+    for line in ("components:", f"  - {name}"):
+        assert f"# {line}\n" in text, "the lines to uncomment are not there"
+        text = text.replace(f"# {line}\n", f"{line}\n")
+    kustomization.write_text(text)
+    return copied
 
 
 def test_kustomize_builds_the_manifests_and_names_the_image() -> None:
@@ -65,13 +72,8 @@ def test_kustomize_builds_the_manifests_and_names_the_image() -> None:
 
 
 def test_kustomize_adds_keys_and_nothing_else(tmp_path: Path) -> None:
-    copied = shutil.copytree(FOLDER, tmp_path / "kubernetes")
-    kustomization = copied / "kustomization.yaml"
-    text = kustomization.read_text()
-    kustomization.write_text(text.replace("# components:\n#   - api-keys", "components:\n  - api-keys"))
-    assert kustomization.read_text() != text, "the lines to uncomment are not there"
-    guarded, plain = built(copied), built(FOLDER)
-    kubernetes_validate.validate(guarded["Deployment"], OLDEST, strict=True)
+    guarded, plain = built(with_component("api-keys", tmp_path)), built(FOLDER)
+    validate(guarded["Deployment"], OLDEST)
     added, monitor = read(KEYS / "deployment.yaml"), read(KEYS / "servicemonitor.yaml")
     for place in ("env", "volumeMounts"):
         assert container_of(added)[place] == [
@@ -86,3 +88,19 @@ def test_kustomize_adds_keys_and_nothing_else(tmp_path: Path) -> None:
     assert guarded["ServiceMonitor"]["spec"]["selector"] == plain["ServiceMonitor"]["spec"]["selector"]
     unchanged = set(plain) - {"Deployment", "ServiceMonitor"}
     assert {kind: guarded[kind] for kind in unchanged} == {kind: plain[kind] for kind in unchanged}
+
+
+def test_kustomize_adds_alerts_and_dashboards(tmp_path: Path) -> None:
+    added = kustomize(with_component("monitoring", tmp_path))
+    (rule,) = [one for one in added if one["kind"] == "PrometheusRule"]
+    assert rule == read(FOLDER / "monitoring" / "prometheusrule.yaml")
+    maps = [one for one in added if one["kind"] == "ConfigMap"]
+    assert all(one["metadata"]["labels"]["grafana_dashboard"] == "1" for one in maps)
+    data = {name: json.loads(text) for one in maps for name, text in one["data"].items()}
+    assert data == {f"tinyrm-{file.name}": json.loads(file.read_text()) for file in DASHBOARDS.glob("*.json")}
+    for one in maps:
+        validate(one, OLDEST)
+        # `kubectl apply` keeps a copy in an annotation; all of them may have 256 KiB together.
+        assert len(json.dumps(one)) < 200_000
+    others = [one for one in added if one["kind"] not in ("PrometheusRule", "ConfigMap")]
+    assert others == kustomize(FOLDER)

@@ -3,6 +3,7 @@ panel through the data source's address. GET /report returns the errors; an empt
 """
 
 import json
+import os
 import re
 import signal
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 
 PROVISIONING = Path("/etc/grafana/provisioning")
+HOME = os.environ.get("GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH")
 BUILT_IN = {"__rate_interval": "30s", "__interval": "10s", "__range": "5m", "__interval_ms": "10000"}
 
 
@@ -28,9 +30,22 @@ def report() -> dict[str, Any]:
     return {
         "datasources": sorted(sources),
         "dashboards": sorted(board["uid"] for board in boards),
+        "home": json.loads(Path(HOME).read_text())["uid"] if HOME else None,
         "queries": len(results),
-        "errors": [error for error in results if error],
+        "errors": [error for error in [*results, *map(check_alertmanager, sources.values())] if error],
     }
+
+
+def check_alertmanager(source: dict[str, Any]) -> str | None:
+    """Return the error of a data source of alerts; None if it answers."""
+    if source["type"] != "alertmanager":
+        return None
+    try:
+        with urllib.request.urlopen(f"{source['url']}/api/v2/alerts", timeout=10) as reply:
+            json.load(reply)
+    except OSError as error:
+        return f"{source['name']}: {error}"
+    return None
 
 
 def provisioned(kind: str) -> list[dict[str, Any]]:
@@ -63,8 +78,11 @@ def run_query(
 
 
 def value_of(variable: dict[str, Any], sources: dict[str, Any]) -> str:
-    """Return the first data source for a data source variable, and everything for others."""
-    return next(iter(sources), "") if variable["type"] == "datasource" else ".*"
+    """Return the default data source of its kind for a data source variable, and everything for others."""
+    if variable["type"] != "datasource":
+        return ".*"
+    kind = [source for source in sources.values() if source["type"] == variable["query"]]
+    return next((source["uid"] for source in kind if source.get("isDefault")), "")
 
 
 def substitute(text: str, values: dict[str, str]) -> str:
