@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from tinyrm.cli import main as tinyrm
 from tinyrm.files import open_text
-from tinyrm.pairs import read_jsonl
+from tinyrm.tables import read_jsonl
 
 PROMPT = "Natalia sold 48 clips in April and half as many in May. How many in all?"
 RIGHT = "In May she sold 48 / 2 = 24. In all she sold 48 + 24 = 72 clips."

@@ -71,7 +71,7 @@ def main() -> None:
         processing_class=tokenizer,
         args=settings,
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
-        reward_funcs=reward_func(NUM_GENERATIONS, arguments.url, domain="general", on_failure="raise"),
+        reward_funcs=reward_func(arguments.url, domain="general", on_failure="raise"),
     )
     trainer.train()
     step = trainer.state.log_history[0]

@@ -1,4 +1,5 @@
-"""The two reward functions for verl, called as verl calls them. In a run of verl this is configuration alone:
+"""The two reward functions for verl, called as verl calls them; verl 0.9 compares whole groups with the manager of
+docs/integrations.md, which only runs in verl. In a run of verl this is configuration alone:
 
 reward.custom_reward_function.path=pkg://tinyrm.integrations.verl
 reward.custom_reward_function.name=compute_score

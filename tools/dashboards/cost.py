@@ -3,6 +3,7 @@
 from grafana_foundation_sdk.models import dashboard as models
 
 from tools.dashboards import panels
+from tools.dashboards.bounds import Bounds
 from tools.dashboards.panels import RED, YELLOW, Panel
 from tools.dashboards.queries import COMPARISONS, Query, mean, quantiles, rate, series
 
@@ -10,7 +11,7 @@ RUN = "engine_run_seconds_total"
 EXACT = {"formula": "exact"}
 
 
-def dashboard() -> models.Dashboard:
+def dashboard(_: Bounds) -> models.Dashboard:
     text = "What a comparison costs in operations, tokens and seconds, and how much of the hardware is used."
     return panels.board("cost", "Cost", text, [*numbers(), *operations(), *tokens(), *seconds()])
 
@@ -30,8 +31,6 @@ def numbers() -> list[Panel]:
             "instances. TINYRM_PEAK_GFLOPS_PER_S sets the peak.",
             "percentunit",
             Query(mfu(RUN), "MFU"),
-            bounds=((0.1, YELLOW), (0.3, panels.GREEN)),
-            first=RED,
         ),
         panels.number(
             "Padding",
@@ -46,16 +45,17 @@ def numbers() -> list[Panel]:
 
 def mfu(seconds: str) -> str:
     peak = f"max({series('engine_peak_gflops_per_second')})"
-    return f"{rate('gflops_total', **EXACT)} / {rate(seconds)} / {peak}"
+    return f"{rate('engine_gflops_total')} / {rate(seconds)} / {peak}"
 
 
 def operations() -> list[Panel]:
-    idle = f"{rate('gflops_total', **EXACT)} / sum({series('engine_peak_gflops_per_second')})"
+    idle = f"{rate('engine_gflops_total')} / sum({series('engine_peak_gflops_per_second')})"
     return [
         panels.lines(
             "Operations a second",
-            "Of answered comparisons. exact: what the graph computes; paper: the formula of the "
-            "paper, 2 x parameters x tokens and attention, for comparison with published numbers.",
+            "Of answered comparisons, also if identical ones were computed once. exact: what the graph computes; "
+            "paper: the formula of the paper, 2 x parameters x tokens and attention, for comparison with published "
+            "numbers.",
             "flops",
             [Query(f"1e9 * {rate('gflops_total', 'formula')}", "{{formula}}")],
         ),
@@ -90,12 +90,29 @@ def operations() -> list[Panel]:
 
 
 def tokens() -> list[Panel]:
+    needed = f"({rate('tokens_total', kind='real')} + {rate('tokens_reused_total')})"
     return [
         panels.lines(
             "Tokens a second",
             "Tokens that the engine computed. padding: added so that all texts of a batch have the same length.",
             "suffix: tokens/s",
             [Query(rate("tokens_total", "kind"), "{{kind}}")],
+            is_stacked=True,
+        ),
+        panels.lines(
+            "Reused tokens",
+            "Share of the tokens that needed no run, because an identical sequence had one. batch, queue: it ran or "
+            "waited at the same time; window: earlier, if TINYRM_REUSE_S keeps it.",
+            "percentunit",
+            [Query(f"{rate('tokens_reused_total', 'within')} / scalar{needed}", "{{within}}")],
+            is_stacked=True,
+            is_share=True,
+        ),
+        panels.lines(
+            "Reused sequences",
+            "Sequences a second that needed no run, by model.",
+            "ops",
+            [Query(rate("sequences_reused_total", "model, within"), "{{model}} {{within}}")],
             is_stacked=True,
         ),
         panels.lines(

@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.models import dashboard as models
 
 from tools.dashboards import panels
-from tools.dashboards.bounds import DISAGREEMENT_SHARE, FIRST_POSITION, TRUNCATED_SHARE
+from tools.dashboards.bounds import Bounds
 from tools.dashboards.panels import RED, YELLOW, Panel
 from tools.dashboards.queries import COMPARISONS, Query, increase, quantile, quantiles, rate
 
@@ -15,12 +15,14 @@ FIRST, MARGIN, SWAPS, TRUNCATED = (
 )
 
 
-def dashboard() -> models.Dashboard:
+def dashboard(bounds: Bounds) -> models.Dashboard:
     text = "What the verdicts look like. They drift when the model or its input changes: both are visible here."
-    return panels.board("judgement", "Judgement", text, [*numbers(), *preference(), *margins(), *order(), *texts()])
+    return panels.board(
+        "judgement", "Judgement", text, [*numbers(bounds), *preference(), *margins(), *order(bounds), *texts()]
+    )
 
 
-def numbers() -> list[Panel]:
+def numbers(bounds: Bounds) -> list[Panel]:
     return [
         panels.number(
             "A preferred",
@@ -35,7 +37,7 @@ def numbers() -> list[Panel]:
             "result is the mean of both, so it is near a tie there. No data: the model has no order, as one of sets.",
             "percentunit",
             Query(f"{rate(SWAPS, agree='false')} / {rate(SWAPS)}", "disagree"),
-            bounds=((DISAGREEMENT_SHARE / 2, YELLOW), (DISAGREEMENT_SHARE, RED)),
+            bounds=((bounds.disagreement_share / 2, YELLOW), (bounds.disagreement_share, RED)),
         ),
         panels.number(
             "First position adds",
@@ -43,14 +45,16 @@ def numbers() -> list[Panel]:
             "orders together cancel it; with swap off it is in every result. No data: the model has no order.",
             "none",
             Query(quantile(0.5, FIRST), "median"),
-            bounds=((FIRST_POSITION / 2, YELLOW), (FIRST_POSITION, RED)),
+            bounds=((bounds.first_position / 2, YELLOW), (bounds.first_position, RED)),
+            alert="TinyRMPositionBias",
         ),
         panels.number(
             "Truncated",
             "Share of the comparisons that were truncated because they exceed the model's maximum length.",
             "percentunit",
             Query(f"{rate(TRUNCATED)} / {COMPARISONS}", "truncated"),
-            bounds=((TRUNCATED_SHARE / 5, YELLOW), (TRUNCATED_SHARE, RED)),
+            bounds=((bounds.truncated_share / 5, YELLOW), (bounds.truncated_share, RED)),
+            alert="TinyRMTruncation",
         ),
     ]
 
@@ -104,7 +108,7 @@ def margins() -> list[Panel]:
     ]
 
 
-def order() -> list[Panel]:
+def order(bounds: Bounds) -> list[Panel]:
     favoured = f"1 - {rate(f'{FIRST}_bucket', le='0.0')} / {rate(f'{FIRST}_count')}"
     both = f"{rate(SWAPS)} / {COMPARISONS}"
     return [
@@ -114,8 +118,9 @@ def order() -> list[Panel]:
             "No data: the model has no order.",
             "none",
             quantiles(FIRST, 0.1, 0.5, 0.9),
-            bounds=((FIRST_POSITION, RED),),
+            bounds=((bounds.first_position, RED),),
             is_signed=True,
+            alert="TinyRMPositionBiasDrift",
         ),
         panels.lines(
             "Order",
@@ -141,6 +146,7 @@ def texts() -> list[Panel]:
             "none",
             [Query(f"{rate('truncated_tokens_total', 'text')} / scalar({COMPARISONS})", "{{text}}")],
             is_stacked=True,
+            alert="TinyRMTruncation",
         ),
         panels.lines(
             "Texts with special tokens",
@@ -148,5 +154,6 @@ def texts() -> list[Panel]:
             "text and have no effect; many of them may be an attack.",
             "ops",
             [Query(rate("special_token_texts_total"), "texts")],
+            width=24,
         ),
     ]

@@ -3,16 +3,16 @@
 from grafana_foundation_sdk.models import dashboard as models
 
 from tools.dashboards import panels
-from tools.dashboards.bounds import SHED_SHARE
+from tools.dashboards.bounds import Bounds
 from tools.dashboards.panels import RED, YELLOW, Panel
 from tools.dashboards.queries import COMPARISONS, Query, mean, quantiles, rate, series
 
 SHED = "shed_requests_total"
 
 
-def dashboard() -> models.Dashboard:
+def dashboard(bounds: Bounds) -> models.Dashboard:
     text = "How much waits, and how much is refused. Work is refused early, so that accepted work is answered in time."
-    return panels.board("load", "Load", text, [*numbers(), *queue(), *batches(), *refused(), *cohorts()])
+    return panels.board("load", "Load", text, [*numbers(bounds), *queue(), *batches(), *refused(bounds), *cohorts()])
 
 
 def arrived_share(part: str) -> str:
@@ -20,7 +20,7 @@ def arrived_share(part: str) -> str:
     return f"{part} / ({COMPARISONS} + {rate(SHED)})"
 
 
-def numbers() -> list[Panel]:
+def numbers(bounds: Bounds) -> list[Panel]:
     return [
         panels.number("Comparisons", "Answered comparisons a second.", "ops", Query(COMPARISONS, "comparisons")),
         panels.number(
@@ -42,7 +42,8 @@ def numbers() -> list[Panel]:
             "Share of the comparisons that were refused or given up, for any reason.",
             "percentunit",
             Query(arrived_share(rate(SHED)), "refused"),
-            bounds=((SHED_SHARE / 10, YELLOW), (SHED_SHARE, RED)),
+            bounds=((bounds.shed_share / 10, YELLOW), (bounds.shed_share, RED)),
+            alert="TinyRMShedding",
         ),
     ]
 
@@ -99,7 +100,7 @@ def batches() -> list[Panel]:
     ]
 
 
-def refused() -> list[Panel]:
+def refused(bounds: Bounds) -> list[Panel]:
     late = arrived_share(rate(SHED, reason="deadline_exceeded"))
     return [
         panels.lines(
@@ -109,13 +110,14 @@ def refused() -> list[Panel]:
             "ops",
             [Query(rate(SHED, "reason"), "{{reason}}")],
             is_stacked=True,
+            alert="TinyRMShedding",
         ),
         panels.lines(
             "Deadlines missed",
             "Share of the comparisons that were not answered within the request's own deadline (X-Request-Timeout-Ms).",
             "percentunit",
             [Query(late, "missed")],
-            bounds=((SHED_SHARE, RED),),
+            bounds=((bounds.shed_share, RED),),
         ),
     ]
 
@@ -133,6 +135,14 @@ def cohorts() -> list[Panel]:
             "full: all samples arrived; deadline: some were missing; drain: the instance exited.",
             "ops",
             [Query(rate("cohorts_completed_total", "reason"), "{{reason}}")],
+            is_stacked=True,
+        ),
+        panels.lines(
+            "Partial rewards",
+            "Rewards that were not made from all responses of their group, by dialect: the log has what to set.",
+            "ops",
+            [Query(rate("partial_rewards_total", "endpoint"), "{{endpoint}}")],
+            width=24,
             is_stacked=True,
         ),
     ]

@@ -10,10 +10,11 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import heatmap as heat_looks
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from tools.dashboards.bounds import DOCS_URL
 from tools.dashboards.queries import Query
 
-# The uid in deploy/grafana/provisioning/datasources/prometheus.yml.
-DATA_SOURCE = "prometheus"
+# The variable that selects the data source, so that a dashboard works wherever it is imported.
+DATA_SOURCE = "${datasource}"
 GREEN, YELLOW, RED = "green", "yellow", "red"
 
 Panel = timeseries.Panel | stat.Panel | heatmap.Panel
@@ -31,8 +32,11 @@ def board(name: str, title: str, text: str, panels: Sequence[Panel]) -> models.D
         .time("now-30m", "now")
         .timezone("browser")
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .with_variable(sources())
         .with_variable(instances())
         .link(others())
+        .link(page("Runbooks", "operations", "What each alert means, and what to do about it"))
+        .link(page("Logs", "logs", "Which lines the service writes, and how to search them"))
     )
     for place, panel in enumerate(panels, 1):
         built.with_panel(panel.id(place).datasource(source()))
@@ -41,6 +45,11 @@ def board(name: str, title: str, text: str, panels: Sequence[Panel]) -> models.D
         # The builder gives these to every kind of variable; Grafana's type has them for intervals only.
         variable.auto = variable.auto_count = variable.auto_min = None
     return result
+
+
+def sources() -> dashboard.DatasourceVariable:
+    """Return the variable that selects a Prometheus; the default one at first."""
+    return dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
 
 
 def instances() -> dashboard.QueryVariable:
@@ -70,6 +79,12 @@ def others() -> dashboard.DashboardLink:
     )
 
 
+def page(title: str, name: str, tooltip: str) -> dashboard.DashboardLink:
+    """Return a link to a page of the documentation."""
+    link = dashboard.DashboardLink(title).type(models.DashboardLinkType.LINK).url(f"{DOCS_URL}/{name}/")
+    return link.tooltip(tooltip).icon("doc").target_blank(True)
+
+
 def lines(
     title: str,
     text: str,
@@ -78,6 +93,7 @@ def lines(
     *,
     width: int = 12,
     bounds: Sequence[tuple[float, str]] = (),
+    alert: str = "",
     is_stacked: bool = False,
     is_share: bool = False,
     is_signed: bool = False,
@@ -85,10 +101,11 @@ def lines(
     """Return a panel of lines.
 
     bounds: values with the colour of a dashed line there.
+    alert: the alert that watches this; the panel links to its runbook.
     is_share: the axis goes from 0 to 1.
     is_signed: the axis is centred at 0.
     """
-    panel = framed(timeseries.Panel(), title, text, unit, queries, width=width, height=8)
+    panel = framed(timeseries.Panel(), title, text, unit, queries, width=width, height=8, alert=alert)
     panel.show_points(looks.VisibilityMode.NEVER).fill_opacity(60 if is_stacked else 8).line_width(1)
     panel.legend(legend())
     if is_signed:
@@ -107,10 +124,17 @@ def lines(
 
 
 def number(
-    title: str, text: str, unit: str, query: Query, *, bounds: Sequence[tuple[float, str]] = (), first: str = GREEN
+    title: str,
+    text: str,
+    unit: str,
+    query: Query,
+    *,
+    bounds: Sequence[tuple[float, str]] = (),
+    first: str = GREEN,
+    alert: str = "",
 ) -> stat.Panel:
     """Return a panel with the last value, in the colour of the highest bound that it reaches."""
-    panel = framed(stat.Panel(), title, text, unit, [query], width=6, height=4)
+    panel = framed(stat.Panel(), title, text, unit, [query], width=6, height=4, alert=alert)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     panel.graph_mode(looks.BigValueGraphMode.AREA).color_mode(looks.BigValueColorMode.VALUE)
     return panel.thresholds(thresholds(bounds, first=first))
@@ -134,10 +158,15 @@ def heat(title: str, text: str, unit: str, query: Query, *, width: int = 12) -> 
     return panel.filter_values(heatmap.FilterValueRange().le(1e-9)).cell_gap(1)
 
 
-def framed(panel: P, title: str, text: str, unit: str, queries: Sequence[Query], *, width: int, height: int) -> P:
+def framed(
+    panel: P, title: str, text: str, unit: str, queries: Sequence[Query], *, width: int, height: int, alert: str = ""
+) -> P:
     panel.title(title).description(text).unit(unit).span(width).height(height)
     for query, reference in zip(queries, ascii_uppercase, strict=False):
         panel.with_target(target(query, reference))
+    if alert:
+        link = page(f"Runbook: {alert}", "operations", "What it means, and what to do about it")
+        panel.links([link.url(f"{DOCS_URL}/operations/#{alert.lower()}")])
     return panel
 
 

@@ -3,16 +3,16 @@
 from grafana_foundation_sdk.models import dashboard as models
 
 from tools.dashboards import panels
-from tools.dashboards.bounds import LOOP_LAG_S
+from tools.dashboards.bounds import Bounds
 from tools.dashboards.panels import RED, YELLOW, Panel
 from tools.dashboards.queries import Query, increase, rate, series
 
 ROLES = "service: the main process; front: an HTTP process, with TINYRM_WORKERS above 1; engine: "
 
 
-def dashboard() -> models.Dashboard:
+def dashboard(bounds: Bounds) -> models.Dashboard:
     text = "Whether the service runs, on what, and how much of the machine it uses."
-    return panels.board("process", "Process", text, [*served(), *health(), *machine(), *scrapes()])
+    return panels.board("process", "Process", text, [*served(), *health(), *machine(bounds), *scrapes()])
 
 
 def served() -> list[Panel]:
@@ -24,6 +24,7 @@ def served() -> list[Panel]:
             Query(f"sum({series('engine_ready')})", "ready"),
             bounds=((1, panels.GREEN),),
             first=RED,
+            alert="TinyRMDown",
         ),
         panels.name("Version", "Of the service.", Query(f"max by (version) ({series('build_info')})", "{{version}}")),
         panels.name(
@@ -48,6 +49,7 @@ def health() -> list[Panel]:
             [Query(series("engine_ready"), "{{instance}}")],
             width=8,
             is_share=True,
+            alert="TinyRMEngineDown",
         ),
         panels.lines(
             "Engines restarted",
@@ -55,6 +57,7 @@ def health() -> list[Panel]:
             "none",
             [Query(series("engine_restarts"), "{{instance}}")],
             width=8,
+            alert="TinyRMEngineRestarts",
         ),
         panels.lines(
             "Engine runs that failed",
@@ -66,7 +69,7 @@ def health() -> list[Panel]:
     ]
 
 
-def machine() -> list[Panel]:
+def machine(bounds: Bounds) -> list[Panel]:
     by, legend = "instance, role", "{{role}} {{instance}}"
     return [
         panels.lines(
@@ -74,6 +77,15 @@ def machine() -> list[Panel]:
             f"Resident. {ROLES}the model. Grows with the first long texts, then stays constant.",
             "bytes",
             [Query(f"sum by ({by}) ({series('process_resident_memory_bytes')}) > 0", legend)],
+            is_stacked=True,
+            alert="TinyRMMemoryGrowth",
+        ),
+        panels.lines(
+            "Memory without double counting",
+            f"Proportional. {ROLES}the model. A page that several processes share counts once: what the machine "
+            "must have.",
+            "bytes",
+            [Query(f"sum by ({by}) ({series('process_proportional_memory_bytes')}) > 0", legend)],
             is_stacked=True,
         ),
         panels.lines(
@@ -95,7 +107,8 @@ def machine() -> list[Panel]:
             "above the line, TINYRM_WORKERS helps.",
             "s",
             [Query(f"max by (instance) ({series('event_loop_lag_seconds')})", "{{instance}}")],
-            bounds=((LOOP_LAG_S, YELLOW),),
+            bounds=((bounds.loop_lag_s, YELLOW),),
+            alert="TinyRMEventLoopLate",
         ),
     ]
 

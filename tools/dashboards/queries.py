@@ -1,12 +1,12 @@
 """Build PromQL. Every query selects the instances of the dashboard's variable.
 
-A label's value is matched as it is; `~` before it makes it a regular expression, `!` excludes it.
+A label's value is matched as it is; `~` before it makes it a regular expression, `!` excludes it, `!~` both.
 """
 
 from dataclasses import dataclass
 
 INSTANCES = 'instance=~"$instance"'
-MATCHES = {"~": "=~", "!": "!="}
+MATCHES = {"!~": "!~", "~": "=~", "!": "!="}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,10 @@ def series(name: str, **labels: str) -> str:
 
 def matcher(label: tuple[str, str]) -> str:
     name, value = label
-    sign = MATCHES.get(value[0])
-    return f'{name}{sign}"{value[1:]}"' if sign else f'{name}="{value}"'
+    for prefix, sign in MATCHES.items():
+        if value.startswith(prefix):
+            return f'{name}{sign}"{value.removeprefix(prefix)}"'
+    return f'{name}="{value}"'
 
 
 def rate(name: str, by: str = "", **labels: str) -> str:
