@@ -12,9 +12,10 @@ RECIPE ?= training/recipes/from_scratch/1-tokenizer.yaml
 SERVE := .venv/serve
 DEV := .venv/dev
 LOAD := .venv/load
+DOCS := .venv/docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all lint format train starter starter-pairs export evaluate card bench bench-peers load chaos audit lock clean
+.PHONY: help install serve test test-all lint format train starter starter-pairs export evaluate card bench bench-peers load chaos docs audit sbom lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -65,8 +66,12 @@ format: $(DEV)/installed  ## format the code, and fix the style where a tool can
 	$(DEV)/bin/ruff format .
 	$(DEV)/bin/ruff check --fix .
 
-train: $(DEV)/installed  ## run RECIPE on DATA, from where it stopped (FRESH=1: replace the run in its folder)
-	$(DEV)/bin/python -m training $(RECIPE) --data $(DATA) $(if $(FRESH),--fresh,--resume)
+# From where it stopped; RESUME=0: refuse a run that is there; FRESH=1: replace it.
+AGAIN = $(if $(FRESH),--fresh,$(if $(filter 0,$(RESUME)),,--resume))
+OPTIONS = $(if $(BASE),--base $(BASE)) $(if $(filter command line,$(origin NAME)),--out models/$(NAME))
+
+train: $(DEV)/installed  ## train on PAIRS (BASE, NAME), or run RECIPE on DATA (RESUME=0, FRESH=1: not from where it stopped)
+	$(DEV)/bin/python -m training $(if $(PAIRS),$(PAIRS) $(OPTIONS),$(RECIPE) --data $(DATA)) $(AGAIN)
 
 export: $(DEV)/installed  ## export MODEL (and ADAPTER) to BUNDLE
 	$(DEV)/bin/python -m export --model $(MODEL) $(if $(ADAPTER),--adapter $(ADAPTER)) --out $(BUNDLE)
@@ -88,8 +93,8 @@ starter: $(DEV)/installed  ## train and export the starter model on DATA (about 
 	$(MAKE) starter-pairs
 	$(if $(BASE),printf 'extends: ../../training/recipes/starter/pairs.yaml\nmodel: %s\n' '$(BASE)' >runs/starter/pairs.yaml)
 	OMP_NUM_THREADS=1 $(DEV)/bin/python -m torch.distributed.run --nproc-per-node $(PROCESSES) --standalone -m training \
-		$(if $(BASE),runs/starter/pairs.yaml,starter/pairs) --data runs/starter/data $(if $(FRESH),--fresh,--resume)
-	$(DEV)/bin/python -m export --model runs/starter/pairs --stored mixed --out models/starter \
+		$(if $(BASE),runs/starter/pairs.yaml,starter/pairs) --data runs/starter/data $(AGAIN)
+	$(DEV)/bin/python -m export --model runs/starter/pairs --stored mixed --demo --out models/starter \
 		--card training/recipes/starter/CARD.md
 	$(MAKE) card BUNDLE=models/starter
 
@@ -98,25 +103,28 @@ starter-pairs: $(DEV)/installed
 	$(DEV)/bin/python -m training data jsonl:train.jsonl.gz --data $(DATA) \
 		--decontaminate $(DATA)/validation.jsonl.gz --drop 13 --write runs/starter/data/train.jsonl
 
-bench: $(DEV)/installed  ## compare engines side by side, into docs/performance.md (hours; BENCH=--quick: minutes)
+bench: $(DEV)/installed  ## measure beside others, into docs/performance.md (hours; BENCH=--brief: 30 minutes, --quick: 6)
 	-$(MAKE) --keep-going bench-peers
-	$(DEV)/bin/python -m loadtests.bench.cross_encoders $(BENCH)
 	$(DEV)/bin/python -m loadtests.bench $(BENCH)
 
 # The engines that the benchmark compares ours with, each in its own environment. One that does not install is listed in
 # the results with the reason, and stops nothing.
-bench-peers: $(foreach peer,peers optimum openvino infinity,.venv/bench-$(peer)/installed)
+bench-peers: $(foreach peer,peers optimum openvino infinity fastembed flashrank,.venv/bench-$(peer)/installed)
 
 # optimum-onnx and infinity need transformers 4, optimum-intel an early 5; sentence-transformers 6 needs 5.
-.venv/bench-peers/installed: PEER = torch==2.13.0 transformers==5.24.0 sentence-transformers==6.2.0 matplotlib
+.venv/bench-peers/installed: PEER = torch==2.13.0 transformers==5.24.0 sentence-transformers==6.2.0
 .venv/bench-optimum/installed: PEER = torch==2.13.0 'optimum-onnx[onnxruntime]==0.1.0' sentence-transformers==5.7.0
 .venv/bench-openvino/installed: PEER = torch==2.13.0 'optimum-intel[openvino]==2.2.0' sentence-transformers==6.2.0
 .venv/bench-infinity/installed: PEER = torch==2.13.0 'infinity_emb[torch,server]==0.0.78' click==8.1.8 typer==0.12.5
+.venv/bench-fastembed/installed: PEER = fastembed==0.9.1
+.venv/bench-flashrank/installed: PEER = flashrank==0.2.10
 
-.venv/bench-peers/installed: ALIVE = import sentence_transformers, matplotlib
+.venv/bench-peers/installed: ALIVE = import sentence_transformers
 .venv/bench-optimum/installed: ALIVE = import sentence_transformers, optimum.onnxruntime
 .venv/bench-openvino/installed: ALIVE = import sentence_transformers, optimum.intel.openvino
 .venv/bench-infinity/installed: ALIVE = import infinity_emb.infinity_server
+.venv/bench-fastembed/installed: ALIVE = import fastembed.rerank.cross_encoder
+.venv/bench-flashrank/installed: ALIVE = import flashrank
 
 # torchvision comes with optimum-intel, needs a torch of the same build, and has no part in reading texts.
 .venv/bench-%/installed:
@@ -132,11 +140,20 @@ load: $(LOAD)/installed  ## measure overload and MLPerf LoadGen, into docs/relia
 chaos: $(LOAD)/installed  ## kill, hang and flood the service, into docs/reliability.md (LOADTEST=--quick: seconds)
 	$(LOAD)/bin/python -m loadtests.chaos $(LOADTEST)
 
+$(DOCS)/installed: pyproject.toml
+	$(call install_into,$(DOCS),--editable '.[docs]',what the documentation needs$(comma) about 150 MB and a few seconds)
+
+docs: $(DOCS)/installed  ## build the documentation site of docs/ in site/
+	$(DOCS)/bin/python -m tools.site
+
 audit: $(SERVE)/installed $(DEV)/installed  ## look for known vulnerabilities in what is installed
 	.ci/audit.sh $(SERVE) $(DEV)
+
+sbom: $(DEV)/installed  ## write dist/sbom: what each image holds, as CycloneDX
+	$(DEV)/bin/python -m tools.sbom
 
 lock:  ## write deploy/locks from pyproject.toml (LOCK=--upgrade: the newest versions that it allows)
 	.ci/lock.sh $(LOCK)
 
 clean:  ## delete environments and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv .cache build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -23,6 +23,7 @@ ABSENT = {
         ),
     },
     "peft": {"modernbert.adapter"},
+    "matplotlib": {"pictures"},
     "scipy": {"calibration"},
     "openvino": {"engines.openvino_cpu"},
     "pyarrow": {"bulk.bundle", "bulk.job", "bulk.parquet", "bulk.sources"},

@@ -1,4 +1,7 @@
-"""Run the commands of the README, and check its links and those of docs/."""
+"""Run the commands of the README, and check the links and the paths that pages name.
+
+tests/test_code_blocks.py checks the blocks of all pages.
+"""
 
 import json
 import os
@@ -14,20 +17,22 @@ import pytest
 import tinyrm
 from service.__main__ import settings_table
 from tests.conftest import REPOSITORY
+from tests.support import pages
 from tests.support.processes import STARTER, Process, started
+from tools import site
 
-README = (REPOSITORY / "README.md").read_text()
 PAGES = {file.name: file.read_text() for file in sorted((REPOSITORY / "docs").glob("*.md"))}
 SETTINGS = PAGES["settings.md"]
+BLOCKS = [block for block in pages.all_blocks() if block.page == "README.md" and block.is_run]
 
 
-def blocks(language: str, text: str = README) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+def blocks(language: str) -> list[str]:
+    return [block.text for block in BLOCKS if block.language == language]
 
 
-def commands(first_word: str, text: str = README) -> list[str]:
-    joined = "\n".join(blocks("bash", text))
-    return [c for c in re.split(r"\n(?=[\w.])", joined) if c.split()[0] == first_word]
+def commands(first_word: str) -> list[str]:
+    every = [command.text for block in BLOCKS if block.language == "bash" for command in pages.commands_of(block)]
+    return [command for command in every if command.split()[0] == first_word]
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +50,7 @@ def test_curl_commands_answer(command: str, service: Process) -> None:
         check=True,
         timeout=30,
     )
-    if "metrics" in command:
-        assert "tinyrm_request_duration_seconds_bucket" in done.stdout
-    else:
-        assert "error" not in json.loads(done.stdout)
+    assert "error" not in json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("block", blocks("python"))
@@ -88,7 +90,9 @@ def test_tinyrm_commands_run(command: str, service: Process, tmp_path: Path, mon
     assert done.stdout or (tmp_path / "scored.jsonl").read_text()
 
 
-@pytest.mark.parametrize("command", [*commands("make"), *commands("make", PAGES["training.md"])])
+@pytest.mark.parametrize(
+    "command", sorted({command.text for command in pages.commands("make") if command.text.startswith("make ")})
+)
 def test_make_verbs_exist(command: str) -> None:
     subprocess.run([*shlex.split(command), "--dry-run"], cwd=REPOSITORY, check=True, capture_output=True)
 
@@ -115,7 +119,9 @@ def headings(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))], ids=lambda p: p.name
+    "page",
+    [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))],
+    ids=lambda p: p.relative_to(REPOSITORY).as_posix(),
 )
 def test_links_and_named_paths_exist(page: Path) -> None:
     text = page.read_text()
@@ -133,3 +139,7 @@ def test_links_and_named_paths_exist(page: Path) -> None:
 
 def test_the_index_lists_every_page() -> None:
     assert set(PAGES) - {"index.md"} <= set(re.findall(r"\]\((\w[\w-]*\.md)\)", PAGES["index.md"]))
+
+
+def test_every_page_is_in_the_navigation_of_the_site_once() -> None:
+    assert site.differences_of_navigation() == []
