@@ -27,8 +27,11 @@ function callOf({ prompt, responses, domain }, model) {
   return ["v1/compare", { ...shared, response_a: responses[0], response_b: responses[1], swap: "on" }];
 }
 
-/** Compare what is in the form, with each chosen model. isAsked: somebody wants to see the result. */
-async function compare({ isAsked = true } = {}) {
+/**
+ * Compare what is in the form, with each chosen model.
+ * isAsked: somebody wants to see the result. isKept: the history has this comparison already.
+ */
+async function compare({ isAsked = true, isKept = false } = {}) {
   if (!checkState()) return;
   running.abort();
   const { signal } = (running = new AbortController());
@@ -40,7 +43,7 @@ async function compare({ isAsked = true } = {}) {
     if (signal.aborted) return;
     // What one model replied is worth seeing, whatever became of the other's call.
     const results = ends.filter(({ status }) => status === "fulfilled").map(({ value }) => value);
-    if (results.length) show(state, results, calls[0], isAsked);
+    if (results.length) show(state, results, calls[0], { isAsked, isKept });
     const failed = ends.find(({ status }) => status === "rejected");
     if (failed) fail(failed.reason, results.length > 0);
   } catch (error) {
@@ -67,13 +70,13 @@ function setBusy() {
   announce("Comparing…");
 }
 
-function show(state, results, [path, body], isAsked) {
+function show(state, results, [path, body], { isAsked, isKept }) {
   const found = showResults(state, results);
   showFound(example, found);
   const { truncated, truncated_tokens: total } = results[0].reply;
   showTruncated(truncated ? partsOf(truncated) : [], state, { isResult: true, total });
   showSnippets(path, body);
-  keep(state, results.map(({ reply }) => reply), spoken(), isAsked);
+  keep(state, results.map(({ reply }) => reply), spoken(), { isAsked, isKept });
   announce(`${spoken()}. The reply took ${Math.max(...results.map((one) => one.roundTripMs)).toFixed(0)} ms.`, { isSpoken: true });
   if (isAsked) $("result").scrollIntoView({ block: matchMedia("(max-width: 40rem)").matches ? "start" : "nearest" });
 }
@@ -117,12 +120,12 @@ function fillExample(chosen, { isAsked = true } = {}) {
   return compared;
 }
 
-/** Show a state that was compared before; a part of it may be empty. */
-function open(state) {
+/** Show a state that was compared before; a part of it may be empty. isKept: as for `compare`. */
+function open(state, { isKept = false } = {}) {
   const missing = fill(state);
   // Another model would give another result, which is not the one that was shared.
   if (missing.length) return showNotServed(missing);
-  if (state.responses.length > 1 && [state.prompt, ...state.responses].every((text) => text.length > 0)) compare();
+  if (state.responses.length > 1 && [state.prompt, ...state.responses].every((text) => text.length > 0)) compare({ isKept });
 }
 
 function showNotServed(missing) {

@@ -33,6 +33,12 @@ export function factOf([name, value, explanation]) {
   return fact;
 }
 
+/** Draw `place` anew, but not while something in it is pressed: its click would be lost with it. */
+export function whenReleased(place, draw) {
+  if (place.matches(":active")) setTimeout(whenReleased, 50, place, draw);
+  else draw();
+}
+
 /** Choose an option by its value. Return whether there is one. */
 export function choose(select, value) {
   const option = [...select.options].find((one) => one.value === value);

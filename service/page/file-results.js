@@ -3,26 +3,18 @@
  * without a result, and a table. Texts enter it as textContent.
  */
 
+import { element, percent, plural, signed, whenReleased } from "./dom.js";
 import { plainText } from "./file-pairs.js";
 
 const ROWS = 50; // of one page of the table
 const BAD_LINES = 100; // that are listed
 const BINS = 24; // an even number, so that zero is a border
 
-export function element(tag, { text, ...properties } = {}, ...children) {
-  const one = Object.assign(document.createElement(tag), properties);
-  if (text !== undefined) one.textContent = text;
-  one.append(...children);
-  return one;
-}
-
-export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(2)}`;
-
 /** The results of a file, drawn anew as they arrive. open: called with a line. save: called without arguments. */
 export class Results {
-  #rows = [];
+  #rows = []; // of the lines that have a result
+  #bad = []; // lines that have an error
+  #isLabelled = false; // whether a person decided any of them
   #sort = { column: "result", direction: 1 };
   #page = 0;
 
@@ -38,11 +30,11 @@ export class Results {
     this.pages = element("div", { className: "pages" });
     this.head = element("tr");
     this.body = element("tbody");
-    const table = element("table", {}, element("caption", { text: "Pairs" }), element("thead", {}, this.head), this.body);
+    const table = element("table", {}, element("caption", { textContent: "Pairs" }), element("thead", {}, this.head), this.body);
     this.table = element("div", { className: "pairs", tabIndex: 0 }, table);
     this.table.setAttribute("role", "region");
     this.table.setAttribute("aria-label", "Table of pairs");
-    const saving = element("button", { type: "button", text: "Download results (JSONL)" });
+    const saving = element("button", { type: "button", textContent: "Download results (JSONL)" });
     saving.addEventListener("click", save);
     const parts = [this.accuracy, this.detail, this.confidence, this.model, this.histogram, this.bad, this.table, this.pages, saving];
     this.root = element("section", { className: "results", hidden: true }, ...parts);
@@ -52,34 +44,36 @@ export class Results {
   /** options: those of lines that have none of their own. */
   draw(lines, { domain } = {}) {
     const scored = lines.filter((line) => line.result && !line.result.error);
-    const bad = lines.filter((line) => line.result?.error);
-    const isLabelled = scored.some((line) => line.label);
     this.#rows = scored.map(rowOf);
-    this.root.hidden = !scored.length && !bad.length;
-    this.#drawSummary(isLabelled, bad.length);
+    this.#bad = lines.filter((line) => line.result?.error);
+    this.#isLabelled = scored.some((line) => line.label);
+    this.root.hidden = !scored.length && !this.#bad.length;
+    this.#drawSummary();
     const models = [...new Set(scored.map((line) => line.result.model))].join(", ");
     const ofLines = domain ? `the domain ${domain} where a line has none of its own` : "the domain of each line";
     this.model.textContent = models ? `Scored by ${models}, in ${ofLines}.` : "";
-    this.#drawHistogram(isLabelled);
-    this.#drawBad(bad);
-    this.#drawHead(isLabelled);
-    this.#drawRows(isLabelled);
+    this.#drawHistogram();
+    whenReleased(this.root, () => {
+      this.#drawBad();
+      this.#drawHead();
+      this.#drawRows();
+    });
   }
 
-  #drawSummary(isLabelled, bad) {
+  #drawSummary() {
     const judged = this.#rows.filter((row) => row.share !== null);
     const ties = this.#rows.filter((row) => row.label === "tie").length;
-    const noResult = bad ? ` ${count(bad, "line")} without a result.` : "";
-    if (isLabelled && judged.length) {
+    const noResult = this.#bad.length ? ` ${plural(this.#bad.length, "line")} without a result.` : "";
+    if (this.#isLabelled && judged.length) {
       const share = accuracyOf(judged);
       const [low, high] = wilson(share, judged.length);
-      const leftOut = ties ? `; ${count(ties, "tie")} left out` : "";
+      const leftOut = ties ? `; ${plural(ties, "tie")} left out` : "";
       this.accuracy.textContent = `${percent(share)} accuracy`;
-      this.detail.textContent = `95 % interval ${percent(low)} to ${percent(high)}, of ${count(judged.length, "labelled pair")}${leftOut}.${noResult}`;
+      this.detail.textContent = `95 % interval ${percent(low)} to ${percent(high)}, of ${plural(judged.length, "labelled pair")}${leftOut}.${noResult}`;
     } else {
       const preferred = this.#rows.filter((row) => row.verdict === "a").length;
       const share = this.#rows.length ? `A is preferred in ${percent(preferred / this.#rows.length)}. ` : "";
-      this.accuracy.textContent = count(this.#rows.length, "pair");
+      this.accuracy.textContent = plural(this.#rows.length, "pair");
       this.detail.textContent = `${share}No line says which response is better, so there is no accuracy.${noResult}`;
     }
     this.confidence.textContent = judged.length ? bySurety(judged) : "";
@@ -87,7 +81,8 @@ export class Results {
   }
 
   /** Margins towards the better response where it is known, towards A elsewhere. */
-  #drawHistogram(isLabelled) {
+  #drawHistogram() {
+    const isLabelled = this.#isLabelled;
     const margins = this.#rows.filter((row) => !isLabelled || row.share !== null).map((row) => (isLabelled ? row.towards : row.margin));
     this.histogram.hidden = !margins.length;
     if (!margins.length) return;
@@ -96,37 +91,38 @@ export class Results {
     for (const margin of margins) bins[Math.min(BINS - 1, Math.floor(((margin / most + 1) / 2) * BINS))] += 1;
     const right = margins.filter((margin) => margin > 0).length;
     const [wrongName, rightName] = isLabelled ? ["wrong", "right"] : ["for B", "for A"];
-    const title = `Margins of ${count(margins.length, "pair")}`;
-    const sides = `${count(right, "pair")} ${rightName}, ${count(margins.length - right, "pair")} ${wrongName}; from ${signed(Math.min(...margins))} to ${signed(Math.max(...margins))} log-odds`;
+    const title = `Margins of ${plural(margins.length, "pair")}`;
+    const sides = `${plural(right, "pair")} ${rightName}, ${plural(margins.length - right, "pair")} ${wrongName}; from ${signed(Math.min(...margins))} to ${signed(Math.max(...margins))} log-odds`;
     const ends = [`${wrongName} ${signed(-most)}`, "0", `${signed(most)} ${rightName}`];
     this.histogram.replaceChildren(
-      element("figcaption", { text: `${title}: ${sides}. The highest bar has ${count(Math.max(...bins), "pair")}.` }),
+      element("figcaption", { textContent: `${title}: ${sides}. The highest bar has ${plural(Math.max(...bins), "pair")}.` }),
       bars(bins, `${title}: ${sides}`),
-      element("div", { className: "ends" }, ...ends.map((text) => element("span", { text }))),
+      element("div", { className: "ends" }, ...ends.map((text) => element("span", { textContent: text }))),
     );
   }
 
-  #drawBad(lines) {
+  #drawBad() {
+    const lines = this.#bad;
     this.bad.hidden = !lines.length;
     if (this.bad.dataset.lines === String(lines.length)) return;
     this.bad.dataset.lines = lines.length;
     const items = lines.slice(0, BAD_LINES).map(({ number, result }) => {
       const reason = result.error.message.replace(`line ${number}: `, "");
-      return element("li", {}, element("strong", { text: `Line ${number}` }), ` ${reason.slice(0, 500)}`);
+      return element("li", {}, element("strong", { textContent: `Line ${number}` }), ` ${reason.slice(0, 500)}`);
     });
     const more = lines.length - items.length;
-    if (more > 0) items.push(element("li", { text: `and ${count(more, "more line")}: all are in the download` }));
-    this.bad.replaceChildren(element("summary", { text: `${count(lines.length, "line")} without a result` }), element("ul", {}, ...items));
+    if (more > 0) items.push(element("li", { textContent: `and ${plural(more, "more line")}: all are in the download` }));
+    this.bad.replaceChildren(element("summary", { textContent: `${plural(lines.length, "line")} without a result` }), element("ul", {}, ...items));
   }
 
   // The table
 
-  #drawHead(isLabelled) {
-    const columns = Object.entries(COLUMNS).filter(([, column]) => isLabelled || !column.needsLabel);
+  #drawHead() {
+    const columns = Object.entries(COLUMNS).filter(([, column]) => this.#isLabelled || !column.needsLabel);
     if (this.head.children.length === columns.length) return this.#markSorted();
     this.head.replaceChildren(
       ...columns.map(([name, { title, className = "" }]) => {
-        const button = element("button", { type: "button", className: "sort", text: title });
+        const button = element("button", { type: "button", className: "sort", textContent: title });
         button.addEventListener("click", () => this.#sortBy(name));
         const cell = element("th", { scope: "col", className }, button);
         cell.dataset.column = name;
@@ -147,10 +143,10 @@ export class Results {
     this.#sort = { column, direction: this.#sort.column === column ? -this.#sort.direction : 1 };
     this.#page = 0;
     this.#markSorted();
-    this.#drawRows(this.head.children.length === Object.keys(COLUMNS).length);
+    this.#drawRows();
   }
 
-  #drawRows(isLabelled) {
+  #drawRows() {
     const { key } = COLUMNS[this.#sort.column];
     const sorted = this.#rows.map((row) => ({ row, key: key(row) }));
     sorted.sort((a, b) => this.#sort.direction * compareKeys(a.key, b.key) || a.row.number - b.row.number);
@@ -159,33 +155,33 @@ export class Results {
     const start = this.#page * ROWS;
     const shown = sorted.slice(start, start + ROWS).map(({ row }) => row);
     const focused = this.body.contains(document.activeElement) ? document.activeElement.dataset.number : null;
-    this.body.replaceChildren(...shown.map((row) => this.#tableRow(row, isLabelled)));
+    this.body.replaceChildren(...shown.map((row) => this.#tableRow(row)));
     if (focused) this.body.querySelector(`[data-number="${focused}"]`)?.focus();
-    this.#drawPages(start, shown.length, last, isLabelled);
+    this.#drawPages(start, shown.length, last);
   }
 
-  #tableRow(row, isLabelled) {
-    const open = element("button", { type: "button", className: "open", text: row.prompt });
+  #tableRow(row) {
+    const open = element("button", { type: "button", className: "open", textContent: row.prompt });
     open.dataset.number = row.number;
     open.setAttribute("aria-label", `Open line ${row.number} in the form: ${row.prompt}`);
     open.addEventListener("click", () => this.open(row.line));
     const cells = [
-      element("td", { className: "number", text: row.number }),
-      ...(isLabelled ? [element("td", { className: row.outcome, text: row.outcome })] : []),
+      element("td", { className: "number", textContent: row.number }),
+      ...(this.#isLabelled ? [element("td", { className: row.outcome, textContent: row.outcome })] : []),
       element("td", { className: "prompt" }, open),
-      element("td", { text: verdictText(row) }),
-      ...(isLabelled ? [element("td", { text: row.label === "tie" ? "tie" : (row.label ?? "").toUpperCase() })] : []),
-      element("td", { className: "number", text: signed(row.margin) }),
+      element("td", { textContent: verdictText(row) }),
+      ...(this.#isLabelled ? [element("td", { textContent: row.label === "tie" ? "tie" : (row.label ?? "").toUpperCase() })] : []),
+      element("td", { className: "number", textContent: signed(row.margin) }),
     ];
     return element("tr", {}, ...cells);
   }
 
-  #drawPages(start, shown, last, isLabelled) {
+  #drawPages(start, shown, last) {
     const turn = (text, step, isPossible) => {
-      const button = element("button", { type: "button", text, disabled: !isPossible });
+      const button = element("button", { type: "button", textContent: text, disabled: !isPossible });
       button.addEventListener("click", () => {
         this.#page += step;
-        this.#drawRows(isLabelled);
+        this.#drawRows();
         const [back, , forth] = this.pages.children;
         const same = step < 0 ? back : forth;
         (same.disabled ? (step < 0 ? forth : back) : same).focus();
@@ -193,10 +189,10 @@ export class Results {
       return button;
     };
     this.pages.hidden = last === 0;
-    const place = `${start + 1} to ${start + shown} of ${count(this.#rows.length, "pair")}`;
+    const place = `${start + 1} to ${start + shown} of ${plural(this.#rows.length, "pair")}`;
     const buttons = [turn("Previous", -1, this.#page > 0), turn("Next", 1, this.#page < last)];
     const isSame = this.pages.textContent === `Previous${place}Next`;
-    if (!isSame) this.pages.replaceChildren(buttons[0], element("span", { className: "muted", text: place }), buttons[1]);
+    if (!isSame) this.pages.replaceChildren(buttons[0], element("span", { className: "muted", textContent: place }), buttons[1]);
   }
 }
 

@@ -3,10 +3,11 @@
  * as accuracy, a histogram of margins and a table (file-results.js). Styles: file.css.
  */
 
+import { element, plural } from "./dom.js";
 import { scoreLines } from "./file-batches.js";
 import { exampleFile } from "./file-example.js";
 import { plainText, readLine, splitLines, Unreadable } from "./file-pairs.js";
-import { count, element, Results } from "./file-results.js";
+import { Results } from "./file-results.js";
 import { download } from "./share.js";
 
 const MAX_BYTES = 256 * 2 ** 20;
@@ -40,14 +41,14 @@ class Panel {
 
   show() {
     const input = element("input", { type: "file", accept: ".jsonl,.ndjson,.json,.txt", id: "file-input" });
-    const label = element("label", { htmlFor: "file-input", text: "Drop a file of pairs here, or choose one" });
-    const example = element("button", { type: "button", className: "quiet", text: "Use example pairs" });
+    const label = element("label", { htmlFor: "file-input", textContent: "Drop a file of pairs here, or choose one" });
+    const example = element("button", { type: "button", className: "quiet", textContent: "Use example pairs" });
     example.addEventListener("click", () => {
       input.value = "";
       this.#read(exampleFile());
     });
-    const forms = element("details", {}, element("summary", { text: "What a line looks like" }), formsOfLines());
-    const note = element("p", { className: "muted", text: "JSON lines. The file is read in this browser, and its texts go to this service only." });
+    const forms = element("details", {}, element("summary", { textContent: "What a line looks like" }), formsOfLines());
+    const note = element("p", { className: "muted", textContent: "JSON lines. The file is read in this browser, and its texts go to this service only." });
     const drop = element("div", { className: "drop" }, label, element("div", { className: "choice" }, input, example), note, forms);
     input.addEventListener("click", () => (input.value = "")); // so that the same file can be chosen again
     input.addEventListener("change", () => input.files[0] && this.#read(input.files[0]));
@@ -61,7 +62,7 @@ class Panel {
     this.progress = element("progress", { max: 1, value: 0, hidden: true });
     this.progress.setAttribute("aria-label", "Pairs scored");
     this.count = element("span", { className: "muted" });
-    this.stop = element("button", { type: "button", text: "Cancel", hidden: true });
+    this.stop = element("button", { type: "button", textContent: "Cancel", hidden: true });
     this.stop.addEventListener("click", () => (this.#running ? this.#cancel() : this.#score()));
     this.results = new Results((line) => this.open(this.#stateOf(line)), () => this.#download());
     const run = element("div", { className: "run" }, this.progress, this.count, this.stop);
@@ -117,7 +118,7 @@ class Panel {
     Object.assign(this.stop, { textContent: "Cancel", hidden: !missing.length });
     this.error.hidden = true;
     this.progress.hidden = !missing.length;
-    this.status.textContent = missing.length ? `Scoring ${count(missing.length, "pair")} of ${this.#name}…` : "";
+    this.status.textContent = missing.length ? `Scoring ${plural(missing.length, "pair")} of ${this.#name}…` : "";
     const begun = { at: performance.now(), lines: missing.length };
     this.#draw(begun);
     try {
@@ -159,7 +160,7 @@ class Panel {
     this.progress.value = this.#lines.length ? done / this.#lines.length : 0;
     const rate = (1000 * (begun.lines - left)) / Math.max(1, this.#drawn - begun.at);
     const rest = left && rate ? `, ${rate.toFixed(rate < 10 ? 1 : 0)} pairs/s, ${duration(left / rate)} left` : "";
-    this.count.textContent = `${done.toLocaleString("en")} of ${count(this.#lines.length, "line")}${rest}`;
+    this.count.textContent = `${done.toLocaleString("en")} of ${plural(this.#lines.length, "line")}${rest}`;
     this.results.draw(this.#lines, this.#options);
   }
 
@@ -177,7 +178,7 @@ class Panel {
     this.progress.hidden = !left;
     Object.assign(this.stop, { textContent: "Continue", hidden: !left });
     this.count.textContent = left ? this.count.textContent : "";
-    this.status.textContent = `${how}. ${left ? `${count(left, "pair")} not scored yet` : this.results.summary}`;
+    this.status.textContent = `${how}. ${left ? `${plural(left, "pair")} not scored yet` : this.results.summary}`;
     return true;
   }
 
@@ -186,7 +187,7 @@ class Panel {
   }
 
   #fail(type, message) {
-    this.error.replaceChildren(element("strong", { text: type }), ` ${message}`);
+    this.error.replaceChildren(element("strong", { textContent: type }), ` ${message}`);
     this.error.hidden = false;
     if (!this.#lines.length) this.status.textContent = "";
   }
@@ -224,13 +225,13 @@ function recordOf({ number, text, fields, result }, options) {
 const duration = (seconds) => (seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.round(seconds / 60)} min`);
 
 function formsOfLines() {
-  const example = element("pre", { text: EXAMPLE, tabIndex: 0 });
+  const example = element("pre", { textContent: EXAMPLE, tabIndex: 0 });
   example.setAttribute("role", "group");
   example.setAttribute("aria-label", "Two lines");
   const text =
     "A prompt with chosen and rejected, or with response_a, response_b and, if a person has decided, preferred (a, b or " +
     "tie). Prompts and responses may be lists of messages, and a line may have its own domain. Other fields are kept.";
-  return element("div", {}, element("p", { className: "muted", text }), example);
+  return element("div", {}, element("p", { className: "muted", textContent: text }), example);
 }
 
 function listenForFiles(area, take) {

@@ -8,7 +8,7 @@ const MAX_ADDRESS = 8000;
 
 let last = null;
 
-/** Call `open` with a state that the form shall show. */
+/** Call `open` with a state that the form shall show, and with whether the history has its comparison already. */
 export function mountSharing(open) {
   const buttons = { "Copy link": copyLink, "Export JSON": () => exportResult(last.state, last.replies) };
   for (const [text, run] of Object.entries(buttons)) {
@@ -21,7 +21,7 @@ export function mountSharing(open) {
     const entry = past.list().find(({ id }) => id === target.closest("li")?.dataset.id);
     if (!entry || !target.closest("button")) return;
     if (target.closest(".icon")) forget(entry.id);
-    else open(entry.state);
+    else open(entry.state, { isKept: true });
   });
   window.addEventListener("hashchange", async () => {
     const state = await stateInAddress();
@@ -32,12 +32,17 @@ export function mountSharing(open) {
 
 export const stateInAddress = () => decodeState(location.hash);
 
-/** Keep a result for links and files; one that somebody asked for also in the address and the history. */
-export async function keep(state, replies, summary, isAsked) {
+/**
+ * Keep a result for links and files; one that somebody asked for also in the address and, unless it came from there, in
+ * the history: an entry that is opened stays where it is, so that nothing moves under the pointer.
+ */
+export async function keep(state, replies, summary, { isAsked, isKept }) {
   last = { state, replies };
   if (!isAsked) return;
-  past.add(state, summary);
-  showHistory();
+  if (!isKept) {
+    past.add(state, summary);
+    showHistory();
+  }
   const address = await addressOf(state);
   window.history.replaceState(null, "", address.length > MAX_ADDRESS ? await addressOf(null) : address);
 }

@@ -393,6 +393,7 @@ def refusing(statuses: list[int], retry_after: str = "1") -> Any:
 def test_a_busy_service_is_called_again_when_it_asks_for_it(page: Page) -> None:
     page.route("**/v1/compare/batch", refusing([429, 429, 503], "2"))
     page.clock.install()
+    page.clock.pause_at(page.evaluate("Date.now() / 1000 + 1"))
     choose(page, lines_of(*pairs(6)))
     expect(page.locator(".run")).to_contain_text("The service is busy: next try in 2 s")
     before = page.evaluate("calls.length")
@@ -419,6 +420,32 @@ def test_a_call_that_is_too_large_is_sent_in_halves(page: Page, service: Process
     assert [record["tinyrm"]["index"] for record in saved(page)] == list(range(21))
     assert all("reply" in record["tinyrm"] for record in saved(page))
     assert page.evaluate("calls.filter((items) => items > 3).length") <= 4, "the next calls are small at once"
+
+
+def test_a_row_that_is_pressed_opens_though_results_arrive_meanwhile(page: Page) -> None:
+    """Replace the service: a call waits until it is released, and then long enough for its results to be drawn."""
+    page.evaluate("""() => {
+        globalThis.held = [];
+        globalThis.replaced = async (path, { items }) => {
+            await new Promise((release) => held.push(release));
+            await new Promise((later) => setTimeout(later, 400));
+            const result = { preferred: "a", margin: 1, confidence: "clear", model: "m@1" };
+            return { reply: { results: items.map(() => result) } };
+        };
+    }""")
+    rows, detail = pairs(30), page.locator(".accuracy + p")
+    choose(page, lines_of(*rows))
+    page.wait_for_function("held.length === 2")
+    page.evaluate("held.shift()()")
+    expect(detail).to_contain_text("of 4 labelled pairs")
+    page.get_by_role("button", name="Open line 1 in the form").hover()
+    page.mouse.down()
+    page.evaluate("held.shift()()")
+    expect(detail).to_contain_text("of 8 labelled pairs")
+    expect(page.locator("tbody tr")).to_have_count(4)
+    page.mouse.up()
+    assert [one["prompt"] for one in page.evaluate("opened")] == [rows[0]["prompt"]]
+    expect(page.locator("tbody tr")).to_have_count(8)
 
 
 def test_a_run_can_be_cancelled_and_continued(page: Page) -> None:

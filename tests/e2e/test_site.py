@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.conftest import REPOSITORY
 from tests.e2e.browser import DESKTOP, chromium
@@ -31,6 +32,7 @@ def test_the_search_finds_a_setting_and_nothing_is_loaded_from_elsewhere(address
         page.on("request", lambda sent: None if sent.url.startswith(address) else elsewhere.append(sent.url))
         page.goto(address)
         page.get_by_role("button", name="Search").first.click()
+        expect(page.locator("input:focus")).to_be_visible()
         page.keyboard.type("TINYRM_MAX_WAIT_S")
         page.get_by_role("link", name="Settings").first.wait_for()
         assert [url for url in elsewhere if not url.startswith(("data:", "blob:"))] == []
