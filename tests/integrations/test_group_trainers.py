@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.processes import Process
+from tests.support.waiting import PATIENCE_S
 from tinyrm.integrations.areal import RankedGroups
 from tinyrm.integrations.skyrl import RankedGenerator
 from tinyrm.integrations.verifiers import record_group_rewards
@@ -141,7 +142,7 @@ def test_areal_ranks_the_rest_of_a_group_without_a_sample_that_was_cancelled_at_
     async def main() -> list[Any]:
         cancelled, *others = [asyncio.create_task(workflow.arun_episode(None, data)) for _ in range(3)]
         asyncio.get_running_loop().call_soon(cancelled.cancel)  # between its beginning and its generation
-        return await asyncio.wait_for(asyncio.gather(*others), 20)
+        return await asyncio.wait_for(asyncio.gather(*others), PATIENCE_S)
 
     rewards = [result["rewards"].item() - 1 for result in asyncio.run(main())]
     assert rewards == pytest.approx(direct(service, RESPONSES[:2]), abs=1e-4)

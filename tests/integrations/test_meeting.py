@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.scripted_server import USAGE, Handler, Received, ScriptedServer, answer, error, scripted
+from tests.support.waiting import PATIENCE_S
 from tinyrm.errors import IncompleteGroup, ServiceFailed
 from tinyrm.integrations import meeting as meeting_module
 from tinyrm.integrations.meeting import Judgement, Meeting, Sample
@@ -38,7 +39,7 @@ def judge(server: ScriptedServer, *samples: Sample, **arguments: Any) -> list[Ju
     """Send all samples in this order, the last one a moment after the others."""
 
     async def together() -> list[Judgement]:
-        meeting = Meeting(server.url, timeout_s=10, **arguments)
+        meeting = Meeting(server.url, timeout_s=PATIENCE_S, **arguments)
         judging = [asyncio.create_task(meeting.judge(sample)) for sample in samples[:-1]]
         await asyncio.sleep(0.02)
         return await asyncio.gather(*judging, meeting.judge(samples[-1]))
@@ -112,7 +113,7 @@ def test_or_it_is_an_error(service: ScriptedServer) -> None:
 
 def test_a_failure_is_that_of_every_sample_of_the_group() -> None:
     async def together(url: str) -> list[Judgement | BaseException]:
-        meeting = Meeting(url, timeout_s=5)
+        meeting = Meeting(url, timeout_s=PATIENCE_S)
         judging = (meeting.judge(sample(text)) for text in ("a", "bb", "ccc"))
         return await asyncio.gather(*judging, return_exceptions=True)
 

@@ -15,7 +15,7 @@ from tinyrm.encoding import Encoding
 from tinyrm.engines.base import gpu_info
 
 TOGETHER = 60
-TOGETHER_S = 5.0
+TOGETHER_S = 60.0
 
 
 class GpuEngine:

@@ -14,6 +14,7 @@ from service.scoring import groups
 from service.scoring.group_watch import Pace
 from service.scoring.groups import CohortLimits, CohortRules, Cohorts
 from service.scoring.ranking import GroupScore
+from tests.support.virtual_time import run_in_virtual_time
 from tinyrm.errors import EngineFailed, IncompleteGroup, Overloaded, ShuttingDown
 
 # Long enough for everything that does not wait for it.
@@ -70,7 +71,7 @@ class Bench:
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 20))
+    run_in_virtual_time(asyncio.wait_for(test, 2 * NEVER_S))
 
 
 async def settle() -> None:

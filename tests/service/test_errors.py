@@ -14,7 +14,7 @@ from service.errors import REFUSALS, STATUS_BY_ERROR, TYPE_BY_STATUS, get_status
 from service.metrics import STATUSES
 from service.scoring.text_encoder import SHORT_CHARACTERS
 from tests.service.conftest import PAIR, Served
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 from tinyrm.api import ErrorBody
 from tinyrm.encoding import Encoding
 from tinyrm.errors import CallFailed, EngineFailed, TinyRMError
@@ -124,14 +124,14 @@ def test_full_queue_is_a_429_with_retry_after(fresh: Served, monkeypatch: pytest
 
     def gated(sequences: Sequence[Encoding]) -> NDArray[np.float32]:
         entered.set()
-        gate.wait(10)
+        gate.wait(PATIENCE_S)
         return run(sequences)
 
     monkeypatch.setattr(fresh.engine, "run", gated)
     long = PAIR | {"response_a": "yes " * 300}
     with ThreadPoolExecutor() as clients:
         running = clients.submit(fresh.client.post, "/v1/compare", json=long)
-        assert entered.wait(10)
+        assert entered.wait(PATIENCE_S)
         waiting = clients.submit(fresh.client.post, "/v1/compare", json=long)
         wait_until(lambda: fresh.pipeline.backend.load().queue_tokens == 512)
         refused = fresh.client.post("/v1/compare", json=PAIR)
@@ -168,7 +168,7 @@ def test_a_comparison_that_began_before_a_reload_gets_its_result(
     monkeypatch.setattr(fresh.pipeline.texts.encoder, "assemble", slowly)
     with ThreadPoolExecutor() as clients:
         begun = clients.submit(fresh.client.post, "/v1/compare", json=PAIR | {"prompt": "word " * SHORT_CHARACTERS})
-        assert encoding.wait(10)
+        assert encoding.wait(PATIENCE_S)
         assert fresh.client.portal is not None
         fresh.client.portal.call(fresh.pipeline.retire, 10.0)
         assert begun.result().status_code == 200

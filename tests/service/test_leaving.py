@@ -99,7 +99,7 @@ async def answer_to_the_last_one(is_accepted: bool) -> bytes:
 def test_a_worker_that_stops_sends_nothing_more_to_the_queue(bundle_folder: Path, tmp_path: Path) -> None:
     """Send nothing: it would wait for a reply that cannot come, and so would the whole service."""
     with pytest.raises(ShuttingDown):
-        asyncio.run(asyncio.wait_for(asked_after_the_drain(Bundle.open(bundle_folder), tmp_path / "queue"), 10))
+        asyncio.run(asyncio.wait_for(asked_after_the_drain(Bundle.open(bundle_folder), tmp_path / "queue"), PATIENCE_S))
 
 
 async def asked_after_the_drain(bundle: Bundle, path: Path) -> None:
