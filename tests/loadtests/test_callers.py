@@ -14,7 +14,6 @@ from export.pipeline import export_bundle
 from loadtests.bench import caller_tables, callers
 from loadtests.bench.callers import KINDS, OURS, Asked, Extent, Tree, check, failures, lengths, pair, serving
 from loadtests.bench.texts import Texts
-from loadtests.bench.workers.fastapi_http import application
 from loadtests.bench.workers.serving import Server
 from loadtests.wire import request
 from tests.support.checkpoints import PUBLISHED
@@ -94,9 +93,12 @@ def test_a_reply_without_a_score_is_wrong(body: bytes) -> None:
     assert wrong == 1
 
 
+@pytest.mark.slow
 def test_the_service_that_people_write_computes_the_same(
     folder: Path, pairs: list[tuple[str, str]], expected: list[float]
 ) -> None:
+    from loadtests.bench.workers.fastapi_http import application  # sentence-transformers takes two seconds
+
     kind = next(kind for kind in KINDS if kind.name == "fastapi")
     client = TestClient(application(folder / "model"))
     assert client.get("/health").status_code == 200

@@ -29,6 +29,8 @@ LOCAL = "local"
 # Each block of shards is an object in Ray's store; this bounds their number for a set of any size.
 MAX_BLOCKS = 4096
 CONNECT_TIMEOUT_S = 10
+# What Ray raises, as a plain Exception, if its own node needs longer than the 30 s that no option changes.
+TOO_SLOW = "The current node timed out during startup"
 HINT = " (if the cluster requires a token: RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)"
 
 
@@ -179,7 +181,7 @@ def _named_failures() -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
-    """Connect to the cluster, or start one. Raises InvalidInput if there is none."""
+    """Connect to the cluster, or start one. Raises InvalidInput, or EngineFailed if Ray starts too slowly."""
     _check_address(address)
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use the environment of their machine
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # of a cluster that is started here; another one has its own setting
@@ -189,7 +191,12 @@ def _connect(address: str) -> None:
             ray.init("local", num_cpus=usable_cpus(), include_dashboard=False, **quiet)
         else:
             ray.init(address, **quiet)
-    except (OSError, RuntimeError, ValueError, ImportError) as error:  # ConnectionError is an OSError
+    except Exception as error:
+        if TOO_SLOW in str(error):
+            raise EngineFailed(
+                "Ray did not start on this machine within its own limit of 30 s: run the command again when the "
+                "machine is less busy, or without --ray"
+            ) from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise InvalidInput(
             f"--ray {address}: {' ... '.join(dict.fromkeys((lines[0], lines[-1])))}{HINT if address != LOCAL else ''}"
