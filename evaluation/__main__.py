@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m evaluation") -> int:
-    """Evaluate as the command line says, by default this process's. Return the exit code."""
+    """Evaluate with the options of a command line, by default this process's. Return the exit code."""
     logging.basicConfig(format="%(message)s")
     for name in ("evaluation", *FETCHING):
         logging.getLogger(name).setLevel(logging.INFO)

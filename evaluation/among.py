@@ -139,7 +139,7 @@ def run(options: Options) -> tuple[str, dict[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure as the command line says, by default this process's. Return the exit code."""
+    """Measure with the options of a command line, by default this process's. Return the exit code."""
     options = parse(Options, arguments, prog="python -m evaluation.among")
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)

@@ -274,7 +274,7 @@ def measure_simulated(tops: Iterable[int]) -> list[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure as the command line says, by default this process's. Return the exit code."""
+    """Measure with the options of a command line, by default this process's. Return the exit code."""
     options = parse(Options, arguments, prog="python -m evaluation.best_of_n")
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)

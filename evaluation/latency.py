@@ -192,7 +192,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure as the command line says, by default this process's. Return the exit code."""
+    """Measure with the options of a command line, by default this process's. Return the exit code."""
     options = parse(Options, arguments, prog="python -m evaluation.latency")
     try:
         result = measure(options)

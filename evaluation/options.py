@@ -113,7 +113,7 @@ class Options:
             # Options that would not be used, and files in the way.
             (own and not self.pairs, "name the file of pairs with --pairs"),
             (own and self.data, "--data is for a benchmark; name the file of pairs with --pairs"),
-            (not own and self.pairs, f"{self.benchmark} has its own data; --data says where, not --pairs"),
+            (not own and self.pairs, f"{self.benchmark} has its own data: --data is their place, not --pairs"),
             (self.split and self.benchmark != JUDGE_BENCH, f"--split is for {JUDGE_BENCH}"),
             (
                 self.revision and (own or self.benchmark == OBVIOUS or (self.data and Path(self.data).exists())),

@@ -12,7 +12,7 @@ from tinyrm.output import standard_output
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m export") -> int:
-    """Export as the command line says, by default this process's. Return the exit code."""
+    """Export with the options of a command line, by default this process's. Return the exit code."""
     options = parse(ExportOptions, arguments, prog=prog)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("export").setLevel(logging.INFO)

@@ -79,13 +79,13 @@ def find_template(name: str, folder: str, recognised: Recognised, asked: str | N
     found = (
         "writes sequences in a way of its own, which no template of ours does"
         if probes
-        else "has no chat template and is no known cross-encoder, so nothing says how it reads prompt and response"
+        else "has no chat template and is no known cross-encoder, so it is unknown how it reads prompt and response"
     )
     raise InvalidInput(f"{name} {found}. Name the template that it was trained with: --template {' | '.join(ours)}")
 
 
 def own_sequences(name: str, tokenizer: Any, recognised: Recognised) -> list[Probe]:
-    """Return prompts and the ids that the model's own tokenizer makes; none if nothing says how it reads them."""
+    """Return prompts and the ids that the model's own tokenizer makes; none if it is unknown how it reads them."""
     with input_errors(f"the tokenizer of {name} cannot encode a conversation"):
         if recognised.architecture == PAIRRM:
             texts = zip(recognised.markers, (PROMPT, RESPONSE, OTHER), strict=True)

@@ -411,7 +411,7 @@ class Encoder:
         return room
 
     def _shares(self, prompt: int, a: int, b: int, room: int) -> tuple[int, int, int]:
-        """Return how many tokens of prompt, a and b to keep, fairly or as the template says."""
+        """Return how many tokens of prompt, a and b to keep, fairly or by the rule of the template."""
         if self.template.prompt_share is None:
             return fair_shares(prompt, a, b, room)
         prompt = min(prompt, round(self.template.prompt_share * room))

@@ -344,7 +344,7 @@ class Manifest(Frozen):
         ):
             raise ValueError(f"a {self.head.kind} head with {self.head.outputs} outputs does not read a {self.reads}")
         if (self.head.sets is not None) != (self.reads == "set"):
-            raise ValueError("a head says what responses see of each other if it reads a set, and only then")
+            raise ValueError("a head of a set has `sets`, what responses see of each other, and no other head has")
         if (self.label_ids is not None) != (self.head.kind == "cloze"):
             raise ValueError("a cloze has label_ids, and no other head has")
         if self.temperature_one_order is not None and self.reads != "pair":

@@ -172,7 +172,7 @@ def by_winner(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
     label = read_label(row) if names else Label()
     if winner in ("a", "b") and label.target < 0.5:
         raise UnknownForm(
-            f"the winner is {winner}, and the probability or the margin says that the other one is better: beside a "
+            f"the winner is {winner}, and the probability or the margin is for the other one: beside a "
             "`winner` it is that the winner is better; if it is of A, leave the column `winner` out"
         )
     if names and (winner or label.is_soft):

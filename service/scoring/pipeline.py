@@ -204,7 +204,7 @@ class Pipeline:
                 "reasoning is judged",
                 model=self.manifest.identity,
                 advice=f"responses begin with reasoning, such as <think>, and the model may read little else: set "
-                f"{PREFIX}REASONING=drop, or send reasoning=drop; reasoning=keep says that it is meant",
+                f"{PREFIX}REASONING=drop, or send reasoning=drop, or reasoning=keep if it is to be judged",
             )
 
     def load(self) -> QueueLoad:

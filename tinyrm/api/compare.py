@@ -27,9 +27,9 @@ class Usage(Reply):
 class Truncated(Reply):
     """Tokens dropped to fit the model's length: the prompt loses its beginning, a response its end or its middle.
 
-    Which of both, the model says for each domain: `truncation` in /v1/models. Exact for a text of up to 16 characters
-    for each token of the model's length. A longer text is not read as a whole, and at least this many of its tokens
-    were dropped.
+    Which of both depends on the model and the domain: `truncation` in /v1/models. Exact for a text of up to 16
+    characters for each token of the model's length. A longer text is not read as a whole, and at least this many of
+    its tokens were dropped.
     """
 
     prompt: int = Field(description="Tokens dropped from the prompt.")

@@ -40,7 +40,7 @@ def graph_module(
     max_tokens: the longest sequence; of sets, the longest prompt and response together.
     optimised: whether to compute only what is read, where the family allows it.
 
-    Raises InvalidInput if the model does not read what the head says.
+    Raises InvalidInput if the model does not read what the head needs.
     """
     if not optimised or not has_optimised(model.config):
         return plain_module(model, head, special, label_ids)

@@ -56,7 +56,7 @@ def plain_module(
     model: a masked LM, of which the label rows are read at the mask, a classifier, a model of sets, or a PairRM.
     label_ids: of a cloze; None for any other head.
 
-    Raises InvalidInput if the model does not read what the head says.
+    Raises InvalidInput if the model does not read what the head needs.
     """
     refuse_other_head(model, head)
     if label_ids is not None:
@@ -67,7 +67,7 @@ def plain_module(
 
 
 def refuse_other_head(model: PreTrainedModel, head: Head) -> None:
-    """Raise InvalidInput if a model reads other tokens than its head says, or has another number of outputs."""
+    """Raise InvalidInput if a model reads other tokens than its head needs, or has another number of outputs."""
     if head.kind == "cloze":
         return
     if isinstance(model, PairRM):

@@ -83,7 +83,7 @@ def result(prepared: Prepared, made: "Made", seconds: float) -> str:
     fitted = (
         f"fitted on {fit.pairs:,} pairs"
         if fit and fit.log_temperature_std
-        else "not fitted: these pairs determine none, as the log says, and probabilities are not calibrated"
+        else "not fitted: these pairs determine none (the log has the reason), and probabilities are not calibrated"
     )
     same = " (those that calibration used: there are too few for a part of their own)" if made.halves.are_same else ""
     minutes = f"{seconds / 60:.1f} minutes" if seconds >= 100 else f"{seconds:.0f} seconds"
