@@ -347,7 +347,7 @@ def test_a_tie_is_dropped_or_learnt_as_the_source_has_it(tmp_path: Path, row: di
 @pytest.mark.parametrize("probability", [{"probability": 0.2}, {"margin": -1}])
 def test_a_probability_of_a_beside_a_winner_is_refused(tmp_path: Path, probability: dict[str, float]) -> None:
     """Read as that of the winner, it would turn the verdict round."""
-    with pytest.raises(InvalidInput, match="the winner is b, and the probability or the margin says"):
+    with pytest.raises(InvalidInput, match="the winner is b, and the probability or the margin is for the other one"):
         loaded(tmp_path, [RIVALS | {"winner": "b", **probability}])
 
 
