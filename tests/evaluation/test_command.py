@@ -201,7 +201,7 @@ def test_a_checkpoint_is_judged_under_one_instruction(monkeypatch, capsys, train
         (("obvious", "--revision", "v1"), "on the hub"),
         (("rm-bench", "--split", "gpt"), "judge-bench"),
         (("rm-bench", "--data", "absent.json"), "absent.json"),
-        (("rm-bench", "--pairs", "x"), "--data says where"),
+        (("rm-bench", "--pairs", "x"), "--data is their place"),
         (("--pairs", "x", "--data", "y"), "with --pairs"),
         (("--pairs", "x", "--out", __file__), "is a file"),
         (("--pairs", __file__, "--fit-temperature", __file__), "other pairs"),
