@@ -131,11 +131,14 @@ def test_a_reload_that_outlasts_the_drain_ends_no_worker(bundle_folder: Path, tm
     folder = tmp_path / "served"
     shutil.copytree(bundle_folder, folder)
     slowly = {"max_batch_tokens": 512, "max_wait_s": 3600, "drain_timeout_s": 0.5, "workers": 2}
+    slowly |= {"engine_timeout_s": 3600}
     with started(folder, **slowly) as service, ThreadPoolExecutor(4) as clients:
         old, log = Bundle.open(folder).manifest.identity, log_of(service)
         workers = processes(service, WORKER)
+        (engine,) = processes(service, ENGINE)
         batches = [clients.submit(service.post, "/v1/compare/batch", {"items": [LONG] * 400}) for _ in range(4)]
         wait_until_accepted(service, 400)
+        engine.send_signal(signal.SIGSTOP)  # while another one starts, it could finish all of them
         new = changed_copy(bundle_folder, folder, temperature=9.0)
         service.popen.send_signal(signal.SIGHUP)
         wait_until(lambda: service.post("/v1/compare", PAIR).json().get("model") == new)

@@ -49,13 +49,22 @@ def probe_results(process: Process) -> Iterator[tuple[bool, bool]]:
 def test_probes_follow_a_replica_from_its_start_to_its_end(bundle_folder: Path) -> None:
     with started(bundle_folder, **SETTINGS, max_batch_tokens=512) as process, ThreadPoolExecutor(1) as client:
         assert [probe_succeeds(process, probe) for probe in CONTAINER if probe.endswith("Probe")] == [True] * 3
-        work = client.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 150})
+        first = client.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 150})
         wait_until_accepted(process, 150)
         assert probe_succeeds(process, "readinessProbe"), "a busy replica is ready"
+        (engine,) = psutil.Process(process.popen.pid).children()
+        first.result()
+        engine.send_signal(signal.SIGSTOP)  # so that work is left while the probes follow the drain
+        second = client.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 150})
+        wait_until_accepted(process, 300)
         process.popen.send_signal(signal.SIGTERM)
-        answers = list(probe_results(process))
+        answers = []
+        for answer in probe_results(process):
+            answers.append(answer)
+            if len(answers) == 6:
+                engine.send_signal(signal.SIGCONT)
         assert process.popen.wait(PATIENCE_S) == 0
-        results = work.result().json()["results"]
+        results = [result for work in (first, second) for result in work.result().json()["results"]]
     assert all("probability_a" in result for result in results), "the drain of the manifest was long enough"
     after_sigterm = answers[1:]  # the first probe may have been under way
     assert not any(ready for _, ready in after_sigterm)
