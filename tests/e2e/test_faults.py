@@ -19,7 +19,7 @@ import pytest
 from loadtests.service_process import environment
 from tests.conftest import REPOSITORY
 from tests.e2e.test_models import changed_copy
-from tests.e2e.test_process import LONG, PAIR, wait_until_accepted
+from tests.e2e.test_process import LONG, PAIR, hold_the_engine, wait_until_accepted
 from tests.e2e.test_workers import ENGINE, WORKER, is_ready, processes
 from tests.support.processes import PATIENCE_S, Process, free_port, started
 from tests.support.waiting import wait_until
@@ -135,10 +135,9 @@ def test_a_reload_that_outlasts_the_drain_ends_no_worker(bundle_folder: Path, tm
     with started(folder, **slowly) as service, ThreadPoolExecutor(4) as clients:
         old, log = Bundle.open(folder).manifest.identity, log_of(service)
         workers = processes(service, WORKER)
-        (engine,) = processes(service, ENGINE)
         batches = [clients.submit(service.post, "/v1/compare/batch", {"items": [LONG] * 400}) for _ in range(4)]
         wait_until_accepted(service, 400)
-        engine.send_signal(signal.SIGSTOP)  # while another one starts, it could finish all of them
+        hold_the_engine(service)
         new = changed_copy(bundle_folder, folder, temperature=9.0)
         service.popen.send_signal(signal.SIGHUP)
         wait_until(lambda: service.post("/v1/compare", PAIR).json().get("model") == new)

@@ -14,7 +14,7 @@ import pytest
 
 from service.settings import PREFIX
 from tests.deploy.manifests import applied, container_of, environment_of
-from tests.e2e.test_process import LONG, wait_until_accepted
+from tests.e2e.test_process import LONG, hold_the_engine, wait_until_accepted
 from tests.support.processes import PATIENCE_S, Process, started
 from tests.support.waiting import wait_until
 
@@ -52,9 +52,8 @@ def test_probes_follow_a_replica_from_its_start_to_its_end(bundle_folder: Path) 
         first = client.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 150})
         wait_until_accepted(process, 150)
         assert probe_succeeds(process, "readinessProbe"), "a busy replica is ready"
-        (engine,) = psutil.Process(process.popen.pid).children()
         first.result()
-        engine.send_signal(signal.SIGSTOP)  # so that work is left while the probes follow the drain
+        engine = hold_the_engine(process)
         second = client.submit(process.post, "/v1/compare/batch", {"items": [LONG] * 150})
         wait_until_accepted(process, 300)
         process.popen.send_signal(signal.SIGTERM)
