@@ -71,8 +71,10 @@ def test_a_new_revision_takes_over_without_a_failed_request(bundle_folder: Path,
         service.popen.send_signal(signal.SIGHUP)
         wait_until(lambda: seen[200, new] > 50)
         wait_until(lambda: not any(psutil.pid_exists(pid) for pid in engines))
+        after = seen[200, new]
+        wait_until(lambda: seen[200, new] > after + 50)  # by now, each client has counted the reply that it had
         before = seen[200, old]
-        wait_until(lambda: seen[200, new] > 100)
+        wait_until(lambda: seen[200, new] > after + 100)
         assert seen[200, old] == before, "the old one answers nothing any more"
         assert served(service) == [new]
         name, revision = new.split("@")
