@@ -16,11 +16,11 @@ from service.engine.engine_process import GIVE_UP_S
 from service.engine.supervisor import ChildProcess, run_in_background, supervise
 from service.http.server import CUT_S, GRACE_S, cannot_listen
 from service.logs import describe_failure
-from service.metrics import forget_process, reserve_metrics, share_metrics
 from service.process import CANNOT_START, FAILED, StopSignals
 from service.process_metrics import ProcessMetrics
 from service.scoring.models import Reload, bundle_folders, open_bundle
 from service.settings import Settings
+from service.shared_metrics import forget_process, reserve_metrics, share_metrics
 from service.workers import worker
 from service.workers.queue_server import MAX_MISSED_PINGS, QueueServer
 from service.workers.runtime import runtime_folder

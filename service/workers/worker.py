@@ -19,10 +19,11 @@ import uvicorn
 from service.app import create_app, create_metrics, create_state
 from service.http.server import make_server
 from service.logs import configure, describe_failure
-from service.metrics import Metrics, share_metrics
+from service.metrics import Metrics
 from service.process import CANNOT_START, StopSignals, block_signals, unblock_signals
 from service.scoring.models import ModelRegistry
 from service.settings import Settings
+from service.shared_metrics import share_metrics
 from service.workers.queue_client import QueueClient
 
 log = structlog.get_logger("tinyrm")

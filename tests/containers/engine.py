@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,23 @@ class Engine:
     def inspect(self, name: str) -> dict[str, Any]:
         (found,) = json.loads(self.docker("inspect", name))
         return dict(found)
+
+    @contextmanager
+    def events(self) -> Iterator[Callable[[], list[tuple[str, str]]]]:
+        """Note what happens to containers meanwhile. What is yielded returns it: services of Compose, with what it was.
+
+        A container keeps the results of its last five checks only.
+        """
+        file = self.folder / "events"
+        command = [DOCKER, "events", "--since", str(int(time.time())), "--filter", "type=container"]
+        command += ["--format", '{{index .Actor.Attributes "com.docker.compose.service"}},{{.Status}}']
+        with file.open("wb") as output:
+            process = subprocess.Popen(command, env=self.environment(), stdout=output)
+        try:
+            yield lambda: [tuple(line.split(",", 1)) for line in file.read_text().splitlines()]  # type: ignore[misc]
+        finally:
+            process.terminate()
+            process.wait()
 
     def build(self, folder: Path, tag: str, *options: str) -> None:
         self.docker("build", "--quiet", "--tag", tag, *options, str(folder))

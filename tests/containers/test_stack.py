@@ -4,10 +4,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,11 +36,13 @@ class Stack:
     """A running stack.
 
     ports: by variable.
+    events: returns what happened to its containers.
     """
 
     engine: Engine
     ports: dict[str, str]
     client: httpx.Client
+    events: Callable[[], list[tuple[str, str]]]
 
     def compose(self, *arguments: str, **environment: str) -> str:
         return self.engine.compose(*arguments, **self.ports, **environment)
@@ -72,7 +73,11 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack(engine: Engine) -> Iterator[Stack]:
     ports = {name: str(free_port()) for name in PORTS}
-    with httpx.Client(timeout=30, trust_env=False) as client, cleared_away(Stack(engine, ports, client)) as running:
+    with (
+        httpx.Client(timeout=30, trust_env=False) as client,
+        engine.events() as events,
+        cleared_away(Stack(engine, ports, client, events)) as running,
+    ):
         running.compose("build", "tinyrm")
         running.compose("up", "--detach")
         wait_until(lambda: running.health("grafana") == "healthy", "Grafana, the last one, is healthy")
@@ -91,15 +96,9 @@ def cleared_away(stack: Stack) -> Iterator[Stack]:
 
 
 def test_each_service_waits_for_the_health_of_the_one_before(stack: Stack) -> None:
-    states = [stack.inspect(service)["State"] for service in IN_ORDER]
-    for earlier, later in pairwise(states):
-        healthy = min(moment(check["End"]) for check in earlier["Health"]["Log"] if check["ExitCode"] == 0)
-        assert moment(later["StartedAt"]) >= healthy
-
-
-def moment(text: str) -> datetime:
-    """Parse a time of the engine, which has nanoseconds; that of a check is in local time."""
-    return datetime.fromisoformat(text)
+    events = stack.events()
+    for earlier, later in pairwise(IN_ORDER):
+        assert events.index((earlier, "health_status: healthy")) < events.index((later, "start")), events
 
 
 def test_ports_are_open_on_this_machine_only(stack: Stack) -> None:

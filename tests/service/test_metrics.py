@@ -9,19 +9,8 @@ from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict
 
 from service.engine.types import QueueLoad
-from service.metrics import (
-    ENDPOINTS,
-    FORMULAS,
-    REUSED_WITHIN,
-    SHARED_FILES,
-    SHARED_FOLDER,
-    SHED_REASONS,
-    STAGES,
-    STATUSES,
-    Metrics,
-    forget_process,
-    share_metrics,
-)
+from service.metrics import ENDPOINTS, FORMULAS, REUSED_WITHIN, SHED_REASONS, STAGES, STATUSES, Metrics
+from service.shared_metrics import SHARED_FILES, SHARED_FOLDER, forget_process, share_metrics
 from tests.service.conftest import PAIR, Series, Served
 from tinyrm.errors import EngineFailed, Unavailable
 from tinyrm.flops import exact_flops, paper_flops
