@@ -167,6 +167,7 @@ def test_counting_tokens(service: Process) -> None:
     assert counts.truncated.responses[1] > 1000 - counts.max_tokens
 
 
+@pytest.mark.slow
 def test_keys(bundle_folder: Path, tmp_path: Path) -> None:
     path, key_file = tmp_path / "keys.json", tmp_path / "key"
     key_file.write_text(keys(path, "new", "--name", "me", "--scopes", "score") + "\n")
@@ -190,6 +191,7 @@ def test_commands_print_the_replies(service: Process) -> None:
     assert len(refused.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_real_pairs_are_scored_into_a_file(service: Process, data_dir: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "pairs.jsonl", tmp_path / "out.jsonl"
     real = list(read_jsonl(data_dir / "validation.jsonl.gz"))[::100]

@@ -60,7 +60,13 @@ def test_every_example_has_a_case() -> None:
     assert here == sorted([*PRINTED, *without_a_service, *with_the_package])
 
 
-@pytest.mark.parametrize("example", sorted(PRINTED.keys() - {"trl_grpo"}))
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(name, marks=() if name == "filter_dataset" else pytest.mark.slow)
+        for name in sorted(PRINTED.keys() - {"trl_grpo"})
+    ],
+)
 def test_an_example_runs_and_prints_its_result(example: str, service: Process, tmp_path: Path) -> None:
     printed = run(example, service, tmp_path)
     assert re.search(PRINTED[example], printed), printed

@@ -72,6 +72,7 @@ def test_probes_follow_a_replica_from_its_start_to_its_end(bundle_folder: Path) 
     assert alive == sorted(alive, reverse=True), "until the listener closed"
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_costs_readiness_and_no_restart(bundle_folder: Path) -> None:
     with started(bundle_folder, **SETTINGS) as process:
         (engine,) = psutil.Process(process.popen.pid).children()

@@ -91,6 +91,7 @@ def test_the_service_replies_refuses_and_stops_on_sigterm(model: str, bundle_fol
         assert not process.is_listening()
 
 
+@pytest.mark.slow
 def test_real_pairs_over_http_get_the_offline_results(data_dir: Path) -> None:
     pairs = read_pairs(data_dir / "validation.jsonl.gz")[::120]
     expected = Scorer.open(STARTER).score([p.comparison() for p in pairs], domain=[p.domain for p in pairs])
@@ -346,6 +347,7 @@ def disconnect_somewhere(port: int, request: bytes, dice: random.Random) -> None
                 connection.recv(10)
 
 
+@pytest.mark.slow
 def test_the_service_replies_after_many_clients_disconnected(bundle_folder: Path) -> None:
     content = json.dumps({"items": [PAIR, LONG]}).encode()
     head = f"POST /v1/compare/batch HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
@@ -383,6 +385,7 @@ def test_the_service_survives_its_engine_and_reports_the_loss(bundle_folder: Pat
     assert not engine.is_running()
 
 
+@pytest.mark.slow
 def test_a_killed_service_leaves_no_process(bundle_folder: Path) -> None:
     with started(bundle_folder) as process:
         (engine,) = psutil.Process(process.popen.pid).children()
@@ -390,6 +393,7 @@ def test_a_killed_service_leaves_no_process(bundle_folder: Path) -> None:
         wait_until(lambda: not engine.is_running())
 
 
+@pytest.mark.slow
 def test_the_work_of_a_disconnected_client_is_never_run(bundle_folder: Path) -> None:
     """The engine is held until the client has gone: on a busy machine, all could be done before."""
     with started(bundle_folder, max_wait_s=3600, engine_timeout_s=3600) as process, ThreadPoolExecutor(1) as clients:

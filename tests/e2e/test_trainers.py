@@ -46,7 +46,10 @@ def of_sets(shared_prompt_bundle_folder: Path) -> Iterator[Process]:
         yield process
 
 
-@pytest.fixture(scope="module", params=["of_pairs", "of_responses", pytest.param("of_sets", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=["of_pairs", *(pytest.param(other, marks=pytest.mark.slow) for other in ("of_responses", "of_sets"))],
+)
 def trainers(request: pytest.FixtureRequest) -> Process:
     process: Process = request.getfixturevalue(request.param)
     return process
@@ -165,6 +168,7 @@ def test_a_client_that_disconnects_leaves_its_cohort(of_pairs: Process) -> None:
     wait_for_samples(of_pairs, 0)
 
 
+@pytest.mark.slow
 def test_a_service_that_stops_lets_waiting_samples_be_sent_again(bundle_folder: Path) -> None:
     """A reward without the rest of the group, which a trainer cannot tell from a tie, would be kept."""
 

@@ -61,6 +61,7 @@ def test_simulated_models_judge_pairs_as_well_as_their_noise_allows(noise: float
     assert of_margins == pytest.approx(0.5 + np.arctan(2**0.5) / np.pi, abs=0.01)
 
 
+@pytest.mark.slow
 def test_strategies_pay_for_the_sequences_that_they_use() -> None:
     (row, *others), by_name = measured(16)
     assert (row["strategy"], row["sequences"], row["difference"]["value"]) == (ROUND_ROBIN, 240, 0)

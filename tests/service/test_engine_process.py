@@ -135,7 +135,7 @@ def test_a_run_that_never_returns_is_reported_and_then_ended(
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_an_idle_engine_that_ends_or_hangs_is_replaced(bundle_folder: Path, number: signal.Signals) -> None:
     async def scenario() -> None:
         async with running(bundle_folder) as engine:

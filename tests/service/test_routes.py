@@ -320,12 +320,12 @@ def test_items_of_a_list_beyond_its_deadline_have_an_error_each(fresh: Served, m
     run, runs = fresh.engine.run, count()
 
     def slow(*arrays: Any) -> Any:
-        time.sleep(3.5 if next(runs) else 0)
+        time.sleep(2.2 if next(runs) else 0)
         return run(*arrays)
 
     monkeypatch.setattr(fresh.engine, "run", slow)
     items = [PAIR | {"response_a": "yes " * 300}] * 6
-    reply = fresh.client.post("/v1/compare/batch", json={"items": items}, headers={"X-Request-Timeout-Ms": "3000"})
+    reply = fresh.client.post("/v1/compare/batch", json={"items": items}, headers={"X-Request-Timeout-Ms": "2000"})
     kinds = [result["error"]["type"] if "error" in result else "answered" for result in reply.json()["results"]]
     assert reply.status_code == 200
     # Which of them were encoded first is chance.

@@ -154,6 +154,7 @@ def test_traces_name_the_service_and_its_version(
     assert names == ["tinyrm", "judge-7"]
 
 
+@pytest.mark.slow
 def test_no_reply_is_lost_without_the_collector(bundle_folder: Path) -> None:
     with serve(Settings(model=bundle_folder, otlp_endpoint="http://127.0.0.1:9")) as one:
         one.compare()

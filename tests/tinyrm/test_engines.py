@@ -80,7 +80,7 @@ print(resident_bytes() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("name", CPU_ENGINES)
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", pytest.param("openvino-cpu", marks=pytest.mark.slow)])
 def test_streams_share_the_weights(name: str) -> None:
     grown = []
     for streams in ("1", "4"):

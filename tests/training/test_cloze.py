@@ -59,6 +59,7 @@ def test_accuracy_rises_from_chance_to_almost_certain(toy: Toy, tmp_path: Path) 
     assert evaluations[-1]["eval_loss"] < evaluations[0]["eval_loss"] / 2
 
 
+@pytest.mark.slow
 def test_vocabulary_loss_first_teaches_a_label_word_at_the_mask(toy: Toy, tmp_path: Path) -> None:
     steps = {"peak_lr": 5e-3, "batch_size": 16, "micro_batch_size": 16, "warmup_ratio": 0.1}
     losses = []

@@ -86,6 +86,7 @@ def test_every_family_runs_to_its_end(name: str, toy: Toy, data: Path, tmp_path:
         assert any(not value.equal(before[name]) for name, value in after.items())
 
 
+@pytest.mark.slow
 def test_an_adapter_of_several_domains_resumes_to_the_same_end(toy: Toy, data: Path, tmp_path: Path) -> None:
     fields = toy_fields("tinyrm/large-all-at-once", toy, tmp_path / "whole") | {"dora": {"rank": 4, "alpha": 4}}
     recipe = ClozeRecipe.model_validate(fields)

@@ -192,7 +192,8 @@ def test_lora_is_dora_without_magnitudes(toy: Toy, tmp_path: Path) -> None:
     assert all("magnitude" in name for name in names[True] - names[False])
 
 
-@pytest.mark.parametrize("head", ["cloze", pytest.param("pair-cls", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["cloze", "pair-cls"])
 def test_consistency_term_lowers_the_swap_disagreement(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: HeadKind
 ) -> None:
@@ -224,6 +225,7 @@ def test_consistency_needs_both_orders(toy: Toy, tmp_path: Path) -> None:
         toy.recipe(tmp_path, orders="coin", consistency_weight=0.5)
 
 
+@pytest.mark.slow
 def test_a_pair_head_learns_from_one_order_which_is_right_by_a_coin(toy: Toy, tmp_path: Path) -> None:
     train_cloze(toy.recipe(tmp_path, LEARNS, head="pair-mean", orders="coin"), toy.data, resume=False)
     assert read_log(tmp_path)[-1]["eval_accuracy_one_order"] > 0.95

@@ -133,6 +133,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_network")
 def test_dry_run_prints_the_resolved_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["paper/large-reasoning", "--dry-run", "--data", str(tmp_path)]) == 0

@@ -155,6 +155,7 @@ def test_distractors_are_worse_than_a_better_response_and_than_no_other() -> Non
     assert groups == with_distractors(groups_of(pairs, 2, seed=1), Pool(pairs), 3, seed=1)
 
 
+@pytest.mark.slow
 def test_a_model_learns_that_distractors_are_worse(toy: Toy, tmp_path: Path) -> None:
     recipe = toy.recipe(tmp_path, LEARNS, head="set", sets=LAST, distractors=2)
     train_cloze(recipe, toy.data, resume=False)

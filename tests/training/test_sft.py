@@ -78,6 +78,7 @@ def test_passes_of_a_step_are_accumulated_alike_in_all_families(toy: Toy, tmp_pa
             assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-3), base
 
 
+@pytest.mark.slow
 def test_processes_that_load_data_hide_the_tokens_of_each_epoch(toy: Toy, tmp_path: Path) -> None:
     found = []
     for workers in (0, 2):

@@ -428,7 +428,9 @@ def test_an_accuracy_that_may_be_chance_is_called_that(low: float, high: float, 
     assert bool(words) == bool(uncertain(Share(value=(low + high) / 2, low=low, high=high)))
 
 
-@pytest.mark.parametrize(("epochs", "words"), [("3", "about 5 steps"), (".nan", "epochs")])
+@pytest.mark.parametrize(
+    ("epochs", "words"), [pytest.param("3", "about 5 steps", marks=pytest.mark.slow), (".nan", "epochs")]
+)
 def test_the_last_word_on_epochs_decides(
     work: Path, toy: Toy, capsys: pytest.CaptureFixture[str], epochs: str, words: str
 ) -> None:
