@@ -12,6 +12,9 @@ from loadtests.load import front
 from loadtests.service_process import NotServing, started
 from loadtests.traffic import Tally
 
+# One case shows in the fast tier that the harness works: tests/e2e/test_load_and_chaos.py.
+pytestmark = pytest.mark.slow
+
 Behave = Callable[[str], None]
 
 

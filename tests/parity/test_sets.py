@@ -96,7 +96,9 @@ def assert_equal(run: Run, reference: Run) -> None:
 
 
 @pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "modernbert" else pytest.mark.slow) for name in MODELS]
+)
 def test_the_graph_gives_the_same_logits(name: str, reading: SetReading) -> None:
     reference, graph = both(name, reading)
     assert_equal(torch_run(graph, PAD), reference)

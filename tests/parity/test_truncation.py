@@ -53,7 +53,10 @@ def with_ends(folder: Path, copy: Path) -> Path:
     return copy
 
 
-@pytest.fixture(scope="module", params=["bundle_folder", "response_bundle_folder", "shared_prompt_bundle_folder"])
+OTHER = pytest.param("response_bundle_folder", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=["bundle_folder", OTHER, "shared_prompt_bundle_folder"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_ends(request.getfixturevalue(request.param), tmp_path_factory.mktemp("ends") / "toy")
 

@@ -1,6 +1,7 @@
 """Test that reasoning before a response is dropped, and nothing else."""
 
 import time
+from itertools import chain
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from tinyrm.chat import BLANK, Message
 from tinyrm.markup import REASONING_TAGS
-from tinyrm.reasoning import drop_from_prompt, drop_reasoning, judged
+from tinyrm.reasoning import HARMONY, HARMONY_BEGINNINGS, PHRASES, drop_from_prompt, drop_reasoning, judged
 
 THOUGHT, RESPONSE = "They ask for a sum.\n\nIs it 5? No: 4.", "2 + 2 = 4.\n\n**Four.**"
 FINAL = "<|start|>assistant<|channel|>final<|message|>"
@@ -56,7 +57,11 @@ def test_a_response_that_speaks_of_reasoning_is_left_as_it_is(text: str) -> None
     assert drop_reasoning(text) == text
 
 
-@given(st.text())
+# Hypothesis tries the strings of the code that is tested, too.
+MARKS = {*HARMONY_BEGINNINGS, *chain(HARMONY, *PHRASES, *REASONING_TAGS)}
+
+
+@given(st.text().filter(lambda text: not any(mark in text for mark in MARKS)))
 def test_a_text_without_a_tag_is_left_as_it_is(text: str) -> None:
     assert drop_reasoning(text) == text
 
