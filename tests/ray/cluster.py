@@ -21,6 +21,7 @@ import yaml
 
 from tests.conftest import REPOSITORY
 from tests.support.processes import free_port, new_client
+from tinyrm.bulk.ray_runner import TOO_SLOW
 
 CONFIG = REPOSITORY / "deploy" / "ray" / "serve.yaml"
 # Starting Ray on a busy machine of two cores takes most of a minute, and a test waits for several starts.
@@ -38,8 +39,7 @@ PATIENT = {
 }
 SCRIPTS = Path(sys.executable).parent
 OBJECT_STORE_BYTES = 100 * 2**20
-# What `ray start` prints when a node needs longer than Ray's own 30 s, which no option changes.
-TOO_SLOW = "The current node timed out during startup"
+# Of a node that a busy machine starts too slowly.
 STARTS = 3
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.ray import cluster
-from tests.ray.cluster import TOO_SLOW, Cluster
+from tests.ray.cluster import Cluster
+from tinyrm.bulk.ray_runner import TOO_SLOW
 
 
 @pytest.fixture
